@@ -1,0 +1,388 @@
+"""Intervals, paired tests and corrections: the statistics behind every number of the report.
+
+Resampling is over images, or over whole clusters of images that share an origin (a shape image, a source image, a
+scene). A resample is a vector of integer counts, one per image: how often the image was drawn. Any statistic that is a
+function of weighted sums then needs one matrix product for all resamples, so 2,000 resamples of 50,000 images take
+about a second, and several models resampled with the same counts are compared as pairs.
+
+Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 6, 13 and 16; Davison and Hinkley,
+Bootstrap Methods and their Application (1997), chapter 4 for the (1 + k) / (B + 1) p-value. Wilson interval, McNemar
+test and Holm correction are those of statsmodels.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+P_VALUE_RESAMPLES = 20_000
+"""Least number of resamples behind a printed p-value: its smallest value is then 1e-4, small enough to survive Holm."""
+
+_BATCH_ELEMENTS = 2**22  # 16 MB of float32 counts: stays near the cache, and memory does not grow with resamples
+_MAX_CELLS_SHARE = 1 / 20  # distinct rows up to this share of n: drawing cells is cheaper than drawing images
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """A paired difference a - b with its interval and two-sided p-value."""
+
+    estimate: float
+    interval: Interval
+    p_value: float
+
+
+# ---------------------------------------------------------------------------------------------------------- intervals
+
+
+def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
+    """Wilson score interval of a proportion (Wilson 1927); stays inside 0..1 and is exact in spirit at 0 and n.
+
+    Args:
+        correct: Number of successes.
+        n: Number of trials, at least 1.
+        level: Confidence level.
+
+    Raises:
+        ValueError: If n is 0, or correct is outside 0..n.
+
+    >>> [round(x, 4) for x in wilson(8, 10)]
+    [0.4902, 0.9433]
+    """
+    if n < 1:
+        raise ValueError("a proportion of no images has no interval: n is 0")
+    if not 0 <= correct <= n:
+        raise ValueError(f"correct must lie in 0..n, got {correct} of {n}")
+    low, high = proportion_confint(int(correct), int(n), alpha=1 - level, method="wilson")
+    return Interval(float(low), float(high))
+
+
+def percentile_interval(draws: ArrayLike, level: float = 0.95) -> Interval:
+    """Percentile bootstrap interval of one statistic.
+
+    Args:
+        draws: (resamples,) values of the statistic, one per resample.
+        level: Confidence level.
+
+    Raises:
+        ValueError: If there are no draws or one of them is NaN.
+    """
+    draws = _finite(draws, "bootstrap draws")
+    if draws.ndim != 1:
+        raise ValueError(f"draws of one statistic are expected, got shape {draws.shape}")
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+# ---------------------------------------------------------------------------------------------------------- resampling
+
+
+def resample_weights(
+    n: int,
+    resamples: int,
+    rng: np.random.Generator,
+    clusters: ArrayLike | None = None,
+    batch: int | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """Bootstrap resamples as counts: how often each image was drawn.
+
+    Args:
+        n: Number of images.
+        resamples: Number of resamples.
+        rng: Source of randomness.
+        clusters: (n,) cluster of each image (any hashable labels). Whole clusters are drawn, as many as there are, so
+            a resample's counts need not sum to n. None draws images.
+        batch: Resamples per yielded block; by default as many as fit 16 MB.
+
+    Yields:
+        (<= batch, n) float32 integer counts, `resamples` rows in total. The draws do not depend on `batch`.
+
+    Raises:
+        ValueError: If n or resamples is below 1, clusters has another length, or there is a single cluster.
+    """
+    index, units = _clusters(n, clusters)
+    if resamples < 1:
+        raise ValueError(f"at least one resample is needed, got {resamples}")
+    for size in _batches(resamples, n, batch):
+        counts = np.empty((size, units), np.float32)
+        for row in counts:  # one row at a time keeps draws and counts in the cache: several times faster than 2-D
+            row[:] = np.bincount(rng.integers(0, units, units), minlength=units)
+        yield counts if index is None else counts[:, index]
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.float32]], NDArray],
+    n: int,
+    resamples: int,
+    rng: np.random.Generator,
+    clusters: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Bootstrap distribution of any statistic that can be computed from resample counts.
+
+    Args:
+        statistic: Maps (batch, n) counts to (batch, ...) values.
+        n: Number of images.
+        resamples: Number of resamples.
+        rng: Source of randomness.
+        clusters: As in `resample_weights`.
+
+    Returns:
+        (resamples, ...) draws.
+    """
+    return np.concatenate([np.asarray(statistic(w), float) for w in resample_weights(n, resamples, rng, clusters)])
+
+
+def bootstrap_means(
+    values: ArrayLike,
+    resamples: int,
+    rng: np.random.Generator,
+    clusters: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Bootstrap distribution of column means; columns are resampled together, so their draws are paired.
+
+    With clusters the mean of a resample is the ratio of its sum to its number of images. Columns with few distinct
+    rows (0/1 outcomes of some models) are drawn as multinomial counts of those rows, which has exactly the same
+    distribution and costs next to nothing.
+
+    Args:
+        values: (n,) or (n, k) numbers or booleans.
+        resamples: Number of resamples.
+        rng: Source of randomness.
+        clusters: As in `resample_weights`.
+
+    Returns:
+        (resamples,) or (resamples, k) means.
+
+    Raises:
+        ValueError: If values are empty or contain NaN, or clusters do not fit.
+    """
+    values = np.asarray(values)
+    table = _finite(values, "values")
+    if table.ndim > 2:
+        raise ValueError(f"one row per image is expected, got shape {table.shape}")
+    if clusters is None:
+        draws = _draw_means(table.reshape(len(table), -1), resamples, rng)
+    else:
+        index, units = _clusters(len(table), clusters)
+        # Sums and sizes per cluster carry all that a cluster bootstrap of means needs: as many rows as clusters.
+        sums = np.stack([np.bincount(index, c, units) for c in table.reshape(len(table), -1).T], axis=1)
+        sizes = np.bincount(index, minlength=units)
+        means = _draw_means(np.column_stack([sums, sizes]), resamples, rng)
+        draws = means[:, :-1] / means[:, -1:]
+    return draws[:, 0] if values.ndim == 1 else draws
+
+
+def _draw_means(table: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    n = len(table)
+    cells = _distinct_rows(table)
+    if cells is not None:
+        rows, counts = cells
+        batches = _batches(resamples, len(rows))
+        return np.concatenate([rng.multinomial(n, counts / n, size=size) @ rows / n for size in batches])
+    # Float32 products of centred columns: the rounding error is then relative to the spread, not to the mean.
+    centre = table.mean(axis=0)
+    centred = (table - centre).astype(np.float32)
+    return bootstrap(lambda weights: weights @ centred, n, resamples, rng) / n + centre
+
+
+def _distinct_rows(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Distinct rows and their counts, or None if there are too many of them to be worth it."""
+    limit = int(len(table) * _MAX_CELLS_SHARE)
+    code = np.zeros(len(table), np.int64)
+    for column in table.T:
+        levels, inverse = np.unique(column, return_inverse=True)
+        if len(levels) > limit:
+            return None
+        # Recode after each column, so that the codes stay small whatever the number of columns.
+        code = np.unique(code * len(levels) + inverse, return_inverse=True)[1]
+        if code.max() >= limit:
+            return None
+    _, first, counts = np.unique(code, return_index=True, return_counts=True)
+    return table[first], counts
+
+
+# --------------------------------------------------------------------------------------------------------------- tests
+
+
+def bootstrap_p_value(draws_of_difference: ArrayLike) -> float:
+    """Two-sided p-value of a difference of zero, from bootstrap draws of the difference.
+
+    Twice the smaller share of draws on one side of zero, with the observed sample counted once: (1 + k) / (B + 1),
+    so that it is never 0. It is the level at which the percentile interval just touches zero. Print it only with at
+    least `P_VALUE_RESAMPLES` draws.
+
+    Args:
+        draws_of_difference: (resamples,) draws of a - b.
+
+    Raises:
+        ValueError: If there are no draws or one of them is NaN.
+
+    >>> bootstrap_p_value([0.1, 0.2, 0.3])
+    0.5
+    """
+    draws = _finite(draws_of_difference, "bootstrap draws").ravel()
+    tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+    return float(min(1.0, 2 * (1 + tail) / (len(draws) + 1)))
+
+
+def paired_difference(
+    values_a: ArrayLike,
+    values_b: ArrayLike,
+    resamples: int,
+    rng: np.random.Generator,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+) -> Difference:
+    """Mean of a - b over the same images, with a paired bootstrap interval and p-value.
+
+    Args:
+        values_a: (n,) per-image values of model a (correctness, loss, ...).
+        values_b: (n,) values of model b on the same images in the same order.
+        resamples: Number of resamples.
+        rng: Source of randomness.
+        clusters: As in `resample_weights`.
+        level: Confidence level.
+
+    Raises:
+        ValueError: If the lengths differ, or values are empty or contain NaN.
+    """
+    a, b = _finite(values_a, "values_a"), _finite(values_b, "values_b")
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"paired values must have one equal length, got shapes {a.shape} and {b.shape}")
+    draws = bootstrap_means(a - b, resamples, rng, clusters)
+    return Difference(float(np.mean(a - b)), percentile_interval(draws, level), bootstrap_p_value(draws))
+
+
+def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
+    """McNemar's test of equal accuracy on the same images: p-value.
+
+    Exact binomial below 25 discordant images, chi-square with continuity correction from there on.
+
+    Args:
+        correct_a: (n,) booleans of model a.
+        correct_b: (n,) booleans of model b, same images.
+
+    Raises:
+        ValueError: If the lengths differ or there are no images.
+    """
+    a, b = np.asarray(correct_a).astype(bool), np.asarray(correct_b).astype(bool)
+    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
+        raise ValueError(f"paired outcomes must have one equal length above 0, got shapes {a.shape} and {b.shape}")
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(~a & b))
+    if only_a + only_b == 0:
+        return 1.0
+    table = [[int(np.sum(a & b)), only_a], [only_b, int(np.sum(~a & ~b))]]
+    return float(min(1.0, _mcnemar(table, exact=only_a + only_b < 25).pvalue))
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's step-down correction of the p-values of one table.
+
+    Args:
+        p_values: p-values of any shape; NaN marks a comparison that was not made and is not counted.
+
+    Returns:
+        Corrected p-values of the same shape; NaN stays NaN.
+
+    Raises:
+        ValueError: If a p-value lies outside 0..1.
+
+    >>> holm([0.01, 0.04, float("nan")]).tolist()
+    [0.02, 0.04, nan]
+    """
+    p = np.asarray(p_values, float)
+    made = ~np.isnan(p)
+    if np.any((p[made] < 0) | (p[made] > 1)):
+        raise ValueError("p-values must lie in 0..1")
+    corrected = np.full(p.shape, np.nan)
+    if made.any():
+        corrected[made] = multipletests(p[made], method="holm")[1]
+    return corrected
+
+
+def images_to_decide(
+    difference: float,
+    *,
+    discordance: float | None = None,
+    sd: float | None = None,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> float:
+    """Number of images at which a paired difference of this size would be detected.
+
+    n = ((z_{1 - alpha/2} + z_power) * sd / difference)^2, the normal approximation of the paired test. For two
+    correctness columns sd^2 = discordance - difference^2, the variance of a variable that is +1, 0 or -1.
+
+    Args:
+        difference: Mean paired difference per image.
+        discordance: Share of images on which exactly one of the two models is right. Give this or `sd`.
+        sd: Standard deviation of the per-image difference.
+        power: Wanted probability of detection.
+        alpha: Two-sided level of the test.
+
+    Returns:
+        Number of images, rounded up; infinite when the difference is exactly zero.
+
+    Raises:
+        ValueError: If both or none of discordance and sd are given, or they are impossible.
+
+    >>> images_to_decide(0.01, discordance=0.10)
+    7842
+    """
+    if (discordance is None) == (sd is None):
+        raise ValueError("give exactly one of discordance and sd")
+    if discordance is not None:
+        if not abs(difference) <= discordance <= 1:
+            raise ValueError(f"discordance must lie between |difference| and 1, got {discordance} for {difference}")
+        sd = math.sqrt(max(discordance - difference**2, 0.0))
+    if not (math.isfinite(difference) and math.isfinite(sd) and sd >= 0):
+        raise ValueError(f"difference and sd must be finite, sd not negative; got {difference} and {sd}")
+    if difference == 0:
+        return math.inf
+    z = norm.ppf(1 - alpha / 2) + norm.ppf(power)
+    return max(1, math.ceil((z * sd / difference) ** 2))
+
+
+# ------------------------------------------------------------------------------------------------------------- checks
+
+
+def _batches(resamples: int, width: int, batch: int | None = None) -> list[int]:
+    """Sizes of the blocks in which resamples of `width` numbers each are drawn."""
+    size = batch or max(1, _BATCH_ELEMENTS // width)
+    full, rest = divmod(resamples, size)
+    return [size] * full + [rest] * bool(rest)
+
+
+def _finite(values: ArrayLike, what: str) -> NDArray[np.float64]:
+    array = np.asarray(values, float)
+    if array.ndim == 0 or array.size == 0:
+        raise ValueError(f"{what}: no data")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what}: {int((~np.isfinite(array)).sum())} of {array.size} are NaN or infinite")
+    return array
+
+
+def _clusters(n: int, clusters: ArrayLike | None) -> tuple[NDArray[np.intp] | None, int]:
+    """Cluster index of each image (None when images are the units) and the number of units to draw."""
+    if n < 1:
+        raise ValueError("there are no images to resample")
+    if clusters is None:
+        return None, n
+    labels = np.asarray(clusters)
+    if labels.shape != (n,):
+        raise ValueError(f"one cluster label per image is expected: {n} images, labels of shape {labels.shape}")
+    names, index = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError("a cluster bootstrap needs at least two clusters")
+    return index, len(names)
