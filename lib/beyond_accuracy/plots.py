@@ -1,0 +1,408 @@
+"""The report's figures: one theme, one fixed style per model, a few shared drawing helpers.
+
+Every helper draws from a tidy frame (one row per model and category) on an axes it is given and returns nothing that
+must be kept, so a notebook can add to the picture with plain matplotlib. Colour never carries a distinction alone:
+models also differ in marker, CLIP models in dashes, hollow markers and hatches, so that a figure survives greyscale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+ORANGE, PURPLE, INK, GREY = "#fc8e62", "#412f8a", "#22242a", "#8a8f98"
+WIDTH = 6.4  # inches: at a phone's 360 px a 12 pt label is still about 9 px high
+HASH_SALT = "beyond-accuracy"  # fixed ids in SVG files, so that an unchanged figure is an unchanged file
+
+# Looks of the study's own four models; anything else draws from the EXTRA lists.
+_FAMILY = {"transformer": (ORANGE, "o"), "convnet": (PURPLE, "^")}
+_OWN = ("vit_sup", "convnext_sup", "vit_clip", "convnext_clip")
+_EXTRA_COLORS = ("#1b7f6b", "#2f7ec0", "#c2337d", "#7d7400", "#8c510a", "#17a2b8", "#5b5f66", "#b3261e", "#6aa84f")
+_EXTRA_MARKERS = ("s", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+_HALO = [patheffects.Stroke(linewidth=3.2, foreground="white"), patheffects.Normal()]  # dark line on a dark bar
+_EXTRA_HATCHES = ("..", "xx", "\\\\\\", "++", "oo", "||", "--")
+
+
+class Spec(Protocol):
+    """What a style is derived from: a profile's description of one model."""
+
+    name: str
+    label: str
+    family: str
+    paradigm: str
+
+
+@dataclass(frozen=True)
+class ModelStyle:
+    """How one model looks in every figure of the report."""
+
+    color: str
+    marker: str
+    linestyle: str
+    hatch: str
+    label: str
+
+    @property
+    def markerfacecolor(self) -> str:
+        """White for dashed (CLIP) models: a hollow marker tells the paradigm where no line is drawn."""
+        return self.color if self.linestyle == "-" else "white"
+
+
+def use_theme() -> None:
+    """Set the report's matplotlib defaults: white ground, sizes readable at phone width, byte-stable SVG."""
+    sns.set_theme(context="notebook", style="whitegrid")
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (WIDTH, 4.0),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 150,
+            "savefig.bbox": "tight",
+            "savefig.pad_inches": 0.08,
+            "savefig.facecolor": "white",
+            "svg.hashsalt": HASH_SALT,
+            "font.family": "DejaVu Sans",  # ships with matplotlib: the same file on every machine
+            "font.size": 11.5,
+            "axes.titlesize": 12.5,
+            "axes.titleweight": "semibold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 11.5,
+            "axes.edgecolor": GREY,
+            "axes.labelcolor": INK,
+            "axes.titlecolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "text.color": INK,
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "grid.color": "#e4e6ea",
+            "legend.fontsize": 10.5,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 7,
+            "hatch.linewidth": 0.9,
+            "axes.prop_cycle": mpl.cycler(color=[ORANGE, PURPLE, *_EXTRA_COLORS]),
+        }
+    )
+
+
+def style(spec: Spec, among: Iterable[Spec] = ()) -> ModelStyle:
+    """The look of one model, the same on every page.
+
+    The study's four models have fixed looks (family gives colour and marker, CLIP is dashed and hatched). Any other
+    model takes the next free extra colour, marker and hatch in the order of `among`.
+
+    Args:
+        spec: The model, with `.name`, `.label`, `.family` and `.paradigm`.
+        among: All models of the run in profile order. Without it an extra model's look follows from its name alone,
+            which is stable but may coincide with that of another extra model.
+    """
+    clip = spec.paradigm == "clip"
+    linestyle = "--" if clip else "-"
+    if spec.name in _OWN and spec.family in _FAMILY:
+        color, marker = _FAMILY[spec.family]
+        return ModelStyle(color, marker, linestyle, "///" if clip else "", spec.label)
+    extras = [other.name for other in among if other.name not in _OWN]
+    rank = extras.index(spec.name) if spec.name in extras else sum(spec.name.encode())
+    pick = [values[rank % len(values)] for values in (_EXTRA_COLORS, _EXTRA_MARKERS, _EXTRA_HATCHES)]
+    return ModelStyle(pick[0], pick[1], linestyle, pick[2], spec.label)
+
+
+def styles(specs: Iterable[Spec]) -> dict[str, ModelStyle]:
+    """Looks of all models of a run by name, in the order given; distinct for up to nine extra models."""
+    specs = list(specs)
+    return {spec.name: style(spec, specs) for spec in specs}
+
+
+def errorbar(
+    ax: Axes,
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    styles: Mapping[str, ModelStyle],
+    order: Sequence[object] | None = None,
+    orient: str = "v",
+    line: bool = False,
+    dodge: float | None = None,
+    **kwargs: object,
+) -> None:
+    """Draw one point per row with its interval, models side by side.
+
+    seaborn cannot take intervals that were computed elsewhere, so this goes to `Axes.errorbar` directly.
+
+    Args:
+        ax: Where to draw.
+        frame: Tidy rows with columns `model`, `value`, the column named by `x`, and optionally `ci_low`, `ci_high`
+            (a missing interval draws no whisker).
+        x: Column of the position. Numbers stay where they are; anything else becomes categories.
+        styles: Look of every model in the frame; its order is the drawing and legend order.
+        order: Order of the categories (default: first appearance); makes a numeric column categorical too.
+        orient: `"v"` puts the value on the y axis; `"h"` on the x axis, categories downwards.
+        line: Join the points of a model, in the order of `x`.
+        dodge: Distance between models, in units of the position axis (default 0.16 for categories, 0 for numbers).
+        **kwargs: Passed on to `Axes.errorbar`.
+
+    Raises:
+        ValueError: A model without a style or a category that `order` lacks.
+    """
+    frame, categories = _positions(frame, x, styles, order)
+    names = [name for name in styles if (frame["model"] == name).any()]
+    step = dodge if dodge is not None else (0.16 if categories is not None else 0.0)
+    for i, name in enumerate(names):
+        rows = frame[frame["model"] == name].sort_values("_at", kind="stable")
+        at = rows["_at"].to_numpy() + (i - (len(names) - 1) / 2) * step
+        value, reach = rows["value"].to_numpy(dtype=float), _reach(rows)
+        look = styles[name]
+        options = {
+            "color": look.color,
+            "marker": look.marker,
+            "markerfacecolor": look.markerfacecolor,
+            "markeredgewidth": 1.6,
+            "linestyle": look.linestyle if line else "none",
+            "elinewidth": 1.5,
+            "capsize": 2.5,
+            "label": look.label,
+        } | kwargs
+        if orient == "v":
+            ax.errorbar(at, value, yerr=reach, **options)
+        else:
+            ax.errorbar(value, at, xerr=reach, **options)
+    _category_axis(ax, categories, orient)
+
+
+def bars(
+    ax: Axes,
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    styles: Mapping[str, ModelStyle],
+    order: Sequence[object] | None = None,
+    orient: str = "v",
+    width: float = 0.8,
+) -> None:
+    """Draw grouped bars with intervals; arguments as for `errorbar`, `width` is that of a whole group."""
+    frame, categories = _positions(frame, x, styles, list(order) if order is not None else list(frame[x].unique()))
+    names = [name for name in styles if (frame["model"] == name).any()]
+    each = width / max(len(names), 1)
+    for i, name in enumerate(names):
+        rows, look = frame[frame["model"] == name], styles[name]
+        at = rows["_at"].to_numpy() + (i - (len(names) - 1) / 2) * each
+        options = bar_options(look) | {"label": look.label, "error_kw": {"elinewidth": 1.3, "ecolor": INK}}
+        value, reach = rows["value"].to_numpy(dtype=float), _reach(rows)
+        if orient == "v":
+            drawn = ax.bar(at, value, each, yerr=reach, **options)
+        else:
+            drawn = ax.barh(at, value, each, xerr=reach, **options)
+        for whiskers in drawn.errorbar.lines[2] if drawn.errorbar else ():
+            whiskers.set_path_effects(_HALO)
+    _category_axis(ax, categories, orient)
+
+
+def bar_options(look: ModelStyle) -> dict[str, object]:
+    """Keywords of `Axes.bar` that give a bar this model's colour and hatch."""
+    # The hatch takes the edge colour; white lines on the model's colour keep both visible in greyscale.
+    return {"facecolor": look.color, "edgecolor": "white", "hatch": look.hatch, "linewidth": 0.6}
+
+
+def diverging_bars(
+    ax: Axes,
+    frame: pd.DataFrame,
+    *,
+    y: str,
+    left: str,
+    right: str,
+    styles: Mapping[str, ModelStyle],
+    intervals: pd.DataFrame | None = None,
+    order: Sequence[object] | None = None,
+    unit: str = "",
+    decimals: int = 1,
+) -> None:
+    """The paper's lead chart (figures of robustness and transfer): whoever wins a row pulls the bar to its side.
+
+    The bar is as long as the lead, in the winner's colour and hatch, with the lead printed at its end and the winner's
+    own value in a column at the right edge. Equal values draw no bar.
+
+    Args:
+        ax: Where to draw.
+        frame: Tidy rows with columns `y`, `model`, `value`; one row per category for both models.
+        y: Column of the categories (rows of the chart, first at the top).
+        left: Model whose leads point left.
+        right: Model whose leads point right.
+        styles: Looks of the two models.
+        intervals: Optional rows with columns `y`, `ci_low`, `ci_high` of the paired difference right minus left.
+        order: Order of the categories (default: first appearance).
+        unit: Unit of the lead, for the axis label.
+        decimals: Digits printed.
+
+    Raises:
+        ValueError: A category without exactly one value for each of the two models.
+    """
+    pair = frame[frame["model"].isin([left, right])]
+    if pair.duplicated([y, "model"]).any():
+        raise ValueError(f"diverging_bars: more than one value for a ({y}, model) pair")
+    wide = pair.pivot(index=y, columns="model", values="value")
+    names = list(order) if order is not None else list(pair[y].unique())
+    wide = wide.reindex(index=names, columns=[left, right])
+    if wide.isna().any().any():
+        raise ValueError(f"diverging_bars: no value for {list(wide.index[wide.isna().any(axis=1)])}")
+    lead = wide[right] - wide[left]
+    ci = None if intervals is None else intervals.set_index(y).reindex(names)
+    reach = _lead_limit(lead, ci)
+    for i, name in enumerate(names):
+        gap = float(lead[name])
+        winner = right if gap > 0 else left
+        ax.barh(i, gap, 0.68, **bar_options(styles[winner]))
+        ends = [gap]
+        if ci is not None and np.isfinite(ci.loc[name, ["ci_low", "ci_high"]].to_numpy(dtype=float)).all():
+            low, high = ci.loc[name, "ci_low"], ci.loc[name, "ci_high"]
+            ax.plot([low, high], [i, i], color=INK, linewidth=1.3, solid_capstyle="butt", path_effects=_HALO)
+            ends += [low, high]
+        end = max(ends) if gap >= 0 else min(ends)
+        ax.annotate(
+            f"+{abs(gap):.{decimals}f}",
+            (end, i),
+            xytext=(5 if gap >= 0 else -5, 0),
+            textcoords="offset points",
+            ha="left" if gap >= 0 else "right",
+            va="center",
+            fontsize=10.5,
+        )
+        ax.text(
+            1.02,
+            i,
+            f"{max(wide.loc[name]):.{decimals}f}",
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=10.5,
+            color=GREY if gap == 0 else INK,
+        )
+    ax.text(1.02, -0.85, "winner", transform=ax.get_yaxis_transform(), va="center", fontsize=10.5, color=INK)
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.set_xlim(-reach, reach)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    _category_axis(ax, names, "h")
+    ax.set_ylim(len(names) - 0.4, -1.2)
+    ax.set_xlabel(f"lead ({unit})" if unit else "lead")
+    for side, spot, name in (("left", 0.0, f"← {styles[left].label}"), ("right", 1.0, f"{styles[right].label} →")):
+        ax.text(spot, 1.01, name, transform=ax.transAxes, ha=side, va="bottom", fontsize=11, fontweight="semibold")
+
+
+def chance_line(ax: Axes, value: float, label: str = "chance", orient: str = "v") -> None:
+    """A dotted grey line at a chance or reference level, named at its right (or upper) end."""
+    if orient == "v":
+        ax.axhline(value, color=GREY, linestyle=":", linewidth=1.4)
+        spot, transform, align = (0.995, value), ax.get_yaxis_transform(), {"ha": "right", "va": "bottom"}
+    else:
+        ax.axvline(value, color=GREY, linestyle=":", linewidth=1.4)
+        spot, transform, align = (value, 0.995), ax.get_xaxis_transform(), {"ha": "left", "va": "top"}
+    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+    ax.text(*spot, f" {label} ", transform=transform, fontsize=10, color="#5b6068", path_effects=halo, **align)
+
+
+def paper_points(
+    ax: Axes,
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    styles: Mapping[str, ModelStyle],
+    order: Sequence[object] | None = None,
+    orient: str = "v",
+    dodge: float | None = None,
+) -> None:
+    """Mark the paper's values with black dashes at the places where `errorbar` puts the measured ones."""
+    marks = frame.drop(columns=[name for name in ("ci_low", "ci_high") if name in frame])
+    looks = {name: ModelStyle(INK, "_" if orient == "v" else "|", "-", "", "_nolegend_") for name in styles}
+    errorbar(ax, marks, x=x, styles=looks, order=order, orient=orient, dodge=dodge, markersize=13, zorder=1.5)
+
+
+def legend(target: Axes | Figure, styles: Mapping[str, ModelStyle], *, kind: str = "point", columns: int = 2) -> None:
+    """Put the models' legend above a figure or axes, where it covers no data.
+
+    Args:
+        target: Axes or figure.
+        styles: Looks of the models shown.
+        kind: `"point"`, `"line"` or `"bar"`: which handles to show.
+        columns: Number of columns; two fit a phone's width.
+    """
+    handles = [_handle(look, kind) for look in styles.values()]
+    if isinstance(target, Figure):
+        target.legend(handles=handles, loc="outside upper left", ncols=columns)
+    else:
+        target.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3)
+
+
+def _handle(look: ModelStyle, kind: str) -> Line2D | Patch:
+    if kind == "bar":
+        return Patch(**bar_options(look), label=look.label)
+    return Line2D(
+        [],
+        [],
+        color=look.color,
+        marker=look.marker,
+        markerfacecolor=look.markerfacecolor,
+        markeredgewidth=1.6,
+        linestyle=look.linestyle if kind == "line" else "none",
+        label=look.label,
+    )
+
+
+def _positions(
+    frame: pd.DataFrame, x: str, styles: Mapping[str, ModelStyle], order: Sequence[object] | None
+) -> tuple[pd.DataFrame, list[object] | None]:
+    """Adds the column `_at`; the second value is the list of categories, None on a numeric axis."""
+    unknown = sorted(set(frame["model"]) - set(styles))
+    if unknown:
+        raise ValueError(f"no style for model {', '.join(unknown)}")
+    if order is None and pd.api.types.is_numeric_dtype(frame[x]):
+        return frame.assign(_at=frame[x].astype(float)), None
+    categories = list(order) if order is not None else list(frame[x].unique())
+    missing = set(frame[x]) - set(categories)
+    if missing:
+        raise ValueError(f"{x} has values that order lacks: {sorted(map(str, missing))}")
+    places = {category: float(i) for i, category in enumerate(categories)}
+    return frame.assign(_at=frame[x].map(places).astype(float)), categories
+
+
+def _reach(rows: pd.DataFrame) -> np.ndarray | None:
+    """Distances below and above the value, shape (2, rows); NaN (no whisker) where there is no interval."""
+    if "ci_low" not in rows or "ci_high" not in rows:
+        return None
+    value = rows["value"].to_numpy(dtype=float)
+    below, above = value - rows["ci_low"].to_numpy(dtype=float), rows["ci_high"].to_numpy(dtype=float) - value
+    # A percentile interval of a skewed statistic may leave its own estimate out; a whisker cannot be negative.
+    return np.clip(np.vstack([below, above]), 0, None)
+
+
+def _category_axis(ax: Axes, categories: list[object] | None, orient: str) -> None:
+    if categories is None:
+        return
+    names = [str(category).replace("_", " ") for category in categories]
+    if orient == "v":
+        ax.set_xticks(range(len(names)), names)
+        ax.set_xlim(-0.6, len(names) - 0.4)
+        ax.grid(axis="x", visible=False)
+    else:
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.grid(axis="y", visible=False)
+
+
+def _lead_limit(lead: pd.Series, ci: pd.DataFrame | None) -> float:
+    ends = [lead.abs().max()]
+    if ci is not None:
+        ends.append(ci[["ci_low", "ci_high"]].abs().max().max())
+    longest = np.nanmax(np.asarray(ends, dtype=float))
+    return 1.35 * longest if longest > 0 else 1.0
