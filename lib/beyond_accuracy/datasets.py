@@ -1,0 +1,257 @@
+"""Image datasets: ids, images, labels and per-image metadata behind one small interface."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.labels import ClassSpace, class_space
+from beyond_accuracy.paths import resolve
+from beyond_accuracy.profiles import DatasetSpec, unknown
+
+Targets = np.ndarray | list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A set of labelled images.
+
+    Attributes:
+        name: Name used everywhere.
+        ids: Unique id per image, the same in every stored form of the dataset.
+        targets: int64 labels, shape (n,), or a list of int64 arrays for multi-label sets.
+        load: `load(i)` returns the encoded bytes of image `i`; None where only labels are known.
+        classes: What the labels mean; None for sets that are only probed.
+        columns: Class indices that are scored (ImageNet-A and -R: 200); None = all.
+        metadata: Per-image metadata, index `id`, in the order of `ids`.
+        fingerprint: Hash of content and labels; part of every cache key.
+        source: Where it was read from, for messages and provenance.
+        title: Text in figures.
+        licence: Terms of the data.
+        preprocess: Resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's.
+    """
+
+    name: str
+    ids: np.ndarray
+    targets: Targets
+    load: Callable[[int], bytes] | None
+    classes: ClassSpace | None
+    columns: np.ndarray | None
+    metadata: pd.DataFrame
+    fingerprint: str
+    source: str
+    title: str = ""
+    licence: str = ""
+    preprocess: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have several right answers."""
+        return isinstance(self.targets, list)
+
+    def image(self, position: int) -> Image.Image:
+        """Decode one image as RGB.
+
+        Raises:
+            InputError: The file is truncated or not an image; the message names it.
+            DataMissing: The dataset holds labels only.
+        """
+        if self.load is None:
+            raise DataMissing(f"{self.name}: only labels are known here, the images are not on this machine")
+        try:
+            with Image.open(io.BytesIO(self.load(position))) as image:
+                # Grey, palette, RGBA and CMYK files occur in ImageNet; models take three channels.
+                return image.convert("RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(
+                f"{self.name}: image {self.ids[position]!r} in {self.source} cannot be decoded ({error}); "
+                "replace the file, or leave bad images out and count them with --skip-bad"
+            ) from error
+
+    def position(self, image_id: str) -> int:
+        """Position of an id.
+
+        Raises:
+            InputError: No such id.
+        """
+        found = np.flatnonzero(self.ids == image_id)
+        if not len(found):
+            raise InputError(f"{self.name}: no image with id {image_id!r}")
+        return int(found[0])
+
+    def take(self, positions: np.ndarray) -> "ImageDataset":
+        """The dataset cut to some positions, in the given order."""
+        positions = np.asarray(positions, dtype=np.int64)
+        targets = [self.targets[i] for i in positions] if self.multilabel else self.targets[positions]
+        chosen = hashlib.sha256("\n".join(self.ids[positions]).encode()).hexdigest()
+        return replace(
+            self,
+            ids=self.ids[positions],
+            targets=targets,
+            load=None if self.load is None else _Remapped(self.load, positions),
+            metadata=self.metadata.iloc[positions],
+            fingerprint=_digest(self.fingerprint, chosen),
+        )
+
+    def limit(self, n: int) -> "ImageDataset":
+        """At most `n` images, evenly spaced over the set (which is sorted by class), so classes stay balanced."""
+        if n <= 0 or n >= len(self):
+            return self
+        return self.take(np.unique(np.linspace(0, len(self) - 1, n).round().astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class _Remapped:
+    """A loader seen through a list of positions; a class and not a closure, so that worker processes can pickle it."""
+
+    load: Callable[[int], bytes]
+    positions: np.ndarray
+
+    def __call__(self, position: int) -> bytes:
+        """Encoded bytes of image `position`."""
+        return self.load(int(self.positions[position]))
+
+
+@dataclass(frozen=True)
+class FileLoader:
+    """Reads image `i` from a list of files."""
+
+    files: tuple[str, ...]
+
+    def __call__(self, position: int) -> bytes:
+        """Encoded bytes of image `position`."""
+        return Path(self.files[position]).read_bytes()
+
+
+@dataclass(frozen=True)
+class BytesLoader:
+    """Reads image `i` from encoded images held in memory (small Parquet sets)."""
+
+    blobs: list[bytes]
+
+    def __call__(self, position: int) -> bytes:
+        """Encoded bytes of image `position`."""
+        return self.blobs[position]
+
+
+def build_dataset(
+    spec: DatasetSpec,
+    ids,
+    targets,
+    load,
+    *,
+    content: str,
+    source: str,
+    columns: np.ndarray | None = None,
+    metadata: pd.DataFrame | None = None,
+) -> ImageDataset:
+    """Check and assemble what a reader found.
+
+    Args:
+        spec: The dataset's entry in the profile.
+        ids: Unique ids, length n.
+        targets: Labels: int array (n,), or list of int arrays.
+        load: Loader of encoded bytes, or None.
+        content: Anything that changes when the files change (names, sizes, times); hashed into the fingerprint.
+        source: Where it was read from.
+        columns: Scored class indices, or None.
+        metadata: Frame in the order of `ids`, or None.
+
+    Raises:
+        InputError: No image, a repeated id, or a label outside the class space.
+    """
+    ids = np.asarray(ids, dtype=object)
+    if len(ids) == 0:
+        raise InputError(f"{spec.name}: no images found in {source}")
+    duplicated = pd.Index(ids).duplicated()
+    if duplicated.any():
+        raise InputError(f"{spec.name}: id {ids[duplicated][0]!r} occurs more than once in {source}")
+    classes = class_space(spec.classes) if spec.classes else None
+    if isinstance(targets, list):
+        targets = [np.asarray(t, dtype=np.int64) for t in targets]
+        flat = np.concatenate(targets) if targets else np.empty(0, np.int64)
+    else:
+        targets = flat = np.asarray(targets, dtype=np.int64)
+    if classes is not None and len(flat) and (flat.min() < 0 or flat.max() >= len(classes)):
+        raise InputError(f"{spec.name}: label {int(flat.max())} outside 0..{len(classes) - 1} of {classes.name}")
+    frame = (
+        pd.DataFrame(index=pd.Index(ids, name="id"))
+        if metadata is None
+        else metadata.set_axis(pd.Index(ids, name="id"), axis=0)
+    )
+    # Text and bytes are joined unambiguously, so that no two datasets share a fingerprint by concatenation.
+    labels = json.dumps([t.tolist() for t in targets]) if isinstance(targets, list) else targets.tobytes().hex()
+    scored = "all" if columns is None else ",".join(map(str, columns))
+    fingerprint = _digest(content, "\n".join(map(str, ids)), labels, scored)
+    return ImageDataset(
+        name=spec.name,
+        ids=ids,
+        targets=targets,
+        load=load,
+        classes=classes,
+        columns=columns,
+        metadata=frame,
+        fingerprint=fingerprint,
+        source=source,
+        title=spec.title or spec.name,
+        licence=spec.licence,
+        preprocess=str(spec.options.get("preprocess", "")),
+    )
+
+
+def file_stamp(path: Path) -> str:
+    """Name-independent stamp of one file: a hash of the content up to 64 MB, of size and time beyond."""
+    stat = path.stat()
+    if stat.st_size <= 64 * 2**20:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def require(path: Path, spec: DatasetSpec, kind: str = "folder") -> Path:
+    """The path when it is there.
+
+    Raises:
+        DataMissing: It is not; the message says where it was looked for and how to get it.
+    """
+    if not (path.is_dir() if kind == "folder" else path.exists()):
+        raise DataMissing(
+            f"{spec.name}: {kind} {path} not found. Get it with `beyond-accuracy fetch --only {spec.name}`, or point "
+            "--data-dir (or BEYOND_ACCURACY_DATA) to where it is"
+        )
+    return path
+
+
+@lru_cache(maxsize=64)
+def _load_cached(key: str, spec_json: str) -> ImageDataset:
+    from beyond_accuracy.readers import READERS
+
+    spec = DatasetSpec(**json.loads(spec_json))
+    if spec.reader not in READERS:
+        raise InputError(f"{spec.name}: {unknown('reader', spec.reader, READERS)}")
+    dataset = READERS[spec.reader](spec)
+    return dataset.limit(spec.limit)
+
+
+def load_dataset(spec: DatasetSpec) -> ImageDataset:
+    """Read a dataset as its profile entry says.
+
+    Raises:
+        InputError: Unknown reader, malformed data.
+        DataMissing: The data is not on this machine.
+    """
+    return _load_cached(str(resolve(spec.path)), json.dumps(vars(spec), sort_keys=True))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:24]

@@ -1,0 +1,112 @@
+"""Class spaces: the names, ids and zero-shot prompts behind a column of logits."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from beyond_accuracy.errors import InputError
+from beyond_accuracy.paths import ASSETS
+
+# SHA-256 of the 1000 wnids in order, joined by newlines: the order torchvision, timm and the A/R/ReaL releases share.
+IMAGENET_ORDER = "385e0240499426c0"
+
+
+@dataclass(frozen=True)
+class ClassSpace:
+    """What a classifier's output columns mean.
+
+    Attributes:
+        name: Name used in profiles.
+        ids: Stable id per class (wnid for ImageNet), length `n_classes`.
+        names: Human-readable name per class, as used in zero-shot prompts.
+        templates: Zero-shot prompt templates with the placeholder `{c}`.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Map from class id to output column."""
+        return {class_id: position for position, class_id in enumerate(self.ids)}
+
+    @property
+    def prompt_hash(self) -> str:
+        """Fingerprint of names and templates: a CLIP head changes when either does."""
+        return hashlib.sha256("\n".join((*self.names, "--", *self.templates)).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def class_space(name: str) -> ClassSpace:
+    """Look up a class space.
+
+    Args:
+        name: `imagenet_1k`, `mini_world`, or the path of a JSON file with `ids`, `names` and `templates`.
+
+    Raises:
+        InputError: Unknown name, or a file that does not hold the three lists.
+    """
+    if name == "imagenet_1k":
+        return _imagenet()
+    path = ASSETS / name / "classes.json" if (ASSETS / name / "classes.json").is_file() else Path(name)
+    if not path.is_file():
+        raise InputError(f"unknown class space {name!r}: expected imagenet_1k, mini_world or a JSON file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        ids, names, templates = (tuple(map(str, content[key])) for key in ("ids", "names", "templates"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected JSON with the lists ids, names and templates ({error})") from error
+    if len(ids) != len(names) or len(set(ids)) != len(ids) or not templates:
+        raise InputError(f"{path}: ids must be unique, as many as names, and there must be a template")
+    return ClassSpace(path.stem if path.parent == Path(".") else name, ids, names, templates)
+
+
+def _imagenet() -> ClassSpace:
+    # Imported here: open_clip pulls in torch, which a page that only reads predictions does not need.
+    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+
+    ids = tuple(imagenet_wnids())
+    templates = tuple(template("{c}") for template in OPENAI_IMAGENET_TEMPLATES)
+    return ClassSpace("imagenet_1k", ids, tuple(IMAGENET_CLASSNAMES), templates)
+
+
+@lru_cache
+def imagenet_wnids() -> tuple[str, ...]:
+    """The 1000 ILSVRC wnids in class order, from timm's packaged list; its order is verified by hash."""
+    wnids = tuple(_timm_info("imagenet_synsets.txt").split())
+    digest = hashlib.sha256("\n".join(wnids).encode()).hexdigest()
+    if not digest.startswith(IMAGENET_ORDER):
+        raise InputError(f"timm's imagenet_synsets.txt has another class order than expected (hash {digest[:16]})")
+    return wnids
+
+
+@lru_cache
+def imagenet_subset(name: str) -> np.ndarray:
+    """Columns scored on a 200-class set.
+
+    Args:
+        name: `a` (ImageNet-A) or `r` (ImageNet-R).
+
+    Returns:
+        Ascending int64 class indices, shape (200,). Source: timm's packaged index lists.
+    """
+    indices = np.array(sorted(map(int, _timm_info(f"imagenet_{name}_indices.txt").split())), dtype=np.int64)
+    if len(indices) != 200:
+        raise InputError(f"timm's imagenet_{name}_indices.txt holds {len(indices)} indices, expected 200")
+    return indices
+
+
+def _timm_info(file: str) -> str:
+    # The package is located, not imported: importing timm costs seconds that reading one list should not.
+    package = Path(find_spec("timm").submodule_search_locations[0])
+    return (package / "data" / "_info" / file).read_text(encoding="utf-8")

@@ -1,0 +1,57 @@
+"""Where things are: the checkout (or the working folder), the data, the cache, the report."""
+
+import os
+from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
+PROFILES = Path(__file__).parent / "profiles"
+
+
+def project_root() -> Path:
+    """The checkout this package is installed from, else the current folder.
+
+    `BEYOND_ACCURACY_ROOT` overrides it: reports and figures of a test or a second study go elsewhere.
+    """
+    if override := os.environ.get("BEYOND_ACCURACY_ROOT"):
+        return Path(override)
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+
+
+def notebooks_dir() -> Path:
+    """The source notebooks; they belong to the checkout even when the output root is elsewhere."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout / "notebooks" if (checkout / "notebooks").is_dir() else Path.cwd() / "notebooks"
+
+
+def data_dir() -> Path:
+    """Where datasets are kept: `BEYOND_ACCURACY_DATA`, else a folder outside the repository."""
+    return Path(os.environ.get("BEYOND_ACCURACY_DATA", "~/.cache/beyond-accuracy/data")).expanduser()
+
+
+def cache_dir() -> Path:
+    """Where predictions and features are kept: `BEYOND_ACCURACY_CACHE`, else `.cache/store` of the checkout."""
+    return Path(os.environ.get("BEYOND_ACCURACY_CACHE", project_root() / ".cache" / "store")).expanduser()
+
+
+def report_dir(profile: str) -> Path:
+    """The rendered report of one profile."""
+    return project_root() / "report" / profile
+
+
+def figures_dir(profile: str) -> Path:
+    """The figures of one profile's last run."""
+    return project_root() / "figures" / profile
+
+
+def resolve(path: str | Path, base: Path | None = None) -> Path:
+    """A path from a profile: `assets:…` ships with the package, relative ones lie under the data folder or `base`."""
+    text = str(path)
+    if text.startswith("assets:"):
+        return ASSETS / text.removeprefix("assets:")
+    candidate = Path(text).expanduser()
+    if candidate.is_absolute():
+        return candidate
+    if base is not None and (base / candidate).exists():
+        return base / candidate
+    return data_dir() / candidate
