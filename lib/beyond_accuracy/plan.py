@@ -1,0 +1,77 @@
+"""What each page needs from the networks, so that all inference runs before the first notebook starts."""
+
+from dataclasses import dataclass, field
+
+from beyond_accuracy import corruptions, transforms
+from beyond_accuracy.errors import DataMissing
+from beyond_accuracy.profiles import Profile
+from beyond_accuracy.store import Store
+from beyond_accuracy.study import Study
+
+# Roles of a page that are options and not datasets.
+CORRUPT_ROLE = "corrupt"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Outputs of every model on one dataset: predictions under some transforms, or features."""
+
+    dataset: str
+    transforms: tuple[str, ...] = ("none",)
+    features: bool = False
+
+
+@dataclass
+class Filled:
+    """What filling the store found for one page.
+
+    Attributes:
+        keys: Store keys the page reads.
+        missing: One message per dataset or model that is not on this machine.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def requests(profile: Profile, dimension: str) -> list[Request]:
+    """The page's requests, most basic first; empty for pages that only read published or recorded results."""
+    roles = profile.dimensions.get(dimension, {})
+    datasets = [name for value in roles.values() for name in (value if isinstance(value, list) else [value])]
+    known = [name for name in dict.fromkeys(map(str, datasets)) if name in profile.datasets]
+    if dimension == "transfer":
+        return [Request(name, features=True) for name in known]
+    if dimension == "invariance":
+        texts = [text for kind in roles.get("transforms", transforms.LADDERS) for text in transforms.ladder(kind)]
+        return [Request(name, tuple(dict.fromkeys(["none", *texts]))) for name in known]
+    found = [Request(name) for name in known if name != roles.get(CORRUPT_ROLE)]
+    if dimension == "robustness" and CORRUPT_ROLE in roles:
+        texts = [f"corrupt:{name}={k}" for name in corruptions.NAMES for k in range(1, 6)]
+        found.append(Request(str(roles[CORRUPT_ROLE]), ("none", *texts)))
+    return found
+
+
+def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Filled:
+    """Run whatever the page needs and the store lacks.
+
+    Args:
+        profile: The run's profile, already cut to the requested models.
+        dimension: The page.
+        store: The cache.
+        options: As of `open_study`.
+
+    Raises:
+        InputError: Bad input; data or weights that are merely absent are reported in the result instead.
+    """
+    study = Study(profile, dimension, store, options)
+    filled = Filled()
+    for request in requests(profile, dimension):
+        try:
+            if request.features:
+                study.features(request.dataset)
+            else:
+                study.predictions_many(request.dataset, list(request.transforms))
+        except DataMissing as missing:
+            filled.missing.append(str(missing))
+    filled.keys = study.used
+    return filled
