@@ -1,0 +1,54 @@
+"""environment.yml, pyproject.toml and the lock say the same."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)(?:==([\w.]+))?")
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def parse(requirements: list[str]) -> dict[str, str | None]:
+    found = (REQUIREMENT.match(r.strip()) for r in requirements)
+    return {canonical(m.group(1)): m.group(2) for m in found if m}
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def lock() -> dict[str, str | None]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return parse([line for line in lines if line and not line.startswith("#")])
+
+
+def test_every_requirement_is_locked_at_the_same_version():
+    project, pins = pyproject(), lock()
+    requirements = parse([*project["dependencies"], *sum(project["optional-dependencies"].values(), [])])
+    assert len(requirements) > 25
+    for name, version in requirements.items():
+        assert pins.get(name), f"{name} has no pin in constraints.txt"
+        assert version in (None, pins[name]), f"{name}: pyproject {version}, lock {pins[name]}"
+
+
+def test_conda_environment_has_the_same_pins():
+    content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip_part = next(d["pip"] for d in content["dependencies"] if isinstance(d, dict))
+    listed, pins = parse([line for line in pip_part if not line.startswith("-")]), lock()
+    project = parse(pyproject()["dependencies"])
+    assert {"jupyterlab", "papermill", "torch", "timm", "open-clip-torch", "seaborn", "pandas", "nbconvert"} <= set(
+        listed
+    )
+    for name, version in listed.items():
+        assert name in project, f"{name} is in environment.yml but not in pyproject.toml"
+        assert version == project[name], f"{name}: environment.yml {version}, pyproject {project[name]}"
+        assert version in (None, pins[name])
+    assert "--constraint constraints.txt" in pip_part
+    assert any(line.startswith("-e .") for line in pip_part)
+    assert any(str(d).startswith("python=3.11") for d in content["dependencies"])
