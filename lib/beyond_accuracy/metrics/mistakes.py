@@ -1,0 +1,304 @@
+"""What kind of image does a model get wrong? Error ratios by factor (figure 2 of the paper, and beyond).
+
+The error ratio of a factor is the error rate on images with that factor over the error rate on all annotated images:
+above 1 the factor makes images harder for this model. It compares a model with itself, so that models of different
+accuracy can be set side by side (Idrissi et al. 2022, ImageNet-X, arXiv 2211.01866).
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from ..stats import Interval, bootstrap_means, bootstrap_p_value, holm, percentile_interval, wilson
+
+AVERAGE = "average"
+"""Name of the plain mean of the factors' ratios, as in the paper's figure."""
+
+_LEAST_DEFINED = 0.95  # share of resamples in which a rare factor must occur for an interval to mean anything
+
+
+def error_ratio(correct: ArrayLike, factors: ArrayLike) -> NDArray[np.float64]:
+    """Error ratio of each factor: (1 - accuracy on the factor) / (1 - accuracy on all).
+
+    Args:
+        correct: (n,) or (n, models) booleans on the annotated images.
+        factors: (n, factors) 0/1.
+
+    Returns:
+        (factors,) or (models, factors) ratios; NaN for a factor no image has, or a model without errors.
+    """
+    wrong, marks = _arrays(correct, factors)
+    ratios = _ratios((_columns(wrong, marks).mean(axis=0))[None], wrong.shape[1], marks.shape[1])[0]
+    return ratios[0] if np.ndim(correct) == 1 else ratios
+
+
+def error_ratio_bootstrap(
+    correct: ArrayLike,
+    factors: ArrayLike,
+    resamples: int,
+    rng: np.random.Generator,
+    clusters: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Bootstrap draws of `error_ratio`: the whole ratio is recomputed in each resample, all models on the same images.
+
+    Args:
+        correct: (n, models) booleans.
+        factors: (n, factors) 0/1.
+        resamples: Number of resamples.
+        rng: Source of randomness.
+        clusters: As in `stats.resample_weights`.
+
+    Returns:
+        (resamples, models, factors) ratios, NaN where a resample holds no image of a rare factor.
+    """
+    wrong, marks = _arrays(correct, factors)
+    means = bootstrap_means(_columns(wrong, marks), resamples, rng, clusters)
+    return _ratios(means, wrong.shape[1], marks.shape[1])
+
+
+def error_ratios(
+    correct: Mapping[str, ArrayLike],
+    factors: pd.DataFrame,
+    resamples: int,
+    rng: np.random.Generator,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Table of error ratios with intervals, for all models and factors and their plain mean.
+
+    Args:
+        correct: model -> (n,) booleans, rows as in `factors`.
+        factors: (n, factors) 0/1 columns.
+        resamples: Number of resamples.
+        rng: Source of randomness.
+        clusters: As in `stats.resample_weights`.
+        level: Confidence level.
+
+    Returns:
+        Columns `model`, `factor`, `value`, `ci_low`, `ci_high`, `n` (images with the factor), `errors` (of them wrong);
+        the last factor of a model is `average`, the mean over factors that occur. A factor without images has no row.
+    """
+    table, names, point, draws = _draw(correct, factors, resamples, rng, clusters)
+    marks = factors[names].to_numpy(bool)
+    rows = []
+    for m, model in enumerate(correct):
+        wrong = ~table[:, m]
+        for f, name in enumerate(names):
+            interval = _interval(draws[:, m, f], level)
+            n, errors = int(marks[:, f].sum()), int((marks[:, f] & wrong).sum())
+            rows.append((model, name, point[m, f], *interval, n, errors))
+        interval = _interval(draws[:, m].mean(axis=1), level)
+        rows.append((model, AVERAGE, point[m].mean(), *interval, len(table), int(wrong.sum())))
+    return pd.DataFrame(rows, columns=["model", "factor", "value", "ci_low", "ci_high", "n", "errors"])
+
+
+def ratio_differences(
+    correct: Mapping[str, ArrayLike],
+    factors: pd.DataFrame,
+    resamples: int,
+    rng: np.random.Generator,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Paired differences of error ratios between models, with p-values corrected by Holm over the whole table.
+
+    Args:
+        correct: model -> (n,) booleans.
+        factors: (n, factors) 0/1 columns.
+        resamples: Number of resamples; `stats.P_VALUE_RESAMPLES` or more where the p-values are shown.
+        rng: Source of randomness.
+        pairs: Pairs (a, b) to compare; all pairs by default.
+        clusters: As in `stats.resample_weights`.
+        level: Confidence level.
+
+    Returns:
+        Columns `a`, `b`, `factor`, `difference` (ratio of a minus ratio of b), `ci_low`, `ci_high`, `p`, `p_holm`.
+    """
+    _, names, point, draws = _draw(correct, factors, resamples, rng, clusters)
+    place = {model: m for m, model in enumerate(correct)}
+    rows = []
+    for a, b in pairs or list(combinations(correct, 2)):
+        gap, gap_draws = point[place[a]] - point[place[b]], draws[:, place[a]] - draws[:, place[b]]
+        for name, value, sample in [
+            *zip(names, gap, gap_draws.T, strict=True),
+            (AVERAGE, gap.mean(), gap_draws.mean(axis=1)),
+        ]:
+            kept = _defined(sample)
+            p = np.nan if kept is None or np.isnan(value) else bootstrap_p_value(kept)
+            rows.append((a, b, name, value, *_interval(sample, level), p))
+    frame = pd.DataFrame(rows, columns=["a", "b", "factor", "difference", "ci_low", "ci_high", "p"])
+    return frame.assign(p_holm=holm(frame["p"]))
+
+
+def accuracy_by_group(correct: Mapping[str, ArrayLike], groups: ArrayLike, level: float = 0.95) -> pd.DataFrame:
+    """Error rate within each group of images (metaclass, class), with Wilson intervals.
+
+    Returns:
+        Columns `model`, `group`, `n`, `errors`, `error_rate`, `ci_low`, `ci_high`, `ratio` (to the model's error rate
+        on all images; NaN for a model without errors).
+    """
+    groups = np.asarray(groups)
+    rows = []
+    for model, outcome in correct.items():
+        wrong = pd.Series(~np.asarray(outcome, bool)).groupby(groups).agg(["size", "sum"])
+        overall = wrong["sum"].sum() / wrong["size"].sum()
+        for name, n, errors in wrong.itertuples():
+            ratio = errors / n / overall if overall else np.nan
+            rows.append((model, name, int(n), int(errors), errors / n, *wilson(int(errors), int(n), level), ratio))
+    columns = ["model", "group", "n", "errors", "error_rate", "ci_low", "ci_high", "ratio"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def ratio_by_group(
+    correct: Mapping[str, ArrayLike], factors: pd.DataFrame, groups: ArrayLike, least: int = 30
+) -> pd.DataFrame:
+    """Error ratio of each factor inside each group: error rate on factor and group over error rate on the group.
+
+    Args:
+        correct: model -> (n,) booleans.
+        factors: (n, factors) 0/1 columns.
+        groups: (n,) group of each image.
+        least: Cells with fewer images are left out: their ratios are noise.
+
+    Returns:
+        Columns `model`, `group`, `factor`, `value`, `n`.
+    """
+    groups = np.asarray(groups)
+    rows = []
+    for group in pd.unique(groups):
+        inside = groups == group
+        marks = factors.loc[inside]
+        enough = [name for name in marks if marks[name].sum() >= least]
+        if not enough:
+            continue
+        for model, outcome in correct.items():
+            ratios = error_ratio(np.asarray(outcome, bool)[inside], marks[enough].to_numpy())
+            rows += [(model, group, name, r, int(marks[name].sum())) for name, r in zip(enough, ratios, strict=True)]
+    return pd.DataFrame(rows, columns=["model", "group", "factor", "value", "n"])
+
+
+def real_correct(pred: ArrayLike, real: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Correctness under ReaL labels: 1 if the prediction is in the image's list, NaN if the list is empty.
+
+    ReaL accuracy is the mean over images that are not NaN (`numpy.nanmean`).
+
+    Args:
+        pred: (n,) predicted classes.
+        real: n lists of class indices.
+    """
+    pred = np.asarray(pred)
+    if len(pred) != len(real):
+        raise ValueError(f"one list of labels per prediction is expected, got {len(real)} for {len(pred)}")
+    return np.array([np.nan if len(r) == 0 else float(p in r) for p, r in zip(pred.tolist(), real, strict=True)])
+
+
+def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike], level: float = 0.95) -> pd.DataFrame:
+    """Splits the top-1 errors against the original label by what the ReaL raters say.
+
+    Returns:
+        Rows `label noise` (the prediction is a ReaL label), `true mistake` (it is not), `no ReaL label` (raters found
+        no valid label: the image is scored by no one) with columns `kind`, `n`, `share` of all errors and its Wilson
+        interval `ci_low`, `ci_high`; NaN shares for a model without errors.
+    """
+    outcome = real_correct(pred, real)
+    wrong = np.asarray(pred) != np.asarray(targets)
+    total = int(wrong.sum())
+    kinds = {
+        "label noise": wrong & (outcome == 1),
+        "true mistake": wrong & (outcome == 0),
+        "no ReaL label": wrong & np.isnan(outcome),
+    }
+    rows = []
+    for kind, mask in kinds.items():
+        n = int(mask.sum())
+        rows.append((kind, n, n / total, *wilson(n, total, level)) if total else (kind, n, *[np.nan] * 3))
+    return pd.DataFrame(rows, columns=["kind", "n", "share", "ci_low", "ci_high"])
+
+
+def confused_pairs(
+    pred: ArrayLike, targets: ArrayLike, names: Mapping[int, str] | Sequence[str], top: int = 20
+) -> pd.DataFrame:
+    """The most frequent confusions.
+
+    Args:
+        pred: (n,) predicted classes.
+        targets: (n,) labels.
+        names: Class index -> readable name.
+        top: Number of rows.
+
+    Returns:
+        Columns `target`, `pred` (names), `n` (images of target called pred), `share` (of the images of target), `back`
+        (images of pred called target); most frequent first, ties in class order.
+    """
+    pred, targets = np.asarray(pred), np.asarray(targets)
+    if pred.shape != targets.shape or pred.ndim != 1:
+        raise ValueError(f"one label per prediction is expected, got shapes {pred.shape} and {targets.shape}")
+    size = pd.Series(targets).value_counts()
+    counts = pd.Series(1, index=pd.MultiIndex.from_arrays([targets, pred])).groupby(level=[0, 1]).sum()
+    wrong = counts[counts.index.get_level_values(0) != counts.index.get_level_values(1)]
+    wrong = wrong.sort_values(ascending=False, kind="stable").head(top)
+    rows = [(names[t], names[p], int(n), n / size[t], int(counts.get((p, t), 0))) for (t, p), n in wrong.items()]
+    return pd.DataFrame(rows, columns=["target", "pred", "n", "share", "back"])
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _arrays(correct: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    correct, factors = np.asarray(correct), np.asarray(factors)
+    if factors.ndim != 2 or correct.shape[:1] != factors.shape[:1] or factors.size == 0:
+        raise ValueError(f"(n,) outcomes and (n, factors) marks are expected, got {correct.shape}, {factors.shape}")
+    if not np.isin(factors, (0, 1)).all():
+        raise ValueError("factors must be 0 or 1")
+    if not np.isin(correct, (0, 1)).all():
+        raise ValueError("correct must be booleans without missing values")
+    return ~correct.astype(bool).reshape(len(correct), -1), factors.astype(bool)
+
+
+def _columns(wrong: NDArray[np.bool_], marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    both = wrong[:, :, None] & marks[:, None, :]
+    return np.concatenate([wrong, marks, both.reshape(len(wrong), -1)], axis=1)
+
+
+def _ratios(means: NDArray[np.float64], models: int, factors: int) -> NDArray[np.float64]:
+    """(draws, columns of `_columns`) means -> (draws, models, factors) ratios."""
+    wrong, marks = means[:, :models, None], means[:, None, models : models + factors]
+    both = means[:, models + factors :].reshape(-1, models, factors)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return both / marks / wrong
+
+
+def _draw(
+    correct: Mapping[str, ArrayLike],
+    factors: pd.DataFrame,
+    resamples: int,
+    rng: np.random.Generator,
+    clusters: ArrayLike | None,
+) -> tuple[NDArray[np.bool_], list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """Outcomes (n, models), factors that occur, ratios (models, factors) and their draws."""
+    names = [name for name in factors if factors[name].any()]
+    if not correct or not names:
+        raise ValueError("at least one model and one factor that occurs are needed")
+    table = np.column_stack([np.asarray(c) for c in correct.values()])
+    marks = factors[names].to_numpy()
+    return (
+        table.astype(bool),
+        names,
+        error_ratio(table, marks),
+        error_ratio_bootstrap(table, marks, resamples, rng, clusters),
+    )
+
+
+def _defined(draws: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Draws in which the factor occurred, or None if it was too rare for an interval."""
+    kept = draws[np.isfinite(draws)]
+    return kept if len(kept) >= _LEAST_DEFINED * len(draws) else None
+
+
+def _interval(draws: NDArray[np.float64], level: float) -> Interval:
+    kept = _defined(draws)
+    return Interval(np.nan, np.nan) if kept is None else percentile_interval(kept, level)
