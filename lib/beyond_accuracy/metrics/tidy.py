@@ -1,0 +1,44 @@
+"""Rows of the results schema, built the same way by every metric module."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from ..stats import Interval, percentile_interval, wilson
+
+COLUMNS = ["metric", "model", "value", "ci_low", "ci_high", "n", "unit"]
+MOST_UNDEFINED = 0.05
+"""Largest share of resamples in which a ratio may be 0/0; above it there is too little data for an interval."""
+
+
+def row(metric: str, model: str, value: float, interval: Iterable[float], n: int, unit: str) -> dict:
+    """One row; `interval` is (low, high), NaN where there is none."""
+    low, high = interval
+    return dict(zip(COLUMNS, (metric, model, float(value), float(low), float(high), int(n), unit), strict=True))
+
+
+def accuracy_row(metric: str, model: str, correct: ArrayLike) -> dict:
+    """Top-1 accuracy in percent with its Wilson interval.
+
+    Raises:
+        ValueError: There are no images.
+    """
+    correct = np.asarray(correct, dtype=bool)
+    low, high = wilson(int(correct.sum()), correct.size)
+    return row(metric, model, 100 * correct.mean(), (100 * low, 100 * high), correct.size, "percent")
+
+
+def interval_of_ratio(draws: ArrayLike) -> Interval:
+    """Percentile interval of draws that may be 0/0 (NaN); NaN ends when more than 5 % of them are."""
+    draws = np.asarray(draws, dtype=float)
+    defined = draws[~np.isnan(draws)]
+    if len(defined) < (1 - MOST_UNDEFINED) * len(draws):
+        return Interval(float("nan"), float("nan"))
+    return percentile_interval(defined)
+
+
+def frame(rows: Iterable[dict]) -> pd.DataFrame:
+    """Rows as a frame with the schema's columns, also when there are none."""
+    return pd.DataFrame(list(rows), columns=COLUMNS)
