@@ -23,14 +23,16 @@ class ClassSpace:
     Attributes:
         name: Name used in profiles.
         ids: Stable id per class (wnid for ImageNet), length `n_classes`.
-        names: Human-readable name per class, as used in zero-shot prompts.
+        names: Human-readable name per class.
         templates: Zero-shot prompt templates with the placeholder `{c}`.
+        prompt_names: What takes the placeholder's place, where it is not the name ("an airplane"); else empty.
     """
 
     name: str
     ids: tuple[str, ...]
     names: tuple[str, ...]
     templates: tuple[str, ...]
+    prompt_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,7 +45,9 @@ class ClassSpace:
     @property
     def prompt_hash(self) -> str:
         """Fingerprint of names and templates: a CLIP head changes when either does."""
-        return hashlib.sha256("\n".join((*self.names, "--", *self.templates)).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            "\n".join((*(self.prompt_names or self.names), "--", *self.templates)).encode()
+        ).hexdigest()[:16]
 
 
 @lru_cache
@@ -64,11 +68,12 @@ def class_space(name: str) -> ClassSpace:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         ids, names, templates = (tuple(map(str, content[key])) for key in ("ids", "names", "templates"))
+        prompt_names = tuple(map(str, content.get("prompt_names") or ()))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected JSON with the lists ids, names and templates ({error})") from error
-    if len(ids) != len(names) or len(set(ids)) != len(ids) or not templates:
+    if len({len(ids), len(names), len(prompt_names or ids), len(set(ids))}) != 1 or not templates:
         raise InputError(f"{path}: ids must be unique, as many as names, and there must be a template")
-    return ClassSpace(path.stem if path.parent == Path(".") else name, ids, names, templates)
+    return ClassSpace(path.stem if path.parent == Path(".") else name, ids, names, templates, prompt_names)
 
 
 def _imagenet() -> ClassSpace:

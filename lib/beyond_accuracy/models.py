@@ -112,7 +112,7 @@ class Model:
         templates = [lambda c, t=t: t.replace("{c}", c) for t in classes.templates]
         with torch.inference_mode():
             return build_zero_shot_classifier(
-                self.network, _tokenizer(self.spec), classes.names, templates, device=device
+                self.network, _tokenizer(self.spec), classes.prompt_names or classes.names, templates, device=device
             ).float()
 
     def outputs(
