@@ -45,9 +45,8 @@ class ClassSpace:
     @property
     def prompt_hash(self) -> str:
         """Fingerprint of names and templates: a CLIP head changes when either does."""
-        return hashlib.sha256(
-            "\n".join((*(self.prompt_names or self.names), "--", *self.templates)).encode()
-        ).hexdigest()[:16]
+        text = "\n".join((*(self.prompt_names or self.names), "--", *self.templates))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @lru_cache
