@@ -75,7 +75,7 @@ def use_theme() -> None:
             "font.family": "DejaVu Sans",  # ships with matplotlib: the same file on every machine
             "font.size": 11.5,
             "axes.titlesize": 12.5,
-            "axes.titleweight": "semibold",
+            "axes.titleweight": "bold",
             "axes.titlelocation": "left",
             "axes.labelsize": 11.5,
             "axes.edgecolor": GREY,
@@ -297,7 +297,7 @@ def diverging_bars(
     ax.set_ylim(len(names) - 0.4, -1.2)
     ax.set_xlabel(f"lead ({unit})" if unit else "lead")
     for side, spot, name in (("left", 0.0, f"← {styles[left].label}"), ("right", 1.0, f"{styles[right].label} →")):
-        ax.text(spot, 1.01, name, transform=ax.transAxes, ha=side, va="bottom", fontsize=11, fontweight="semibold")
+        ax.text(spot, 1.01, name, transform=ax.transAxes, ha=side, va="bottom", fontsize=11, fontweight="bold")
 
 
 def chance_line(ax: Axes, value: float, label: str = "chance", orient: str = "v") -> None:

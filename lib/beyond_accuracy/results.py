@@ -303,11 +303,10 @@ def table_html(
     link = _csv_link(csv_text(frame), f"{name}.csv", f"table {name}")
     download = f'<p class="ba-download">{link}</p>' if link else ""
     return (
-        f'<div class="ba-table" id="tab-{name}"><div class="ba-scroll" tabindex="0" role="region" '
-        f'aria-labelledby="cap-{name}"><table data-sortable data-name="{name}">'
-        f'<caption id="cap-{name}">{_text(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"{download}</div>"
+        f'<figure class="ba-table" id="tab-{name}"><figcaption id="cap-{name}">{_text(caption)}</figcaption>'
+        f'<div class="ba-scroll" tabindex="0" role="region" aria-labelledby="cap-{name}">'
+        f'<table data-sortable data-name="{name}" aria-labelledby="cap-{name}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{download}</figure>"
     )
 
 
