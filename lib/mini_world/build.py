@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import io
 import json
 import multiprocessing
@@ -101,6 +102,12 @@ def is_current(path: Path, spec: SetSpec) -> bool:
     return all(stored.get(key.encode()) == value.encode() for key, value in fingerprint(spec).items())
 
 
+@functools.cache
+def set_items(name: str) -> list[Item]:
+    """Items of a set, sampled once per process."""
+    return SETS[name].make(SETS[name].seed)
+
+
 def render_shard(name: str, index: int, cache: Path) -> tuple[int, float]:
     """Renders one shard unless it is there; returns (images rendered, seconds)."""
     from .render import render  # the renderer is loaded by the workers only
@@ -110,7 +117,7 @@ def render_shard(name: str, index: int, cache: Path) -> tuple[int, float]:
     if is_current(path, spec):
         return 0, 0.0
     start = time.perf_counter()
-    items = spec.make(spec.seed)[index * spec.shard_size : (index + 1) * spec.shard_size]
+    items = set_items(name)[index * spec.shard_size : (index + 1) * spec.shard_size]
     rendered: dict[Scene, bytes] = {}
     for item in items:
         if item.scene not in rendered:  # sweeps share their default level
@@ -128,7 +135,7 @@ def _render_task(task: tuple[str, int, Path]) -> tuple[str, int, int, float]:
 
 def read_shards(spec: SetSpec, cache: Path) -> pa.Table:
     """All shards of a set as one table, in the set's order."""
-    shards = -(-len(spec.make(spec.seed)) // spec.shard_size)
+    shards = -(-len(set_items(spec.name)) // spec.shard_size)
     return pa.concat_tables([pq.read_table(shard_path(spec, cache, i)) for i in range(shards)])
 
 
@@ -168,7 +175,7 @@ def build(names: list[str], cache: Path, out: Path, workers: int) -> None:
     tasks = []
     for name in names:
         spec = SETS[name]
-        shards = -(-len(spec.make(spec.seed)) // spec.shard_size)
+        shards = -(-len(set_items(name)) // spec.shard_size)
         missing = [i for i in range(shards) if not is_current(shard_path(spec, cache, i), spec)]
         print(f"{name}: {len(missing)} of {shards} shards to render", flush=True)
         tasks += [(name, i, cache) for i in missing]

@@ -1,0 +1,49 @@
+"""Captions are deterministic, closed in vocabulary and true to the scene."""
+
+import dataclasses
+
+import numpy as np
+
+from mini_world.captions import FRAMES, caption, vocabulary, with_article, zero_shot_prompts
+from mini_world.classes import CLASSES
+from mini_world.scene import Scene, sample_scene
+
+
+def test_same_generator_state_gives_the_same_caption():
+    row = vars(sample_scene(np.random.default_rng(0)))
+    assert caption(row, np.random.default_rng(7)) == caption(row, np.random.default_rng(7))
+
+
+def test_captions_vary_in_detail_and_name_the_class():
+    scene = sample_scene(np.random.default_rng(0), class_name="umbrella")
+    drawn = {caption(vars(scene), np.random.default_rng(i)) for i in range(300)}
+    assert len(drawn) > 30
+    assert all("umbrella" in text.split() for text in drawn)
+    lengths = [len(text.split()) for text in drawn]
+    assert min(lengths) <= 3 and 12 <= max(lengths) <= 30
+
+
+def test_vocabulary_is_small_and_closed():
+    words = set(vocabulary())
+    assert len(words) < 120
+    rng = np.random.default_rng(1)
+    for _ in range(1000):
+        assert set(caption(vars(sample_scene(rng)), rng).split()) <= words
+    for name in CLASSES:
+        assert all(set(prompt.split()) <= words for prompt in zero_shot_prompts(name))
+
+
+def test_details_are_true():
+    plain = Scene("mug", "plain", "snow")
+    bright = dataclasses.replace(plain, light_intensity=1.4, dx=0.1)
+    captions = [caption(vars(bright), np.random.default_rng(i)) for i in range(400)]
+    assert any("in bright light" in text for text in captions)
+    assert any("on the right" in text for text in captions)
+    assert not any("in dim light" in text or "on the left" in text for text in captions)
+    assert not any("bright" in caption(vars(plain), np.random.default_rng(i)) for i in range(200))
+
+
+def test_articles():
+    assert with_article("umbrella") == "an umbrella"
+    assert with_article("small umbrella") == "a small umbrella"
+    assert FRAMES[0].format(with_article("mug")) == "a mug"
