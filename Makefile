@@ -54,10 +54,7 @@ lock: $(TEST)
 clean:
 	rm -rf report/*/ figures/*/ .cache/store
 
-# opencv-python, which imagecorruptions asks for, needs a system libGL that a bare machine lacks; the headless build of
-# the same version does not.
 INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
-HEADLESS = .venv/bin/pip uninstall -q -y opencv-python && $(INSTALL) --no-deps --force-reinstall opencv-python-headless
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
@@ -65,15 +62,12 @@ HEADLESS = .venv/bin/pip uninstall -q -y opencv-python && $(INSTALL) --no-deps -
 .venv/.base: pyproject.toml constraints.txt | .venv/bin/pip
 	$(INSTALL) torch torchvision
 	$(INSTALL) -e .
-	$(HEADLESS)
 	touch $@
 
 .venv/.test: .venv/.base
 	$(INSTALL) -e '.[test,imagenet-x]'
-	$(HEADLESS)
 	touch $@
 
 .venv/.world: .venv/.base
 	$(INSTALL) -e '.[world]'
-	$(HEADLESS)
 	touch $@

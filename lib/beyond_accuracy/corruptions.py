@@ -12,15 +12,16 @@ for their size, and a severity is not the same physical change for both.
 
 **Differences from the released files**: no JPEG step at the end (`corrupt:NAME=k@paper` adds it); other random numbers;
 motion blur and snow use ImageMagick's kernel without calling it; the frost textures are the first five of the authors'
-(the only ones their generator draws; their second and third differ in transparency only, which it drops), stored as
-WebP, and antialiased when reduced to 64 px.
+(the only ones their generator draws; their second and third differ in transparency only, which it drops), read from the
+package `imagecorruptions-imaug`, and antialiased when reduced to 64 px.
 
 All functions take and return H x W x 3 float32 arrays on the 0..1 scale and draw from a `numpy.random.Generator`.
 """
 
 import functools
 import io
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -354,10 +355,11 @@ def _smooth_field(side: int, sigma: float, rng: np.random.Generator) -> np.ndarr
 
 @functools.lru_cache(maxsize=2)
 def _frost_textures(side: int) -> tuple[np.ndarray, ...]:
+    # The package is located, not imported: importing it loads OpenCV, which needs a system libGL.
+    folder = Path(find_spec("imagecorruptions").submodule_search_locations[0]) / "frost"
     textures = []
-    for number in (1, 2, 2, 4, 5):
-        with files("beyond_accuracy").joinpath(f"assets/frost/frost{number}.webp").open("rb") as stream:
-            texture = Image.open(stream).convert("RGB")
+    for name in ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg"):
+        texture = Image.open(folder / name).convert("RGB")
         if side == 64:
             texture = texture.resize([round(length * 0.3) for length in texture.size], Image.Resampling.BILINEAR)
         textures.append(np.asarray(texture))
