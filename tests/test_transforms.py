@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -139,6 +139,7 @@ def test_rotation_by_quarter_turns_is_exact():
     assert np.array_equal(run("rotation=180", picture(41, 31)), np.asarray(picture(41, 31))[::-1, ::-1])
 
 
+@settings(deadline=None)
 @given(st.floats(-359, 359), st.integers(8, 40), st.integers(8, 40))
 def test_rotation_leaves_no_empty_corner(degrees, width, height):
     white = Image.new("RGB", (width, height), (255, 255, 255))

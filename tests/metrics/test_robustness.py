@@ -1,0 +1,185 @@
+"""Robustness metrics: constructed logits, hand-worked corruption errors, independent implementations, edges."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit
+
+from beyond_accuracy import corruptions
+from beyond_accuracy.benchmarks import alexnet_errors
+from beyond_accuracy.labels import imagenet_subset
+from beyond_accuracy.metrics import robustness as rb
+from beyond_accuracy.metrics import tidy
+
+
+@pytest.mark.parametrize("name", ["a", "r"])
+def test_subset_scoring_on_constructed_logits(name):
+    """The best of all 1000 classes is outside the subset in every row; inside it, row i is right when i is even."""
+    columns = imagenet_subset(name)
+    others = np.setdiff1d(np.arange(1000), columns)
+    rng = np.random.default_rng(0)
+    target = rng.choice(columns, 60)
+    logits = rng.normal(size=(60, 1000))
+    for i, label in enumerate(target):
+        wrong = columns[(np.searchsorted(columns, label) + 1) % 200]
+        logits[i, label if i % 2 == 0 else wrong] = 10
+        logits[i, rng.choice(others)] = 20
+    right = rb.subset_correct(logits, target, columns[::-1])
+    assert right.tolist() == [i % 2 == 0 for i in range(60)]
+    assert not (logits.argmax(axis=1) == target).any()
+    # the other common way: mask the other columns
+    masked = np.full_like(logits, -np.inf)
+    masked[:, columns] = logits[:, columns]
+    assert np.array_equal(masked.argmax(axis=1) == target, right)
+
+
+def test_subset_scoring_refuses_other_labels_and_breaks_ties_low():
+    with pytest.raises(ValueError, match="label 3"):
+        rb.subset_correct(np.zeros((1, 5)), [3], [0, 1])
+    assert rb.subset_correct(np.zeros((2, 5)), [1, 4], [4, 1]).tolist() == [True, False]
+
+
+def test_multilabel():
+    right = rb.multilabel_correct([1, 5, 2], [np.array([1, 2]), np.array([4]), [2]])
+    assert right.tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="image 1 has no label"):
+        rb.multilabel_correct([1, 2], [[1], []])
+    with pytest.raises(ValueError, match="2 predictions for 1"):
+        rb.multilabel_correct([1, 2], [[1]])
+
+
+def test_accuracy_table_at_the_ends():
+    table = rb.accuracy_table({"all": np.ones(20, bool), "none": np.zeros(20, bool)}).set_index("model")
+    assert table.loc["all", "value"] == 100 and table.loc["all", "ci_high"] == 100
+    assert table.loc["none", "ci_low"] == 0 and table.loc["none", "ci_high"] == pytest.approx(16.11, abs=0.01)
+    with pytest.raises(ValueError, match="n is 0"):
+        rb.accuracy_table({"m": []})
+
+
+def test_differences_are_paired():
+    base = np.arange(1000) % 2 == 0
+    better = base.copy()
+    better[1:40:2] = True  # 20 images more, none less
+    row = rb.accuracy_differences({"a": better, "b": base}, 1000, 0).iloc[0]
+    assert row.difference == pytest.approx(2.0) and row.ci_low > 1 and row.p < 1e-4
+    same = rb.accuracy_differences({"a": base, "b": base}, 100, 0).iloc[0]
+    assert same.difference == 0 and same.p == 1
+
+
+def alexnet_cells():
+    """Errors of AlexNet itself, spread unevenly over severities around the published mean."""
+    rows = [
+        ("alexnet", name, severity, 100 * error * (0.8 + 0.2 * (severity - 1) / 2), 50_000)
+        for name, error in alexnet_errors().items()
+        for severity in range(1, 6)
+    ]
+    return pd.DataFrame(rows, columns=["model", "corruption", "severity", "error", "n"])
+
+
+def test_mce_of_alexnet_is_100():
+    assert rb.mean_corruption_error(alexnet_cells(), alexnet_errors())["alexnet"] == pytest.approx(100)
+    half = alexnet_cells().assign(error=lambda frame: frame.error / 2)
+    assert rb.mean_corruption_error(half, alexnet_errors())["alexnet"] == pytest.approx(50)
+
+
+def test_mce_leaves_the_extra_corruptions_out_and_needs_all_others():
+    extra = pd.DataFrame([("alexnet", "saturate", k, 99.0, 1) for k in range(1, 6)], columns=alexnet_cells().columns)
+    with_extra = pd.concat([alexnet_cells(), extra])
+    assert rb.mean_corruption_error(with_extra, alexnet_errors())["alexnet"] == pytest.approx(100)
+    with pytest.raises(ValueError, match="75 cells"):
+        rb.mean_corruption_error(alexnet_cells().iloc[1:], alexnet_errors())
+
+
+def test_alexnet_names_are_the_fifteen_corruptions():
+    assert tuple(alexnet_errors()) == corruptions.NAMES
+
+
+def random_cells(n=200, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        (name, k): {model: rng.random(n) < level - 0.1 * k for model, level in (("good", 0.9), ("bad", 0.7))}
+        for name in corruptions.NAMES
+        for k in range(1, 6)
+    }
+
+
+def test_corruption_table_agrees_with_the_cells():
+    cells, table = random_cells(), rb.corruption_table(random_cells(), alexnet_errors(), 500, 0)
+    value = table.set_index(["metric", "model"])
+    errors = rb.corruption_errors(cells)
+    for model in ("good", "bad"):
+        mine = errors[errors.model == model]
+        assert value.loc[("accuracy", model), "value"] == pytest.approx(100 - mine.error.mean())
+        assert value.loc[("mce", model), "value"] == pytest.approx(
+            rb.mean_corruption_error(errors, alexnet_errors())[model]
+        )
+        snow = 100 - mine[mine.corruption == "snow"].error.mean()
+        assert value.loc[("accuracy:corruption=snow", model), "value"] == pytest.approx(snow)
+        worst = 100 - mine[mine.severity == 5].error.mean()
+        assert value.loc[("accuracy:severity=5", model), "value"] == pytest.approx(worst)
+    assert (table.ci_low <= table.value).all() and (table.value <= table.ci_high).all() and (table.n == 200).all()
+
+
+def test_corruption_intervals_resample_source_images():
+    """An image that is right in all cells or in none: 75 cells tell no more than one."""
+    right = np.arange(100) % 2 == 0
+    cells = {(name, k): {"m": right} for name in corruptions.NAMES for k in range(1, 6)}
+    row = rb.corruption_table(cells, {}, 2000, 0).set_index("metric").loc["accuracy"]
+    assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 * 5, rel=0.1)
+    assert "mce" not in set(rb.corruption_table(cells, {"other": 0.5}, 10, 0).metric)
+
+
+def test_average_is_the_plain_mean_of_sets():
+    rng = np.random.default_rng(0)
+    sets = {name: {m: rng.random(n) < p for m, p in (("a", 0.8), ("b", 0.6))} for name, n in (("v2", 400), ("r", 50))}
+    table, gaps = rb.average_table(sets, 500, 0)
+    expected = {m: 100 * np.mean([sets[s][m].mean() for s in sets]) for m in "ab"}
+    assert table.set_index("model").value.to_dict() == pytest.approx(expected)
+    assert gaps.iloc[0].difference == pytest.approx(expected["a"] - expected["b"])
+    assert gaps.iloc[0].ci_low < gaps.iloc[0].difference < gaps.iloc[0].ci_high
+    with pytest.raises(ValueError, match="same models"):
+        rb.average_table({"x": {"a": [True]}, "y": {"b": [True]}}, 10, 0)
+    with pytest.raises(ValueError, match="at least one set"):
+        rb.average_table({}, 10, 0)
+
+
+def test_the_papers_average_is_reproduced_from_its_own_numbers():
+    from beyond_accuracy.reference import paper_values
+
+    names = [
+        "imagenet_v2",
+        "imagenet_a",
+        "imagenet_r",
+        "imagenet_c",
+        "imagenet_sketch",
+        "imagenet_real",
+        "imagenet_hard",
+    ]
+    table = pd.concat([paper_values("robustness", name, "accuracy") for name in names])
+    average = paper_values("robustness", "average", "accuracy").set_index("model").value
+    assert len(names) == len(rb.SHIFTS)
+    assert table.groupby("model").value.mean().to_dict() == pytest.approx(average.to_dict(), abs=0.1)
+
+
+def test_effective_robustness_is_zero_on_the_line():
+    clean = np.linspace(0.5, 0.9, 30)
+    board = pd.DataFrame({"clean": 100 * clean, "shift": 100 * expit(-0.7 + 0.9 * logit(clean))})
+    n = 100_000
+    on = 0.8
+    line = expit(-0.7 + 0.9 * logit(on))
+    outcomes = {"on": np.arange(n) < on * n, "above": np.arange(n) < on * n, "far": np.arange(n) < 0.3 * n}
+    shifted = {"on": np.arange(n) < line * n, "above": np.arange(n) < (line + 0.05) * n, "far": np.arange(n) < 0.2 * n}
+    everyone = pd.Series(True, index=board.index)
+    table = rb.effective_table(outcomes, shifted, board, "clean", "shift", everyone, 200, 0).set_index("model")
+    assert table.loc["on", "effective"] == pytest.approx(0, abs=0.01)
+    assert table.loc["above", "effective"] == pytest.approx(5, abs=0.01)
+    assert table.loc["on", "effective_low"] < 0 < table.loc["on", "effective_high"]
+    assert table.extrapolated.to_dict() == {"on": False, "above": False, "far": True}
+
+
+def test_differences_are_shown_with_holm_over_the_table():
+    frame = pd.DataFrame([("a", "b", 1.0, 0.5, 1.5, p, 9, "percent") for p in (0.01, 0.04)], columns=tidy.DIFFERENCE)
+    shown = tidy.shown_differences(frame)
+    assert shown.p_holm.tolist() == [0.02, 0.04]
+    assert list(shown) == ["model_a", "model_b", "difference", "difference_low", "difference_high", "n", "p_holm"]
+    assert tidy.shown_differences(frame.iloc[:0]).empty
