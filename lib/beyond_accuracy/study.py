@@ -372,6 +372,37 @@ def open_study(profile: str, dimension: str, models: str = "", **options) -> Stu
     return Study(loaded.select(models), dimension, Store(), options)
 
 
+def classify(study: Study, dataset: str, image: Image.Image, top: int = 3) -> pd.DataFrame:
+    """What every network of the profile says about one image that belongs to no dataset.
+
+    Args:
+        study: The open study.
+        dataset: A dataset whose class space is asked about.
+        image: RGB image of any size.
+        top: Classes per model.
+
+    Returns:
+        Columns `model, label, probability`, most likely first.
+    """
+    import torch
+
+    from beyond_accuracy import inference
+
+    classes = study.dataset(dataset).classes
+    device = inference.pick_device(study.options.get("device") or "auto")
+    rows = []
+    for spec in study.specs:
+        if spec.source == "predictions":
+            continue
+        model = _model(spec, study.settings, study.profile.imports).to(device)
+        pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None].to(device)
+        with torch.inference_mode():
+            logits = model.outputs(model.normalize(pixels), model.head(classes, device))["logits"]
+        probabilities, best = logits.float().softmax(-1)[0].topk(min(top, len(classes)))
+        rows += [(spec.name, classes.names[k], float(p)) for k, p in zip(best.tolist(), probabilities, strict=True)]
+    return pd.DataFrame(rows, columns=["model", "label", "probability"])
+
+
 @lru_cache(maxsize=8)
 def _model(spec: ModelSpec, settings, imports: tuple[str, ...]):
     from beyond_accuracy.models import load_model

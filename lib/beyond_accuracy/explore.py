@@ -1,0 +1,245 @@
+"""The live part: panels for JupyterLab that ask the same questions as the report, interactively.
+
+Each function returns one ipywidgets panel; `notebooks/explore.ipynb` shows them. Everything reads the store, so a
+panel answers in well under a second once a report has been built.
+"""
+
+import html
+import io
+from pathlib import Path
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from beyond_accuracy import plots
+from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.metrics.calibration import ece, reliability
+from beyond_accuracy.readers import IMAGE_SUFFIXES
+from beyond_accuracy.store import Predictions
+from beyond_accuracy.study import Study, classify
+
+THUMBNAIL = 144
+KINDS = ("confident mistakes", "models disagree", "all models wrong", "unsure and right", "random")
+
+
+def reliability_panel(study: Study) -> widgets.Widget:
+    """Reliability diagram of a model on a dataset for any number of bins, equal-width or equal-mass."""
+    model = widgets.Dropdown(options=study.models, description="model")
+    dataset = widgets.Dropdown(options=list(_single_label(study)), description="dataset")
+    bins = widgets.IntSlider(15, 2, 50, description="bins", continuous_update=False)
+    binning = widgets.Dropdown(options=[("equal width", "width"), ("equal mass", "mass")], description="binning")
+    return _panel(
+        [model, dataset, bins, binning],
+        lambda: draw_reliability(
+            study.predictions(dataset.value)[model.value], bins.value, binning.value, study.spec(model.value)
+        ),
+    )
+
+
+def draw_reliability(predictions: Predictions, n_bins: int, binning: str, spec) -> plt.Figure:
+    """Accuracy against confidence per bin with Wilson intervals; the title gives ECE, accuracy and n."""
+    confidence, correct = predictions.confidence, predictions.correct
+    table = reliability(confidence, correct, n_bins=n_bins, binning=binning)
+    table = table[table["n"] > 0]
+    look = plots.style(spec)
+    fig, ax = plt.subplots(figsize=(5, 4.2))
+    ax.plot([0, 1], [0, 1], color=plots.GREY, linestyle=":")
+    low, high = (np.abs(table["accuracy"] - table[end]) for end in ("ci_low", "ci_high"))
+    ax.errorbar(table["confidence"], table["accuracy"], yerr=[low, high], fmt=look.marker, color=look.color, capsize=2)
+    error = ece(confidence, correct, n_bins=n_bins, binning=binning)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
+    ax.set_title(f"{look.label}: ECE {error:.4f}, accuracy {correct.mean():.1%}, n = {len(correct):,}")
+    return fig
+
+
+def image_browser(study: Study, columns: int = 6) -> widgets.Widget:
+    """Images behind the numbers: confident mistakes, disagreements, and more, by model and class."""
+    dataset = widgets.Dropdown(options=list(_single_label(study)), description="dataset")
+    model = widgets.Dropdown(options=study.models, description="model")
+    kind = widgets.Dropdown(options=KINDS, description="show")
+    label = widgets.Dropdown(options=[("every class", -1)], description="class")
+    page = widgets.BoundedIntText(1, 1, 10_000, description="page")
+
+    def refresh_classes(*_):
+        names = study.class_names(dataset.value)
+        label.options = [("every class", -1), *((name, k) for k, name in enumerate(names))]
+
+    dataset.observe(refresh_classes, names="value")
+    refresh_classes()
+
+    def show():
+        chosen = select(study.predictions(dataset.value), model.value, kind.value, label.value)
+        start = (page.value - 1) * 2 * columns
+        rows = chosen.iloc[start : start + 2 * columns]
+        cards = [_card(study, dataset.value, row) for row in rows.to_dict("records")]
+        caption = widgets.HTML(f"{len(chosen):,} images; {start + 1} to {start + len(rows)}")
+        return widgets.VBox([caption, widgets.GridBox(cards, layout=_grid(columns))])
+
+    return _panel([dataset, model, kind, label, page], show)
+
+
+def select(predictions: dict[str, Predictions], model: str, kind: str, label: int = -1) -> pd.DataFrame:
+    """Rows of one model to look at, most telling first.
+
+    Args:
+        predictions: Of every model on one single-label dataset.
+        model: Whose rows.
+        kind: One of `KINDS`.
+        label: Only images of this class index; -1 for all.
+
+    Returns:
+        Columns `id, target, pred, confidence`.
+
+    Raises:
+        InputError: Unknown kind.
+    """
+    mine = predictions[model]
+    frame = mine.frame[["id", "target", "pred", "confidence"]]
+    others = np.stack([p.pred for p in predictions.values()])
+    right = np.stack([p.correct for p in predictions.values()])
+    if kind == "confident mistakes":
+        keep, order = ~mine.correct, -mine.confidence
+    elif kind == "models disagree":
+        keep, order = (others != others[0]).any(axis=0), -mine.confidence
+    elif kind == "all models wrong":
+        keep, order = ~right.any(axis=0), -mine.confidence
+    elif kind == "unsure and right":
+        keep, order = mine.correct, mine.confidence
+    elif kind == "random":
+        keep, order = np.ones(len(frame), bool), np.random.default_rng(0).permutation(len(frame))
+    else:
+        raise InputError(f"show {kind!r}: expected one of {', '.join(KINDS)}")
+    if label >= 0:
+        keep = keep & (frame["target"].to_numpy() == label)
+    return frame.assign(order=order)[keep].sort_values("order", kind="stable").drop(columns="order")
+
+
+def factor_panel(study: Study, dataset: str, factor: str = "factor", level: str = "level") -> widgets.Widget:
+    """Accuracy of every model over the levels of one factor of a sweep."""
+    factors = sorted(study.metadata(dataset)[factor].unique())
+    chosen = widgets.Dropdown(options=factors, description="factor")
+
+    def show():
+        fig, ax = plt.subplots(figsize=(6.4, 3.6))
+        for name, found in study.predictions(dataset).items():
+            meta = study.metadata(dataset).loc[found.ids]
+            rows = (meta[factor] == chosen.value).to_numpy()
+            hits = pd.DataFrame({"level": meta[level].to_numpy()[rows], "hit": found.correct[rows]})
+            curve = hits.groupby("level", sort=False)["hit"].mean().mul(100)
+            look = plots.style(study.spec(name), study.specs)
+            ax.plot(
+                curve.index.astype(str),
+                curve,
+                look.marker + look.linestyle,
+                color=look.color,
+                markerfacecolor=look.markerfacecolor,
+                label=look.label,
+            )
+        ax.set(xlabel=chosen.value, ylabel="accuracy (%)", ylim=(0, 100))
+        ax.tick_params(axis="x", rotation=45)
+        ax.legend()
+        return fig
+
+    return _panel([chosen], show)
+
+
+def own_images(study: Study, dataset: str) -> widgets.Widget:
+    """Upload images, or give a folder: every network's most likely classes with their probabilities.
+
+    `dataset` names the dataset whose class space is asked about.
+    """
+    upload = widgets.FileUpload(accept="image/*", multiple=True)
+    folder = widgets.Text(placeholder="or a folder of images", description="folder")
+    output = widgets.Output()
+
+    def show(*_):
+        output.clear_output(wait=True)
+        with output:
+            try:
+                images = {f["name"]: Image.open(io.BytesIO(bytes(f["content"]))) for f in upload.value}
+                if folder.value:
+                    images |= open_folder(Path(folder.value).expanduser())
+                for name, image in images.items():
+                    _show(widgets.HBox([_thumbnail(image.convert("RGB")), _answers(study, dataset, name, image)]))
+            except (InputError, DataMissing, OSError) as error:
+                print(error)
+
+    upload.observe(show, names="value")
+    folder.on_submit(show) if hasattr(folder, "on_submit") else folder.observe(show, names="value")
+    return widgets.VBox([widgets.HBox([upload, folder]), output])
+
+
+def open_folder(folder: Path, limit: int = 24) -> dict[str, Image.Image]:
+    """The first images of a folder, by name.
+
+    Raises:
+        InputError: No such folder, or no images in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)[:limit]
+    if not files:
+        raise InputError(f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return {file.name: Image.open(file) for file in files}
+
+
+def _answers(study: Study, dataset: str, name: str, image: Image.Image) -> widgets.Widget:
+    table = classify(study, dataset, image.convert("RGB"))
+    rows = "".join(
+        f"<tr><td>{html.escape(study.spec(row.model).label)}</td><td>{html.escape(row.label)}</td>"
+        f"<td style='text-align:right'>{row.probability:.1%}</td></tr>"
+        for row in table.itertuples()
+    )
+    return widgets.HTML(f"<b>{html.escape(name)}</b><table>{rows}</table>")
+
+
+def _single_label(study: Study) -> dict[str, str]:
+    """Datasets of the profile whose images are here and have one label each."""
+    names = study.available(n for n, spec in study.profile.datasets.items() if spec.reader != "imagenet_real")
+    return {name: study.title(name) for name in names if not study.dataset(name).multilabel}
+
+
+def _panel(controls: list[widgets.Widget], draw) -> widgets.Widget:
+    output = widgets.Output()
+
+    def refresh(*_):
+        output.clear_output(wait=True)
+        with output:
+            try:
+                _show(draw())
+            except (InputError, DataMissing) as error:
+                print(error)
+
+    for control in controls:
+        control.observe(refresh, names="value")
+    refresh()
+    return widgets.VBox([widgets.HBox(controls, layout=widgets.Layout(flex_flow="row wrap")), output])
+
+
+def _show(thing) -> None:
+    from IPython.display import display
+
+    display(thing)
+    if isinstance(thing, plt.Figure):
+        plt.close(thing)
+
+
+def _card(study: Study, dataset: str, row: dict) -> widgets.Widget:
+    names = study.class_names(dataset)
+    text = f"{html.escape(names[row['target']])} → <b>{html.escape(names[row['pred']])}</b> {row['confidence']:.0%}"
+    return widgets.VBox([_thumbnail(study.image(dataset, row["id"])), widgets.HTML(text)])
+
+
+def _thumbnail(image: Image.Image) -> widgets.Widget:
+    image = image.copy()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return widgets.Image(value=buffer.getvalue(), format="png", width=THUMBNAIL)
+
+
+def _grid(columns: int) -> widgets.Layout:
+    return widgets.Layout(grid_template_columns=f"repeat(auto-fill, {THUMBNAIL + 8}px)", grid_gap="8px")
