@@ -1,0 +1,181 @@
+"""Does a model keep its answer when the image moves? Outputs on transformed images against the plain ones (figure 8).
+
+The paper reports accuracy. A model can keep its accuracy while changing its answers, so this module also compares each
+image with itself: agreement, flips, the change of the whole distribution and of the true class's probability.
+
+Everything is a mean of per-image values, so that intervals are paired: an image is resampled with all its versions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import rel_entr
+
+from ..stats import bootstrap_means
+from . import tidy
+
+KINDS = {
+    "accuracy": "percent",
+    "accuracy_change": "percent",
+    "agreement": "fraction",
+    "agreement_given_correct": "fraction",
+    "flip_rate": "fraction",
+    "js_divergence": "bits",
+    "target_probability": "fraction",
+    "target_probability_change": "fraction",
+}
+"""What is measured at each strength, and its unit. See `per_image`."""
+
+
+class Outputs(Protocol):
+    """What one model said about the images; `Predictions` has these."""
+
+    @property
+    def pred(self) -> NDArray[np.int64]:
+        """Predicted class, (n,)."""
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether it is the label, (n,)."""
+
+    @property
+    def target_probability(self) -> NDArray[np.float64]:
+        """Probability of the label, (n,)."""
+
+    @property
+    def probabilities(self) -> NDArray | None:
+        """All probabilities, (n, classes), or None."""
+
+
+class Step(NamedTuple):
+    """One strength of a transform: the number and every model's outputs."""
+
+    strength: float
+    outputs: Mapping[str, Outputs]
+
+
+def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
+    """Jensen-Shannon divergence in bits, row by row: 0 for equal distributions, 1 for disjoint ones.
+
+    JSD = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 and logarithms to base 2 (Lin 1991).
+
+    Args:
+        p: (n, classes) distributions.
+        q: (n, classes) distributions.
+
+    >>> js_divergence([[1.0, 0.0]], [[0.0, 1.0]]).tolist()
+    [1.0]
+    """
+    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    if p.shape != q.shape or p.ndim != 2:
+        raise ValueError(f"need two equally shaped tables of distributions, got {p.shape} and {q.shape}")
+    middle = (p + q) / 2
+    total = (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) / (2 * np.log(2))
+    # rounding can leave -1e-17 for equal rows
+    return np.clip(total, 0.0, 1.0)
+
+
+def per_image(plain: Outputs, changed: Outputs, previous: Outputs) -> dict[str, NDArray[np.float64]]:
+    """The per-image values whose means are reported.
+
+    Args:
+        plain: Outputs on the untransformed images.
+        changed: Outputs on the same images, transformed.
+        previous: Outputs at the strength before this one on the ladder.
+
+    Returns:
+        Kind -> (n,) values:
+
+        - `accuracy`: 100 where right; `accuracy_change`: minus the same on the plain image;
+        - `agreement`: 1 where the prediction is that of the plain image; `agreement_given_correct`: the same, NaN where
+          the plain prediction was wrong;
+        - `flip_rate`: 1 where the prediction differs from that one strength earlier (ImageNet-P's flip probability);
+        - `js_divergence` to the plain distribution, bits; left out where probabilities were not kept;
+        - `target_probability`, and `target_probability_change` from the plain image; left out where unknown.
+
+    Raises:
+        ValueError: The outputs are not of equally many images.
+    """
+    n = len(plain.pred)
+    if n == 0 or len(changed.pred) != n or len(previous.pred) != n:
+        raise ValueError(f"need the same images, got {n}, {len(changed.pred)} and {len(previous.pred)}")
+    right, right_before = np.asarray(changed.correct, dtype=float), np.asarray(plain.correct, dtype=float)
+    same = (np.asarray(changed.pred) == np.asarray(plain.pred)).astype(float)
+    values = {
+        "accuracy": 100 * right,
+        "accuracy_change": 100 * (right - right_before),
+        "agreement": same,
+        "agreement_given_correct": np.where(right_before > 0, same, np.nan),
+        "flip_rate": (np.asarray(changed.pred) != np.asarray(previous.pred)).astype(float),
+    }
+    if plain.probabilities is not None and changed.probabilities is not None:
+        values["js_divergence"] = js_divergence(plain.probabilities, changed.probabilities)
+    before, after = np.asarray(plain.target_probability, float), np.asarray(changed.target_probability, float)
+    if not np.isnan(before).any() and not np.isnan(after).any():
+        values |= {"target_probability": after, "target_probability_change": after - before}
+    return values
+
+
+def curve(
+    transform: str, plain: Mapping[str, Outputs], steps: Sequence[Step], resamples: int, seed: int
+) -> pd.DataFrame:
+    """Every measure at every strength of one transform.
+
+    Args:
+        transform: Name of the transform, e.g. `scale`.
+        plain: Model -> outputs on the untransformed images.
+        steps: Strengths in order; the identity may be among them.
+        resamples: Bootstrap resamples of images, shared by models and strengths.
+        seed: Seed.
+
+    Returns:
+        Tidy rows `<kind>:<transform>=<strength>` with the further columns `kind`, `transform`, `strength`. Accuracy has
+        a Wilson interval, everything else a paired bootstrap one. For `agreement_given_correct`, rate and n are of the
+        images that were right before.
+    """
+    rows = []
+    for i, step in enumerate(steps):
+        for model, outputs in step.outputs.items():
+            previous = steps[i - 1].outputs[model] if i else plain[model]
+            values = per_image(plain[model], outputs, previous)
+            for kind, column in values.items():
+                metric = f"{kind}:{transform}={step.strength:g}"
+                if kind == "accuracy":
+                    row = tidy.accuracy_row(metric, model, column > 0)
+                else:
+                    row = _mean_row(metric, model, column, KINDS[kind], resamples, seed)
+                rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
+    return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "transform", "strength"])
+
+
+def mean_agreement(curves: pd.DataFrame, identity: Mapping[str, float]) -> pd.DataFrame:
+    """One number per model and transform: agreement averaged over the strengths that change the image.
+
+    Args:
+        curves: Rows of `curve`, of one or more transforms.
+        identity: Transform -> the strength that is the identity, where it has one.
+
+    Returns:
+        Frame indexed by model, a column per transform in the order of `curves`; fractions.
+    """
+    rows = curves[(curves.kind == "agreement") & (curves.strength != curves["transform"].map(identity))]
+    table = rows.pivot_table(index="model", columns="transform", values="value", aggfunc="mean")
+    return table.loc[list(dict.fromkeys(rows.model)), list(dict.fromkeys(rows["transform"]))]
+
+
+def _mean_row(metric: str, model: str, values: NDArray, unit: str, resamples: int, seed: int) -> dict:
+    known = ~np.isnan(values)
+    if not known.any():
+        return tidy.row(metric, model, np.nan, (np.nan, np.nan), 0, unit)
+    rng = np.random.default_rng(seed)
+    if known.all():
+        draws = bootstrap_means(values, resamples, rng)
+    else:
+        # the mean over the known images is a ratio of two means over all images, which are resampled as one
+        sums = np.column_stack([np.where(known, values, 0.0), known])
+        parts = bootstrap_means(sums, resamples, rng)
+        draws = np.divide(parts[:, 0], parts[:, 1], out=np.full(len(parts), np.nan), where=parts[:, 1] > 0)
+    return tidy.row(metric, model, values[known].mean(), tidy.interval_of_ratio(draws), int(known.sum()), unit)

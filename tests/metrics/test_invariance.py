@@ -1,0 +1,133 @@
+"""Invariance: hand-worked images, scipy as oracle, pairing, missing probabilities."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
+
+from beyond_accuracy.metrics import invariance as inv
+
+
+@dataclass(frozen=True)
+class Said:
+    pred: np.ndarray
+    correct: np.ndarray
+    target_probability: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+def said(pred, target, probability=None, probabilities=None):
+    pred, target = np.asarray(pred), np.asarray(target)
+    probability = np.full(len(pred), np.nan) if probability is None else np.asarray(probability, float)
+    return Said(pred, pred == target, probability, probabilities)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 50))
+def test_js_divergence_equals_scipy(seed, sharpness):
+    p, q = softmax(np.random.default_rng(seed).normal(size=(2, 6, 9)) * sharpness, axis=-1)
+    expected = [jensenshannon(a, b, base=2) ** 2 for a, b in zip(p, q, strict=True)]
+    assert np.allclose(inv.js_divergence(p, q), expected, atol=1e-12)
+
+
+def test_js_divergence_at_the_ends():
+    assert inv.js_divergence([[1, 0, 0]], [[0, 0, 1]]).tolist() == [1.0]
+    assert inv.js_divergence([[0.2, 0.8]], [[0.2, 0.8]]).tolist() == [0.0]
+    with pytest.raises(ValueError, match="equally shaped"):
+        inv.js_divergence([[1.0]], [[0.5, 0.5]])
+
+
+def test_per_image_by_hand():
+    target = [0, 1, 2, 3]
+    plain = said([0, 1, 0, 3], target, [0.9, 0.8, 0.1, 0.7])
+    before = said([0, 2, 0, 3], target)
+    changed = said([0, 2, 2, 1], target, [0.6, 0.3, 0.5, 0.2])
+    values = inv.per_image(plain, changed, before)
+    assert values["accuracy"].tolist() == [100, 0, 100, 0]
+    assert values["accuracy_change"].tolist() == [0, -100, 100, -100]
+    assert values["agreement"].tolist() == [1, 0, 0, 0]
+    assert values["flip_rate"].tolist() == [0, 0, 1, 1]
+    given_correct = values["agreement_given_correct"]
+    assert np.isnan(given_correct[2]) and given_correct[[0, 1, 3]].tolist() == [1, 0, 0]
+    assert values["target_probability_change"] == pytest.approx([-0.3, -0.5, 0.4, -0.5])
+    assert "js_divergence" not in values
+
+
+def test_unknown_probabilities_are_left_out_not_zero():
+    target = [0, 1]
+    values = inv.per_image(said([0, 1], target), said([0, 1], target), said([0, 1], target))
+    assert set(values) == {"accuracy", "accuracy_change", "agreement", "agreement_given_correct", "flip_rate"}
+
+
+def test_other_images_are_refused():
+    one, two = said([0], [0]), said([0, 1], [0, 1])
+    with pytest.raises(ValueError, match="same images"):
+        inv.per_image(one, two, one)
+    with pytest.raises(ValueError, match="same images"):
+        inv.per_image(*(said([], []),) * 3)
+
+
+def ladder(n=400, seed=0):
+    """A model that answers at random more often the stronger the transform; classes 0..4."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, 5, n)
+
+    def at(share):
+        pred = np.where(rng.random(n) < share, rng.integers(0, 5, n), target)
+        logits = 3.0 * (np.arange(5) == pred[:, None])
+        probabilities = softmax(logits, axis=1)
+        return Said(pred, pred == target, probabilities[np.arange(n), target], probabilities)
+
+    return at(0.2), [at(0.2), at(0.4), at(0.8)]
+
+
+def test_curve():
+    plain, outputs = ladder()
+    steps = [inv.Step(1, {"m": plain}), *(inv.Step(s, {"m": o}) for s, o in zip((1.5, 2, 3), outputs, strict=True))]
+    rows = inv.curve("scale", {"m": plain}, steps, 400, 0).set_index(["kind", "strength"])
+    assert set(rows.reset_index().kind) == set(inv.KINDS)
+    identity = rows.xs(1, level="strength")
+    assert identity.loc["agreement", "value"] == 1 and identity.loc["js_divergence", "value"] == 0
+    assert identity.loc["accuracy_change", ["value", "ci_low", "ci_high"]].tolist() == [0, 0, 0]
+    assert identity.loc["accuracy", "value"] == pytest.approx(100 * plain.correct.mean())
+    strongest = rows.xs(3, level="strength")
+    assert strongest.loc["agreement", "value"] == pytest.approx((outputs[2].pred == plain.pred).mean())
+    kept = outputs[2].pred[plain.correct] == plain.pred[plain.correct]
+    assert strongest.loc["agreement_given_correct", "value"] == pytest.approx(kept.mean())
+    assert strongest.loc["agreement_given_correct", "n"] == plain.correct.sum()
+    assert strongest.loc["flip_rate", "value"] == pytest.approx((outputs[2].pred != outputs[1].pred).mean())
+    assert (rows.ci_low <= rows.value + 1e-12).all() and (rows.value <= rows.ci_high + 1e-12).all()
+    assert rows.loc[("accuracy", 1.5), "metric"] == "accuracy:scale=1.5"
+    assert (rows.unit == rows.index.get_level_values("kind").map(inv.KINDS)).all()
+
+
+def test_change_intervals_are_paired():
+    """The same 10 % of images break: the change is far better known than two independent accuracies would allow."""
+    n = 1000
+    target = np.arange(n) % 2
+    plain = said(np.where(np.arange(n) % 10 < 5, target, 2), target)
+    changed = said(np.where(np.arange(n) % 10 < 4, target, 2), target)
+    row = inv.curve("scale", {"m": plain}, [inv.Step(2, {"m": changed})], 2000, 0).set_index("kind")
+    change, accuracy = row.loc["accuracy_change"], row.loc["accuracy"]
+    assert change.value == -10
+    assert change.ci_high - change.ci_low < 0.65 * (accuracy.ci_high - accuracy.ci_low)
+
+
+def test_never_right_before_leaves_agreement_given_correct_missing():
+    wrong = said([1, 1], [0, 0])
+    row = inv.curve("scale", {"m": wrong}, [inv.Step(2, {"m": wrong})], 20, 0).set_index("kind")
+    assert np.isnan(row.loc["agreement_given_correct", "value"]) and row.loc["agreement_given_correct", "n"] == 0
+
+
+def test_mean_agreement_leaves_the_identity_out():
+    plain, outputs = ladder()
+    steps = [inv.Step(1, {"m": plain}), inv.Step(2, {"m": outputs[0]}), inv.Step(3, {"m": outputs[2]})]
+    curves = inv.curve("scale", {"m": plain}, steps, 10, 0)
+    expected = np.mean([(o.pred == plain.pred).mean() for o in (outputs[0], outputs[2])])
+    assert inv.mean_agreement(curves, {"scale": 1}).loc["m", "scale"] == pytest.approx(expected)
+    assert isinstance(inv.mean_agreement(curves, {}), pd.DataFrame)
