@@ -11,7 +11,7 @@ from .backgrounds import BACKGROUNDS, ELEVATION, Surroundings
 from .classes import CANONICAL_YAW
 from .materials import MATERIALS, PLAIN, plain_color
 from .objects import build_object
-from .scene import BLOCK, Prop, Scene
+from .scene import BLOCK, Prop, Scene, rotation
 from .shapes import PackedMesh, box, pack
 from .textures import jitter
 
@@ -28,15 +28,6 @@ Transform = mi.ScalarTransform4f
 def _stream(scene_seed: int, purpose: int) -> Generator:
     """Independent stream per purpose, so that changing one factor redraws nothing else."""
     return np.random.default_rng([scene_seed, purpose])
-
-
-def rotation(yaw: float, pitch: float, roll: float) -> NDArray:
-    """(3, 3) rotation: roll about x, then pitch about y, then yaw about z. Degrees."""
-    (cy, cp, cr), (sy, sp, sr) = np.cos(np.deg2rad([yaw, pitch, roll])), np.sin(np.deg2rad([yaw, pitch, roll]))
-    about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-    about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
-    about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
-    return about_z @ about_y @ about_x
 
 
 def _flat_bsdf(color: ArrayLike, roughness: float = 0.4) -> mi.BSDF:

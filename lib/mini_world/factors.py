@@ -33,10 +33,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .assemble import rotation
 from .backgrounds import BACKGROUNDS
 from .materials import PLAIN, SIGNATURE
-from .objects import build_object
+from .scene import rotation
 
 QUANTILE = 0.10
 CATEGORICAL_SCORE = 1 - QUANTILE  # an unlikely place or material counts like the threshold of a quantile factor
@@ -68,6 +67,8 @@ def illumination(frame: pd.DataFrame) -> NDArray[np.float64]:
 
 def shape_deviation(frame: pd.DataFrame) -> NDArray[np.float64]:
     """(N,) distance of an instance's log bounding-box proportions from its class's median ones."""
+    from .objects import build_object  # needs the mesh library
+
     extents = []
     for row in frame.itertuples():
         parts = build_object(row.class_name, np.random.default_rng([row.instance_seed, 1]))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from .backgrounds import BACKGROUNDS
 from .classes import CLASSES
@@ -168,6 +169,15 @@ HARD = Sampling(
     signature=0.25,
     plain=0.30,
 )
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> NDArray:
+    """(3, 3) rotation: roll about x, then pitch about y, then yaw about z. Degrees."""
+    (cy, cp, cr), (sy, sp, sr) = np.cos(np.deg2rad([yaw, pitch, roll])), np.sin(np.deg2rad([yaw, pitch, roll]))
+    about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+    about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
+    about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+    return about_z @ about_y @ about_x
 
 
 def sample_material(rng: Generator, class_name: str, sampling: Sampling) -> str:
