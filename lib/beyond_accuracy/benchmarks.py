@@ -25,10 +25,10 @@ def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list
     """Categories of a cue-conflict decision: name -> indices of the member classes.
 
     Args:
-        class_names: Names of a class space in which each class is its own category; None for the 16 categories over
-            207 of the 1000 ImageNet classes.
+        class_names: Names of the class space. For the 1000 ImageNet classes (or None) these are the 16 categories of
+            the cue-conflict set over 207 of them; in any other space each class is a category of its own.
     """
-    if class_names is not None:
+    if class_names is not None and len(class_names) != 1000:
         return {name: [index] for index, name in enumerate(class_names)}
     return {name: list(indices) for name, indices in _asset("cue_conflict_categories.json")["categories"].items()}
 
@@ -40,6 +40,13 @@ def human_cue_counts() -> pd.DataFrame:
     `conflicts` (their number), `correct`, `n` (answers equal to the shape, over all images). Source: `HUMAN_CITATION`.
     """
     return pd.read_csv(ASSETS / "human_cue_conflict.csv")
+
+
+def human_shape_bias() -> pd.Series:
+    """Human shape bias by category, observers pooled, and overall under the name `all`."""
+    counts = human_cue_counts().groupby("shape")[["shape_hits", "texture_hits"]].sum()
+    counts.loc["all"] = counts.sum()
+    return counts["shape_hits"] / counts.sum(axis=1)
 
 
 def alexnet_errors() -> dict[str, float]:

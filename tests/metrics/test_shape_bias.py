@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from beyond_accuracy.benchmarks import cue_categories, human_cue_counts
+from beyond_accuracy.benchmarks import cue_categories, human_cue_counts, human_shape_bias
 from beyond_accuracy.metrics import shape_bias as sb
 
 STORED = pd.read_csv(Path(__file__).parents[1] / "data" / "cue_conflict_decisions.csv")
@@ -194,11 +194,42 @@ def test_consistency_table():
     assert free.kappa_low < 0 < free.kappa_high and free.n == 400
 
 
+def test_cues_come_from_metadata_or_from_the_names():
+    metadata = pd.DataFrame(
+        {"shape": ["car", "dog"], "texture": ["dog", "car"], "cluster": ["c1", "d1"]},
+        index=pd.Index(["x", "y"], name="id"),
+    )
+    assert sb.cue_table(["y", "x"], metadata).values.tolist() == [["dog", "car", "d1"], ["car", "dog", "c1"]]
+    bare = pd.DataFrame(index=pd.Index(["cat/cat1-dog2"], name="id"))
+    assert sb.cue_table(["cat/cat1-dog2"], bare).values.tolist() == [["cat", "dog", "cat1"]]
+    with pytest.raises(ValueError, match="expected a name"):
+        sb.cue_table(["x"], metadata[["shape"]])
+
+
+def test_rates_and_disagreements():
+    cues_ = pd.DataFrame(
+        {"shape": list("aabbc"), "texture": list("bcacc"), "shape_image": range(5)}, index=list("vwxyz")
+    )
+    decisions = {"m": np.array(list("abbbc")), "n": np.array(list("bcaac"))}
+    rates = sb.decision_rates(decisions, cues_["shape"], cues_["texture"]).set_index("model")
+    assert rates.loc["m"].tolist() == [75.0, 0.0, 25.0]
+    picked = sb.pick_disagreements(decisions, cues_, 2, 0)
+    assert set(picked["shape"]) == {"a", "b"} and "z" not in picked.index
+    assert picked.loc[picked["shape"] == "a", ["m", "n"]].values.tolist() == [["a", "b"]]
+    assert sb.pick_disagreements({"m": decisions["m"]}, cues_, 2, 0).empty
+
+
+def test_categories_of_other_class_spaces_are_its_classes():
+    assert cue_categories(("mug", "car")) == {"mug": [0], "car": [1]}
+    assert cue_categories(tuple(map(str, range(1000)))) == cue_categories()
+
+
 def test_human_counts():
     humans = human_cue_counts()
     assert humans.observer.nunique() == 10 and len(humans) == 160 and humans.n.sum() == 12_800
     total = humans[["shape_hits", "texture_hits"]].sum()
     assert total.shape_hits / total.sum() == pytest.approx(0.9587, abs=5e-5)
+    assert human_shape_bias()["all"] == pytest.approx(0.9587, abs=5e-5) and len(human_shape_bias()) == 17
 
 
 def test_a_real_network_on_real_images(shared_dir):

@@ -51,6 +51,28 @@ def parse_name(name: str) -> Cues:
     return Cues(shape, texture, shape_image)
 
 
+def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
+    """Shape, texture and shape image of every image.
+
+    Args:
+        ids: (n,) image ids.
+        metadata: Index `id`. Columns `shape`, `texture` and `cluster` (the shape image) are taken where they are;
+            otherwise the ids are read as names of the released files.
+
+    Returns:
+        Columns `shape, texture, shape_image`, index `id`, in the order of `ids`.
+
+    Raises:
+        ValueError: Neither the columns nor such names are there.
+    """
+    names = ["shape", "texture", "cluster"]
+    if set(names) <= set(metadata.columns):
+        return metadata.loc[list(ids), names].rename(columns={"cluster": "shape_image"})
+    return pd.DataFrame(
+        [parse_name(image_id) for image_id in ids], columns=Cues._fields, index=pd.Index(ids, name="id")
+    )
+
+
 def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) -> NDArray[np.str_]:
     """Category a model chooses for each image: the one whose member classes have the highest *mean* probability.
 
@@ -168,6 +190,39 @@ def table(
             low, high = percentile_interval(100 * draws)
             rows.append(tidy.row(metric, model, 100 * correct.mean(), (low, high), correct.size, "percent"))
     return tidy.frame(rows)
+
+
+def decision_rates(decisions: Decisions, shape: ArrayLike, texture: ArrayLike) -> pd.DataFrame:
+    """Percent of conflicting images decided by shape, by texture, by neither: rows `model, shape, texture, neither`."""
+    conflicts = int((np.asarray(shape) != np.asarray(texture)).sum())
+    rows = []
+    for model, decision in decisions.items():
+        by_shape, by_texture = (100 * mask.sum() / conflicts for mask in hits(decision, shape, texture))
+        rows.append((model, by_shape, by_texture, 100 - by_shape - by_texture))
+    return pd.DataFrame(rows, columns=["model", "shape", "texture", "neither"])
+
+
+def pick_disagreements(decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Images that some models decide by shape and others by texture, each of another shape where possible.
+
+    Args:
+        decisions: Model -> (n,) decisions.
+        cues: Rows of `cue_table`.
+        count: Images wanted.
+        seed: Seed of the choice.
+
+    Returns:
+        At most `count` rows of `cues` with one more column per model, its decision.
+    """
+    pairs = [hits(decision, cues["shape"], cues["texture"]) for decision in decisions.values()]
+    split = np.any([by_shape for by_shape, _ in pairs], axis=0) & np.any(
+        [by_texture for _, by_texture in pairs], axis=0
+    )
+    found = cues.assign(**{model: np.asarray(decision) for model, decision in decisions.items()})[split]
+    mixed = found.iloc[np.random.default_rng(seed).permutation(len(found))]
+    # first image of each shape, then second, ...
+    turn = mixed.groupby("shape").cumcount().to_numpy()
+    return mixed.iloc[np.argsort(turn, kind="stable")].head(count)
 
 
 def differences(

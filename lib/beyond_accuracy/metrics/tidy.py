@@ -1,6 +1,6 @@
 """Rows of the results schema, built the same way by every metric module."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -45,8 +45,47 @@ def frame(rows: Iterable[dict]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=COLUMNS)
 
 
-def shown_differences(differences: pd.DataFrame) -> pd.DataFrame:
-    """Differences as a table for readers: p-values corrected by Holm over this table, interval columns renamed."""
+def shown_differences(differences: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Differences as a table for readers: p-values corrected by Holm over this table, models by their labels."""
     corrected = holm(differences["p"].to_numpy(float)) if len(differences) else []
-    renamed = differences.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
-    return renamed.drop(columns=["p", "unit"]).assign(p_holm=corrected)
+    shown = differences.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
+    shown = shown.drop(columns=["p", "unit"]).assign(p_holm=corrected)
+    names = labels or {}
+    for column in ("model_a", "model_b"):
+        shown[column] = [names.get(name, name) for name in shown[column]]
+    return shown
+
+
+def wide(table: pd.DataFrame, metrics: Mapping[str, str], labels: Mapping[str, str]) -> pd.DataFrame:
+    """Tidy rows as a table for readers: a row per model, a column with its interval per metric.
+
+    Args:
+        table: Tidy rows.
+        metrics: Metric -> heading; metrics without rows are left out.
+        labels: Model -> label, in row order.
+
+    Returns:
+        Columns `model`, then `<heading>`, `<heading>_low`, `<heading>_high` per metric.
+    """
+    shown = pd.DataFrame({"model": list(labels.values())})
+    for metric, heading in metrics.items():
+        rows = table[table["metric"] == metric].set_index("model").reindex(list(labels))
+        if rows["value"].notna().any():
+            for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
+                shown[heading + suffix] = rows[column].to_numpy()
+    return shown
+
+
+def beside_paper(shown: pd.DataFrame, paper: pd.DataFrame, heading: str, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Adds the paper's value of one column and the difference to it; unchanged where the paper has none.
+
+    Args:
+        shown: Rows of `wide`.
+        paper: Rows `model, value`.
+        heading: The column they belong to.
+        labels: As for `wide`.
+    """
+    if paper.empty:
+        return shown
+    theirs = paper.set_index("model")["value"].reindex(list(labels)).to_numpy()
+    return shown.assign(**{"paper": theirs, "minus paper": shown[heading].to_numpy() - theirs})

@@ -1,0 +1,28 @@
+"""Rows and tables shared by the metric modules."""
+
+import numpy as np
+import pandas as pd
+
+from beyond_accuracy.metrics import tidy
+
+
+def test_wide_table_with_the_papers_value_beside():
+    rows = [tidy.row("bias", m, v, (v - 1, v + 1), 10, "fraction") for m, v in (("b", 3.0), ("a", 2.0))]
+    labels = {"a": "Model A", "b": "Model B"}
+    shown = tidy.wide(tidy.frame(rows), {"bias": "Bias", "other": "Other"}, labels)
+    assert list(shown) == ["model", "Bias", "Bias_low", "Bias_high"]
+    assert shown.values.tolist() == [["Model A", 2, 1, 3], ["Model B", 3, 2, 4]]
+    paper = pd.DataFrame({"model": ["b"], "value": [2.5]})
+    beside = tidy.beside_paper(shown, paper, "Bias", labels)
+    assert np.isnan(beside["paper"][0]) and beside["minus paper"][1] == 0.5
+    assert tidy.beside_paper(shown, paper.iloc[:0], "Bias", labels) is shown
+
+
+def test_ratios_that_are_often_undefined_have_no_interval():
+    draws = np.append(np.linspace(0, 1, 90), np.full(10, np.nan))
+    assert np.isnan(tidy.interval_of_ratio(draws)).all()
+    assert np.isfinite(tidy.interval_of_ratio(draws[5:92])).all()
+
+
+def test_an_empty_table_keeps_its_columns():
+    assert list(tidy.frame([])) == tidy.COLUMNS
