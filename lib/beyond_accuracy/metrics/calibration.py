@@ -190,7 +190,9 @@ def smooth_ece(confidence: ArrayLike, correct: ArrayLike, bandwidth: float | Non
         return error(bandwidth), bandwidth
     if error(_MIN_BANDWIDTH) <= _MIN_BANDWIDTH:
         return error(_MIN_BANDWIDTH), _MIN_BANDWIDTH
-    # error(s) falls with s and is at most 1, so that it crosses s exactly once.
+    # error(s) falls with s and is at most 1: it crosses s exactly once, at 1 for a model that is always sure and wrong.
+    if error(1.0) >= 1 - 1e-9:
+        return error(1.0), 1.0
     s = brentq(lambda s: error(s) - s, _MIN_BANDWIDTH, 1.0, xtol=1e-6)
     return error(s), s
 

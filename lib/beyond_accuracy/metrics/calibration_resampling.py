@@ -75,15 +75,31 @@ def ece_bootstrap(
     return draws
 
 
-def ece_interval(estimate: float, draws: ArrayLike, level: float = 0.95) -> Interval:
-    """Interval of an ECE from its bootstrap draws: basic, not percentile.
+def ece_interval(estimate: float, draws: ArrayLike, null_draws: ArrayLike, level: float = 0.95) -> Interval:
+    """Interval of an ECE: basic bootstrap, reaching down to 0 where the model may be calibrated.
 
-    Percentile intervals of an ECE miss the truth where a model is close to calibrated: in simulations with a true
-    15-bin ECE of 0.01 they covered it in 0 of 150 samples of 3,200 images and in 70 % of samples of 50,000, the basic
-    interval in 82 % and 93 %; from a true ECE of 0.05 on both cover it in about 95 %. For a model that is calibrated
-    exactly no bootstrap interval is right; that question is for `null_ece`.
+    Percentile intervals of an ECE fail near calibration: noise pushes every resampled error up, so that they lie above
+    the truth. The basic interval takes that bias out; its lower end is set to 0 unless the observed error exceeds what
+    calibrated models show (`null_draws`) at the same level, which makes the interval agree with that test. It may lie
+    partly or wholly below the estimate: it is about the model's error, the estimate also contains sampling noise.
+
+    Share of simulated samples whose 95 % interval covered the true 15-bin ECE (300 samples; 60 for 50,000 images):
+
+    | images | true ECE | percentile | this |
+    |---|---|---|---|
+    | 800 | 0, .004, .010, .019, .052 | 0, 0, 0, 0, .78 | .98, .97, .98, .91, .88 |
+    | 3,200 | 0, .004, .010, .018, .052 | 0, 0, 0, .25, .93 | .97, .96, .91, .87, .90 |
+    | 50,000 | 0, .004, .010, .018, .052 | 0, .08, .75, .97, .90 | .95, .85, .92, .92, .88 |
+
+    Args:
+        estimate: The ECE on the sample itself.
+        draws: (resamples,) draws of `ece_bootstrap`.
+        null_draws: (simulations,) draws of `null_ece` with the same bins.
+        level: Confidence level.
     """
-    return basic_interval(estimate, draws, level, bounds=(0.0, 1.0))
+    low, high = basic_interval(estimate, draws, level, bounds=(0.0, 1.0))
+    calibrated = estimate <= np.quantile(null_draws, (1 + level) / 2)
+    return Interval(0.0 if calibrated else low, high)
 
 
 class _BinSums:

@@ -193,7 +193,12 @@ def real_correct(pred: ArrayLike, real: Sequence[ArrayLike]) -> NDArray[np.float
     pred = np.asarray(pred)
     if len(pred) != len(real):
         raise ValueError(f"one list of labels per prediction is expected, got {len(real)} for {len(pred)}")
-    return np.array([np.nan if len(r) == 0 else float(p in r) for p, r in zip(pred.tolist(), real, strict=True)])
+    sizes = np.array([len(labels) for labels in real])
+    if not sizes.any():
+        return np.full(len(pred), np.nan)
+    owner = np.repeat(np.arange(len(pred)), sizes)
+    hits = np.bincount(owner, np.concatenate(list(real)) == pred[owner], len(pred))
+    return np.where(sizes > 0, np.minimum(hits, 1.0), np.nan)
 
 
 def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike], level: float = 0.95) -> pd.DataFrame:

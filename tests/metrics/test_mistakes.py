@@ -1,0 +1,202 @@
+"""Mistakes: worked cases, the imagenet-x package as oracle, ReaL, edges."""
+
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_accuracy import stats
+from beyond_accuracy.metrics import mistakes as mis
+
+MODELS = ("ResNet50", "ViT")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Two models on 3,000 images: `texture` triples the errors of b and leaves a alone, `rare` has 3 images."""
+    n = 3000
+    factors = pd.DataFrame({"texture": rng(1).random(n) < 0.2, "pose": rng(2).random(n) < 0.4}).astype(int)
+    factors["rare"], factors["never"] = (np.arange(n) < 3).astype(int), 0
+    a = rng(3).random(n) >= 0.2
+    b = rng(4).random(n) >= np.where(factors["texture"] == 1, 0.45, 0.15)
+    return {"a": a, "b": b}, factors
+
+
+def test_error_ratio_by_hand():
+    # Overall error 2/6. Factor one: 2 of 3 wrong -> 2; factor two: 0 of 2 wrong -> 0; factor three: no image.
+    correct = [True, False, False, True, True, True]
+    factors = [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert mis.error_ratio(correct, factors) == pytest.approx(np.array([2, 0, np.nan]), nan_ok=True)
+    both = mis.error_ratio(np.column_stack([correct, np.zeros(6)]), factors)
+    assert both[1] == pytest.approx(np.array([1, 1, np.nan]), nan_ok=True)
+
+
+def test_a_model_without_errors_has_no_ratio():
+    assert np.isnan(mis.error_ratio([True, True], [[1], [0]])).all()
+
+
+@pytest.mark.parametrize(
+    "correct,factors",
+    [([1, 0], [[1]]), ([1.0, np.nan], [[1], [0]]), ([1, 0], [[2], [0]]), ([], np.zeros((0, 2)))],
+    ids=["lengths", "nan", "not a mark", "empty"],
+)
+def test_bad_input(correct, factors):
+    with pytest.raises(ValueError):
+        mis.error_ratio(correct, factors)
+
+
+def test_bootstrap_recomputes_the_whole_ratio(world):
+    correct, factors = world
+    table, marks = np.column_stack(list(correct.values())), factors[["texture", "pose"]].to_numpy()
+    draws = mis.error_ratio_bootstrap(table, marks, 2000, rng())
+    generator = rng(7)
+    loop = []
+    for _ in range(400):
+        rows = generator.integers(0, len(table), len(table))
+        loop.append(mis.error_ratio(table[rows], marks[rows]))
+    assert draws.shape == (2000, 2, 2)
+    assert draws.mean(axis=0) == pytest.approx(np.mean(loop, axis=0), abs=0.02)
+    assert draws.std(axis=0) == pytest.approx(np.std(loop, axis=0), rel=0.15)
+
+
+def test_error_ratios_table(world):
+    correct, factors = world
+    table = mis.error_ratios(correct, factors, 500, rng()).set_index(["model", "factor"])
+    assert table.index.get_level_values("factor").unique().tolist() == ["texture", "pose", "rare", "average"]
+    row = table.loc[("b", "texture")]
+    marked = factors["texture"] == 1
+    assert row["n"] == marked.sum() and row["errors"] == (~correct["b"][marked]).sum()
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    ratios = [table.loc[("b", f), "value"] for f in ("texture", "pose", "rare")]
+    assert table.loc[("b", "average"), "value"] == pytest.approx(np.mean(ratios))
+    # Three images are missing from a resample with probability e^-3 = 5 %: no interval can be given.
+    assert table.loc[("b", "rare"), "n"] == 3
+
+
+def test_a_factor_too_rare_to_resample_has_no_interval():
+    factors = pd.DataFrame({"one": np.arange(50) == 0, "half": np.arange(50) < 25}).astype(int)
+    table = mis.error_ratios({"m": rng().random(50) < 0.5}, factors, 300, rng()).set_index("factor")
+    assert np.isnan(table.loc["one", ["ci_low", "ci_high"]].astype(float)).all()
+    assert np.isfinite(table.loc["half", ["ci_low", "ci_high"]].astype(float)).all()
+
+
+def test_differences_find_the_planted_one(world):
+    correct, factors = world
+    table = mis.ratio_differences(correct, factors[["texture", "pose"]], 20_000, rng()).set_index("factor")
+    assert (table["a"] == "a").all() and (table["b"] == "b").all()
+    assert table.loc["texture", "ci_high"] < 0 and table.loc["texture", "p_holm"] < 0.001
+    assert table.loc["pose", "p_holm"] > 0.05
+    assert table["p_holm"].to_numpy() == pytest.approx(stats.holm(table["p"]))
+    same = mis.ratio_differences({"x": correct["a"], "y": correct["a"]}, factors, 200, rng())
+    assert (same["difference"] == 0).all() and (same["p"].dropna() == 1).all()
+
+
+def test_pairs_can_be_chosen(world):
+    correct, factors = world
+    models = correct | {"c": ~correct["a"]}
+    assert len(mis.ratio_differences(models, factors[["pose"]], 50, rng())) == 3 * 2
+    chosen = mis.ratio_differences(models, factors[["pose"]], 50, rng(), pairs=[("c", "a")])
+    assert chosen[["a", "b"]].drop_duplicates().values.tolist() == [["c", "a"]]
+
+
+def test_clusters_widen_the_intervals(world):
+    correct, factors = world
+    copies = {"a": np.repeat(correct["a"][:300], 10)}
+    marks = factors[["pose"]].iloc[np.repeat(np.arange(300), 10)].reset_index(drop=True)
+    plain = mis.error_ratios(copies, marks, 400, rng()).iloc[0]
+    grouped = mis.error_ratios(copies, marks, 400, rng(), clusters=np.repeat(np.arange(300), 10)).iloc[0]
+    assert (grouped.ci_high - grouped.ci_low) > 2.5 * (plain.ci_high - plain.ci_low)
+
+
+def test_groups_by_hand():
+    table = mis.accuracy_by_group({"m": [True, False, False, False]}, ["x", "x", "y", "y"]).set_index("group")
+    assert table.loc["x", ["n", "errors"]].tolist() == [2, 1]
+    assert table["error_rate"].tolist() == [0.5, 1.0]
+    assert table["ratio"].tolist() == pytest.approx([0.5 / 0.75, 1 / 0.75])
+    assert table.loc["y", ["ci_low", "ci_high"]].tolist() == pytest.approx(stats.wilson(2, 2))
+
+
+def test_ratio_by_group(world):
+    correct, factors = world
+    groups = np.where(np.arange(3000) % 3 == 0, "x", "y")
+    table = mis.ratio_by_group(correct, factors, groups).set_index(["group", "factor", "model"])
+    inside = groups == "x"
+    expected = mis.error_ratio(correct["b"][inside], factors[["texture"]].to_numpy()[inside])[0]
+    assert table.loc[("x", "texture", "b"), "value"] == pytest.approx(expected)
+    assert "rare" not in table.index.get_level_values("factor")
+    assert mis.ratio_by_group(correct, factors[["rare"]], groups).empty
+
+
+def test_real_by_hand():
+    real = [[1, 2], [], [3], [5], [7]]
+    assert mis.real_correct([2, 4, 4, 5, 7], real) == pytest.approx(np.array([1, np.nan, 0, 1, 1]), nan_ok=True)
+    # Labels 1, 1, 3, 5, 8: errors are images 0 (noise), 1 (no list), 2 (mistake), 4 (noise); image 3 is right.
+    split = mis.real_split([2, 4, 4, 5, 7], [1, 1, 3, 5, 8], real).set_index("kind")
+    assert split["n"].to_dict() == {"label noise": 2, "true mistake": 1, "no ReaL label": 1}
+    assert split.loc["label noise", "share"] == 0.5
+    assert split.loc["true mistake", ["ci_low", "ci_high"]].tolist() == pytest.approx(stats.wilson(1, 4))
+    assert mis.real_split([1], [1], [[1]])["share"].isna().all()
+    assert np.isnan(mis.real_correct([1, 2], [[], []])).all()
+    with pytest.raises(ValueError):
+        mis.real_correct([1], [])
+
+
+def test_confused_pairs_by_hand():
+    targets, pred = [0, 0, 0, 1, 1, 2], [1, 1, 0, 0, 1, 2]
+    table = mis.confused_pairs(pred, targets, ["cat", "dog", "car"])
+    assert table.values.tolist() == [["cat", "dog", 2, 2 / 3, 1], ["dog", "cat", 1, 0.5, 2]]
+    assert len(mis.confused_pairs(pred, targets, ["cat", "dog", "car"], top=1)) == 1
+    assert mis.confused_pairs([1, 2], [1, 2], ["a", "b", "c"]).empty
+
+
+@pytest.fixture(scope="module")
+def published(shared_dir):
+    pytest.importorskip("imagenet_x", reason="the optional extra imagenet-x is not installed")
+    labels = pd.read_csv(files("imagenet_x") / "annotations" / "filename_label.csv").set_index("file_name")["label"]
+    labels.index = labels.index.str.removesuffix(".JPEG")
+    folder = shared_dir / "data" / "predictions"
+    pred = {}
+    for name in MODELS:
+        frame = pd.read_csv(folder / f"{name}.csv")
+        frame.index = frame["file_name"].str.removesuffix(".JPEG")
+        pred[name] = frame["predicted_class"].loc[labels.index]
+    return folder, labels, pred
+
+
+@pytest.mark.filterwarnings("ignore:Constructing a DataFrame")  # inside imagenet-x
+@pytest.mark.parametrize("which", ["top", "multi"])
+def test_equals_imagenet_x(published, which):
+    from imagenet_x import error_ratio, get_factor_accuracies
+
+    from beyond_accuracy.annotations import FACTORS, factors_imagenet_x
+
+    folder, labels, pred = published
+    expected = error_ratio(get_factor_accuracies(str(folder), which_factor=which))
+    annotated = factors_imagenet_x(which)
+    correct = {m: (p == labels).loc[annotated.index].to_numpy() for m, p in pred.items()}
+    table = mis.error_ratios(correct, annotated[list(FACTORS)], 100, rng())
+    wide = table.pivot(index="model", columns="factor", values="value")
+    assert wide[list(FACTORS)].to_numpy() == pytest.approx(expected.loc[wide.index, list(FACTORS)].to_numpy(), abs=1e-9)
+    if which == "top":
+        # The table of the imagenet-x README, printed with six significant digits.
+        assert wide["texture"].tolist() == pytest.approx([2.39386, 2.04465], abs=6e-6)
+        assert wide["pose"].tolist() == pytest.approx([0.694739, 0.74067], abs=6e-6)
+        assert table[["ci_low", "ci_high"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("model,real,top1", [("ResNet50", 82.958, 76.130), ("ViT", 83.987, 78.006)])
+def test_real_accuracy_of_published_predictions(published, model, real, top1):
+    from beyond_accuracy.annotations import real_labels
+
+    _, labels, pred = published
+    lists = [real_labels()[i] for i in labels.index]
+    outcome = mis.real_correct(pred[model], lists)
+    assert np.isfinite(outcome).sum() == 46_837
+    assert 100 * np.nanmean(outcome) == pytest.approx(real, abs=5e-4)
+    split = mis.real_split(pred[model], labels, lists)
+    assert split["n"].sum() == round(50_000 * (1 - top1 / 100))
