@@ -28,9 +28,8 @@ def tile_images(images: list[NDArray[np.uint8]], columns: int, gap: int = 2) -> 
 def sample_rows(frame: pd.DataFrame, per_class: int, seed: int = 0) -> pd.DataFrame:
     """`per_class` random rows of each class, so that each column of a sheet holds one class."""
     mixed = frame.sample(frac=1, random_state=seed)
-    rank = mixed.groupby("class_name").cumcount()
-    kept = mixed[rank < per_class].assign(rank=rank)
-    return kept.sort_values(["rank", "class_name"], kind="stable")
+    mixed = mixed.assign(rank=mixed.groupby("class_name").cumcount())
+    return mixed[mixed["rank"] < per_class].sort_values(["rank", "class_name"], kind="stable")
 
 
 def write_sheets(path: Path, out: Path, per_class: int = 6) -> list[Path]:
