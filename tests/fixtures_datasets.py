@@ -1,0 +1,374 @@
+"""Tiny data in the official layouts of the benchmarks, byte for byte as their releases arrange it.
+
+Each builder fills one folder and returns what a reader must find there. Images are noise: only names, labels, formats
+and containers matter.
+"""
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from beyond_accuracy.corruptions import GROUPS
+from beyond_accuracy.labels import imagenet_subset, imagenet_wnids
+
+WNIDS = imagenet_wnids()
+CLASSES = (0, 1, 6, 207, 999)  # labels of the tiny ImageNet sets
+PUG_MAPPING = {"Airplane": [404], "Bear": [294, 295], "Shirt": [841, 610], "Sweatshirt": [841]}
+PUG_LEVELS = {
+    "worlds": ["City", "Desert"],
+    "camera_pitch": [-30, 30],
+    "camera_yaw": [0, 45],
+    "camera_roll": [-30, 30],
+    "object_pitch": [-30, 30],
+    "object_yaw": [-30, 30],
+    "object_roll": [-30, 30],
+    "object_scale": [0.5, 1.0],
+    "object_texture": ["Default", "Gold"],
+    "scene_light": ["Dark", "Bright"],
+}
+PUG_FOLDERS = {factor: "_".join(word.capitalize() for word in factor.split("_")) for factor in PUG_LEVELS}
+PUG_COLUMNS = {
+    "world_name": "City",
+    "character_rotation_yaw": 0,
+    "character_rotation_roll": 0,
+    "character_rotation_pitch": 0,
+    "character_scale": 1.0,
+    "camera_roll": 0,
+    "camera_pitch": 0,
+    "camera_yaw": 0,
+    "character_texture": "Default",
+    "scene_light": "Default",
+}
+PUG_COLUMN_OF = {
+    "worlds": "world_name",
+    "object_yaw": "character_rotation_yaw",
+    "object_roll": "character_rotation_roll",
+    "object_pitch": "character_rotation_pitch",
+    "object_scale": "character_scale",
+    "object_texture": "character_texture",
+}
+
+
+def image_bytes(seed: int, size: tuple[int, int] = (48, 40), kind: str = "JPEG", mode: str = "RGB", **options) -> bytes:
+    """An encoded image of smooth noise, different for every seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    """An archive of the given members, in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_zip(path: Path, members: dict[str, bytes]) -> Path:
+    """A zip archive of the given members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_hub_parquet(
+    path: Path, images: list[bytes], paths: list[str | None], row_group: int = 3, names=None, **columns
+):
+    """A shard as the hub's library writes it: struct image{bytes,path}, class names in the schema's metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [{"bytes": content, "path": name} for content, name in zip(images, paths, strict=True)]
+    table = pa.table({"image": pa.array(cells, kind), **columns})
+    features = {"image": {"_type": "Image"}}
+    if names is not None:
+        features["label"] = {"names": names, "_type": "ClassLabel"}
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=row_group)
+
+
+def val_images(classes=CLASSES, per_class: int = 2, size=(48, 40)) -> list[tuple[str, int, bytes]]:
+    """(validation name, label, bytes): numbers are arbitrary, as for an archive whose labels come with it."""
+    rows = [(label, k) for label in classes for k in range(per_class)]
+    return [(f"ILSVRC2012_val_{100 + i:08d}", label, image_bytes(i, size)) for i, (label, _) in enumerate(rows)]
+
+
+# ----------------------------------------------------------------------------------------------- ImageNet validation
+
+
+def imagenet_folder(root: Path, images=None) -> dict[str, int]:
+    """`<wnid>/ILSVRC2012_val_XXXXXXXX.JPEG`, with files beside the images that must be passed over."""
+    images = images or val_images()
+    for name, label, content in images:
+        write(root / WNIDS[label] / f"{name}.JPEG", content)
+    write(root / "README.txt", "not an image")
+    write(root / WNIDS[images[0][1]] / "._hidden.JPEG", b"resource fork")
+    return {name: label for name, label, _ in images}
+
+
+def imagenet_flat(root: Path) -> dict[str, int]:
+    """The official archive unpacked: all files in one folder; labels from imagenet-x's table."""
+    import imagenet_x
+    import pandas as pd
+
+    path = Path(imagenet_x.__file__).parent / "annotations" / "filename_label.csv"
+    table = pd.read_csv(path).groupby("label").head(1).head(6)
+    for i, name in enumerate(table["file_name"]):
+        write(root / name, image_bytes(i))
+    return {name.removesuffix(".JPEG"): label for name, label in zip(table["file_name"], table["label"], strict=True)}
+
+
+def imagenet_parquet(
+    root: Path, images=None, first_name: str = "tench, Tinca tinca", shards: int = 2
+) -> dict[str, int]:
+    """`data/validation-000NN-of-000MM.parquet`; the hub's files keep names that end in the wnid."""
+    images = images or val_images()
+    names = [first_name, *(f"class {i}" for i in range(1, 1000))]
+    for shard, rows in enumerate(np.array_split(np.arange(len(images)), shards)):
+        write_hub_parquet(
+            root / "data" / f"validation-{shard:05d}-of-{shards:05d}.parquet",
+            [images[i][2] for i in rows],
+            [f"{images[i][0]}_{WNIDS[images[i][1]]}.JPEG" for i in rows],
+            names=names,
+            label=pa.array([images[i][1] for i in rows], pa.int64()),
+        )
+    # other splits of the repository must not be read: test labels are -1
+    write_hub_parquet(root / "data" / "test-00000-of-00001.parquet", [image_bytes(0)], ["a.JPEG"], label=pa.array([-1]))
+    return {name: label for name, label, _ in images}
+
+
+def imagenet_webdataset(root: Path, images=None, shards: int = 2) -> dict[str, int]:
+    """timm's `imagenet1k-validation-NN.tar` with `_info.json`."""
+    images = images or val_images()
+    parts = np.array_split(np.arange(len(images)), shards)
+    for shard, rows in enumerate(parts):
+        members = {}
+        for i in rows:
+            name, label, content = images[i]
+            members[f"{name}.cls"] = str(label).encode()
+            members[f"{name}.jpg"] = content
+            members[f"{name}.json"] = json.dumps({"filename": f"{name}.JPEG"}).encode()
+        write_tar(root / f"imagenet1k-validation-{shard:02d}.tar", members)
+    files = [f"imagenet1k-validation-{shard:02d}.tar" for shard in range(shards)]
+    split = {
+        "name": "validation",
+        "num_samples": len(images),
+        "filenames": files,
+        "shard_lengths": list(map(len, parts)),
+    }
+    write(root / "_info.json", json.dumps({"splits": {"validation": split}}))
+    return {name: label for name, label, _ in images}
+
+
+# --------------------------------------------------------------------------------------- V2, A, R, Sketch, C and Hard
+
+
+def imagenet_v2(root: Path, padding: int = 0, classes=(0, 1, 2, 10, 100, 207)) -> dict[str, int]:
+    """`imagenetv2-matched-frequency-format-val/<k>/<hash>.jpeg`; ER pads the folder names."""
+    folder = root / "imagenetv2-matched-frequency-format-val"
+    labels = {}
+    for label in classes:
+        name = f"{label:05d}abcdef"
+        write(folder / f"{label:0{padding}d}" / f"{name}.jpeg", image_bytes(label))
+        labels[f"{label}/{name}"] = label
+    return labels
+
+
+def wnid_members(folder: str, classes, per_class: int = 2) -> tuple[dict[str, bytes], dict[str, int]]:
+    """`<folder>/<wnid>/<name>.jpg` with ids and labels."""
+    members, labels = {}, {}
+    for label in classes:
+        for k in range(per_class):
+            name = f"0.{label:06d}{k}"
+            members[f"{folder}/{WNIDS[label]}/{name}.jpg"] = image_bytes(1000 * k + label)
+            labels[f"{WNIDS[label]}/{name}"] = label
+    return members, labels
+
+
+def subset_classes(which: str, n: int = 4) -> list[int]:
+    """First classes of the A or R list, and the last one."""
+    return [*map(int, imagenet_subset(which)[: n - 1]), int(imagenet_subset(which)[-1])]
+
+
+def imagenet_subset_folder(root: Path, which: str) -> dict[str, int]:
+    """`imagenet-a/<wnid>/*`."""
+    members, labels = wnid_members(f"imagenet-{which}", subset_classes(which))
+    for name, content in members.items():
+        write(root / name, content)
+    write(root / f"imagenet-{which}" / "README.txt", "wnid names")
+    return labels
+
+
+def imagenet_subset_tar(root: Path, which: str) -> dict[str, int]:
+    """The released archive, not unpacked."""
+    members, labels = wnid_members(f"imagenet-{which}", subset_classes(which))
+    write_tar(root / f"imagenet-{which}.tar", {f"imagenet-{which}/README.txt": b"wnid names", **members})
+    return labels
+
+
+def imagenet_a_parquet(root: Path, names: bool = True, whole: bool = False) -> dict[str, int]:
+    """`data/train-*` with labels 0..199 and class names that are wnids; or labels of the 1000 (`whole`)."""
+    columns = imagenet_subset("a")
+    members, labels = wnid_members("imagenet-a", subset_classes("a"))
+    values = [label if whole else int(np.searchsorted(columns, label)) for label in labels.values()]
+    write_hub_parquet(
+        root / "data" / "train-00000-of-00001-0123456789abcdef.parquet",
+        list(members.values()),
+        [name.rsplit("/", 1)[-1] for name in members],
+        names=[WNIDS[c] for c in columns] if names else None,
+        label=pa.array(values, pa.int64()),
+    )
+    return labels
+
+
+def imagenet_r_parquet(root: Path) -> dict[str, int]:
+    """`test/test-*` with the columns `wnid` and `class_name` and no label."""
+    members, labels = wnid_members("imagenet-r", subset_classes("r"))
+    write_hub_parquet(
+        root / "test" / "test-00000-of-00001.parquet",
+        list(members.values()),
+        [name.rsplit("/", 1)[-1] for name in members],
+        wnid=[WNIDS[label] for label in labels.values()],
+        class_name=["name"] * len(labels),
+    )
+    return labels
+
+
+def clip_benchmark(root: Path, splits: dict[str, list[int]], names: list[str], shards: int = 2) -> None:
+    """`<split>/<n>.tar` with `nshards.txt`, `classnames.txt` and templates; members in lossless webp."""
+    write(root / "classnames.txt", "".join(f"{name}\n" for name in names))
+    write(root / "zeroshot_classification_templates.txt", "a photo of {c}.\n")
+    for order, (split, labels) in enumerate(splits.items()):
+        for shard, rows in enumerate(np.array_split(np.arange(len(labels)), shards)):
+            members = {}
+            for i in rows:
+                members[f"s{i:07d}.cls"] = f"{labels[i]}\n".encode()
+                content = image_bytes(10_000 * order + int(i), (36, 36), "WEBP", lossless=True)
+                members[f"s{i:07d}.webp"] = content
+            write_tar(root / split / f"{shard}.tar", members)
+        write(root / split / "nshards.txt", f"{shards}\n")
+
+
+def imagenet_c(root: Path, grouped: bool = False, classes=(0, 207), per_class: int = 2, size=(224, 224)) -> list[str]:
+    """`[<group>/]<corruption>/<severity>/<wnid>/<validation name>`; returns the source images."""
+    images = val_images(classes, per_class, size)
+    for group, corruptions in GROUPS.items():
+        for corruption in corruptions:
+            for severity in range(1, 6):
+                for name, label, content in images:
+                    folder = root / group / corruption if grouped else root / corruption
+                    write(folder / str(severity) / WNIDS[label] / f"{name}.JPEG", content)
+    return [name for name, _, _ in images]
+
+
+def imagenet_c_tars(root: Path, classes=(0, 207)) -> list[str]:
+    """The released archives, not unpacked."""
+    images = val_images(classes, 1, (32, 32))
+    for group, corruptions in GROUPS.items():
+        members = {
+            f"{corruption}/{severity}/{WNIDS[label]}/{name}.JPEG": content
+            for corruption in corruptions
+            for severity in range(1, 6)
+            for name, label, content in images
+        }
+        write_tar(root / f"{group}.tar", members)
+    return [name for name, _, _ in images]
+
+
+def imagenet_hard(root: Path, labels=((1, 5), (7,), (999, 0, 0)), row_group: int = 2) -> None:
+    """`data/validation-*` with lists of labels; images of several modes."""
+    modes = ["RGB", "L", "CMYK"]
+    images = [image_bytes(i, mode=modes[i % 3]) for i in range(len(labels))]
+    write_hub_parquet(
+        root / "data" / "validation-00000-of-00001-fedcba9876543210.parquet",
+        images,
+        [None] * len(labels),
+        row_group,
+        label=pa.array([list(values) for values in labels], pa.list_(pa.int64())),
+        origin=["imagenet_a"] * len(labels),
+        english_label=[[str(value) for value in values] for values in labels],
+    )
+
+
+# --------------------------------------------------------------------------------------------------- shape and factors
+
+
+def cue_conflict(root: Path, names=("cat1-dog2", "cat1-elephant1", "cat2-cat3", "dog10-bird1", "bear3-clock2")) -> None:
+    """`cue-conflict/<shape>/<shape><n>-<texture><m>.png`, 224 px."""
+    for i, name in enumerate(names):
+        shape = "".join(c for c in name.split("-")[0] if c.isalpha())
+        write(root / "cue-conflict" / shape / f"{name}.png", image_bytes(i, (224, 224), "PNG"))
+
+
+def pug_rows(world_defaults: bool = True) -> list[dict]:
+    """One row per image: two assets of each class, each factor at each of its levels."""
+    rows = []
+    for class_name in ("Airplane", "Shirt"):
+        for asset in ("A", "B"):
+            for factor, levels in PUG_LEVELS.items():
+                for level in levels:
+                    values = dict(PUG_COLUMNS) | {PUG_COLUMN_OF.get(factor, factor): level}
+                    rows.append(
+                        {
+                            "factor": factor,
+                            "level": level,
+                            "character_name": f"{class_name}_{asset}",
+                            "character_label": class_name,
+                            **values,
+                        }
+                    )
+    return rows
+
+
+def pug_folder(root: Path, size=(64, 64)) -> set[str]:
+    """`PUG_ImageNet/<factor>/<class>/<n>.png` with the table of labels; the mapping lies beside it."""
+    folder = root / "PUG_ImageNet"
+    lines = ["filename,world_name,character_name,character_label," + ",".join(list(PUG_COLUMNS)[1:])]
+    ids = set()
+    for i, row in enumerate(pug_rows()):
+        name = f"{PUG_FOLDERS[row['factor']]}/{row['character_label']}/{i:06d}.png"
+        write(folder / name, image_bytes(i, size, "PNG"))
+        values = [str(row[column]) for column in list(PUG_COLUMNS)[1:]]
+        lines.append(",".join([name, row["world_name"], row["character_name"], row["character_label"], *values]))
+        ids.add(pug_id(row))
+    write(folder / "labels_pug_imagenet.csv", "\n".join(lines) + "\n")
+    write(root / "class_to_imagenet_idx.json", json.dumps(PUG_MAPPING))
+    return ids
+
+
+def pug_parquet(root: Path) -> set[str]:
+    """`data/train-*` with the columns of the hub's card: nothing says which factor an image belongs to."""
+    rows = pug_rows()
+    columns = {
+        name: [row[name] for row in rows]
+        for name in ("world_name", "character_name", "character_label", *list(PUG_COLUMNS)[1:])
+    }
+    images = [image_bytes(i, (32, 32), "PNG") for i in range(len(rows))]
+    write_hub_parquet(root / "data" / "train-00000-of-00001.parquet", images, [None] * len(rows), 20, **columns)
+    write(root / "class_to_imagenet_idx.json", json.dumps(PUG_MAPPING))
+    return {pug_id(row) for row in rows}
+
+
+def pug_id(row: dict) -> str:
+    """`<factor>/<class>/<character>/<level>`."""
+    level = row["level"] if isinstance(row["level"], str) else f"{row['level']:g}"
+    return f"{row['factor']}/{row['character_label']}/{row['character_name']}/{level}"
