@@ -6,9 +6,9 @@ never by position in a listing: a folder with a subset of the classes must still
 names, and no code that comes with a dataset is ever run.
 """
 
+from beyond_accuracy.readers.corrupted import imagenet_c
+from beyond_accuracy.readers.family import class_folder, imagenet, imagenet_hard, imagenet_labels, imagenet_v2
 from beyond_accuracy.readers.files import IMAGE_SUFFIXES, VAL_ID, image_id
-from beyond_accuracy.readers.imagenet import class_folder, imagenet, imagenet_hard, imagenet_labels, imagenet_v2
-from beyond_accuracy.readers.imagenet_c import imagenet_c
 from beyond_accuracy.readers.probe import splits
 from beyond_accuracy.readers.stimuli import cue_conflict, pug_imagenet
 from beyond_accuracy.readers.tables import parquet, read_parquet
