@@ -88,7 +88,7 @@ def _mark_stop(notebook: NotebookNode, error: Exception) -> None:
     if not code:
         notebook.cells.append(nbformat.v4.new_code_cell())
         code = notebook.cells[-1:]
-    done = [(cell.metadata.get("papermill") or {}).get("status") == "completed" for cell in code]
+    done = ["shell.execute_reply" in cell.metadata.get("execution", {}) for cell in code]
     cell = code[done.index(False)] if False in done else code[-1]
     cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[]))
 

@@ -16,17 +16,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.collections import PathCollection, QuadMesh
-from matplotlib.figure import Figure
-from PIL import Image
 
 from .errors import InputError
-from .plots import HASH_SALT
+
+if TYPE_CHECKING:  # matplotlib takes a second to import, and a run that draws nothing needs none
+    from matplotlib.figure import Figure
 
 RESULT_COLUMNS = ("dimension", "dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit")
 _NUMBERS = ("value", "ci_low", "ci_high", "n")
@@ -171,6 +170,10 @@ def save_figure(fig: Figure, folder: Path, name: str, alt: str, caption: str, da
     Raises:
         InputError: An empty alt text or caption, a name that is no file stem, or data that is not a frame.
     """
+    import matplotlib as mpl
+
+    from .plots import HASH_SALT
+
     _check_name(name, "figure")
     if not alt.strip() or not caption.strip():
         raise InputError(f"figure {name}: both alt text and caption are needed")
@@ -195,6 +198,8 @@ def save_figure(fig: Figure, folder: Path, name: str, alt: str, caption: str, da
 
 def small_png(content: bytes) -> bytes:
     """The same picture with a palette of 256 colours where that is lighter and no colour is visibly lost."""
+    from PIL import Image
+
     with Image.open(BytesIO(content)) as opened:
         picture = opened.convert("RGB")
     colors = picture.getcolors(maxcolors=1 << 20)
@@ -206,6 +211,8 @@ def small_png(content: bytes) -> bytes:
 
 
 def _rasterise_clouds(fig: Figure) -> None:
+    from matplotlib.collections import PathCollection, QuadMesh
+
     for axes in fig.axes:
         for artist in axes.collections:
             points = len(artist.get_offsets()) if isinstance(artist, PathCollection) else 0

@@ -1,0 +1,108 @@
+"""Form of the source notebooks: what keeps them readable in a diff, runnable by papermill and honest as a page."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PAGES = [path for path in NOTEBOOKS if path.name[0].isdigit()]
+TAGS = {"parameters", "hide", "hide-input"}
+LONGEST = 15
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def by_name(paths):
+    return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
+
+
+def test_there_are_notebooks():
+    assert PAGES
+
+
+@by_name(NOTEBOOKS)
+def test_valid_and_without_results_of_a_run(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in notebook.metadata
+    ids = [cell["id"] for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    for cell in code_cells(notebook):
+        assert cell.outputs == [], f"cell {cell['id']} has stored outputs"
+        assert cell.execution_count is None, f"cell {cell['id']} has an execution count"
+        assert not {"papermill", "execution", "collapsed"} & set(cell.metadata), f"cell {cell['id']}"
+
+
+@by_name(NOTEBOOKS)
+def test_cells_are_one_thought_and_logic_is_in_the_library(path):
+    for cell in code_cells(read(path)):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert 0 < len(lines) <= LONGEST, f"cell {cell['id']} has {len(lines)} lines"
+        assert not cell.source.lstrip().startswith(("%", "!")), f"cell {cell['id']} is no plain Python"
+        for node in ast.walk(ast.parse(cell.source)):
+            named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            assert not named, f"cell {cell['id']} defines {getattr(node, 'name', '')}"
+        assert set(tags(cell)) <= TAGS, f"cell {cell['id']} has tags {tags(cell)}"
+
+
+@by_name(PAGES)
+def test_parameters_are_commented_literals_in_the_first_code_cell(path):
+    cells = code_cells(read(path))
+    tagged = [cell for cell in cells if "parameters" in tags(cell)]
+    assert tagged == cells[:1], "exactly the first code cell is tagged `parameters`"
+    source = tagged[0].source
+    names = {}
+    for node in ast.parse(source).body:
+        assert isinstance(node, ast.Assign) and len(node.targets) == 1, ast.unparse(node)
+        name = node.targets[0].id
+        names[name] = ast.literal_eval(node.value)  # raises for anything derived
+        assert name.isupper(), name
+        comment = source.splitlines()[node.end_lineno - 1][node.end_col_offset :]
+        assert comment.strip().startswith("#"), f"{name} has no comment"
+    assert names["PROFILE"] == "mini"
+    assert names["MODELS"] == ""
+
+
+@by_name(PAGES)
+def test_a_page_asks_first_and_says_its_limits(path):
+    notebook = read(path)
+    opening = notebook.cells[0]
+    assert opening.cell_type == "markdown" and opening.source.startswith("# "), "a page opens with its title"
+    assert "\n" in opening.source.strip(), "the title is followed by the question"
+    titles = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    assert sum(line.startswith("# ") for line in titles) == 1
+    assert any(line.startswith("## What this does not show") for line in titles)
+    assert ".provenance()" in code_cells(notebook)[-1].source
+
+
+@by_name(NOTEBOOKS)
+def test_pictures_in_text_have_alt_text_and_nothing_comes_from_outside(path):
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            assert "![](" not in cell.source
+            assert "<img" not in cell.source and "<script" not in cell.source
+
+
+@by_name(PAGES)
+def test_papermill_sees_the_parameters_the_report_passes(path):
+    from papermill import inspect_notebook
+
+    from beyond_accuracy.report import declared_parameters
+
+    seen = set(inspect_notebook(str(path)))
+    assert seen == declared_parameters(path)
+    assert {"PROFILE", "MODELS"} <= seen
