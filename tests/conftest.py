@@ -1,8 +1,14 @@
-"""Shared fixtures: the folder of real test material, where it is beside the checkout."""
+"""Shared fixtures: the folder of real test material, where it is beside the checkout; small networks and images."""
 
+import importlib
+import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,3 +41,168 @@ def efficientnet_lite0(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tf_efficientnet_lite0.safetensors"
     save_file(state, path)
     return path
+
+
+# Small networks and images, whose answers are known -------------------------------------------------------------------
+
+TOY_NETWORKS = '''"""A network that says which of red, green and blue an image holds most of, and counts its passes."""
+
+import os
+import time
+
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+CALLS = []  # images per forward pass
+MAX_BATCH = 0  # larger batches run out of memory; 0 = no limit
+
+default_cfgs = generate_default_cfgs({
+    "toy_colour.untrained": {
+        "url": "", "num_classes": 3, "input_size": (3, 16, 16), "crop_pct": 0.8, "interpolation": "bilinear",
+        "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "first_conv": None, "classifier": "head",
+    }
+})
+
+
+class ToyColour(nn.Module):
+    def __init__(self, num_classes=3, in_chans=3, **kwargs):
+        super().__init__()
+        self.num_classes = self.num_features = num_classes
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(3, num_classes, bias=False)
+
+    def forward_features(self, x):
+        if MAX_BATCH and len(x) > MAX_BATCH:
+            raise torch.OutOfMemoryError("simulated")
+        time.sleep(float(os.environ.get("TOY_DELAY", 0)) * len(x))
+        CALLS.append(len(x))
+        return x
+
+    def forward_head(self, x, pre_logits=False):
+        x = self.drop(x.mean((2, 3)))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+@register_model
+def toy_colour(pretrained=False, **kwargs):
+    return build_model_with_cfg(ToyColour, "toy_colour", pretrained, **kwargs)
+'''
+
+TOY_CLASSES = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="session")
+def toy_networks(tmp_path_factory):
+    """The module above, importable by its name `toy_networks` here and in processes started from here."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "toy_networks.py").write_text(TOY_NETWORKS)
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module("toy_networks")
+    sys.path.remove(str(folder))
+
+
+class Toy:
+    """A folder with a store, images of three colours, checkpoints and profiles."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.data, self.store = root / "data", root / "store"
+        self.data.mkdir()
+        self.classes = root / "classes.json"
+        content = {"ids": TOY_CLASSES, "names": TOY_CLASSES, "templates": ["a photo of a {c}.", "the colour {c}"]}
+        self.classes.write_text(json.dumps(content))
+
+    def images(self, per_class: int = 4, name: str = "images") -> Path:
+        """Noisy images of odd sizes in folders named by class; the dominant channel is the label."""
+        rng = np.random.default_rng(7)
+        for k, class_id in enumerate(TOY_CLASSES):
+            folder = self.data / name / class_id
+            folder.mkdir(parents=True)
+            for i in range(per_class):
+                pixels = rng.integers(0, 120, (21 + i % 5, 24 - i % 3, 3))
+                pixels[..., k] += 60 + 20 * (i % 4)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{class_id}{i:03d}.png")
+        return self.data / name
+
+    def checkpoint(self, name: str = "colour", scale: float = 8.0, n_classes: int = 3) -> Path:
+        """A folder that timm loads with `local-dir:`."""
+        import torch
+        from safetensors.torch import save_file
+
+        folder = self.root / name
+        folder.mkdir()
+        weight = torch.zeros(n_classes, 3)
+        weight[:3] = scale * torch.eye(3)
+        save_file({"head.weight": weight}, folder / "model.safetensors")
+        config = {"num_classes": n_classes, "input_size": [3, 16, 16], "crop_pct": 0.8, "interpolation": "bilinear"}
+        config |= {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "classifier": "head", "first_conv": None}
+        content = {"architecture": "toy_colour", "num_classes": n_classes, "pretrained_cfg": config}
+        (folder / "config.json").write_text(json.dumps(content))
+        return folder
+
+    def clip(self, name: str = "clip", seed: int = 0) -> Path:
+        """A folder that open_clip loads with `local-dir:`: its own ViT over 4 x 4 patches, and a small text tower."""
+        import open_clip
+        import torch
+        from safetensors.torch import save_file
+
+        folder = self.root / name
+        folder.mkdir()
+        vision = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
+        text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+        model = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+        torch.manual_seed(seed)
+        save_file(open_clip.CLIP(**model).state_dict(), folder / "open_clip_model.safetensors")
+        preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic"}
+        content = {"model_cfg": model, "preprocess_cfg": preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(content))
+        return folder
+
+    def content(self, models: dict | None = None, **settings) -> dict:
+        """A profile's content: one model, one dataset, 4 images a part, no worker processes."""
+        colour = {"colour": {"source": "timm", "name": f"local-dir:{self.root / 'colour'}"}}
+        images = {"reader": "class_folder", "path": str(self.data / "images"), "classes": str(self.classes)}
+        return {
+            "name": "toy",
+            "imports": ["toy_networks"],
+            "settings": {"precision": "fp32", "workers": 0, "chunk": 4, **settings},
+            "models": colour if models is None else models,
+            "datasets": {"images": images},
+            "dimensions": {"calibration": {"clean": "images", "shifted": []}, "models": {"clean": "images"}},
+        }
+
+    def profile(self, content: dict | None = None, **settings):
+        """The profile read back from a YAML file, as a user's would be."""
+        from beyond_accuracy.profiles import load_profile
+
+        path = self.root / "toy.yaml"
+        path.write_text(yaml.safe_dump(content or self.content(**settings)))
+        return load_profile(path)
+
+    def outputs(self, content: dict | None = None, options: dict | None = None, **settings):
+        """Outputs of the profile over the store of this folder, on the CPU."""
+        from beyond_accuracy.outputs import Outputs
+        from beyond_accuracy.store import Store
+
+        return Outputs(self.profile(content, **settings), Store(self.store), {"device": "cpu", **(options or {})})
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch, toy_networks) -> Toy:
+    """Everything a run needs, in a folder of its own; nothing of an earlier test is remembered."""
+    from beyond_accuracy import datasets, models
+
+    monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path / "store"))
+    monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
+    for name in ("BEYOND_ACCURACY_SKIP_BAD", "BEYOND_ACCURACY_DEVICE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(models, "_LOADED", {})
+    monkeypatch.setattr(datasets, "_LOADED", {})
+    monkeypatch.setattr(toy_networks, "MAX_BATCH", 0)
+    toy_networks.CALLS.clear()
+    return Toy(tmp_path)

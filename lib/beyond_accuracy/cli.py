@@ -26,6 +26,15 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"beyond-accuracy: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader of a pipe (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if args.debug:
+            traceback.print_exc()
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"beyond-accuracy: {where}{error.strerror or error}", file=sys.stderr)
+        return InputError.exit_code
     except KeyboardInterrupt:
         print("beyond-accuracy: interrupted; run the same command again to continue where it stopped", file=sys.stderr)
         return 130
@@ -40,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--profile", default="mini", help="shipped profile or YAML file (default: %(default)s)")
     running = argparse.ArgumentParser(add_help=False)
     running.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")
-    running.add_argument("--batch-size", type=int, default=0, help="images per forward pass (default: by device)")
+    running.add_argument("--batch-size", type=_count, default=0, help="images per forward pass (default: by device)")
     running.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be decoded, count them")
 
     parser = argparse.ArgumentParser(prog="beyond-accuracy", description=__doc__.split("\n")[0], epilog=EPILOG)
@@ -58,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", required=True, help="model of the profile, or timm:NAME or open_clip:NAME/TAG")
     predict.add_argument("--dataset", required=True, help="dataset of the profile, or a folder of class-id folders")
     predict.add_argument("--transform", default="none", help="for example scale=1.5 (default: %(default)s)")
-    predict.add_argument("--limit", type=int, default=0, metavar="N", help="use N images, evenly spaced")
+    predict.add_argument("--limit", type=_count, default=0, metavar="N", help="use N images, evenly spaced")
     predict.add_argument("--checkpoint", default="", metavar="FILE", help="local weights for timm:NAME")
     predict.add_argument("--output", metavar="FILE", help="also write the rows as Parquet or CSV")
     predict.set_defaults(run=_predict)
@@ -70,10 +79,26 @@ def _parser() -> argparse.ArgumentParser:
     imports.add_argument("--profile", default="predictions", help="profile that defines the dataset")
     imports.set_defaults(run=_import)
 
+    check = commands.add_parser("check", parents=[common, profile, running], help="what is missing or malformed")
+    check.add_argument("--only", action="append", default=[], metavar="NAME", help="only these datasets or models")
+    check.add_argument("--forward", action="store_true", help="run each model on up to 500 images, compare accuracies")
+    check.set_defaults(run=_check)
+
+    fetch = commands.add_parser("fetch", parents=[common, profile], help="download what may be downloaded")
+    fetch.add_argument("--only", action="append", default=[], metavar="NAME", help="datasets, pages, or `models`")
+    fetch.add_argument("--yes", action="store_true", help="start without asking")
+    fetch.set_defaults(run=_fetch)
+
     listing = commands.add_parser("list", parents=[common, profile], help="list models, datasets or profiles")
     listing.add_argument("what", choices=["models", "datasets", "profiles"])
     listing.set_defaults(run=_list)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
 
 
 def _environment(args: argparse.Namespace) -> None:
@@ -109,56 +134,102 @@ def _report(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from beyond_accuracy.profiles import DatasetSpec, ModelSpec, load_profile, unknown
+    from beyond_accuracy.outputs import Outputs
+    from beyond_accuracy.profiles import load_profile
     from beyond_accuracy.store import Store
-    from beyond_accuracy.study import Study
 
+    output = _output(args.output)
     profile = load_profile(args.profile)
-    source, separator, rest = args.model.partition(":")
-    if separator and source in ("timm", "open_clip"):
-        name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
-        model = ModelSpec(
-            rest.replace("/", "_"), source, id=name, pretrained=tag, checkpoint=args.checkpoint, label=rest
-        )
-    elif args.model in profile.models:
-        model = profile.models[args.model]
-    else:
-        raise InputError(f"{unknown('model', args.model, profile.models)}; or give timm:NAME or open_clip:NAME/TAG")
-    if args.dataset in profile.datasets:
-        dataset = profile.datasets[args.dataset]
-    elif Path(args.dataset).is_dir():
-        path = str(Path(args.dataset).resolve())
-        dataset = DatasetSpec(Path(path).name, "class_folder", path)
-    else:
-        raise InputError(f"{unknown('dataset', args.dataset, profile.datasets)}; or give a folder of class-id folders")
+    model, dataset = _model(profile, args), _dataset(profile, args.dataset)
     if args.limit:
         dataset = replace(dataset, limit=args.limit)
-    profile = replace(
-        profile,
-        models={model.name: model},
-        datasets={**profile.datasets, dataset.name: dataset},
-        dimensions={"models": {}},
-    )
-    found = Study(profile, "models", Store(), _options(args)).predictions(dataset.name, args.transform)[model.name]
-    n, correct = len(found), int(found.correct.sum())
+    profile = replace(profile, models={model.name: model}, datasets={**profile.datasets, dataset.name: dataset})
+    outputs = Outputs(profile, Store(), _options(args))
+    found = outputs.predictions(dataset.name, [args.transform])[args.transform].get(model.name)
+    if found is None:
+        raise DataMissing(
+            f"{model.name} has no predictions on {dataset.name} under {args.transform}; import them first"
+        )
+    n, correct, skipped = len(found), int(found.correct.sum()), len(found.meta.get("skipped", []))
+    left_out = f", {skipped} images that cannot be decoded left out" if skipped else ""
     print(
         f"{model.name} on {dataset.name}, transform {found.transform}: {correct}/{n} correct, top-1 {correct / n:.2%}"
+        f"{left_out}"
     )
-    print(f"store: {found.meta.get('key')} (device {found.meta.get('device')})")
-    if args.output:
-        _write_rows(found, Path(args.output))
+    print(f"store: {found.meta.get('key')} (computed on {found.meta.get('device')})")
+    if output:
+        _write_rows(found, output)
     return 0
 
 
+def _model(profile, args: argparse.Namespace):
+    """The model of the profile, or one given as `timm:NAME` or `open_clip:NAME/TAG`."""
+    from beyond_accuracy.profiles import ModelSpec, unknown
+
+    if args.model in profile.models:
+        if args.checkpoint:
+            raise InputError(
+                f"--checkpoint goes with timm:NAME or open_clip:NAME; {args.model} is a model of a profile"
+            )
+        return profile.models[args.model]
+    source, _, rest = args.model.partition(":")
+    if source not in ("timm", "open_clip") or not rest:
+        raise InputError(f"{unknown('model', args.model, profile.models)}; or give timm:NAME or open_clip:NAME/TAG")
+    name, tag = rest, ""
+    if source == "open_clip" and ":" not in rest:
+        name, _, tag = rest.partition("/")
+    safe = rest.replace("/", "_").replace("\\", "_")[-100:].lstrip(".~")
+    return ModelSpec(safe, source, id=name, pretrained=tag, checkpoint=_local(args.checkpoint), label=rest)
+
+
+def _dataset(profile, name: str):
+    """The dataset of the profile, or a folder of class-id folders."""
+    from beyond_accuracy.profiles import DatasetSpec, unknown
+
+    if name in profile.datasets:
+        return profile.datasets[name]
+    if not Path(name).is_dir():
+        raise InputError(f"{unknown('dataset', name, profile.datasets)}; or give a folder of class-id folders")
+    path = Path(name).resolve()
+    return DatasetSpec(path.name or "folder", "class_folder", str(path))
+
+
+def _local(path: str) -> str:
+    """A path typed on the command line lies where the command runs, not under the data folder."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
+
+
+def _output(text: str | None) -> Path | None:
+    """Where rows go, checked before hours of computing."""
+    if text is None:
+        return None
+    path = Path(text)
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--output {text}: expected a name that ends in .csv or .parquet")
+    if not path.parent.is_dir():
+        raise InputError(f"--output {text}: there is no folder {path.parent}")
+    return path
+
+
 def _write_rows(found, path: Path) -> None:
-    frame = found.frame
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from beyond_accuracy.store import atomic_write, rows_table
+
     if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
+        frame = found.frame
+        if found.multilabel:
+            frame = frame.assign(target=[" ".join(map(str, labels)) for labels in found.targets])
+        atomic_write(path, lambda file: frame.to_csv(file, index=False))
     else:
+        table = rows_table(found.frame)
         if found.logits is not None:
-            frame = frame.assign(logits=list(found.logits))
-        frame.to_parquet(path, index=False)
-    print(f"wrote {len(frame)} rows to {path}")
+            flat = pa.array(np.ascontiguousarray(found.logits).reshape(-1))
+            table = table.append_column("logits", pa.FixedSizeListArray.from_arrays(flat, found.logits.shape[1]))
+        atomic_write(path, lambda file: pq.write_table(table, file))
+    print(f"wrote {len(found)} rows to {path}")
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -176,9 +247,30 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> int:
+    from beyond_accuracy.check import check
+    from beyond_accuracy.profiles import load_profile
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # looking, not downloading: no request, no retries
+    return check(load_profile(args.profile), only=_names(args.only), forward=args.forward, options=_options(args))
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from beyond_accuracy.fetch import fetch
+    from beyond_accuracy.profiles import load_profile
+
+    ask = input if sys.stdin.isatty() else None
+    return fetch(load_profile(args.profile), _names(args.only), yes=args.yes, ask=ask)
+
+
+def _names(values: list[str]) -> list[str]:
+    """Names given by repeating an option or separated by commas."""
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
 def _list(args: argparse.Namespace) -> int:
+    from beyond_accuracy.paths import cache_dir
     from beyond_accuracy.profiles import available_profiles, load_profile
-    from beyond_accuracy.store import Store
 
     if args.what == "profiles":
         for name in available_profiles():
@@ -188,8 +280,11 @@ def _list(args: argparse.Namespace) -> int:
     if args.what == "models":
         for spec in profile.models.values():
             print(f"{spec.name:16} {spec.source:12} {spec.id} {spec.pretrained}".rstrip())
-        for name in Store().imported_models():
-            print(f"{name:16} {'predictions':12} imported")
+        if (cache_dir() / "imported").is_dir():  # asked first: the store's imports take longer than all of this
+            from beyond_accuracy.store import Store
+
+            for name in Store().imported_models():
+                print(f"{name:16} {'predictions':12} imported")
         return 0
     for spec in profile.datasets.values():
         print(f"{spec.name:20} {spec.reader:16} {spec.title}")

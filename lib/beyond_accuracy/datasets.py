@@ -5,12 +5,11 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.labels import ClassSpace, class_space
@@ -18,6 +17,12 @@ from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import DatasetSpec, unknown
 
 Targets = np.ndarray | list[np.ndarray]
+MAX_LOADED = 64
+_LOADED: dict[str, "ImageDataset"] = {}
+
+
+class BadImage(InputError):
+    """An image that is there but cannot be decoded: what `--skip-bad` leaves out and counts."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class ImageDataset:
         title: Text in figures.
         licence: Terms of the data.
         preprocess: Resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's.
+        keep: What is stored beside the rows: `all`, `logits` or `none`.
     """
 
     name: str
@@ -51,6 +57,7 @@ class ImageDataset:
     title: str = ""
     licence: str = ""
     preprocess: str = ""
+    keep: str = "all"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,19 +71,25 @@ class ImageDataset:
         """Decode one image as RGB.
 
         Raises:
-            InputError: The file is truncated or not an image; the message names it.
+            BadImage: The file is truncated or not an image; the message names it.
+            InputError: The file cannot be read.
             DataMissing: The dataset holds labels only.
         """
         if self.load is None:
             raise DataMissing(f"{self.name}: only labels are known here, the images are not on this machine")
+        where = f"{self.name}: image {self.ids[position]!r} in {self.source}"
         try:
-            with Image.open(io.BytesIO(self.load(position))) as image:
+            content = self.load(position)
+        except OSError as error:
+            raise InputError(f"{where} cannot be read ({error.strerror or error})") from error
+        try:
+            with Image.open(io.BytesIO(content)) as image:
                 # Grey, palette, RGBA and CMYK files occur in ImageNet; models take three channels.
                 return image.convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(
-                f"{self.name}: image {self.ids[position]!r} in {self.source} cannot be decoded ({error}); "
-                "replace the file, or leave bad images out and count them with --skip-bad"
+        except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, …
+            raise BadImage(
+                f"{where} cannot be decoded ({' '.join(str(error).split())[:200]}); replace the file, or leave bad "
+                "images out and count them with --skip-bad"
             ) from error
 
     def position(self, image_id: str) -> int:
@@ -174,17 +187,20 @@ def build_dataset(
     ids = np.asarray(ids, dtype=object)
     if len(ids) == 0:
         raise InputError(f"{spec.name}: no images found in {source}")
+    if len(targets) != len(ids):
+        raise InputError(f"{spec.name}: {len(ids)} images but {len(targets)} labels in {source}")
     duplicated = pd.Index(ids).duplicated()
     if duplicated.any():
         raise InputError(f"{spec.name}: id {ids[duplicated][0]!r} occurs more than once in {source}")
+    try:
+        "".join(ids).encode()
+    except (TypeError, UnicodeEncodeError):
+        strange = next(i for i in ids if not isinstance(i, str) or i != i.encode(errors="replace").decode())
+        raise InputError(f"{spec.name}: {strange!r} in {source}: an id must be text in valid UTF-8") from None
     classes = class_space(spec.classes) if spec.classes else None
-    if isinstance(targets, list):
-        targets = [np.asarray(t, dtype=np.int64) for t in targets]
-        flat = np.concatenate(targets) if targets else np.empty(0, np.int64)
-    else:
-        targets = flat = np.asarray(targets, dtype=np.int64)
-    if classes is not None and len(flat) and (flat.min() < 0 or flat.max() >= len(classes)):
-        raise InputError(f"{spec.name}: label {int(flat.max())} outside 0..{len(classes) - 1} of {classes.name}")
+    targets = _labels(spec, targets, source)
+    if classes is not None:
+        _check_labels(spec, ids, targets, classes, columns, source)
     frame = (
         pd.DataFrame(index=pd.Index(ids, name="id"))
         if metadata is None
@@ -207,7 +223,39 @@ def build_dataset(
         title=spec.title or spec.name,
         licence=spec.licence,
         preprocess=str(spec.options.get("preprocess", "")),
+        keep=spec.keep,
     )
+
+
+def _labels(spec: DatasetSpec, targets, source: str) -> Targets:
+    try:
+        if isinstance(targets, list) and any(isinstance(t, (list, tuple, np.ndarray)) for t in targets):
+            return [np.asarray(t, dtype=np.int64).reshape(-1) for t in targets]
+        labels = np.asarray(targets)
+        whole = labels.astype(np.int64)
+        if not np.array_equal(whole, labels):
+            raise ValueError("not whole numbers")
+        return whole
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{spec.name}: a label in {source} is not a whole number ({error})") from error
+
+
+def _check_labels(spec, ids, targets: Targets, classes: ClassSpace, columns, source: str) -> None:
+    """Every label is a class; on a set scored on some columns, a single label is one of them."""
+    multi = isinstance(targets, list)
+    owner = np.repeat(np.arange(len(ids)), [len(t) for t in targets]) if multi else np.arange(len(ids))
+    flat = np.concatenate(targets) if multi else targets
+    outside = np.flatnonzero((flat < 0) | (flat >= len(classes)))
+    if len(outside):
+        raise InputError(
+            f"{spec.name}: label {int(flat[outside[0]])} of {ids[owner[outside[0]]]!r} in {source} is outside "
+            f"0..{len(classes) - 1} of {classes.name}"
+        )
+    if columns is not None and not multi and len(outside := np.flatnonzero(~np.isin(flat, columns))):
+        raise InputError(
+            f"{spec.name}: label {int(flat[outside[0]])} of {ids[outside[0]]!r} in {source} is not one of the "
+            f"{len(columns)} classes this set is scored on"
+        )
 
 
 def file_stamp(path: Path) -> str:
@@ -232,25 +280,31 @@ def require(path: Path, spec: DatasetSpec, kind: str = "folder") -> Path:
     return path
 
 
-@lru_cache(maxsize=64)
-def _load_cached(key: str, spec_json: str) -> ImageDataset:
-    from beyond_accuracy.readers import READERS
-
-    spec = DatasetSpec(**json.loads(spec_json))
-    if spec.reader not in READERS:
-        raise InputError(f"{spec.name}: {unknown('reader', spec.reader, READERS)}")
-    dataset = READERS[spec.reader](spec)
-    return dataset.limit(spec.limit)
-
-
 def load_dataset(spec: DatasetSpec) -> ImageDataset:
-    """Read a dataset as its profile entry says.
+    """Read a dataset as its profile entry says; read once per process.
+
+    Symbolic links are followed, wherever they lead: data folders are often made of links (the hub's cache is), and an
+    image is only ever decoded. Archives are another matter: what is unpacked may not leave its folder.
 
     Raises:
-        InputError: Unknown reader, malformed data.
+        InputError: Unknown reader, malformed data, a file that cannot be read.
         DataMissing: The data is not on this machine.
     """
-    return _load_cached(str(resolve(spec.path)), json.dumps(vars(spec), sort_keys=True))
+    from beyond_accuracy.readers import READERS
+
+    key = f"{resolve(spec.path)}\n{json.dumps(vars(spec), sort_keys=True)}"
+    if key not in _LOADED:
+        if spec.reader not in READERS:
+            raise InputError(f"{spec.name}: {unknown('reader', spec.reader, READERS)}")
+        try:
+            dataset = READERS[spec.reader](spec)
+        except OSError as error:
+            where = error.filename or resolve(spec.path)
+            raise InputError(f"{spec.name}: {where} cannot be read ({error.strerror or error})") from error
+        if len(_LOADED) >= MAX_LOADED:
+            del _LOADED[next(iter(_LOADED))]
+        _LOADED[key] = dataset.limit(spec.limit)
+    return _LOADED[key]
 
 
 def _digest(*parts: str) -> str:

@@ -1,53 +1,86 @@
 """Resize and crop: the part of a model's preprocessing that runs on PIL images in the decoding workers.
 
-Normalisation runs later, on the device. Two models that resize and crop alike share one decoded image.
+Normalisation runs later, on the device. Two models that resize and crop alike share one decoded image. torchvision and
+timm are imported where an image is touched, not above: a page that finds its predictions in the store needs neither.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
-from torchvision.transforms import CenterCrop, Compose, Resize
-from torchvision.transforms.functional import InterpolationMode
 
 from beyond_accuracy.errors import InputError
+
+MODES = ("shortest", "squash", "longest")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize the shorter side, then crop the centre.
+    """Resize, then crop the centre.
 
     Attributes:
-        resize: Length of the shorter side in pixels; 0 = no resize.
+        resize: Length of the resized side in pixels; 0 = no resize.
         crop: Side of the square crop in pixels.
         interpolation: `bicubic`, `bilinear` or another name of torchvision's `InterpolationMode`; antialiased (PIL).
         crop_first: Crop this many pixels before the resize (PUG-ImageNet's official transform); 0 = no.
+        mode: What is resized: the `shortest` side, both sides (`squash`: the aspect ratio is lost), or the `longest`
+            side with a border around the rest.
+        fill: Colour of that border, 0..255 per channel.
+        crop_pct: Crop divided by resize before rounding, for other input sides; 0 = take `crop / resize`.
     """
 
     resize: int
     crop: int
     interpolation: str = "bicubic"
     crop_first: int = 0
+    mode: str = "shortest"
+    fill: tuple[int, int, int] = (0, 0, 0)
+    crop_pct: float = field(default=0.0, compare=False)
+
+    @classmethod
+    def of(cls, size: int, crop_pct: float, interpolation: str, mode: str = "shortest", fill=(0, 0, 0)) -> "Geometry":
+        """The geometry of an evaluation transform, with timm's rounding: resize to floor(size / crop_pct)."""
+        return cls(math.floor(size / crop_pct), size, interpolation, 0, mode, tuple(fill), crop_pct)
 
     @property
     def text(self) -> str:
         """The one spelling, part of the cache key and printed as provenance."""
         first = f"CenterCrop({self.crop_first}) " if self.crop_first else ""
-        resize = f"Resize({self.resize}, {self.interpolation}) " if self.resize else ""
+        how = "" if self.mode == "shortest" else f", {self.mode}"
+        how += f" on {self.fill}" if self.mode == "longest" else ""
+        resize = f"Resize({self.resize}, {self.interpolation}{how}) " if self.resize else ""
         return f"{first}{resize}CenterCrop({self.crop})"
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Apply to an RGB image of any size; returns a `crop` x `crop` image."""
+        from torchvision.transforms import CenterCrop, Compose, Resize
+        from torchvision.transforms.functional import InterpolationMode
+
         steps = [CenterCrop(self.crop_first)] if self.crop_first else []
+        if self.mode == "longest":
+            from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
+
+            steps += [
+                ResizeKeepRatio((self.resize, self.resize), longest=1.0, interpolation=self.interpolation),
+                CenterCropOrPad(self.crop, fill=list(self.fill)),
+            ]
+            return Compose(steps)(image)
         if self.resize:
-            steps.append(Resize(self.resize, InterpolationMode(self.interpolation)))
+            size = self.resize if self.mode == "shortest" else (self.resize, self.resize)
+            steps.append(Resize(size, InterpolationMode(self.interpolation)))
         return Compose([*steps, CenterCrop(self.crop)])(image)
 
     def at(self, size: int) -> "Geometry":
-        """The same preprocessing for another input side: resize and crop keep their ratio."""
+        """The same preprocessing for another input side.
+
+        The resize follows the library's own rounding: timm's floor(size / crop_pct), and for the paper's 0.875 the same
+        as its int(size * 256 / 224).
+        """
         if size == self.crop:
             return self
-        # int() and not round(): the paper's int(size x 256 / 224), and timm's floor(size / crop_pct)
-        return Geometry(int(size * self.resize / self.crop), size, self.interpolation, self.crop_first)
+        if not self.resize:
+            return replace(self, crop=size)
+        return replace(self, resize=math.floor(size / (self.crop_pct or self.crop / self.resize)), crop=size)
 
 
 def override(name: str, base: Geometry) -> Geometry:

@@ -2,17 +2,23 @@
 
 import hashlib
 import json
+import warnings
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from beyond_accuracy.datasets import ImageDataset
-from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.errors import InputError
 from beyond_accuracy.readers import VAL_ID
-from beyond_accuracy.store import Entry, Store, atomic_write, score
+from beyond_accuracy.store import Entry, Store, atomic_write, rows_table, save_array, score
 
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
+PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns
+UNREADABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning, UnicodeError, ValueError)
+UNREADABLE += (OverflowError, OSError, EOFError, zlib.error, zipfile.BadZipFile, MemoryError)
 
 
 def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Store) -> Entry:
@@ -25,78 +31,96 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
         store: Where they go. Predictions of the same model and dataset are replaced, others are untouched.
 
     Raises:
-        DataMissing: No such file.
-        InputError: Anything malformed, with the row.
+        InputError: No such file, or anything malformed, with the row. What was imported before is kept then.
     """
-    frame = read_csv(path, dataset)
+    path = Path(path)
+    if dataset.classes is None:
+        raise InputError(f"{dataset.name}: has no class space; predictions cannot be judged on it")
     n_classes = len(dataset.classes)
+    frame = read_csv(path, dataset)
+    order = pd.Index(frame["id"]).get_indexer(dataset.ids)
+    frame = frame.iloc[order].reset_index(drop=True)
     logits = _logits(frame, path, n_classes)
-    order = pd.Index(dataset.ids)
-    frame = frame.set_index("id").loc[order]
-    targets = dataset.targets
+    pred = frame["predicted_class"].to_numpy(np.int64)
+    confidence = frame["predicted_probability"].to_numpy(np.float64)
+    targets, columns = dataset.targets, dataset.columns
     rows = pd.DataFrame({"id": np.asarray(dataset.ids, dtype=str)})
     rows["target"] = pd.Series(targets, dtype=object) if dataset.multilabel else targets
-    rows["pred"] = frame["predicted_class"].to_numpy(np.int64)
-    rows["confidence"] = frame["predicted_probability"].to_numpy(np.float32)
-    # Only the predicted class's probability is known; the label's is known where they agree.
-    hit = np.array([p in np.atleast_1d(t) for p, t in zip(rows["pred"], targets, strict=True)])
-    rows["target_probability"] = np.where(hit, rows["confidence"], np.nan).astype(np.float32)
-    if logits is not None:
-        logits = logits[pd.Index(frame["row"]).to_numpy(np.int64)]
-        scored = score(logits if dataset.columns is None else logits[:, dataset.columns], targets, dataset.columns)
-        disagree = np.flatnonzero(scored["pred"] != rows["pred"].to_numpy())
-        if len(disagree):
+    arrays = {}
+    if logits is None:
+        if columns is not None and len(outside := np.flatnonzero(~np.isin(pred, columns))):
             raise InputError(
-                f"{path}: predicted_class of {rows['id'][disagree[0]]} is not the largest logit "
-                f"({len(disagree)} such rows); the columns logit_0… must be in class order"
+                f"{path}: row {frame['row'][outside[0]]}: predicted_class {pred[outside[0]]} is not one of the "
+                f"{len(columns)} classes {dataset.name} is scored on; predict among these, or add the logit columns"
             )
+        # Only the predicted class's probability is known; the label's is known where they agree.
+        hit = np.array([p in np.atleast_1d(t) for p, t in zip(pred, targets, strict=True)], dtype=bool)
+        known = np.where(hit, confidence, np.nan).astype(np.float32)
+        rows = rows.assign(pred=pred, confidence=confidence.astype(np.float32), target_probability=known)
+    else:
+        scored = score(logits if columns is None else logits[:, columns], targets, columns)
+        _agree(frame, path, logits, pred, confidence, scored if columns is None else None)
         rows = rows.assign(**scored)
-        logits = (logits - logits.max(axis=1, keepdims=True)).astype(np.float16)
-    entry = store.imported(model, dataset.name)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:24]
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        arrays["logits"] = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()[:24]
     meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": digest, "n": len(rows)}
-    with entry.lock():
-        (entry.folder / "logits.npy").unlink(missing_ok=True)
-        if logits is not None:
-            atomic_write(entry.folder / "logits.npy", lambda p: _save(p, logits))
-        atomic_write(entry.folder / "meta.json", lambda p: p.write_text(json.dumps(meta, indent=1), encoding="utf-8"))
-        atomic_write(entry.folder / "predictions.parquet", lambda p: rows.to_parquet(p))
-    return store.imported(model, dataset.name)
+
+    def write(entry: Entry) -> None:
+        for name, values in arrays.items():
+            atomic_write(entry.folder / f"{name}.npy", lambda file, v=values: save_array(file, v))
+        text = json.dumps(meta, indent=1, ensure_ascii=False)
+        atomic_write(entry.folder / "meta.json", lambda file: file.write_text(text, encoding="utf-8"))
+        entry.write_rows(rows_table(rows), list(arrays))
+
+    return store.replace_imported(model, dataset.name, write)
 
 
 def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
-    """Read and check the table; adds `id` and `row` (see `import_predictions`)."""
+    """Read and check the table; adds `id`, and `row`, the line of the file (see `import_predictions`)."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a CSV with the columns {', '.join(COLUMNS)}")
     try:
-        frame = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path}: not a CSV table ({error}); expected the columns {', '.join(COLUMNS)}") from error
+        with warnings.catch_warnings():
+            # More fields in a row than in the header: pandas would shift the columns, or cut the row off.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path, dtype={"file_name": str}, keep_default_na=False, index_col=False, low_memory=False
+            )
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a CSV table ({reason}); expected the columns {', '.join(COLUMNS)}") from error
     for column in COLUMNS:
         if column not in frame:
             have = ", ".join(map(str, frame.columns[:6]))
             raise InputError(f"{path}: column {column!r} is missing (it has {have}); expected {', '.join(COLUMNS)}")
+        if f"{column}.1" in frame:  # what pandas calls a repeated column
+            raise InputError(f"{path}: column {column!r} occurs twice")
     names = frame["file_name"].astype(str)
-    frame["id"] = names.str.extract(f"({VAL_ID.pattern})")[0].fillna(names.str.replace(r"\.[A-Za-z]+$", "", regex=True))
-    frame["row"] = np.arange(len(frame))
+    known = pd.Index(dataset.ids)
+    bare = names.str.replace(r"\.[A-Za-z]+$", "", regex=True)
+    found = names.str.extract(f"({VAL_ID.pattern})")[0].fillna(bare)
+    frame["id"] = names.where(names.isin(known), bare.where(bare.isin(known), found))
+    frame["row"] = np.arange(len(frame)) + 2  # the header is line 1
     _one_per_image(frame, path, dataset)
     _in_range(frame, path, len(dataset.classes))
     return frame
 
 
 def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> None:
-    repeated = frame["id"].duplicated()
-    if repeated.any():
-        row = int(np.flatnonzero(repeated)[0])
-        raise InputError(f"{path}: row {row + 2}: {frame['file_name'][row]!r} occurs a second time; one row per image")
+    repeated = np.flatnonzero(frame["id"].duplicated())
+    if len(repeated):
+        name, row = frame["file_name"][repeated[0]], frame["row"][repeated[0]]
+        raise InputError(f"{path}: row {row}: {name!r} occurs a second time; one row per image")
     known = pd.Index(dataset.ids)
-    strange = ~frame["id"].isin(known)
-    if strange.any():
-        row = int(np.flatnonzero(strange)[0])
+    strange = np.flatnonzero(~frame["id"].isin(known))
+    if len(strange):
+        name, row = frame["file_name"][strange[0]], frame["row"][strange[0]]
         raise InputError(
-            f"{path}: row {row + 2}: {frame['file_name'][row]!r} is not an image of {dataset.name} "
-            f"(expected names like {known[0]}); {int(strange.sum())} such rows"
+            f"{path}: row {row}: {name!r} is not an image of {dataset.name} (expected names like {known[0]}); "
+            f"{len(strange)} such rows"
         )
     lacking = known.difference(frame["id"])
     if len(lacking):
@@ -107,55 +131,61 @@ def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> No
 
 
 def _in_range(frame: pd.DataFrame, path: Path, n_classes: int) -> None:
-    classes = pd.to_numeric(frame["predicted_class"], errors="coerce")
-    wrong = ~((classes >= 0) & (classes < n_classes) & (classes == classes.round()))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise InputError(
-            f"{path}: row {row + 2}: predicted_class is {frame['predicted_class'][row]!r}, expected a whole number "
-            f"from 0 to {n_classes - 1}"
-        )
-    probability = pd.to_numeric(frame["predicted_probability"], errors="coerce")
-    wrong = ~((probability >= 0) & (probability <= 1))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise InputError(
-            f"{path}: row {row + 2}: predicted_probability is {frame['predicted_probability'][row]!r}, expected a "
-            "number from 0 to 1"
-        )
+    classes = _numbers(frame["predicted_class"])
+    probability = _numbers(frame["predicted_probability"])
+    checks = (
+        ("predicted_class", (classes >= 0) & (classes < n_classes) & (classes == np.floor(classes)), n_classes - 1),
+        ("predicted_probability", (probability >= 0) & (probability <= 1), 1),
+    )
+    for column, right, most in checks:
+        wrong = np.flatnonzero(~right)
+        if len(wrong):
+            kind = "a whole number" if column == "predicted_class" else "a number"
+            value = frame[column].iloc[wrong[0]]
+            value = value if isinstance(value, str) else np.asarray(value).item()
+            raise InputError(
+                f"{path}: row {frame['row'][wrong[0]]}: {column} is {value!r}, expected {kind} from 0 to {most}"
+            )
     frame["predicted_class"], frame["predicted_probability"] = classes, probability
 
 
+def _numbers(column: pd.Series) -> np.ndarray:
+    """Values as float64; NaN where one is not a number (True and False are not)."""
+    if column.dtype == bool:
+        return np.full(len(column), np.nan)
+    return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+
 def _logits(frame: pd.DataFrame, path: Path, n_classes: int) -> np.ndarray | None:
-    names = [f"logit_{k}" for k in range(n_classes)]
-    present = [name for name in frame.columns if str(name).startswith("logit_")]
+    present = [str(name) for name in frame.columns if str(name).startswith("logit_")]
     if not present:
         return None
-    missing = [name for name in names if name not in frame]
-    if missing or len(present) != n_classes:
-        what = f"{missing[0]} is missing" if missing else f"{len(present)} logit columns"
-        raise InputError(f"{path}: {what}; expected logit_0 … logit_{n_classes - 1}, or none of them")
-    logits = frame[names].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
-    wrong = ~np.isfinite(logits).all(axis=1)
-    if wrong.any():
-        raise InputError(f"{path}: row {int(np.flatnonzero(wrong)[0]) + 2}: a logit is not a finite number")
+    names = [f"logit_{k}" for k in range(n_classes)]
+    if missing := [name for name in names if name not in frame]:
+        raise InputError(f"{path}: {missing[0]} is missing; expected logit_0 … logit_{n_classes - 1}, or none of them")
+    if surplus := sorted(set(present) - set(names)):
+        raise InputError(f"{path}: {surplus[0]} is too many; expected logit_0 … logit_{n_classes - 1}, or none of them")
+    logits = np.stack([_numbers(frame[name]) for name in names], axis=1).astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(wrong):
+        raise InputError(f"{path}: row {frame['row'][wrong[0]]}: a logit is not a finite number")
     return logits
 
 
-def _save(path: Path, values: np.ndarray) -> None:
-    with path.open("wb") as handle:
-        np.save(handle, values, allow_pickle=False)
-
-
-def require_imported(store: Store, models: list[str], dataset: str) -> None:
-    """Check that models were imported.
-
-    Raises:
-        DataMissing: One was not; names the command.
-    """
-    for model in models:
-        if not store.imported(model, dataset).complete:
-            raise DataMissing(
-                f"no predictions of {model} on {dataset}: beyond-accuracy import-predictions FILE.csv --model {model} "
-                f"--dataset {dataset}"
-            )
+def _agree(frame, path: Path, logits: np.ndarray, pred, confidence, scored: dict | None) -> None:
+    """The three columns and the logits must tell one story; else a column is out of order, or a scale is missing."""
+    rows = np.arange(len(logits))
+    wrong = np.flatnonzero(logits[rows, pred] < logits.max(axis=1))
+    if len(wrong):
+        raise InputError(
+            f"{path}: row {frame['row'][wrong[0]]}: predicted_class is not the largest logit ({len(wrong)} such rows); "
+            "the columns logit_0… must be in class order"
+        )
+    # On a subset of classes either probability is defensible, so only whole class spaces are compared.
+    off = [] if scored is None else np.flatnonzero(np.abs(scored["confidence"] - confidence) > PROBABILITY_TOLERANCE)
+    if len(off):
+        raise InputError(
+            f"{path}: row {frame['row'][off[0]]}: predicted_probability is {confidence[off[0]]:.4f}, the softmax of "
+            f"the logits gives {scored['confidence'][off[0]]:.4f} ({len(off)} such rows); write logits before any "
+            "softmax, times the logit scale"
+        )

@@ -5,12 +5,15 @@ travel to the device, where they are normalised and go through each model. Every
 transform) is written, so a killed run continues where it stopped, without loss or repetition.
 """
 
+import ctypes
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,16 +22,20 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 import beyond_accuracy
-from beyond_accuracy.datasets import ImageDataset
-from beyond_accuracy.errors import InputError
-from beyond_accuracy.geometry import Geometry, override
-from beyond_accuracy.models import Model
+from beyond_accuracy.datasets import BadImage, ImageDataset
+from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.geometry import Geometry
+from beyond_accuracy.jobs import Job, check_device
+from beyond_accuracy.labels import ClassSpace
+from beyond_accuracy.models import model_for
+from beyond_accuracy.networks import Model
 from beyond_accuracy.profiles import Settings
-from beyond_accuracy.store import Entry, Store, score
-from beyond_accuracy.transforms import Transform, parse
+from beyond_accuracy.store import Range, Store, atomic_write, make_key, save_array, score
+from beyond_accuracy.transforms import Transform
 
 # Uint8 crops of one loader batch, all transforms together, stay below this many bytes.
 BATCH_BYTES = 192 * 2**20
+FLOAT16_LOWEST = np.finfo(np.float16).min
 
 
 @dataclass(frozen=True)
@@ -36,26 +43,18 @@ class Options:
     """How to run, none of which changes a number.
 
     Attributes:
-        device: `auto`, `cuda`, `mps` or `cpu`.
+        device: `auto`, `cuda`, `cuda:N`, `mps` or `cpu`.
         batch_size: Images per forward pass; 0 = chosen from the device, halved on out-of-memory.
         skip_bad: Leave images out that cannot be decoded, and count them.
         progress: Show a progress bar (in a terminal or JupyterLab, never in a rendered page).
+        imports: Modules that register architectures.
     """
 
     device: str = "auto"
     batch_size: int = 0
     skip_bad: bool = False
     progress: bool = True
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model under one transform on one dataset, and the store entry its outputs go to."""
-
-    model: Model
-    transform: Transform
-    geometry: Geometry
-    entry: Entry
+    imports: tuple[str, ...] = ()
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -64,7 +63,7 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         InputError: A device that this machine or this build of torch does not have.
     """
-    if name == "auto":
+    if check_device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
@@ -76,13 +75,6 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the accelerator supports it and fp32 on CPU, so that CPU numbers are the same everywhere."""
-    if name != "auto":
-        return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-
-
 def device_name(device: torch.device) -> str:
     """Name of the card, or of the processor's architecture."""
     if device.type == "cuda":
@@ -90,184 +82,183 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-def plan(
-    models: list[Model],
-    dataset: ImageDataset,
-    transforms: list[str],
-    store: Store,
-    settings: Settings,
-    device: torch.device,
-    features: bool = False,
-) -> list[Job]:
-    """The jobs of a pass: for each model and transform its input side, resize and crop, and store entry."""
-    precision = pick_precision(settings.precision, device)
-    jobs = []
-    for model in models:
-        for text in transforms:
-            transform = parse(text)
-            base = override(dataset.preprocess, model.geometry)
-            size = transform.input_size(base.crop, max(model.patch, 1))
-            geometry = base.at(size)
-            parts = {
-                **model.key_parts(dataset.classes),
-                "geometry": geometry.text,
-                "dataset": dataset.fingerprint,
-                "transform": transform.text,
-                "precision": precision,
-                "features": features,
-            }
-            meta = {
-                "model": model.name,
-                "model_id": model.spec.id,
-                "pretrained": model.spec.checkpoint or model.spec.pretrained,
-                "dataset": dataset.name,
-                "transform": transform.text,
-                "preset": settings.preset,
-                "data_source": dataset.source,
-                "code": beyond_accuracy.__version__,
-                "device": device_name(device),
-                "torch": torch.__version__,
-            }
-            jobs.append(Job(model, transform, geometry, store.entry(parts, meta)))
-    return jobs
+def text_head(model: Model, classes: ClassSpace, device: torch.device, root: Path) -> torch.Tensor | None:
+    """`Model.head`, kept under `heads/` of the store: 1000 classes x 80 prompts are 80,000 texts to encode.
+
+    Args:
+        model: Any model; None comes back where it is not CLIP.
+        classes: Classes with their prompts.
+        device: Where it is wanted, and computed if it has to be.
+        root: The store's folder.
+    """
+    model.card.check(classes)
+    if not model.is_clip:
+        return None
+    parts = {"weights": model.card.weights, "architecture": model.card.architecture, "prompts": classes.prompt_hash}
+    file = root / "heads" / f"{make_key(parts)}.npy"
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
+    except (OSError, ValueError, EOFError):
+        head = model.head(classes, device)
+    values = head.cpu().numpy()
+    atomic_write(file, lambda path: save_array(path, values))
+    return head
 
 
-def run(
-    jobs: list[Job],
-    dataset: ImageDataset,
-    settings: Settings,
-    options: Options,
-    device: torch.device,
-    features: bool = False,
-) -> None:
+def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> None:
     """Compute what the jobs' store entries still lack.
 
+    Args:
+        jobs: Of `jobs.plan`; jobs with the same entry are computed once.
+        dataset: The images.
+        store: Where the entries are.
+        settings: Conventions, workers, images per part.
+        options: Device, batch size, what to do with bad images.
+
     Raises:
-        InputError: An image that cannot be decoded (named), or outputs that are not finite (model and image named).
+        InputError: An image that cannot be decoded (named), outputs that are not finite (model and image named), a
+            store that cannot be written.
+        DataMissing: Only labels of the dataset are here.
     """
-    n_parts = -(-len(dataset) // settings.chunk)
-    todo = {k: [j for j in jobs if k in set(j.entry.missing_parts(n_parts))] for k in range(n_parts)}
-    todo = {k: wanted for k, wanted in todo.items() if wanted}
-    for job in jobs:
-        job.entry.start()
-    if todo:
-        _Pass(jobs, todo, dataset, settings, options, device, features).run()
-    for job in jobs:
-        if not job.entry.complete:
-            job.entry.finish(n_parts)
+    jobs = [job for job in {job.entry.key: job for job in jobs}.values() if not job.entry.complete]
+    if not jobs:
+        return
+    if dataset.load is None:
+        raise DataMissing(f"{dataset.name}: only labels are known here, the images are not on this machine")
+    n, chunk = len(dataset), settings.chunk
+    ranges = [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+    device = pick_device(options.device)
+    facts = {"device": device_name(device), "torch": torch.__version__, "computed_by": beyond_accuracy.__version__}
+    with ExitStack() as locks:
+        for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
+            locks.enter_context(job.entry.lock())
+            job.entry.start(facts)
+        lacking = {job.entry.key: set(job.entry.missing(ranges)) for job in jobs}
+        todo = {rows: [job for job in jobs if rows in lacking[job.entry.key]] for rows in ranges}
+        if todo := {rows: wanted for rows, wanted in todo.items() if wanted}:
+            _Pass(todo, dataset, store, settings, options, device).run()
+        for job in jobs:
+            job.entry.finish(ranges)
 
 
 class _Pass:
     """State of one pass: networks on the device, text heads, and the rows of the part under way."""
 
-    def __init__(self, jobs, todo, dataset, settings, options, device, features):
-        self.todo, self.dataset, self.settings, self.options = todo, dataset, settings, options
-        self.device, self.features = device, features
-        wanted = [job for job in jobs if any(job in part for part in todo.values())]
-        self.views = sorted({(job.geometry, job.transform) for job in wanted}, key=lambda v: (v[0].text, v[1].text))
-        self.view_of = {id(job): self.views.index((job.geometry, job.transform)) for job in wanted}
-        base = {job.model.name: job.model.to(device) for job in wanted}
-        self.heads = {
-            name: None if dataset.classes is None else model.head(dataset.classes, device)
-            for name, model in base.items()
-        }
-        sizes = {(job.model.name, job.geometry.crop) for job in wanted}
-        self.models = {(name, size): base[name].at_size(size) for name, size in sizes}
-        self.precision = pick_precision(settings.precision, device)
+    def __init__(self, todo: dict[Range, list[Job]], dataset, store, settings, options, device):
+        self.todo, self.dataset, self.settings, self.options, self.device = todo, dataset, settings, options, device
+        jobs = list({job.entry.key: job for wanted in todo.values() for job in wanted}.values())
+        views = {(job.geometry, job.transform): None for job in jobs}
+        self.views = sorted(views, key=lambda view: (view[0].text, view[1].text))
+        self.view_of = {job.entry.key: self.views.index((job.geometry, job.transform)) for job in jobs}
+        classes = dataset.classes and dataset.classes.prompted(settings.prompts)
+        self.models: dict[tuple, Model] = {}
+        self.heads: dict = {}
+        for job in jobs:
+            if job.card not in self.heads:
+                base = model_for(job.card, settings, options.imports).to(device)
+                self.heads[job.card] = None if classes is None else text_head(base, classes, device, store.root)
+            if (job.card, job.geometry.crop) not in self.models:
+                base = model_for(job.card, settings, options.imports)
+                self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
+        self.precision = jobs[0].precision
         self.batch = options.batch_size or (256 if device.type == "cuda" else 64)
-        self.columns = None if dataset.columns is None else torch.as_tensor(dataset.columns, device=device)
 
     def run(self) -> None:
         skipped = 0
+        cards, transforms = len(self.heads), len({transform for _, transform in self.views})
         bar = tqdm(
-            total=sum(self._part_size(k) for k in self.todo),
-            desc=f"{self.dataset.name}: {len(self.models)} models, {len({v[1].text for v in self.views})} transforms",
+            total=sum(stop - start for start, stop in self.todo),
+            desc=f"{self.dataset.name}: {cards} models, {transforms} transforms",
             unit="img",
             disable=not self.options.progress or not _interactive(),
             leave=False,
         )
-        with bar:
-            for part, rows in self._parts():
-                skipped += self._write(part, rows)
-                bar.update(self._part_size(part))
+        with bar, _exact_float32(self.device, self.precision):
+            for rows, batches in self._parts():
+                skipped += self._write(rows, batches)
+                bar.update(rows[1] - rows[0])
         if skipped:
             print(f"{self.dataset.name}: left out {skipped} images that cannot be decoded", file=sys.stderr)
 
-    def _part_size(self, part: int) -> int:
-        return min(self.settings.chunk, len(self.dataset) - part * self.settings.chunk)
-
-    def _parts(self) -> Iterator[tuple[int, list]]:
+    def _parts(self) -> Iterator[tuple[Range, list]]:
         """Parts in order, each with its loader batches already run through the networks."""
         view_bytes = sum(3 * geometry.crop**2 for geometry, _ in self.views)
-        loader_batch = max(1, min(self.batch, BATCH_BYTES // view_bytes, self.settings.chunk))
+        size = max(1, min(self.batch, BATCH_BYTES // view_bytes, self.settings.chunk))
         batches = [
-            list(range(start, min(start + loader_batch, part * self.settings.chunk + self._part_size(part))))
-            for part in self.todo
-            for start in range(
-                part * self.settings.chunk, part * self.settings.chunk + self._part_size(part), loader_batch
-            )
+            (rows, list(range(start, min(start + size, rows[1]))))
+            for rows in self.todo
+            for start in range(rows[0], rows[1], size)
         ]
         loader = DataLoader(
             _Views(self.dataset, tuple(self.views)),
-            batch_sampler=batches,
+            batch_sampler=[positions for _, positions in batches],
             collate_fn=_collate,
             num_workers=_workers(self.settings.workers, len(batches), self.device),
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_die_with_parent,
         )
-        current, rows = None, []
-        for positions, stacks, errors in loader:
-            part = positions[0] // self.settings.chunk if positions else errors[0][0] // self.settings.chunk
-            if part != current:
-                if current is not None:
-                    yield current, rows
-                current, rows = part, []
-            if errors and not self.options.skip_bad:
-                raise InputError(errors[0][1])
-            rows.append((positions, self._forward(part, positions, stacks), errors))
-        if current is not None:
-            yield current, rows
+        done = []
+        for (rows, last), (positions, stacks, errors) in zip(batches, _decoded(loader), strict=True):
+            for _, message, skippable in errors:
+                if not (skippable and self.options.skip_bad):
+                    raise InputError(message)
+            done.append((positions, self._forward(rows, positions, stacks), len(errors)))
+            if last[-1] + 1 == rows[1]:
+                yield rows, done
+                done = []
 
-    def _forward(self, part: int, positions: list[int], stacks: list[torch.Tensor]) -> dict[int, dict[str, np.ndarray]]:
-        """Outputs of every job of the part for one loader batch, by `id(job)`."""
+    def _forward(self, rows: Range, positions: list[int], stacks: list[torch.Tensor]) -> dict[str, dict]:
+        """Stored outputs of every job of the part for one loader batch, by entry key."""
         if not positions:
             return {}
         stacks = [stack.to(self.device, non_blocking=True) for stack in stacks]
-        results = {}
-        for job in self.todo[part]:
-            images = stacks[self.view_of[id(job)]]
-            results[id(job)] = self._outputs(job, images, positions)
-        return results
+        return {
+            job.entry.key: self._outputs(job, stacks[self.view_of[job.entry.key]], positions) for job in self.todo[rows]
+        }
 
     def _outputs(self, job: Job, images: torch.Tensor, positions: list[int]) -> dict[str, np.ndarray]:
-        model = self.models[job.model.name, job.geometry.crop]
+        model = self.models[job.card, job.geometry.crop]
         pieces: list[dict[str, torch.Tensor]] = []
         start = 0
         while start < len(images):
-            try:
-                batch = images[start : start + self.batch]
-                with torch.inference_mode(), self._autocast():
-                    x = model.normalize(batch).contiguous(memory_format=torch.channels_last)
-                    out = model.outputs(
-                        x, self.heads[job.model.name], logits=self.dataset.classes is not None, features=self.features
-                    )
-                pieces.append({name: value.float().cpu() for name, value in out.items()})
-                start += len(batch)
-            except torch.OutOfMemoryError:
-                if self.batch == 1:
-                    raise InputError(f"{job.model.name}: out of memory with a batch of one; try --device cpu") from None
-                torch.cuda.empty_cache()
+            piece = self._try(model, job, images[start : start + self.batch])
+            if piece is not None:
+                pieces.append(piece)
+                start += self.batch
+            elif self.batch == 1:
+                raise InputError(f"{job.card.name}: out of memory with a batch of one; try --device cpu")
+            else:
+                _free(self.device)
                 self.batch //= 2
         joined = {name: torch.cat([piece[name] for piece in pieces]).numpy() for name in pieces[0]}
         for name, values in joined.items():
-            bad = ~np.isfinite(values).all(axis=1)
-            if bad.any():
-                image_id = self.dataset.ids[positions[int(np.flatnonzero(bad)[0])]]
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            if len(bad):
                 raise InputError(
-                    f"{job.model.name}: {name} of image {image_id!r} ({self.dataset.name}, transform "
-                    f"{job.transform.text}) are not finite; the checkpoint may be damaged, or {self.precision} too "
-                    "narrow for it: try precision fp32"
+                    f"{job.card.name}: {name} of image {self.dataset.ids[positions[bad[0]]]!r} ({self.dataset.name}, "
+                    f"transform {job.transform.text}) are not finite; the checkpoint may be damaged, or "
+                    f"{self.precision} too narrow for it: try precision fp32"
                 )
-        return joined
+        if "logits" in joined:
+            # Softmax does not see a constant added to a row. With the largest logit at 0, float16 is finest where
+            # classes compete, so what is judged from the stored logits is what the run itself would say.
+            shifted = joined["logits"] - joined["logits"].max(axis=1, keepdims=True)
+            joined["logits"] = np.maximum(shifted, FLOAT16_LOWEST).astype(np.float16)
+        with np.errstate(over="ignore"):  # features beyond float16 become inf; whoever reads them is told
+            return {name: values.astype(np.float16) for name, values in joined.items()}
+
+    def _try(self, model: Model, job: Job, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        """One forward pass, or None when memory ran out (outside the handler, so that its tensors are gone)."""
+        try:
+            with torch.inference_mode(), self._autocast():
+                x = model.normalize(images).contiguous(memory_format=torch.channels_last)
+                wanted = {"logits": self.dataset.classes is not None, "features": job.features}
+                out = model.outputs(x, self.heads[job.card], **wanted)
+                return {name: value.float().cpu() for name, value in out.items()}
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
 
     def _autocast(self):
         if self.precision == "fp32":
@@ -275,26 +266,23 @@ class _Pass:
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, kind)
 
-    def _write(self, part: int, rows: list) -> int:
-        positions = [p for batch, _, _ in rows for p in batch]
-        skipped = [p for _, _, errors in rows for p, _ in errors]
-        targets = self.dataset.targets
+    def _write(self, rows: Range, batches: list) -> int:
+        positions = [position for batch, _, _ in batches for position in batch]
+        targets, columns = self.dataset.targets, self.dataset.columns
         chosen = [targets[p] for p in positions] if self.dataset.multilabel else targets[positions]
-        for job in self.todo[part]:
-            outs = [results[id(job)] for batch, results, _ in rows if batch]
+        ids = self.dataset.ids[positions].astype(str)
+        for job in self.todo[rows]:
+            outs = [results[job.entry.key] for _, results, _ in batches if results]
             arrays = {name: np.concatenate([out[name] for out in outs]) for name in (outs[0] if outs else {})}
-            frame = pd.DataFrame({"id": self.dataset.ids[positions].astype(str)})
+            frame = pd.DataFrame({"id": ids})
             frame["target"] = pd.Series(list(chosen), dtype=object) if self.dataset.multilabel else chosen
             if "logits" in arrays:
-                # Softmax does not see a constant added to a row. With the largest logit at 0, float16 is finest where
-                # classes compete, so nothing that is judged from the stored logits differs from the float32 run.
-                logits = arrays["logits"]
-                stored = (logits - logits.max(axis=1, keepdims=True)).astype(np.float16)
-                scored = stored if self.dataset.columns is None else stored[:, self.dataset.columns]
-                frame = frame.assign(**score(scored, chosen, self.dataset.columns))
-                arrays["logits"] = stored
-            job.entry.write_part(part, frame, arrays)
-        return len(skipped)
+                scored = arrays["logits"] if columns is None else arrays["logits"][:, columns]
+                frame = frame.assign(**score(scored, chosen, columns))
+                if not job.logits:
+                    del arrays["logits"]
+            job.entry.write_part(rows, frame, arrays)
+        return sum(errors for _, _, errors in batches)
 
 
 class _Views(Dataset):
@@ -310,30 +298,68 @@ class _Views(Dataset):
         try:
             image = self.dataset.image(position)
         except InputError as error:
-            return position, None, str(error)
+            return position, None, (position, str(error), isinstance(error, BadImage))
         image_id = str(self.dataset.ids[position])
         plain: dict[Geometry, object] = {}
         crops = []
         for geometry, transform in self.views:
-            if transform.place in ("source",):
+            if transform.place == "source":
                 crop = geometry.apply(transform.apply_source(image, transform.generator(image_id)))
             else:
                 if geometry not in plain:
                     plain[geometry] = geometry.apply(image)
-                crop = plain[geometry]
-                if transform.place == "input":
-                    crop = transform.apply_input(crop, transform.generator(image_id))
+                crop = transform.apply_input(plain[geometry], transform.generator(image_id))
             crops.append(np.asarray(crop, dtype=np.uint8))
         return position, crops, None
 
 
 def _collate(items):
     good = [(position, crops) for position, crops, error in items if error is None]
-    errors = [(position, error) for position, _, error in items if error is not None]
     stacks = [
         torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in zip(*(crops for _, crops in good), strict=True)
     ]
-    return [position for position, _ in good], stacks, errors
+    return [position for position, _ in good], stacks, [error for _, _, error in items if error is not None]
+
+
+def _decoded(loader: DataLoader) -> Iterator[tuple]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a decoding process was killed, most likely for lack of memory (in a container: too small a /dev/shm); set "
+            "`settings: {workers: 0}` in the profile, or give the machine more"
+        ) from error
+
+
+def _die_with_parent(_worker: int) -> None:
+    # A worker inherits the locks of its parent, and would hold them for seconds after the parent was killed.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # MPS and the CPU allocator raise a plain RuntimeError.
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _free(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
+
+
+@contextmanager
+def _exact_float32(device: torch.device, precision: str) -> Iterator[None]:
+    """Under fp32 no TensorFloat-32, which torch uses for convolutions unless told otherwise: fp32 is to mean fp32."""
+    before = torch.backends.cudnn.allow_tf32
+    if device.type == "cuda" and precision == "fp32":
+        torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _workers(wanted: int, batches: int, device: torch.device) -> int:

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.paths import ASSETS
+from beyond_accuracy.paths import ASSETS, resolve
 
 # SHA-256 of the 1000 wnids in order, joined by newlines: the order torchvision, timm and the A/R/ReaL releases share.
 IMAGENET_ORDER = "385e0240499426c0"
@@ -43,10 +43,23 @@ class ClassSpace:
         return {class_id: position for position, class_id in enumerate(self.ids)}
 
     @property
+    def spoken(self) -> tuple[str, ...]:
+        """What takes the placeholder's place in a prompt, per class."""
+        return self.prompt_names or self.names
+
+    @property
     def prompt_hash(self) -> str:
         """Fingerprint of names and templates: a CLIP head changes when either does."""
-        text = "\n".join((*(self.prompt_names or self.names), "--", *self.templates))
+        text = "\n".join((*self.spoken, "--", *self.templates))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def prompted(self, prompts: str) -> "ClassSpace":
+        """The same classes asked for by other prompts.
+
+        Args:
+            prompts: `default` for these, else templates with `{c}`, one a line (`settings.prompts`).
+        """
+        return self if prompts == "default" else replace(self, templates=tuple(prompts.splitlines()))
 
 
 @lru_cache
@@ -61,8 +74,9 @@ def class_space(name: str) -> ClassSpace:
     """
     if name == "imagenet_1k":
         return _imagenet()
-    path = ASSETS / name / "classes.json" if (ASSETS / name / "classes.json").is_file() else Path(name)
-    if not path.is_file():
+    candidates = (ASSETS / name / "classes.json", Path(name), resolve(name))
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
         raise InputError(f"unknown class space {name!r}: expected imagenet_1k, mini_world or a JSON file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -70,18 +84,22 @@ def class_space(name: str) -> ClassSpace:
         prompt_names = tuple(map(str, content.get("prompt_names") or ()))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected JSON with the lists ids, names and templates ({error})") from error
-    if len({len(ids), len(names), len(prompt_names or ids), len(set(ids))}) != 1 or not templates:
-        raise InputError(f"{path}: ids must be unique, as many as names, and there must be a template")
+    if len({len(ids), len(names), len(prompt_names or ids), len(set(ids))}) != 1 or not ids:
+        raise InputError(f"{path}: ids must be unique and as many as names")
+    if not templates or not all("{c}" in template for template in templates):
+        raise InputError(f"{path}: there must be a template, and each must contain {{c}} for the class name")
     return ClassSpace(path.stem if path.parent == Path(".") else name, ids, names, templates, prompt_names)
 
 
 def _imagenet() -> ClassSpace:
-    # Imported here: open_clip pulls in torch, which a page that only reads predictions does not need.
-    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
-
-    ids = tuple(imagenet_wnids())
-    templates = tuple(template("{c}") for template in OPENAI_IMAGENET_TEMPLATES)
-    return ClassSpace("imagenet_1k", ids, tuple(IMAGENET_CLASSNAMES), templates)
+    # The module is a plain table. It is run by its path, because importing open_clip imports torch, and a page that
+    # only reads predictions should not wait for that.
+    path = Path(find_spec("open_clip").submodule_search_locations[0]) / "zero_shot_metadata.py"
+    spec = spec_from_file_location("open_clip_zero_shot_metadata", path)
+    table = module_from_spec(spec)
+    spec.loader.exec_module(table)
+    templates = tuple(template("{c}") for template in table.OPENAI_IMAGENET_TEMPLATES)
+    return ClassSpace("imagenet_1k", imagenet_wnids(), tuple(table.IMAGENET_CLASSNAMES), templates)
 
 
 @lru_cache
@@ -104,6 +122,8 @@ def imagenet_subset(name: str) -> np.ndarray:
     Returns:
         Ascending int64 class indices, shape (200,). Source: timm's packaged index lists.
     """
+    if name not in ("a", "r"):
+        raise InputError(f"unknown subset of ImageNet classes {name!r}; known: a, r")
     indices = np.array(sorted(map(int, _timm_info(f"imagenet_{name}_indices.txt").split())), dtype=np.int64)
     if len(indices) != 200:
         raise InputError(f"timm's imagenet_{name}_indices.txt holds {len(indices)} indices, expected 200")

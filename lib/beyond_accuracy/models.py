@@ -1,156 +1,33 @@
-"""Models: a timm or open_clip name becomes preprocessing, logits and features.
+"""Models: a timm or open_clip name becomes a network with its preprocessing.
 
 Both libraries return models in train mode (open_clip's convnext_base has active stochastic depth there): `eval()` is
 called here, always. Weights are loaded through safetensors or `weights_only=True`, never unpickled.
 """
 
-import copy
 import hashlib
 import importlib
-import json
 import logging
 import pickle
+import re
 import warnings
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from beyond_accuracy.cards import Card
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.geometry import Geometry
-from beyond_accuracy.labels import ClassSpace
+from beyond_accuracy.networks import Model, local_dir
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import ModelSpec, Settings, unknown
 
-PAPER_RATIO = 256 / 224
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network in eval mode with its preprocessing.
-
-    Attributes:
-        spec: The profile's entry.
-        network: timm model, or open_clip CLIP model.
-        geometry: Resize and crop (workers, PIL).
-        mean: Normalisation mean, three values on the 0..1 scale.
-        std: Normalisation standard deviation.
-        patch: Input side must be a multiple of this (1 for convnets).
-        logit_scale: CLIP only: what cosine similarities are multiplied by.
-        weights: Fingerprint of all parameters and buffers.
-    """
-
-    spec: ModelSpec
-    network: nn.Module
-    geometry: Geometry
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    patch: int
-    logit_scale: float | None
-    weights: str
-
-    @property
-    def name(self) -> str:
-        """Name in the profile."""
-        return self.spec.name
-
-    @property
-    def is_clip(self) -> bool:
-        """Whether classes are scored through text prompts."""
-        return self.spec.source == "open_clip"
-
-    @cached_property
-    def parameters(self) -> int:
-        """Number of parameters of the image backbone (CLIP: image tower only), as the paper counts."""
-        backbone = self.network.visual if self.is_clip else self.network
-        return sum(p.numel() for p in backbone.parameters())
-
-    def to(self, device: torch.device) -> "Model":
-        """Move to a device in channels-last layout."""
-        return replace(self, network=self.network.to(device, memory_format=torch.channels_last))
-
-    def at_size(self, size: int) -> "Model":
-        """The same weights at another input side; a ViT's position embeddings are resampled.
-
-        Raises:
-            InputError: The side is no multiple of the patch size.
-        """
-        if size == self.geometry.crop:
-            return self
-        if size % self.patch:
-            raise InputError(f"{self.name}: input side {size} is no multiple of the patch size {self.patch}")
-        network = self.network
-        if self.patch > 1:
-            network = copy.deepcopy(network)
-            _resample_positions(network.visual if self.is_clip else network, size)
-        return replace(self, network=network, geometry=self.geometry.at(size))
-
-    def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (b, 3, s, s) to normalised float32, in the order of operations of torchvision's transforms."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
-        return images.float().div_(255).sub_(mean).div_(std)
-
-    def head(self, classes: ClassSpace, device: torch.device) -> torch.Tensor | None:
-        """CLIP: text embedding per class, float32 (width, n_classes), by open_clip's zero-shot builder; else None.
-
-        Raises:
-            InputError: A supervised checkpoint with another number of classes than the class space.
-        """
-        if not self.is_clip:
-            n = getattr(self.network, "num_classes", None)
-            if n != len(classes):
-                raise InputError(
-                    f"{self.name}: the checkpoint has {n} classes, the dataset's class space {classes.name} has "
-                    f"{len(classes)}; choose a checkpoint trained on {classes.name}"
-                )
-            return None
-        from open_clip import build_zero_shot_classifier
-
-        templates = [lambda c, t=t: t.replace("{c}", c) for t in classes.templates]
-        with torch.inference_mode():
-            return build_zero_shot_classifier(
-                self.network, _tokenizer(self.spec), classes.prompt_names or classes.names, templates, device=device
-            ).float()
-
-    def outputs(
-        self, images: torch.Tensor, head: torch.Tensor | None, *, logits: bool = True, features: bool = False
-    ) -> dict[str, torch.Tensor]:
-        """Forward pass.
-
-        Args:
-            images: Normalised images (b, 3, s, s).
-            head: What `head()` returned.
-            logits: Compute class scores (b, n_classes): `logits`.
-            features: Return `features-pre_logits` (timm) or `features-trunk` and `features-projected` (CLIP: before
-                and after the projection into the shared space, not normalised), each (b, width).
-        """
-        if not self.is_clip:
-            tokens = self.network.forward_features(images)
-            out = {"logits": self.network.forward_head(tokens)} if logits else {}
-            if features:
-                out["features-pre_logits"] = self.network.forward_head(tokens, pre_logits=True)
-            return out
-        trunk, projected = _clip_features(self.network.visual, images)
-        out = {"features-trunk": trunk, "features-projected": projected} if features else {}
-        if logits:
-            embedding = nn.functional.normalize(projected.float(), dim=-1)
-            out["logits"] = self.logit_scale * embedding @ head
-        return out
-
-    def key_parts(self, classes: ClassSpace | None) -> dict:
-        """What the cache key needs to know of the model."""
-        prompts = classes.prompt_hash if self.is_clip and classes is not None else None
-        return {
-            "weights": self.weights,
-            "source": self.spec.source,
-            "mean": self.mean,
-            "std": self.std,
-            "logit_scale": self.logit_scale if classes is not None else None,
-            "prompts": prompts,
-        }
+# What libraries raise on files that are not there, do not fit or are damaged.
+LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, SafetensorError)
+MAX_LOADED = 8
+_LOADED: dict[tuple, Model] = {}
 
 
 def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = ()) -> Model:
@@ -166,55 +43,101 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
         DataMissing: Weights are neither on this machine nor downloadable.
     """
     for module in imports:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(
+                f"{spec.name}: module {module!r} of the profile's `imports` is not there: {error}"
+            ) from error
     builders = {"timm": _load_timm, "open_clip": _load_open_clip}
     if spec.source not in builders:
         raise InputError(f"{spec.name}: a model with source {spec.source!r} has no network to run")
     logging.getLogger("timm").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        try:
-            model = builders[spec.source](spec, settings)
-        except pickle.UnpicklingError as error:
-            raise InputError(
-                f"{spec.name}: the checkpoint is a pickle with more than tensors in it and was not loaded "
-                f"({str(error).splitlines()[0]}); convert it to safetensors with the tool it came from"
-            ) from error
-    model.network.eval().requires_grad_(False)
-    return replace(model, weights=_weights_hash(model.network))
+        network, facts = builders[spec.source](spec)
+    network.eval().requires_grad_(False)
+    backbone = network.visual if spec.source == "open_clip" else network
+    card = Card(
+        spec=spec,
+        weights=_weights_hash(network),
+        architecture=_architecture_hash(spec, network),
+        parameters=sum(p.numel() for p in backbone.parameters()),
+        **facts,
+    )
+    model = Model(card.under(settings), network, card)
+    _LOADED[_identity(card)] = model
+    while len(_LOADED) > MAX_LOADED:
+        del _LOADED[next(iter(_LOADED))]
+    return model
 
 
-def _load_timm(spec: ModelSpec, settings: Settings) -> Model:
+def model_for(card: Card, settings: Settings, imports: tuple[str, ...] = ()) -> Model:
+    """The network a card describes, from memory if this process has loaded it before.
+
+    Raises:
+        InputError: The weights are no longer those of the card.
+    """
+    model = _LOADED.get(_identity(card)) or load_model(card.spec, settings, imports)
+    if _identity(model.own_card) != _identity(card):
+        raise InputError(f"{card.name}: the weights changed while they were in use; run the command again")
+    return replace(model, card=card)
+
+
+def _identity(card: Card) -> tuple:
+    return card.spec, card.weights, card.architecture
+
+
+def _load_timm(spec: ModelSpec) -> tuple[nn.Module, dict]:
     import timm
     from timm.data import resolve_model_data_config
 
     options: dict = {"pretrained": True}
     if spec.checkpoint:
         options = {"pretrained": False, "checkpoint_path": str(_file(spec, spec.checkpoint))}
-    name = _local_dir(spec)
-    if ":" not in name and not timm.is_model(name):
-        raise InputError(f"{spec.name}: {unknown('timm model', name, timm.list_models(pretrained=True))}")
+    name = local_dir(spec)
+    if ":" not in name:
+        _known_timm(spec, name)
     try:
         network = timm.create_model(name, **options)
-    except (RuntimeError, ValueError, KeyError, FileNotFoundError, OSError) as error:
+    except (*LOAD_ERRORS, pickle.UnpicklingError) as error:
         raise _load_error(spec, error) from error
     config = resolve_model_data_config(network)
-    size = config["input_size"][-1]
-    geometry = Geometry(int(size / config["crop_pct"]), size, config["interpolation"])
-    if settings.preset == "paper":
-        geometry = Geometry(int(size * PAPER_RATIO), size, "bilinear")
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))[0]
-    return Model(spec, network, geometry, tuple(config["mean"]), tuple(config["std"]), patch, None, "")
+    channels, *sides = config["input_size"]
+    size = _square(spec, sides, channels)
+    mode = {"center": "shortest", "squash": "squash", "border": "longest"}[config["crop_mode"]]
+    fill = [round(255 * value) for value in config["mean"]]
+    facts = {
+        "geometry": Geometry.of(size, config["crop_pct"], config["interpolation"], mode, fill),
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "patch": _side(getattr(getattr(network, "patch_embed", None), "patch_size", 1)),
+        "n_classes": int(getattr(network, "num_classes", 0)),
+        "logit_scale": None,
+    }
+    return network, facts
 
 
-def _load_open_clip(spec: ModelSpec, settings: Settings) -> Model:
+def _known_timm(spec: ModelSpec, name: str) -> None:
+    import timm
+
+    try:
+        if timm.is_model(name) and timm.get_pretrained_cfg(name) is not None:
+            return
+    except RuntimeError:  # the architecture is known, the tag is not
+        pass
+    known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
+    raise InputError(f"{spec.name}: {unknown('timm model', name, known)}"[:600])
+
+
+def _load_open_clip(spec: ModelSpec) -> tuple[nn.Module, dict]:
     import open_clip
 
-    name = _local_dir(spec)
+    name = local_dir(spec)
     pretrained = spec.checkpoint or spec.pretrained
     if ":" not in name:
         if name not in open_clip.list_models():
-            raise InputError(f"{spec.name}: {unknown('open_clip model', name, open_clip.list_models())}")
+            raise InputError(f"{spec.name}: {unknown('open_clip model', name, open_clip.list_models())}"[:600])
         tags = open_clip.list_pretrained_tags_by_model(name)
         if pretrained not in tags:
             if not resolve(pretrained).is_file() and "/" not in pretrained and "." not in pretrained:
@@ -222,89 +145,84 @@ def _load_open_clip(spec: ModelSpec, settings: Settings) -> Model:
             pretrained = str(_file(spec, pretrained))
     logging.disable(logging.ERROR)  # open_clip logs on the root logger what the exception says again
     try:
-        network, _, preprocess = open_clip.create_model_and_transforms(
+        network = open_clip.create_model(
             name, pretrained=pretrained or None, require_pretrained=True, weights_only=True
         )
-    except (RuntimeError, ValueError, KeyError, FileNotFoundError, OSError) as error:
+    except (*LOAD_ERRORS, StopIteration, pickle.UnpicklingError) as error:
         raise _load_error(spec, error) from error
     finally:
         logging.disable(logging.NOTSET)
     config = network.visual.preprocess_cfg
-    size = config["size"] if isinstance(config["size"], int) else config["size"][0]
-    scale = network.logit_scale.exp().item() if settings.logit_scale == "learned" else float(settings.logit_scale)
-    del preprocess  # the same resize and crop as below; normalisation runs on the device
-    geometry = Geometry(size, size, config.get("interpolation", "bicubic"))
-    return Model(spec, network, geometry, tuple(config["mean"]), tuple(config["std"]), _patch(network), scale, "")
+    size = config["size"]
+    size = _square(spec, [size] if isinstance(size, int) else size, 3)
+    # As open_clip reads them: everything but bilinear is bicubic
+    interpolation = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
+    fill = config.get("fill_color") or 0
+    facts = {
+        "geometry": Geometry.of(
+            size,
+            1.0,
+            interpolation,
+            config.get("resize_mode") or "shortest",
+            [fill] * 3 if isinstance(fill, int) else fill,
+        ),
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "patch": _patch(network),
+        "n_classes": 0,
+        "logit_scale": network.logit_scale.exp().item(),
+    }
+    return network, facts
+
+
+def source_files(model: Model) -> list[Path]:
+    """Files behind a loaded model, for `cards`; empty where they cannot be told, then nothing is remembered."""
+    spec = model.spec
+    if spec.id.startswith("local-dir:"):
+        folder = Path(local_dir(spec).removeprefix("local-dir:"))
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        return [*files, _file(spec, spec.checkpoint)] if spec.checkpoint else files
+    if spec.checkpoint:
+        return [] if spec.id.startswith("hf-hub:") else [_file(spec, spec.checkpoint)]
+    if spec.pretrained and resolve(spec.pretrained).is_file():
+        return [resolve(spec.pretrained)]
+    if spec.id.startswith("hf-hub:"):
+        return _hub_files(spec.id.removeprefix("hf-hub:"))
+    if spec.source == "timm":
+        return _hub_files(model.network.pretrained_cfg.get("hf_hub_id") or "")
+    from open_clip import get_pretrained_cfg
+
+    return _hub_files((get_pretrained_cfg(spec.id, spec.pretrained).get("hf_hub") or "").strip("/"))
+
+
+def _hub_files(repository: str) -> list[Path]:
+    """The current snapshot of a repository in the hub's cache, and the file that says which one is current."""
+    from huggingface_hub import constants
+
+    owner, _, name = repository.partition("/")
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{owner}--{name.partition('/')[0]}"
+    current = folder / "refs" / "main"
+    if not owner or not name or "@" in repository or not current.is_file():
+        return []
+    files = [path for path in (folder / "snapshots" / current.read_text().strip()).rglob("*") if path.is_file()]
+    return [current, *sorted(files)] if files else []
+
+
+def _square(spec: ModelSpec, sides, channels: int) -> int:
+    if channels != 3 or len(set(sides)) != 1:
+        raise InputError(f"{spec.name}: takes {channels} channels of {'x'.join(map(str, sides))}, expected square RGB")
+    return int(sides[0])
+
+
+def _side(patch) -> int:
+    return int(patch[0]) if isinstance(patch, (tuple, list)) else int(patch or 1)
 
 
 def _patch(network: nn.Module) -> int:
     visual = network.visual
     if hasattr(visual, "patch_size"):
-        return visual.patch_size[0] if isinstance(visual.patch_size, (tuple, list)) else int(visual.patch_size)
-    embed = getattr(getattr(visual, "trunk", None), "patch_embed", None)
-    return getattr(embed, "patch_size", (1, 1))[0]
-
-
-def _clip_features(visual: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image features before and after the projection into the shared space."""
-    if hasattr(visual, "trunk"):  # a timm tower
-        trunk = visual.trunk(images)
-        return trunk, visual.head(trunk)
-    if getattr(visual, "proj", None) is None:
-        features = visual(images)
-        return features, features
-    projection, visual.proj = visual.proj, None
-    try:
-        trunk = visual(images)
-    finally:
-        visual.proj = projection
-    return trunk, trunk @ projection
-
-
-def _resample_positions(backbone: nn.Module, size: int) -> None:
-    target = getattr(backbone, "trunk", backbone)
-    if hasattr(target, "set_input_size"):  # timm
-        target.set_input_size(img_size=size)
-        return
-    from open_clip.model import resize_pos_embed
-
-    # open_clip's own ViT: its helper resamples the embeddings of a state dict to the model's grid
-    patch = backbone.patch_size[0]
-    backbone.image_size, backbone.grid_size = (size, size), (size // patch, size // patch)
-    state = {"visual.positional_embedding": backbone.positional_embedding.detach()}
-    holder = nn.Module()
-    holder.visual = backbone
-    resize_pos_embed(state, holder)
-    backbone.positional_embedding = nn.Parameter(state["visual.positional_embedding"], requires_grad=False)
-
-
-def _tokenizer(spec: ModelSpec):
-    import open_clip
-
-    tokenizer = open_clip.get_tokenizer(_local_dir(spec))
-    table = Path(_local_dir(spec).removeprefix("local-dir:")) / "token_table.json"
-    if not spec.id.startswith("local-dir:") or not table.is_file():
-        return tokenizer
-    # A small text tower keeps only the tokens that occur in its captions: ids are ranks in a sorted table.
-    kept = torch.tensor(json.loads(table.read_text(encoding="utf-8")))
-
-    def compact(texts):
-        tokens = tokenizer(texts)
-        ranks = torch.searchsorted(kept, tokens)
-        if not torch.equal(kept[ranks.clamp(max=len(kept) - 1)], tokens):
-            raise InputError(f"{spec.name}: a prompt uses a word outside the model's vocabulary: {texts}")
-        return ranks
-
-    return compact
-
-
-def _local_dir(spec: ModelSpec) -> str:
-    if not spec.id.startswith("local-dir:"):
-        return spec.id
-    folder = resolve(spec.id.removeprefix("local-dir:"))
-    if not folder.is_dir():
-        raise DataMissing(f"{spec.name}: folder {folder} not found")
-    return f"local-dir:{folder}"
+        return _side(visual.patch_size)
+    return _side(getattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "patch_size", 1))
 
 
 def _file(spec: ModelSpec, name: str) -> Path:
@@ -315,7 +233,12 @@ def _file(spec: ModelSpec, name: str) -> Path:
 
 
 def _load_error(spec: ModelSpec, error: Exception) -> Exception:
-    text = " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError):
+        return InputError(
+            f"{spec.name}: the checkpoint is damaged, or a pickle with more than tensors in it; it was not loaded and "
+            f"nothing in it was run ({text[:160]}); convert it to safetensors with the tool it came from"
+        )
     offline = (
         "LocalEntryNotFound",
         "offline",
@@ -334,6 +257,19 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
     if isinstance(error, FileNotFoundError):
         return DataMissing(f"{spec.name}: {text}")
     return InputError(f"{spec.name}: weights of {spec.id} do not load: {text}")
+
+
+def _architecture_hash(spec: ModelSpec, network: nn.Module) -> str:
+    """Hash of layers and configuration, without object addresses, folder names or weights."""
+    config = spec.id
+    if spec.id.startswith("local-dir:"):
+        folder = Path(local_dir(spec).removeprefix("local-dir:"))
+        names = ("config.json", "open_clip_config.json", "token_table.json")
+        config = "".join((folder / name).read_text("utf-8") for name in names if (folder / name).is_file())
+    elif spec.source == "timm" and ":" not in spec.id:
+        config = spec.id.partition(".")[0]  # the tag says where weights came from; they have a hash of their own
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))
+    return hashlib.sha256(f"{spec.source}\n{config}\n{layers}".encode()).hexdigest()[:24]
 
 
 def _weights_hash(network: nn.Module) -> str:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from beyond_accuracy.errors import InputError
+
 ASSETS = Path(__file__).parent / "assets"
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -55,3 +57,17 @@ def resolve(path: str | Path, base: Path | None = None) -> Path:
     if base is not None and (base / candidate).exists():
         return base / candidate
     return data_dir() / candidate
+
+
+def check_name(kind: str, name: str, where: str = "") -> str:
+    """A name that also becomes a folder: any language and any quotes, but never a way out of its parent folder.
+
+    Raises:
+        InputError: Empty, longer than 100 characters, hidden, or with a slash or a control character.
+    """
+    if not name or len(name) > 100 or name[0] in ".~" or not name.isprintable() or "/" in name or "\\" in name:
+        raise InputError(
+            f"{where}{kind} name {name[:40]!r} cannot be used: expected 1 to 100 printable characters without slashes, "
+            "not starting with a dot"
+        )
+    return name

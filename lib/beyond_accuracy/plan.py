@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 
 from beyond_accuracy import corruptions, transforms
-from beyond_accuracy.errors import DataMissing
-from beyond_accuracy.profiles import Profile
+from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.outputs import Outputs
+from beyond_accuracy.profiles import Profile, unknown
 from beyond_accuracy.store import Store
-from beyond_accuracy.study import Study
 
-# Roles of a page that are options and not datasets.
+# The dataset of this role is run under every corruption besides.
 CORRUPT_ROLE = "corrupt"
 
 
@@ -37,18 +37,32 @@ class Filled:
 def requests(profile: Profile, dimension: str) -> list[Request]:
     """The page's requests, most basic first; empty for pages that only read published or recorded results."""
     roles = profile.dimensions.get(dimension, {})
-    datasets = [name for value in roles.values() for name in (value if isinstance(value, list) else [value])]
-    known = [name for name in dict.fromkeys(map(str, datasets)) if name in profile.datasets]
+    known = [name for name in dict.fromkeys(_texts(roles)) if name in profile.datasets]
     if dimension == "transfer":
         return [Request(name, features=True) for name in known]
     if dimension == "invariance":
-        texts = [text for kind in roles.get("transforms", transforms.LADDERS) for text in transforms.ladder(kind)]
+        kinds = roles.get("transforms") or list(transforms.LADDERS)
+        kinds = kinds if isinstance(kinds, list) else [kinds]
+        for kind in kinds:
+            if kind not in transforms.LADDERS:
+                raise InputError(
+                    f"profile {profile.name}: dimensions.invariance.transforms: "
+                    f"{unknown('transform', str(kind), transforms.LADDERS)}"
+                )
+        texts = [text for kind in kinds for text in transforms.ladder(kind)]
         return [Request(name, tuple(dict.fromkeys(["none", *texts]))) for name in known]
     found = [Request(name) for name in known if name != roles.get(CORRUPT_ROLE)]
     if dimension == "robustness" and CORRUPT_ROLE in roles:
         texts = [f"corrupt:{name}={k}" for name in corruptions.NAMES for k in range(1, 6)]
         found.append(Request(str(roles[CORRUPT_ROLE]), ("none", *texts)))
     return found
+
+
+def _texts(value: object) -> list[str]:
+    """Every text in the roles of a page, however deep: datasets are named in lists and in tasks too."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [text for item in value for text in _texts(item)] if isinstance(value, list) else [str(value)]
 
 
 def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Filled:
@@ -63,15 +77,11 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
     Raises:
         InputError: Bad input; data or weights that are merely absent are reported in the result instead.
     """
-    study = Study(profile, dimension, store, options)
-    filled = Filled()
+    outputs, filled = Outputs(profile, store, options), Filled()
     for request in requests(profile, dimension):
         try:
-            if request.features:
-                study.features(request.dataset)
-            else:
-                study.predictions_many(request.dataset, list(request.transforms))
+            outputs.fill(request.dataset, list(request.transforms), networks_only=request.features)
         except DataMissing as missing:
             filled.missing.append(str(missing))
-    filled.keys = study.used
+    filled.keys = sorted(outputs.used)
     return filled

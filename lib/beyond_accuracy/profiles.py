@@ -3,13 +3,14 @@
 import difflib
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import yaml
 
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.paths import PROFILES
+from beyond_accuracy.paths import PROFILES, check_name
 
 DIMENSIONS = (
     "models",
@@ -25,6 +26,8 @@ DIMENSIONS = (
     "summary",
 )
 SOURCES = ("timm", "open_clip", "predictions")
+KEYS = {"name", "title", "synthetic", "description", "settings", "models", "datasets", "dimensions", "imports"}
+MAX_NODES = 20_000  # far above any real profile; YAML aliases can otherwise unfold without end
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class DatasetSpec:
         classes: Class space of the labels; empty where a set has labels of its own (probe tasks).
         options: Further keywords of the reader.
         limit: Use this many images, evenly spaced over the set; 0 = all.
+        keep: What is stored beside the rows: `all` (logits, and features of the untransformed run), `logits` or `none`.
         title: Text in figures.
         licence: Terms of the data, shown where it is used.
         expected: Number of images the full set has; 0 = not checked.
@@ -74,6 +78,7 @@ class DatasetSpec:
     classes: str = "imagenet_1k"
     options: dict = field(default_factory=dict)
     limit: int = 0
+    keep: str = "all"
     title: str = ""
     licence: str = ""
     expected: int = 0
@@ -87,7 +92,8 @@ class Settings:
         preset: Preprocessing, `library` (the checkpoint's own) or `paper` (Resize 256 bilinear + crop for supervised).
         logit_scale: CLIP logit scale, `learned` or a number such as 100.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        prompts: Zero-shot prompt set; `default` takes the class space's templates.
+        prompts: Zero-shot prompts: `default` takes the class space's templates; else templates of your own with `{c}`
+            for the class name, one a line.
         seed: Seed of every bootstrap and split.
         resamples: Bootstrap resamples behind an interval.
         notebook_timeout: Seconds a notebook may run.
@@ -143,7 +149,10 @@ class Profile:
         names = [name for name in names if name]
         if not names:
             return self
-        chosen = {n: self.models.get(n) or ModelSpec(n, "predictions", label=n) for n in dict.fromkeys(names)}
+        chosen = {
+            name: self.models.get(name) or ModelSpec(check_name("model", name), "predictions", label=name)
+            for name in dict.fromkeys(names)
+        }
         return replace(self, models=chosen)
 
 
@@ -163,36 +172,25 @@ def load_profile(name: str | Path) -> Profile:
     """
     shipped = available_profiles()
     path = shipped.get(str(name), Path(name))
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(unknown("profile", str(name), shipped) + "; or give the path of a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return parse_profile(content, path)
+    return parse_profile(_read_yaml(path), path)
 
 
 def parse_profile(content: object, source: Path) -> Profile:
     """Validate the content of a profile file (see `load_profile`)."""
-    top = _mapping(content, f"{source}")
-    if base := top.get("extends"):
-        parent = yaml.safe_load(_parent(str(base), source).read_text(encoding="utf-8"))
-        top = _merge(_mapping(parent, str(base)), {k: v for k, v in top.items() if k != "extends"})
-    _known_keys(
-        top,
-        {"name", "title", "synthetic", "description", "settings", "models", "datasets", "dimensions", "imports"},
-        str(source),
-    )
+    top = _extended(_mapping(_plain(content, str(source)), f"{source}"), source, (source.resolve(),))
+    _known_keys(top, KEYS, str(source))
     models = {
-        str(name): _model(str(name), _mapping(spec, f"{source}: models.{name}"), source)
+        name: _model(name, _mapping(spec, f"{source}: models.{name}"), source)
         for name, spec in _mapping(top.get("models") or {}, f"{source}: models").items()
     }
     datasets = {
-        str(name): _record(DatasetSpec, {"name": str(name), **_mapping(spec, f"{source}: datasets.{name}")}, source)
+        name: _dataset(name, _mapping(spec, f"{source}: datasets.{name}"), source)
         for name, spec in _mapping(top.get("datasets") or {}, f"{source}: datasets").items()
     }
     dimensions = {
-        str(name): _mapping(roles or {}, f"{source}: dimensions.{name}")
+        name: _mapping(roles or {}, f"{source}: dimensions.{name}")
         for name, roles in _mapping(top.get("dimensions") or {}, f"{source}: dimensions").items()
     }
     for name in dimensions:
@@ -200,16 +198,22 @@ def parse_profile(content: object, source: Path) -> Profile:
             raise InputError(f"{source}: {unknown('dimension', name, DIMENSIONS)}")
     settings = _record(Settings, _mapping(top.get("settings") or {}, f"{source}: settings"), source)
     _check_settings(settings, source)
+    name = check_name("profile", _text(top, "name", source) or source.stem, f"{source}: ")
+    imports = top.get("imports") or []
+    if not isinstance(imports, list) or not all(isinstance(module, str) for module in imports):
+        raise InputError(f"{source}: imports: expected a list of module names, got {imports!r}")
+    if not isinstance(top.get("synthetic", False), bool):
+        raise InputError(f"{source}: synthetic: expected true or false, got {top['synthetic']!r}")
     return Profile(
-        name=str(top.get("name") or source.stem),
-        title=str(top.get("title") or top.get("name") or source.stem),
-        synthetic=bool(top.get("synthetic", False)),
+        name=name,
+        title=_text(top, "title", source) or name,
+        synthetic=top.get("synthetic", False),
         models=models,
         datasets=datasets,
         dimensions=dimensions,
         settings=settings,
-        imports=tuple(map(str, top.get("imports") or ())),
-        description=str(top.get("description") or "").strip(),
+        imports=tuple(imports),
+        description=_text(top, "description", source).strip(),
         source=source,
     )
 
@@ -221,11 +225,50 @@ def unknown(kind: str, name: str, known) -> str:
     return f"unknown {kind} {name!r}; {hint}"
 
 
-def _parent(base: str, source: Path) -> Path:
-    path = available_profiles().get(base, source.parent / base)
-    if not path.is_file():
-        raise InputError(f"{source}: extends: {unknown('profile', base, available_profiles())}")
-    return path
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have (too long)
+        return False
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except Exception as error:  # PyYAML lets KeyError, IndexError, AttributeError and others out on odd scalars
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def _plain(node: object, where: str) -> object:
+    """The tree with text keys and plain values; refuses trees that aliases make endless."""
+    count = 0
+
+    def walk(node: object, depth: int) -> object:
+        nonlocal count
+        count += 1
+        if depth > 20 or count > MAX_NODES:
+            raise InputError(f"{where}: nested too deeply or too large for a profile")
+        if isinstance(node, dict):
+            return {str(key): walk(value, depth + 1) for key, value in node.items()}
+        if isinstance(node, (list, tuple, set)):
+            return [walk(value, depth + 1) for value in node]
+        return node if node is None or isinstance(node, (str, bool, int, float)) else str(node)
+
+    return walk(node, 0)
+
+
+def _extended(top: dict, source: Path, seen: tuple[Path, ...]) -> dict:
+    """The profile merged over the one it extends, which may extend another."""
+    base = top.pop("extends", None)
+    if base is None:
+        return top
+    path = available_profiles().get(str(base), source.parent / str(base))
+    if not _is_file(path):
+        raise InputError(f"{source}: extends: {unknown('profile', str(base), available_profiles())}")
+    if path.resolve() in seen:
+        raise InputError(f"{source}: extends: {base} leads back to itself")
+    parent = _mapping(_plain(_read_yaml(path), str(path)), str(path))
+    return _merge(_extended(parent, path, (*seen, path.resolve())), top)
 
 
 def _merge(parent: dict, child: dict) -> dict:
@@ -236,7 +279,15 @@ def _merge(parent: dict, child: dict) -> dict:
     return {key: value for key, value in merged.items() if value is not None}
 
 
+def _text(top: dict, key: str, source: Path) -> str:
+    value = top.get(key)
+    if isinstance(value, (dict, list)):
+        raise InputError(f"{source}: {key}: expected text, got {value!r}")
+    return "" if value is None else str(value)
+
+
 def _model(name: str, content: dict, source: Path) -> ModelSpec:
+    check_name("model", name, f"{source}: ")
     content = dict(content)
     if "name" in content:  # in YAML the library's name is called `name`; ours is the key
         content["id"] = content.pop("name")
@@ -248,13 +299,26 @@ def _model(name: str, content: dict, source: Path) -> ModelSpec:
     return spec
 
 
+def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:
+    check_name("dataset", name, f"{source}: ")
+    if "name" in content:
+        raise InputError(f"{source}: datasets.{name}: a dataset's name is its key; remove 'name'")
+    spec = _record(DatasetSpec, {**content, "name": name}, source)
+    if spec.keep not in ("all", "logits", "none"):
+        raise InputError(f"{source}: datasets.{name}.keep: {unknown('value', spec.keep, ('all', 'logits', 'none'))}")
+    for key in ("limit", "expected"):
+        if getattr(spec, key) < 0:
+            raise InputError(f"{source}: datasets.{name}.{key}: expected 0 or more, got {getattr(spec, key)}")
+    return spec
+
+
 def _record(kind: type, content: dict, source: Path):
     where = f"{source}: {content.get('name', 'settings')}"
     known = {f.name: f for f in fields(kind)}
     _known_keys(content, set(known), where)
     values = {}
     for key, value in content.items():
-        wanted = known[key].type if isinstance(known[key].type, type) else str
+        wanted = known[key].type
         if value is None:
             continue
         if wanted is dict and not isinstance(value, dict):
@@ -267,29 +331,36 @@ def _record(kind: type, content: dict, source: Path):
     try:
         return kind(**values)
     except TypeError as error:
-        raise InputError(f"{where}: {error}") from error
+        missing = str(error).rpartition(": ")[2]
+        raise InputError(f"{where}: missing {missing}") from error
 
 
 def _check_settings(settings: Settings, source: Path) -> None:
     for key, allowed in (("preset", ("library", "paper")), ("precision", ("auto", "fp32", "bf16", "fp16"))):
         if getattr(settings, key) not in allowed:
             raise InputError(f"{source}: settings.{key}: {unknown('value', getattr(settings, key), allowed)}")
-    if settings.logit_scale != "learned":
-        try:
-            positive = float(settings.logit_scale) > 0
-        except ValueError:
-            positive = False
-        if not positive:
-            raise InputError(f"{source}: settings.logit_scale: expected `learned` or a positive number")
-    for key in ("resamples", "notebook_timeout", "chunk"):
-        if getattr(settings, key) < 1:
-            raise InputError(f"{source}: settings.{key}: expected at least 1, got {getattr(settings, key)}")
+    if settings.logit_scale != "learned" and not _positive(settings.logit_scale):
+        raise InputError(
+            f"{source}: settings.logit_scale: expected `learned` or a positive number, got {settings.logit_scale!r}"
+        )
+    if settings.prompts != "default" and not all("{c}" in line for line in settings.prompts.splitlines() or [""]):
+        raise InputError(f"{source}: settings.prompts: expected `default` or templates with {{c}}, one a line")
+    for key, least in (("resamples", 1), ("notebook_timeout", 1), ("chunk", 1), ("seed", 0), ("workers", -1)):
+        if getattr(settings, key) < least:
+            raise InputError(f"{source}: settings.{key}: expected at least {least}, got {getattr(settings, key)}")
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def _mapping(value: object, where: str) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a mapping of names to values, got {type(value).__name__}")
-    return {str(key): item for key, item in value.items()}
+    return value
 
 
 def _known_keys(content: dict, known: set[str], where: str) -> None:

@@ -1,185 +1,35 @@
-"""Predictions and features on disk: content-addressed, atomic, resumable.
+"""Predictions and features on disk: content-addressed, atomic, resumable. Layout and key: docs/store.md.
 
-Layout under the cache folder, one folder per key:
-
-    predictions/<key>/meta.json              what the key stands for
-    predictions/<key>/part-00012.parquet     images 12 * chunk … 13 * chunk - 1, while the run is under way
-    predictions/<key>/predictions.parquet    all rows once complete, with logits.npy and features-<layer>.npy beside it
-
-A part is written to a temporary name and renamed, so it is there whole or not at all. `predictions.parquet` is renamed
-last when a run completes: its presence means complete.
+A file is written under a temporary name and renamed, so it is there whole or not at all. `predictions.parquet` is
+renamed last when a run completes: its presence means complete.
 """
 
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
-from scipy.special import softmax
+from filelock import FileLock, Timeout
 
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.paths import cache_dir
+from beyond_accuracy.paths import cache_dir, check_name
+from beyond_accuracy.predictions import Predictions, restrict, score
 
-FORMAT = 1
+__all__ = ["Entry", "Predictions", "Store", "atomic_write", "make_key", "restrict", "rows_table", "save_array", "score"]
 
+FORMAT = 2
+ARRAYS = b"beyond_accuracy.arrays"  # schema key of predictions.parquet: the .npy files that belong to it
 
-@dataclass(frozen=True)
-class Predictions:
-    """What one model said about every image of one dataset under one transform.
-
-    Attributes:
-        model: Model name.
-        dataset: Dataset name.
-        transform: Canonical transform text, `none` for the plain run.
-        frame: Rows `id, target, pred, confidence, target_probability`; `target` is int64, or a list for multi-label.
-        logits: float16 array (n, classes of the model), memory-mapped, each row shifted so that its largest is 0; or
-            None where they were not kept.
-        columns: Class indices that were scored; None = all.
-        meta: What made these numbers: key, weights, preprocessing, device, precision, versions, skipped images.
-    """
-
-    model: str
-    dataset: str
-    transform: str
-    frame: pd.DataFrame
-    logits: np.ndarray | None
-    columns: np.ndarray | None
-    meta: dict
-
-    def __len__(self) -> int:
-        return len(self.frame)
-
-    @property
-    def ids(self) -> np.ndarray:
-        """Image ids, shape (n,)."""
-        return self.frame["id"].to_numpy()
-
-    @property
-    def multilabel(self) -> bool:
-        """Whether images can have several right answers."""
-        return self.frame["target"].dtype == object
-
-    @property
-    def targets(self) -> np.ndarray | list[np.ndarray]:
-        """int64 labels (n,), or a list of int64 arrays."""
-        values = self.frame["target"]
-        return [np.asarray(v, dtype=np.int64) for v in values] if self.multilabel else values.to_numpy(np.int64)
-
-    @property
-    def pred(self) -> np.ndarray:
-        """Predicted class index, int64 (n,)."""
-        return self.frame["pred"].to_numpy(np.int64)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """Largest probability among the scored columns, float64 (n,)."""
-        return self.frame["confidence"].to_numpy(np.float64)
-
-    @property
-    def target_probability(self) -> np.ndarray:
-        """Probability of the label (sum over labels of a multi-label image), float64 (n,); NaN where unknown."""
-        return self.frame["target_probability"].to_numpy(np.float64)
-
-    @cached_property
-    def correct(self) -> np.ndarray:
-        """Whether the prediction is (one of) the label(s), bool (n,)."""
-        if self.multilabel:
-            return np.array([p in t for p, t in zip(self.pred, self.targets, strict=True)], dtype=bool)
-        return self.pred == self.targets
-
-    @cached_property
-    def scored_logits(self) -> np.ndarray | None:
-        """Logits of the scored columns, float32 (n, k)."""
-        if self.logits is None:
-            return None
-        chosen = self.logits if self.columns is None else self.logits[:, self.columns]
-        return np.asarray(chosen, dtype=np.float32)
-
-    @cached_property
-    def probabilities(self) -> np.ndarray | None:
-        """Softmax over the scored columns, float32 (n, k); None without logits."""
-        return None if self.scored_logits is None else softmax(self.scored_logits, axis=1)
-
-    @property
-    def target_positions(self) -> np.ndarray:
-        """Label as a position among the scored columns, int64 (n,). Single-label sets only."""
-        if self.multilabel:
-            raise ValueError(f"{self.dataset}: images have several labels, there is no single target position")
-        return self.targets if self.columns is None else np.searchsorted(self.columns, self.targets)
-
-    def take(self, keep: np.ndarray) -> "Predictions":
-        """Rows at positions or under a boolean mask."""
-        positions = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep)
-        logits = None if self.logits is None else self.logits[positions]
-        return replace(self, frame=self.frame.iloc[positions].reset_index(drop=True), logits=logits)
-
-    def relabel(self, dataset: str, labels: dict[str, list[int]]) -> "Predictions":
-        """The same outputs judged by other labels (ReaL); images with an empty or no list are left out."""
-        keep = np.array([bool(labels.get(image_id)) for image_id in self.ids], dtype=bool)
-        kept = self.take(keep)
-        targets = [np.asarray(labels[image_id], dtype=np.int64) for image_id in kept.ids]
-        frame = kept.frame.assign(target=pd.Series(targets, dtype=object))
-        if kept.probabilities is not None:
-            where = targets if self.columns is None else [np.searchsorted(self.columns, t) for t in targets]
-            frame["target_probability"] = [float(p[t].sum()) for p, t in zip(kept.probabilities, where, strict=True)]
-        else:
-            frame["target_probability"] = np.nan
-        return replace(kept, dataset=dataset, frame=frame)
-
-
-def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
-    """Re-score a run on a subset of classes: only their images, only their columns.
-
-    This is the same-classes clean baseline that stands beside ImageNet-A and -R.
-
-    Args:
-        predictions: A single-label run with logits.
-        columns: Ascending class indices.
-
-    Raises:
-        ValueError: The run keeps no logits.
-    """
-    if predictions.logits is None:
-        raise ValueError(f"{predictions.dataset}: logits were not kept, classes cannot be restricted afterwards")
-    columns = np.asarray(columns, dtype=np.int64)
-    kept = replace(predictions.take(np.isin(predictions.targets, columns)), columns=columns)
-    scored = score(kept.scored_logits, kept.targets, columns)
-    return replace(kept, frame=kept.frame.assign(**scored))
-
-
-def score(logits: np.ndarray, targets, columns: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Prediction, confidence and label probability from the logits of the scored columns.
-
-    Softmax runs in float32. Ties go to the lowest index, as torch's argmax does.
-
-    Args:
-        logits: Scored columns, shape (n, k).
-        targets: int labels (n,) in the full class space, or a list of int arrays.
-        columns: Class index of each scored column, or None for 0..k-1.
-    """
-    probabilities = softmax(np.asarray(logits, dtype=np.float32), axis=1)
-    best = probabilities.argmax(axis=1)
-    rows = np.arange(len(best))
-    if isinstance(targets, list):
-        where = [t if columns is None else np.searchsorted(columns, t[np.isin(t, columns)]) for t in targets]
-        label = np.array([p[t].sum() for p, t in zip(probabilities, where, strict=True)], dtype=np.float32)
-    else:
-        position = targets if columns is None else np.searchsorted(columns, targets)
-        label = probabilities[rows, position]
-    return {
-        "pred": (best if columns is None else columns[best]).astype(np.int64),
-        "confidence": probabilities[rows, best],
-        "target_probability": label.astype(np.float32),
-    }
+Range = tuple[int, int]
 
 
 def make_key(parts: dict) -> str:
@@ -205,90 +55,177 @@ class Entry:
         """Whether every image is there."""
         return (self.folder / "predictions.parquet").is_file()
 
-    def part(self, number: int) -> Path:
-        """Path of one part."""
-        return self.folder / f"part-{number:05d}.parquet"
+    def part(self, rows: Range) -> Path:
+        """Path of the part with the images `rows[0]` to `rows[1] - 1`."""
+        return self.folder / f"part-{rows[0]:08d}-{rows[1]:08d}.parquet"
 
-    def missing_parts(self, n_parts: int) -> list[int]:
-        """Numbers of the parts that still have to be computed."""
-        return [] if self.complete else [k for k in range(n_parts) if not self.part(k).is_file()]
+    def missing(self, ranges: list[Range]) -> list[Range]:
+        """Parts that still have to be computed."""
+        if self.complete:
+            return []
+        there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
+        return [rows for rows in ranges if self.part(rows).name not in there]
 
-    def lock(self) -> FileLock:
-        """Held while parts are merged, so that two runs on one store do not disturb each other."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / "lock")
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while the entry is filled: of two runs that want the same outputs, the second waits and then reads.
 
-    def start(self) -> None:
-        """Create the folder and write down what it stands for."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "meta.json").is_file():
-            text = json.dumps(self.meta, indent=1, sort_keys=True, default=str)
+        The operating system drops the lock when its holder dies.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
+        path = self.folder / "lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                what = f"{self.meta.get('model')} on {self.meta.get('dataset')}"
+                print(f"another run is computing {what}; waiting for it", file=sys.stderr)
+                lock.acquire()
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def start(self, facts: dict) -> None:
+        """Write down what the folder stands for, and clear what a killed run left half-written. Needs the lock.
+
+        Args:
+            facts: How this run computes (device, versions); a run continued elsewhere lists both.
+        """
+        with suppress(OSError):
+            for left in self.folder.glob(".tmp-*"):
+                left.unlink()
+        stored = self._stored_meta()
+        if not all(text in str(stored.get(name, "")).split("; ") for name, text in facts.items()):
+            for name, text in facts.items():
+                before = str(stored[name]).split("; ") if stored.get(name) else []
+                stored[name] = "; ".join(dict.fromkeys([*before, text]))
+            text = json.dumps({**self.meta, **stored}, indent=1, sort_keys=True, default=str)
             atomic_write(self.folder / "meta.json", lambda path: path.write_text(text, encoding="utf-8"))
 
-    def write_part(self, number: int, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
+    def described(self) -> "Entry":
+        """The entry with the facts of the run that computed it, under the names of this one."""
+        names = {name: self.meta[name] for name in ("model", "model_id", "dataset") if name in self.meta}
+        return replace(self, meta={**self.meta, **self._stored_meta(), **names})
+
+    def write_part(self, rows: Range, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
         """Write one part whole.
 
         Args:
-            number: Part number.
-            frame: Rows in dataset order; `id`, and where the set has labels `target`, `pred`, …
+            rows: First image and the one after the last.
+            frame: Rows in dataset order; `id`, `target`, and where the set has classes `pred`, …
             arrays: float16 arrays (rows, width) by name: `logits`, `features-<layer>`.
         """
-        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = rows_table(frame)
         for name, array in arrays.items():
             flat = pa.array(np.ascontiguousarray(array, dtype=np.float16).reshape(-1))
             table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, array.shape[1]))
-        atomic_write(self.part(number), lambda path: pq.write_table(table, path, compression="zstd"))
+        atomic_write(self.part(rows), lambda path: pq.write_table(table, path, compression="zstd"))
 
-    def finish(self, n_parts: int) -> None:
-        """Merge the parts; the merged table is renamed into place last, then the parts go."""
-        with self.lock():
-            if self.complete:
-                self._remove_parts(n_parts)
-                return
-            tables = [self._read(self.part(k)) for k in range(n_parts)]
-            table = pa.concat_tables(tables)
-            wide = [f.name for f in table.schema if pa.types.is_fixed_size_list(f.type)]
-            for name in wide:
-                width = table.schema.field(name).type.list_size
-                values = np.concatenate([_floats(chunk) for chunk in table[name].chunks]).reshape(-1, width)
-                atomic_write(self.folder / f"{name}.npy", lambda path, v=values: _save_npy(path, v))
-            narrow = table.drop_columns(wide)
-            atomic_write(self.folder / "predictions.parquet", lambda path: pq.write_table(narrow, path))
-            self._remove_parts(n_parts)
+    def finish(self, ranges: list[Range]) -> None:
+        """Merge the parts, one at a time; the merged table is renamed into place last, then the parts go.
+
+        Raises:
+            InputError: A damaged part (named), or not one image could be decoded.
+        """
+        if not self.complete:
+            narrow, widths = [], {}
+            for rows in ranges:
+                schema = self._read(self.part(rows), schema=True)
+                wide = {f.name: f.type.list_size for f in schema if pa.types.is_fixed_size_list(f.type)}
+                table = self._read(self.part(rows), [name for name in schema.names if name not in wide])
+                if len(table):
+                    narrow.append((rows, table))
+                    widths = wide
+            if not narrow:
+                raise InputError(f"{self.meta.get('dataset')}: not one image could be decoded")
+            merged = pa.concat_tables([table for _, table in narrow])
+            for name, width in widths.items():
+                parts = [rows for rows, _ in narrow]
+                atomic_write(
+                    self.folder / f"{name}.npy",
+                    lambda path, n=name, w=width, p=parts: self._stream(path, n, (len(merged), w), p),
+                )
+            self.write_rows(merged, list(widths))
+        with suppress(OSError):
+            for part in self.folder.glob("part-*.parquet"):
+                part.unlink()
+
+    def write_rows(self, table: pa.Table, arrays: list[str]) -> None:
+        """Write the merged rows, which makes the entry complete; `arrays` are the .npy files beside them."""
+        noted = table.replace_schema_metadata({**(table.schema.metadata or {}), ARRAYS: json.dumps(arrays)})
+        atomic_write(self.folder / "predictions.parquet", lambda path: pq.write_table(noted, path))
 
     def frame(self) -> pd.DataFrame:
         """The merged rows."""
         return self._read(self.folder / "predictions.parquet").to_pandas()
 
     def array(self, name: str) -> np.ndarray | None:
-        """A memory-mapped float16 array (`logits`, `features-<layer>`), or None where it was not kept."""
-        path = self.folder / f"{name}.npy"
-        if not path.is_file():
+        """A memory-mapped float16 array (`logits`, `features-<layer>`), or None where it was not kept.
+
+        Raises:
+            InputError: The file is damaged or gone.
+        """
+        if name not in self.arrays():
             return None
+        path = self.folder / f"{name}.npy"
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            rows = pq.read_metadata(self.folder / "predictions.parquet").num_rows
+            if len(array) != rows:
+                raise ValueError(f"{len(array)} rows instead of {rows}")
+        except (ValueError, OSError, EOFError, TypeError) as error:
             raise self._damaged(path, error) from error
+        return array
+
+    def arrays(self) -> list[str]:
+        """Names of the stored arrays."""
+        metadata = self._read(self.folder / "predictions.parquet", schema=True).metadata or {}
+        return json.loads(metadata.get(ARRAYS, b"[]"))
 
     def layers(self) -> list[str]:
         """Names of the stored feature layers."""
-        return sorted(p.stem.removeprefix("features-") for p in self.folder.glob("features-*.npy"))
+        return [name.removeprefix("features-") for name in self.arrays() if name.startswith("features-")]
 
-    def _remove_parts(self, n_parts: int) -> None:
-        for number in range(n_parts):
-            self.part(number).unlink(missing_ok=True)
+    def _stream(self, path: Path, name: str, shape: tuple[int, int], parts: list[Range]) -> None:
+        # Written, not memory-mapped: on a full disk a write fails with an error, a mapped page kills the process.
+        with path.open("wb") as handle:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(handle, header)
+            for rows in parts:
+                for chunk in self._read(self.part(rows), [name])[name].chunks:
+                    handle.write(chunk.flatten().to_numpy(zero_copy_only=False).astype("<f2").tobytes())
 
-    def _read(self, path: Path) -> pa.Table:
+    def _read(self, path: Path, columns: list[str] | None = None, schema: bool = False):
         try:
-            return pq.read_table(path)
+            return pq.read_schema(path) if schema else pq.read_table(path, columns=columns)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(path, error) from error
 
     def _damaged(self, path: Path, error: Exception) -> InputError:
+        if path.name.startswith("part-"):
+            cure = "delete that file and run again: only its images are computed anew"
+        elif "key" in self.meta:
+            cure = f"delete the folder {self.folder} and run again: nothing else is computed anew"
+        else:
+            cure = "import the predictions again"
         return InputError(
-            f"stored results of {self.meta.get('model')} on {self.meta.get('dataset')} are damaged: {path} ({error}). "
-            "Delete that file and run again; only its images are computed anew"
+            f"stored results of {self.meta.get('model')} on {self.meta.get('dataset')} are damaged: {path} "
+            f"({' '.join(str(error).split())[:200]}); {cure}"
         )
+
+    def _stored_meta(self) -> dict:
+        try:
+            stored = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return stored if isinstance(stored, dict) else {}
 
 
 class Store:
@@ -302,20 +239,41 @@ class Store:
 
         Args:
             parts: What the key is made of (weights, preprocessing, data, transform, prompts, precision, …).
-            meta: Further information kept beside it (names, device, versions); not part of the key.
+            meta: Further information kept beside it (names, versions); not part of the key.
         """
         key = make_key(parts)
         return Entry(self.root / "predictions" / key, {**meta, "key": key, "key_parts": parts})
 
     def imported(self, model: str, dataset: str) -> Entry:
         """The entry that holds imported predictions of one model on one dataset."""
-        for name in (model, dataset):
-            if not name or "/" in name or "\\" in name or name.startswith("."):
-                raise InputError(f"{name!r} cannot be used as a name: no slashes, no leading dot")
-        folder = self.root / "imported" / model / dataset
-        meta_file = folder / "meta.json"
-        meta = json.loads(meta_file.read_text(encoding="utf-8")) if meta_file.is_file() else {}
-        return Entry(folder, {"model": model, "dataset": dataset, **meta})
+        folder = self.root / "imported" / check_name("model", model) / check_name("dataset", dataset)
+        return Entry(folder, {"model": model, "dataset": dataset}).described()
+
+    def replace_imported(self, model: str, dataset: str, write: Callable[[Entry], None]) -> Entry:
+        """Put imported predictions in place: those of before stay until the new ones are whole.
+
+        Args:
+            model: Model name.
+            dataset: Dataset name.
+            write: Fills the entry it is given.
+        """
+        entry = self.imported(model, dataset)
+        folder = entry.folder
+        token = os.urandom(4).hex()
+        fresh, old = folder.with_name(f".new-{token}"), folder.with_name(f".old-{token}")
+        try:
+            fresh.mkdir(parents=True)
+            write(replace(entry, folder=fresh))
+            with FileLock(folder.parent / ".lock"):
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(fresh, folder)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        return self.imported(model, dataset)
 
     def imported_models(self) -> list[str]:
         """Names of all models with imported predictions."""
@@ -329,28 +287,35 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         InputError: The folder cannot be written (full disk, read-only); what was there before stays.
     """
+    temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; free some space or set BEYOND_ACCURACY_CACHE"
-        ) from error
-    temporary = Path(name)
-    try:
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; free some space and run again") from error
+        raise _cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def _floats(chunk: pa.FixedSizeListArray) -> np.ndarray:
-    return chunk.flatten().to_numpy(zero_copy_only=False)
-
-
-def _save_npy(path: Path, values: np.ndarray) -> None:
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as .npy, whatever the suffix of the path."""
     with path.open("wb") as handle:
         np.save(handle, values, allow_pickle=False)
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write {path} ({error.strerror or error}); free some space, or choose another folder with --cache-dir. "
+        "What was written before is kept, and a rerun continues from it"
+    )
+
+
+def rows_table(frame: pd.DataFrame) -> pa.Table:
+    """Rows as an Arrow table; labels of multi-label sets are lists of int64."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    if "target" in frame and frame["target"].dtype == object:  # also where no row has a label
+        lists = pa.array([np.asarray(labels).tolist() for labels in frame["target"]], pa.list_(pa.int64()))
+        table = table.set_column(table.schema.get_field_index("target"), "target", lists)
+    return table

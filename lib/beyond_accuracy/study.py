@@ -1,10 +1,8 @@
 """What a notebook talks to: one page of one profile, with its models, data, results, figures and provenance."""
 
 import json
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +10,13 @@ import pandas as pd
 from PIL import Image
 
 from beyond_accuracy import reference, results
+from beyond_accuracy.cards import Card
 from beyond_accuracy.datasets import ImageDataset, load_dataset
 from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.outputs import Features, Outputs
 from beyond_accuracy.paths import data_dir, figures_dir, report_dir
-from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, load_profile, unknown
-from beyond_accuracy.store import Entry, Predictions, Store
+from beyond_accuracy.profiles import ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.store import Predictions, Store
 
 COMPARISON_COLUMNS = (
     "dimension",
@@ -33,28 +33,6 @@ COMPARISON_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Features:
-    """What one model extracted from every image of one dataset.
-
-    Attributes:
-        model: Model name.
-        dataset: Dataset name.
-        ids: Image ids (n,).
-        targets: int64 labels (n,), or a list for multi-label sets.
-        layers: float16 arrays (n, width), memory-mapped, by layer: `pre_logits` for timm; `trunk` and `projected`
-            (before and after the projection into the shared space, not normalised) for CLIP.
-        meta: What made them.
-    """
-
-    model: str
-    dataset: str
-    ids: np.ndarray
-    targets: np.ndarray | list[np.ndarray]
-    layers: dict[str, np.ndarray]
-    meta: dict
-
-
 class Study:
     """One page of one run. Get it with `open_study`."""
 
@@ -66,7 +44,7 @@ class Study:
         self._results: list[pd.DataFrame] = []
         self._comparisons: list[pd.DataFrame] = []
         self._findings: list[str] = []
-        self._used: dict[str, dict] = {}
+        self.outputs = Outputs(profile, store, self.options)
         self._skipped: list[str] = []
 
     # Models and roles ---------------------------------------------------------------------------------------------
@@ -115,26 +93,26 @@ class Study:
 
     def title(self, dataset: str) -> str:
         """A dataset's name for readers."""
-        return self._dataset_spec(dataset).title or dataset
+        return self.outputs.dataset_spec(dataset).title or dataset
 
     # Data ---------------------------------------------------------------------------------------------------------
 
     def dataset(self, dataset: str) -> ImageDataset:
         """The dataset itself."""
-        return load_dataset(self._dataset_spec(dataset))
+        return load_dataset(self.outputs.dataset_spec(dataset))
 
     def metadata(self, dataset: str) -> pd.DataFrame:
         """Per-image metadata, index `id`; select rows with `.loc[predictions.ids]`."""
-        return self.dataset(self._base(dataset)).metadata
+        return self.dataset(self.outputs.base(dataset)).metadata
 
     def image(self, dataset: str, image_id: str) -> Image.Image:
         """One image, RGB."""
-        data = self.dataset(self._base(dataset))
+        data = self.dataset(self.outputs.base(dataset))
         return data.image(data.position(image_id))
 
     def class_names(self, dataset: str) -> tuple[str, ...]:
         """Name of every class index of the dataset's class space."""
-        classes = self.dataset(self._base(dataset)).classes
+        classes = self.dataset(self.outputs.base(dataset)).classes
         if classes is None:
             raise InputError(f"{dataset}: has no class space")
         return classes.names
@@ -144,7 +122,7 @@ class Study:
         found = []
         for name in datasets:
             try:
-                self.dataset(self._base(name))
+                self.dataset(self.outputs.base(name))
                 found.append(name)
             except DataMissing as missing:
                 self._skipped.append(str(missing))
@@ -166,34 +144,23 @@ class Study:
         return self.predictions_many(dataset, [transform])[transform]
 
     def predictions_many(self, dataset: str, transforms: list[str]) -> dict[str, dict[str, Predictions]]:
-        """Predictions under several transforms, by transform text as given; each image is decoded once for all."""
-        spec = self._dataset_spec(dataset)
-        if spec.reader == "imagenet_real":
-            from beyond_accuracy.annotations import real_labels
+        """Predictions under several transforms, by transform text as given; each image is decoded once for all.
 
-            base = self.predictions_many(self._base(dataset), transforms)
-            labels = real_labels()
-            return {t: {m: p.relabel(dataset, labels) for m, p in by_model.items()} for t, by_model in base.items()}
-        data = load_dataset(spec)
-        entries = self._entries(data, transforms, features=False)
-        return {
-            text: {name: _read(entry, name, data, text) for name, entry in by_model.items() if entry is not None}
-            for text, by_model in entries.items()
-        }
+        All models are judged on the same images: where some lack an image (left out with `--skip-bad`), all do.
+        """
+        return self.outputs.predictions(dataset, transforms)
 
     def features(self, dataset: str) -> dict[str, Features]:
-        """Features of every network; runs what the store lacks. Imported models have none."""
-        data = self.dataset(dataset)
-        entries = self._entries(data, ["none"], features=True)["none"]
-        found = {}
-        for name, entry in entries.items():
-            if entry is None or self.spec(name).source == "predictions":
-                continue
-            frame = entry.frame()
-            layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
-            targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
-            found[name] = Features(name, dataset, frame["id"].to_numpy(), targets, layers, entry.meta)
-        return found
+        """Features of every network; runs what the store lacks. Imported models have none.
+
+        Raises:
+            InputError: The profile does not keep this dataset's features, or some do not fit into float16.
+        """
+        return self.outputs.features(dataset)
+
+    def card(self, model: str) -> Card | None:
+        """What is known of a network without loading it (parameters, preprocessing); None for an imported model."""
+        return self.outputs.card(self.spec(model))
 
     # Results ------------------------------------------------------------------------------------------------------
 
@@ -266,10 +233,9 @@ class Study:
                 "logit scale": meta.get("key_parts", {}).get("logit_scale"),
                 "device": meta.get("device", ""),
             }
-            for meta, count in _grouped(self._used.values())
+            for meta, count in _grouped(self.outputs.used.values())
         ]
         frame = pd.DataFrame(rows)
-        self._write_state()
         text = results.table_html(
             frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}"
         )
@@ -283,67 +249,7 @@ class Study:
     @property
     def used(self) -> list[str]:
         """Keys of the store entries this page has read so far: a page is unchanged while they are."""
-        return sorted(self._used)
-
-    # Inside -------------------------------------------------------------------------------------------------------
-
-    def _dataset_spec(self, name: str) -> DatasetSpec:
-        if name not in self.profile.datasets:
-            raise InputError(f"profile {self.profile.name}: {unknown('dataset', name, self.profile.datasets)}")
-        return self.profile.datasets[name]
-
-    def _base(self, name: str) -> str:
-        """The dataset whose images a re-labelled set (ReaL) shares."""
-        spec = self._dataset_spec(name)
-        return str(spec.options.get("of", "imagenet_1k")) if spec.reader == "imagenet_real" else name
-
-    def _entries(self, data: ImageDataset, transforms: list[str], features: bool) -> dict[str, dict[str, Entry | None]]:
-        """Store entries by transform and model, complete; None where an imported model does not cover the set."""
-        networks = [spec for spec in self.specs if spec.source != "predictions"]
-        entries: dict[str, dict[str, Entry | None]] = {text: {} for text in transforms}
-        if networks:
-            for (text, name), entry in self._run(networks, data, transforms, features).items():
-                entries[text][name] = entry
-        for spec in self.specs:
-            if spec.source == "predictions" and not features:
-                entry = self.store.imported(spec.name, data.name)
-                for text in transforms:
-                    entries[text][spec.name] = entry if entry.complete and text == "none" else None
-        if not networks and not any(e is not None for by_model in entries.values() for e in by_model.values()):
-            names = ", ".join(self.models) or "any model"
-            raise DataMissing(
-                f"no predictions of {names} on {data.name}: import them with "
-                f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {data.name}`"
-            )
-        order = self.models
-        for text, by_model in entries.items():
-            entries[text] = {name: by_model[name] for name in order if name in by_model}
-            for entry in by_model.values():
-                if entry is not None:
-                    self._used[entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"] = entry.meta
-        self._write_state()
-        return entries
-
-    def _run(self, specs, data, transforms, features) -> dict[tuple[str, str], Entry]:
-        from beyond_accuracy import inference
-
-        device = inference.pick_device(self.options.get("device") or os.environ.get("BEYOND_ACCURACY_DEVICE", "auto"))
-        models = [_model(spec, self.settings, self.profile.imports) for spec in specs]
-        jobs = inference.plan(models, data, transforms, self.store, self.settings, device, features)
-        options = inference.Options(
-            batch_size=int(self.options.get("batch_size") or 0),
-            skip_bad=bool(self.options.get("skip_bad") or os.environ.get("BEYOND_ACCURACY_SKIP_BAD")),
-            progress=bool(self.options.get("progress", True)),
-        )
-        inference.run(jobs, data, self.settings, options, device, features)
-        texts = [text for _ in models for text in transforms]
-        return {(text, job.model.name): job.entry for text, job in zip(texts, jobs, strict=True)}
-
-    def _write_state(self) -> None:
-        """Record which store entries the page used: the page is rebuilt when one of them changes."""
-        state = {"profile": self.profile.digest, "entries": sorted(self._used)}
-        text = json.dumps(state, indent=1)
-        results.write_atomically(self.report_folder / ".state" / f"{self.dimension}.json", text.encode())
+        return sorted(self.outputs.used)
 
     @cached_property
     def data_folder(self) -> Path:
@@ -387,31 +293,26 @@ def classify(study: Study, dataset: str, image: Image.Image, top: int = 3) -> pd
     import torch
 
     from beyond_accuracy import inference
+    from beyond_accuracy.models import model_for
 
     classes = study.dataset(dataset).classes
+    if classes is None:
+        raise InputError(f"{dataset}: has no class space")
+    classes = classes.prompted(study.settings.prompts)
     device = inference.pick_device(study.options.get("device") or "auto")
     rows = []
-    for spec in study.specs:
-        if spec.source == "predictions":
+    for name in study.models:
+        card = study.card(name)
+        if card is None:
             continue
-        model = _model(spec, study.settings, study.profile.imports).to(device)
+        model = model_for(card, study.settings, study.profile.imports).to(device)
+        head = inference.text_head(model, classes, device, study.store.root)
         pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None].to(device)
         with torch.inference_mode():
-            logits = model.outputs(model.normalize(pixels), model.head(classes, device))["logits"]
+            logits = model.outputs(model.normalize(pixels), head)["logits"]
         probabilities, best = logits.float().softmax(-1)[0].topk(min(top, len(classes)))
-        rows += [(spec.name, classes.names[k], float(p)) for k, p in zip(best.tolist(), probabilities, strict=True)]
+        rows += [(name, classes.names[k], float(p)) for k, p in zip(best.tolist(), probabilities, strict=True)]
     return pd.DataFrame(rows, columns=["model", "label", "probability"])
-
-
-@lru_cache(maxsize=8)
-def _model(spec: ModelSpec, settings, imports: tuple[str, ...]):
-    from beyond_accuracy.models import load_model
-
-    return load_model(spec, settings, imports)
-
-
-def _read(entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
-    return Predictions(name, data.name, transform, entry.frame(), entry.array("logits"), data.columns, entry.meta)
 
 
 def _grouped(metas) -> list[tuple[dict, int]]:

@@ -1,0 +1,116 @@
+"""Which outputs a pass has to produce and where each belongs in the store; needs neither torch nor a network."""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import beyond_accuracy
+from beyond_accuracy.cards import Card
+from beyond_accuracy.datasets import ImageDataset
+from beyond_accuracy.errors import InputError
+from beyond_accuracy.geometry import Geometry, override
+from beyond_accuracy.profiles import Settings
+from beyond_accuracy.store import Entry, Store
+from beyond_accuracy.transforms import Transform, parse
+
+# Device files of CUDA, of WSL's and of Jetson's drivers, and of ROCm.
+ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model under one transform on one dataset, and the store entry its outputs go to.
+
+    Attributes:
+        card: The model.
+        transform: The transform.
+        geometry: Resize and crop at the input side this transform asks for.
+        entry: Where the outputs go.
+        precision: `fp32`, `bf16` or `fp16`.
+        logits: Keep the logits.
+        features: Keep the features: of the untransformed run only, and of every one, so that a page which asks for
+            predictions first and features later costs one forward pass.
+    """
+
+    card: Card
+    transform: Transform
+    geometry: Geometry
+    entry: Entry
+    precision: str
+    logits: bool
+    features: bool
+
+
+def check_device(name: str) -> str:
+    """The device option as given.
+
+    Raises:
+        InputError: Not `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise InputError(f"unknown device {name!r}; expected auto, cuda, cuda:0, mps or cpu")
+    return name
+
+
+def choose_precision(wanted: str, device: str) -> str:
+    """`auto` is bf16 where a CUDA device supports it and fp32 elsewhere, so that CPU numbers are the same everywhere.
+
+    Part of every cache key, so it is asked for even when nothing has to run; torch, whose import takes seconds, is
+    only asked where there could be a CUDA device.
+    """
+    if wanted != "auto":
+        return wanted
+    if device in ("cpu", "mps") or ("torch" not in sys.modules and _surely_no_cuda()):
+        return "fp32"
+    import torch
+
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _surely_no_cuda() -> bool:
+    if sys.platform == "darwin":
+        return True
+    return sys.platform == "linux" and not any(Path(path).exists() for path in ACCELERATORS)
+
+
+def plan(
+    cards: list[Card], dataset: ImageDataset, transforms: list[str], store: Store, settings: Settings, precision: str
+) -> list[Job]:
+    """The jobs of a pass, model by model: input side, resize and crop, and store entry for each transform.
+
+    Raises:
+        InputError: A checkpoint whose number of classes is not the dataset's; an unknown transform.
+    """
+    classes = dataset.classes and dataset.classes.prompted(settings.prompts)
+    jobs = []
+    for card in cards:
+        if classes is not None:
+            card.check(classes)
+        for text in transforms:
+            transform = parse(text)
+            base = override(dataset.preprocess, card.geometry)
+            geometry = base.at(transform.input_size(base.crop, card.patch))
+            logits = classes is not None and dataset.keep != "none"
+            features = transform.is_identity and dataset.keep == "all"
+            parts = {
+                **card.key_parts(classes),
+                "geometry": geometry.text,
+                "dataset": dataset.fingerprint,
+                "transform": transform.text,
+                "precision": precision,
+                "keep": [name for name, kept in (("logits", logits), ("features", features)) if kept],
+            }
+            meta = {
+                "model": card.name,
+                "model_id": card.spec.id,
+                "pretrained": card.spec.checkpoint or card.spec.pretrained,
+                "dataset": dataset.name,
+                "transform": transform.text,
+                "preset": settings.preset,
+                "data_source": dataset.source,
+                "code": beyond_accuracy.__version__,
+            }
+            entry = store.entry(parts, meta)
+            jobs.append(Job(card, transform, geometry, entry, precision, logits, features))
+    return jobs

@@ -1,0 +1,206 @@
+"""Outputs of every model of a profile on a dataset: from the store, and by running what the store lacks."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from beyond_accuracy import jobs as jobs_
+from beyond_accuracy.cards import Card, read_card
+from beyond_accuracy.datasets import ImageDataset, load_dataset
+from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.store import Entry, Predictions, Store
+from beyond_accuracy.transforms import parse
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one model extracted from every image of one dataset.
+
+    Attributes:
+        model: Model name.
+        dataset: Dataset name.
+        ids: Image ids (n,).
+        targets: int64 labels (n,), or a list for multi-label sets.
+        layers: float16 arrays (n, width), memory-mapped, by layer: `pre_logits` for timm; `trunk` and `projected`
+            (before and after the projection into the shared space, not normalised) for CLIP.
+        meta: What made them.
+    """
+
+    model: str
+    dataset: str
+    ids: np.ndarray
+    targets: np.ndarray | list[np.ndarray]
+    layers: dict[str, np.ndarray]
+    meta: dict
+
+
+class Outputs:
+    """Reads and fills the store for the models of one profile.
+
+    Attributes:
+        profile: Models, datasets and conventions.
+        store: The cache.
+        options: `device`, `batch_size`, `skip_bad`, `progress`.
+        used: Description of every store entry asked for so far, by key.
+    """
+
+    def __init__(self, profile: Profile, store: Store, options: dict | None = None):
+        self.profile, self.store, self.options = profile, store, options or {}
+        self.used: dict[str, dict] = {}
+
+    def dataset_spec(self, name: str) -> DatasetSpec:
+        """A dataset's entry in the profile.
+
+        Raises:
+            InputError: It has none.
+        """
+        if name not in self.profile.datasets:
+            raise InputError(f"profile {self.profile.name}: {unknown('dataset', name, self.profile.datasets)}")
+        return self.profile.datasets[name]
+
+    def base(self, name: str) -> str:
+        """The dataset whose images a re-labelled set (ReaL) shares."""
+        spec = self.dataset_spec(name)
+        return str(spec.options.get("of", "imagenet_1k")) if spec.reader == "imagenet_real" else name
+
+    def card(self, spec: ModelSpec) -> Card | None:
+        """What is known of a network without loading it; None for an imported model."""
+        if spec.source == "predictions":
+            return None
+        return read_card(spec, self.profile.settings, self.profile.imports, self.store.root)
+
+    def predictions(self, dataset: str, transforms: list[str]) -> dict[str, dict[str, Predictions]]:
+        """Predictions by transform text as given, and by model; see `Study.predictions_many`."""
+        spec = self.dataset_spec(dataset)
+        if spec.reader == "imagenet_real":
+            from beyond_accuracy.annotations import real_labels
+
+            base = self.predictions(self.base(dataset), transforms)
+            labels = real_labels()
+            return {t: {m: p.relabel(dataset, labels) for m, p in by_model.items()} for t, by_model in base.items()}
+        data = load_dataset(spec)
+        found = {}
+        for text, by_model in self._entries(data, transforms).items():
+            read = {name: self._read(entry, name, data, text) for name, entry in by_model.items() if entry is not None}
+            found[text] = _on_same_images(read)
+        return found
+
+    def features(self, dataset: str) -> dict[str, Features]:
+        """Features of every network; see `Study.features`."""
+        data = load_dataset(self.dataset_spec(dataset))
+        if data.keep != "all":
+            raise InputError(
+                f"{dataset}: the profile does not keep its features (datasets.{dataset}.keep is {data.keep}, not all)"
+            )
+        found = {}
+        for name, entry in self._entries(data, ["none"], networks_only=True)["none"].items():
+            frame = self._rows(entry, data)
+            layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
+            for layer, values in layers.items():
+                if not np.isfinite(values).all():
+                    raise InputError(f"{name} on {dataset}: features {layer} are beyond the range of float16")
+            targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
+            found[name] = Features(name, dataset, frame["id"].to_numpy(), targets, layers, entry.meta)
+        return found
+
+    def fill(self, dataset: str, transforms: list[str], networks_only: bool = False) -> None:
+        """Run what the store lacks without reading it: what a report does before its first notebook."""
+        self._entries(load_dataset(self.dataset_spec(self.base(dataset))), transforms, networks_only)
+
+    def _entries(
+        self, data: ImageDataset, transforms: list[str], networks_only: bool = False
+    ) -> dict[str, dict[str, Entry | None]]:
+        """Store entries by transform and model, complete; None where an imported model does not cover the set."""
+        specs = self.profile.models.values()
+        networks = [spec for spec in specs if spec.source != "predictions"]
+        imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
+        if not networks_only:
+            self._check_imported(imported, data.name, bool(networks))
+        entries: dict[str, dict[str, Entry | None]] = {text: dict.fromkeys(self.profile.models) for text in transforms}
+        if networks:
+            for (text, name), entry in self._run(networks, data, transforms).items():
+                entries[text][name] = entry
+        for name in imported:
+            entry = self.store.imported(name, data.name)
+            for text in transforms:
+                entries[text][name] = entry if entry.complete and parse(text).is_identity else None
+        wanted = {spec.name for spec in networks} | set(imported)
+        for text, by_model in entries.items():
+            entries[text] = {name: entry for name, entry in by_model.items() if name in wanted}
+            for entry in by_model.values():
+                if entry is not None:
+                    self.used[entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"] = entry.meta
+        return entries
+
+    def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
+        """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
+        there = self.store.imported_models()
+        source = self.profile.source
+        known = list(load_profile(source).models) if source.is_file() else []
+        for name in names:
+            if known and name not in there and name not in known:
+                raise InputError(f"{unknown('model', name, [*known, *there])}; or import its predictions")
+        if names and not others and not any(self.store.imported(name, dataset).complete for name in names):
+            near = f" (imported so far: {', '.join(there)})" if there else ""
+            raise DataMissing(
+                f"no predictions of {', '.join(names)} on {dataset}{near}: import them with "
+                f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
+            )
+        if not names and not others:
+            raise DataMissing(
+                f"profile {self.profile.name} names no model: choose imported ones with --models, or import some with "
+                f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
+            )
+
+    def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
+        device = jobs_.check_device(self.options.get("device") or os.environ.get("BEYOND_ACCURACY_DEVICE") or "auto")
+        cards = [read_card(spec, self.profile.settings, self.profile.imports, self.store.root) for spec in specs]
+        precision = jobs_.choose_precision(self.profile.settings.precision, device)
+        jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
+        if not all(job.entry.complete for job in jobs):
+            from beyond_accuracy import inference
+
+            options = inference.Options(
+                device=device,
+                batch_size=int(self.options.get("batch_size") or 0),
+                skip_bad=self._skip_bad,
+                progress=bool(self.options.get("progress", True)),
+                imports=self.profile.imports,
+            )
+            inference.run(jobs, data, self.store, self.profile.settings, options)
+        texts = [text for _ in cards for text in transforms]
+        return {(text, job.card.name): job.entry.described() for text, job in zip(texts, jobs, strict=True)}
+
+    @property
+    def _skip_bad(self) -> bool:
+        return bool(self.options.get("skip_bad") or os.environ.get("BEYOND_ACCURACY_SKIP_BAD"))
+
+    def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
+        frame = entry.frame()
+        left_out = []
+        if len(frame) < len(data):
+            there = set(frame["id"])
+            left_out = [image_id for image_id in data.ids if image_id not in there]
+        if left_out:
+            if not self._skip_bad:
+                raise InputError(
+                    f"{data.name}: image {left_out[0]!r} in {data.source} cannot be decoded, and was left out by a run "
+                    f"with --skip-bad ({len(left_out)} such images); replace the file, or pass --skip-bad again"
+                )
+            entry.meta["skipped"] = left_out
+        return frame
+
+    def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
+        frame = self._rows(entry, data)
+        text = parse(transform).text
+        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
+
+
+def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:
+    if len({len(predictions) for predictions in found.values()}) < 2:
+        return found
+    shared = set.intersection(*(set(predictions.ids) for predictions in found.values()))
+    return {name: p.take(np.isin(p.ids.astype(str), list(shared))) for name, p in found.items()}

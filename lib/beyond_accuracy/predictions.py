@@ -1,0 +1,163 @@
+"""What a model said about the images of a dataset, and how it is judged: on all classes, some of them, other labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model said about every image of one dataset under one transform.
+
+    Attributes:
+        model: Model name.
+        dataset: Dataset name.
+        transform: Canonical transform text, `none` for the plain run.
+        frame: Rows `id, target, pred, confidence, target_probability`; `target` is int64, or a list for multi-label.
+        logits: float16 array (n, classes of the model), memory-mapped, each row shifted so that its largest is 0; or
+            None where they were not kept.
+        columns: Class indices that were scored; None = all.
+        meta: What made these numbers: key, weights, preprocessing, device, precision, versions, skipped images.
+    """
+
+    model: str
+    dataset: str
+    transform: str
+    frame: pd.DataFrame
+    logits: np.ndarray | None
+    columns: np.ndarray | None
+    meta: dict
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Image ids, shape (n,)."""
+        return self.frame["id"].to_numpy()
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether images can have several right answers."""
+        return self.frame["target"].dtype == object
+
+    @property
+    def targets(self) -> np.ndarray | list[np.ndarray]:
+        """int64 labels (n,), or a list of int64 arrays."""
+        values = self.frame["target"]
+        return [np.asarray(v, dtype=np.int64) for v in values] if self.multilabel else values.to_numpy(np.int64)
+
+    @property
+    def pred(self) -> np.ndarray:
+        """Predicted class index, int64 (n,)."""
+        return self.frame["pred"].to_numpy(np.int64)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Largest probability among the scored columns, float64 (n,)."""
+        return self.frame["confidence"].to_numpy(np.float64)
+
+    @property
+    def target_probability(self) -> np.ndarray:
+        """Probability of the label (sum over labels of a multi-label image), float64 (n,); NaN where unknown."""
+        return self.frame["target_probability"].to_numpy(np.float64)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether the prediction is (one of) the label(s), bool (n,)."""
+        if self.multilabel:
+            return np.array([p in t for p, t in zip(self.pred, self.targets, strict=True)], dtype=bool)
+        return self.pred == self.targets
+
+    @cached_property
+    def scored_logits(self) -> np.ndarray | None:
+        """Logits of the scored columns, float32 (n, k)."""
+        if self.logits is None:
+            return None
+        chosen = self.logits if self.columns is None else self.logits[:, self.columns]
+        return np.asarray(chosen, dtype=np.float32)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray | None:
+        """Softmax over the scored columns, float32 (n, k); None without logits."""
+        return None if self.scored_logits is None else softmax(self.scored_logits, axis=1)
+
+    @property
+    def target_positions(self) -> np.ndarray:
+        """Label as a position among the scored columns, int64 (n,). Single-label sets only."""
+        if self.multilabel:
+            raise ValueError(f"{self.dataset}: images have several labels, there is no single target position")
+        return self.targets if self.columns is None else np.searchsorted(self.columns, self.targets)
+
+    def take(self, keep: np.ndarray) -> "Predictions":
+        """Rows at positions or under a boolean mask."""
+        positions = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep)
+        logits = None if self.logits is None else self.logits[positions]
+        return replace(self, frame=self.frame.iloc[positions].reset_index(drop=True), logits=logits)
+
+    def relabel(self, dataset: str, labels: Mapping[str, Sequence[int]]) -> "Predictions":
+        """The same outputs judged by other labels (ReaL); images with an empty or no list are left out.
+
+        Without logits only the predicted class's probability is known: an image whose one label it is has it, others
+        have NaN.
+        """
+        keep = np.array([len(labels.get(image_id, ())) > 0 for image_id in self.ids], dtype=bool)
+        kept = self.take(keep)
+        targets = [np.asarray(labels[image_id], dtype=np.int64) for image_id in kept.ids]
+        frame = kept.frame.assign(target=pd.Series(targets, dtype=object))
+        if kept.scored_logits is not None:
+            scored = score(kept.scored_logits, targets, self.columns)
+            return replace(kept, dataset=dataset, frame=frame.assign(target_probability=scored["target_probability"]))
+        only = np.array([len(t) == 1 and t[0] == p for t, p in zip(targets, kept.pred, strict=True)], dtype=bool)
+        frame["target_probability"] = np.where(only, kept.confidence, np.nan).astype(np.float32)
+        return replace(kept, dataset=dataset, frame=frame)
+
+
+def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
+    """Re-score a run on a subset of classes: only their images, only their columns.
+
+    This is the same-classes clean baseline that stands beside ImageNet-A and -R.
+
+    Args:
+        predictions: A single-label run with logits.
+        columns: Ascending class indices.
+
+    Raises:
+        ValueError: The run keeps no logits.
+    """
+    if predictions.logits is None:
+        raise ValueError(f"{predictions.dataset}: logits were not kept, classes cannot be restricted afterwards")
+    columns = np.asarray(columns, dtype=np.int64)
+    kept = replace(predictions.take(np.isin(predictions.targets, columns)), columns=columns)
+    scored = score(kept.scored_logits, kept.targets, columns)
+    return replace(kept, frame=kept.frame.assign(**scored))
+
+
+def score(logits: np.ndarray, targets, columns: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Prediction, confidence and label probability from the logits of the scored columns.
+
+    Softmax runs in float32. Ties go to the lowest index, as torch's argmax does.
+
+    Args:
+        logits: Scored columns, shape (n, k).
+        targets: int labels (n,) in the full class space, or a list of int arrays.
+        columns: Class index of each scored column, or None for 0..k-1.
+    """
+    probabilities = softmax(np.asarray(logits, dtype=np.float32), axis=1)
+    best = probabilities.argmax(axis=1)
+    rows = np.arange(len(best))
+    if isinstance(targets, list):
+        where = [t if columns is None else np.searchsorted(columns, t[np.isin(t, columns)]) for t in targets]
+        label = np.array([p[t].sum() for p, t in zip(probabilities, where, strict=True)], dtype=np.float32)
+    else:
+        position = targets if columns is None else np.searchsorted(columns, targets)
+        label = probabilities[rows, position]
+    return {
+        "pred": (best if columns is None else columns[best]).astype(np.int64),
+        "confidence": probabilities[rows, best],
+        "target_probability": label.astype(np.float32),
+    }
