@@ -3,10 +3,11 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from beyond_accuracy import annotations
-from beyond_accuracy.errors import DataMissing
+from beyond_accuracy.errors import DataMissing, InputError
 
 
 def test_real_labels():
@@ -19,8 +20,6 @@ def test_real_labels():
 def test_original_labels_score_as_published():
     pytest.importorskip("imagenet_x", reason="labels of the validation ids come with imagenet-x")
     from importlib.resources import files
-
-    import pandas as pd
 
     labels = pd.read_csv(files("imagenet_x") / "annotations" / "filename_label.csv")
     real = annotations.real_labels()
@@ -47,3 +46,25 @@ def test_missing_package_is_named(monkeypatch):
     annotations.factors_imagenet_x.cache_clear()
     with pytest.raises(DataMissing, match=r"pip install 'beyond-accuracy\[imagenet-x\]'"):
         annotations.factors_imagenet_x("top")
+
+
+def test_factors_from_metadata():
+    metadata = pd.DataFrame(
+        {"x_pose": [1, 0, 1], "x_darker": [1, 0, 0], "x_top": ["darker", "pose", "pose"], "scale": 1.0},
+        index=pd.Index(["a", "b", "c"], name="id"),
+    )
+    multi = annotations.factor_frame(np.array(["c", "a"]), metadata, None, "multi")
+    assert multi.index.tolist() == ["c", "a"] and multi.to_dict("list") == {"pose": [1, 1], "darker": [0, 1]}
+    top = annotations.factor_frame(np.array(["c", "a", "b"]), metadata, None, "top")
+    assert top.to_dict("list") == {"pose": [1, 0, 1], "darker": [0, 1, 0]}
+    with pytest.raises(InputError, match="no factor columns"):
+        annotations.factor_frame(np.array(["a"]), metadata[["scale"]], None)
+
+
+def test_factors_of_imagenet_ids():
+    pytest.importorskip("imagenet_x", reason="the optional extra imagenet-x is not installed")
+    known = annotations.factors_imagenet_x("top").index[[5, 2]].to_numpy()
+    frame = annotations.factor_frame(np.array([known[0], "ILSVRC2012_val_99999999", known[1]]), None, "imagenet_x")
+    assert frame.index.tolist() == known.tolist() and list(frame.columns) == list(annotations.FACTORS)
+    with pytest.raises(InputError, match="none of the images"):
+        annotations.factor_frame(np.array(["x"]), None, "imagenet_x")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .errors import DataMissing
+from .errors import DataMissing, InputError
 
 FACTORS = (
     "pose",
@@ -64,6 +64,41 @@ def factors_imagenet_x(which: Literal["top", "multi"] = "top", filter_prototypes
     frame = raw[list(FACTORS)].astype(np.int8)
     frame.index = pd.Index(raw["file_name"].str.removesuffix(".JPEG"), name="id")
     return frame.assign(metaclass=raw["metaclass"].to_numpy(), target=raw["class"].to_numpy())
+
+
+def factor_frame(
+    ids: NDArray, metadata: pd.DataFrame, source: str | None, which: Literal["top", "multi"] = "top"
+) -> pd.DataFrame:
+    """Factors of a dataset's images, wherever they come from.
+
+    Args:
+        ids: (n,) image ids.
+        metadata: The dataset's metadata, index `id`. Without a source its columns are read: `x_<factor>` (0/1) for
+            `"multi"`, `x_top` (a factor's name) for `"top"`.
+        source: `"imagenet_x"` for the annotations of ImageNet val, or None.
+        which: As in `factors_imagenet_x`.
+
+    Returns:
+        Index `id`, in the order of `ids`, one 0/1 column per factor; only images that are annotated.
+
+    Raises:
+        DataMissing: If the optional package imagenet-x is needed and not installed.
+        InputError: If the metadata have no factors, or no image is annotated.
+    """
+    if source == "imagenet_x":
+        table = factors_imagenet_x(which)[list(FACTORS)]
+        frame = table.reindex([i for i in ids if i in table.index])
+    else:
+        marks = metadata.filter(regex="^x_(?!top$)").loc[ids].rename(columns=lambda name: name.removeprefix("x_"))
+        if marks.empty or "x_top" not in metadata:
+            raise InputError("mistakes: the dataset's metadata have no factor columns x_<factor> and x_top")
+        if which == "top":
+            top = metadata.loc[ids, "x_top"]
+            marks = pd.DataFrame({name: (top == name).astype(np.int8) for name in marks}, index=marks.index)
+        frame = marks
+    if frame.empty:
+        raise InputError("mistakes: none of the images is annotated; ImageNet-X needs ids ILSVRC2012_val_XXXXXXXX")
+    return frame.rename_axis("id")
 
 
 @cache

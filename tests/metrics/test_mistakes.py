@@ -67,6 +67,7 @@ def test_bootstrap_recomputes_the_whole_ratio(world):
 def test_error_ratios_table(world):
     correct, factors = world
     table = mis.error_ratios(correct, factors, 500, rng()).set_index(["model", "factor"])
+    assert table["metric"].tolist() == [f"error_ratio:{factor}" for _, factor in table.index]
     assert table.index.get_level_values("factor").unique().tolist() == ["texture", "pose", "rare", "average"]
     row = table.loc[("b", "texture")]
     marked = factors["texture"] == 1
@@ -87,21 +88,22 @@ def test_a_factor_too_rare_to_resample_has_no_interval():
 
 def test_differences_find_the_planted_one(world):
     correct, factors = world
-    table = mis.ratio_differences(correct, factors[["texture", "pose"]], 20_000, rng()).set_index("factor")
-    assert (table["a"] == "a").all() and (table["b"] == "b").all()
-    assert table.loc["texture", "ci_high"] < 0 and table.loc["texture", "p_holm"] < 0.001
-    assert table.loc["pose", "p_holm"] > 0.05
-    assert table["p_holm"].to_numpy() == pytest.approx(stats.holm(table["p"]))
-    same = mis.ratio_differences({"x": correct["a"], "y": correct["a"]}, factors, 200, rng())
+    table = mis.ratio_differences(correct, factors[["texture", "pose"]], rng()).set_index("factor")
+    assert (table["model_a"] == "a").all() and (table["model_b"] == "b").all()
+    assert table.index.tolist() == ["texture", "pose", "average"]
+    assert table["n"].tolist() == [factors["texture"].sum(), factors["pose"].sum(), 3000]
+    assert table.loc["texture", "ci_high"] < 0
+    corrected = dict(zip(table.index, stats.holm(table["p"]), strict=True))
+    assert corrected["texture"] < 0.001 and corrected["pose"] > 0.05
+    same = mis.ratio_differences({"x": correct["a"], "y": correct["a"]}, factors, rng(), 200)
     assert (same["difference"] == 0).all() and (same["p"].dropna() == 1).all()
 
 
-def test_pairs_can_be_chosen(world):
+def test_a_model_without_errors_has_no_rows(world):
     correct, factors = world
-    models = correct | {"c": ~correct["a"]}
-    assert len(mis.ratio_differences(models, factors[["pose"]], 50, rng())) == 3 * 2
-    chosen = mis.ratio_differences(models, factors[["pose"]], 50, rng(), pairs=[("c", "a")])
-    assert chosen[["a", "b"]].drop_duplicates().values.tolist() == [["c", "a"]]
+    models = correct | {"perfect": np.ones(3000, bool)}
+    assert set(mis.error_ratios(models, factors, 20, rng())["model"]) == {"a", "b"}
+    assert len(mis.ratio_differences(models, factors[["pose"]], rng(), 50)) == 2
 
 
 def test_clusters_widen_the_intervals(world):
@@ -114,7 +116,7 @@ def test_clusters_widen_the_intervals(world):
 
 
 def test_groups_by_hand():
-    table = mis.accuracy_by_group({"m": [True, False, False, False]}, ["x", "x", "y", "y"]).set_index("group")
+    table = mis.errors_by_group({"m": [True, False, False, False]}, ["x", "x", "y", "y"]).set_index("group")
     assert table.loc["x", ["n", "errors"]].tolist() == [2, 1]
     assert table["error_rate"].tolist() == [0.5, 1.0]
     assert table["ratio"].tolist() == pytest.approx([0.5 / 0.75, 1 / 0.75])

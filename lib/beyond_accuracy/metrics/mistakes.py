@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ..stats import Interval, bootstrap_means, bootstrap_p_value, holm, percentile_interval, wilson
+from ..stats import P_VALUE_RESAMPLES, Interval, bootstrap_means, bootstrap_p_value, percentile_interval, wilson
+from . import tidy
 
 AVERAGE = "average"
 """Name of the plain mean of the factors' ratios, as in the paper's figure."""
@@ -78,63 +79,66 @@ def error_ratios(
         level: Confidence level.
 
     Returns:
-        Columns `model`, `factor`, `value`, `ci_low`, `ci_high`, `n` (images with the factor), `errors` (of them wrong);
-        the last factor of a model is `average`, the mean over factors that occur. A factor without images has no row.
+        Tidy rows (`metric` = `error_ratio:<factor>`, `n` = images with the factor) with columns `factor` and `errors`
+        (wrong ones among them). The last factor of a model is `average`, the plain mean over the factors that occur.
+        A factor without images has no row; a model without errors has no ratios, so none either.
     """
     table, names, point, draws = _draw(correct, factors, resamples, rng, clusters)
     marks = factors[names].to_numpy(bool)
     rows = []
     for m, model in enumerate(correct):
         wrong = ~table[:, m]
-        for f, name in enumerate(names):
-            interval = _interval(draws[:, m, f], level)
-            n, errors = int(marks[:, f].sum()), int((marks[:, f] & wrong).sum())
-            rows.append((model, name, point[m, f], *interval, n, errors))
-        interval = _interval(draws[:, m].mean(axis=1), level)
-        rows.append((model, AVERAGE, point[m].mean(), *interval, len(table), int(wrong.sum())))
-    return pd.DataFrame(rows, columns=["model", "factor", "value", "ci_low", "ci_high", "n", "errors"])
+        if not wrong.any():
+            continue
+        for f, name in enumerate([*names, AVERAGE]):
+            inside = marks[:, f] if name != AVERAGE else np.ones(len(wrong), bool)
+            value, sample = (point[m], draws[:, m]) if name == AVERAGE else (point[m, f], draws[:, m, f])
+            interval = _interval(_mean(sample), level)
+            row = tidy.row(f"error_ratio:{name}", model, np.mean(value), interval, inside.sum(), "ratio")
+            rows.append(row | {"factor": name, "errors": int((wrong & inside).sum())})
+    return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "factor", "errors"])
 
 
 def ratio_differences(
     correct: Mapping[str, ArrayLike],
     factors: pd.DataFrame,
-    resamples: int,
     rng: np.random.Generator,
-    pairs: Sequence[tuple[str, str]] | None = None,
+    resamples: int = P_VALUE_RESAMPLES,
     clusters: ArrayLike | None = None,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Paired differences of error ratios between models, with p-values corrected by Holm over the whole table.
+    """Paired differences of error ratios between every two models.
 
     Args:
         correct: model -> (n,) booleans.
         factors: (n, factors) 0/1 columns.
-        resamples: Number of resamples; `stats.P_VALUE_RESAMPLES` or more where the p-values are shown.
         rng: Source of randomness.
-        pairs: Pairs (a, b) to compare; all pairs by default.
+        resamples: Number of resamples.
         clusters: As in `stats.resample_weights`.
         level: Confidence level.
 
     Returns:
-        Columns `a`, `b`, `factor`, `difference` (ratio of a minus ratio of b), `ci_low`, `ci_high`, `p`, `p_holm`.
+        Columns `metric`, those of `tidy.DIFFERENCE`, `factor`: ratio of `model_a` minus ratio of `model_b`, p-values
+        uncorrected. No rows for models without errors.
     """
-    _, names, point, draws = _draw(correct, factors, resamples, rng, clusters)
-    place = {model: m for m, model in enumerate(correct)}
+    table, names, point, draws = _draw(correct, factors, resamples, rng, clusters)
+    sizes = [*(int(factors[name].sum()) for name in names), len(table)]
     rows = []
-    for a, b in pairs or list(combinations(correct, 2)):
-        gap, gap_draws = point[place[a]] - point[place[b]], draws[:, place[a]] - draws[:, place[b]]
-        for name, value, sample in [
-            *zip(names, gap, gap_draws.T, strict=True),
-            (AVERAGE, gap.mean(), gap_draws.mean(axis=1)),
-        ]:
+    for a, b in combinations(range(len(correct)), 2):
+        if table[:, a].all() or table[:, b].all():
+            continue
+        pair = list(correct)[a], list(correct)[b]
+        gaps, gap_draws = point[a] - point[b], draws[:, a] - draws[:, b]
+        for f, (name, n) in enumerate(zip([*names, AVERAGE], sizes, strict=True)):
+            value, sample = (gaps.mean(), gap_draws) if name == AVERAGE else (gaps[f], gap_draws[:, f])
+            sample = _mean(sample)
             kept = _defined(sample)
-            p = np.nan if kept is None or np.isnan(value) else bootstrap_p_value(kept)
-            rows.append((a, b, name, value, *_interval(sample, level), p))
-    frame = pd.DataFrame(rows, columns=["a", "b", "factor", "difference", "ci_low", "ci_high", "p"])
-    return frame.assign(p_holm=holm(frame["p"]))
+            p = np.nan if kept is None else bootstrap_p_value(kept)
+            rows.append((f"error_ratio:{name}", *pair, value, *_interval(sample, level), p, n, "ratio", name))
+    return pd.DataFrame(rows, columns=["metric", *tidy.DIFFERENCE, "factor"])
 
 
-def accuracy_by_group(correct: Mapping[str, ArrayLike], groups: ArrayLike, level: float = 0.95) -> pd.DataFrame:
+def errors_by_group(correct: Mapping[str, ArrayLike], groups: ArrayLike, level: float = 0.95) -> pd.DataFrame:
     """Error rate within each group of images (metaclass, class), with Wilson intervals.
 
     Returns:
@@ -296,6 +300,11 @@ def _draw(
         error_ratio(table, marks),
         error_ratio_bootstrap(table, marks, resamples, rng, clusters),
     )
+
+
+def _mean(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Draws of one ratio as they are, of several as their mean."""
+    return draws if draws.ndim == 1 else draws.mean(axis=1)
 
 
 def _defined(draws: NDArray[np.float64]) -> NDArray[np.float64] | None:
