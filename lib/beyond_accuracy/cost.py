@@ -1,0 +1,116 @@
+"""What a model costs: multiply-accumulates of a forward pass, and images per second on this machine."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from beyond_accuracy.study import Study
+
+BATCH = 32  # images per timed forward pass; a model that fits any batch is near its best rate here on a CPU
+
+
+def forward_macs(network: nn.Module, side: int) -> int:
+    """Multiply-accumulates of one image through a network, attention included.
+
+    What papers call FLOPs (DeiT3-B/16: 17.5 G, ConvNeXt-B: 15.4 G) counts a multiplication and its addition as one.
+
+    Args:
+        network: Takes (1, 3, side, side).
+        side: Input side in pixels.
+    """
+    device = next(network.parameters()).device
+    counter = FlopCounterMode(display=False)
+    with _countable_attention(), torch.no_grad(), counter:
+        network(torch.zeros(1, 3, side, side, device=device))
+    return counter.get_total_flops() // 2
+
+
+def images_per_second(network: nn.Module, side: int, seconds: float, batch: int = BATCH) -> float:
+    """Rate of a network's forward pass, in float32, without decoding: the median over repeated batches.
+
+    Args:
+        network: Takes (batch, 3, side, side), on the device to be timed.
+        side: Input side in pixels.
+        seconds: Time to spend after one pass for warming up; at least three batches are timed.
+        batch: Images per pass.
+    """
+    device = next(network.parameters()).device
+    images = torch.zeros(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    times: list[float] = []
+    with torch.inference_mode():
+        _timed_pass(network, images)
+        while len(times) < 3 or sum(times) < seconds:
+            times.append(_timed_pass(network, images))
+    return batch / sorted(times)[len(times) // 2]
+
+
+def cost_table(study: Study, seconds: float = 0.0) -> pd.DataFrame:
+    """Cost and input side of every model of a study; imported models, which have no network here, are left out.
+
+    Args:
+        study: The open study.
+        seconds: Time to spend on each model's rate; 0 leaves the column `images_per_second` empty.
+
+    Returns:
+        Columns `model, parameters, macs, side, resize, interpolation, images_per_second`; one row per network. As in
+        the paper, a CLIP model counts its image tower only.
+
+    Raises:
+        DataMissing: Weights are not on this machine.
+    """
+    from beyond_accuracy.inference import pick_device
+    from beyond_accuracy.models import model_for
+
+    rows = []
+    for name in study.models:
+        card = study.card(name)
+        if card is None:
+            continue
+        model = model_for(card, study.settings, study.profile.imports)
+        tower = model.network.visual if model.is_clip else model.network
+        shape = model.geometry
+        macs = forward_macs(tower, shape.crop)
+        rate = float("nan")
+        if seconds > 0:
+            device = pick_device(study.options.get("device") or "auto")
+            rate = images_per_second(tower.to(device, memory_format=torch.channels_last), shape.crop, seconds)
+        rows.append((name, model.parameters, macs, shape.crop, shape.resize, shape.interpolation, rate))
+    columns = ["model", "parameters", "macs", "side", "resize", "interpolation", "images_per_second"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def timing_conditions(study: Study) -> str:
+    """Where and how `images_per_second` was measured, for the table's caption."""
+    from beyond_accuracy.inference import device_name, pick_device
+
+    device = pick_device(study.options.get("device") or "auto")
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return f"{device_name(device)}{threads}, float32, batches of {BATCH}, image decoding not included"
+
+
+def _timed_pass(network: nn.Module, images: torch.Tensor) -> float:
+    start = time.perf_counter()
+    network(images)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+    elif images.device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _countable_attention() -> Iterator[None]:
+    """Attention as plain matrix products: the counter does not know every fused kernel."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -1,0 +1,64 @@
+"""Cost counting against hand-worked layers and published figures."""
+
+import pytest
+import torch
+from torch import nn
+
+from beyond_accuracy import cost
+
+
+def test_linear_and_convolution_by_hand():
+    network = nn.Sequential(nn.Conv2d(3, 8, kernel_size=4, stride=4), nn.Flatten(), nn.Linear(8 * 8 * 8, 10))
+    # 8 x 8 places, each 3 * 4 * 4 inputs to 8 channels; then 512 x 10
+    assert cost.forward_macs(network, 32) == 8 * 8 * 3 * 16 * 8 + 512 * 10
+
+
+class Attention(nn.Module):
+    """One attention layer over the pixels' tokens."""
+
+    def __init__(self, fused: bool):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+        self.fused = fused
+
+    def forward(self, images):
+        tokens = images.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens, need_weights=not self.fused)[0]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_is_counted_whatever_kernel_would_run(fused):
+    tokens, width = 16, 3
+    projections = 4 * tokens * width * width  # query, key, value, output
+    products = 2 * tokens * tokens * width  # scores, weighted sum
+    network = Attention(fused).eval().requires_grad_(False)
+    assert cost.forward_macs(network, 4) == projections + products
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),  # GMACs as published by timm (results/benchmark tables) for 224 pixels
+    [("deit_tiny_patch16_224", 1.26), ("convnextv2_atto", 0.55), ("resnet18", 1.82)],
+)
+def test_published_counts(name, published):
+    import timm
+
+    network = timm.create_model(name, pretrained=False).eval()
+    assert cost.forward_macs(network, 224) / 1e9 == pytest.approx(published, abs=0.01)
+
+
+def test_rate_is_the_median_of_at_least_three_batches(monkeypatch):
+    times = iter([9.0, 0.5, 4.0, 0.25])
+    monkeypatch.setattr(cost, "_timed_pass", lambda network, images: next(times))
+    assert cost.images_per_second(nn.Conv2d(3, 1, 1), 8, seconds=0.1, batch=10) == 20.0  # warm-up left out, median 0.5
+
+
+def test_rate_is_measured_without_gradients():
+    seen = []
+
+    class Probe(nn.Conv2d):
+        def forward(self, images):
+            seen.append(torch.is_grad_enabled())
+            return super().forward(images)
+
+    assert cost.images_per_second(Probe(3, 1, 1), 8, seconds=0.0, batch=2) > 0
+    assert seen == [False] * 4
