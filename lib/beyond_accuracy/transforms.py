@@ -18,8 +18,8 @@ text (place): definition, S being the side of the model's input:
 - `scale=s` (source): zoom by s about the centre at constant crop, the central 1/s of width and height; s < 1 zooms out
   with mirrored borders. The paper enlarges the resize by s before a fixed crop, which is the same view to within a
   source pixel, so `scale=s@paper` is spelled `scale=s`.
-- `shift=p` (input): the content moves right by round(p * S / 224) pixels, left if p < 0; the vacated strip mirrors the
-  image.
+- `shift=p` (input): the content moves right by round(p * S / 224) pixels, left if p < 0; the vacated strip takes the mean
+  colour of the image, which invents no content (a mirrored strip would show half of the object a second time).
 - `shift=p@paper` (source): as in the paper's code, the view moves by p *source* pixels along the longer side (right in
   a landscape image, else down), so the content moves the other way; zeros where the view leaves the image.
 - `resolution=r` (size): S becomes S * r / 224, rounded to a multiple the model accepts. r is relative to 224, so
@@ -78,8 +78,10 @@ _LIMITS = {
     "jpeg": (1.0, 100.0),
     "hflip": (0.0, 1.0),
 }
-_IDENTITY_AT = {"scale": 1, "resolution": REFERENCE, "shift": 0, "rotation": 0, "jitter": 0, "noise": 0, "blur": 0}
-_IDENTITY_AT |= {"hflip": 0, "corrupt": 0}
+IDENTITY_AT = {"scale": 1, "resolution": REFERENCE, "shift": 0, "rotation": 0, "jitter": 0, "noise": 0, "blur": 0}
+IDENTITY_AT |= {"hflip": 0, "corrupt": 0}
+"""Strength at which a transform leaves the image alone; JPEG has none."""
+
 _INTEGERS = {"jpeg", "hflip", "resolution", "corrupt"}
 # scale and resolution are the paper's operation already; see the table above
 _SAME_AS_PAPER = {"scale", "resolution"}
@@ -221,7 +223,7 @@ def parse(text: str) -> Transform:
     if name != "corrupt" and corruption:
         raise InputError(f"transform '{text}': only 'corrupt' takes a name after ':', as in corrupt:fog=3.")
     full_turn = name == "rotation" and strength % 360 == 0
-    if full_turn or strength == _IDENTITY_AT.get(name):
+    if full_turn or strength == IDENTITY_AT.get(name):
         return IDENTITY
     if name in _SAME_AS_PAPER:
         variant = "library"
@@ -283,8 +285,10 @@ def _shift_view(image: Image.Image, pixels: int) -> Image.Image:
 
 
 def _shift_content(image: Image.Image, pixels: int) -> Image.Image:
-    width, height = image.size
-    return _reflected(image, abs(pixels), 0).crop((abs(pixels) - pixels, 0, abs(pixels) - pixels + width, height))
+    mean = np.asarray(image, dtype=np.float64).mean(axis=(0, 1))
+    moved = Image.new("RGB", image.size, tuple(int(round(channel)) for channel in mean))
+    moved.paste(image, (pixels, 0))
+    return moved
 
 
 def _jitter(image: Image.Image, amount: float, rng: np.random.Generator) -> Image.Image:

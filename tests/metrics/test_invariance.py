@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,7 +126,9 @@ def test_never_right_before_leaves_agreement_given_correct_missing():
 def test_mean_agreement_leaves_the_identity_out():
     plain, outputs = ladder()
     steps = [inv.Step(1, {"m": plain}), inv.Step(2, {"m": outputs[0]}), inv.Step(3, {"m": outputs[2]})]
-    curves = inv.curve("scale", {"m": plain}, steps, 10, 0)
     expected = np.mean([(o.pred == plain.pred).mean() for o in (outputs[0], outputs[2])])
-    assert inv.mean_agreement(curves, {"scale": 1}).loc["m", "scale"] == pytest.approx(expected)
-    assert isinstance(inv.mean_agreement(curves, {}), pd.DataFrame)
+    row = inv.mean_agreement("scale", {"m": plain}, steps, 1, 200, 0).iloc[0]
+    assert row.metric == "agreement:scale" and row.value == pytest.approx(expected) and row.n == 400
+    assert row.ci_low < row.value < row.ci_high
+    everything = inv.mean_agreement("scale", {"m": plain}, steps, None, 20, 0).iloc[0]
+    assert everything.value == pytest.approx((1 + 2 * expected) / 3)

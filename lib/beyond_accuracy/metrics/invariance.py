@@ -151,19 +151,33 @@ def curve(
     return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "transform", "strength"])
 
 
-def mean_agreement(curves: pd.DataFrame, identity: Mapping[str, float]) -> pd.DataFrame:
-    """One number per model and transform: agreement averaged over the strengths that change the image.
+def mean_agreement(
+    transform: str,
+    plain: Mapping[str, Outputs],
+    steps: Sequence[Step],
+    identity: float | None,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """One number per model: agreement averaged over the strengths that change the image.
 
     Args:
-        curves: Rows of `curve`, of one or more transforms.
-        identity: Transform -> the strength that is the identity, where it has one.
+        transform: Name of the transform.
+        plain: Model -> outputs on the untransformed images.
+        steps: Strengths in order.
+        identity: The strength that is the identity, left out of the mean; None if there is none.
+        resamples: Bootstrap resamples of images, shared by models.
+        seed: Seed.
 
     Returns:
-        Frame indexed by model, a column per transform in the order of `curves`; fractions.
+        Tidy rows `agreement:<transform>`.
     """
-    rows = curves[(curves.kind == "agreement") & (curves.strength != curves["transform"].map(identity))]
-    table = rows.pivot_table(index="model", columns="transform", values="value", aggfunc="mean")
-    return table.loc[list(dict.fromkeys(rows.model)), list(dict.fromkeys(rows["transform"]))]
+    rows = []
+    for model, before in plain.items():
+        same = [step.outputs[model].pred == before.pred for step in steps if step.strength != identity]
+        values = np.mean(same, axis=0)
+        rows.append(_mean_row(f"agreement:{transform}", model, values, "fraction", resamples, seed))
+    return tidy.frame(rows)
 
 
 def _mean_row(metric: str, model: str, values: NDArray, unit: str, resamples: int, seed: int) -> dict:

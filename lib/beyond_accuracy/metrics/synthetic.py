@@ -20,6 +20,7 @@ from . import tidy
 Correct = Mapping[str, ArrayLike]
 
 PUG_RULES = ("official", "membership")
+_SHUFFLED = 2**21  # images shuffled at once: 16 MB of random numbers
 
 
 def pug_correct(
@@ -243,14 +244,16 @@ def _chance_ranges(
 ) -> NDArray[np.float64]:
     """Ranges over levels, (permutations, models), with levels shuffled among the images of each scene."""
     rng = np.random.default_rng([seed, 1])
-    right = np.stack([np.asarray(values, dtype=float) for values in correct.values()], axis=1)
+    right = np.stack([np.asarray(values, dtype=np.float32) for values in correct.values()], axis=1)
     group = np.unique(clusters, return_inverse=True)[1]
     home = np.argsort(group, kind="stable")
-    member = (cell[:, None] == np.asarray(names)).astype(float)
-    counts = member.sum(axis=0)
+    share = (cell[home][:, None] == np.asarray(names)).astype(np.float32)
+    share /= share.sum(axis=0)
     ranges = []
-    for _ in range(permutations):
-        shuffled = np.lexsort((rng.random(len(cell)), group))
-        accuracy = right[shuffled].T @ member[home] / counts
-        ranges.append(100 * np.ptp(accuracy, axis=1))
-    return np.array(ranges)
+    for start in range(0, permutations, step := max(1, _SHUFFLED // len(cell))):
+        size = min(step, permutations - start)
+        # sorting by scene plus a random fraction shuffles within each scene
+        shuffled = np.argsort(group + rng.random((size, len(cell))), axis=1)
+        accuracy = np.einsum("pnm,nl->pml", right[shuffled], share, optimize=True)
+        ranges.append(100 * np.ptp(accuracy, axis=2))
+    return np.concatenate(ranges)
