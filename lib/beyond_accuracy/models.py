@@ -249,9 +249,10 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
         "download",
     )
     chain = f"{type(error).__name__} {type(error.__cause__).__name__} {text}"
+    what = f"{spec.id} {spec.pretrained}".strip()
     if any(word.lower() in chain.lower() for word in offline):
         return DataMissing(
-            f"{spec.name}: weights of {spec.id} {spec.pretrained} are not on this machine and the hub cannot be "
+            f"{spec.name}: weights of {what} are not on this machine and the hub cannot be "
             "reached; run `beyond-accuracy fetch --only models` where it can, or give `checkpoint:` a local file"
         )
     if isinstance(error, FileNotFoundError):
