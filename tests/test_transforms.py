@@ -215,3 +215,6 @@ def test_ladders_parse_and_start_at_the_identity_where_there_is_one():
     assert transforms.ladder("jpeg")[0] == "jpeg=90"
     for name in transforms.LADDERS:
         assert [parse(text).text for text in transforms.ladder(name)] == transforms.ladder(name)
+    assert transforms.steps("shift@paper")[:2] == [(0.0, "none"), (5.0, "shift=5@paper")]
+    with pytest.raises(InputError, match="did you mean shift"):
+        transforms.ladder("shfit")

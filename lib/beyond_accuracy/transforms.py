@@ -18,8 +18,8 @@ text (place): definition, S being the side of the model's input:
 - `scale=s` (source): zoom by s about the centre at constant crop, the central 1/s of width and height; s < 1 zooms out
   with mirrored borders. The paper enlarges the resize by s before a fixed crop, which is the same view to within a
   source pixel, so `scale=s@paper` is spelled `scale=s`.
-- `shift=p` (input): the content moves right by round(p * S / 224) pixels, left if p < 0; the vacated strip takes the mean
-  colour of the image, which invents no content (a mirrored strip would show half of the object a second time).
+- `shift=p` (input): the content moves right by round(p * S / 224) pixels, left if p < 0; the vacated strip takes the
+  mean colour of the image, which invents no content (a mirrored strip would show half of the object a second time).
 - `shift=p@paper` (source): as in the paper's code, the view moves by p *source* pixels along the longer side (right in
   a landscape image, else down), so the content moves the other way; zeros where the view leaves the image.
 - `resolution=r` (size): S becomes S * r / 224, rounded to a multiple the model accepts. r is relative to 224, so
@@ -230,9 +230,30 @@ def parse(text: str) -> Transform:
     return Transform(name, strength, variant, corruption)
 
 
-def ladder(name: str) -> list[str]:
-    """The texts of a transform's strengths in the report, e.g. `ladder("scale")` -> `["none", "scale=1.25", ...]`."""
-    return [parse(f"{name}={strength:g}").text for strength in LADDERS[name]]
+def ladder(kind: str) -> list[str]:
+    """The texts of a transform's strengths in the report.
+
+    Args:
+        kind: A key of `LADDERS`, optionally with a variant: `scale`, `shift@paper`.
+
+    >>> ladder("scale")
+    ['none', 'scale=1.25', 'scale=1.5', 'scale=2', 'scale=3']
+    """
+    return [text for _, text in steps(kind)]
+
+
+def steps(kind: str) -> list[tuple[float, str]]:
+    """Strengths of a transform in the report, each with its text; `kind` as for `ladder`.
+
+    Raises:
+        InputError: No such transform or variant.
+    """
+    name, at, variant = kind.partition("@")
+    if name not in LADDERS:
+        near = difflib.get_close_matches(name, LADDERS, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(LADDERS)}"
+        raise InputError(f"no ladder of transforms named '{kind}'; {hint}")
+    return [(float(strength), parse(f"{name}={strength:g}{at}{variant}").text) for strength in LADDERS[name]]
 
 
 def _strength(text: str, name: str, value: str) -> float:

@@ -132,3 +132,11 @@ def test_mean_agreement_leaves_the_identity_out():
     assert row.ci_low < row.value < row.ci_high
     everything = inv.mean_agreement("scale", {"m": plain}, steps, None, 20, 0).iloc[0]
     assert everything.value == pytest.approx((1 + 2 * expected) / 3)
+
+
+def test_gaps_between_models_at_every_strength():
+    plain, outputs = ladder()
+    steps = [inv.Step(1, {"a": plain, "b": outputs[0]}), inv.Step(3, {"a": outputs[1], "b": outputs[2]})]
+    gaps = inv.accuracy_gaps("scale", steps, 50, 0)
+    assert gaps.metric.tolist() == ["accuracy:scale=1", "accuracy:scale=3"]
+    assert gaps.difference[1] == pytest.approx(100 * (outputs[1].correct.mean() - outputs[2].correct.mean()))

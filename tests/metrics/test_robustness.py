@@ -129,6 +129,24 @@ def test_corruption_intervals_resample_source_images():
     assert "mce" not in set(rb.corruption_table(cells, {"other": 0.5}, 10, 0).metric)
 
 
+def test_cells_of_the_released_set_line_up():
+    rows = [(name, k, f"img{i}") for name in ("fog", "snow") for k in (1, 2) for i in (2, 0, 1)]
+    metadata = pd.DataFrame(rows, columns=["corruption", "severity", "cluster"]).sample(frac=1, random_state=0)
+    truth = {"img0": True, "img1": False, "img2": True}
+    cells = rb.cells_by_metadata({"m": metadata.cluster.map(truth).to_numpy()}, metadata)
+    assert set(cells) == {("fog", 1), ("fog", 2), ("snow", 1), ("snow", 2)}
+    assert all(cell["m"].tolist() == [True, False, True] for cell in cells.values())
+    broken = metadata.iloc[1:]
+    with pytest.raises(ValueError, match="other source images"):
+        rb.cells_by_metadata({"m": np.ones(len(broken), bool)}, broken)
+
+
+def test_example_of_a_class():
+    assert rb.pick_example(np.array([3, 1, 1]), 1) == 1
+    assert rb.pick_example([np.array([3, 4]), np.array([1])], 4) == 0
+    assert rb.pick_example([3], 7) is None
+
+
 def test_average_is_the_plain_mean_of_sets():
     rng = np.random.default_rng(0)
     sets = {name: {m: rng.random(n) < p for m, p in (("a", 0.8), ("b", 0.6))} for name, n in (("v2", 400), ("r", 50))}

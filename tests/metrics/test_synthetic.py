@@ -60,6 +60,19 @@ def test_mapping_file_is_read_and_checked(tmp_path):
         pug_classes(path)
 
 
+def test_mapping_from_the_images_themselves():
+    assert syn.classes_of(["Wolf", "Shirt", "Wolf"], [[269, 270], [841], [269, 270]]) == {
+        "Wolf": [269, 270],
+        "Shirt": [841],
+    }
+
+
+def test_usual_ranges_of_ordinary_images():
+    metadata = pd.DataFrame({"scale": np.linspace(0, 1, 101), "camera_yaw": 0.0, "background": "sea"})
+    ranges = syn.usual_ranges(metadata, ["object_scale", "camera_yaw", "scene_light", "background"])
+    assert ranges == {"object_scale": pytest.approx((0.05, 0.95)), "camera_yaw": (0.0, 0.0)}
+
+
 def sweep(scenes=60, seed=0, effect=0.5):
     """Two factors of three levels over the same scenes; `light` hurts at its last level, `yaw` does nothing."""
     rng = np.random.default_rng(seed)

@@ -26,3 +26,13 @@ def test_ratios_that_are_often_undefined_have_no_interval():
 
 def test_an_empty_table_keeps_its_columns():
     assert list(tidy.frame([])) == tidy.COLUMNS
+
+
+def test_a_column_per_model():
+    rows = [
+        tidy.row("x", m, v, (v, v), 1, "percent") | {"set": s}
+        for s, m, v in (("q", "a", 1), ("p", "a", 2), ("p", "b", 3))
+    ]
+    shown = tidy.by_model(pd.DataFrame(rows), "set", {"b": "B", "a": "A"})
+    assert list(shown) == ["set", "B", "B_low", "B_high", "A", "A_low", "A_high"]
+    assert shown["set"].tolist() == ["q", "p"] and shown["A"].tolist() == [1, 2] and np.isnan(shown["B"][0])

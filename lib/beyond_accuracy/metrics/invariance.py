@@ -16,6 +16,7 @@ from scipy.special import rel_entr
 
 from ..stats import bootstrap_means
 from . import tidy
+from .robustness import accuracy_differences
 
 KINDS = {
     "accuracy": "percent",
@@ -149,6 +150,21 @@ def curve(
                     row = _mean_row(metric, model, column, KINDS[kind], resamples, seed)
                 rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
     return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "transform", "strength"])
+
+
+def accuracy_gaps(transform: str, steps: Sequence[Step], resamples: int, seed: int) -> pd.DataFrame:
+    """Paired differences of accuracy between every two models at every strength.
+
+    Returns:
+        Rows of `robustness.accuracy_differences` with the metric `accuracy:<transform>=<strength>`.
+    """
+    parts = [
+        accuracy_differences({model: out.correct for model, out in step.outputs.items()}, resamples, seed).assign(
+            metric=f"accuracy:{transform}={step.strength:g}"
+        )
+        for step in steps
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def mean_agreement(

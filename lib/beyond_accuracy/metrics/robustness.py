@@ -162,6 +162,36 @@ def corruption_table(
     return tidy.frame(rows)
 
 
+def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> dict[tuple[str, int], dict[str, NDArray[np.bool_]]]:
+    """Outcomes on the released ImageNet-C, split into cells with the source images in one order.
+
+    Args:
+        correct: Model -> (n,) booleans over all cells.
+        metadata: (n,) rows `corruption, severity, cluster` (the source image), in the order of the outcomes.
+
+    Raises:
+        ValueError: A cell with other source images than the first.
+    """
+    corruption, severity = metadata["corruption"].astype(str).to_numpy(), metadata["severity"].to_numpy()
+    source = pd.factorize(metadata["cluster"].astype(str), sort=True)[0]
+    cells, first = {}, None
+    for (name, level), rows in (
+        pd.DataFrame({"c": corruption, "s": severity}).groupby(["c", "s"], sort=False).indices.items()
+    ):
+        ordered = rows[np.argsort(source[rows], kind="stable")]
+        first = source[ordered] if first is None else first
+        if not np.array_equal(source[ordered], first):
+            raise ValueError(f"{name} at severity {level} holds other source images than the first cell")
+        cells[str(name), int(level)] = {model: np.asarray(right)[ordered] for model, right in correct.items()}
+    return cells
+
+
+def pick_example(targets: Sequence[ArrayLike] | ArrayLike, label: int) -> int | None:
+    """Position of the first image with a label, None if there is none; works for single- and multi-label sets."""
+    found = (i for i, labels in enumerate(targets) if label in np.atleast_1d(labels))
+    return next(found, None)
+
+
 def mean_over_cells(cells: Mapping[tuple[str, int], Correct]) -> dict[str, NDArray[np.float64]]:
     """Share of an image's corrupted versions that a model gets right: model -> (n,) values in 0..1."""
     models = next(iter(cells.values()))

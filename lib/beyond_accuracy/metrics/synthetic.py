@@ -53,6 +53,29 @@ def pug_correct(
     return np.array([owner.get(answer) == name for answer, name in zip(answers, names, strict=True)], dtype=bool)
 
 
+def classes_of(names: Sequence[str], targets: Sequence[ArrayLike]) -> dict[str, list[int]]:
+    """PUG's mapping as an image set carries it: class name -> ImageNet indices, from each image's name and labels."""
+    return {name: np.atleast_1d(labels).tolist() for name, labels in zip(names, targets, strict=True)}
+
+
+def usual_ranges(metadata: pd.DataFrame, factors: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Where ordinary images lie on each factor: the 5 % and 95 % quantiles, for the numeric factors they record.
+
+    Args:
+        metadata: Scene columns of ordinary images; `object_scale` is read from `scale`, `scene_light` from
+            `light_intensity`, other factors from the column of their name.
+        factors: Factors wanted.
+    """
+    column_of = {"object_scale": "scale", "scene_light": "light_intensity"}
+    ranges = {}
+    for factor in factors:
+        column = column_of.get(factor, factor)
+        if column in metadata and pd.api.types.is_numeric_dtype(metadata[column]):
+            low, high = metadata[column].quantile([0.05, 0.95])
+            ranges[factor] = (float(low), float(high))
+    return ranges
+
+
 def unreachable(classes: Mapping[str, Sequence[int]]) -> list[str]:
     """Classes that the official rule can never find right, because later names own all their indices."""
     owner = {index: name for name in sorted(classes) for index in classes[name]}

@@ -76,6 +76,23 @@ def wide(table: pd.DataFrame, metrics: Mapping[str, str], labels: Mapping[str, s
     return shown
 
 
+def by_model(table: pd.DataFrame, row: str, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Tidy rows as a table for readers: a row per value of one column, a column with its interval per model.
+
+    Args:
+        table: Tidy rows with a further column `row`, one row per model and value of it.
+        row: Name of that column.
+        labels: Model -> label, in column order.
+    """
+    keys = list(dict.fromkeys(table[row]))
+    shown = pd.DataFrame({row: keys})
+    for model, label in labels.items():
+        mine = table[table["model"] == model].set_index(row).reindex(keys)
+        for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
+            shown[label + suffix] = mine[column].to_numpy()
+    return shown
+
+
 def beside_paper(shown: pd.DataFrame, paper: pd.DataFrame, heading: str, labels: Mapping[str, str]) -> pd.DataFrame:
     """Adds the paper's value of one column and the difference to it; unchanged where the paper has none.
 
