@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import bs4
@@ -33,12 +34,13 @@ from beyond_accuracy.paths import report_dir
 from beyond_accuracy import results
 import json
 rows = pd.DataFrame({"dimension": "calibration", "dataset": "imagenet_1k", "metric": "ece",
-                     "model": ["vit_sup", "vit_clip"], "value": [0.02, 0.05], "ci_low": 0.01, "ci_high": 0.06,
+                     "model": ["vit_sup", "vit_clip", "resnet"], "value": [0.02, 0.05, 0.015],
+                     "ci_low": 0.01, "ci_high": 0.06,
                      "n": 200, "unit": "fraction"})
 results.write_dimension(report_dir("trial"), "calibration", rows)
 path = report_dir("trial") / "findings" / "calibration.json"
 path.parent.mkdir(exist_ok=True)
-path.write_text(json.dumps(["Confidence of `vit_sup` <is> off by 2 points."]))
+path.write_text(json.dumps(["Confidence of `vit_sup` <is> off by 2 points.", "A second finding."]))
 results.display_table(rows, "Calibration error", name="ece")
 """
 
@@ -231,6 +233,7 @@ def test_front_page_lists_findings_pages_and_the_command(built):
     root, *_ = built
     page = soup(root, "index")
     assert page.select_one(".ba-findings li").text.startswith("Confidence of vit_sup <is> off by 2 points.")
+    assert page.select_one("details .ba-findings li").text.startswith("A second finding.")
     states = {item.a.text: item["class"] for item in page.select(".ba-pages li")}
     assert states == {"Mistakes": ["failed"], "Calibration": ["ok"], "Robustness": ["missing"]}
     assert "beyond-accuracy report --profile trial.yaml" in page.select_one(".ba-command").text
@@ -333,6 +336,54 @@ def test_a_kernel_that_dies_marks_the_page(tmp_path, monkeypatch):
     page = soup(tmp_path, "03_calibration")
     assert "alive" in page.text and "never" not in page.select_one("article").text
     assert "DeadKernelError" in page.select_one("#why").text
+
+
+# In a browser
+
+PROBE = """
+<body><iframe src="{page}" style="width:{width}px;height:900px;border:0"></iframe><script>
+addEventListener("load", () => {{
+  const page = document.querySelector("iframe").contentDocument;
+  const column = () => [...page.querySelectorAll("#tab-ece tbody td[data-sort]")].filter((_, i) => i % 2 == 0);
+  const found = {{ width: page.documentElement.scrollWidth, sorted: [] }};
+  const button = page.querySelector("#tab-ece thead th:nth-child(5) button");
+  for (let i = 0; button && i < 2; i++) {{ button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }}
+  page.querySelector(".ba-codes")?.click();
+  found.open = [...page.querySelectorAll("details.ba-code")].map((fold) => fold.open);
+  const out = document.createElement("pre");
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+}});
+</script>"""
+
+
+def look(page, width, folder):
+    """Open a page in Chromium within a frame of the given width; what it measured, and what the console said."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium is not installed")
+    probe = folder / "probe.html"
+    probe.write_text(PROBE.format(page=page.as_uri(), width=width), encoding="utf-8")
+    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
+    command += ["--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"]
+    command += ["--virtual-time-budget=4000", "--dump-dom", probe.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    found = json.loads(bs4.BeautifulSoup(done.stdout, "html.parser").find_all("pre")[-1].text)
+    return found, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.browser
+def test_pages_fit_a_phone_and_the_script_works(built, tmp_path):
+    root, *_ = built
+    for name in ("03_calibration", "index"):
+        found, console = look(root / "report" / "trial" / f"{name}.html", 390, tmp_path)
+        assert found["width"] <= 390, name
+        assert console == [], name
+        assert all(found["open"])
+        if name == "03_calibration":
+            assert len(found["open"]) > 2
+            assert found["sorted"] == [["0.015", "0.02", "0.05"], ["0.05", "0.02", "0.015"]]
 
 
 # Parts that need no kernel

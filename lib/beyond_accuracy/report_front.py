@@ -81,6 +81,7 @@ def front_page(
     hrefs = {page.dimension: view.href for page, view in zip(pages, views, strict=True) if view.status != "absent"}
     looks = plots.styles(profile.models.values())
     chosen = headline_rows(table, profile)
+    findings = _findings(folder, pages, views)
     return report_pages.front_html(
         views,
         site,
@@ -88,7 +89,8 @@ def front_page(
         models=[
             {"label": spec.label, "id": spec.id, "mark": mark(looks[spec.name])} for spec in profile.models.values()
         ],
-        findings=_findings(folder, pages, views),
+        findings=[found[0] for found in findings],
+        more_findings=[finding for found in findings for finding in found[1:]],
         panels=[_panel(headline, rows, profile, looks, hrefs) for headline, rows in chosen],
         table=Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
         command=_command(profile, models),
@@ -238,7 +240,10 @@ def _lede(profile: Profile) -> str:
     )
 
 
-def _findings(folder: Path, pages: Sequence[object], views: Sequence[report_pages.PageView]) -> list[dict[str, str]]:
+def _findings(
+    folder: Path, pages: Sequence[object], views: Sequence[report_pages.PageView]
+) -> list[list[dict[str, str]]]:
+    """Findings page by page; the first of a page is its main one (pages put it first)."""
     found = []
     for page, view in zip(pages, views, strict=True):
         path = folder / "findings" / f"{page.dimension}.json"
@@ -247,7 +252,8 @@ def _findings(folder: Path, pages: Sequence[object], views: Sequence[report_page
         sentences = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
             raise InputError(f"{path}: expected a list of sentences")
-        found += [{"text": text, "href": view.href, "page": view.title} for text in sentences]
+        if sentences:
+            found.append([{"text": text, "href": view.href, "page": view.title} for text in sentences])
     return found
 
 
