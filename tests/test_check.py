@@ -1,0 +1,285 @@
+"""The check finds what is missing, malformed or mislabelled, and names it."""
+
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beyond_accuracy import check as check_module
+from beyond_accuracy.check import check, forward_passes, published_accuracy
+from beyond_accuracy.check_data import NOTE, OK, WRONG, check_dataset
+from beyond_accuracy.check_labels import diagnose
+from beyond_accuracy.errors import InputError
+from beyond_accuracy.labels import imagenet_subset, imagenet_wnids
+from beyond_accuracy.profiles import DatasetSpec, ModelSpec, load_profile, parse_profile
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
+
+WNIDS = imagenet_wnids()
+
+
+@pytest.fixture(autouse=True)
+def _folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path / "data"))
+
+
+def statuses(spec, profile="paper"):
+    return [(finding.status, finding.text) for finding in check_dataset(spec, profile)]
+
+
+# ---------------------------------------------------------------------------------------------------- without any data
+
+
+def test_nothing_is_here(tmp_path):
+    """Every missing dataset and model is listed with the way to get it, quickly and without asking the network."""
+    command = [
+        sys.executable,
+        "-m",
+        "beyond_accuracy.cli",
+        "check",
+        "--profile",
+        "paper",
+        "--data-dir",
+        str(tmp_path / "x"),
+    ]
+    environment = {"PATH": "", "HOME": str(tmp_path), "BEYOND_ACCURACY_CACHE": str(tmp_path / "cache")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr
+    profile = load_profile("paper")
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("  MISSING")}
+    needed = (set(profile.datasets) - {"imagenet_real"}) | set(profile.models)
+    assert needed <= set(lines)
+    for name in needed:
+        assert "beyond-accuracy fetch --profile paper --only" in lines[name], lines[name]
+    assert str(tmp_path / "x" / "imagenet_v2") in lines["imagenet_v2"]
+    assert "hf auth login" in lines["imagenet_1k"] and "GB on disk" in done.stdout
+    assert "million images" in done.stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # processor time: what a retry would add shows in the time limit above, what other processes add does not count
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match="did you mean imagenet_v2"):
+        check(load_profile("paper"), only=["imagenet_v3"])
+
+
+def test_forward_passes_counts_each_run_once():
+    profile = load_profile("paper")
+    small = replace(profile, dimensions={"models": {"clean": "imagenet_1k"}, "calibration": {"clean": "imagenet_1k"}})
+    assert forward_passes(small) == 50_000
+    small = replace(profile, dimensions={"robustness": {"clean": "imagenet_1k", "real": "imagenet_real"}})
+    assert forward_passes(small) == 50_000  # ReaL shares the images of the validation set
+
+
+# ------------------------------------------------------------------------------------------------------------ datasets
+
+
+def test_a_whole_set_is_in_order(tmp_path):
+    labels = fixtures.imagenet_subset_folder(tmp_path, "a")
+    spec = DatasetSpec("imagenet_a", "class_folder", str(tmp_path), options={"columns": "a"}, expected=len(labels))
+    assert [status for status, _ in statuses(spec)] == [OK]
+    assert "8 images, 4 classes" in statuses(spec)[0][1]
+
+
+def test_wrong_number_of_images(tmp_path):
+    fixtures.imagenet_folder(tmp_path)
+    found = statuses(DatasetSpec("imagenet_1k", "imagenet", str(tmp_path), expected=11))
+    assert found[0][0] == WRONG and "10 images, the full set has 11" in found[0][1]
+
+
+def test_uneven_classes(tmp_path):
+    images = [image for label in range(1000) for image in fixtures.val_images((label,), 1, (8, 6))]
+    images = [(f"ILSVRC2012_val_{i:08d}", label, content) for i, (_, label, content) in enumerate(images)]
+    fixtures.imagenet_folder(tmp_path, images)
+    found = statuses(DatasetSpec("imagenet_1k", "imagenet", str(tmp_path), expected=1000))
+    assert (WRONG, "class n01440764 has 1 images, expected 50") in found
+
+
+def test_another_selection_of_classes(tmp_path):
+    columns = imagenet_subset("a")
+    members, _ = fixtures.wnid_members("imagenet-a", [int(c) for c in columns], 1)
+    for name, content in members.items():
+        fixtures.write(tmp_path / name, content)
+    spec = DatasetSpec("imagenet_a", "class_folder", str(tmp_path), options={"columns": "a"}, expected=200)
+    assert [status for status, _ in statuses(spec)] == [OK]  # the hash of the 200 wnids is that of the contract
+    first = tmp_path / "imagenet-a" / WNIDS[columns[0]]
+    second = tmp_path / "imagenet-a" / WNIDS[columns[1]]
+    next(first.iterdir()).rename(second / "more.jpg")
+    found = statuses(replace(spec, title="again"))
+    assert any(status == WRONG and "199 classes" in text for status, text in found)
+
+
+def test_resized_and_reencoded_images(tmp_path):
+    sizes = [(40 + i, 30) for i in range(20)]
+    images = [(f"ILSVRC2012_val_{i:08d}", i, fixtures.image_bytes(i, size)) for i, size in enumerate(sizes)]
+    fixtures.imagenet_folder(tmp_path / "resized", images)
+    found = statuses(DatasetSpec("imagenet_1k", "imagenet", str(tmp_path / "resized")))
+    assert any(status == WRONG and "shorter side of 30" in text for status, text in found)
+    images = [(name, label, fixtures.image_bytes(label, (40 + label, 60 - label))) for name, label, _ in images]
+    fixtures.imagenet_folder(tmp_path / "again", images)
+    found = statuses(DatasetSpec("imagenet_1k", "imagenet", str(tmp_path / "again")))
+    assert [status for status, _ in found] == [OK, NOTE] and "same JPEG tables" in found[1][1]
+    images = [
+        (name, label, fixtures.image_bytes(label, (40 + label, 60 - label), quality=60 + label))
+        for name, label, _ in images
+    ]
+    fixtures.imagenet_folder(tmp_path / "original", images)
+    assert [s for s, _ in statuses(DatasetSpec("imagenet_1k", "imagenet", str(tmp_path / "original")))] == [OK]
+
+
+def test_corrupted_images_of_another_size(tmp_path):
+    fixtures.imagenet_c(tmp_path, size=(112, 112))
+    found = statuses(DatasetSpec("imagenet_c", "imagenet_c", str(tmp_path)))
+    assert any(status == WRONG and "112 x 112, the release has 224 x 224" in text for status, text in found)
+
+
+def test_damaged_image_is_named(tmp_path):
+    labels = fixtures.imagenet_folder(tmp_path)
+    name = next(iter(labels))
+    path = tmp_path / WNIDS[0] / f"{name}.JPEG"
+    path.write_bytes(path.read_bytes()[:40])
+    found = statuses(DatasetSpec("imagenet_1k", "imagenet", str(tmp_path)))
+    assert any(status == WRONG and name in text and "decoded" in text for status, text in found)
+
+
+def test_probe_set_with_other_splits(tmp_path):
+    fixtures.clip_benchmark(tmp_path, {"train": [0, 1, 2], "test": [3, 0]}, [str(i) for i in range(4)])
+    found = statuses(DatasetSpec("kitti_distance", "splits", str(tmp_path), classes=""))
+    assert any(status == WRONG and "VTAB has 6,347, 423 and 711" in text for status, text in found)
+
+
+# ------------------------------------------------------------------------------------------------------ label mistakes
+
+
+def answers(truth, accuracy=0.8, seed=0, n_classes=1000):
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(len(truth)) > accuracy
+    return np.where(wrong, rng.integers(0, n_classes, len(truth)), truth)
+
+
+TRUTH = np.repeat(np.arange(0, 1000, 4), 2)
+TEXT_ORDER = np.array(sorted(range(1000), key=str))
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        (np.searchsorted(np.unique(TRUTH), TRUTH), "ranks in a sorted list of folders"),
+        (TRUTH + 1, "one too high"),
+        (np.argsort(TEXT_ORDER)[TRUTH], "text-sorted listing"),
+        (TEXT_ORDER[TRUTH], "text-sorted listing"),
+    ],
+)
+@pytest.mark.parametrize("expected", [0.8, float("nan")])
+def test_mapping_mistakes_are_named(target, text, expected):
+    result = diagnose(answers(TRUTH), target, 1000, expected=expected)
+    assert result.wrong and text in result.text, result
+
+
+def test_subset_labels_taken_for_indices():
+    columns = imagenet_subset("a")
+    truth = np.repeat(columns, 2)
+    target = np.searchsorted(columns, truth)
+    assert "ranks in the list of scored classes" in diagnose(answers(truth), target, 1000, columns, 0.8).text
+
+
+def test_another_class_order_is_noticed():
+    truth = np.repeat(np.arange(100), 5)
+    order = np.random.default_rng(1).permutation(1000)
+    assert "another class order" in diagnose(answers(truth), order[truth], 1000, expected=0.8).text
+
+
+def test_right_labels_and_weak_models():
+    assert diagnose(answers(TRUTH), TRUTH, 1000, expected=0.8).text == "as published"
+    assert not diagnose(answers(TRUTH, 0.3), TRUTH, 1000).wrong
+    low = diagnose(answers(TRUTH, 0.5), TRUTH, 1000, expected=0.8)
+    assert low.wrong and "no mapping of the labels explains it" in low.text
+    assert "training images" in diagnose(answers(TRUTH, 0.99), TRUTH, 1000, expected=0.7).text
+    constant = diagnose(np.full(len(TRUTH), 7), TRUTH, 1000, expected=0.8)
+    assert constant.wrong and "class 7: the weights were not loaded" in constant.text
+    random = np.random.default_rng(0).integers(0, 1000, len(TRUTH))
+    assert "no mapping" in diagnose(random, TRUTH, 1000, expected=0.8).text
+
+
+def test_published_accuracies():
+    paper = load_profile("paper").models
+    assert published_accuracy(paper["vit_sup"], "imagenet_1k") == pytest.approx(85.728)
+    assert published_accuracy(paper["vit_clip"], "imagenet_a") == pytest.approx(33.27, abs=0.01)
+    assert published_accuracy(paper["convnext_clip"], "imagenet_1k") == pytest.approx(66.27)
+    assert published_accuracy(ModelSpec("m", "timm", "tf_efficientnet_lite0"), "imagenet_1k") == pytest.approx(74.846)
+    assert np.isnan(published_accuracy(ModelSpec("m", "timm", "nothing"), "imagenet_1k"))
+    assert np.isnan(published_accuracy(paper["vit_sup"], "cue_conflict"))
+
+
+# -------------------------------------------------------------------------------------------- a real network and images
+
+
+def sample_profile(folder: Path, weights: Path, expected: int = 200):
+    content = {
+        "name": "sample",
+        "models": {"lite0": {"source": "timm", "name": "tf_efficientnet_lite0", "checkpoint": str(weights)}},
+        "datasets": {"imagenet_1k": {"reader": "class_folder", "path": str(folder), "expected": expected}},
+        "dimensions": {"models": {"clean": "imagenet_1k"}},
+    }
+    return parse_profile(content, Path("sample.yaml"))
+
+
+def run(profile):
+    lines = []
+    code = check(profile, forward=True, options={"device": "cpu"}, echo=lines.append)
+    return code, "\n".join(lines)
+
+
+def test_the_real_sample_passes_and_a_mislabelled_copy_is_named(shared_dir, efficientnet_lite0, tmp_path):
+    sample = shared_dir / "data" / "imagenet_sample"
+    code, text = run(sample_profile(sample, efficientnet_lite0))
+    assert code == 0, text
+    assert "lite0: top-1" in text and "200 images, 200 classes" in text
+
+    # labels are places in the sample's own sorted listing: folder k gets the name of class k
+    copy = tmp_path / "by_rank"
+    for rank, folder in enumerate(sorted(p for p in sample.iterdir() if p.is_dir())):
+        shutil.copytree(folder, copy / WNIDS[rank])
+    code, text = run(sample_profile(copy, efficientnet_lite0))
+    assert code == 2, text
+    assert "WRONG" in text and "ranks in a sorted list of folders" in text and "mapped by wnid" in text
+
+    # the same with the places themselves as folder names
+    copy = tmp_path / "numbered"
+    for rank, folder in enumerate(sorted(p for p in sample.iterdir() if p.is_dir())):
+        shutil.copytree(folder, copy / str(rank))
+    code, text = run(sample_profile(copy, efficientnet_lite0))
+    assert code == 2, text
+    assert "'0' in" in text and "rank in some sorted list of folders" in text
+
+
+def test_a_checkpoint_that_does_not_fit(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"nothing")
+    labels = fixtures.imagenet_folder(tmp_path / "val")
+    profile = sample_profile(tmp_path / "val", weights, len(labels))
+    code, text = run(profile)
+    assert code == 2 and "WRONG    lite0" in text
+    weights.unlink()
+    code, text = run(profile)
+    assert code == 3 and "MISSING  lite0" in text and str(weights) in text
+
+
+def test_models_are_checked_without_network(monkeypatch):
+    """A hub model that is not in the cache is missing, whatever the network does."""
+    import socket
+
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
+    profile = load_profile("paper")
+    for spec in profile.models.values():
+        finding = check_module.check_model(profile, spec)
+        assert finding.status in ("missing", "ok"), finding
