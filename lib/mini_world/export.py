@@ -23,14 +23,21 @@ def half_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes float16 safetensors, readable by everyone (the library makes the file private)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(half_weights(model), path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
 def save_supervised(model: nn.Module, class_names: tuple[str, ...], folder: Path) -> None:
     """Writes `config.json` and `model.safetensors`.
 
     ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(half_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
-    save_config_for_hf(model, str(folder / "config.json"), model_config={"label_names": list(class_names)})
+    save_weights(model, folder / "model.safetensors")
+    about = {"label_names": list(class_names), "pretrained_cfg": {"tag": "mini_world"}}
+    save_config_for_hf(model, str(folder / "config.json"), model_config=about)
 
 
 def save_clip(model: open_clip.CLIP, tower: str, table: TokenTable, folder: Path) -> None:
@@ -38,8 +45,7 @@ def save_clip(model: open_clip.CLIP, tower: str, table: TokenTable, folder: Path
 
     ``open_clip.create_model_and_transforms("local-dir:<folder>")`` loads the first two; the third remaps the tokens.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(half_weights(model), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_weights(model, folder / "open_clip_model.safetensors")
     config = {
         "model_cfg": architectures.clip_config(tower, len(table)),
         "preprocess_cfg": architectures.preprocess_config(),
