@@ -468,7 +468,7 @@ def test_front_page_numbers_come_from_the_results(tmp_path):
     assert "n = 1,000" in panels["Accuracy"].p.text
     shifted = panels["Calibration error under shift (ECE)"]
     assert [row.th.text for row in shifted.select("tbody tr")] == ["ViT <s>", "ViT, CLIP"]  # profile order
-    assert shifted.p.text.startswith("r,")  # the first shifted set that has rows
+    assert shifted.p.text.startswith("r ·")  # the first shifted set that has rows
     table = page.select_one("#tab-headline table")
     assert [row.th.text for row in table.select("tbody tr")] == ["ViT <s>", "ViT, CLIP", "ResNet"]
     assert [cell.text for cell in table.select("tbody tr")[1].select("td")] == ["–", "0.050", "0.100 [0.080, 0.120]"]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from beyond_accuracy import plots, report_pages, results
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.profiles import Profile, available_profiles
+from beyond_accuracy.profiles import ModelSpec, Profile, available_profiles
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _spec(rows: pd.DataFrame) -> str:
 
 
 def _unit(unit: str) -> str:
-    return {"percent": ", %", "fraction": "", "ratio": ""}.get(unit, f", {unit}")
+    return {"percent": " · in %", "fraction": "", "ratio": ""}.get(unit, f" · {unit}")
 
 
 def _count(n: pd.Series) -> str:
@@ -261,6 +261,15 @@ def _command(profile: Profile, models: str) -> str:
     shipped = available_profiles().get(profile.name) == profile.source
     words = ["beyond-accuracy", "report", "--profile", profile.name if shipped else profile.source.name]
     return shlex.join(words + (["--models", models] if models else []))
+
+
+def _origin(spec: ModelSpec) -> str:
+    """Where a model comes from, as far as it says something to a reader: the library's name, not a folder."""
+    if spec.source == "predictions":
+        return "imported predictions"
+    if spec.id.startswith("local-dir:"):
+        return ""
+    return f"{spec.id} / {spec.pretrained}" if spec.pretrained and not Path(spec.pretrained).suffix else spec.id
 
 
 def _facts(profile: Profile, views: Sequence[report_pages.PageView]) -> dict[str, str]:
