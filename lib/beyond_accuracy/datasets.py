@@ -189,14 +189,14 @@ def build_dataset(
         raise InputError(f"{spec.name}: no images found in {source}")
     if len(targets) != len(ids):
         raise InputError(f"{spec.name}: {len(ids)} images but {len(targets)} labels in {source}")
-    duplicated = pd.Index(ids).duplicated()
-    if duplicated.any():
-        raise InputError(f"{spec.name}: id {ids[duplicated][0]!r} occurs more than once in {source}")
     try:
         "".join(ids).encode()
     except (TypeError, UnicodeEncodeError):
         strange = next(i for i in ids if not isinstance(i, str) or i != i.encode(errors="replace").decode())
         raise InputError(f"{spec.name}: {strange!r} in {source}: an id must be text in valid UTF-8") from None
+    duplicated = pd.Index(ids).duplicated()
+    if duplicated.any():
+        raise InputError(f"{spec.name}: id {ids[duplicated][0]!r} occurs more than once in {source}")
     classes = class_space(spec.classes) if spec.classes else None
     targets = _labels(spec, targets, source)
     if classes is not None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import warnings
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from beyond_accuracy.store import Entry, Store, atomic_write, rows_table, save_a
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
 PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns
 UNREADABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning, UnicodeError, ValueError)
-UNREADABLE += (OverflowError, OSError, EOFError, zlib.error, zipfile.BadZipFile, MemoryError)
+UNREADABLE += (OverflowError, OSError, EOFError, zlib.error, MemoryError)
 
 
 def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Store) -> Entry:
@@ -54,7 +53,8 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
                 f"{len(columns)} classes {dataset.name} is scored on; predict among these, or add the logit columns"
             )
         # Only the predicted class's probability is known; the label's is known where they agree.
-        hit = np.array([p in np.atleast_1d(t) for p, t in zip(pred, targets, strict=True)], dtype=bool)
+        multi = isinstance(targets, list)
+        hit = np.array([p in t for p, t in zip(pred, targets, strict=True)], bool) if multi else pred == targets
         known = np.where(hit, confidence, np.nan).astype(np.float32)
         rows = rows.assign(pred=pred, confidence=confidence.astype(np.float32), target_probability=known)
     else:
@@ -87,7 +87,12 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
             # More fields in a row than in the header: pandas would shift the columns, or cut the row off.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
-                path, dtype={"file_name": str}, keep_default_na=False, index_col=False, low_memory=False
+                path,
+                dtype={"file_name": str},
+                keep_default_na=False,
+                index_col=False,
+                low_memory=False,
+                compression="gzip" if path.suffix == ".gz" else None,
             )
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
