@@ -80,10 +80,14 @@ def _part_bsdfs(scene: Scene, material: str, seed: int) -> dict[str, mi.BSDF]:
     rng = _stream(seed, 2)
     if scene.rendition == "clay":
         return dict.fromkeys(("main", "dark", "light"), _matt_bsdf(clay_color(scene.instance_seed)))
+    flat = scene.rendition == "low_poly"
+    main = _main_bsdf(material, rng, flat)
+    dark = np.array([0.05, 0.05, 0.06]) + rng.uniform(0, 0.08)
+    light = jitter(rng, [0.8, 0.77, 0.7])
     return {
-        "main": _main_bsdf(material, rng, flat=scene.rendition == "low_poly"),
-        "dark": _flat_bsdf(np.array([0.05, 0.05, 0.06]) + rng.uniform(0, 0.08), 0.3),
-        "light": _flat_bsdf(jitter(rng, [0.8, 0.77, 0.7]), 0.5),
+        "main": main,
+        "dark": _matt_bsdf(dark) if flat else _flat_bsdf(dark, 0.3),
+        "light": _matt_bsdf(light) if flat else _flat_bsdf(light, 0.5),
     }
 
 

@@ -192,6 +192,9 @@ def cluster_vertices(mesh: Trimesh, cell: float) -> Trimesh:
     """Low-poly version: snaps vertices to the mean of their grid cell of side `cell`, drops collapsed faces."""
     if mesh.extents.min() < cell / 2:  # both sides of a thin part would collapse into one
         return mesh
+    volume = abs(mesh.volume)
+    if volume > 0.4 * mesh.convex_hull.volume:  # solid, not a shell: a cell as wide as the part keeps legs and handles
+        cell = min(cell, 4 * volume / mesh.area)
     cells = np.floor(mesh.vertices / cell).astype(int)
     _, index = np.unique(cells, axis=0, return_inverse=True)
     index = index.reshape(-1)
