@@ -77,15 +77,9 @@ def test_published_values_of_the_checkpoints():
     assert table["cue_conflict", "shape_bias", "convnext_clip"] == pytest.approx(313 / 738, abs=5e-5)
     # the same rows of the carried leaderboard say the same
     board = reference.leaderboard().set_index("model")
-    names = {
-        "convnext_sup": "convnext_base.fb_in22k_ft_in1k",
-        "vit_sup": "deit3_base_patch16_224.fb_in22k_ft_in1k",
-        "vit_clip": "ViT-B-16/laion400m_e31",
-        "convnext_clip": "convnext_base/laion400m_s13b_b51k",
-    }
     for (dataset, metric, model), value in table.items():
         if metric == "accuracy" and dataset != "cue_conflict":
-            assert board.loc[names[model], dataset] == pytest.approx(value, abs=0.0005)
+            assert board.loc[reference.CHECKPOINTS[model], dataset] == pytest.approx(value, abs=0.0005)
 
 
 def result(

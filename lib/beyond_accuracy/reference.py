@@ -10,11 +10,20 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.errors import InputError
+from beyond_accuracy.profiles import ModelSpec
 
 KEY = ["dimension", "dataset", "metric", "model"]
 PAPER_CITATION = (
     "Vishniakov, Shen & Liu, ConvNet vs Transformer, Supervised vs CLIP: Beyond ImageNet Accuracy (arXiv 2311.09215)"
 )
+
+CHECKPOINTS = {
+    "vit_sup": "deit3_base_patch16_224.fb_in22k_ft_in1k",
+    "convnext_sup": "convnext_base.fb_in22k_ft_in1k",
+    "vit_clip": "ViT-B-16/laion400m_e31",
+    "convnext_clip": "convnext_base/laion400m_s13b_b51k",
+}
+"""The paper's four checkpoints as rows of the leaderboard."""
 
 
 @lru_cache
@@ -65,6 +74,17 @@ def caveat(dimension: str, dataset: str, metric: str, model: str) -> tuple[bool,
         applies &= table[column].isin(["*", value]).to_numpy()
     rows = table[applies]
     return bool(rows.target.all()), "; ".join(rows.caveat)
+
+
+def checkpoint_specs() -> list[ModelSpec]:
+    """The paper's checkpoints as models of a figure: family, paradigm and label."""
+    board = leaderboard().set_index("model")
+    kinds = {name: (board.family[row], board.paradigm[row]) for name, row in CHECKPOINTS.items()}
+    short = {"transformer": "ViT", "convnet": "ConvNeXt", "supervised": "supervised", "clip": "CLIP"}
+    return [
+        ModelSpec(name, "predictions", label=f"{short[family]}, {short[paradigm]}", family=family, paradigm=paradigm)
+        for name, (family, paradigm) in kinds.items()
+    ]
 
 
 def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -327,3 +327,15 @@ def own_rows(results: pd.DataFrame, specs: dict[str, tuple[str, str]]) -> pd.Dat
     wide = wide.dropna(subset=["imagenet_1k"])
     kinds = wide.model.map(lambda name: specs.get(name, ("other", "supervised")))
     return wide.assign(source="this run", family=kinds.str[0], paradigm=kinds.str[1]).rename_axis(columns=None)
+
+
+def as_results(table: pd.DataFrame, metric: str, unit: str) -> pd.DataFrame:
+    """Rows of the results schema (without ``dimension``) for a statistic of all published models.
+
+    Args:
+        table: Rows ``benchmark, value, ci_low, ci_high, n``.
+        metric: Name of the statistic.
+        unit: Its unit.
+    """
+    frame = table.rename(columns={"benchmark": "dataset"}).assign(metric=metric, model="published_models", unit=unit)
+    return frame[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]]
