@@ -180,7 +180,7 @@ class Toy:
         from beyond_accuracy.profiles import load_profile
 
         path = self.root / "toy.yaml"
-        path.write_text(yaml.safe_dump(content or self.content(**settings)))
+        path.write_text(yaml.safe_dump(content or self.content(**settings), sort_keys=False))
         return load_profile(path)
 
     def outputs(self, content: dict | None = None, options: dict | None = None, **settings):

@@ -1,5 +1,6 @@
 """What a notebook talks to: one page of one profile, with its models, data, results, figures and provenance."""
 
+import html
 import json
 from collections.abc import Iterable
 from functools import cached_property
@@ -201,7 +202,8 @@ class Study:
         self._findings.append(sentence)
         text = json.dumps(self._findings, indent=1, ensure_ascii=False)
         results.write_atomically(self.report_folder / "findings" / f"{self.dimension}.json", text.encode())
-        display(Markdown(f"**{sentence}**"))
+        # Model and class names come from files; Markdown would let their tags through.
+        display(Markdown(f"**{html.escape(sentence, quote=False)}**"))
 
     def paper(self, dataset: str, metric: str) -> pd.DataFrame:
         """The paper's values of a metric, for this profile's models under the same names.
@@ -232,10 +234,13 @@ class Study:
                 "precision": meta.get("key_parts", {}).get("precision", ""),
                 "logit scale": meta.get("key_parts", {}).get("logit_scale"),
                 "device": meta.get("device", ""),
+                "images left out": len(meta.get("skipped", [])),
             }
             for meta, count in _grouped(self.outputs.used.values())
         ]
         frame = pd.DataFrame(rows)
+        if rows and not frame["images left out"].any():
+            frame = frame.drop(columns="images left out")
         text = results.table_html(
             frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}"
         )

@@ -1,0 +1,104 @@
+"""What each page asks of the networks, and that all of it runs before the first notebook."""
+
+import pytest
+
+from beyond_accuracy import corruptions, plan, transforms
+from beyond_accuracy.errors import InputError
+from beyond_accuracy.plan import Request, requests
+from beyond_accuracy.profiles import load_profile
+from beyond_accuracy.store import Store
+
+
+def with_dimensions(toy, **dimensions):
+    content = toy.content()
+    content["datasets"]["second"] = dict(content["datasets"]["images"])
+    content["dimensions"] = dimensions
+    return toy.profile(content)
+
+
+def test_datasets_are_found_wherever_roles_name_them(toy):
+    profile = with_dimensions(
+        toy,
+        calibration={"clean": "images", "shifted": ["second", "images"]},
+        mistakes={"clean": "images", "factors": "imagenet_x", "limit": 5, "deep": [{"tasks": {"dataset": "second"}}]},
+        landscape={},
+    )
+    assert requests(profile, "calibration") == [Request("images"), Request("second")]
+    assert requests(profile, "mistakes") == [Request("images"), Request("second")]
+    assert requests(profile, "landscape") == requests(profile, "summary") == []
+
+
+def test_probes_ask_for_features(toy):
+    profile = with_dimensions(toy, transfer={"features": ["images"], "tasks": [{"dataset": "second"}]})
+    assert requests(profile, "transfer") == [Request("images", features=True), Request("second", features=True)]
+
+
+def test_invariance_asks_for_every_rung_once(toy):
+    (request,) = requests(with_dimensions(toy, invariance={"clean": "images"}), "invariance")
+    assert request.transforms[0] == "none" and len(set(request.transforms)) == len(request.transforms)
+    assert set(request.transforms) == {text for name in transforms.LADDERS for text in transforms.ladder(name)}
+    (cut,) = requests(with_dimensions(toy, invariance={"clean": "images", "transforms": ["scale"]}), "invariance")
+    assert cut.transforms == ("none", "scale=1.25", "scale=1.5", "scale=2", "scale=3")
+    (one,) = requests(with_dimensions(toy, invariance={"clean": "images", "transforms": "scale"}), "invariance")
+    assert one == cut
+    with pytest.raises(InputError, match="invariance.transforms: unknown transform 'scal'; did you mean scale"):
+        requests(with_dimensions(toy, invariance={"clean": "images", "transforms": ["scal"]}), "invariance")
+
+
+def test_robustness_corrupts_one_set(toy):
+    profile = with_dimensions(toy, robustness={"clean": "images", "corrupt": "second"})
+    first, second = requests(profile, "robustness")
+    assert first == Request("images") and second.dataset == "second"
+    assert second.transforms[0] == "none" and len(second.transforms) == 1 + 5 * len(corruptions.NAMES)
+    assert all(transforms.parse(text).text == text for text in second.transforms)
+
+
+@pytest.mark.parametrize("name", ["mini", "smoke", "predictions"])
+def test_shipped_profiles_ask_for_datasets_they_have(name):
+    profile = load_profile(name)
+    for dimension in profile.dimensions:
+        for request in requests(profile, dimension):
+            assert request.dataset in profile.datasets
+            assert all(transforms.parse(text).text == text for text in request.transforms)
+
+
+def test_filling_runs_everything_once(toy, toy_networks):
+    toy.images()
+    toy.checkpoint()
+    profile = with_dimensions(
+        toy, calibration={"clean": "images"}, transfer={"features": ["images"]}, mistakes={"clean": "second"}
+    )
+    store = Store(toy.store)
+    filled = plan.fill(profile, "calibration", store, {"device": "cpu"})
+    assert len(filled.keys) == 1 and filled.missing == [] and sum(toy_networks.CALLS) == 12
+    again = plan.fill(profile, "transfer", store, {"device": "cpu"})
+    assert again.keys == filled.keys and sum(toy_networks.CALLS) == 12
+    # the same images under another name are the same images
+    assert plan.fill(profile, "mistakes", store, {"device": "cpu"}).keys == filled.keys
+    assert sum(toy_networks.CALLS) == 12
+
+
+def test_what_is_missing_is_listed_and_the_rest_runs(toy, toy_networks):
+    toy.images(1)
+    toy.checkpoint()
+    content = toy.content()
+    content["datasets"]["away"] = {"reader": "class_folder", "path": "nowhere", "classes": str(toy.classes)}
+    content["dimensions"] = {"calibration": {"shifted": ["away"], "clean": "images"}}
+    filled = plan.fill(toy.profile(content), "calibration", Store(toy.store), {"device": "cpu"})
+    assert len(filled.missing) == 1 and filled.missing[0].startswith("away: ") and len(filled.keys) == 1
+    assert sum(toy_networks.CALLS) == 3
+
+
+def test_imported_models_have_no_features_to_wait_for(toy):
+    toy.images(1)
+    toy.checkpoint()
+    profile = with_dimensions(toy, transfer={"features": ["images"]}, calibration={"clean": "images"}).select("colour")
+    bare = toy.content(models={})
+    bare["dimensions"] = {"transfer": {"features": ["images"]}, "calibration": {"clean": "images"}}
+    filled = plan.fill(toy.profile(bare).select("mine"), "transfer", Store(toy.store), {})
+    assert filled.keys == [] and filled.missing == []
+    assert (
+        "no predictions of mine"
+        in plan.fill(toy.profile(bare).select("mine"), "calibration", Store(toy.store), {}).missing[0]
+    )
+    assert list(profile.models) == ["colour"]
