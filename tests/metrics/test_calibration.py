@@ -214,7 +214,7 @@ class TestResampling:
         confidence[9:40] = np.round(confidence[9:40], 1)  # on the edges of ten bins
         configs = res.bin_configs(range(1, 51, 7))
         ones = np.ones((500, 1), np.float32)
-        shared = res._BinSums(confidence, correct.astype(float), configs).ece(ones, ones.sum(0))[0]
+        shared = res._BinSums(confidence, correct.astype(float), configs).ece_and_gap(ones, ones.sum(0))[0][0]
         table = res.ece_over_bins(confidence, correct, configs)
         assert shared == pytest.approx(table["value"].to_numpy(), abs=1e-7)
         assert list(table.columns) == ["n_bins", "binning", "value"]
@@ -228,6 +228,12 @@ class TestResampling:
             rows = generator.integers(0, 300, 300)
             expected = [cal.ece(confidence[rows, m], correct[rows, m]) for m in (0, 1)]
             assert draw[0] == pytest.approx(expected, abs=1e-6)
+
+    def test_gaps_come_from_the_same_resamples(self):
+        confidence, correct = sample(300)
+        eces, gaps = res.ece_and_gap_bootstrap(confidence, correct, 30, rng(), [res.BinConfig(1, "width")])
+        assert np.abs(gaps[:, 0]) == pytest.approx(eces[:, 0, 0])
+        assert gaps.mean() == pytest.approx(cal.signed_gap(confidence, correct), abs=0.02)
 
     def test_clusters(self):
         confidence, correct = sample(200)

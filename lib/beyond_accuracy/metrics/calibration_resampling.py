@@ -62,17 +62,33 @@ def ece_bootstrap(
     Returns:
         (resamples, configs, models) draws; axes of length one are kept.
     """
+    return ece_and_gap_bootstrap(confidence, correct, resamples, rng, configs, clusters)[0]
+
+
+def ece_and_gap_bootstrap(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    resamples: int,
+    rng: np.random.Generator,
+    configs: Sequence[BinConfig] = (PAPER,),
+    clusters: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`ece_bootstrap`, and from the same pass the draws of the signed gap (mean confidence minus accuracy).
+
+    Returns:
+        (resamples, configs, models) and (resamples, models) draws.
+    """
     confidence, correct = _columns(confidence, correct)
     n, models = confidence.shape
     sums = [_BinSums(confidence[:, m], correct[:, m], configs) for m in range(models)]
-    draws = np.empty((resamples, len(configs), models))
+    eces, gaps = np.empty((resamples, len(configs), models)), np.empty((resamples, models))
     done = 0
     for weights in resample_weights(n, resamples, rng, clusters):
         by_image, drawn = np.ascontiguousarray(weights.T), weights.sum(axis=1)
         rows = slice(done, done := done + len(weights))
         for m, model_sums in enumerate(sums):
-            draws[rows, :, m] = model_sums.ece(by_image, drawn)
-    return draws
+            eces[rows, :, m], gaps[rows, m] = model_sums.ece_and_gap(by_image, drawn)
+    return eces, gaps
 
 
 def ece_interval(estimate: float, draws: ArrayLike, null_draws: ArrayLike, level: float = 0.95) -> Interval:
@@ -118,12 +134,14 @@ class _BinSums:
         # Row c holds the images between two neighbouring edges: one sparse product gives all cell sums.
         self.matrix = csr_array((residual, order, cells), shape=(len(cells) - 1, len(order)))
 
-    def ece(self, by_image: NDArray[np.float32], drawn: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(n, batch) counts and (batch,) images drawn -> (batch, configs)."""
+    def ece_and_gap(
+        self, by_image: NDArray[np.float32], drawn: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(n, batch) counts and (batch,) images drawn -> (batch, configs) errors and (batch,) signed gaps."""
         cumulative = np.zeros((self.matrix.shape[0] + 1, by_image.shape[1]))
         np.cumsum(self.matrix @ by_image, axis=0, dtype=np.float64, out=cumulative[1:])
-        gaps = [np.abs(np.diff(cumulative[positions], axis=0)).sum(axis=0) for positions in self.bins]
-        return np.stack(gaps, axis=1) / drawn[:, None]
+        errors = [np.abs(np.diff(cumulative[positions], axis=0)).sum(axis=0) for positions in self.bins]
+        return np.stack(errors, axis=1) / drawn[:, None], -cumulative[-1] / drawn
 
 
 def null_ece(
@@ -178,7 +196,8 @@ def ordering(draws: NDArray[np.float64], models: Sequence[str], configs: Sequenc
     Returns:
         One row per pair: `better`, `worse` (the better one has the lower ECE in more than half), `share` of all
         resamples x configurations with that order, `lowest` share over configurations and the configuration
-        `lowest_n_bins`, `lowest_binning` where it occurs, `every` (the order held in each single one).
+        `lowest_n_bins`, `lowest_binning` where it occurs, `every` (the order held in each single one), `configs`
+        (their number).
     """
     rows = []
     for a, b in combinations(range(len(models)), 2):
@@ -197,6 +216,7 @@ def ordering(draws: NDArray[np.float64], models: Sequence[str], configs: Sequenc
                 "lowest_n_bins": configs[worst].n_bins,
                 "lowest_binning": configs[worst].binning,
                 "every": bool((wins == 1).all()),
+                "configs": len(configs),
             }
         )
     return pd.DataFrame(rows)

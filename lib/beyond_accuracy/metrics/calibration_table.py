@@ -23,7 +23,15 @@ from ..stats import (
     percentile_interval,
 )
 from . import calibration, tidy
-from .calibration_resampling import PAPER, BinConfig, ece_bootstrap, ece_interval, null_ece, ordering
+from .calibration_resampling import (
+    PAPER,
+    BinConfig,
+    ece_and_gap_bootstrap,
+    ece_bootstrap,
+    ece_interval,
+    null_ece,
+    ordering,
+)
 from .selective import accuracy_at_coverage, selective, selective_bootstrap
 from .temperature import CrossFit, cross_fit, fit_temperature, score
 
@@ -83,9 +91,9 @@ def ece_table(runs: Runs, resamples: int, seed: int, config: BinConfig = PAPER) 
     """
     rng = np.random.default_rng(seed)
     confidence, correct = _stacked(runs)
-    draws = ece_bootstrap(confidence, correct, resamples, rng, [config])[:, 0]
-    means = bootstrap_means(np.hstack([confidence, confidence - correct]), resamples, rng)
-    rows, n, k = [], len(correct), len(runs)
+    eces, gaps = ece_and_gap_bootstrap(confidence, correct, resamples, rng, [config])
+    means = bootstrap_means(confidence, resamples, rng)
+    rows, n = [], len(correct)
     for m, (model, run) in enumerate(runs.items()):
         mean, gap = run.confidence.mean(), calibration.signed_gap(run.confidence, run.correct)
         value = calibration.ece(run.confidence, run.correct, config.n_bins, binning=config.binning)
@@ -93,11 +101,17 @@ def ece_table(runs: Runs, resamples: int, seed: int, config: BinConfig = PAPER) 
         rows += [
             tidy.accuracy_row("accuracy", model, run.correct),
             tidy.row("confidence", model, mean, percentile_interval(means[:, m]), n, "fraction"),
-            tidy.row("confidence_gap", model, gap, percentile_interval(means[:, k + m]), n, "fraction"),
-            tidy.row("ece", model, value, ece_interval(value, draws[:, m], null), n, "fraction"),
+            tidy.row("confidence_gap", model, gap, percentile_interval(gaps[:, m]), n, "fraction"),
+            tidy.row("ece", model, value, ece_interval(value, eces[:, 0, m], null), n, "fraction"),
             tidy.row("ece_null", model, null.mean(), percentile_interval(null), n, "fraction"),
         ]
     return tidy.frame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """What a reliability diagram prints of `ece_table`: columns `model`, `accuracy`, `confidence`, `ece`, fractions."""
+    wide = table.pivot(index="model", columns="metric", values="value")
+    return wide[["accuracy", "confidence", "ece"]].assign(accuracy=wide["accuracy"] / 100).reset_index()
 
 
 def scores_table(runs: Runs, resamples: int, seed: int, config: BinConfig = PAPER) -> pd.DataFrame:
@@ -152,6 +166,21 @@ def bins_table(
     return frame, ordering(draws, list(runs), configs)
 
 
+def shown_ordering(order: pd.DataFrame, title: str, labels: Mapping[str, str]) -> pd.DataFrame:
+    """The ordering of one dataset as a table for readers."""
+    return pd.DataFrame(
+        {
+            "dataset": title,
+            "better": [labels[name] for name in order["better"]],
+            "worse": [labels[name] for name in order["worse"]],
+            "share of all": order["share"],
+            "least favourable": order["lowest"],
+            "at": [f"{row.lowest_n_bins} bins, equal {row.lowest_binning}" for row in order.itertuples()],
+            "in every one": ["yes" if every else "no" for every in order["every"]],
+        }
+    )
+
+
 def differences(runs: Runs, seed: int, config: BinConfig = PAPER) -> pd.DataFrame:
     """Paired differences between every two models, and each model's confidence gap against zero.
 
@@ -164,11 +193,10 @@ def differences(runs: Runs, seed: int, config: BinConfig = PAPER) -> pd.DataFram
     """
     rng = np.random.default_rng(seed)
     confidence, correct = _stacked(runs)
-    eces = ece_bootstrap(confidence, correct, P_VALUE_RESAMPLES, rng, [config])[:, 0]
+    eces, gap_draws = ece_and_gap_bootstrap(confidence, correct, P_VALUE_RESAMPLES, rng, [config])
     point = [
         calibration.ece(run.confidence, run.correct, config.n_bins, binning=config.binning) for run in runs.values()
     ]
-    gap_draws = bootstrap_means(confidence - correct, P_VALUE_RESAMPLES, rng)
     # Differences of 0/1 columns have three values: drawn as counts of those, whatever the number of images.
     gaps, names, n, rows = (confidence - correct).mean(axis=0), list(runs), len(correct), []
     for m, model in enumerate(names):
@@ -182,7 +210,7 @@ def differences(runs: Runs, seed: int, config: BinConfig = PAPER) -> pd.DataFram
         gap = gap_draws[:, a] - gap_draws[:, b]
         rows.append(("confidence_gap", *pair, gaps[a] - gaps[b], gap, bootstrap_p_value(gap), "fraction"))
         estimate = point[a] - point[b]
-        turned = 2 * estimate - (eces[:, a] - eces[:, b])
+        turned = 2 * estimate - (eces[:, 0, a] - eces[:, 0, b])
         rows.append(("ece", *pair, estimate, turned, bootstrap_p_value(turned), "fraction"))
     frame = [
         dict(zip(["metric", *tidy.DIFFERENCE], (metric, a, b, d, *percentile_interval(s), p, n, unit), strict=True))
@@ -251,6 +279,23 @@ def scaled_table(
         for (metric, (column, unit)), sample in zip(columns.items(), means.T, strict=True):
             rows.append(tidy.row(metric, model, column.mean(), percentile_interval(sample), n, unit))
     return tidy.frame(rows)
+
+
+def before_after(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `ece_table` and `scaled_table` of one dataset side by side.
+
+    Returns:
+        Columns `model`, `temperature`, `before`, `after`, both with `_low` and `_high`: the ECE.
+    """
+    rows = []
+    for model in after["model"].unique():
+        old = before[(before["metric"] == "ece") & (before["model"] == model)].iloc[0]
+        mine = after[after["model"] == model].set_index("metric")
+        new = mine.loc["ece:scaled"]
+        values = [*old[["value", "ci_low", "ci_high"]], *new[["value", "ci_low", "ci_high"]]]
+        rows.append((model, mine.loc["temperature", "value"], *values))
+    columns = ["model", "temperature", "before", "before_low", "before_high", "after", "after_low", "after_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def selective_table(runs: Runs, resamples: int, seed: int, coverage: float = 0.8) -> pd.DataFrame:
