@@ -49,6 +49,7 @@ TOY_NETWORKS = '''"""A network that says which of red, green and blue an image h
 
 import os
 import time
+from pathlib import Path
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -77,6 +78,8 @@ class ToyColour(nn.Module):
             raise torch.OutOfMemoryError("simulated")
         time.sleep(float(os.environ.get("TOY_DELAY", 0)) * len(x))
         CALLS.append(len(x))
+        if log := os.environ.get("TOY_LOG"):  # of this process, for whoever started it
+            Path(log, str(os.getpid())).write_text(str(sum(CALLS)))
         return x
 
     def forward_head(self, x, pre_logits=False):

@@ -1,0 +1,217 @@
+"""The command line: what it prints, what it writes, and its exit codes."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beyond_accuracy import cli, inference
+
+
+@pytest.fixture
+def predict(toy):
+    """`beyond-accuracy predict` on the toy profile; returns the exit code."""
+    toy.images()
+    toy.checkpoint()
+    toy.profile()
+
+    def run(*more, model="colour", dataset="images"):
+        command = ["predict", "--profile", str(toy.root / "toy.yaml"), "--device", "cpu"]
+        return cli.main([*command, "--model", model, "--dataset", dataset, *map(str, more)])
+
+    return run
+
+
+def test_predict_says_how_many_are_right_and_where_they_are(predict, capsys, toy):
+    assert predict() == 0
+    out = capsys.readouterr().out
+    assert "colour on images, transform none: 12/12 correct, top-1 100.00%" in out
+    key = re.search(r"store: (\w{24}) \(computed on cpu", out).group(1)
+    assert (toy.store / "predictions" / key / "predictions.parquet").is_file()
+    assert predict("--transform", "rotation=180") == 0
+    assert "transform rotation=180: 12/12" in capsys.readouterr().out
+    assert not (toy.root / "report").exists()  # a command for one run leaves the report alone
+
+
+def test_predict_writes_rows(predict, toy, capsys):
+    assert predict("--output", toy.root / "rows.csv") == predict("--output", toy.root / "rows.parquet") == 0
+    csv, table = pd.read_csv(toy.root / "rows.csv"), pq.read_table(toy.root / "rows.parquet")
+    assert csv["id"].tolist() == table["id"].to_pylist() and csv["pred"].tolist() == table["pred"].to_pylist()
+    assert (table.schema.field("logits").type.list_size, table.schema.field("logits").type.value_type) == (
+        3,
+        pa.float16(),
+    )
+    assert table.column_names == ["id", "target", "pred", "confidence", "target_probability", "logits"]
+    assert np.stack(table["logits"].to_pylist()).max(1).tolist() == [0] * 12
+    assert "wrote 12 rows" in capsys.readouterr().out
+
+
+def test_lists_of_labels_in_a_csv(toy, tmp_path):
+    from beyond_accuracy.store import Predictions
+
+    frame = pd.DataFrame({"id": ["a", "b"], "target": pd.Series([np.array([1, 2]), np.array([], int)], dtype=object)})
+    found = Predictions("m", "d", "none", frame, None, None, {})
+    cli._write_rows(found, tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text() == "id,target\na,1 2\nb,\n"
+    cli._write_rows(found, tmp_path / "x.parquet")
+    assert pq.read_table(tmp_path / "x.parquet")["target"].to_pylist() == [[1, 2], []]
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "rows", "no_such_folder/rows.csv"])
+def test_an_output_that_cannot_be_is_refused_before_the_run(predict, toy, toy_networks, capsys, name):
+    assert predict("--output", toy.root / name) == 2
+    assert "--output" in capsys.readouterr().err and toy_networks.CALLS == []
+
+
+def test_limit_takes_images_evenly(predict, capsys, toy_networks):
+    assert predict("--limit", 6) == 0
+    assert "6/6 correct" in capsys.readouterr().out and sum(toy_networks.CALLS) == 6
+
+
+@pytest.mark.parametrize("option", ["--limit", "--batch-size"])
+@pytest.mark.parametrize("value", ["0", "-3", "x", "1.5", "²"])
+def test_counts_are_counts(predict, capsys, option, value):
+    with pytest.raises(SystemExit) as stopped:
+        predict(option, value)
+    assert stopped.value.code == 2 and "expected a whole number of 1 or more" in capsys.readouterr().err
+
+
+def test_models_and_datasets_given_directly(predict, toy, capsys, monkeypatch):
+    classes = {"model": f"timm:local-dir:{toy.root / 'colour'}"}
+    assert predict(**classes) == 0
+    assert "12/12" in capsys.readouterr().out
+    weights = toy.root / "colour" / "model.safetensors"
+    monkeypatch.chdir(weights.parent)
+    assert predict("--checkpoint", "model.safetensors", model="timm:toy_colour") == 0  # relative to where one types
+    assert "toy_colour on images" in capsys.readouterr().out
+    assert predict("--checkpoint", weights) == 2
+    assert "--checkpoint goes with timm:NAME" in capsys.readouterr().err
+    assert predict(dataset=str(toy.data / "images")) == 2  # folders named by wnid are expected there
+    assert "'blue'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"model": "color"}, "unknown model 'color'; did you mean colour?; or give timm:NAME"),
+        ({"model": "timm:"}, "unknown model 'timm:'"),
+        ({"model": "keras:resnet"}, "unknown model 'keras:resnet'"),
+        ({"model": "timm:resnet5O"}, "unknown timm model 'resnet5O'; did you mean"),
+        ({"model": "open_clip:ViT-B-16/laion400m_e13"}, "did you mean laion400m_e32, laion400m_e31?"),
+        ({"model": "open_clip:ViT-B-16"}, "unknown pretrained tag of ViT-B-16 ''"),
+        ({"dataset": "imags"}, "unknown dataset 'imags'; did you mean images?; or give a folder"),
+    ],
+)
+def test_unknown_names(predict, capsys, how, message):
+    assert predict(**how) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("beyond-accuracy: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--transform", "scal=2"], "unknown name 'scal'"),
+        (["--transform", "jpeg=0"], "is not possible"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+    ],
+)
+def test_bad_options(predict, capsys, more, message):
+    assert predict(*more) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_exit_codes(toy, capsys, monkeypatch):
+    toy.images(1)
+    toy.checkpoint()
+    content = toy.content()
+    content["models"]["away"] = {"source": "timm", "name": "local-dir:/no/such/folder"}
+    content["models"]["mine"] = {"source": "predictions"}
+    toy.profile(content)
+    base = ["predict", "--profile", str(toy.root / "toy.yaml"), "--device", "cpu", "--dataset", "images", "--model"]
+    assert cli.main([*base, "away"]) == 3  # weights are missing
+    assert cli.main([*base, "mine"]) == 3  # predictions are missing
+    assert cli.main(["predict", "--profile", "papper", "--model", "x", "--dataset", "y"]) == 2
+    assert "no predictions of mine" in capsys.readouterr().err
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "run", stop)
+    assert cli.main([*base, "colour"]) == 130
+    assert "run the same command again to continue" in capsys.readouterr().err
+    monkeypatch.setattr(
+        inference, "run", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied", "f"))
+    )
+    assert cli.main([*base, "colour"]) == 2
+    assert "beyond-accuracy: f: Permission denied" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(predict, capsys):
+    assert predict("--debug", model="color") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_import_and_predict_and_list(toy, capsys):
+    toy.images()
+    content = toy.content(models={})
+    toy.profile(content)
+    profile = ["--profile", str(toy.root / "toy.yaml")]
+    ids = [f"{c}/{c}{i:03d}.png" for c in ("red", "green", "blue") for i in range(4)]
+    frame = pd.DataFrame({"file_name": ids, "predicted_class": 0, "predicted_probability": 0.4})
+    frame.to_csv(toy.root / "p.csv", index=False)
+    command = ["import-predictions", str(toy.root / "p.csv"), "--model", "<b>mine", "--dataset", "images", *profile]
+    assert cli.main(command) == 0
+    assert "imported 12 predictions of <b>mine on images" in capsys.readouterr().out
+    assert cli.main([*command[:5], "imagse", *profile]) == 2
+    assert "unknown dataset 'imagse'; did you mean images" in capsys.readouterr().err
+    assert cli.main(["list", "models", *profile]) == 0
+    assert "<b>mine" in capsys.readouterr().out
+    assert cli.main(["list", "datasets", *profile]) == 0
+    assert "images" in capsys.readouterr().out
+    assert cli.main(["list", "profiles"]) == 0
+    out = capsys.readouterr().out
+    assert "mini" in out and "predictions" in out
+
+
+def test_folders_are_passed_on_as_absolute_paths(toy, monkeypatch, capsys):
+    monkeypatch.chdir(toy.root)
+    toy.profile(toy.content(models={}))
+    assert cli.main(["list", "models", "--profile", "toy.yaml", "--cache-dir", "c", "--data-dir", "d"]) == 0
+    assert os.environ["BEYOND_ACCURACY_CACHE"] == str(toy.root / "c")
+    assert os.environ["BEYOND_ACCURACY_DATA"] == str(toy.root / "d")
+
+
+CHECK = """
+import sys
+from beyond_accuracy import cli
+heavy = lambda: sorted({"torch", "timm", "open_clip", "torchvision"} & set(sys.modules))
+assert cli.main(["list", "models", "--profile", PROFILE]) == 0
+assert not {"numpy", "pandas", "pyarrow"} & set(sys.modules), "listing loads the libraries of an analysis"
+assert cli.main(["predict", "--profile", PROFILE, "--model", "colour", "--dataset", "images"]) == 0
+assert not heavy(), heavy()
+from beyond_accuracy.labels import class_space
+assert len(class_space("imagenet_1k").templates) == 80
+import beyond_accuracy.study, beyond_accuracy.plan
+assert not heavy(), heavy()
+print("light")
+"""
+
+
+def test_what_is_stored_is_read_without_torch(predict, toy):
+    """In a process of its own: a report whose predictions are stored must not wait for torch."""
+    assert predict() == 0
+    script = CHECK.replace("PROFILE", repr(str(toy.root / "toy.yaml")))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "BEYOND_ACCURACY_DEVICE": "cpu",
+    }
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.endswith("light\n"), done.stderr

@@ -1,0 +1,329 @@
+"""What long runs meet: killed processes, full and read-only disks, two runs at once, hostile names and files.
+
+Nothing is lost, nothing is executed, and there is one clear message each.
+"""
+
+import errno
+import multiprocessing
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from beyond_accuracy import cli, store
+from beyond_accuracy.store import Store
+
+
+def command(toy, *more, dataset="images", model="colour"):
+    base = ["predict", "--profile", str(toy.root / "toy.yaml"), "--device", "cpu", "--model", model]
+    return [*base, "--dataset", dataset, *map(str, more)]
+
+
+def one_message(capsys, *texts):
+    err = capsys.readouterr().err
+    assert err.startswith("beyond-accuracy: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    assert all(text in err for text in texts), err
+
+
+@pytest.fixture
+def ready(toy):
+    toy.images(8)
+    toy.checkpoint()
+    toy.profile()
+    return toy
+
+
+# Killed ---------------------------------------------------------------------------------------------------------------
+
+
+def run_cli(arguments, environment):
+    """What a child process does: the command itself, quietly."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
+    os._exit(cli.main(arguments))
+
+
+def child(arguments, environment=None):
+    """The command in a process of its own, with the libraries already loaded (their import takes longer than a run)."""
+    process = multiprocessing.get_context("fork").Process(target=run_cli, args=(arguments, environment or {}))
+    process.start()
+    return process
+
+
+def stored(folder):
+    """Rows and arrays of the one entry of a store."""
+    (entry,) = (folder / "predictions").iterdir()
+    arrays = {path.name: np.load(path) for path in sorted(entry.glob("*.npy"))}
+    return pd.read_parquet(entry / "predictions.parquet"), arrays
+
+
+def trials(toy, kills, seed=0):
+    """Kill the command at random moments, `kills` times, each time going on with what is there.
+
+    A run that finishes before its moment is checked, and the next starts on an empty store.
+    """
+    slow = {"TOY_DELAY": "0.004"}
+    began = time.monotonic()
+    whole = child(command(toy), {**slow, "BEYOND_ACCURACY_CACHE": str(toy.root / "whole")})
+    whole.join()
+    duration = time.monotonic() - began
+    assert whole.exitcode == 0
+    rng, folder, kept, finished = np.random.default_rng(seed), toy.root / "store0", {}, 0
+    while kills:
+        process = child(command(toy), {**slow, "BEYOND_ACCURACY_CACHE": str(folder)})
+        process.join(rng.uniform(0.05, 0.9) * duration)
+        process.kill()
+        process.join()
+        for part in folder.glob("predictions/*/part-*.parquet"):
+            stamp = (part.stat().st_ino, part.stat().st_mtime_ns)
+            assert kept.setdefault(part, stamp) == stamp, "a part that was there was computed again"
+        if process.exitcode == 0:
+            same(folder, toy.root / "whole")
+            finished += 1
+            folder = toy.root / f"store{finished}"
+        kills -= process.exitcode == -9
+    last = child(command(toy), {**slow, "BEYOND_ACCURACY_CACHE": str(folder)})
+    last.join()
+    assert last.exitcode == 0 and kept
+    same(folder, toy.root / "whole")
+
+
+def same(folder, expected):
+    (rows, arrays), (right, right_arrays) = stored(folder), stored(expected)
+    pd.testing.assert_frame_equal(rows, right)
+    assert arrays.keys() == right_arrays.keys()
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(values, right_arrays[name])
+    assert not [path for path in folder.rglob("*") if path.name.startswith((".tmp", "part-"))]
+
+
+def test_killed_ten_times(toy):
+    toy.images(16)
+    toy.checkpoint()
+    toy.profile(chunk=16, workers=1)
+    trials(toy, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_killed_fifty_times(toy, seed):
+    toy.images(32)
+    toy.checkpoint()
+    toy.profile(chunk=16, workers=1)
+    trials(toy, 10, seed)
+
+
+def test_two_runs_at_once_compute_every_image_once(ready):
+    log = ready.root / "log"
+    log.mkdir()
+    slow = {"TOY_DELAY": "0.01", "TOY_LOG": str(log)}
+    pair = [child(command(ready), slow), child(command(ready), slow)]
+    for process in pair:
+        process.join(120)
+    assert [process.exitcode for process in pair] == [0, 0]
+    rows, arrays = stored(ready.store)
+    assert len(rows) == 24 and (rows["pred"] == rows["target"]).all() and len(arrays["logits.npy"]) == 24
+    assert sum(int(path.read_text()) for path in log.iterdir()) == 24
+
+
+# Disks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_loses_nothing(ready, monkeypatch, capsys, toy_networks):
+    written, original = [], store.pq.write_table
+
+    def full(table, path, **options):
+        if len(written) == 3:
+            Path(path).write_bytes(b"the part that still fitted")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        original(table, path, **options)
+
+    monkeypatch.setattr(store.pq, "write_table", full)
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, "cannot write", "No space left on device", "--cache-dir", "a rerun continues from it")
+    assert len(list(ready.store.glob("predictions/*/part-*"))) == 3 and not list(ready.store.rglob(".tmp-*"))
+    monkeypatch.setattr(store.pq, "write_table", original)
+    toy_networks.CALLS.clear()
+    assert cli.main(command(ready)) == 0
+    assert sum(toy_networks.CALLS) == 24 - 3 * 4
+    assert "24/24 correct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["logits.npy", "predictions.parquet"])
+def test_a_disk_that_fills_up_at_the_last_step(ready, monkeypatch, capsys, toy_networks, name):
+    original = os.replace
+
+    def full(source, target):
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(source, target)
+
+    monkeypatch.setattr(store.os, "replace", full)
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, name, "No space left on device")
+    monkeypatch.setattr(store.os, "replace", original)
+    toy_networks.CALLS.clear()
+    assert cli.main(command(ready)) == 0 and toy_networks.CALLS == []
+    assert stored(ready.store)[0]["pred"].notna().all()
+
+
+def test_a_read_only_cache(ready, monkeypatch, capsys):
+    assert cli.main(command(ready)) == 0
+    capsys.readouterr()
+
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(Path, "mkdir", refuse)
+        read_only.setattr(Path, "write_text", refuse)
+        assert cli.main(command(ready)) == 0  # what is there is served
+        assert "24/24 correct" in capsys.readouterr().out
+        assert cli.main(command(ready, "--transform", "hflip=1")) == 2
+        one_message(capsys, "cannot write", "Read-only file system", "--cache-dir")
+
+
+def test_a_cache_that_is_a_file(ready, monkeypatch, capsys):
+    (ready.root / "file").write_text("not a folder")
+    monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(ready.root / "file"))
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, "cannot write")
+    assert (ready.root / "file").read_text() == "not a folder"
+
+
+def test_an_import_on_a_full_disk_keeps_what_was_there(ready, monkeypatch, capsys):
+    from beyond_accuracy.datasets import load_dataset
+
+    ids = load_dataset(ready.profile().datasets["images"]).ids
+    frame = pd.DataFrame({"file_name": ids, "predicted_class": 1, "predicted_probability": 0.5})
+    frame.to_csv(ready.root / "p.csv", index=False)
+    arguments = ["import-predictions", str(ready.root / "p.csv"), "--model", "mine", "--dataset", "images"]
+    arguments += ["--profile", str(ready.root / "toy.yaml")]
+    assert cli.main(arguments) == 0
+    frame.assign(predicted_class=2).to_csv(ready.root / "p.csv", index=False)
+    capsys.readouterr()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(store.pq, "write_table", full)
+        assert cli.main(arguments) == 2
+    one_message(capsys, "No space left on device")
+    assert set(Store(ready.store).imported("mine", "images").frame()["pred"]) == {1}
+    assert [p.name for p in (ready.store / "imported" / "mine").iterdir() if p.is_dir()] == ["images"]
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_part_stops_the_run_and_only_it_is_done_again(ready, capsys, toy_networks, monkeypatch):
+    monkeypatch.setattr(toy_networks, "CALLS", calls := [])
+    original = store.Entry.finish
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(store.Entry, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(command(ready)) == 130
+    part = sorted(ready.store.glob("predictions/*/part-*"))[2]
+    part.write_bytes(part.read_bytes()[:-30])
+    capsys.readouterr()
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, str(part), "colour on images are damaged", "delete that file and run again")
+    part.unlink()
+    calls.clear()
+    assert cli.main(command(ready)) == 0 and sum(calls) == 4
+    assert store.Entry.finish is original
+
+
+def test_damaged_logits_are_named(ready, capsys):
+    assert cli.main(command(ready)) == 0
+    (file,) = ready.store.glob("predictions/*/logits.npy")
+    file.write_bytes(file.read_bytes()[:40])
+    capsys.readouterr()
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, str(file), "are damaged", "delete the folder")
+
+
+def test_a_truncated_jpeg_is_named_and_can_be_left_out(ready, capsys):
+    image = ready.data / "images" / "green" / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(image)
+    image.write_bytes(image.read_bytes()[:900])
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, "'green/photo'", "cannot be decoded", "truncated", "--skip-bad")
+    assert cli.main(command(ready, "--skip-bad")) == 0
+    assert "24/24 correct, top-1 100.00%, 1 images that cannot be decoded left out" in capsys.readouterr().out
+
+
+def test_an_unknown_class_folder(ready, capsys):
+    (ready.data / "images" / "purple").mkdir()
+    Image.new("RGB", (9, 9)).save(ready.data / "images" / "purple" / "x.png")
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, "purple")
+
+
+def test_nan_logits(ready, capsys):
+    from safetensors.torch import save_file
+
+    weight = torch.full((3, 3), float("nan"))
+    save_file({"head.weight": weight}, ready.root / "colour" / "model.safetensors")
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, "colour: logits of image 'blue/blue000'", "are not finite", "may be damaged")
+
+
+def test_wrong_number_of_classes(toy, capsys):
+    toy.images(1)
+    toy.checkpoint(n_classes=4)
+    toy.profile()
+    assert cli.main(command(toy)) == 2
+    one_message(capsys, "colour: the checkpoint has 4 classes", "has 3")
+
+
+class Exploit:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.mark.parametrize("source", ["timm:toy_colour", "open_clip:ViT-B-16"])
+def test_a_pickle_posing_as_a_checkpoint(ready, capsys, monkeypatch, source):
+    import open_clip
+
+    # a network of this size is not needed to be refused
+    small = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    tiny = {"embed_dim": 8, "vision_cfg": small, "text_cfg": text}
+    monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: tiny)
+    target = ready.root / "executed"
+    weights = ready.root / "weights.pt"
+    weights.write_bytes(pickle.dumps(Exploit(target)))
+    assert cli.main(command(ready, "--checkpoint", weights, model=source)) == 2
+    one_message(capsys, "was not loaded and nothing in it was run", "safetensors")
+    assert not target.exists()
+
+
+def test_hostile_names_end_to_end(toy, capsys):
+    """Quotes, tags and other scripts in file, model and dataset names."""
+    toy.images(1)
+    toy.checkpoint("größe '\"<img src=x onerror=alert(1)>&", scale=4.0)
+    odd = "größe '\"<img src=x onerror=alert(1)>&"
+    content = toy.content({odd: {"source": "timm", "name": f"local-dir:{toy.root / odd}"}})
+    content["datasets"][odd] = content["datasets"].pop("images")
+    content["dimensions"] = {}
+    picture = next((toy.data / "images" / "red").iterdir())
+    picture.rename(picture.with_name("日本 <b>'\"&.png"))
+    toy.profile(content)
+    output = toy.root / "rows.csv"
+    assert cli.main(command(toy, "--output", output, model=odd, dataset=odd)) == 0
+    assert f"{odd} on {odd}" in capsys.readouterr().out
+    assert "red/日本 <b>'\"&" in set(pd.read_csv(output)["id"])
