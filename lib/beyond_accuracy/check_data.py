@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from beyond_accuracy.fetch import needs_data
 from beyond_accuracy.labels import IMAGENET_ORDER
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import DatasetSpec
+from beyond_accuracy.readers.samples import count_note
 from beyond_accuracy.sources import how_to_get
 
 OK, NOTE, MISSING, WRONG = "ok", "note", "missing", "wrong"
@@ -49,7 +50,7 @@ def check_dataset(spec: DatasetSpec, profile: str) -> list[Finding]:
     if spec.reader == "imagenet_real":
         return [_real()]
     try:
-        dataset = load_dataset(spec)
+        dataset = load_dataset(replace(spec, limit=0))
     except DataMissing as missing:
         path = resolve(spec.path)
         text = _plain(missing, spec) if path.exists() else f"not found at {path}"
@@ -87,12 +88,10 @@ def _counts(dataset: ImageDataset) -> str:
 
 
 def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
-    # `limit` is applied after the reader compared the number of images
-    if "the full set has" in dataset.source:
-        yield WRONG, f"{dataset.source}: incomplete, or another version; fetch it again"
+    if note := count_note(spec, len(dataset)):
+        yield WRONG, f"{dataset.source}: {note}: incomplete, or another version; fetch it again"
     yield from _split_sizes(spec, dataset)
-    if not spec.limit:
-        yield from _classes(spec, dataset)
+    yield from _classes(spec, dataset)
     if dataset.load is not None:
         yield from _images(spec, dataset)
 

@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", parents=[common, profile], help="download what may be downloaded")
     fetch.add_argument("--only", action="append", default=[], metavar="NAME", help="datasets, pages, or `models`")
     fetch.add_argument("--yes", action="store_true", help="start without asking")
-    fetch.set_defaults(run=_fetch)
+    fetch.set_defaults(run=_fetch, profile="paper")  # no other shipped profile needs downloads
 
     listing = commands.add_parser("list", parents=[common, profile], help="list models, datasets or profiles")
     listing.add_argument("what", choices=["models", "datasets", "profiles"])
@@ -119,7 +119,11 @@ def _options(args: argparse.Namespace) -> dict:
 
 
 def _report(args: argparse.Namespace) -> int:
+    from beyond_accuracy.profiles import load_profile
     from beyond_accuracy.report import build
+    from beyond_accuracy.weights import stay_offline_without_network
+
+    stay_offline_without_network(load_profile(args.profile).select(args.models).models.values())
 
     return build(
         args.profile,
@@ -137,10 +141,12 @@ def _predict(args: argparse.Namespace) -> int:
     from beyond_accuracy.outputs import Outputs
     from beyond_accuracy.profiles import load_profile
     from beyond_accuracy.store import Store
+    from beyond_accuracy.weights import stay_offline_without_network
 
     output = _output(args.output)
     profile = load_profile(args.profile)
     model, dataset = _model(profile, args), _dataset(profile, args.dataset)
+    stay_offline_without_network([model])
     if args.limit:
         dataset = replace(dataset, limit=args.limit)
     profile = replace(profile, models={model.name: model}, datasets={**profile.datasets, dataset.name: dataset})

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from beyond_accuracy.download import download, is_compressed, unpack, verify
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.paths import data_dir, resolve
 from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, unknown
+from beyond_accuracy.readers.samples import count_note
 from beyond_accuracy.sources import Download, Hub, Source, how_to_get, sources
 
 GIGABYTE = 1e9
@@ -116,10 +117,9 @@ def needs_data(spec: DatasetSpec) -> bool:
 def is_ready(spec: DatasetSpec) -> bool:
     """Whether a dataset can be read and is complete."""
     try:
-        dataset = load_dataset(spec)
+        return not count_note(spec, len(load_dataset(replace(spec, limit=0))))
     except (DataMissing, InputError):
         return False
-    return not spec.expected or bool(spec.limit) or len(dataset) == spec.expected or "full set" not in dataset.source
 
 
 def missing_weights(profile: Profile) -> list[ModelSpec]:

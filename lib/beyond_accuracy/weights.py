@@ -8,9 +8,9 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -136,10 +136,20 @@ def hub_reachable() -> bool:
     return bool(answer and answer[0])
 
 
-def stay_offline_without_network() -> None:
+def may_need_hub(spec: ModelSpec) -> bool:
+    """Whether loading a model may ask the hub: its weights are neither a local file nor a local folder."""
+    if spec.source == "predictions" or spec.checkpoint or spec.id.startswith("local-dir:"):
+        return False
+    return not (spec.pretrained and resolve(spec.pretrained).is_file())
+
+
+def stay_offline_without_network(specs: Iterable[ModelSpec]) -> None:
     """Tell the hub's client not to try where the hub cannot be reached; must run before it is first imported.
 
     Child processes (notebooks, workers) inherit it.
+
+    Args:
+        specs: The models about to be used; where none may need the hub, it is not asked.
     """
-    if find_spec("huggingface_hub") and "huggingface_hub" not in sys.modules and not hub_reachable():
+    if "huggingface_hub" not in sys.modules and any(map(may_need_hub, specs)) and not hub_reachable():
         os.environ["HF_HUB_OFFLINE"] = "1"

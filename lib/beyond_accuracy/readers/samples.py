@@ -106,24 +106,29 @@ def assemble(
     *,
     columns: np.ndarray | None = None,
     metadata: pd.DataFrame | None = None,
-    source: str = "",
 ) -> ImageDataset:
     """Build the dataset and check its size against what the full set has (`expected` of the profile).
 
     Raises:
         InputError: As `build_dataset`; another number of images, with the option `strict`.
     """
-    source = source or str(samples.root)
-    if spec.expected and len(ids) != spec.expected:
-        note = f"{len(ids):,} images, the full set has {spec.expected:,}"
+    source = str(samples.root)
+    if note := count_note(spec, len(ids)):
         if spec.options.get("strict"):
             raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
-        source = f"{source} ({note})"
-        if "ipykernel" not in sys.modules:  # a page prints it as its data source
+        if "ipykernel" not in sys.modules:  # pages show the number of images with every result
             print(f"{spec.name}: {note}", file=sys.stderr)
     return build_dataset(
         spec, ids, targets, samples.load, content=samples.stamp, source=source, columns=columns, metadata=metadata
     )
+
+
+def count_note(spec: DatasetSpec, n: int) -> str:
+    """What is to be said of a number of images that is not the full set's; empty where it is."""
+    wanted_part = spec.options.get("images") or spec.options.get("corruptions")
+    if not spec.expected or n == spec.expected or wanted_part:
+        return ""
+    return f"{n:,} images, the full set has {spec.expected:,}"
 
 
 def split_of(path: Path, root: Path) -> str:
