@@ -472,6 +472,7 @@ def test_front_page_numbers_come_from_the_results(tmp_path):
     table = page.select_one("#tab-headline table")
     assert [row.th.text for row in table.select("tbody tr")] == ["ViT <s>", "ViT, CLIP", "ResNet"]
     assert [cell.text for cell in table.select("tbody tr")[1].select("td")] == ["–", "0.050", "0.100 [0.080, 0.120]"]
+    assert page.select_one(".ba-models code").text == "imported predictions"
     assert "--models vit_sup,vit_clip" in page.select_one(".ba-command").text
     assert not page.select(".ba-banner")
 

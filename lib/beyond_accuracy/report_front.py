@@ -87,7 +87,8 @@ def front_page(
         site,
         lede=_lede(profile),
         models=[
-            {"label": spec.label, "id": spec.id, "mark": mark(looks[spec.name])} for spec in profile.models.values()
+            {"label": spec.label, "id": _origin(spec), "mark": mark(looks[spec.name])}
+            for spec in profile.models.values()
         ],
         findings=[found[0] for found in findings],
         more_findings=[finding for found in findings for finding in found[1:]],

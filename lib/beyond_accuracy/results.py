@@ -309,8 +309,9 @@ def table_html(
         rows.append(f"<tr>{''.join(cells)}</tr>")
     link = _csv_link(csv_text(frame), f"{name}.csv", f"table {name}")
     download = f'<p class="ba-download">{link}</p>' if link else ""
+    dense = " ba-dense" if sum(pair is not None for pair in shown.values()) > 2 else ""  # intervals go below values
     return (
-        f'<figure class="ba-table" id="tab-{name}"><figcaption id="cap-{name}">{_text(caption)}</figcaption>'
+        f'<figure class="ba-table{dense}" id="tab-{name}"><figcaption id="cap-{name}">{_text(caption)}</figcaption>'
         f'<div class="ba-scroll" tabindex="0" role="region" aria-labelledby="cap-{name}">'
         f'<table data-sortable data-name="{name}" aria-labelledby="cap-{name}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{download}</figure>"
@@ -320,6 +321,11 @@ def table_html(
 def display_table(frame: pd.DataFrame, caption: str, *, name: str, **options: object) -> None:
     """Show a table in the running notebook; arguments as for `table_html`."""
     _display(table_html(frame, caption, name=name, **options), f"{caption}\n{frame.to_string(index=False)}")
+
+
+def display_finding(sentence: str) -> None:
+    """Show a finding in the running notebook; plain text, with code between backticks left as it is."""
+    _display(f'<p class="ba-finding">{_text(sentence)}</p>', sentence)
 
 
 def format_interval(value: float, low: float, high: float, spec: str = ".3g") -> str:
