@@ -9,6 +9,8 @@ from PIL import Image
 
 from .plots import WIDTH
 
+_SIZE = 10  # points
+_LINE = 0.175  # inches per caption line of that size
 PHOTO_SIDE = 160  # pixels: sharp at three columns on a phone, and light in the page
 
 
@@ -31,13 +33,18 @@ def gallery(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     lines = max(caption.count("\n") for caption in captions) + 1
-    side = WIDTH / columns
-    fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * (side + 0.19 * lines)), squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, image, caption in zip(axes.flat, images, captions, strict=False):
+    # placed by hand: captions are wider than they look to the layout engine, which would shrink the pictures
+    gap = 0.12
+    side = (WIDTH - gap * (columns - 1)) / columns
+    cell = side + _LINE * lines + 0.16
+    fig = plt.figure(figsize=(WIDTH, rows * cell), layout="none")
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(i, columns)
+        left, bottom = column * (side + gap) / WIDTH, 1 - (row * cell + side) / (rows * cell)
+        ax = fig.add_axes((left, bottom, side / WIDTH, side / (rows * cell)))
         ax.imshow(np.asarray(thumbnail(image)), interpolation="nearest" if pixelated else "antialiased")
-        ax.text(0.0, -0.03, caption, transform=ax.transAxes, va="top", ha="left", fontsize=9.5, linespacing=1.25)
+        ax.axis("off")
+        ax.text(0.0, -0.04 / side, caption, transform=ax.transAxes, va="top", fontsize=_SIZE, linespacing=1.2)
     return fig
 
 

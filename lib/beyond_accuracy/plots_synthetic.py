@@ -72,7 +72,7 @@ def curve_figure(
         if chance is not None:
             ax.axhline(chance, color="#8a8f98", linestyle=":", linewidth=1.4)
         ax.set_title(factor.replace("_", " "), fontsize=11)
-        ax.set_ylim(0, 100)
+        ax.set_ylim(0, 103)
     fig.supylabel("accuracy (%)", fontsize=11.5)
     legend(fig, styles, kind="line")
     return fig
@@ -113,14 +113,18 @@ def polar_figure(
 
 
 def category_figure(curve: pd.DataFrame, styles: Mapping[str, ModelStyle], factor: str, chance: float | None) -> Figure:
-    """Accuracy at each level of a factor without order (background, texture), hardest at the bottom."""
+    """Accuracy at each level of a factor without order (background, texture), hardest at the bottom.
+
+    Of more than 24 levels only the 24 hardest are drawn.
+    """
     mine = curve[curve["factor"] == factor]
-    order = mine.groupby("level")["value"].mean().sort_values(ascending=False).index.tolist()
+    order = mine.groupby("level")["value"].mean().sort_values(ascending=False).index.tolist()[-24:]
+    mine = mine[mine["level"].isin(order)]
     fig, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.42 * len(order)))
     errorbar(ax, mine, x="level", styles=styles, order=order, orient="h", dodge=0.17, markersize=6)
     if chance is not None:
         chance_line(ax, chance, orient="h")
-    ax.set_xlim(0, 100)
+    ax.set_xlim(0, 102)
     ax.set_xlabel("accuracy (%)")
     legend(fig, styles)
     return fig

@@ -154,12 +154,13 @@ def test_a_factor_of_one_level_has_no_range():
 def test_failures_are_at_the_hardest_level_and_missed_by_most():
     frame = sweep()
     models = {"a": frame.right, "b": frame.right}
-    picked = syn.pick_failures(models, frame.factor, frame.level, frame.scene, frame.index.astype(str), 0)
+    picked = syn.pick_failures(models, frame.factor, frame.level, frame.scene, frame.index.astype(str), 6, 0)
     light = picked.set_index("factor").loc["light"]
     chosen = frame.loc[int(light.id)]
     assert light.level == chosen.level == "dark" and not chosen.right and light.missed_by == 2
+    assert picked["factor"].tolist()[0] == "light"  # the hardest level of all comes first
     perfect = {"a": np.ones(len(frame), bool)}
-    assert syn.pick_failures(perfect, frame.factor, frame.level, frame.scene, frame.index.astype(str), 0).empty
+    assert syn.pick_failures(perfect, frame.factor, frame.level, frame.scene, frame.index.astype(str), 6, 0).empty
 
 
 def test_no_images():

@@ -36,3 +36,9 @@ def test_a_column_per_model():
     shown = tidy.by_model(pd.DataFrame(rows), "set", {"b": "B", "a": "A"})
     assert list(shown) == ["set", "B", "B_low", "B_high", "A", "A_low", "A_high"]
     assert shown["set"].tolist() == ["q", "p"] and shown["A"].tolist() == [1, 2] and np.isnan(shown["B"][0])
+
+
+def test_rows_as_words():
+    rows = pd.DataFrame({"model_a": ["a", "b"], "gap": [1.26, -0.5]})
+    assert tidy.spell(rows, "{model_a} {gap:+.1f}", {"a": "A"}) == "A +1.3; b -0.5"
+    assert tidy.spell(rows.iloc[:0], "{model_a}") == ""

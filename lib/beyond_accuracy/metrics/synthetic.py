@@ -208,13 +208,19 @@ def sensitivity(
 
 
 def pick_failures(
-    correct: Correct, factor: ArrayLike, level: ArrayLike, clusters: ArrayLike, ids: Iterable[str], seed: int
+    correct: Correct,
+    factor: ArrayLike,
+    level: ArrayLike,
+    clusters: ArrayLike,
+    ids: Iterable[str],
+    count: int,
+    seed: int,
 ) -> pd.DataFrame:
     """One telling failure per factor: an image at the hardest level that most models miss, of a scene they know best.
 
     Returns:
-        Rows `factor, level, id, missed_by` (number of models); ties are broken by the seed. Factors without any failure
-        are left out.
+        At most `count` rows `factor, level, id, missed_by` (number of models), the factor with the hardest level first.
+        Ties are broken by the seed; factors without any failure are left out.
     """
     factor, level, clusters, ids = (np.asarray(array) for array in (factor, level, clusters, list(ids)))
     right = np.stack([np.asarray(values, dtype=float) for values in correct.values()]).mean(axis=0)
@@ -223,13 +229,14 @@ def pick_failures(
     rows = []
     for name in dict.fromkeys(factor):
         chosen = np.flatnonzero(factor == name)
-        hardest = pd.Series(right[chosen]).groupby(level[chosen]).mean().idxmin()
-        candidates = chosen[level[chosen] == hardest]
+        accuracy = pd.Series(right[chosen]).groupby(level[chosen]).mean()
+        candidates = chosen[level[chosen] == accuracy.idxmin()]
         best = candidates[np.lexsort((known[candidates] + tie[candidates], -right[candidates]))[-1]]
         missed = round((1 - right[best]) * len(correct))
         if missed:
-            rows.append((name, hardest, ids[best], missed))
-    return pd.DataFrame(rows, columns=["factor", "level", "id", "missed_by"])
+            rows.append((accuracy.min(), name, accuracy.idxmin(), ids[best], missed))
+    ordered = [row[1:] for row in sorted(rows, key=lambda row: row[0])[:count]]
+    return pd.DataFrame(ordered, columns=["factor", "level", "id", "missed_by"])
 
 
 def _cell_draws(

@@ -106,3 +106,17 @@ def beside_paper(shown: pd.DataFrame, paper: pd.DataFrame, heading: str, labels:
         return shown
     theirs = paper.set_index("model")["value"].reindex(list(labels)).to_numpy()
     return shown.assign(**{"paper": theirs, "minus paper": shown[heading].to_numpy() - theirs})
+
+
+def spell(rows: pd.DataFrame, pattern: str, labels: Mapping[str, str] | None = None) -> str:
+    """Rows as words, for alt texts: one phrase per row, joined by semicolons; models by their labels.
+
+    >>> spell(pd.DataFrame({"model": ["a"], "value": [81.25]}), "{model} {value:.1f} %", {"a": "Model A"})
+    'Model A 81.2 %'
+    """
+    names = labels or {}
+    phrases = []
+    for values in rows.to_dict("records"):
+        shown = {key: names.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+        phrases.append(pattern.format(**shown))
+    return "; ".join(phrases)
