@@ -223,6 +223,24 @@ def test_worker_processes_give_the_same_rows(toy):
     pd.testing.assert_frame_equal(alone.frame, helped.frame)
 
 
+def test_what_worker_processes_are_given_survives_pickling(toy):
+    """Where processes are spawned and not forked (macOS, Windows) everything is pickled on the way."""
+    import pickle
+
+    from beyond_accuracy.datasets import load_dataset
+    from beyond_accuracy.geometry import Geometry
+    from beyond_accuracy.transforms import parse
+
+    toy.images(2)
+    toy.checkpoint()
+    data = load_dataset(toy.profile().datasets["images"]).limit(3)
+    views = inference._Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
+    copied = pickle.loads(pickle.dumps(views))
+    assert len(copied) == 3
+    for position in range(3):
+        np.testing.assert_array_equal(copied[position][1][0], views[position][1][0])
+
+
 def test_what_is_kept(toy):
     toy.images(2)
     toy.checkpoint()

@@ -337,6 +337,32 @@ def test_the_second_of_two_runs_waits(tmp_path, capsys):
     other.join()
 
 
+def test_a_file_system_without_locks(toy, monkeypatch):
+    """Two runs then do the same work; whoever is slower finds it done."""
+    from beyond_accuracy import store
+
+    def unsupported(*_, **__):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(store.FileLock, "acquire", unsupported)
+    toy.images(2)
+    toy.checkpoint()
+    original = Entry._merge
+
+    def overtaken(self, ranges):
+        half_written = self.folder / ".tmp-of-the-other"
+        half_written.write_bytes(b"")
+        self.start({"device": "cpu"}, locked=False)
+        assert half_written.exists()
+        original(self, ranges)
+        for part in self.folder.glob("part-*"):
+            part.unlink()
+        raise InputError("a part is gone")
+
+    monkeypatch.setattr(Entry, "_merge", overtaken)
+    assert toy.outputs().predictions("images", ["none"])["none"]["colour"].correct.all()
+
+
 def test_atomic_write_keeps_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     atomic_write(path, lambda p: p.write_text("first"))

@@ -131,8 +131,8 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
     facts = {"device": device_name(device), "torch": torch.__version__, "computed_by": beyond_accuracy.__version__}
     with ExitStack() as locks:
         for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
-            locks.enter_context(job.entry.lock())
-            job.entry.start(facts)
+            locked = locks.enter_context(job.entry.lock())
+            job.entry.start(facts, locked)
         lacking = {job.entry.key: set(job.entry.missing(ranges)) for job in jobs}
         todo = {rows: [job for job in jobs if rows in lacking[job.entry.key]] for rows in ranges}
         if todo := {rows: wanted for rows, wanted in todo.items() if wanted}:

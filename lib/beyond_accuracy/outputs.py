@@ -100,7 +100,7 @@ class Outputs:
             frame = self._rows(entry, data)
             layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
             for layer, values in layers.items():
-                if not np.isfinite(values).all():
+                if not _finite(values):
                     raise InputError(f"{name} on {dataset}: features {layer} are beyond the range of float16")
             targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
             found[name] = Features(name, dataset, frame["id"].to_numpy(), targets, layers, entry.meta)
@@ -176,7 +176,7 @@ class Outputs:
 
     @property
     def _skip_bad(self) -> bool:
-        return bool(self.options.get("skip_bad") or os.environ.get("BEYOND_ACCURACY_SKIP_BAD"))
+        return bool(self.options.get("skip_bad")) or os.environ.get("BEYOND_ACCURACY_SKIP_BAD", "") not in ("", "0")
 
     def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
         frame = entry.frame()
@@ -197,6 +197,11 @@ class Outputs:
         frame = self._rows(entry, data)
         text = parse(transform).text
         return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether a memory-mapped array is finite, looked at in slices: its length may be millions."""
+    return all(np.isfinite(values[start : start + 16384]).all() for start in range(0, len(values), 16384))
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:

@@ -67,39 +67,43 @@ class Entry:
         return [rows for rows in ranges if self.part(rows).name not in there]
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[bool]:
         """Held while the entry is filled: of two runs that want the same outputs, the second waits and then reads.
 
-        The operating system drops the lock when its holder dies.
+        The operating system drops the lock when its holder dies. Some cluster file systems have no locks; False is
+        given there, and two runs at once do the same work twice, which is safe because every file is written whole.
 
         Raises:
             InputError: The folder cannot be written.
         """
-        path = self.folder / "lock"
+        path, locked = self.folder / "lock", True
+        lock = FileLock(path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
             try:
                 lock.acquire(timeout=1)
             except Timeout:
                 what = f"{self.meta.get('model')} on {self.meta.get('dataset')}"
                 print(f"another run is computing {what}; waiting for it", file=sys.stderr)
                 lock.acquire()
+        except NotImplementedError:
+            locked = False
         except OSError as error:
             raise _cannot_write(path, error) from error
         try:
-            yield
+            yield locked
         finally:
             lock.release()
 
-    def start(self, facts: dict) -> None:
-        """Write down what the folder stands for, and clear what a killed run left half-written. Needs the lock.
+    def start(self, facts: dict, locked: bool = True) -> None:
+        """Write down what the folder stands for, and clear what a killed run left half-written.
 
         Args:
             facts: How this run computes (device, versions); a run continued elsewhere lists both.
+            locked: Nobody else is at work here, so what is half-written is nobody's.
         """
-        with suppress(OSError):
-            for left in self.folder.glob(".tmp-*"):
+        for left in self.folder.glob(".tmp-*") if locked else ():
+            with suppress(OSError):
                 left.unlink()
         stored = self._stored_meta()
         if not all(text in str(stored.get(name, "")).split("; ") for name, text in facts.items()):
@@ -134,28 +138,34 @@ class Entry:
         Raises:
             InputError: A damaged part (named), or not one image could be decoded.
         """
-        if not self.complete:
-            narrow, widths = [], {}
-            for rows in ranges:
-                schema = self._read(self.part(rows), schema=True)
-                wide = {f.name: f.type.list_size for f in schema if pa.types.is_fixed_size_list(f.type)}
-                table = self._read(self.part(rows), [name for name in schema.names if name not in wide])
-                if len(table):
-                    narrow.append((rows, table))
-                    widths = wide
-            if not narrow:
-                raise InputError(f"{self.meta.get('dataset')}: not one image could be decoded")
-            merged = pa.concat_tables([table for _, table in narrow])
-            for name, width in widths.items():
-                parts = [rows for rows, _ in narrow]
-                atomic_write(
-                    self.folder / f"{name}.npy",
-                    lambda path, n=name, w=width, p=parts: self._stream(path, n, (len(merged), w), p),
-                )
-            self.write_rows(merged, list(widths))
+        try:
+            self._merge(ranges)
+        except InputError:
+            if not self.complete:  # else another run, that no lock could keep away, was faster
+                raise
         with suppress(OSError):
             for part in self.folder.glob("part-*.parquet"):
                 part.unlink()
+
+    def _merge(self, ranges: list[Range]) -> None:
+        if self.complete:
+            return
+        narrow, widths = {}, {}
+        for rows in ranges:
+            schema = self._read(self.part(rows), schema=True)
+            wide = {f.name: f.type.list_size for f in schema if pa.types.is_fixed_size_list(f.type)}
+            table = self._read(self.part(rows), [name for name in schema.names if name not in wide])
+            if len(table):  # a part without one good image has fewer columns, too
+                narrow[rows], widths = table, wide
+        if not narrow:
+            raise InputError(f"{self.meta.get('dataset')}: not one image could be decoded")
+        merged = pa.concat_tables(narrow.values())
+        for name, width in widths.items():
+            shape = (len(merged), width)
+            atomic_write(
+                self.folder / f"{name}.npy", lambda path, n=name, s=shape: self._stream(path, n, s, list(narrow))
+            )
+        self.write_rows(merged, list(widths))
 
     def write_rows(self, table: pa.Table, arrays: list[str]) -> None:
         """Write the merged rows, which makes the entry complete; `arrays` are the .npy files beside them."""
