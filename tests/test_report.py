@@ -72,7 +72,7 @@ def write_notebooks(folder):
         code("secret_code = 2\nprint('shown')", "hide-input"),
         code(RESULTS),
         code("from IPython.display import Markdown, display\ndisplay(Markdown(f'**It rises by {SEED} of {BINS}.**'))"),
-        code("41 + 1"),
+        code("2 * 171717171"),
     )
     write(
         folder / "01_mistakes.ipynb",
@@ -201,7 +201,7 @@ def test_cells_show_what_a_reader_wants(built):
     assert "noise" not in text.replace('print("noise"', "") and "careful" not in text.replace('warn("careful")', "")
     assert "said <aloud>" in text
     assert "hidden_setup" not in text and "secret_code" not in text and "shown" in text
-    assert "42" not in text  # the bare value of a last expression
+    assert "343434342" not in text  # the bare value of a last expression
     for fold in page.select("main details"):
         assert not fold.has_attr("open")
     assert page.select_one("main details summary").text == "Parameters"
@@ -285,6 +285,23 @@ def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path)
     said.clear()
     report.build(trial_profile(), parameters={"BINS": 20}, **build)
     assert said[0] == "03_calibration: unchanged"
+
+
+def test_a_run_cut_short_is_done_again(built, monkeypatch):
+    root, *_ = built
+    build = {"notebooks": root / "notebooks", "only": ["calibration"], "echo": lambda line: None}
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("beyond_accuracy.report_run.execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            report.build(trial_profile(), parameters={"BINS": 30}, **build)
+    said = []
+    assert report.build(trial_profile(), **build | {"echo": said.append}) == 0
+    assert said[0] == "03_calibration: running"  # back to the parameters of before, whose results are gone
+    assert not results.read_results(root / "report" / "trial" / "results" / "calibration.csv").empty
 
 
 def test_misspelt_parameters_and_pages_are_refused_before_anything_runs(built):

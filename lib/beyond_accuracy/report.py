@@ -24,7 +24,7 @@ LIBRARY = Path(__file__).parent
 # Modules that change how a page looks but not what a notebook computes.
 RENDERING = ("report.py", "report_run.py", "report_pages.py", "report_front.py", "cli.py")
 # Pages that read the results of the others run after them, whatever their number.
-LATE = ("models", "summary")
+LATE = ("summary",)
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
 
@@ -288,7 +288,8 @@ def _run(folder: Path, page: Page, parameters: Mapping[str, object], profile: Pr
     """Execute a page's notebook; returns facts for the page's footer."""
     from beyond_accuracy import report_run
 
-    # Numbers of an earlier run must not outlive a run that fails.
+    # Numbers of an earlier run must not outlive a run that fails, and a run cut short must not look finished.
+    _state_file(folder, page).unlink(missing_ok=True)
     for stale in (
         f"results/{page.dimension}.csv",
         f"comparisons/{page.dimension}.csv",
