@@ -372,3 +372,128 @@ def pug_id(row: dict) -> str:
     """`<factor>/<class>/<character>/<level>`."""
     level = row["level"] if isinstance(row["level"], str) else f"{row['level']:g}"
     return f"{row['factor']}/{row['character_label']}/{row['character_name']}/{level}"
+
+
+# ---------------------------------------------------------------------------------------- the whole paper, very small
+
+VTAB_SHOWN = 3  # classes of a probe task that have images
+
+
+def annotated_images(n: int = 96) -> list[tuple[str, int, bytes]]:
+    """Images under the names of real, ImageNet-X-annotated validation images, with their real labels."""
+    from beyond_accuracy.annotations import factors_imagenet_x
+
+    frame = factors_imagenet_x().sort_index().iloc[:n]
+    rows = enumerate(zip(frame.index, frame["target"], strict=True))
+    return [
+        (name, int(label), image_bytes(i, (60 + i % 9, 50 + i % 7), quality=60 + i % 30)) for i, (name, label) in rows
+    ]
+
+
+def paper_data(root: Path) -> None:
+    """Every dataset of the profile `paper` at the path it is looked for, in its official form."""
+    from beyond_accuracy import vtab
+    from beyond_accuracy.benchmarks import cue_categories
+
+    imagenet_parquet(root / "imagenet_1k", annotated_images())
+    imagenet_v2(root / "imagenet_v2")
+    imagenet_subset_tar(root / "imagenet_a", "a")
+    imagenet_subset_tar(root / "imagenet_r", "r")
+    members, _ = wnid_members("sketch", range(0, 1000, 50), 1)
+    for name, content in members.items():
+        write(root / "imagenet_sketch" / name, content)
+    imagenet_c(root / "imagenet_c", grouped=True)
+    imagenet_hard(root / "imagenet_hard")
+    shapes = sorted(cue_categories())
+    names = [
+        f"{shape}{k}-{texture}1" for k in (1, 2) for shape in shapes for texture in (shapes[3], shapes[k + 5], shape)
+    ]
+    cue_conflict(root / "cue_conflict", tuple(dict.fromkeys(names)))
+    pug_folder(root / "pug_imagenet", (320, 320))
+    for name, task in vtab.tasks().items():
+        labels = list(range(min(VTAB_SHOWN, task.classes)))
+        splits = {"train": labels * 10, "test": labels * 5}
+        folder = root / "vtab" / name
+        if name == "sun397":
+            vtab_parquet(folder, splits, task.classes)
+        else:
+            clip_benchmark(folder, splits, [f"thing {i}" for i in range(task.classes)])
+
+
+def vtab_parquet(root: Path, splits: dict[str, list[int]], n_classes: int) -> None:
+    """`data/<split>-*.parquet` with class names in the schema."""
+    for order, (split, labels) in enumerate(splits.items()):
+        write_hub_parquet(
+            root / "data" / f"{split}-00000-of-00001.parquet",
+            [image_bytes(1000 * order + i, (50, 40)) for i in range(len(labels))],
+            [None] * len(labels),
+            7,
+            names=[f"place {i}" for i in range(n_classes)],
+            label=pa.array(labels, pa.int64()),
+        )
+
+
+def paper_models(root: Path) -> dict[str, dict]:
+    """The four model families with random weights and little width, as local folders; entries of a profile."""
+    import torch
+
+    torch.manual_seed(0)
+    vit = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    convnext = {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}
+    clip_vit = {"image_size": 224, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+    clip_convnext = {
+        "timm_model_name": "test_convnext",
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "image_size": 224,
+    }
+    return {
+        "vit_sup": _timm_folder(root / "vit_sup", "deit3_base_patch16_224", vit, 1.0),
+        "convnext_sup": _timm_folder(root / "convnext_sup", "convnext_base", convnext, 0.875),
+        "vit_clip": _clip_folder(root / "vit_clip", clip_vit),
+        "convnext_clip": _clip_folder(root / "convnext_clip", clip_convnext),
+    }
+
+
+def _timm_folder(folder: Path, architecture: str, arguments: dict, crop: float) -> dict:
+    import timm
+    from safetensors.torch import save_file
+
+    network = timm.create_model(architecture, pretrained=False, num_classes=1000, **arguments)
+    config = {
+        "architecture": architecture,
+        "num_classes": 1000,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [3, 224, 224],
+            "interpolation": "bicubic",
+            "crop_pct": crop,
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "num_classes": 1000,
+            "first_conv": "patch_embed.proj" if "deit" in architecture else "stem.0",
+            "classifier": "head" if "deit" in architecture else "head.fc",
+        },
+    }
+    write(folder / "config.json", json.dumps(config))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return {"source": "timm", "name": f"local-dir:{folder}"}
+
+
+def _clip_folder(folder: Path, vision: dict) -> dict:
+    import open_clip
+    from safetensors.torch import save_file
+
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {
+        "model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": {"mean": [0.481, 0.458, 0.408], "std": [0.269, 0.261, 0.276], "interpolation": "bicubic"},
+    }
+    write(folder / "open_clip_config.json", json.dumps(config))
+    network = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    return {"source": "open_clip", "name": f"local-dir:{folder}"}
