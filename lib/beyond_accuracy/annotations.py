@@ -101,6 +101,22 @@ def factor_frame(
     return frame.rename_axis("id")
 
 
+def image_groups(ids: NDArray, source: str | None, class_names: NDArray) -> tuple[str, NDArray]:
+    """Groups of classes for a drill-down: the 17 metaclasses of ImageNet-X, else the classes themselves.
+
+    Args:
+        ids: (n,) annotated images.
+        source: As in `factor_frame`.
+        class_names: (n,) name of each image's class.
+
+    Returns:
+        What a group is called (`metaclass` or `class`), and the (n,) groups.
+    """
+    if source == "imagenet_x":
+        return "metaclass", factors_imagenet_x("top").loc[ids, "metaclass"].to_numpy()
+    return "class", np.asarray(class_names)
+
+
 @cache
 def real_labels() -> dict[str, NDArray[np.int64]]:
     """ReaL labels (Beyer et al. 2020, "Are we done with ImageNet?", arXiv 2006.07159), as shipped with timm.

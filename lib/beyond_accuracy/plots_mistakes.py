@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .metrics.mistakes import AVERAGE
 from .plots import GREY, INK, WIDTH, ModelStyle, errorbar, legend, paper_points
@@ -76,8 +77,11 @@ def difference_figure(differences: pd.DataFrame, styles: Mapping[str, ModelStyle
         ax.set_visible(False)
     axes[0, 0].set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
     axes[0, 0].set_ylim(len(order) - 0.4, -0.6)
-    limit = differences[["ci_low", "ci_high"]].abs().quantile(0.95).max()
-    axes[0, 0].set_xlim(-1.2 * limit, 1.2 * limit)
+    # All but the very widest intervals of the rarest factors; zero is always in sight.
+    low, high = min(0.0, differences["ci_low"].quantile(0.03)), max(0.0, differences["ci_high"].quantile(0.97))
+    low, high = min(low, differences["difference"].min()), max(high, differences["difference"].max())
+    axes[0, 0].set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     fig.supxlabel("difference of error ratios (filled: p < 0.05 after Holm)", fontsize=11.5)
     return fig
 

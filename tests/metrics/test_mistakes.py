@@ -149,11 +149,30 @@ def test_real_by_hand():
 
 
 def test_confused_pairs_by_hand():
-    targets, pred = [0, 0, 0, 1, 1, 2], [1, 1, 0, 0, 1, 2]
-    table = mis.confused_pairs(pred, targets, ["cat", "dog", "car"])
-    assert table.values.tolist() == [["cat", "dog", 2, 2 / 3, 1], ["dog", "cat", 1, 0.5, 2]]
-    assert len(mis.confused_pairs(pred, targets, ["cat", "dog", "car"], top=1)) == 1
-    assert mis.confused_pairs([1, 2], [1, 2], ["a", "b", "c"]).empty
+    targets, names = [0, 0, 0, 1, 1, 2], ["cat", "dog", "car"]
+    table = mis.confused_pairs({"a": [1, 1, 0, 0, 1, 2], "b": [1, 0, 0, 1, 1, 0]}, targets, names)
+    assert list(table.columns) == ["target", "pred", "n", "a", "b", "back"]
+    assert table.values.tolist() == [
+        ["cat", "dog", 3, 2, 1, 0.5],
+        ["dog", "cat", 2, 1, 0, 1.5],
+        ["car", "cat", 1, 0, 1, 0],
+    ]
+    assert len(mis.confused_pairs({"a": [1, 1, 0, 0, 1, 2]}, targets, names, top=1)) == 1
+    assert mis.confused_pairs({"a": [1, 2]}, [1, 2], names).empty
+    cranes = mis.confused_pairs({"a": [1]}, [0], ["crane", "crane", "car"])
+    assert cranes[["target", "pred"]].values.tolist() == [["crane (0)", "crane (1)"]]
+    with pytest.raises(ValueError):
+        mis.confused_pairs({"a": [1]}, [1, 2], names)
+
+
+def test_shown_ratios(world):
+    correct, factors = world
+    table = mis.error_ratios(correct, factors[["pose", "texture"]], 50, rng())
+    paper = pd.DataFrame({"factor": ["pose"], "model": ["b"], "value": [0.7]})
+    shown = mis.shown_ratios(table, {"a": "A", "b": "B"}, paper, ["texture", "pose", "average"])
+    assert shown.columns.tolist() == ["factor", "n", "A", "A_low", "A_high", "B", "B_low", "B_high", "B: paper"]
+    assert shown["n"].tolist() == [factors["texture"].sum(), factors["pose"].sum(), 3000]
+    assert shown["B: paper"].tolist() == pytest.approx([np.nan, 0.7, np.nan], nan_ok=True)
 
 
 @pytest.fixture(scope="module")

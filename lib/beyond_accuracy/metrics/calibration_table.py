@@ -110,7 +110,7 @@ def ece_table(runs: Runs, resamples: int, seed: int, config: BinConfig = PAPER) 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """What a reliability diagram prints of `ece_table`: columns `model`, `accuracy`, `confidence`, `ece`, fractions."""
-    wide = table.pivot(index="model", columns="metric", values="value")
+    wide = table.pivot(index="model", columns="metric", values="value").loc[table["model"].unique()]
     return wide[["accuracy", "confidence", "ece"]].assign(accuracy=wide["accuracy"] / 100).reset_index()
 
 

@@ -229,32 +229,68 @@ def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike], l
 
 
 def confused_pairs(
-    pred: ArrayLike, targets: ArrayLike, names: Mapping[int, str] | Sequence[str], top: int = 20
+    pred: Mapping[str, ArrayLike], targets: ArrayLike, names: Sequence[str], top: int = 20
 ) -> pd.DataFrame:
-    """The most frequent confusions.
+    """The most frequent confusions over all models.
 
     Args:
-        pred: (n,) predicted classes.
+        pred: model -> (n,) predicted classes.
         targets: (n,) labels.
-        names: Class index -> readable name.
+        names: Readable name of each class; where several share one, the index is added.
         top: Number of rows.
 
     Returns:
-        Columns `target`, `pred` (names), `n` (images of target called pred), `share` (of the images of target), `back`
-        (images of pred called target); most frequent first, ties in class order.
+        Columns `target`, `pred` (names), `n` (images of target), one per model (how many it called pred), `back`
+        (images of pred that were called target, mean over models); most frequent first, ties in class order.
     """
-    pred, targets = np.asarray(pred), np.asarray(targets)
-    if pred.shape != targets.shape or pred.ndim != 1:
-        raise ValueError(f"one label per prediction is expected, got shapes {pred.shape} and {targets.shape}")
-    size = pd.Series(targets).value_counts()
-    counts = pd.Series(1, index=pd.MultiIndex.from_arrays([targets, pred])).groupby(level=[0, 1]).sum()
-    wrong = counts[counts.index.get_level_values(0) != counts.index.get_level_values(1)]
-    wrong = wrong.sort_values(ascending=False, kind="stable").head(top)
-    rows = [(names[t], names[p], int(n), n / size[t], int(counts.get((p, t), 0))) for (t, p), n in wrong.items()]
-    return pd.DataFrame(rows, columns=["target", "pred", "n", "share", "back"])
+    targets = np.asarray(targets)
+    counts = {}
+    for model, chosen in pred.items():
+        chosen = np.asarray(chosen)
+        if chosen.shape != targets.shape or chosen.ndim != 1:
+            raise ValueError(f"one label per prediction is expected, got shapes {chosen.shape} and {targets.shape}")
+        counts[model] = pd.Series(1, index=pd.MultiIndex.from_arrays([targets, chosen])).groupby(level=[0, 1]).sum()
+    table = pd.DataFrame(counts).fillna(0).sort_index()
+    wrong = table[table.index.get_level_values(0) != table.index.get_level_values(1)]
+    wrong = wrong.loc[wrong.sum(axis=1).sort_values(ascending=False, kind="stable").index].head(top)
+    size, names = pd.Series(targets).value_counts(), _distinct(names)
+    rows = []
+    for (target, chosen), row in wrong.iterrows():
+        back = table.loc[(chosen, target)].mean() if (chosen, target) in table.index else 0.0
+        rows.append([names[target], names[chosen], int(size[target]), *row.astype(int), back])
+    return pd.DataFrame(rows, columns=["target", "pred", "n", *pred, "back"])
+
+
+def shown_ratios(
+    table: pd.DataFrame, labels: Mapping[str, str], paper: pd.DataFrame, order: Sequence[str]
+) -> pd.DataFrame:
+    """Error ratios as a table for readers: a row per factor, a column with its interval per model.
+
+    Args:
+        table: Rows of `error_ratios`.
+        labels: Model -> label.
+        paper: Rows `factor, model, value` of the paper; models without rows get no column.
+        order: Factors from top to bottom.
+    """
+    counts = table.drop_duplicates("factor").set_index("factor")["n"]
+    shown = pd.DataFrame({"factor": [name.replace("_", " ") for name in order], "n": counts[list(order)].to_numpy()})
+    for model, label in labels.items():
+        rows = table[table["model"] == model].set_index("factor").reindex(order)
+        for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
+            shown[label + suffix] = rows[column].to_numpy()
+        if len(paper) and (paper["model"] == model).any():
+            theirs = paper[paper["model"] == model].set_index("factor")["value"]
+            shown[f"{label}: paper"] = theirs.reindex(order).to_numpy()
+    return shown
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names by index, the index added where a name is not unique (ImageNet has two cranes and two missiles)."""
+    repeated = pd.Series(names).duplicated(keep=False)
+    return [f"{name} ({i})" if twice else name for i, (name, twice) in enumerate(zip(names, repeated, strict=True))]
 
 
 def _arrays(correct: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

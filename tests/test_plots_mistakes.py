@@ -1,0 +1,102 @@
+"""Figures and sentences of the mistakes page draw and say the numbers they are given."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from beyond_accuracy import plots, plots_mistakes
+from beyond_accuracy import words_mistakes as words
+from beyond_accuracy.metrics import mistakes
+from beyond_accuracy.metrics.contrasts import Contrast
+from beyond_accuracy.stats import holm
+
+STYLES = plots.styles(
+    [
+        SimpleNamespace(name="vit_sup", label="ViT", family="transformer", paradigm="supervised"),
+        SimpleNamespace(name="vit_clip", label="ViT, CLIP", family="transformer", paradigm="clip"),
+    ]
+)
+LABELS = {name: look.label for name, look in STYLES.items()}
+
+
+@pytest.fixture(autouse=True)
+def theme():
+    plots.use_theme()
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Texture doubles the errors of `vit_sup` only."""
+    rng = np.random.default_rng(0)
+    factors = pd.DataFrame({"odd_pose": rng.random(2000) < 0.3, "texture": rng.random(2000) < 0.2}).astype(int)
+    correct = {
+        "vit_sup": rng.random(2000) > np.where(factors["texture"] == 1, 0.5, 0.2),
+        "vit_clip": rng.random(2000) > 0.25,
+    }
+    table = mistakes.error_ratios(correct, factors, 200, np.random.default_rng(1))
+    gaps = mistakes.ratio_differences(correct, factors, np.random.default_rng(1), 2000)
+    return correct, factors, table, gaps.assign(p_holm=holm(gaps["p"]))
+
+
+def test_hardest_first_average_last(world):
+    assert plots_mistakes.hardest_first(world[2]) == ["texture", "odd_pose", "average"]
+
+
+def test_ratio_figure(world):
+    table = world[2]
+    paper = pd.DataFrame({"factor": ["texture", "unknown"], "model": "vit_sup", "value": [2.3, 9.0]})
+    ax = plots_mistakes.ratio_figure(table, STYLES, paper).axes[0]
+    n = int(world[1]["texture"].sum())
+    assert [label.get_text() for label in ax.get_yticklabels()][0] == f"texture  ({n})"
+    drawn = np.concatenate([line.get_xdata() for line in ax.lines])
+    for value in [*table["value"], 2.3]:
+        assert np.isclose(drawn, value).any()
+    assert not np.isclose(drawn, 9.0).any()
+    assert ax.get_xlim()[1] > table["value"].max()
+
+
+def test_difference_figure_marks_what_survives(world):
+    gaps = world[3]
+    ax = plots_mistakes.difference_figure(gaps, STYLES, ["texture", "odd_pose", "average"]).axes[0]
+    faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
+    assert [face != "white" for face in faces] == [p < 0.05 for p in gaps["p_holm"]]
+    assert ax.get_title(loc="left") == "ViT\nminus ViT, CLIP"
+
+
+def test_groups_figure(world):
+    groups = np.where(np.arange(2000) < 500, "small_dogs", "other")
+    table = mistakes.errors_by_group(world[0], groups)
+    ax = plots_mistakes.groups_figure(table, STYLES).axes[0]
+    assert {label.get_text() for label in ax.get_yticklabels()} == {"small dogs  (500)", "other  (1,500)"}
+    assert "ViT from" in words.groups_alt(table, LABELS, "kind")
+
+
+def split():
+    rows = mistakes.real_split([1, 1, 1, 1], [0, 0, 0, 0], [[1], [2], [2], []])
+    return pd.concat([rows.assign(model=name) for name in STYLES])
+
+
+def test_split_figure_and_words():
+    ax = plots_mistakes.split_figure(split(), STYLES).axes[0]
+    assert [bar.get_width() for bar in ax.patches] == [50, 50, 25, 25, 25, 25]
+    assert "ViT label noise 25%, true mistake 50%" in words.split_alt(split(), LABELS)
+    assert "25.0 [4.6, 69.9] % for ViT," in words.real_sentence(split(), LABELS)
+
+
+def test_sentences(world):
+    _, factors, table, gaps = world
+    top = table[(table["model"] == "vit_sup") & (table["factor"] == "texture")].iloc[0]
+    sentence = words.hardest_sentence(table, "Val", LABELS)
+    assert f"texture for ViT ({top['value']:.2f} [" in sentence and f"n = {factors['texture'].sum()}" in sentence
+    average = gaps[gaps["factor"] == "average"].iloc[0]
+    pairs = [Contrast("vit_sup", "vit_clip", "objective"), Contrast("vit_sup", "gone", "")]
+    (sentence,) = words.average_sentences(gaps, LABELS, pairs)
+    assert f"{average['difference']:+.2f}" in sentence and "(same architecture)" in sentence
+    assert ("does not surely differ" in sentence) == (average["p_holm"] >= 0.05)
+    assert "texture" in words.difference_alt(gaps, LABELS)
+    assert "average" in words.ratio_alt(table, LABELS, "top factor")
