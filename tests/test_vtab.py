@@ -128,7 +128,10 @@ def test_few_shot(pool):
         assert np.bincount(labels[split.validation]).tolist() == [min(shots, 4)] * 5
         assert not np.isin(fold[np.concatenate([split.train, split.validation])], "test").any()
     assert vtab.possible_shots(labels, groups, fold, [1, 50, 10_000]) == [1, 50]
-    scenes = np.array([f"scene{i // 100}" for i in range(3000)])
-    assert max(vtab.possible_shots(labels, scenes, fold, [1, 5, 10, 50])) == 10  # 20 scenes to train on
+    scenes = np.array([f"scene{i // 100}" for i in range(3000)])  # 20 scenes to train on, each with every class
+    assert vtab.possible_shots(labels, scenes, fold, [1, 5, 10, 50], range(3)) == [1, 5, 10]
+    split = vtab.draw_few_shot(labels, scenes, fold, 10, 0)
+    assert np.bincount(labels[split.train]).tolist() == [10] * 5
+    assert not set(scenes[split.train]) & set(scenes[split.validation])
     with pytest.raises(ValueError, match="shots need more"):
         vtab.draw_few_shot(labels, groups, fold, 10_000, 0)

@@ -7,7 +7,7 @@ of all of them; a second run of the page fits nothing.
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +17,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from beyond_accuracy import vtab
-from beyond_accuracy.errors import InputError
+from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.metrics.probe import DEFAULT, Settings, run_probe
 from beyond_accuracy.stats import bootstrap_means, bootstrap_p_value, percentile_interval, wilson
 from beyond_accuracy.store import atomic_write, make_key
 from beyond_accuracy.tasks import Task, TaskData, task_data
 
 if TYPE_CHECKING:
-    from beyond_accuracy.study import Features, Study
+    from beyond_accuracy.outputs import Features
+    from beyond_accuracy.study import Study
 
 PROBE_VERSION = 1  # raise when the fitting changes any number: stored outcomes are then fitted anew
 VIEWS = ("main", "before_projection")
@@ -90,6 +91,19 @@ def load_task(study: "Study", task: Task) -> tuple[TaskData, dict[str, "Features
     return task_data(task, first.ids, first.targets, dataset.metadata, names), features
 
 
+def load_tasks(study: "Study", tasks: Iterable[Task]) -> dict[str, tuple[TaskData, dict[str, "Features"]]]:
+    """All tasks whose data is here; the others are listed as left out (`Study.skipped`).
+
+    Raises:
+        DataMissing: If none is.
+    """
+    tasks = list(tasks)
+    here = set(study.available(dict.fromkeys(task.dataset for task in tasks)))
+    if not here:
+        raise DataMissing("; ".join(study.skipped))
+    return {task.name: load_task(study, task) for task in tasks if task.dataset in here}
+
+
 def probe_task(
     data: TaskData,
     features: dict[str, "Features"],
@@ -111,8 +125,15 @@ def probe_task(
         folder: Where outcomes are kept; None keeps none.
 
     Raises:
-        ValueError: If the split is impossible or leaks (see `vtab`).
+        InputError: If the split is impossible or leaks (see `vtab`).
     """
+    try:
+        return _probe_task(data, features, setting, seeds, settings, view, folder)
+    except ValueError as error:
+        raise InputError(f"task {data.task.name}, {setting}: {error}") from error
+
+
+def _probe_task(data, features, setting, seeds, settings, view, folder) -> Runs:
     task = data.task
     share = vtab.task(task.name).validation_share if task.name in vtab.tasks() else 0.2
     splits = [_split(data, setting, seed, share) for seed in seeds]
@@ -289,29 +310,3 @@ def metric_name(setting: str, view: str = "main", main: str = "vtab_full") -> st
     parts = [] if setting == main else [setting if setting.startswith("shots=") else f"protocol={setting}"]
     parts += [] if view == "main" else [f"layer={view}"]
     return ":".join(["accuracy", ",".join(parts)]) if parts else "accuracy"
-
-
-def zero_shot(data: TaskData, predictions: dict, models: Iterable[str]) -> Runs:
-    """CLIP's zero-shot predictions on the test images of a task, in the form of probe runs.
-
-    Args:
-        data: The task; its dataset has a class space.
-        predictions: Model -> predictions on the dataset.
-        models: CLIP models.
-
-    Raises:
-        InputError: If the predictions are of other images.
-    """
-    test = np.flatnonzero(data.fold == "test")
-    rows = data.rows[test]
-    correct = {}
-    for model in models:
-        found = predictions[model]
-        known = vtab.tasks().get(data.task.name)
-        right = found.correct if known is None else known.merge(found.pred) == known.merge(found.targets)
-        if len(right) <= rows.max():
-            raise InputError(f"task {data.task.name}: {model} has predictions of other images")
-        correct[model] = np.asarray(right)[rows][None, :]
-    empty = pd.DataFrame(columns=["task", "setting", "model"])
-    layers = dict.fromkeys(correct, "zero_shot")
-    return Runs(replace(data.task), "zero_shot", "main", correct, layers, empty, data.groups[test], 0)

@@ -150,30 +150,48 @@ def _divide(rows, labels, groups, wanted, rng):
 
 
 def draw_few_shot(labels: NDArray, groups: NDArray, fold: NDArray, shots: int, seed: int) -> Split:
-    """``shots`` training and min(shots, 4) validation images per class, one per group; all test images.
+    """``shots`` training and min(shots, 4) validation images per class, from different groups; all test images.
+
+    Where images share groups, a third of the groups is for validation, and a class takes at most one image of a group.
 
     Raises:
         ValueError: If a class has too few images (see `possible_shots`).
     """
     rng = np.random.default_rng([seed, shots, 0xFE35])
     pool = rng.permutation(np.flatnonzero(fold != "test"))
-    pool = pool[np.sort(np.unique(groups[pool], return_index=True)[1])]  # the first image of each group
+    names, member = np.unique(groups[pool], return_inverse=True)
+    shared = len(names) < len(pool)
+    selecting = rng.permutation(len(names)) < len(names) // 3
+    wanted = min(shots, 4)
     train, validation = [], []
-    for label in np.unique(labels[fold != "test"]):
-        rows = pool[labels[pool] == label]
-        if len(rows) < shots + min(shots, 4):
-            raise ValueError(f"class {label} has {len(rows)} training images, {shots} shots need more")
-        train.append(rows[:shots])
-        validation.append(rows[shots : shots + min(shots, 4)])
+    for label in np.unique(labels[pool]):
+        mine = np.flatnonzero(labels[pool] == label)
+        if shared:
+            mine = mine[np.sort(np.unique(member[mine], return_index=True)[1])]  # one image of a group
+            chosen, held = mine[~selecting[member[mine]]], mine[selecting[member[mine]]]
+        else:
+            chosen, held = mine[:shots], mine[shots:]
+        if len(chosen) < shots or len(held) < wanted:
+            raise ValueError(f"class {label} has {len(mine)} training images, {shots} shots need more")
+        train.append(pool[chosen[:shots]])
+        validation.append(pool[held[:wanted]])
     test = np.flatnonzero(fold == "test")
     return Split(np.sort(np.concatenate(train)), np.sort(np.concatenate(validation)), test, groups)
 
 
-def possible_shots(labels: NDArray, groups: NDArray, fold: NDArray, shots: ArrayLike) -> list[int]:
-    """Those numbers of shots for which every class has enough training images in different groups."""
-    frame = pd.DataFrame({"label": labels, "group": groups})[fold != "test"]
-    fewest = frame.groupby("label").group.nunique().min()
-    return [int(k) for k in shots if k + min(k, 4) <= fewest]
+def possible_shots(
+    labels: NDArray, groups: NDArray, fold: NDArray, shots: ArrayLike, seeds: ArrayLike = (0,)
+) -> list[int]:
+    """Those numbers of shots for which every class has enough training images, whatever the seed."""
+    found = []
+    for count in shots:
+        try:
+            for seed in seeds:
+                draw_few_shot(labels, groups, fold, int(count), int(seed))
+        except ValueError:
+            continue
+        found.append(int(count))
+    return found
 
 
 def shared_rows(features: NDArray, split: Split, limit: int = 5_000) -> float:

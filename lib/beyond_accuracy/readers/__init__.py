@@ -6,6 +6,7 @@ never by position in a listing: a folder with a subset of the classes must still
 names, and no code that comes with a dataset is ever run.
 """
 
+from beyond_accuracy.readers.bundled import digits
 from beyond_accuracy.readers.corrupted import imagenet_c
 from beyond_accuracy.readers.family import class_folder, imagenet, imagenet_hard, imagenet_labels, imagenet_v2
 from beyond_accuracy.readers.files import IMAGE_SUFFIXES, VAL_ID, image_id
@@ -16,6 +17,7 @@ from beyond_accuracy.readers.tables import parquet, read_parquet
 READERS = {
     "class_folder": class_folder,
     "cue_conflict": cue_conflict,
+    "digits": digits,
     "imagenet": imagenet,
     "imagenet_c": imagenet_c,
     "imagenet_hard": imagenet_hard,
@@ -32,6 +34,7 @@ __all__ = [
     "VAL_ID",
     "class_folder",
     "cue_conflict",
+    "digits",
     "image_id",
     "imagenet",
     "imagenet_c",

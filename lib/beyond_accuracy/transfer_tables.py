@@ -1,0 +1,107 @@
+"""Tables of the transfer page, from probe runs and scores."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from beyond_accuracy import vtab
+from beyond_accuracy.tasks import TaskData
+from beyond_accuracy.transfer import Runs, averages, metric_name, results_rows, score
+
+
+def overview(tasks: Iterable[TaskData]) -> pd.DataFrame:
+    """One row per task: ``task, group, dataset, classes, train, test, chance, majority`` (the last two in percent)."""
+    rows = [
+        (
+            data.task.label,
+            data.task.group,
+            data.task.dataset,
+            len(data.names),
+            int(np.sum(data.fold != "test")),
+            int(np.sum(data.fold == "test")),
+            data.chance,
+            data.majority,
+        )
+        for data in tasks
+    ]
+    return pd.DataFrame(rows, columns=["task", "group", "dataset", "classes", "train", "test", "chance", "majority"])
+
+
+def wide_table(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Rows ``set, model, value, ci_low, ci_high`` as one row per set and a column with its interval per model."""
+    shown = pd.DataFrame({"task": list(dict.fromkeys(table["set"]))})
+    for model, label in labels.items():
+        mine = table[table.model == model].set_index("set").reindex(shown.task)
+        for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
+            shown[label + suffix] = mine[column].to_numpy()
+    return shown
+
+
+def few_shot_table(curves: Mapping[int, list[Runs]], resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Few-shot accuracies averaged over the tasks that have every point of the curve.
+
+    Args:
+        curves: Number of shots -> runs of the tasks that allow it.
+        resamples: Bootstrap resamples.
+        rng: Source of randomness.
+
+    Returns:
+        Rows ``panel, tasks, shots, model, value, ci_low, ci_high``: all tasks and each group; ``tasks`` lists those
+        averaged. Numbers of shots that no task allows are left out.
+    """
+    curves = {shots: runs for shots, runs in curves.items() if runs}
+    complete = set.intersection(*({run.task.name for run in runs} for runs in curves.values())) if curves else set()
+    frames = []
+    for shots, runs in curves.items():
+        scores = score([run for run in runs if run.task.name in complete], resamples, rng)
+        means = averages(scores)
+        for name, group in (("average", "all"), *((f"average_{g}", g) for g in vtab.GROUPS)):
+            members = [t for t in scores.draws if group in ("all", scores.groups[t])]
+            part = means[means.task == name]
+            if len(part):
+                panel = f"{group} ({len(members)} task{'s' if len(members) > 1 else ''})"
+                frames.append(part.assign(panel=panel, tasks=", ".join(members), shots=shots))
+    columns = ["panel", "tasks", "shots", "model", "value", "ci_low", "ci_high"]
+    if not frames:
+        return pd.DataFrame(columns=columns)
+    order = {panel: k for k, panel in enumerate(dict.fromkeys(frame.panel.iloc[0] for frame in frames))}
+    table = pd.concat(frames, ignore_index=True)[columns]
+    return table.sort_values(["panel", "shots"], key=lambda c: c.map(order) if c.name == "panel" else c, kind="stable")
+
+
+def few_shot_rows(curves: Mapping[int, list[Runs]], resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Few-shot accuracies of every task as rows of the results schema."""
+    frames = [
+        results_rows(score(runs, resamples, rng).table, metric_name(f"shots={shots}"))
+        for shots, runs in curves.items()
+        if runs
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def panel_chance(few: pd.DataFrame, tasks: Iterable[TaskData]) -> dict[str, float]:
+    """Mean chance accuracy (percent) of the tasks behind each panel of `few_shot_table`."""
+    chance = {data.task.name: data.chance for data in tasks}
+    members = few.groupby("panel", sort=False).tasks.first()
+    return {panel: float(np.mean([chance[name] for name in names.split(", ")])) for panel, names in members.items()}
+
+
+def fit_summary(notes: pd.DataFrame, table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """How the fits went, per task: ``task, protocol, log10_c, at_edge, not_converged, seed_sd, fits``."""
+    rows = []
+    spread = table.groupby("task").seed_sd.mean()
+    for task, part in notes.groupby("task", sort=False):
+        rows.append(
+            (
+                titles.get(task, task),
+                part.setting.iloc[0],
+                float(np.median(np.log10(part.c))),
+                int(part.at_edge.sum()),
+                int((~part.converged).sum()),
+                spread[task],
+                len(part),
+            )
+        )
+    names = ["task", "protocol", "log10_c", "at_edge", "not_converged", "seed_sd", "fits"]
+    return pd.DataFrame(rows, columns=names)
