@@ -20,7 +20,7 @@ from beyond_accuracy.geometry import Geometry
 from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import ModelSpec, Settings
-from beyond_accuracy.store import atomic_write
+from beyond_accuracy.store import Store, atomic_write
 
 PAPER_CROP = 224 / 256
 
@@ -110,7 +110,7 @@ def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], roo
         InputError: The model is unknown or its weights do not load.
         DataMissing: The weights are not on this machine.
     """
-    file = root / "models" / f"{_identity(spec, imports)}.json"
+    file = Store(root).card_file(_identity(spec, imports))
     if (card := _remembered(file, spec)) is None:
         from beyond_accuracy.models import load_model, source_files
 
@@ -142,13 +142,13 @@ def _stamp(path: Path) -> list:
     return [str(path), stat.st_size, stat.st_mtime_ns]
 
 
-def _identity(spec: ModelSpec, imports: tuple[str, ...]) -> str:
+def _identity(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
     """Everything that decides which network a spec means, besides the content of files."""
     where = {key: str(resolve(value.removeprefix("local-dir:"))) for key, value in vars(spec).items() if key in _PLACES}
     origin = {name: _module_hash(name) for name in imports}
     libraries = {name: version(name) for name in ("timm", "open_clip_torch")}
-    what = [spec.source, spec.id, spec.pretrained, spec.checkpoint, where, origin, libraries, _own_code()]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+    named = [spec.source, spec.id, spec.pretrained, spec.checkpoint]
+    return {"named": named, "where": where, "imports": origin, "libraries": libraries, "code": _own_code()}
 
 
 _PLACES = ("id", "pretrained", "checkpoint")

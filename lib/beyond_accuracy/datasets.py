@@ -232,7 +232,8 @@ def _labels(spec: DatasetSpec, targets, source: str) -> Targets:
         if isinstance(targets, list) and any(isinstance(t, (list, tuple, np.ndarray)) for t in targets):
             return [np.asarray(t, dtype=np.int64).reshape(-1) for t in targets]
         labels = np.asarray(targets)
-        whole = labels.astype(np.int64)
+        with np.errstate(invalid="ignore"):  # what a NaN becomes is compared with it below
+            whole = labels.astype(np.int64)
         if not np.array_equal(whole, labels):
             raise ValueError("not whole numbers")
         return whole

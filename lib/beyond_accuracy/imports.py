@@ -103,6 +103,8 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
             raise InputError(f"{path}: column {column!r} is missing (it has {have}); expected {', '.join(COLUMNS)}")
         if f"{column}.1" in frame:  # what pandas calls a repeated column
             raise InputError(f"{path}: column {column!r} occurs twice")
+    logits = [name for name in frame.columns if str(name).startswith("logit_")]
+    frame = frame[[*COLUMNS, *logits]].copy()
     names = frame["file_name"].astype(str)
     known = pd.Index(dataset.ids)
     bare = names.str.replace(r"\.[A-Za-z]+$", "", regex=True)
@@ -162,7 +164,7 @@ def _numbers(column: pd.Series) -> np.ndarray:
 
 
 def _logits(frame: pd.DataFrame, path: Path, n_classes: int) -> np.ndarray | None:
-    present = [str(name) for name in frame.columns if str(name).startswith("logit_")]
+    present = [name for name in frame.columns if name.startswith("logit_")]
     if not present:
         return None
     names = [f"logit_{k}" for k in range(n_classes)]

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,7 @@ from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.models import model_for
 from beyond_accuracy.networks import Model
 from beyond_accuracy.profiles import Settings
-from beyond_accuracy.store import Range, Store, atomic_write, make_key, save_array, score
+from beyond_accuracy.store import Range, Store, atomic_write, save_array, score
 from beyond_accuracy.transforms import Transform
 
 # Uint8 crops of one loader batch, all transforms together, stay below this many bytes.
@@ -82,20 +81,20 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-def text_head(model: Model, classes: ClassSpace, device: torch.device, root: Path) -> torch.Tensor | None:
+def text_head(model: Model, classes: ClassSpace, device: torch.device, store: Store) -> torch.Tensor | None:
     """`Model.head`, kept under `heads/` of the store: 1000 classes x 80 prompts are 80,000 texts to encode.
 
     Args:
         model: Any model; None comes back where it is not CLIP.
         classes: Classes with their prompts.
         device: Where it is wanted, and computed if it has to be.
-        root: The store's folder.
+        store: Where it is kept.
     """
     model.card.check(classes)
     if not model.is_clip:
         return None
     parts = {"weights": model.card.weights, "architecture": model.card.architecture, "prompts": classes.prompt_hash}
-    file = root / "heads" / f"{make_key(parts)}.npy"
+    file = store.head_file(parts)
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
     except (OSError, ValueError, EOFError):
@@ -156,7 +155,7 @@ class _Pass:
         for job in jobs:
             if job.card not in self.heads:
                 base = model_for(job.card, settings, options.imports).to(device)
-                self.heads[job.card] = None if classes is None else text_head(base, classes, device, store.root)
+                self.heads[job.card] = None if classes is None else text_head(base, classes, device, store)
             if (job.card, job.geometry.crop) not in self.models:
                 base = model_for(job.card, settings, options.imports)
                 self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)

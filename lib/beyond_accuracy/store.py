@@ -254,6 +254,14 @@ class Store:
         key = make_key(parts)
         return Entry(self.root / "predictions" / key, {**meta, "key": key, "key_parts": parts})
 
+    def head_file(self, parts: dict) -> Path:
+        """Where the text embeddings of a CLIP model's classes are kept."""
+        return self.root / "heads" / f"{make_key(parts)}.npy"
+
+    def card_file(self, parts: dict) -> Path:
+        """Where a model's card is kept."""
+        return self.root / "models" / f"{make_key(parts)}.json"
+
     def imported(self, model: str, dataset: str) -> Entry:
         """The entry that holds imported predictions of one model on one dataset."""
         folder = self.root / "imported" / check_name("model", model) / check_name("dataset", dataset)

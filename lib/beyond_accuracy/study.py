@@ -311,7 +311,7 @@ def classify(study: Study, dataset: str, image: Image.Image, top: int = 3) -> pd
         if card is None:
             continue
         model = model_for(card, study.settings, study.profile.imports).to(device)
-        head = inference.text_head(model, classes, device, study.store.root)
+        head = inference.text_head(model, classes, device, study.store)
         pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None].to(device)
         with torch.inference_mode():
             logits = model.outputs(model.normalize(pixels), head)["logits"]
