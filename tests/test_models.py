@@ -87,6 +87,19 @@ def test_timm_preprocessing_logits_and_features(name, request):
     assert not any(module.training for module in model.network.modules())
 
 
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+def test_the_classifier_runs_in_float32_under_autocast(name, request):
+    model = load_model(spec_of(request.getfixturevalue(name)), LIBRARY)
+    x = torch.rand(4, 3, 160, 160)
+    with torch.inference_mode():
+        exact = model.outputs(x, None)["logits"]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model.outputs(x, None)["logits"]
+            assert model.network(x).dtype == torch.bfloat16  # what it would be
+    assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())
+    torch.testing.assert_close(logits, exact, rtol=0, atol=0.05)
+
+
 def test_models_arrive_in_eval_mode(toy):
     toy.checkpoint()
     model = load_model(spec_of(toy.root / "colour"), LIBRARY, ("toy_networks",))

@@ -76,9 +76,12 @@ class Model:
             raise InputError(f"{self.name}: input side {size} is no multiple of the patch size {self.card.patch}")
         network = self.network
         if self.card.patch > 1:
-            network = copy.deepcopy(network)
+            device = next((p.device for p in network.parameters()), torch.device("cpu"))
+            # On the CPU: MPS cannot interpolate so, and the embeddings are then the same wherever the network runs.
+            network = copy.deepcopy(network).cpu()
             try:
                 _resample_positions(network.visual if self.is_clip else network, size)
+                network.to(device, memory_format=torch.channels_last)
             except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
                 raise InputError(f"{self.name}: cannot take inputs of side {size} ({error or type(error)})") from error
         return replace(self, network=network, card=replace(self.card, geometry=self.geometry.at(size)))
