@@ -84,6 +84,13 @@ def test_bins_and_ordering(runs):
     assert "in 99.9 % of 400" in words.order_sentence(pd.Series(doubtful), "Val", {"sure": "S", "fair": "F"}, 100)
 
 
+def test_one_model_has_no_order():
+    alone = {"m": run(*outputs(100, 1.0, 5))}
+    lines, order = tab.bins_table(alone, bin_configs([5]), 20, 0)
+    assert len(lines) == 2 and order.empty and tab.shown_ordering(order, "Val", {}).empty
+    assert tab.differences(alone, 0)["metric"].tolist() == ["confidence_gap"]
+
+
 def test_differences(runs):
     table = tab.differences(runs, 0).set_index(["metric", "model_a", "model_b"])
     assert len(table) == 3 + 3 * 3

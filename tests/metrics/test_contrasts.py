@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
-from beyond_accuracy.metrics.contrasts import contrasts
+import pandas as pd
+
+from beyond_accuracy.metrics.contrasts import Contrast, contrasts, only
 
 
 def spec(name, family="", paradigm=""):
@@ -27,3 +29,9 @@ def test_pairs_of_the_study():
 def test_models_of_unknown_kind_are_all_compared():
     assert contrasts([spec("a"), spec("b"), spec("c")]) == [("a", "b", ""), ("a", "c", ""), ("b", "c", "")]
     assert contrasts([spec("a")]) == []
+
+
+def test_only_the_rows_of_the_pairs():
+    gaps = pd.DataFrame({"model_a": ["a", "a", "b"], "model_b": ["b", "c", "c"], "p": [1, 2, 3]})
+    assert only(gaps, [Contrast("a", "c", ""), Contrast("c", "b", "")])["p"].tolist() == [2]
+    assert list(only(gaps.iloc[:0], []).columns) == ["model_a", "model_b", "p"]

@@ -199,6 +199,7 @@ def ordering(draws: NDArray[np.float64], models: Sequence[str], configs: Sequenc
         `lowest_n_bins`, `lowest_binning` where it occurs, `every` (the order held in each single one), `configs`
         (their number).
     """
+    columns = ["better", "worse", "share", "lowest", "lowest_n_bins", "lowest_binning", "every", "configs"]
     rows = []
     for a, b in combinations(range(len(models)), 2):
         # Exact ties (two equal models) count half for either side.
@@ -207,19 +208,9 @@ def ordering(draws: NDArray[np.float64], models: Sequence[str], configs: Sequenc
             a, b, wins = b, a, 1 - wins
         by_config = wins.mean(axis=0)
         worst = int(by_config.argmin())
-        rows.append(
-            {
-                "better": models[a],
-                "worse": models[b],
-                "share": float(wins.mean()),
-                "lowest": float(by_config[worst]),
-                "lowest_n_bins": configs[worst].n_bins,
-                "lowest_binning": configs[worst].binning,
-                "every": bool((wins == 1).all()),
-                "configs": len(configs),
-            }
-        )
-    return pd.DataFrame(rows)
+        lowest, every = float(by_config[worst]), bool((wins == 1).all())
+        rows.append((models[a], models[b], float(wins.mean()), lowest, *configs[worst], every, len(configs)))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _columns(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

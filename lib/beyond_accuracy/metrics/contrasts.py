@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import pandas as pd
+
 
 class Described(Protocol):
     """What a contrast is derived from: a profile's description of one model."""
@@ -28,6 +31,13 @@ def contrasts(specs: Iterable[Described]) -> list[Contrast]:
     """
     pairs = [Contrast(a.name, b.name, _difference(a, b)) for a, b in combinations(specs, 2)]
     return [pair for pair in pairs if pair.what] or pairs
+
+
+def only(differences: pd.DataFrame, pairs: Iterable[Contrast]) -> pd.DataFrame:
+    """Rows of differences (`model_a`, `model_b`) that belong to one of the pairs."""
+    wanted = {pair[:2] for pair in pairs}
+    keep = [pair in wanted for pair in zip(differences["model_a"], differences["model_b"], strict=True)]
+    return differences[np.array(keep, dtype=bool)]
 
 
 def _difference(a: Described, b: Described) -> str:
