@@ -122,7 +122,9 @@ def soup(root, page):
 
 
 def pages(root):
-    return sorted(path.stem for path in (root / "report" / "trial").glob("*.html"))
+    written = {path.stem for path in (root / "report" / "trial").glob("*.html")}
+    assert written.issuperset(report.TOOL_PAGES)
+    return sorted(written.difference(report.TOOL_PAGES))
 
 
 def test_a_failing_notebook_costs_the_exit_code_and_nothing_else(built):
@@ -222,6 +224,7 @@ def test_every_page_has_landmarks_navigation_and_banner(built):
             "01_mistakes.html",
             "03_calibration.html",
             "04_robustness.html",
+            *(f"{tool}.html" for tool in report.TOOL_PAGES),
         ]
         current = page.select(".ba-nav [aria-current=page]")
         assert [link["href"] for link in current] == [f"{name}.html"]
@@ -234,7 +237,7 @@ def test_front_page_lists_findings_pages_and_the_command(built):
     page = soup(root, "index")
     assert page.select_one(".ba-findings li").text.startswith("Confidence of vit_sup <is> off by 2 points.")
     assert page.select_one("details .ba-findings li").text.startswith("A second finding.")
-    states = {item.a.text: item["class"] for item in page.select(".ba-pages li")}
+    states = {item.a.text: item["class"] for item in page.select("[aria-labelledby=all-pages] .ba-pages li")}
     assert states == {"Mistakes": ["failed"], "Calibration": ["ok"], "Robustness": ["missing"]}
     assert "beyond-accuracy report --profile trial.yaml" in page.select_one(".ba-command").text
     assert (root / "report" / "trial" / "results.parquet").is_file()

@@ -22,7 +22,17 @@ from beyond_accuracy.results import write_atomically
 
 LIBRARY = Path(__file__).parent
 # Modules that change how a page looks but not what a notebook computes.
-RENDERING = ("report.py", "report_run.py", "report_pages.py", "report_front.py", "cli.py")
+RENDERING = (
+    "report.py",
+    "report_run.py",
+    "report_pages.py",
+    "report_front.py",
+    "report_tools.py",
+    "pages_differences.py",
+    "cli.py",
+)
+# Pages made from what the notebooks recorded (report_tools).
+TOOL_PAGES = ("differences",)
 # Pages that read the results of the others run after them, whatever their number.
 LATE = ("summary",)
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
@@ -332,16 +342,19 @@ def _assemble(
     shell = [*sorted((LIBRARY / "template").glob("*.*")), *(LIBRARY / name for name in RENDERING)]
     content = [path.read_bytes() for path in shell]
     content += [path.read_bytes() for path in sorted((folder / ".state" / "pages").glob("*"))]
+    content += [path.read_bytes() for path in sorted((folder / "comparisons").glob("*.csv"))]
     content += [_results_digest(folder, "").encode(), profile.digest.encode(), models.encode()]
     key, key_file = _digest(*content), folder / ".state" / "site"
-    expected = [folder / "index.html", folder / "results.csv", *(folder / f"{name}.html" for name in _built(states))]
+    expected = [folder / "index.html", folder / "results.csv"]
+    expected += [folder / f"{name}.html" for name in (*_built(states), *TOOL_PAGES)]
     if key_file.is_file() and key_file.read_text() == key and all(path.is_file() for path in expected):
         return
 
-    from beyond_accuracy import report_front, report_pages
+    from beyond_accuracy import report_front, report_pages, report_tools
 
     views = [_view(page, states[page.name]) for page in pages]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic}
+    site = report_tools.write_tools(folder, profile, pages, views, site)
     for page, view in zip(pages, views, strict=True):
         if view.status != "absent":
             body = report_pages.Body(view.title, view.lead, view.sections, _body_file(folder, page).read_text("utf-8"))

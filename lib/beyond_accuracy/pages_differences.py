@@ -1,0 +1,280 @@
+"""The page "Which differences are real": every pair of models on every compared number, with a corrected verdict."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from scipy.stats import norm
+
+from beyond_accuracy import results, stats
+from beyond_accuracy.errors import InputError
+from beyond_accuracy.profiles import Profile
+from beyond_accuracy.report_pages import TEMPLATE, Body
+
+ALPHA = 0.05
+POWER = 0.8
+Z95 = float(norm.ppf(0.975))
+PAIRED, INDEPENDENT = "paired", "independent"
+_KEYS = ["dimension", "dataset", "metric"]
+_MOST_NEEDED = 10**9  # beyond this no benchmark helps, and the normal approximation has no meaning
+_DIFFERENCE_COLUMNS = [*_KEYS, "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n", "unit"]
+
+
+def read_comparisons(folder: Path, dimensions: Sequence[str]) -> pd.DataFrame:
+    """The recorded differences of some dimensions, in their order; an empty `model_b` stands for zero.
+
+    Raises:
+        InputError: A file without the columns of the schema (docs/architecture.md, Comparisons).
+    """
+    frames = []
+    for dimension in dimensions:
+        path = Path(folder) / "comparisons" / f"{dimension}.csv"
+        if not path.is_file():
+            continue
+        frame = pd.read_csv(path, dtype={"model_a": str, "model_b": str})
+        if missing := set(_DIFFERENCE_COLUMNS) - set(frame.columns):
+            raise InputError(f"{path}: missing columns {', '.join(sorted(missing))}")
+        frames.append(frame[_DIFFERENCE_COLUMNS].assign(model_b=frame["model_b"].fillna("")))
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_DIFFERENCE_COLUMNS)
+
+
+def half_width_sd(low: pd.Series, high: pd.Series) -> pd.Series:
+    """Standard error that a 95 % interval implies under the normal approximation."""
+    return (high.astype(float) - low.astype(float)) / (2 * Z95)
+
+
+def difference_table(comparisons: pd.DataFrame, table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Every pair of models on every compared number.
+
+    Pairs that a page did not compare image by image are filled in from the two models' own intervals, taken as
+    independent: usually wider than the truth, since the models saw the same images. All rows of one dimension are
+    one family for Holm's correction. `needed` is the number of images at which a difference of this size would be
+    found with probability 0.8, if the width of its interval shrinks with the square root of their number.
+
+    Args:
+        comparisons: As of `read_comparisons`.
+        table: Rows of the results schema.
+        models: Models in order; rows of others are left out.
+
+    Returns:
+        Columns of the comparisons and `basis` (paired or independent), `p_holm`, `family` (size), `real` (bool),
+        `needed` (Int64, missing where it cannot be known).
+    """
+    known = comparisons[comparisons["model_a"].isin(models) & comparisons["model_b"].isin([*models, ""])]
+    rows = pd.concat([known.assign(basis=PAIRED), _unrecorded(known, table, models)], ignore_index=True)
+    if not len(rows):
+        return rows.assign(p_holm=[], family=[], real=[], needed=pd.array([], dtype="Int64"))
+    rows["p"] = rows["p"].astype(float)
+    rows["p_holm"] = rows.groupby("dimension", sort=False)["p"].transform(lambda p: stats.holm(p.to_numpy()))
+    rows["family"] = rows.groupby("dimension", sort=False)["p"].transform("count")
+    rows["real"] = (rows["p_holm"] < ALPHA).to_numpy(bool)
+    rows["needed"] = pd.array([needed_images(*row) for row in _precision(rows)], dtype="Int64")
+    rows["n"] = rows["n"].astype("Int64")
+    places = {key: i for i, key in enumerate(rows[_KEYS].drop_duplicates().itertuples(index=False, name=None))}
+    order = [places[key] for key in rows[_KEYS].itertuples(index=False, name=None)]
+    return rows.assign(_order=order).sort_values("_order", kind="stable").drop(columns="_order").reset_index(drop=True)
+
+
+def needed_images(difference: float, low: float, high: float, n: float) -> int | None:
+    """Images that would decide a difference of this size; None where interval, n or difference say nothing.
+
+    >>> needed_images(0.01, 0.01 - 1.96 * 0.005, 0.01 + 1.96 * 0.005, 1000)
+    1963
+    """
+    if not all(np.isfinite([difference, low, high, n])) or difference == 0 or high <= low or n <= 0:
+        return None
+    sd = (high - low) / (2 * Z95) * float(np.sqrt(n))
+    needed = stats.images_to_decide(difference, sd=sd, power=POWER, alpha=ALPHA)
+    return int(needed) if needed <= _MOST_NEEDED else None
+
+
+def _precision(rows: pd.DataFrame) -> list[tuple[float, ...]]:
+    numbers = rows[["difference", "ci_low", "ci_high", "n"]].astype("Float64")
+    return [tuple(float("nan") if pd.isna(x) else float(x) for x in row) for row in numbers.itertuples(index=False)]
+
+
+def _unrecorded(known: pd.DataFrame, table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    compared = known[known["model_b"] != ""]
+    rows = []
+    for key, recorded in compared.groupby(_KEYS, sort=False):
+        there = {frozenset(pair) for pair in recorded[["model_a", "model_b"]].itertuples(index=False, name=None)}
+        mask = (table[_KEYS] == list(key)).all(axis=1) & table["ci_low"].notna()
+        own = table[mask].set_index("model")
+        sd = half_width_sd(own["ci_low"], own["ci_high"])
+        for a, b in combinations([name for name in models if name in own.index], 2):
+            spread = float(np.hypot(sd[a], sd[b]))
+            if frozenset((a, b)) in there or spread == 0:
+                continue
+            gap = float(own.at[a, "value"] - own.at[b, "value"])
+            ends = gap - Z95 * spread, gap + Z95 * spread
+            count = own.loc[[a, b], "n"].min()
+            p = float(2 * norm.sf(abs(gap) / spread))
+            rows.append((*key, a, b, gap, *ends, p, count, recorded["unit"].iloc[0], INDEPENDENT))
+    return pd.DataFrame(rows, columns=[*_DIFFERENCE_COLUMNS, "basis"])
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def body(
+    folder: Path, profile: Profile, dimensions: Sequence[str], titles: dict[str, str], table: pd.DataFrame
+) -> Body:
+    """The inside of `differences.html`; writes `differences.csv` beside it.
+
+    Args:
+        folder: `report/<profile>`.
+        profile: Models and their labels.
+        dimensions: Pages in reading order.
+        titles: Dimension -> title of its page.
+        table: Rows of the results schema.
+    """
+    title = "Which differences are real"
+    rows = difference_table(read_comparisons(folder, dimensions), table, list(profile.models))
+    results.write_atomically(Path(folder) / "differences.csv", results.csv_text(rows).encode())
+    if not len(rows):
+        lead = "No page of this report has compared models yet; build the pages of the dimensions first."
+        return Body(title, lead, [], f"<p>{lead}</p>")
+    labels = {name: spec.label for name, spec in profile.models.items()}
+    real, inferred = int(rows["real"].sum()), int((rows["basis"] == INDEPENDENT).sum())
+    lead = (
+        f"{real} of {len(rows)} compared differences are larger than chance would make them, at a level of "
+        f"{ALPHA:.0%} kept over each dimension as a whole."
+    )
+    sections = [("overview", "Overview"), *((f"dim-{name}", titles.get(name, name)) for name in _present(rows))]
+    parts = [
+        f'<p class="ba-lede">{html.escape(lead)}</p>',
+        _reading(rows, inferred),
+        '<h2 id="overview">Overview</h2>',
+        results.table_html(
+            _overview(rows, labels, titles),
+            "Differences found to be real, of all that were compared, by dimension and pair.",
+            name="real-differences",
+            labels={"dimension": "Dimension", "all": "all pairs"},
+        ),
+        '<p class="ba-hint">All rows: <a href="differences.csv" download>differences.csv</a>.</p>',
+        _filters(rows, labels, titles),
+    ]
+    for dimension in _present(rows):
+        chosen = rows[rows["dimension"] == dimension]
+        parts.append(_section(dimension, titles.get(dimension, dimension), chosen, labels, profile))
+    script = (TEMPLATE / "differences.js").read_text(encoding="utf-8")
+    return Body(title, lead, sections, "\n".join([*parts, f"<script>{script}</script>"]))
+
+
+def _present(rows: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(rows["dimension"]))
+
+
+def _pair(a: str, b: str, labels: dict[str, str]) -> str:
+    return f"{labels.get(a, a)} − {labels.get(b, b) if b else 'zero'}"
+
+
+def _overview(rows: pd.DataFrame, labels: dict[str, str], titles: dict[str, str]) -> pd.DataFrame:
+    pairs = [_pair(*pair, labels) for pair in rows[["model_a", "model_b"]].itertuples(index=False, name=None)]
+    counted = rows.assign(pair=pairs).groupby(["dimension", "pair"], sort=False)["real"].agg(["sum", "count"])
+    frame = pd.DataFrame({"dimension": [titles.get(name, name) for name in _present(rows)]}, index=_present(rows))
+    two_models = [pair for pair in dict.fromkeys(pairs) if not pair.endswith("− zero")]
+    for pair in two_models:
+        frame[pair] = [
+            "{} of {}".format(*counted.loc[(name, pair)]) if (name, pair) in counted.index else "–"
+            for name in frame.index
+        ]
+    total = rows.groupby("dimension", sort=False)["real"].agg(["sum", "count"])
+    frame["all"] = [f"{total.at[name, 'sum']} of {total.at[name, 'count']}" for name in frame.index]
+    return frame.reset_index(drop=True)
+
+
+def _reading(rows: pd.DataFrame, inferred: int) -> str:
+    text = (
+        "<p>A difference is first minus second model, over the same images, with its 95&nbsp;% interval; percentages "
+        "differ by points. <strong>Real</strong> means that p, corrected by Holm’s method over all comparisons of the "
+        f"dimension, is below {ALPHA}; <strong>not decided</strong> does not mean equal. <em>Images needed</em> is "
+        f"how many images would find a difference of the measured size with a probability of {POWER:.0%} before any "
+        "correction, if the interval’s width shrinks with the square root of their number.</p>"
+    )
+    coarse = int(rows["family"].max())
+    extra = []
+    if inferred:
+        extra.append(
+            f"{inferred} rows are marked “independent”: their pair was not compared image by image, so the two models’ "
+            "own intervals were taken as independent, which is usually too cautious."
+        )
+    if coarse > 500:
+        extra.append(
+            f"The largest family has {coarse} comparisons: the smallest p of a bootstrap (0.0001) cannot pass its "
+            "first step alone, so there “not decided” can also mean too few resamples."
+        )
+    fold = "".join(f"<p>{sentence}</p>" for sentence in extra)
+    example = (
+        "<p>Example: “1.5 [0.4, 2.6], real, 2,100 images” says that the first model leads by one and a half points, "
+        "that anything from 0.4 to 2.6 would fit the data, and that 2,100 images would usually suffice to see it. A "
+        "row with an interval that excludes zero can still be not decided: of twenty such rows one is expected to "
+        "do so by chance.</p>"
+    )
+    return f"{text}<details><summary>How to read this</summary>{example}{fold}</details>"
+
+
+def _filters(rows: pd.DataFrame, labels: dict[str, str], titles: dict[str, str]) -> str:
+    def options(pairs: list[tuple[str, str]]) -> str:
+        return "".join(f'<option value="{html.escape(v)}">{html.escape(t)}</option>' for v, t in pairs)
+
+    pairs = dict.fromkeys(_pair(*p, labels) for p in rows[["model_a", "model_b"]].itertuples(index=False, name=None))
+    dimensions = [(f"dim-{name}", titles.get(name, name)) for name in _present(rows)]
+    return (
+        '<form id="filters" class="ba-filters" hidden aria-label="Choose rows">'
+        f'<label>Dimension <select name="dimension"><option value="">all</option>{options(dimensions)}</select></label>'
+        f'<label>Pair <select name="pair"><option value="">all</option>{options([(p, p) for p in pairs])}</select>'
+        '</label><label>Verdict <select name="verdict"><option value="">all</option><option value="real">real</option>'
+        '<option value="not decided">not decided</option></select></label>'
+        '<p id="shown" role="status" aria-live="polite"></p></form>'
+    )
+
+
+def _section(dimension: str, title: str, rows: pd.DataFrame, labels: dict[str, str], profile: Profile) -> str:
+    pairs = list(rows[["model_a", "model_b"]].itertuples(index=False, name=None))
+    verdicts = []
+    for (a, b), gap, real in zip(pairs, rows["difference"], rows["real"], strict=True):
+        higher = labels.get(a, a) if gap > 0 else labels.get(b, b) if b else ""
+        where = f"{higher} higher" if b else ("above zero" if gap > 0 else "below zero")
+        verdicts.append(f"real: {where}" if real else "not decided")
+    datasets = {name: spec.title or name for name, spec in profile.datasets.items()} | {"average": "mean of all sets"}
+    shown = pd.DataFrame(
+        {
+            "metric": rows["metric"].str.replace("_", " ").to_numpy(),
+            "dataset": [datasets.get(name, name) for name in rows["dataset"]],
+            "pair": [_pair(*pair, labels) for pair in pairs],
+            "difference": rows["difference"].to_numpy(float),
+            "difference_low": rows["ci_low"].to_numpy(float),
+            "difference_high": rows["ci_high"].to_numpy(float),
+            "unit": ["points" if unit == "percent" else unit for unit in rows["unit"]],
+            "p": [_p_text(p) for p in rows["p_holm"]],
+            "verdict": verdicts,
+            "n": rows["n"].to_numpy(),
+            "needed": rows["needed"].to_numpy(),
+            "basis": rows["basis"].to_numpy(),
+        }
+    )
+    shown["n"], shown["needed"] = shown["n"].astype("Int64"), shown["needed"].astype("Int64")
+    family = int(rows["family"].iloc[0])
+    caption = f"{title}: {int(rows['real'].sum())} of {len(rows)} differences are real. Holm’s family: {family}."
+    heads = {"p": "p (Holm)", "needed": "images needed", "basis": "intervals"}
+    name = f"diff-{dimension.replace('_', '-')}"
+    large = rows["difference"].abs().max() >= 2
+    table = results.table_html(
+        shown, caption, name=name, labels=heads, formats={"difference": "+.2f" if large else "+.3f"}
+    )
+    heading = f'<h2 id="dim-{html.escape(dimension)}">{html.escape(title)}</h2>'
+    return str(Markup(f'<section class="ba-diff">{heading}{table}</section>'))  # noqa: S704 (escaped)
+
+
+def _p_text(p: float) -> str:
+    if pd.isna(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,111 @@
+"""The page of differences: every pair, paired where recorded, corrected within its dimension, escaped."""
+
+import math
+from pathlib import Path
+
+import bs4
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from beyond_accuracy import pages_differences as pages
+from beyond_accuracy import results
+from beyond_accuracy.errors import InputError
+from beyond_accuracy.profiles import parse_profile
+
+MODELS = ["a", "b", "c"]
+
+
+def own(model, value, half, n=400, metric="accuracy"):
+    row = ("calibration", "val", metric, model, value, value - half, value + half, n, "percent")
+    return dict(zip(results.RESULT_COLUMNS, row, strict=True))
+
+
+def compared(a, b, gap, half, p, metric="accuracy", dimension="calibration"):
+    row = (dimension, "val", metric, a, b, gap, gap - half, gap + half, p, 400, "percent")
+    return dict(zip(pages._DIFFERENCE_COLUMNS, row, strict=True))
+
+
+TABLE = pd.DataFrame([own("a", 80.0, 2.0), own("b", 77.0, 1.5), own("c", 70.0, 2.0)])
+COMPARED = pd.DataFrame(
+    [compared("a", "b", 3.0, 1.0, 0.010), compared("b", "c", 7.0, 1.2, 0.020), compared("a", "", 80.0, 2.0, 0.030)]
+)
+
+
+def test_every_pair_is_there_and_unrecorded_ones_are_independent():
+    rows = pages.difference_table(COMPARED, TABLE, MODELS)
+    assert list(zip(rows["model_a"], rows["model_b"], strict=True)) == [("a", "b"), ("b", "c"), ("a", ""), ("a", "c")]
+    filled = rows.iloc[3]
+    spread = math.hypot(2.0, 2.0)
+    assert filled["basis"] == "independent" and filled["difference"] == 10.0
+    assert (filled["ci_low"], filled["ci_high"]) == pytest.approx((10 - spread, 10 + spread))
+    assert filled["p"] == pytest.approx(2 * norm.sf(10 / (spread / norm.ppf(0.975))))
+    assert (rows["basis"].iloc[:3] == "paired").all()
+
+
+def test_holm_within_a_dimension_only():
+    other = pd.DataFrame([compared("a", "b", 1.0, 0.5, 0.04, dimension="robustness")])
+    rows = pages.difference_table(pd.concat([COMPARED, other]), TABLE.iloc[:0], MODELS)
+    # 0.01 * 3, max(0.02 * 2, 0.03), max(0.03, 0.04); alone in its family, 0.04 stays.
+    assert rows["p_holm"].tolist() == pytest.approx([0.03, 0.04, 0.04, 0.04])
+    assert rows["real"].all() and rows["family"].tolist() == [3, 3, 3, 1]
+    rows = pages.difference_table(COMPARED.assign(p=[0.02, 0.02, 0.02]), TABLE.iloc[:0], MODELS)
+    assert rows["p_holm"].tolist() == pytest.approx([0.06] * 3) and not rows["real"].any()
+
+
+def test_a_missing_p_is_no_verdict_and_not_counted():
+    rows = pages.difference_table(COMPARED.assign(p=[0.02, 0.02, float("nan")]), TABLE.iloc[:0], MODELS)
+    assert rows["p_holm"].tolist()[:2] == pytest.approx([0.04, 0.04])
+    assert rows["real"].tolist() == [True, True, False] and rows["family"].iloc[0] == 2
+
+
+def test_images_needed():
+    sd = 1.0 / norm.ppf(0.975) * 20  # half width 1 with 400 images
+    expected = math.ceil(((norm.ppf(0.975) + norm.ppf(0.8)) * sd / 3) ** 2)
+    assert pages.needed_images(3.0, 2.0, 4.0, 400) == expected
+    assert pages.needed_images(-3.0, -4.0, -2.0, 400) == expected
+    for nothing in [(0.0, -1, 1, 400), (1.0, 1, 1, 400), (1.0, math.nan, math.nan, 400), (1.0, 0, 2, math.nan)]:
+        assert pages.needed_images(*nothing) is None
+
+
+def test_models_outside_the_profile_are_left_out():
+    assert len(pages.difference_table(COMPARED, TABLE, ["a", "b"])) == 2
+    assert not len(pages.difference_table(COMPARED.iloc[:0], TABLE, MODELS))
+
+
+def small_profile():
+    models = {
+        name: {"source": "predictions", "label": f"<i>{name}</i>", "family": "convnet", "paradigm": "clip"}
+        for name in MODELS
+    }
+    content = {"name": "trial", "title": "Trial", "models": models, "dimensions": {"calibration": {}}}
+    return parse_profile(content, Path("trial.yaml"))
+
+
+def test_the_page(tmp_path):
+    results.write_atomically(tmp_path / "comparisons/calibration.csv", results.csv_text(COMPARED).encode())
+    body = pages.body(tmp_path, small_profile(), ["calibration"], {"calibration": "Cal & more"}, TABLE)
+    soup = bs4.BeautifulSoup(body.html, "html.parser")
+    rows = soup.select("section.ba-diff tbody tr")
+    assert len(rows) == 4 and not soup.select("tbody i")
+    assert rows[0].select("td")[1].text == "<i>a</i> − <i>b</i>"
+    assert rows[0].select("td")[2].text == "+3.00 [+2.00, +4.00]"
+    assert rows[0].select("td")[5].text == "real: <i>a</i> higher"
+    assert soup.select_one("h2#dim-calibration").text == "Cal & more"
+    assert [option["value"] for option in soup.select("select[name=pair] option")][:2] == [
+        "",
+        rows[0].select("td")[1].text,
+    ]
+    saved = pd.read_csv(tmp_path / "differences.csv")
+    assert len(saved) == 4 and saved["p_holm"].max() <= 1
+
+
+def test_without_comparisons_the_page_says_so(tmp_path):
+    body = pages.body(tmp_path, small_profile(), ["calibration"], {}, TABLE)
+    assert "No page of this report has compared models yet" in body.html
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    results.write_atomically(tmp_path / "comparisons/calibration.csv", b"dimension,p\ncalibration,0.1\n")
+    with pytest.raises(InputError, match="calibration.csv: missing columns"):
+        pages.read_comparisons(tmp_path, ["calibration"])
