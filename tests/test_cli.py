@@ -215,3 +215,13 @@ def test_what_is_stored_is_read_without_torch(predict, toy):
     }
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.endswith("light\n"), done.stderr
+
+
+def test_each_command_has_its_own_default_profile():
+    from beyond_accuracy.cli import _parser
+
+    parser = _parser()
+    assert parser.parse_args(["report"]).profile == "mini"
+    assert parser.parse_args(["check"]).profile == "mini"
+    assert parser.parse_args(["fetch"]).profile == "paper"
+    assert parser.parse_args(["import-predictions", "x.csv", "--model", "m", "--dataset", "d"]).profile == "predictions"

@@ -84,10 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--forward", action="store_true", help="run each model on up to 500 images, compare accuracies")
     check.set_defaults(run=_check)
 
-    fetch = commands.add_parser("fetch", parents=[common, profile], help="download what may be downloaded")
+    fetch = commands.add_parser("fetch", parents=[common], help="download what may be downloaded")
+    # An argument of its own: parent parsers share theirs, and a default set on one would change it for all commands.
+    fetch.add_argument("--profile", default="paper", help="profile whose data is fetched (default: %(default)s)")
     fetch.add_argument("--only", action="append", default=[], metavar="NAME", help="datasets, pages, or `models`")
     fetch.add_argument("--yes", action="store_true", help="start without asking")
-    fetch.set_defaults(run=_fetch, profile="paper")  # no other shipped profile needs downloads
+    fetch.set_defaults(run=_fetch)
 
     listing = commands.add_parser("list", parents=[common, profile], help="list models, datasets or profiles")
     listing.add_argument("what", choices=["models", "datasets", "profiles"])
