@@ -17,6 +17,7 @@ from .plots import GREY, INK, WIDTH, ModelStyle, legend
 _GAP = "#8c1a12"
 _OVER, _UNDER = "////", "...."  # hatches of the gap: told apart without colour
 _TINT = 0.45  # share of white mixed into a model's colour where dark marks lie over it
+_FEW = 10  # images; bins with fewer are faded, their accuracy says little
 _COLUMNS = 2  # diagrams side by side: at a phone's width a third would be too small to read
 
 
@@ -24,7 +25,8 @@ def reliability_figure(bins: pd.DataFrame, summary: pd.DataFrame, styles: Mappin
     """The paper's figure 4: per model a histogram of confidence above a reliability diagram.
 
     A bar is the accuracy of a bin with its interval; the hatched gap reaches from there to the bin's mean confidence,
-    which is where a calibrated bar would end (not to the bin's centre, where few of its images may lie).
+    which is where a calibrated bar would end (not to the bin's centre, where few of its images may lie). Bins of fewer
+    than ten images are faded.
 
     Args:
         bins: Rows of `metrics.calibration_table.reliability_table`.
@@ -64,14 +66,17 @@ def _histogram(ax: Axes, bins: pd.DataFrame, numbers: pd.Series, look: ModelStyl
 
 
 def _diagram(ax: Axes, bins: pd.DataFrame, numbers: pd.Series, look: ModelStyle, first: bool) -> None:
-    low, width = bins["low"], bins["high"] - bins["low"]
-    accuracy, confidence = bins["accuracy"], bins["confidence"]
-    ax.bar(low, accuracy, width, align="edge", color=_tint(look.color), edgecolor="white", linewidth=0.7)
-    for hatch, chosen in ((_OVER, confidence > accuracy), (_UNDER, confidence < accuracy)):
-        gap = (confidence - accuracy)[chosen]
-        ax.bar(low[chosen], gap, width[chosen], bottom=accuracy[chosen], align="edge", **_gap_options(hatch))
-    reach = np.clip([accuracy - bins["ci_low"], bins["ci_high"] - accuracy], 0, None)
-    ax.errorbar(low + width / 2, accuracy, yerr=reach, fmt="none", ecolor=INK, elinewidth=1.1, capsize=1.5)
+    for rows, alpha in ((bins[bins["n"] >= _FEW], 1.0), (bins[bins["n"] < _FEW], 0.35)):
+        low, width = rows["low"], rows["high"] - rows["low"]
+        accuracy, confidence = rows["accuracy"], rows["confidence"]
+        ax.bar(low, accuracy, width, align="edge", color=_tint(look.color), edgecolor="white", lw=0.7, alpha=alpha)
+        for hatch, chosen in ((_OVER, confidence > accuracy), (_UNDER, confidence < accuracy)):
+            gap, options = (confidence - accuracy)[chosen], _gap_options(hatch) | {"alpha": alpha}
+            ax.bar(low[chosen], gap, width[chosen], bottom=accuracy[chosen], align="edge", **options)
+        reach = np.clip([accuracy - rows["ci_low"], rows["ci_high"] - accuracy], 0, None)
+        ax.errorbar(
+            low + width / 2, accuracy, yerr=reach, fmt="none", ecolor=INK, elinewidth=1.1, capsize=1.5, alpha=alpha
+        )
     ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
     ax.text(
         0.05,
