@@ -14,12 +14,12 @@ from .transforms import parse
 
 AXES = {
     "scale": "zoom factor",
-    "shift": "shift (pixels of a 224-pixel image)",
+    "shift": "shift (pixels)",
     "resolution": "resolution (224: as trained)",
     "rotation": "rotation (degrees)",
     "jitter": "colour jitter",
     "noise": "noise (standard deviation)",
-    "blur": "blur (sigma, pixels of 224)",
+    "blur": "blur (sigma, pixels)",
     "jpeg": "JPEG quality",
     "hflip": "mirrored",
 }

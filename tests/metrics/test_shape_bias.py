@@ -13,6 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 from beyond_accuracy.benchmarks import cue_categories, human_cue_counts, human_shape_bias
 from beyond_accuracy.metrics import shape_bias as sb
 
+# Per-image decisions from the authors' repository (github.com/kirill-vish/Beyond-INet, MIT licence).
 STORED = pd.read_csv(Path(__file__).parents[1] / "data" / "cue_conflict_decisions.csv")
 
 
