@@ -14,6 +14,7 @@ from beyond_accuracy.paths import PROFILES, check_name
 
 DIMENSIONS = (
     "models",
+    "world",
     "mistakes",
     "shape_bias",
     "calibration",
