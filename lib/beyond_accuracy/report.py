@@ -28,11 +28,13 @@ RENDERING = (
     "report_pages.py",
     "report_front.py",
     "report_tools.py",
+    "choosing.py",
+    "pages_choose.py",
     "pages_differences.py",
     "cli.py",
 )
 # Pages made from what the notebooks recorded (report_tools).
-TOOL_PAGES = ("differences",)
+TOOL_PAGES = ("choose", "differences")
 # Pages that read the results of the others run after them, whatever their number.
 LATE = ("summary",)
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")

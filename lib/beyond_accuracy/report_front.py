@@ -99,10 +99,12 @@ def front_page(
     )
 
 
-def headline_rows(table: pd.DataFrame, profile: Profile) -> list[tuple[Headline, pd.DataFrame]]:
+def headline_rows(
+    table: pd.DataFrame, profile: Profile, headlines: Sequence[Headline] = HEADLINES
+) -> list[tuple[Headline, pd.DataFrame]]:
     """Rows of the results behind each headline number, models in profile order; headlines without rows are left out."""
     chosen = []
-    for headline in HEADLINES:
+    for headline in headlines:
         rows = table[(table["dimension"] == headline.dimension) & (table["metric"] == headline.metric)]
         rows = rows[rows["model"].isin(profile.models)]
         dataset = _dataset(headline, rows, profile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from beyond_accuracy import pages_differences, report_pages, results
+from beyond_accuracy import pages_choose, pages_differences, report_pages, results
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.results import write_atomically
 
@@ -32,7 +32,11 @@ def write_tools(
     dimensions = [page.dimension for page in pages]
     titles = {page.dimension: view.title for page, view in zip(pages, views, strict=True)}
     table = results.collect(folder, dimensions)
-    bodies = {"differences": pages_differences.body(folder, profile, dimensions, titles, table)}
+    comparisons = pages_differences.read_comparisons(folder, dimensions)
+    bodies = {
+        "choose": pages_choose.body(table, comparisons, profile),
+        "differences": pages_differences.body(folder, profile, dimensions, titles, table),
+    }
     tools = [
         report_pages.PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()
     ]
