@@ -5,8 +5,10 @@ from scipy.stats import norm
 
 from beyond_accuracy import claims, reference
 from beyond_accuracy.claims import Claim, Inequality, Term
+from beyond_accuracy.errors import DataMissing
 from beyond_accuracy.paper_claims import CELLS, paper_claims
 from beyond_accuracy.profiles import load_profile
+from beyond_accuracy.results import write_dimension
 
 NO_COMPARISONS = pd.DataFrame(
     columns=[
@@ -147,7 +149,7 @@ def test_untestable_claims_say_why_and_cost_nothing():
         *frames(comparisons=rows),
     ).set_index("name")
     assert table.verdict.tolist() == ["supported", "not testable", "not testable"]
-    assert table.why_not["b"] == "not recorded: b above z" and table.why_not["c"] == "the page has none"
+    assert table.why_not["b"] == "the page x has not recorded: b above z" and table.why_not["c"] == "the page has none"
 
 
 def test_rows_of_other_pages_do_not_count():
@@ -214,3 +216,17 @@ def test_claims_can_be_asked_of_every_profile(profile):
     assert len(asked) == 15 and len({claim.name for claim in asked}) == 15
     table = claims.judge(asked, empty, NO_COMPARISONS)
     assert set(table.verdict) == {"not testable"} and table.why_not.str.len().min() > 0
+
+
+def test_records_are_read_for_the_models_of_the_run(tmp_path):
+    with pytest.raises(DataMissing, match="run them first"):
+        claims.read_records(tmp_path, ["a"])
+    rows = pd.DataFrame([result("a", 1, 1), result("old", 2, 1)]).assign(dimension="robustness")
+    write_dimension(tmp_path, "robustness", rows)
+    (tmp_path / "comparisons").mkdir()
+    pairs = [compared("a", "", 1, 1, 0.5), compared("a", "old", 1, 1, 0.5), compared("a", "b", 1, 1, np.nan)]
+    pd.DataFrame(pairs).to_csv(tmp_path / "comparisons" / "x.csv", index=False)
+    results, comparisons = claims.read_records(tmp_path, ["a", "b"])
+    assert results.model.tolist() == ["a"]
+    assert comparisons[["model_a", "model_b"]].to_numpy().tolist() == [["a", ""], ["a", "b"]]
+    assert np.isnan(comparisons.p[1])

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from beyond_accuracy import reference
 from beyond_accuracy.errors import InputError
+from beyond_accuracy.profiles import load_profile
 
 ROBUSTNESS = [
     "imagenet_v2",
@@ -131,3 +134,11 @@ def test_tables_are_copies():
     table = reference.paper()
     table.loc[0, "value"] = -1
     assert reference.paper().value[0] != -1
+
+
+def test_the_papers_checkpoints_are_recognised():
+    specs = load_profile("paper").models
+    assert all(reference.is_checkpoint(spec) for spec in specs.values())
+    assert not any(reference.is_checkpoint(spec) for spec in load_profile("mini").models.values())
+    assert not reference.is_checkpoint(replace(specs["vit_clip"], pretrained="laion400m_e32"))
+    assert not reference.is_checkpoint(replace(specs["vit_sup"], checkpoint="other.safetensors"))

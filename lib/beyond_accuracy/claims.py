@@ -11,12 +11,16 @@ page needs neither images nor predictions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from beyond_accuracy.errors import DataMissing
+from beyond_accuracy.results import read_results
 from beyond_accuracy.stats import holm
+from beyond_accuracy.study import COMPARISON_COLUMNS
 
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTABLE = VERDICTS = ("supported", "contradicted", "undecided", "not testable")
 
@@ -75,6 +79,34 @@ class Estimate:
     def p_not_below(self) -> float:
         """One-sided p of "not below zero"."""
         return 1 - self.p_not_above
+
+
+def read_records(report_folder: Path, models: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results and comparisons that the pages of a report left behind, of the given models.
+
+    Args:
+        report_folder: ``report/<profile>``.
+        models: Models of the run; rows of others (of an earlier run) are left out.
+
+    Raises:
+        DataMissing: If no page has recorded anything yet.
+    """
+    paths = [sorted((Path(report_folder) / name).glob("*.csv")) for name in ("results", "comparisons")]
+    frames = [
+        [read_results(path) for path in paths[0]],
+        [pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in paths[1]],
+    ]
+    if not any(len(frame) for frame in frames[0]):
+        raise DataMissing(
+            f"no results in {report_folder}: the summary reads what the other pages record; "
+            "run them first with `beyond-accuracy report`"
+        )
+    results = pd.concat([frame for frame in frames[0] if len(frame)], ignore_index=True)
+    filled = [frame for frame in frames[1] if len(frame)]
+    comparisons = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COMPARISON_COLUMNS)
+    comparisons["model_b"] = comparisons.model_b.fillna("")
+    both = comparisons.model_a.isin(models) & comparisons.model_b.isin([*models, ""])
+    return results[results.model.isin(models)].reset_index(drop=True), comparisons[both].reset_index(drop=True)
 
 
 # ---------------------------------------------------------------------------------------------------- evaluating one
@@ -181,7 +213,8 @@ def _judge_one(claim: Claim, results: pd.DataFrame, comparisons: pd.DataFrame) -
     found = [(inequality, estimate(inequality, *own)) for inequality in claim.inequalities]
     absent = [inequality.words for inequality, value in found if value is None]
     if not found or absent:
-        why = claim.why_not or f"not recorded: {'; '.join(absent)}"
+        rest = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        why = claim.why_not or f"the page {claim.dimension} has not recorded: {absent[0]}{rest}"
         return row | empty | {"side": UNTESTABLE, "basis": "", "why_not": why}
     support = max(found, key=lambda item: item[1].p_not_above)
     reversed_ = min(found, key=lambda item: item[1].p_not_below)

@@ -87,6 +87,17 @@ def checkpoint_specs() -> list[ModelSpec]:
     ]
 
 
+def is_checkpoint(spec: ModelSpec) -> bool:
+    """Whether a model of a profile is the paper's checkpoint of the same name."""
+    known = CHECKPOINTS.get(spec.name)
+    if known is None:
+        return False
+    if spec.source == "open_clip":
+        architecture, tag = known.split("/")
+        return spec.id == architecture and spec.pretrained == tag and not spec.checkpoint
+    return spec.source == "timm" and spec.id.removeprefix("hf-hub:timm/") == known and not spec.checkpoint
+
+
 def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
     """Put this run's numbers beside a reference's.
 
