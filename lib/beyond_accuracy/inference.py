@@ -189,9 +189,6 @@ class _Pass:
             for start in range(rows[0], rows[1], size)
         ]
         workers = _workers(self.settings.workers, len(batches), self.device)
-        if self.device.type == "cpu":
-            # The decoding processes need cores too: threads that wait for a busy core cost more than they bring.
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) - workers))
         loader = DataLoader(
             _Views(self.dataset, tuple(self.views)),
             batch_sampler=[positions for _, positions in batches],
