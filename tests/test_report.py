@@ -509,3 +509,16 @@ def test_front_page_marks_lie_on_a_common_scale(tmp_path):
 def test_front_page_without_results_is_still_a_page(tmp_path):
     profile, page = front(tmp_path, result_rows().iloc[:0])
     assert page.h1 and not page.select(".ba-panel") and not page.select("#tab-headline")
+
+
+def test_the_error_browser_is_picked_again_only_where_something_changed(tmp_path, monkeypatch):
+    from beyond_accuracy import pages_images, report_tools
+
+    calls = []
+    body = report_pages.Body("Look", "lead", [("a", "A")], "<p>inside</p>")
+    monkeypatch.setattr(pages_images, "body", lambda *_: calls.append(1) or body)
+    for inputs, count in ((["one"], 1), (["one"], 1), (["two"], 2)):
+        assert report_tools._images(tmp_path, trial_profile(), inputs, {}) == body
+        assert len(calls) == count
+    (tmp_path / ".state" / "images.json").write_text("{")
+    assert report_tools._images(tmp_path, trial_profile(), ["two"], {}) == body and len(calls) == 3

@@ -23,18 +23,11 @@ from beyond_accuracy.results import write_atomically
 LIBRARY = Path(__file__).parent
 # Modules that change how a page looks but not what a notebook computes.
 RENDERING = (
-    "report.py",
-    "report_run.py",
-    "report_pages.py",
-    "report_front.py",
-    "report_tools.py",
-    "choosing.py",
-    "pages_choose.py",
-    "pages_differences.py",
-    "cli.py",
+    *("report.py", "report_run.py", "report_pages.py", "report_front.py", "report_tools.py", "cli.py", "choosing.py"),
+    *("pages_choose.py", "pages_differences.py", "pages_images.py", "image_picks.py"),
 )
 # Pages made from what the notebooks recorded (report_tools).
-TOOL_PAGES = ("choose", "differences")
+TOOL_PAGES = ("choose", "differences", "images")
 # Pages that read the results of the others run after them, whatever their number.
 LATE = ("summary",)
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
@@ -120,7 +113,7 @@ def build(
             facts = _run(folder, page, given[page.name], loaded)
             states[page.name] = state = _render(folder, page, run_key, facts)
             echo(f"{page.name}: {state.status} ({facts['Duration']})" + (f": {state.message}" if state.message else ""))
-    _assemble(folder, loaded, models, pages, states)
+    _assemble(folder, loaded, models, pages, states, dict(options or {}))
     echo(f"report: {folder / 'index.html'}")
     return _exit_code([states[page.name].status for page in chosen], allow_missing)
 
@@ -338,7 +331,12 @@ def _render(folder: Path, page: Page, run_key: str, facts: Mapping[str, str]) ->
 
 
 def _assemble(
-    folder: Path, profile: Profile, models: str, pages: Sequence[Page], states: Mapping[str, PageState]
+    folder: Path,
+    profile: Profile,
+    models: str,
+    pages: Sequence[Page],
+    states: Mapping[str, PageState],
+    options: Mapping[str, object],
 ) -> None:
     """Put the shell around every body and write the front page; files that come out the same are not touched."""
     shell = [*sorted((LIBRARY / "template").glob("*.*")), *(LIBRARY / name for name in RENDERING)]
@@ -356,7 +354,8 @@ def _assemble(
 
     views = [_view(page, states[page.name]) for page in pages]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic}
-    site = report_tools.write_tools(folder, profile, pages, views, site)
+    inputs = [profile.digest, models, *(state.run_key for state in states.values())]
+    site = report_tools.write_tools(folder, profile, pages, views, site, inputs, options)
     for page, view in zip(pages, views, strict=True):
         if view.status != "absent":
             body = report_pages.Body(view.title, view.lead, view.sections, _body_file(folder, page).read_text("utf-8"))

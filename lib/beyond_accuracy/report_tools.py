@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from beyond_accuracy import pages_choose, pages_differences, report_pages, results
+from beyond_accuracy import image_picks, pages_choose, pages_differences, pages_images, report_pages, results
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.results import write_atomically
 
@@ -16,6 +19,8 @@ def write_tools(
     pages: Sequence[object],
     views: Sequence[report_pages.PageView],
     site: Mapping[str, object],
+    inputs: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Write the tool pages.
 
@@ -25,6 +30,8 @@ def write_tools(
         pages: The notebook pages (`.name`, `.dimension`), in order.
         views: What is shown of them, in the same order.
         site: As for `report_pages.page_html`.
+        inputs: Names of everything the pictures depend on; they are picked again where one changed.
+        options: Of the inference, which decide where its results are stored.
 
     Returns:
         `site` with the written pages as `tools`, for the navigation of every page.
@@ -36,6 +43,7 @@ def write_tools(
     bodies = {
         "choose": pages_choose.body(table, comparisons, profile),
         "differences": pages_differences.body(folder, profile, dimensions, titles, table),
+        "images": _images(folder, profile, inputs, options or {}),
     }
     tools = [
         report_pages.PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()
@@ -45,3 +53,22 @@ def write_tools(
         text = report_pages.page_html(bodies[view.name], view, views, complete)
         write_atomically(folder / view.href, text.encode())
     return complete
+
+
+def _images(folder: Path, profile: Profile, inputs: Sequence[str], options: Mapping[str, object]) -> report_pages.Body:
+    """The error browser, from the last time if nothing changed: decoding hundreds of images takes seconds."""
+    kept = folder / ".state" / "images.json"
+    sources = [Path(module.__file__) for module in (image_picks, pages_images)] + [report_pages.TEMPLATE / "images.js"]
+    total = hashlib.sha256(json.dumps(list(inputs)).encode())
+    for path in sources:
+        total.update(path.read_bytes())
+    key = total.hexdigest()
+    try:
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        if content.pop("key") == key:
+            return report_pages.Body(**content | {"sections": [tuple(pair) for pair in content["sections"]]})
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # never built, or by another version
+    body = pages_images.body(profile, options)
+    write_atomically(kept, json.dumps({"key": key, **asdict(body)}).encode())
+    return body
