@@ -30,8 +30,8 @@ def _folders(tmp_path, monkeypatch):
     monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path / "data"))
 
 
-def statuses(spec, profile="paper"):
-    return [(finding.status, finding.text) for finding in check_dataset(spec, profile)]
+def statuses(spec):
+    return [(finding.status, finding.text) for finding in check_dataset(spec, load_profile("paper"))]
 
 
 # ---------------------------------------------------------------------------------------------------- without any data

@@ -335,7 +335,7 @@ def test_gated_set_names_page_and_command(monkeypatch, tmp_path):
     with pytest.raises(DataMissing) as caught:
         fetch_module.download_hub(source.hub, tmp_path, source.gated)
     assert source.gated in str(caught.value) and "hf auth login" in str(caught.value)
-    assert "fetch --profile paper --only imagenet_1k" in how_to_get("imagenet_1k", "paper")
+    assert "fetch --profile paper --only imagenet_1k" in how_to_get("imagenet_1k", load_profile("paper"))
 
 
 def test_every_dataset_of_the_paper_has_a_source():

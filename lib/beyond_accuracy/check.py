@@ -17,7 +17,7 @@ from beyond_accuracy.fetch import make_plan
 from beyond_accuracy.labels import IMAGENET_ORDER, class_space, imagenet_wnids
 from beyond_accuracy.paths import data_dir
 from beyond_accuracy.profiles import ModelSpec, Profile, unknown
-from beyond_accuracy.sources import sources
+from beyond_accuracy.sources import profile_argument, sources
 
 SAMPLE = 500
 MARKS = {OK: "ok", NOTE: "note", MISSING: "MISSING", WRONG: "WRONG"}
@@ -70,7 +70,7 @@ def _findings(profile: Profile, only: set[str], forward: bool, options: dict) ->
     for name, spec in profile.datasets.items():
         if only and name not in only:
             continue
-        findings = check_dataset(spec, profile.name)
+        findings = check_dataset(spec, profile)
         yield from findings
         if all(finding.status in (OK, NOTE) for finding in findings):
             ready.append(name)
@@ -98,7 +98,9 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
             return _imported(spec)
         if weights.path is None:
             how = (
-                f"`beyond-accuracy fetch --profile {profile.name} --only models`" if weights.repo else "put them there"
+                f"`beyond-accuracy fetch --profile {profile_argument(profile)} --only models`"
+                if weights.repo
+                else "put them there"
             )
             return Finding(spec.name, MISSING, f"weights of {spec.id} not in {weights.place}; get them: {how}")
         from beyond_accuracy.cards import read_card
@@ -191,7 +193,8 @@ def _estimates(profile: Profile, found: list[Finding]) -> Iterator[str]:
     missing = {finding.subject for finding in found if finding.status == MISSING}
     if wanted := [name for name in profile.datasets if name in missing and name in sources()]:
         room = make_plan(profile, wanted).gigabytes
-        yield f"Missing data needs about {room:.0f} GB on disk: `beyond-accuracy fetch --profile {profile.name}`"
+        command = f"beyond-accuracy fetch --profile {profile_argument(profile)}"
+        yield f"Missing data needs about {room:.0f} GB on disk: `{command}`"
     images = forward_passes(profile)
     if images:
         yield (

@@ -13,7 +13,7 @@ from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.fetch import needs_data
 from beyond_accuracy.labels import IMAGENET_ORDER
 from beyond_accuracy.paths import resolve
-from beyond_accuracy.profiles import DatasetSpec
+from beyond_accuracy.profiles import DatasetSpec, Profile
 from beyond_accuracy.readers.samples import count_note
 from beyond_accuracy.sources import how_to_get
 
@@ -40,12 +40,12 @@ class Finding:
     text: str
 
 
-def check_dataset(spec: DatasetSpec, profile: str) -> list[Finding]:
+def check_dataset(spec: DatasetSpec, profile: Profile) -> list[Finding]:
     """Everything that can be said of a dataset without a model.
 
     Args:
         spec: Its entry in the profile.
-        profile: Name of the profile, for the command that gets it.
+        profile: The profile, for the command that gets it.
     """
     if spec.reader == "imagenet_real":
         return [_real()]

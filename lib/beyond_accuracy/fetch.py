@@ -154,7 +154,7 @@ def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None
         size = f"{'about ' if source.about else ''}{source.gigabytes:g} GB"
         echo(f"  {spec.name:22} {size:14} from {source.origin}; {spec.licence or 'licence not stated'}")
         if source.gated:
-            echo(f"  {'':22} needs an agreement: {how_to_get(spec.name, profile.name)}")
+            echo(f"  {'':22} needs an agreement: {how_to_get(spec.name, profile)}")
         if source.by_hand:
             echo(f"  {'':22} or: {source.by_hand}")
     for spec in plan.by_hand:

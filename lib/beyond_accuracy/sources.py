@@ -6,6 +6,7 @@ from functools import lru_cache
 import yaml
 
 from beyond_accuracy.paths import ASSETS
+from beyond_accuracy.profiles import Profile, available_profiles
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,15 @@ def parse_source(name: str, entry: dict) -> Source:
     return Source(name, **entry)
 
 
-def how_to_get(name: str, profile: str) -> str:
+def profile_argument(profile: Profile) -> str:
+    """What `--profile` takes to mean this profile."""
+    shipped = available_profiles().get(profile.name) == profile.source
+    return profile.name if shipped else str(profile.source)
+
+
+def how_to_get(name: str, profile: Profile) -> str:
     """The command, and the page to visit first, that get a dataset."""
-    command = f"beyond-accuracy fetch --profile {profile} --only {name}"
+    command = f"beyond-accuracy fetch --profile {profile_argument(profile)} --only {name}"
     source = sources().get(name)
     if source is None:
         return f"no download is known for {name}; see docs/datasets.md and its path in the profile"
