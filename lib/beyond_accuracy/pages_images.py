@@ -170,13 +170,21 @@ def _cues(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
     cues = shape_bias.cue_table(next(iter(runs.values())).ids, data.metadata)
     categories = cue_categories(data.classes.names)
     decisions = {m: shape_bias.decide(p.probabilities, categories) for m, p in runs.items()}
-    sure = {m: p.confidence for m, p in runs.items()}
+    sure = {m: _category_share(p.probabilities, decisions[m], categories) for m, p in runs.items()}
     ids = next(iter(runs.values())).ids
     for pick in picks.cue_decisions(decisions, sure, cues, CUES):
         row = cues.iloc[pick.position]
         answers = tuple((m, str(d[pick.position]), float(sure[m][pick.position]), None) for m, d in decisions.items())
         truth = f"shape {row['shape']}, texture {row['texture']}"
         yield Shot(dataset, str(ids[pick.position]), "none", pick.models, pick.factor, truth, answers)
+
+
+def _category_share(
+    probabilities: np.ndarray, decisions: np.ndarray, categories: Mapping[str, Sequence[int]]
+) -> np.ndarray:
+    """Probability of the chosen category: the sum over its member classes, shape (n,)."""
+    sums = {name: probabilities[:, list(categories[name])].sum(axis=1) for name in set(decisions.tolist())}
+    return np.array([sums[name][i] for i, name in enumerate(decisions.tolist())])
 
 
 def _levels(profile: Profile, outputs: Outputs) -> Iterator[Shot]:

@@ -331,18 +331,12 @@ def _render(folder: Path, page: Page, run_key: str, facts: Mapping[str, str]) ->
 
 
 def _assemble(
-    folder: Path,
-    profile: Profile,
-    models: str,
-    pages: Sequence[Page],
-    states: Mapping[str, PageState],
-    options: Mapping[str, object],
+    folder: Path, profile: Profile, models: str, pages: Sequence[Page], states: Mapping[str, PageState], options: dict
 ) -> None:
     """Put the shell around every body and write the front page; files that come out the same are not touched."""
     shell = [*sorted((LIBRARY / "template").glob("*.*")), *(LIBRARY / name for name in RENDERING)]
-    content = [path.read_bytes() for path in shell]
-    content += [path.read_bytes() for path in sorted((folder / ".state" / "pages").glob("*"))]
-    content += [path.read_bytes() for path in sorted((folder / "comparisons").glob("*.csv"))]
+    recorded = [*sorted((folder / ".state" / "pages").glob("*")), *sorted((folder / "comparisons").glob("*.csv"))]
+    content = [path.read_bytes() for path in (*shell, *recorded)]
     content += [_results_digest(folder, "").encode(), profile.digest.encode(), models.encode()]
     key, key_file = _digest(*content), folder / ".state" / "site"
     expected = [folder / "index.html", folder / "results.csv"]
