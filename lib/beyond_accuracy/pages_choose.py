@@ -147,7 +147,7 @@ def _form(choice: Choice, presets: list[Preset]) -> str:
 def _ranking_table(choice: Choice, ranking: Ranking, labels: Mapping[str, str]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{html.escape(labels.get(name, name))}</th><td class="num">{_points(score)}</td>'
-        f'<td class="num">{share:.0%}</td></tr>'
+        f'<td class="num">{_chance(share)}</td></tr>'
         for name, score, share in zip(ranking.order, ranking.scores, ranking.best, strict=True)
     )
     return (
@@ -166,6 +166,12 @@ def _points(score: int) -> str:
     return f"{score / 100_000:+.2f}".replace("-", "−")
 
 
+def _chance(share: float, html_safe: bool = True) -> str:
+    """A share of finitely many draws is never certainty."""
+    text = ">99%" if share >= 0.995 else "<1%" if share < 0.005 else f"{share:.0%}"
+    return html.escape(text) if html_safe else text
+
+
 def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) -> str:
     words = {criterion.key: criterion.headline.label for criterion in choice.criteria}
     rows = []
@@ -173,7 +179,10 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
         ranking = rank(choice, preset.weights)
         if not ranking.order:
             continue
-        order = " › ".join(f"{labels.get(n, n)} ({b:.0%})" for n, b in zip(ranking.order, ranking.best, strict=True))
+        order = " › ".join(
+            f"{labels.get(n, n)} ({_chance(b, html_safe=False)})"
+            for n, b in zip(ranking.order, ranking.best, strict=True)
+        )
         weights = ", ".join(f"{words[key].lower()} {weight}" for key, weight in preset.weights.items())
         rows.append((preset.label, order, flip_sentence(ranking, preset.weights, words, labels), weights))
     missing = [preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}]

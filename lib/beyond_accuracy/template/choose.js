@@ -56,7 +56,8 @@
   };
 
   const label = (m) => data.models[m].label;
-  const percent = (share) => `${Math.round(share * 100)}%`;
+  // A share of finitely many draws is never certainty.
+  const percent = (share) => (share >= 0.995 ? ">99%" : share < 0.005 ? "<1%" : `${Math.round(share * 100)}%`);
   const points = (score) => ((score < 0 ? "−" : "+") + Math.abs(score / 100000).toFixed(2));
   const cell = (row, tag, text) => {
     const made = document.createElement(tag);
