@@ -15,7 +15,8 @@ def test_vtab_is_a_list_of_tasks():
 
 def test_mini_world_tasks_are_valid():
     tasks = {t.name: t for t in parse_tasks("mini_world")}
-    assert {"object", "digits", "azimuth", "elevation", "distance", "location", "light_direction", "count"} <= set(tasks)
+    expected = {"object", "digits", "azimuth", "elevation", "distance", "location", "light_direction", "count"}
+    assert expected <= set(tasks)
     assert tasks["azimuth"].where == {"factor": "object_yaw"} and tasks["azimuth"].group_by == "cluster"
 
 
