@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import rel_entr
 
-from ..stats import bootstrap_means
+from ..stats import Interval, bootstrap_means
 from . import tidy
 from .robustness import accuracy_differences
 
@@ -139,16 +139,19 @@ def curve(
     """
     rows = []
     for i, step in enumerate(steps):
-        for model, outputs in step.outputs.items():
-            previous = steps[i - 1].outputs[model] if i else plain[model]
-            values = per_image(plain[model], outputs, previous)
-            for kind, column in values.items():
-                metric = f"{kind}:{transform}={step.strength:g}"
-                if kind == "accuracy":
-                    row = tidy.accuracy_row(metric, model, column > 0)
-                else:
-                    row = _mean_row(metric, model, column, KINDS[kind], resamples, seed)
-                rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
+        columns = {
+            (model, kind): column
+            for model, outputs in step.outputs.items()
+            for kind, column in per_image(
+                plain[model], outputs, steps[i - 1].outputs[model] if i else plain[model]
+            ).items()
+        }
+        intervals = _mean_intervals(list(columns.values()), resamples, seed)
+        for ((model, kind), column), interval in zip(columns.items(), intervals, strict=True):
+            metric = f"{kind}:{transform}={step.strength:g}"
+            row = tidy.accuracy_row(metric, model, column > 0) if kind == "accuracy" else None
+            row = row or _mean_row(metric, model, column, KINDS[kind], interval)
+            rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
     return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "transform", "strength"])
 
 
@@ -192,20 +195,21 @@ def mean_agreement(
     for model, before in plain.items():
         same = [step.outputs[model].pred == before.pred for step in steps if step.strength != identity]
         values = np.mean(same, axis=0)
-        rows.append(_mean_row(f"agreement:{transform}", model, values, "fraction", resamples, seed))
+        [interval] = _mean_intervals([values], resamples, seed)
+        rows.append(_mean_row(f"agreement:{transform}", model, values, "fraction", interval))
     return tidy.frame(rows)
 
 
-def _mean_row(metric: str, model: str, values: NDArray, unit: str, resamples: int, seed: int) -> dict:
-    known = ~np.isnan(values)
-    if not known.any():
-        return tidy.row(metric, model, np.nan, (np.nan, np.nan), 0, unit)
-    rng = np.random.default_rng(seed)
-    if known.all():
-        draws = bootstrap_means(values, resamples, rng)
-    else:
-        # the mean over the known images is a ratio of two means over all images, which are resampled as one
-        sums = np.column_stack([np.where(known, values, 0.0), known])
-        parts = bootstrap_means(sums, resamples, rng)
-        draws = np.divide(parts[:, 0], parts[:, 1], out=np.full(len(parts), np.nan), where=parts[:, 1] > 0)
-    return tidy.row(metric, model, values[known].mean(), tidy.interval_of_ratio(draws), int(known.sum()), unit)
+def _mean_intervals(columns: Sequence[NDArray], resamples: int, seed: int) -> list[Interval]:
+    """Intervals of column means over their known values, images resampled once for all columns."""
+    known = np.stack([~np.isnan(column) for column in columns], axis=1)
+    # the mean over some images is a ratio of two means over all images
+    sums = np.hstack([np.nan_to_num(np.stack(columns, axis=1)), known])
+    top, bottom = np.split(bootstrap_means(sums, resamples, np.random.default_rng(seed)), 2, axis=1)
+    draws = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    return [tidy.interval_of_ratio(column) for column in draws.T]
+
+
+def _mean_row(metric: str, model: str, values: NDArray, unit: str, interval: Interval) -> dict:
+    known = values[~np.isnan(values)]
+    return tidy.row(metric, model, known.mean() if len(known) else np.nan, interval, len(known), unit)
