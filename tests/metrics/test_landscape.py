@@ -84,7 +84,7 @@ def test_association_controls_and_intervals(rng):
     frame["pretrain_data"] = "in1k"
     plain = landscape.associations(frame, "x", ["y"], 400, rng).iloc[0]
     partial = landscape.associations(frame, "x", ["y"], 400, rng, controls=["z"]).iloc[0]
-    assert plain.ci_low > 0.6 and plain.p < 0.01
+    assert plain.ci_low > 0.6
     assert partial.ci_low < 0 < partial.ci_high
     with pytest.raises(ValueError, match="too few"):
         landscape.associations(frame.head(7), "x", ["y"], 10, rng)

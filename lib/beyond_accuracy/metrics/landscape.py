@@ -95,24 +95,28 @@ def partial_spearman(x: ArrayLike, y: ArrayLike, controls: ArrayLike | None = No
     Returns:
         Correlation in -1..1; NaN when nothing varies.
     """
-    ranks = np.column_stack([rankdata(x), rankdata(y)])
+    return float(_rank_correlations_with_first(np.column_stack([x, y]).astype(float), controls)[0])
+
+
+def _rank_correlations_with_first(table: NDArray, controls: ArrayLike | None) -> NDArray[np.float64]:
+    """Partial rank correlations of the first column with each of the others, shape (columns - 1,)."""
+    ranks = rankdata(table, axis=0)
     design = np.ones((len(ranks), 1))
     if controls is not None:
-        table = np.asarray(controls, float).reshape(len(ranks), -1)
-        binary = [np.isin(column, (0, 1)).all() for column in table.T]
-        columns = [c if flag else rankdata(c) for c, flag in zip(table.T, binary, strict=True)]
-        design = np.column_stack([design, *columns])
+        held = np.asarray(controls, float).reshape(len(ranks), -1)
+        binary = ((held == 0) | (held == 1)).all(axis=0)
+        design = np.column_stack([design, np.where(binary, held, rankdata(held, axis=0))])
     rest = ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0]
     norms = np.linalg.norm(rest, axis=0)
-    if np.any(norms < 1e-9 * len(ranks)):
-        return float("nan")
-    return float(rest[:, 0] @ rest[:, 1] / norms.prod())
+    flat = norms < 1e-9 * len(ranks)
+    products = np.divide(rest[:, 0] @ rest, norms[0] * norms, out=np.full(len(norms), np.nan), where=~(flat | flat[0]))
+    return products[1:]
 
 
 def associations(
     frame: pd.DataFrame,
     x: str,
-    ys: Iterable[str],
+    ys: Sequence[str],
     resamples: int,
     rng: np.random.Generator,
     controls: Sequence[str] = (),
@@ -120,7 +124,7 @@ def associations(
     """(Partial) Spearman correlation of one column with several, each with a bootstrap interval over models.
 
     Args:
-        frame: Models; rows that lack a needed value are left out per benchmark.
+        frame: Models; those that lack one of the columns are left out.
         x: Column, e.g. `params_m`.
         ys: Columns, e.g. the robustness benchmarks.
         resamples: Bootstrap resamples.
@@ -128,27 +132,24 @@ def associations(
         controls: Columns held constant; text columns become indicators.
 
     Returns:
-        Rows ``benchmark, value, ci_low, ci_high, p, n``.
+        Rows ``benchmark, value, ci_low, ci_high, n``.
 
     Raises:
         ValueError: If fewer than 8 models are left.
     """
-    rows = []
-    for y in ys:
-        part = frame.dropna(subset=[x, y, *controls])
-        if len(part) < 8:
-            raise ValueError(f"{len(part)} models with {x} and {y}: too few for a correlation")
-        a, b = part[x].to_numpy(float), part[y].to_numpy(float)
-        held = pd.get_dummies(part[list(controls)], drop_first=True).to_numpy(float) if controls else None
+    part = frame.dropna(subset=[x, *ys, *controls])
+    if len(part) < 8:
+        raise ValueError(f"{len(part)} models with {x} and {', '.join(ys)}: too few for a correlation")
+    values = part[[x, *ys]].to_numpy(float)
+    held = pd.get_dummies(part[list(controls)], drop_first=True).to_numpy(float) if controls else None
 
-        def statistic(i: NDArray[np.int64], a=a, b=b, held=held) -> list[float]:
-            return [partial_spearman(a[i], b[i], None if held is None else held[i])]
+    def statistic(i: NDArray[np.int64]) -> NDArray[np.float64]:
+        return _rank_correlations_with_first(values[i], None if held is None else held[i])
 
-        draws = bootstrap_models(statistic, len(part), resamples, rng, lineage(part))[:, 0]
-        low, high = interval(draws)
-        p = bootstrap_p_value(draws[~np.isnan(draws)])
-        rows.append((y, statistic(np.arange(len(part)))[0], low, high, p, len(part)))
-    return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "p", "n"])
+    estimates = statistic(np.arange(len(part)))
+    draws = bootstrap_models(statistic, len(part), resamples, rng, lineage(part))
+    rows = [(y, estimates[k], *interval(draws[:, k]), len(part)) for k, y in enumerate(ys)]
+    return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "n"])
 
 
 def rank_correlations(

@@ -8,7 +8,7 @@ the same optimum. With two classes both fit one weight vector (a binomial model)
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,10 @@ class Settings:
         exponents: log10 of C on the first, coarse grid; `sweep` extends it where the best value lies at its end, so
             that weakly regularised fits, which take longest, are made only where they could win.
         refinements: How often the grid is refined around the best value, each time with half the step.
-        max_iterations: L-BFGS iterations per fit.
+        max_iterations: L-BFGS iterations of the final fit.
         tolerance: L-BFGS stops when no entry of the mean loss's gradient is larger.
+        sweep_iterations: As `max_iterations`, for the fits that only compare values of C.
+        sweep_tolerance: As `tolerance`, for those fits.
         device: `cpu`, `cuda`, ...: where torch fits large sets.
         solver: `auto` (by size), `sklearn` or `torch`.
     """
@@ -42,6 +44,8 @@ class Settings:
     refinements: int = 2
     max_iterations: int = 1000
     tolerance: float = 1e-4
+    sweep_iterations: int = 300
+    sweep_tolerance: float = 1e-3
     device: str = "cpu"
     solver: str = "auto"
 
@@ -272,6 +276,7 @@ def sweep(
         The sweep; ``table`` has ``log10_c, accuracy, log_loss, converged`` and ``at_edge`` is True when the best value
         still lies at the end of the grid.
     """
+    rough = replace(settings, tolerance=settings.sweep_tolerance, max_iterations=settings.sweep_iterations)
     standardiser = fit_standardiser(features, train)
     tried: dict[float, tuple[float, float, bool]] = {}
     probes: dict[float, Probe] = {}
@@ -280,7 +285,7 @@ def sweep(
         for exponent in sorted(set(np.round(exponents, 6)) - set(tried)):
             lower = [e for e in probes if e < exponent]
             start = probes[max(lower)] if lower else None
-            probe = fit_probe(features, labels, train, 10.0**exponent, settings, start, standardiser)
+            probe = fit_probe(features, labels, train, 10.0**exponent, rough, start, standardiser)
             correct, loss = probe.evaluate(features, labels, validation)
             tried[exponent], probes[exponent] = (float(correct.mean()), loss, probe.converged), probe
         return max(tried, key=lambda e: (tried[e][0], -tried[e][1], -e))
