@@ -1,5 +1,7 @@
 """Figures of the shape bias, robustness, synthetic and invariance pages: what is drawn, where, and for which models."""
 
+import io
+import warnings
 from types import SimpleNamespace
 
 import matplotlib
@@ -207,7 +209,12 @@ def test_gallery():
     wide = Image.new("RGB", (400, 200), (255, 0, 0))
     assert plots_images.thumbnail(wide).size == (160, 160)
     assert plots_images.thumbnail(Image.new("L", (30, 40))).size == (30, 30)
+    plots.use_theme()
     fig = plots_images.gallery([wide] * 5, ["a\nb"] * 5, columns=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would end up in the rendered page
+        for kind in ("svg", "png"):
+            fig.savefig(io.BytesIO(), format=kind)
     boxes = [ax.get_position() for ax in fig.axes]
     assert len(boxes) == 5 and all(0 <= box.x0 < box.x1 <= 1.001 and -0.001 <= box.y0 for box in boxes)
     width, height = fig.get_size_inches()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from PIL import Image
 
 from .plots import WIDTH
@@ -37,7 +38,9 @@ def gallery(
     gap = 0.12
     side = (WIDTH - gap * (columns - 1)) / columns
     cell = side + _LINE * lines + 0.16
-    fig = plt.figure(figsize=(WIDTH, rows * cell), layout="none")
+    # an engine that does nothing, and not none: after a figure is saved, none turns into the theme's engine
+    layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False)
+    fig = plt.figure(figsize=(WIDTH, rows * cell), layout=layout)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(i, columns)
         left, bottom = column * (side + gap) / WIDTH, 1 - (row * cell + side) / (rows * cell)
