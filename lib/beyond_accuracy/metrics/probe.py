@@ -195,12 +195,12 @@ def _solve_torch(features, targets, rows, k, c, settings, start, standardiser):
     device = torch.device(settings.device)
     kind = torch.float64 if device.type == "cpu" else torch.float32
     outputs, width = (1 if k == 2 else k), features.shape[1]
-    mean, scale = (torch.as_tensor(v, dtype=kind, device=device) for v in (standardiser.mean, standardiser.scale))
+    mean, scale = (torch.as_tensor(v).to(kind).to(device) for v in (standardiser.mean, standardiser.scale))
     weight = torch.zeros(outputs, width, dtype=kind, device=device)
     bias = torch.zeros(outputs, dtype=kind, device=device)
     if start is not None:
-        weight.copy_(torch.as_tensor(start.weight))
-        bias.copy_(torch.as_tensor(start.bias))
+        weight.copy_(torch.as_tensor(start.weight).to(kind))
+        bias.copy_(torch.as_tensor(start.bias).to(kind))
     weight.requires_grad_()
     bias.requires_grad_()
     read = _reader(features, targets, rows, device)
