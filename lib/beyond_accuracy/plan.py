@@ -44,12 +44,12 @@ def requests(profile: Profile, dimension: str) -> list[Request]:
         kinds = roles.get("transforms") or list(transforms.LADDERS)
         kinds = kinds if isinstance(kinds, list) else [kinds]
         for kind in kinds:
-            if kind not in transforms.LADDERS:
+            if str(kind).partition("@")[0] not in transforms.LADDERS:
                 raise InputError(
                     f"profile {profile.name}: dimensions.invariance.transforms: "
                     f"{unknown('transform', str(kind), transforms.LADDERS)}"
                 )
-        texts = [text for kind in kinds for text in transforms.ladder(kind)]
+        texts = [text for kind in kinds for text in transforms.ladder(str(kind))]
         return [Request(name, tuple(dict.fromkeys(["none", *texts]))) for name in known]
     found = [Request(name) for name in known if name != roles.get(CORRUPT_ROLE)]
     if dimension == "robustness" and CORRUPT_ROLE in roles:
