@@ -158,14 +158,14 @@ def test_rows_of_other_pages_do_not_count():
 
 
 def test_null_hypotheses_are_rarely_rejected():
-    """Under equality of everything, a claim of two inequalities is decided in at most about 5 % of runs."""
+    """Under equality of everything, a claim of two inequalities is decided in at most about 5 % of runs (0.11: 3 standard errors)."""
     rng = np.random.default_rng(1)
     decided = 0
-    for _ in range(400):
+    for _ in range(120):
         z = rng.normal(size=2)
         rows = [compared(a, "z", v, 1.96, 2 * norm.sf(abs(v))) for a, v in zip("ab", z, strict=True)]
         decided += judge(above("a", "z"), above("b", "z"), comparisons=rows).verdict != "undecided"
-    assert decided / 400 < 0.075
+    assert decided / 120 < 0.11
 
 
 # ------------------------------------------------------------------------------------------------ the paper's claims
