@@ -158,7 +158,7 @@ def test_rows_of_other_pages_do_not_count():
 
 
 def test_null_hypotheses_are_rarely_rejected():
-    """Under equality of everything, a claim of two inequalities is decided in at most about 5 % of runs (0.11: 3 standard errors)."""
+    """Under equality of everything, a claim of two inequalities is decided in at most about 5 % of runs."""
     rng = np.random.default_rng(1)
     decided = 0
     for _ in range(120):
