@@ -47,7 +47,7 @@ def _pair(dataset: str, metric: str, higher: str, lower: str, where: str = "") -
 
 
 def _claim(name: str, statement: str, dimension: str, inequalities, lacking: str = "") -> Claim:
-    why = "" if inequalities else f"the profile's page {dimension} has no {lacking}"
+    why = "" if inequalities else f"no {lacking} in what the page {dimension} recorded"
     return Claim(name, statement, dimension, tuple(inequalities), why)
 
 
@@ -112,7 +112,7 @@ def _mistakes(roles: Mapping, results: pd.DataFrame) -> list[Claim]:
     return [
         _claim(
             "clip_lower_error_ratio",
-            "CLIP models err less on ImageNet-X's factors than their accuracy suggests (lower mean error ratio)",
+            "CLIP models err less on the labelled factors than their accuracy suggests (lower mean error ratio)",
             "mistakes",
             lower,
         ),
