@@ -385,7 +385,7 @@ class Hub(Handler):
             siblings = [{"rfilename": name} for name in server.files]
             about = {"id": "some/set", "sha": self.commit, "siblings": siblings, "private": False, "tags": []}
             return self._answer(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
-        content = server.files.get(path.split(f"/resolve/{self.commit}/")[-1])
+        content = server.files.get(path.partition("/resolve/")[2].partition("/")[2])
         if content is None:
             return self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
         etag = hashlib.sha256(content).hexdigest()
@@ -414,11 +414,23 @@ def hub(server):
     return server
 
 
-def run_hub_client(server, folder: Path) -> str:
+WEIGHTS_CLIENT = """
+import sys
+from beyond_accuracy.fetch import fetch_weights
+from beyond_accuracy.profiles import ModelSpec
+from beyond_accuracy.weights import locate
+spec = ModelSpec("m", "timm", "hf-hub:some/model")
+assert locate(spec).path is None
+fetch_weights(spec)
+print(locate(spec).path.read_bytes().decode())
+"""
+
+
+def run_hub_client(server, folder: Path, code: str = HUB_CLIENT) -> str:
     """In a process of its own: the hub's client takes its address when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": server.url("").rstrip("/"), "HF_HUB_DISABLE_XET": "1"}
     environment |= {"HF_HOME": str(folder.parent / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", HUB_CLIENT, str(folder)]
+    command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -439,3 +451,8 @@ def test_a_hub_repository_is_downloaded_once(hub, tmp_path):
     hub.status = [403]
     out = run_hub_client(hub, tmp_path / "gated")
     assert "DataMissing" in out and "hf auth login" in out and "https://huggingface.co/datasets/some/set" in out
+
+
+def test_weights_go_into_the_hubs_cache(hub, tmp_path):
+    hub.files = {"config.json": b"{}", "pytorch_model.bin": b"the weights"}
+    assert run_hub_client(hub, tmp_path / "x", WEIGHTS_CLIENT).endswith("the weights\n")
