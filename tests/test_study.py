@@ -268,12 +268,21 @@ def test_seeds_and_streams(toy):
     assert study.rng().integers(10**9) == study.rng(0).integers(10**9) != study.rng(1).integers(10**9)
 
 
-def test_the_papers_numbers_are_not_shown_beside_synthetic_ones(toy):
-    models = {"vit_sup": {"source": "timm", "name": "x"}, "other": {"source": "timm", "name": "x"}}
-    content = toy.content(models)
-    assert set(study_of(toy, content).paper("imagenet_1k", "ece")["model"]) <= {"vit_sup"}
+def test_the_papers_numbers_stand_beside_the_papers_checkpoints_only(toy):
+    checkpoint = {"source": "timm", "name": "deit3_base_patch16_224.fb_in22k_ft_in1k"}
+    content = toy.content({"vit_sup": checkpoint, "convnext_sup": {"source": "timm", "name": "x"}})
+    assert list(study_of(toy, content).paper("imagenet_1k", "ece")["model"]) == ["vit_sup"]
     content["synthetic"] = True
     assert study_of(toy, content).paper("imagenet_1k", "ece").empty
+
+
+def test_real_labels_that_match_no_image_are_an_error(toy):
+    toy.images(1)
+    toy.checkpoint()
+    content = toy.content()
+    content["datasets"]["real"] = {"reader": "imagenet_real", "options": {"of": "images"}}
+    with pytest.raises(InputError, match="no ReaL label"):
+        study_of(toy, content).predictions("real")
 
 
 def test_one_image_of_ones_own(toy):

@@ -80,7 +80,13 @@ class Outputs:
 
             base = self.predictions(self.base(dataset), transforms)
             labels = real_labels()
-            return {t: {m: p.relabel(dataset, labels) for m, p in by_model.items()} for t, by_model in base.items()}
+            judged = {t: {m: p.relabel(dataset, labels) for m, p in by_model.items()} for t, by_model in base.items()}
+            if any(len(kept) == 0 for by_model in judged.values() for kept in by_model.values()):
+                raise InputError(
+                    f"{dataset}: no image of {self.base(dataset)} has an ILSVRC validation id, so no ReaL label "
+                    "applies; use a form of the set that keeps the original file names"
+                )
+            return judged
         data = load_dataset(spec)
         found = {}
         for text, by_model in self._entries(data, transforms).items():

@@ -206,14 +206,13 @@ class Study:
         display(Markdown(f"**{html.escape(sentence, quote=False)}**"))
 
     def paper(self, dataset: str, metric: str) -> pd.DataFrame:
-        """The paper's values of a metric, for this profile's models under the same names.
+        """The paper's values of a metric, for those models of the profile that are the paper's checkpoints.
 
-        Empty where the profile's models are not the paper's checkpoints (every profile marked `synthetic`).
+        Another checkpoint under the same name has none, nor has any model of a profile marked `synthetic`.
         """
         values = reference.paper_values(self.dimension, dataset, metric)
-        if self.profile.synthetic:
-            return values.iloc[0:0]
-        return values[values["model"].isin(self.models)]
+        known = [] if self.profile.synthetic else [s.name for s in self.specs if reference.is_checkpoint(s)]
+        return values[values["model"].isin(known)]
 
     def rng(self, stream: int = 0) -> np.random.Generator:
         """A generator from the profile's seed; `stream` separates independent uses on one page."""

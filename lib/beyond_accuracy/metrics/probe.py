@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import log_expit, log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 SKLEARN_LIMIT = 2**23
 """Rows x features up to which scikit-learn fits in memory (float64: 64 MB); above it torch streams."""
@@ -185,7 +186,8 @@ def _solve_sklearn(features, targets, rows, k, c, settings, start, standardiser)
     )
     if start is not None:
         model.coef_, model.intercept_, model.classes_ = start.weight.copy(), start.bias.copy(), np.arange(k)
-    with warnings.catch_warnings():
+    # One thread: products this small are over before a second thread has woken up.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
         model.fit(standardiser(features[rows]), targets)
     return model.coef_, model.intercept_, bool(model.n_iter_.max() < settings.max_iterations)
