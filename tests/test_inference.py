@@ -10,7 +10,7 @@ from PIL import Image
 
 from beyond_accuracy import inference, jobs
 from beyond_accuracy.datasets import ImageDataset
-from beyond_accuracy.errors import InputError
+from beyond_accuracy.errors import DataMissing, InputError
 
 
 def logits_of(folder, size=16, scale=8.0):
@@ -269,7 +269,7 @@ def test_labels_alone_cannot_be_run(toy):
     outputs = toy.outputs()
     dataset = SimpleNamespace(load=None, name="labels")
     job = SimpleNamespace(entry=SimpleNamespace(key="k", complete=False))
-    with pytest.raises(inference.DataMissing, match="only labels"):
+    with pytest.raises(DataMissing, match="only labels"):
         inference.run([job], dataset, outputs.store, outputs.profile.settings, inference.Options())
 
 

@@ -11,7 +11,7 @@ import platform
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 
 import beyond_accuracy
 from beyond_accuracy.datasets import BadImage, ImageDataset
-from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.errors import InputError
 from beyond_accuracy.geometry import Geometry
-from beyond_accuracy.jobs import Job, check_device
+from beyond_accuracy.jobs import Job, Todo, check_device, filling, image_bytes_of, jobs_of, report_skipped
 from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.models import model_for
 from beyond_accuracy.networks import Model
@@ -105,7 +105,7 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
 
 
 def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> None:
-    """Compute what the jobs' store entries still lack.
+    """Compute what the jobs' store entries still lack, in this process.
 
     Args:
         jobs: Of `jobs.plan`; jobs with the same entry are computed once.
@@ -119,33 +119,44 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
             store that cannot be written.
         DataMissing: Only labels of the dataset are here.
     """
-    jobs = [job for job in {job.entry.key: job for job in jobs}.values() if not job.entry.complete]
-    if not jobs:
-        return
-    if dataset.load is None:
-        raise DataMissing(f"{dataset.name}: only labels are known here, the images are not on this machine")
-    n, chunk = len(dataset), settings.chunk
-    ranges = [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
-    device = pick_device(options.device)
-    facts = {"device": device_name(device), "torch": torch.__version__, "computed_by": beyond_accuracy.__version__}
-    with ExitStack() as locks:
-        for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
-            locked = locks.enter_context(job.entry.lock())
-            job.entry.start(facts, locked)
-        lacking = {job.entry.key: set(job.entry.missing(ranges)) for job in jobs}
-        todo = {rows: [job for job in jobs if rows in lacking[job.entry.key]] for rows in ranges}
-        if todo := {rows: wanted for rows, wanted in todo.items() if wanted}:
-            _Pass(todo, dataset, store, settings, options, device).run()
-        for job in jobs:
-            job.entry.finish(ranges)
+    facts = run_facts(pick_device(options.device))
+    with filling(jobs, dataset, settings, facts) as todo:
+        if todo:
+            report_skipped(dataset, compute(todo, dataset, store, settings, options))
+
+
+def run_facts(device: torch.device) -> dict[str, str]:
+    """What is written down beside the outputs of this process."""
+    return {"device": device_name(device), "torch": torch.__version__, "computed_by": beyond_accuracy.__version__}
+
+
+def compute(
+    todo: Todo, dataset: ImageDataset, store: Store, settings: Settings, options: Options, image_bytes: int = 0
+) -> int:
+    """Compute parts and write them; whoever calls holds the entries' locks and merges the parts (`jobs.filling`).
+
+    Args:
+        todo: Jobs by part.
+        dataset: The images.
+        store: Where text heads are kept; parts go to the jobs' entries.
+        settings: Conventions, workers.
+        options: Device, batch size, what to do with bad images.
+        image_bytes: `jobs.image_bytes_of` the jobs of the run that these parts are a share of: batches are then cut
+            as if the whole run were computed here, so numbers do not depend on how it is shared out.
+
+    Returns:
+        Number of images left out because they cannot be decoded.
+    """
+    return _Pass(todo, dataset, store, settings, options, image_bytes).run()
 
 
 class _Pass:
     """State of one pass: networks on the device, text heads, and the rows of the part under way."""
 
-    def __init__(self, todo: dict[Range, list[Job]], dataset, store, settings, options, device):
-        self.todo, self.dataset, self.settings, self.options, self.device = todo, dataset, settings, options, device
-        jobs = list({job.entry.key: job for wanted in todo.values() for job in wanted}.values())
+    def __init__(self, todo: Todo, dataset, store, settings, options, image_bytes):
+        self.todo, self.dataset, self.settings, self.options = todo, dataset, settings, options
+        self.device = device = pick_device(options.device)
+        jobs = jobs_of(todo)
         views = {(job.geometry, job.transform): None for job in jobs}
         self.views = sorted(views, key=lambda view: (view[0].text, view[1].text))
         self.view_of = {job.entry.key: self.views.index((job.geometry, job.transform)) for job in jobs}
@@ -161,8 +172,9 @@ class _Pass:
                 self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
         self.precision = jobs[0].precision
         self.batch = options.batch_size or (256 if device.type == "cuda" else 64)
+        self.image_bytes = image_bytes or image_bytes_of(jobs)
 
-    def run(self) -> None:
+    def run(self) -> int:
         skipped = 0
         cards, transforms = len(self.heads), len({transform for _, transform in self.views})
         bar = tqdm(
@@ -176,13 +188,11 @@ class _Pass:
             for rows, batches in self._parts():
                 skipped += self._write(rows, batches)
                 bar.update(rows[1] - rows[0])
-        if skipped:
-            print(f"{self.dataset.name}: left out {skipped} images that cannot be decoded", file=sys.stderr)
+        return skipped
 
     def _parts(self) -> Iterator[tuple[Range, list]]:
         """Parts in order, each with its loader batches already run through the networks."""
-        view_bytes = sum(3 * geometry.crop**2 for geometry, _ in self.views)
-        size = max(1, min(self.batch, BATCH_BYTES // view_bytes, self.settings.chunk))
+        size = max(1, min(self.batch, BATCH_BYTES // self.image_bytes, self.settings.chunk))
         batches = [
             (rows, list(range(start, min(start + size, rows[1]))))
             for rows in self.todo

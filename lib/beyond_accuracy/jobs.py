@@ -2,16 +2,18 @@
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import beyond_accuracy
 from beyond_accuracy.cards import Card
 from beyond_accuracy.datasets import ImageDataset
-from beyond_accuracy.errors import InputError
+from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.geometry import Geometry, override
 from beyond_accuracy.profiles import Settings
-from beyond_accuracy.store import Entry, Store
+from beyond_accuracy.store import Entry, Range, Store
 from beyond_accuracy.transforms import Transform, parse
 
 # Device files of CUDA, of WSL's and of Jetson's drivers, and of ROCm.
@@ -40,6 +42,9 @@ class Job:
     precision: str
     logits: bool
     features: bool
+
+
+Todo = dict[Range, list[Job]]  # what is to be computed of each part
 
 
 def check_device(name: str) -> str:
@@ -114,3 +119,55 @@ def plan(
             entry = store.entry(parts, meta)
             jobs.append(Job(card, transform, geometry, entry, precision, logits, features))
     return jobs
+
+
+@contextmanager
+def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: dict[str, str]) -> Iterator[Todo]:
+    """Hold the entries' locks, give what they lack, and merge their parts once the caller has computed them.
+
+    Args:
+        jobs: Of `plan`; jobs with the same entry are given once, complete ones not at all.
+        dataset: The images.
+        settings: Images per part.
+        facts: What is written down beside the outputs (device, versions).
+
+    Raises:
+        InputError: A store that cannot be written, or a part that is damaged.
+        DataMissing: Only labels of the dataset are here.
+    """
+    jobs = [job for job in {job.entry.key: job for job in jobs}.values() if not job.entry.complete]
+    if jobs and dataset.load is None:
+        raise DataMissing(f"{dataset.name}: only labels are known here, the images are not on this machine")
+    n, chunk = len(dataset), settings.chunk
+    ranges = [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+    with ExitStack() as locks:
+        for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
+            locked = locks.enter_context(job.entry.lock())
+            job.entry.start(facts, locked)
+        yield lacking(jobs, ranges)
+        for job in jobs:
+            job.entry.finish(ranges)
+
+
+def lacking(jobs: list[Job], ranges: list[Range]) -> Todo:
+    """The parts that are not in the store, with the jobs that lack them."""
+    missing = {job.entry.key: set(job.entry.missing(ranges)) for job in jobs}
+    todo = {rows: [job for job in jobs if rows in missing[job.entry.key]] for rows in ranges}
+    return {rows: wanted for rows, wanted in todo.items() if wanted}
+
+
+def jobs_of(todo: Todo) -> list[Job]:
+    """Every job of some parts once."""
+    return list({job.entry.key: job for wanted in todo.values() for job in wanted}.values())
+
+
+def image_bytes_of(jobs: list[Job]) -> int:
+    """Bytes of one image under every distinct resize, crop and transform of the jobs, as uint8."""
+    views = {(job.geometry, job.transform) for job in jobs}
+    return sum(3 * geometry.crop**2 for geometry, _ in views)
+
+
+def report_skipped(dataset: ImageDataset, skipped: int) -> None:
+    """Say how many images a run left out."""
+    if skipped:
+        print(f"{dataset.name}: left out {skipped} images that cannot be decoded", file=sys.stderr)
