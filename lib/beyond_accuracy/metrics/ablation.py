@@ -1,0 +1,368 @@
+"""Effects of a controlled ablation: architecture, objective and training data of models trained alike but for these.
+
+Every training run gives one value per quantity (a metric on a set). The runs of all seeds saw the same test images, so
+two kinds of chance lie in an effect: another seed would have given another run, and other images another value. Both
+are counted, as in any experiment in which two random factors, here runs and images, are crossed.
+
+Coding: each factor is -1/2 at its first level and +1/2 at its second, and every interaction is in the model. Then, for
+any number of seeds per cell,
+
+- a main effect is the mean over the cells at the second level minus the mean over those at the first,
+- a two-way interaction is the difference between two effects: what the one factor does at the second level of the
+  other, minus what it does at the first (averaged over a third factor).
+
+Variance of an effect b = sum_r w_r y_r, with w the effect's row of (X'X)^-1 X', v = (X'X)^-1 its diagonal entry, and C
+the covariance over images of the runs' values (clustered where images share an origin):
+
+    var(b) = v s^2 + max(0, w'Cw - v tr(MC) / df),    M = I - X (X'X)^-1 X',  df = tr(M)
+
+s^2 is the residual mean square between seeds. It already holds the noise of images that a single run adds, and so does
+w'Cw, hence the third term, the interaction of runs and images, is taken off once: Var = MS_runs + MS_images -
+MS_interaction (Cornfield and Tukey 1956; the quasi F of Clark 1973, "The language-as-fixed-effect fallacy"). Noise that
+all runs share, an image that is hard for all, cancels in w'Cw. Degrees of freedom: Satterthwaite (1946). With three
+seeds per cell of a 2 x 2, df is 8 if images add nothing, and more as their share grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
+from scipy.stats import chi2, t
+
+from ..errors import InputError
+from ..stats import holm
+
+LEVELS = {
+    "architecture": ("transformer", "convnet"),
+    "objective": ("supervised", "clip"),
+    "diversity": ("narrow", "broad"),
+}
+"""Levels of each factor; an effect is the second minus the first."""
+
+COLUMNS = ["term", "value", "ci_low", "ci_high", "p", "se", "se_seeds", "se_images", "df", "runs"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of some training runs.
+
+    Attributes:
+        runs: One row per run: a column per factor, and `seed`; any others.
+        quantities: One row per quantity: `dataset, metric, unit, n` (images) and `clusters` (independent ones).
+        values: (quantities, runs).
+        covariance: (quantities, runs, runs): of the runs' values over images, see `image_covariance`.
+    """
+
+    runs: pd.DataFrame
+    quantities: pd.DataFrame
+    values: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+    def where(self, chosen: ArrayLike) -> Measured:
+        """Some of the runs; `chosen` is (runs,) bool."""
+        at = np.flatnonzero(np.asarray(chosen, bool))
+        runs = self.runs.iloc[at].reset_index(drop=True)
+        return replace(self, runs=runs, values=self.values[:, at], covariance=self.covariance[:, at][:, :, at])
+
+    def only(self, chosen: ArrayLike) -> Measured:
+        """Some of the quantities; `chosen` is (quantities,) bool."""
+        at = np.flatnonzero(np.asarray(chosen, bool))
+        quantities = self.quantities.iloc[at].reset_index(drop=True)
+        return replace(self, quantities=quantities, values=self.values[at], covariance=self.covariance[at])
+
+    def position(self, dataset: str, metric: str) -> int:
+        """Row of a quantity.
+
+        Raises:
+            InputError: It was not measured.
+        """
+        found = np.flatnonzero((self.quantities.dataset == dataset) & (self.quantities.metric == metric))
+        if len(found) != 1:
+            raise InputError(f"ablation: {metric} on {dataset} was not measured")
+        return int(found[0])
+
+    def __add__(self, other: Measured) -> Measured:
+        """Further quantities of the same runs."""
+        return Measured(
+            self.runs,
+            pd.concat([self.quantities, other.quantities], ignore_index=True),
+            np.concatenate([self.values, other.values]),
+            np.concatenate([self.covariance, other.covariance]),
+        )
+
+
+def image_covariance(values: ArrayLike, clusters: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Covariance, over the choice of images, of the means of several runs over the same images.
+
+    C_rs = G / (G - 1) * sum_g u_rg u_sg / n^2, where u_rg is the sum over the images of cluster g of the deviations of
+    run r from its mean; with every image its own cluster, the sample covariance divided by n.
+
+    Args:
+        values: (runs, n) per-image values whose mean is the metric.
+        clusters: (n,) cluster of each image.
+
+    Returns:
+        (runs, runs).
+
+    Raises:
+        ValueError: Fewer than two clusters, or values that are not finite.
+
+    >>> image_covariance([[0, 1, 1, 0], [0, 1, 0, 0]]).round(4).tolist()
+    [[0.0833, 0.0417], [0.0417, 0.0625]]
+    """
+    table = np.atleast_2d(np.asarray(values, float))
+    if not np.isfinite(table).all():
+        raise ValueError("per-image values must be finite")
+    n = table.shape[1]
+    index = np.arange(n) if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    groups = int(index.max()) + 1
+    if groups < 2:
+        raise ValueError("the covariance over images needs at least two clusters")
+    deviations = table - table.mean(axis=1, keepdims=True)
+    sums = np.stack([np.bincount(index, row, groups) for row in deviations])
+    return groups / (groups - 1) * (sums @ sums.T) / n**2
+
+
+# ----------------------------------------------------------------------------------------------------------- the model
+
+
+def design(runs: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """Design matrix: constant, the factors at -1/2 and +1/2, and every interaction (`architecture:objective`).
+
+    Raises:
+        InputError: A level that is not one of `LEVELS`.
+    """
+    coded = {}
+    for factor in factors:
+        low, high = LEVELS[factor]
+        if strange := set(runs[factor]) - {low, high}:
+            raise InputError(f"ablation: {factor} is {low} or {high}, got {', '.join(sorted(map(str, strange)))}")
+        coded[factor] = np.where(runs[factor] == high, 0.5, -0.5)
+    matrix = pd.DataFrame({"constant": np.ones(len(runs))})
+    for size in range(1, len(factors) + 1):
+        for names in combinations(factors, size):
+            matrix[":".join(names)] = np.prod([coded[name] for name in names], axis=0)
+    return matrix
+
+
+def check_seeds(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> None:
+    """Whether every cell has enough seeds for an interval.
+
+    Raises:
+        InputError: A cell has fewer than `least` runs, or the same seed twice; says how to get more.
+    """
+    if runs.duplicated([*factors, "seed"]).any():
+        raise InputError("ablation: a seed occurs twice in a cell; the table mixes recipes of the same kind")
+    cells = runs.groupby(list(factors)).size()
+    for cell in product(*(LEVELS[factor] for factor in factors)):
+        count = int(cells.get(cell, 0))
+        if count < least:
+            raise InputError(
+                f"ablation: {', '.join(cell)}: {count} training run{'' if count == 1 else 's'}, intervals need at "
+                f"least {least} seeds in every cell. Train more (python -m mini_world.train --recipe short --seed 1), "
+                "then write the table: python -m mini_world.ablation"
+            )
+
+
+def effects(measured: Measured, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """Every effect on every quantity, with intervals over seeds and images (see the module's text).
+
+    Args:
+        measured: At least two runs in every cell of the factors.
+        factors: Two or three of `LEVELS`.
+        level: Of the intervals.
+
+    Returns:
+        Rows `dataset, metric, unit, n` and `COLUMNS`: per quantity one row per term. `se_seeds` is the standard error
+        between seeds alone, `se_images` what images add to it. Quantities with a missing value in any run are left out.
+
+    Raises:
+        InputError: As `check_seeds`.
+    """
+    check_seeds(measured.runs, factors)
+    matrix = design(measured.runs, factors)
+    defined = np.isfinite(measured.values).all(axis=1)
+    parts = []
+    for at in np.flatnonzero(defined):
+        about = measured.quantities.iloc[at]
+        table = _fit(measured.values[at], measured.covariance[at], matrix, int(about.clusters), level)
+        parts.append(table.assign(**{c: about[c] for c in ("dataset", "metric", "unit", "n")}))
+    columns = ["dataset", "metric", "unit", "n", *COLUMNS]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _fit(
+    values: NDArray, covariance: NDArray, matrix: pd.DataFrame, clusters: int, level: float
+) -> pd.DataFrame:  # fmt: skip
+    x = matrix.to_numpy()
+    fit = sm.OLS(values, x).fit()
+    scale, df = fit.normalized_cov_params.diagonal(), fit.df_resid
+    weights = np.linalg.pinv(x)  # an effect is a weighted sum of the runs
+    images = np.einsum("ti,ij,tj->t", weights, covariance, weights)
+    both = scale * np.trace((np.eye(len(x)) - x @ weights) @ covariance) / df
+    seeds = np.square(fit.bse)
+    added = np.maximum(images - both, 0)
+    total = seeds + added
+    of_images = (np.square(images) + np.square(both) / df) / (clusters - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread at all: the interval is the value itself
+        freedom = np.fmax(np.square(total) / (np.square(seeds) / df + of_images), df)
+        p = np.where(total > 0, 2 * t.sf(np.abs(fit.params) / np.sqrt(total), freedom), fit.params == 0)
+    reach = t.ppf((1 + level) / 2, freedom) * np.sqrt(total)
+    table = pd.DataFrame(
+        {
+            "term": matrix.columns,
+            "value": fit.params,
+            "ci_low": fit.params - reach,
+            "ci_high": fit.params + reach,
+            "p": p,
+            "se": np.sqrt(total),
+            "se_seeds": fit.bse,
+            "se_images": np.sqrt(added),
+            "df": freedom,
+            "runs": len(x),
+        }
+    )
+    return table[table.term != "constant"]
+
+
+def corrected(table: pd.DataFrame, terms: Sequence[str] = (), alpha: float = 0.05) -> pd.DataFrame:
+    """The effects of some terms with p-values corrected by Holm over the rows returned, and whether they are decided.
+
+    Args:
+        table: Rows of `effects`.
+        terms: Which terms, in this order; all if empty.
+        alpha: An effect is decided if its corrected p-value is below this.
+
+    Returns:
+        The rows with `p_holm` and `decided`.
+    """
+    chosen = table[table.term.isin(list(terms))] if terms else table
+    adjusted = holm(chosen.p.to_numpy(float)) if len(chosen) else np.empty(0)
+    return chosen.assign(p_holm=adjusted, decided=adjusted < alpha).reset_index(drop=True)
+
+
+# --------------------------------------------------------------------------------------------------- further quantities
+
+
+def average(measured: Measured, datasets: Sequence[str], name: str, metric: str = "accuracy") -> Measured:
+    """The mean of a metric over several sets of different images, as one quantity of the dataset `name`."""
+    at = [measured.position(dataset, metric) for dataset in datasets]
+    about = measured.quantities.iloc[at]
+    row = {"dataset": name, "metric": metric, "unit": about.unit.iloc[0], "n": about.n.sum()}
+    row["clusters"] = about.clusters.sum()
+    covariance = measured.covariance[at].sum(axis=0) / len(at) ** 2
+    return Measured(measured.runs, pd.DataFrame([row]), measured.values[at].mean(axis=0)[None], covariance[None])
+
+
+def gaps(measured: Measured, clean: str, datasets: Iterable[str], scale: str = "percent") -> Measured:
+    """Accuracy on shifted sets minus that on the clean set, run by run: what is left once accuracy itself is taken off.
+
+    Args:
+        measured: Accuracies in percent; the sets hold different images, so their noise is independent.
+        clean: The clean set.
+        datasets: The shifted sets.
+        scale: `percent` (points) or `logit` (difference of log-odds, by the delta method; a run without a single right
+            or wrong answer has none).
+
+    Returns:
+        Quantities `accuracy_gap` or `log_odds_gap` per shifted set.
+    """
+    rows, values, covariance = [], [], []
+    ends = {}
+    for dataset in (clean, *datasets):
+        at = measured.position(dataset, "accuracy")
+        share, spread = measured.values[at], measured.covariance[at]
+        if scale == "logit":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                slope = 100 / (share * (100 - share))
+                ends[dataset] = logit(share / 100), spread * np.outer(slope, slope)
+        else:
+            ends[dataset] = share, spread
+    for dataset in datasets:
+        about = measured.quantities.iloc[measured.position(dataset, "accuracy")]
+        kind = ("log_odds_gap", "log-odds") if scale == "logit" else ("accuracy_gap", "points")
+        rows.append({**about.to_dict(), "metric": kind[0], "unit": kind[1]})
+        values.append(
+            np.where(np.isfinite(ends[dataset][0] - ends[clean][0]), ends[dataset][0] - ends[clean][0], np.nan)
+        )
+        covariance.append(ends[dataset][1] + ends[clean][1])
+    return Measured(measured.runs, pd.DataFrame(rows), np.array(values), np.array(covariance))
+
+
+# ------------------------------------------------------------------------------------------------------------ the seeds
+
+
+def seed_noise(measured: Measured, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """How far runs lie apart that differ in their seed alone, on the same images.
+
+    sd is the pooled standard deviation within cells. Two single runs of equal expectation then differ, in `level` of
+    the cases, by less than t_df sqrt(2) sd: `least_difference`, what a difference between two single trained models
+    has to exceed to be more than luck of the seed.
+
+    Args:
+        measured: At least two runs in every cell.
+        factors: What makes a cell.
+        level: Of the interval (chi-square) and of the least difference.
+
+    Returns:
+        Rows `dataset, metric, unit, n, sd, sd_low, sd_high, least_difference, df`.
+
+    Raises:
+        InputError: As `check_seeds`.
+    """
+    check_seeds(measured.runs, factors)
+    cell = measured.runs.groupby(list(factors)).ngroup().to_numpy()
+    groups = np.unique(cell)
+    df = len(cell) - len(groups)
+    squares = np.zeros(len(measured.values))
+    for group in groups:
+        mine = measured.values[:, cell == group]
+        squares += np.square(mine - mine.mean(axis=1, keepdims=True)).sum(axis=1)
+    sd = np.sqrt(squares / df)
+    low, high = (np.sqrt(squares / chi2.ppf(q, df)) for q in ((1 + level) / 2, (1 - level) / 2))
+    table = measured.quantities[["dataset", "metric", "unit", "n"]].assign(sd=sd, sd_low=low, sd_high=high)
+    return table.assign(least_difference=t.ppf((1 + level) / 2, df) * np.sqrt(2) * sd, df=df)
+
+
+def cell_means(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
+    """Mean, lowest and highest value over the seeds of every cell.
+
+    Returns:
+        Rows `dataset, metric, unit, n`, the factors, `value, lowest, highest, seeds`.
+    """
+    parts = []
+    for names, at in measured.runs.groupby(list(factors)).indices.items():
+        mine = measured.values[:, at]
+        cell = dict(zip(factors, names, strict=True))
+        columns = {"value": mine.mean(axis=1), "lowest": mine.min(axis=1), "highest": mine.max(axis=1)}
+        kept = measured.quantities[["dataset", "metric", "unit", "n"]]
+        parts.append(kept.assign(**cell, **columns, seeds=len(at)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def long(measured: Measured) -> pd.DataFrame:
+    """One row per quantity and run, for figures: the quantity's columns, the run's columns and `value`."""
+    count = len(measured.runs)
+    left = measured.quantities.loc[np.repeat(np.arange(len(measured.quantities)), count)].reset_index(drop=True)
+    right = pd.concat([measured.runs] * len(measured.quantities), ignore_index=True)
+    return pd.concat([left, right], axis=1).assign(value=measured.values.ravel())
+
+
+def as_results(table: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:
+    """Effects as rows of the results schema (without `dimension`): the effect stands in the place of the model.
+
+    Args:
+        table: Rows of `effects`.
+        words: Term -> its name there, e.g. `convnet_minus_transformer`.
+    """
+    shown = table[table.term.isin(list(words))]
+    unit = shown.unit.replace("percent", "points")
+    frame = shown.assign(metric="effect:" + shown.metric, model=shown.term.map(words), unit=unit)
+    return frame[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]].reset_index(drop=True)
