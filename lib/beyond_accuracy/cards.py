@@ -64,10 +64,14 @@ class Card:
         return self.spec.source == "open_clip"
 
     def under(self, settings: Settings) -> "Card":
-        """The card under a profile's conventions: preprocessing preset and CLIP logit scale."""
+        """The card under a profile's conventions: preprocessing preset, interpolation, CLIP logit scale."""
         card = self
         if settings.preset == "paper" and not self.is_clip:
             card = replace(card, geometry=Geometry.of(self.geometry.crop, PAPER_CROP, "bilinear"))
+        if settings.interpolation != "own":
+            card = replace(card, geometry=replace(card.geometry, interpolation=settings.interpolation))
+        if not settings.antialias and card.geometry.mode != "longest":  # that mode resizes with timm's code, in PIL
+            card = replace(card, geometry=replace(card.geometry, antialias=False))
         if self.is_clip and settings.logit_scale != "learned":
             card = replace(card, logit_scale=float(settings.logit_scale))
         return card

@@ -21,7 +21,9 @@ class Geometry:
     Attributes:
         resize: Length of the resized side in pixels; 0 = no resize.
         crop: Side of the square crop in pixels.
-        interpolation: `bicubic`, `bilinear` or another name of torchvision's `InterpolationMode`; antialiased (PIL).
+        interpolation: `bicubic`, `bilinear` or another name of torchvision's `InterpolationMode`.
+        antialias: Filter before sampling, as PIL does. Without, the resize is that of torchvision on tensors before its
+            version 0.17, and of many deployments: pixels between the samples are skipped.
         crop_first: Crop this many pixels before the resize (PUG-ImageNet's official transform); 0 = no.
         mode: What is resized: the `shortest` side, both sides (`squash`: the aspect ratio is lost), or the `longest`
             side with a border around the rest.
@@ -36,6 +38,7 @@ class Geometry:
     mode: str = "shortest"
     fill: tuple[int, int, int] = (0, 0, 0)
     crop_pct: float = field(default=0.0, compare=False)
+    antialias: bool = True
 
     @classmethod
     def of(cls, size: int, crop_pct: float, interpolation: str, mode: str = "shortest", fill=(0, 0, 0)) -> "Geometry":
@@ -48,12 +51,13 @@ class Geometry:
         first = f"CenterCrop({self.crop_first}) " if self.crop_first else ""
         how = "" if self.mode == "shortest" else f", {self.mode}"
         how += f" on {self.fill}" if self.mode == "longest" else ""
+        how += "" if self.antialias else ", no antialias"
         resize = f"Resize({self.resize}, {self.interpolation}{how}) " if self.resize else ""
         return f"{first}{resize}CenterCrop({self.crop})"
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Apply to an RGB image of any size; returns a `crop` x `crop` image."""
-        from torchvision.transforms import CenterCrop, Compose, Resize
+        from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize, ToPILImage
         from torchvision.transforms.functional import InterpolationMode
 
         steps = [CenterCrop(self.crop_first)] if self.crop_first else []
@@ -67,7 +71,9 @@ class Geometry:
             return Compose(steps)(image)
         if self.resize:
             size = self.resize if self.mode == "shortest" else (self.resize, self.resize)
-            steps.append(Resize(size, InterpolationMode(self.interpolation)))
+            resize = Resize(size, InterpolationMode(self.interpolation), antialias=self.antialias)
+            # PIL always filters, whatever torchvision is told
+            steps += [resize] if self.antialias else [PILToTensor(), resize, ToPILImage()]
         return Compose([*steps, CenterCrop(self.crop)])(image)
 
     def at(self, size: int) -> "Geometry":

@@ -1,5 +1,6 @@
 """Which outputs a pass has to produce and where each belongs in the store; needs neither torch nor a network."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from beyond_accuracy.cards import Card
 from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.geometry import Geometry, override
+from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.profiles import Settings
 from beyond_accuracy.store import Entry, Range, Store
 from beyond_accuracy.transforms import Transform, parse
@@ -56,6 +58,24 @@ def check_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise InputError(f"unknown device {name!r}; expected auto, cuda, cuda:0, mps or cpu")
     return name
+
+
+def device_option(options: dict) -> str:
+    """The device asked for: the option, else `BEYOND_ACCURACY_DEVICE`, else `auto`."""
+    return check_device(options.get("device") or os.environ.get("BEYOND_ACCURACY_DEVICE") or "auto")
+
+
+def usable_precisions(device: str) -> tuple[str, ...]:
+    """Precisions a device computes in at a useful speed; fp16 on a CPU is emulated, more than ten times slower."""
+    if device == "mps" or (device == "auto" and sys.platform == "darwin"):
+        return "fp32", "fp16"
+    if device == "cpu" or ("torch" not in sys.modules and _surely_no_cuda()):
+        return "fp32", "bf16"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "fp32", "bf16"
+    return ("fp32", "bf16", "fp16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
 
 
 def choose_precision(wanted: str, device: str) -> str:
@@ -165,6 +185,16 @@ def image_bytes_of(jobs: list[Job]) -> int:
     """Bytes of one image under every distinct resize, crop and transform of the jobs, as uint8."""
     views = {(job.geometry, job.transform) for job in jobs}
     return sum(3 * geometry.crop**2 for geometry, _ in views)
+
+
+def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
+    """Where the store keeps a CLIP model's embedding of the prompts of these classes."""
+    return store.head_file({"weights": card.weights, "architecture": card.architecture, "prompts": classes.prompt_hash})
+
+
+def interactive() -> bool:
+    """Whether somebody watches: a terminal or JupyterLab, not a log or a rendered page."""
+    return "BEYOND_ACCURACY_QUIET" not in os.environ and (sys.stderr.isatty() or "ipykernel" in sys.modules)
 
 
 def report_skipped(dataset: ImageDataset, skipped: int) -> None:

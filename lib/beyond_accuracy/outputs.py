@@ -10,7 +10,7 @@ from beyond_accuracy import jobs as jobs_
 from beyond_accuracy.cards import Card, read_card
 from beyond_accuracy.datasets import ImageDataset, load_dataset
 from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.profiles import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.store import Entry, Predictions, Store
 from beyond_accuracy.transforms import parse
 
@@ -43,13 +43,27 @@ class Outputs:
     Attributes:
         profile: Models, datasets and conventions.
         store: The cache.
-        options: `device`, `batch_size`, `skip_bad`, `progress`.
+        options: `device`, `engine`, `batch_size`, `skip_bad`, `progress`.
         used: Description of every store entry asked for so far, by key.
+        convention: What was changed of the profile's conventions; empty = nothing.
     """
 
     def __init__(self, profile: Profile, store: Store, options: dict | None = None):
         self.profile, self.store, self.options = profile, store, options or {}
         self.used: dict[str, dict] = {}
+        self.convention = ""
+
+    def under(self, settings: dict, limit: int = 0) -> "Outputs":
+        """The same store under other conventions (`Profile.under`); what it reads counts as read here, too."""
+        changed = Outputs(self.profile.under(settings, limit), self.store, self.options)
+        texts = [self.convention, *(f"{name}={value}" for name, value in settings.items())]
+        changed.used, changed.convention = self.used, ", ".join(text for text in texts if text)
+        return changed
+
+    @property
+    def device(self) -> str:
+        """The device asked for."""
+        return jobs_.device_option(self.options)
 
     def dataset_spec(self, name: str) -> DatasetSpec:
         """A dataset's entry in the profile.
@@ -138,14 +152,17 @@ class Outputs:
             entries[text] = {name: entry for name, entry in by_model.items() if name in wanted}
             for entry in by_model.values():
                 if entry is not None:
-                    self.used[entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"] = entry.meta
+                    key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
+                    if self.used.get(key, {}).get("convention", self.convention) == self.convention:
+                        entry.meta["convention"] = self.convention
+                        self.used[key] = entry.meta  # else a changed convention left the plain run as it is
         return entries
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
         """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
         there = self.store.imported_models()
         source = self.profile.source
-        known = list(load_profile(source).models) if source.is_file() else []
+        known = list(load_profile(source).models) if names and source.is_file() else []
         for name in names:
             if known and name not in there and name not in known:
                 raise InputError(f"{unknown('model', name, [*known, *there])}; or import its predictions")
@@ -162,7 +179,7 @@ class Outputs:
             )
 
     def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
-        device = jobs_.check_device(self.options.get("device") or os.environ.get("BEYOND_ACCURACY_DEVICE") or "auto")
+        device = self.device
         cards = [read_card(spec, self.profile.settings, self.profile.imports, self.store.root) for spec in specs]
         precision = jobs_.choose_precision(self.profile.settings.precision, device)
         jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
@@ -176,9 +193,18 @@ class Outputs:
                 progress=bool(self.options.get("progress", True)),
                 imports=self.profile.imports,
             )
+            if self._engine == "ray":
+                from beyond_accuracy import engine_ray as inference
             inference.run(jobs, data, self.store, self.profile.settings, options)
         texts = [text for _ in cards for text in transforms]
         return {(text, job.card.name): job.entry.described() for text, job in zip(texts, jobs, strict=True)}
+
+    @property
+    def _engine(self) -> str:
+        wanted = self.options.get("engine") or os.environ.get("BEYOND_ACCURACY_ENGINE") or self.profile.settings.engine
+        if wanted not in ENGINES:
+            raise InputError(unknown("engine", str(wanted), ENGINES))
+        return str(wanted)
 
     @property
     def _skip_bad(self) -> bool:

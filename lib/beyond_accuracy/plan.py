@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from beyond_accuracy import corruptions, transforms
+from beyond_accuracy import conventions, corruptions, transforms
 from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.jobs import device_option
 from beyond_accuracy.outputs import Outputs
 from beyond_accuracy.profiles import Profile, unknown
 from beyond_accuracy.store import Store
@@ -14,11 +15,21 @@ CORRUPT_ROLE = "corrupt"
 
 @dataclass(frozen=True)
 class Request:
-    """Outputs of every model on one dataset: predictions under some transforms, or features."""
+    """Outputs of every model on one dataset: predictions under some transforms, or features.
+
+    Attributes:
+        dataset: Its name.
+        transforms: Texts of the transforms.
+        features: Features are what is wanted.
+        settings: Conventions other than the profile's, by name.
+        limit: Only this many of the images, evenly spaced; 0 = as the profile says.
+    """
 
     dataset: str
     transforms: tuple[str, ...] = ("none",)
     features: bool = False
+    settings: tuple[tuple[str, object], ...] = ()
+    limit: int = 0
 
 
 @dataclass
@@ -34,8 +45,14 @@ class Filled:
     missing: list[str] = field(default_factory=list)
 
 
-def requests(profile: Profile, dimension: str) -> list[Request]:
-    """The page's requests, most basic first; empty for pages that only read published or recorded results."""
+def requests(profile: Profile, dimension: str, options: dict | None = None) -> list[Request]:
+    """The page's requests, most basic first; empty for pages that only read published or recorded results.
+
+    Args:
+        profile: The profile.
+        dimension: The page.
+        options: As of `open_study`; the device decides which precisions are compared.
+    """
     roles = profile.dimensions.get(dimension, {})
     known = [name for name in dict.fromkeys(_texts(roles)) if name in profile.datasets]
     if dimension == "transfer":
@@ -51,10 +68,22 @@ def requests(profile: Profile, dimension: str) -> list[Request]:
                 )
         texts = [text for kind in kinds for text in transforms.ladder(str(kind))]
         return [Request(name, tuple(dict.fromkeys(["none", *texts]))) for name in known]
+    if dimension == "conventions":
+        return _convention_requests(profile, roles, known, device_option(options or {}))
     found = [Request(name) for name in known if name != roles.get(CORRUPT_ROLE)]
     if dimension == "robustness" and CORRUPT_ROLE in roles:
         texts = [f"corrupt:{name}={k}" for name in corruptions.NAMES for k in range(1, 6)]
         found.append(Request(str(roles[CORRUPT_ROLE]), ("none", *texts)))
+    return found
+
+
+def _convention_requests(profile: Profile, roles: dict, known: list[str], device: str) -> list[Request]:
+    """The clean set under every convention that needs a forward pass; the other sets as they are."""
+    clean, limit = str(roles.get("clean")), int(roles.get("limit") or 0)
+    found = [Request(name) for name in known if name != clean]
+    if clean in known:
+        settings = [(), *(c.settings for c in conventions.of(profile, clean, device) if not c.rescored)]
+        found += [Request(clean, settings=changed, limit=limit) for changed in settings]
     return found
 
 
@@ -78,9 +107,10 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
         InputError: Bad input; data or weights that are merely absent are reported in the result instead.
     """
     outputs, filled = Outputs(profile, store, options), Filled()
-    for request in requests(profile, dimension):
+    for request in requests(profile, dimension, options):
         try:
-            outputs.fill(request.dataset, list(request.transforms), networks_only=request.features)
+            asked = outputs.under(dict(request.settings), request.limit)
+            asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
         except DataMissing as missing:
             filled.missing.append(str(missing))
     filled.keys = sorted(outputs.used)

@@ -129,8 +129,7 @@ def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
     Raises:
         ValueError: The run keeps no logits.
     """
-    if predictions.logits is None:
-        raise ValueError(f"{predictions.dataset}: logits were not kept, classes cannot be restricted afterwards")
+    _need_logits(predictions, "classes cannot be restricted afterwards")
     columns = np.asarray(columns, dtype=np.int64)
     kept = replace(predictions.take(np.isin(predictions.targets, columns)), columns=columns)
     scored = score(kept.scored_logits, kept.targets, columns)
@@ -161,3 +160,47 @@ def score(logits: np.ndarray, targets, columns: np.ndarray | None) -> dict[str, 
         "confidence": probabilities[rows, best],
         "target_probability": label.astype(np.float32),
     }
+
+
+def rescale(predictions: Predictions, factor: float) -> Predictions:
+    """The run had the logits been multiplied by a number: a CLIP model under another logit scale.
+
+    Answers stay; confidences change.
+
+    Args:
+        predictions: A run with logits.
+        factor: New scale divided by the old one.
+
+    Raises:
+        ValueError: The run keeps no logits.
+    """
+    _need_logits(predictions, "it cannot be scaled afterwards")
+    logits = np.asarray(predictions.logits, dtype=np.float32) * np.float32(factor)
+    scaled = replace(predictions, logits=logits)
+    targets = predictions.targets
+    return replace(scaled, frame=scaled.frame.assign(**score(scaled.scored_logits, targets, predictions.columns)))
+
+
+def all_columns(predictions: Predictions) -> Predictions:
+    """Re-score a run on a subset of the classes (ImageNet-A, -R) on all classes of the model.
+
+    Raises:
+        ValueError: The run keeps no logits.
+    """
+    _need_logits(predictions, "other classes cannot be scored afterwards")
+    whole = replace(predictions, columns=None)
+    return replace(whole, frame=whole.frame.assign(**score(whole.scored_logits, whole.targets, None)))
+
+
+def folder_positions(predictions: Predictions) -> Predictions:
+    """The run judged as if a label were the position of its class among the classes that occur.
+
+    What a loader does that numbers the folders of a set with 200 of the 1,000 classes from 0 to 199.
+    """
+    _, positions = np.unique(predictions.targets, return_inverse=True)
+    return replace(predictions, frame=predictions.frame.assign(target=positions.astype(np.int64)))
+
+
+def _need_logits(predictions: Predictions, why: str) -> None:
+    if predictions.logits is None:
+        raise ValueError(f"{predictions.dataset}: logits were not kept, {why}")

@@ -24,10 +24,12 @@ DIMENSIONS = (
     "invariance",
     "ablation",
     "landscape",
+    "conventions",
     "summary",
 )
 SOURCES = ("timm", "open_clip", "predictions")
 KEYS = {"name", "title", "synthetic", "description", "settings", "models", "datasets", "dimensions", "imports"}
+ENGINES = ("local", "ray")
 MAX_NODES = 20_000  # far above any real profile; YAML aliases can otherwise unfold without end
 
 
@@ -91,6 +93,8 @@ class Settings:
 
     Attributes:
         preset: Preprocessing, `library` (the checkpoint's own) or `paper` (Resize 256 bilinear + crop for supervised).
+        interpolation: Of the resize: `own` is what the preset says, else `bicubic` or `bilinear` for every model.
+        antialias: Whether the resize filters before it samples, as PIL does.
         logit_scale: CLIP logit scale, `learned` or a number such as 100.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         prompts: Zero-shot prompts: `default` takes the class space's templates; else templates of your own with `{c}`
@@ -100,9 +104,13 @@ class Settings:
         notebook_timeout: Seconds a notebook may run.
         workers: Decoding processes; -1 = chosen from the machine.
         chunk: Images per store part: what an interrupted run loses at most.
+        engine: `local`, or `ray` for a cluster (docs/scaling.md).
+        exchange: URL where machines of the cluster hand over their parts if they do not share the store's path.
     """
 
     preset: str = "library"
+    interpolation: str = "own"
+    antialias: bool = True
     logit_scale: str = "learned"
     precision: str = "auto"
     prompts: str = "default"
@@ -111,6 +119,8 @@ class Settings:
     notebook_timeout: int = 3600
     workers: int = -1
     chunk: int = 512
+    engine: str = "local"
+    exchange: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,23 @@ class Profile:
             "text": [self.name, self.title, self.description, self.synthetic],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def under(self, settings: dict, limit: int = 0) -> "Profile":
+        """The profile under other conventions, for asking what they change.
+
+        Args:
+            settings: Values of `Settings` by name.
+            limit: Use at most this many images of every dataset, evenly spaced; 0 = as the profile says.
+
+        Raises:
+            InputError: An unknown setting or value.
+        """
+        changed = replace(self, settings=_record(Settings, {**vars(self.settings), **settings}, self.source))
+        _check_settings(changed.settings, self.source)
+        if not limit:
+            return changed
+        cut = {n: replace(spec, limit=min(limit, spec.limit or limit)) for n, spec in self.datasets.items()}
+        return replace(changed, datasets=cut)
 
     def select(self, models: str | list[str]) -> "Profile":
         """The profile with a subset of its models; names not in it are taken as imported predictions.
@@ -324,6 +351,8 @@ def _record(kind: type, content: dict, source: Path):
             continue
         if wanted is dict and not isinstance(value, dict):
             raise InputError(f"{where}: {key}: expected a mapping, got {value!r}")
+        if wanted is bool and not isinstance(value, bool):
+            raise InputError(f"{where}: {key}: expected true or false, got {value!r}")
         if wanted is int and (isinstance(value, bool) or not isinstance(value, int)):
             raise InputError(f"{where}: {key}: expected a whole number, got {value!r}")
         if wanted is str and isinstance(value, (dict, list)):
@@ -337,7 +366,13 @@ def _record(kind: type, content: dict, source: Path):
 
 
 def _check_settings(settings: Settings, source: Path) -> None:
-    for key, allowed in (("preset", ("library", "paper")), ("precision", ("auto", "fp32", "bf16", "fp16"))):
+    choices = {
+        "preset": ("library", "paper"),
+        "interpolation": ("own", "bicubic", "bilinear"),
+        "precision": ("auto", "fp32", "bf16", "fp16"),
+        "engine": ENGINES,
+    }
+    for key, allowed in choices.items():
         if getattr(settings, key) not in allowed:
             raise InputError(f"{source}: settings.{key}: {unknown('value', getattr(settings, key), allowed)}")
     if settings.logit_scale != "learned" and not _positive(settings.logit_scale):

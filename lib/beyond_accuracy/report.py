@@ -126,7 +126,7 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Page]:
         dimension = DIMENSION_OF.get(stem, stem)
         if dimension in profile.dimensions:
             pages.append(Page(path.stem, dimension, path))
-    return pages
+    return sorted(pages, key=lambda page: page.dimension in LATE)  # what sums up comes last
 
 
 def _choose(profile: Profile, pages: list[Page], only: Sequence[str]) -> list[Page]:

@@ -1,5 +1,6 @@
 """What a notebook talks to: one page of one profile, with its models, data, results, figures and provenance."""
 
+import copy
 import html
 import json
 from collections.abc import Iterable
@@ -47,6 +48,21 @@ class Study:
         self._findings: list[str] = []
         self.outputs = Outputs(profile, store, self.options)
         self._skipped: list[str] = []
+
+    def under(self, *, limit: int = 0, **settings) -> "Study":
+        """This page under other conventions: its predictions, cards and images are theirs, its results go here.
+
+        Args:
+            limit: Use at most this many images of every dataset, evenly spaced; 0 = as the profile says.
+            **settings: Values of `Settings` by name (`precision="bf16"`).
+
+        Raises:
+            InputError: An unknown setting or value.
+        """
+        view = copy.copy(self)
+        view.outputs = self.outputs.under(settings, limit)
+        view.profile, view.settings = view.outputs.profile, view.outputs.profile.settings
+        return view
 
     # Models and roles ---------------------------------------------------------------------------------------------
 
@@ -231,6 +247,7 @@ class Study:
                 "runs": count,
                 "preprocessing": meta.get("key_parts", {}).get("geometry", "as imported"),
                 "precision": meta.get("key_parts", {}).get("precision", ""),
+                "changed": meta.get("convention", ""),
                 "logit scale": meta.get("key_parts", {}).get("logit_scale"),
                 "device": meta.get("device", ""),
                 "images left out": len(meta.get("skipped", [])),
@@ -238,8 +255,9 @@ class Study:
             for meta, count in _grouped(self.outputs.used.values())
         ]
         frame = pd.DataFrame(rows)
-        if rows and not frame["images left out"].any():
-            frame = frame.drop(columns="images left out")
+        for name in ("images left out", "changed"):
+            if rows and not frame[name].any():
+                frame = frame.drop(columns=name)
         text = results.table_html(
             frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}"
         )
@@ -322,7 +340,7 @@ def classify(study: Study, dataset: str, image: Image.Image, top: int = 3) -> pd
 def _grouped(metas) -> list[tuple[dict, int]]:
     groups: dict[tuple, tuple[dict, int]] = {}
     for meta in metas:
-        key = (meta.get("model"), meta.get("dataset"))
+        key = (meta.get("model"), meta.get("dataset"), meta.get("convention"))
         first, count = groups.get(key, (meta, 0))
         groups[key] = (first if first.get("transform") == "none" or count else meta, count + 1)
     return sorted(groups.values(), key=lambda item: (str(item[0].get("model")), str(item[0].get("dataset"))))

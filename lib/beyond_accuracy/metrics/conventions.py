@@ -1,0 +1,261 @@
+"""What a change of convention does to a model's numbers, over the same images.
+
+Not one of the choices is part of the model: resize and crop, interpolation, precision, the scale of CLIP's logits, the
+classes that compete. Published numbers of one checkpoint differ by them (huggingface/pytorch-image-models #2456,
+hendrycks/natural-adv-examples #15, google-research/robustness_metrics #32).
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from ..stats import (
+    P_VALUE_RESAMPLES,
+    Interval,
+    bootstrap_means,
+    bootstrap_p_value,
+    holm,
+    mcnemar,
+    percentile_interval,
+    wilson,
+)
+from . import calibration, mistakes, tidy
+from .calibration_resampling import PAPER, BinConfig, ece_bootstrap
+
+METRICS = {"accuracy": "percent", "ece": "fraction", "nll": "nats", "error_ratio:average": "ratio"}
+COLUMNS = [
+    *("convention", "group", "label", "dataset", "title", "model", "metric"),
+    *("before", "after", "change", "ci_low", "ci_high", "p", "n", "unit"),
+]
+
+
+class Run(Protocol):
+    """What is read of one model's predictions; `predictions.Predictions` has it."""
+
+    ids: NDArray
+    pred: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float64]
+    target_probability: NDArray[np.float64]
+
+
+class Pair(NamedTuple):
+    """One model on the same images under two conventions.
+
+    Attributes:
+        convention: `<setting>=<value>`.
+        group: The choice that was changed.
+        label: The change, for readers.
+        dataset: Dataset name.
+        title: Dataset name for readers.
+        model: Model name.
+        plain: Under the conventions that all are compared with.
+        changed: Under the changed one.
+    """
+
+    convention: str
+    group: str
+    label: str
+    dataset: str
+    title: str
+    model: str
+    plain: Run
+    changed: Run
+
+
+def flip_rate(before: ArrayLike, after: ArrayLike) -> tuple[float, Interval]:
+    """Share of predictions that change, and its Wilson interval.
+
+    Args:
+        before: (n,) predicted classes.
+        after: (n,) predicted classes on the same images.
+
+    >>> flip_rate([1, 2, 3, 4], [1, 2, 3, 5])[0]
+    0.25
+    """
+    before, after = np.asarray(before), np.asarray(after)
+    if before.shape != after.shape:
+        raise ValueError(f"predictions of the same images are expected, got shapes {before.shape} and {after.shape}")
+    changed = int((before != after).sum())
+    return changed / before.size if before.size else float("nan"), wilson(changed, before.size)
+
+
+def effects(
+    pairs: Sequence[Pair],
+    seed: int,
+    factors: pd.DataFrame | None = None,
+    resamples: int = P_VALUE_RESAMPLES,
+    config: BinConfig = PAPER,
+) -> pd.DataFrame:
+    """What each convention moves: paired differences, changed minus plain.
+
+    Args:
+        pairs: Of one or several datasets; those of one dataset over the same images.
+        seed: Seed of the resampling; all pairs of a dataset see the same resamples.
+        factors: (n, factors) 0/1 by image id, for the average error ratio of those pairs whose images have them.
+        resamples: Behind intervals and p-values.
+        config: Bins of the ECE.
+
+    Returns:
+        `COLUMNS`, a row per pair and metric: `accuracy` in percent (McNemar), `ece` (basic bootstrap), `nll`,
+        `error_ratio:average` (bootstrap). p-values are two-sided and uncorrected.
+    """
+    parts = [
+        _dataset_effects([p for p in pairs if p.dataset == dataset], seed, factors, resamples, config)
+        for dataset in dict.fromkeys(pair.dataset for pair in pairs)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+
+
+class _Column(NamedTuple):
+    """One metric of every run of a dataset: estimates (runs,) and their draws (resamples, runs)."""
+
+    values: NDArray[np.float64]
+    draws: NDArray[np.float64]
+
+
+def _dataset_effects(
+    pairs: Sequence[Pair], seed: int, factors: pd.DataFrame | None, resamples: int, config: BinConfig
+) -> pd.DataFrame:
+    runs = list({id(run): run for pair in pairs for run in (pair.plain, pair.changed)}.values())
+    if any(not np.array_equal(run.ids, runs[0].ids) for run in runs):
+        raise ValueError(f"{pairs[0].dataset}: conventions are compared on the same images")
+    place = {id(run): i for i, run in enumerate(runs)}
+    columns = _columns(runs, np.random.default_rng(seed), factors, resamples, config)
+    rows = []
+    for pair in pairs:
+        before, after = place[id(pair.plain)], place[id(pair.changed)]
+        for metric, (values, draws) in columns.items():
+            change, moved = values[after] - values[before], draws[:, after] - draws[:, before]
+            if not np.isfinite(change):
+                continue
+            if metric == "ece":  # basic: noise pushes each resampled ECE up (see calibration_table.differences)
+                moved = 2 * change - moved
+            interval, p = _interval(moved[np.isfinite(moved)], resamples)
+            if metric == "accuracy":
+                p = mcnemar(pair.changed.correct, pair.plain.correct)
+            row = (*pair[:6], metric, values[before], values[after], change, *interval, p, len(pair.plain.pred))
+            rows.append(dict(zip(COLUMNS, (*row, METRICS[metric]), strict=True)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _columns(
+    runs: Sequence[Run], rng: np.random.Generator, factors: pd.DataFrame | None, resamples: int, config: BinConfig
+) -> dict[str, _Column]:
+    correct = np.column_stack([run.correct for run in runs])
+    confidence = np.column_stack([run.confidence for run in runs])
+    label = np.column_stack([run.target_probability for run in runs])
+    known = np.isfinite(label).all(axis=0)  # imported predictions know the answer's probability only
+    loss = np.full(label.shape, np.nan)
+    loss[:, known] = calibration.nll(label[:, known].ravel()).reshape(len(label), -1)
+    means = bootstrap_means(np.column_stack([correct, loss[:, known]]), resamples, rng)
+    losses = np.full((resamples, len(runs)), np.nan)
+    losses[:, known] = means[:, len(runs) :]
+    points = [
+        calibration.ece(c, r, config.n_bins, binning=config.binning)
+        for c, r in zip(confidence.T, correct.T, strict=True)
+    ]
+    found = {
+        "accuracy": _Column(100 * correct.mean(axis=0), 100 * means[:, : len(runs)]),
+        "ece": _Column(np.array(points), ece_bootstrap(confidence, correct, resamples, rng, [config])[:, 0]),
+        "nll": _Column(loss.mean(axis=0), losses),
+    }
+    inside = np.isin(runs[0].ids, [] if factors is None else factors.index)
+    if inside.any():
+        marks = factors.loc[runs[0].ids[inside]]
+        marks = marks.loc[:, marks.any().to_numpy()].to_numpy()
+        outcomes = correct[inside]
+        ratios = mistakes.error_ratio(outcomes, marks).mean(axis=1)
+        draws = mistakes.error_ratio_bootstrap(outcomes, marks, resamples, rng).mean(axis=2)
+        found["error_ratio:average"] = _Column(ratios, draws)
+    return found
+
+
+def _interval(draws: NDArray[np.float64], resamples: int) -> tuple[Interval, float]:
+    """Interval and p-value of a change; none where more than 5 % of the resamples leave it undefined."""
+    if len(draws) < (1 - tidy.MOST_UNDEFINED) * resamples:
+        return Interval(np.nan, np.nan), np.nan
+    return percentile_interval(draws), bootstrap_p_value(draws)
+
+
+def flips(pairs: Sequence[Pair]) -> pd.DataFrame:
+    """Share of predictions that each convention changes.
+
+    Returns:
+        `convention, group, label, dataset, title, model, value, ci_low, ci_high, n`, shares in percent.
+    """
+    rows = []
+    for pair in pairs:
+        share, (low, high) = flip_rate(pair.plain.pred, pair.changed.pred)
+        rows.append((*pair[:6], 100 * share, 100 * low, 100 * high, len(pair.plain.pred)))
+    return pd.DataFrame(rows, columns=[*COLUMNS[:6], "value", "ci_low", "ci_high", "n"])
+
+
+def recorded(effects: pd.DataFrame, flips: pd.DataFrame) -> pd.DataFrame:
+    """Both tables as rows of the results schema: metrics `accuracy_change:precision=bf16`, `flip_rate:…`, and so on."""
+    one = effects.assign(
+        value=effects["change"],
+        metric=[
+            f"{metric.replace(':', '_')}_change:{convention}"
+            for metric, convention in zip(effects["metric"], effects["convention"], strict=True)
+        ],
+    )
+    two = flips.assign(metric="flip_rate:" + flips["convention"], unit="percent")
+    columns = ["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]
+    return pd.concat([one[columns], two[columns]], ignore_index=True)
+
+
+def shown(effects: pd.DataFrame, flips: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
+    """The table for readers: a row per convention and model, the change of every metric with its interval.
+
+    The p-values, of all metrics, are corrected by Holm over this table.
+    """
+    corrected = effects.assign(p=holm(effects["p"].to_numpy(float)) if len(effects) else [])
+    rows = []
+    for flip in flips.to_dict("records"):
+        row = {
+            "change": flip["label"],
+            "model": labels[flip["model"]],
+            "n": flip["n"],
+            "answers changed (%)": flip["value"],
+        }
+        mine = corrected[
+            (corrected["convention"] == flip["convention"])
+            & (corrected["model"] == flip["model"])
+            & (corrected["dataset"] == flip["dataset"])
+        ].set_index("metric")
+        for metric, heading in HEADINGS.items():
+            there = mine.loc[metric] if metric in mine.index else pd.Series(dtype=float)
+            row[heading] = there.get("change", np.nan)
+            row[f"{heading}_low"], row[f"{heading}_high"] = there.get("ci_low", np.nan), there.get("ci_high", np.nan)
+            row[f"p ({heading})"] = there.get("p", np.nan)
+        rows.append(row)
+    return pd.DataFrame(rows).dropna(axis=1, how="all")
+
+
+HEADINGS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "error_ratio:average": "error ratio"}
+
+
+def reordered(pairs: Sequence[Pair], names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Pairs of models whose order of accuracy one convention turns round, for those models that it touches.
+
+    Args:
+        pairs: Of one dataset.
+        names: Models in order.
+
+    Returns:
+        (label of the convention, better before, better after).
+    """
+    found = []
+    for label in dict.fromkeys(pair.label for pair in pairs):
+        mine = {pair.model: pair for pair in pairs if pair.label == label}
+        for a, b in combinations([name for name in names if name in mine], 2):
+            before = mine[a].plain.correct.mean() - mine[b].plain.correct.mean()
+            after = mine[a].changed.correct.mean() - mine[b].changed.correct.mean()
+            if before * after < 0:
+                found.append((label, *((a, b) if before > 0 else (b, a))))
+    return found
