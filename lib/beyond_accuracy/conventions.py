@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from beyond_accuracy.errors import InputError
+from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.jobs import choose_precision, usable_precisions
 from beyond_accuracy.labels import class_space
 from beyond_accuracy.predictions import Predictions, all_columns, folder_positions, rescale
 from beyond_accuracy.profiles import Profile
 
-if TYPE_CHECKING:  # planning needs neither
+if TYPE_CHECKING:  # planning needs none of them
+    import pandas as pd
+
     from beyond_accuracy.metrics.conventions import Pair
     from beyond_accuracy.study import Study
 
@@ -142,3 +144,16 @@ def _pair(convention: Convention, title: str, model: str, plain: Predictions, ch
         raise InputError(f"{plain.dataset}: {model} saw other images under {convention.name}")
     label = f"{GROUPS[convention.group]}: {convention.label}"
     return Pair(convention.name, convention.group, label, plain.dataset, title, model, plain, changed)
+
+
+def factors(study: Study, pairs: list[Pair]) -> pd.DataFrame | None:
+    """Factors of the images for the average error ratio; None where the set has none, or their package is absent."""
+    from beyond_accuracy.annotations import factor_frame
+
+    if not pairs:
+        return None
+    source = study.role("factors") if study.has_role("factors") else None
+    try:
+        return factor_frame(pairs[0].plain.ids, study.metadata(pairs[0].dataset), source)
+    except (DataMissing, InputError):
+        return None

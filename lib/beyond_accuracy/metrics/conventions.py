@@ -27,6 +27,9 @@ from . import calibration, mistakes, tidy
 from .calibration_resampling import PAPER, BinConfig, ece_bootstrap
 
 METRICS = {"accuracy": "percent", "ece": "fraction", "nll": "nats", "error_ratio:average": "ratio"}
+HEADINGS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "error_ratio:average": "error ratio"}
+FORMATS = {"answers changed (%)": ".1f", "accuracy": "+.1f", "ECE": "+.3f", "NLL": "+.3f", "error ratio": "+.3f"}
+FORMATS |= {f"p ({heading})": ".4f" for heading in HEADINGS.values()}
 COLUMNS = [
     *("convention", "group", "label", "dataset", "title", "model", "metric"),
     *("before", "after", "change", "ci_low", "ci_high", "p", "n", "unit"),
@@ -235,9 +238,6 @@ def shown(effects: pd.DataFrame, flips: pd.DataFrame, labels: dict[str, str]) ->
             row[f"p ({heading})"] = there.get("p", np.nan)
         rows.append(row)
     return pd.DataFrame(rows).dropna(axis=1, how="all")
-
-
-HEADINGS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "error_ratio:average": "error ratio"}
 
 
 def reordered(pairs: Sequence[Pair], names: Sequence[str]) -> list[tuple[str, str, str]]:
