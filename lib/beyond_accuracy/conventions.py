@@ -73,6 +73,12 @@ def of(profile: Profile, dataset: str, device: str = "auto") -> list[Convention]
     return found
 
 
+def left_out(device: str) -> str:
+    """What is not compared on a device, for readers; empty where nothing is left out."""
+    absent = [kind for kind in ("fp32", "bf16", "fp16") if kind not in usable_precisions(device)]
+    return f"{' and '.join(absent)} left out: this device has no such arithmetic, or emulates it" if absent else ""
+
+
 def _one(setting: str, value: object, label: str) -> Convention:
     return Convention(f"{setting}={str(value).lower()}", setting, label, ((setting, value),))
 

@@ -52,7 +52,7 @@ def accuracy_sentence(effects: pd.DataFrame, between: pd.DataFrame, labels: Labe
     top = largest(effects, "accuracy")
     size = format_interval(top["change"], top["ci_low"], top["ci_high"], "+.1f")
     text = (
-        f"The largest effect of a convention on accuracy is {size} points ({top['label']}, {labels[top['model']]}, "
+        f"The largest effect of a convention on accuracy is {size} points ({top['label']}; {labels[top['model']]}; "
         f"{int(top['n']):,} images of {top['title']})"
     )
     if between.empty:
@@ -82,7 +82,7 @@ def ece_sentence(effects: pd.DataFrame, labels: Labels) -> str:
     size = format_interval(top["change"], top["ci_low"], top["ci_high"], "+.3f")
     return (
         f"The largest effect on the calibration error is {size}, from {top['before']:.3f} to {top['after']:.3f} "
-        f"({top['label']}, {labels[top['model']]}); accuracy moves by {moved:+.1f} points with it."
+        f"({top['label']}; {labels[top['model']]}); accuracy moves by {moved:+.1f} points with it."
     )
 
 

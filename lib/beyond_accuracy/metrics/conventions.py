@@ -105,7 +105,8 @@ def effects(
 
     Returns:
         `COLUMNS`, a row per pair and metric: `accuracy` in percent (McNemar), `ece` (basic bootstrap), `nll`,
-        `error_ratio:average` (bootstrap). p-values are two-sided and uncorrected.
+        `error_ratio:average` (bootstrap). p-values are two-sided and uncorrected; NaN where a convention leaves every
+        image as it was.
     """
     parts = [
         _dataset_effects([p for p in pairs if p.dataset == dataset], seed, factors, resamples, config)
@@ -141,6 +142,8 @@ def _dataset_effects(
             interval, p = _interval(moved[np.isfinite(moved)], resamples)
             if metric == "accuracy":
                 p = mcnemar(pair.changed.correct, pair.plain.correct)
+            if not moved.any():
+                p = np.nan  # nothing changed on any image: there is nothing to test
             row = (*pair[:6], metric, values[before], values[after], change, *interval, p, len(pair.plain.pred))
             rows.append(dict(zip(COLUMNS, (*row, METRICS[metric]), strict=True)))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -215,9 +218,9 @@ def recorded(effects: pd.DataFrame, flips: pd.DataFrame) -> pd.DataFrame:
 def shown(effects: pd.DataFrame, flips: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
     """The table for readers: a row per convention and model, the change of every metric with its interval.
 
-    The p-values, of all metrics, are corrected by Holm over this table.
+    The p-values of each metric are corrected by Holm over their column.
     """
-    corrected = effects.assign(p=holm(effects["p"].to_numpy(float)) if len(effects) else [])
+    corrected = effects.assign(p=effects.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float))))
     rows = []
     for flip in flips.to_dict("records"):
         row = {
