@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beyond_accuracy import inference, jobs
+from beyond_accuracy import inference, jobs, loading
 from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
 
@@ -234,7 +234,7 @@ def test_what_worker_processes_are_given_survives_pickling(toy):
     toy.images(2)
     toy.checkpoint()
     data = load_dataset(toy.profile().datasets["images"]).limit(3)
-    views = inference._Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
+    views = loading.Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
     copied = pickle.loads(pickle.dumps(views))
     assert len(copied) == 3
     for position in range(3):
@@ -338,7 +338,7 @@ def test_a_killed_decoding_process_is_explained():
         yield
 
     with pytest.raises(InputError, match="workers: 0"):
-        list(inference._decoded(loader()))
+        list(loading.guarded(loader()))
 
 
 def test_the_text_head_is_encoded_once(toy, monkeypatch):

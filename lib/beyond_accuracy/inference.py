@@ -1,39 +1,55 @@
 """One pass over a dataset for several models and transforms; the only module that runs a network.
 
 Workers decode each image once (PIL) and apply every transform and every distinct resize and crop to it; uint8 crops
-travel to the device, where they are normalised and go through each model. Every `chunk` images one part per (model,
-transform) is written, so a killed run continues where it stopped, without loss or repetition.
+travel to the device, where they are normalised and go through each model (`lanes.py`: how). Outputs stay on the device
+until a part is whole; another thread then fetches and writes it while the next one is computed. Every `chunk` images
+one part per (model, transform) is written, so a killed run continues where it stopped, without repetition.
 """
 
-import ctypes
 import os
 import platform
-import signal
-import sys
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 import beyond_accuracy
-from beyond_accuracy.datasets import BadImage, ImageDataset
+from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.geometry import Geometry
-from beyond_accuracy.jobs import Job, Todo, check_device, filling, image_bytes_of, jobs_of, report_skipped
+from beyond_accuracy.jobs import (
+    Job,
+    Todo,
+    check_device,
+    filling,
+    head_file,
+    image_bytes_of,
+    interactive,
+    jobs_of,
+    report_skipped,
+)
 from beyond_accuracy.labels import ClassSpace
+from beyond_accuracy.lanes import Lanes
+from beyond_accuracy.loading import decoded
 from beyond_accuracy.models import model_for
 from beyond_accuracy.networks import Model
 from beyond_accuracy.profiles import Settings
 from beyond_accuracy.store import Range, Store, atomic_write, save_array, score
-from beyond_accuracy.transforms import Transform
 
-# Uint8 crops of one loader batch, all transforms together, stay below this many bytes.
-BATCH_BYTES = 192 * 2**20
+# Uint8 crops of one forward batch, all transforms together, stay below this many bytes: in the memory of a GPU, where
+# small batches are slow; in main memory on a CPU, where they are not.
+BATCH_BYTES = {"cuda": 3 * 2**29}
+CPU_BATCH_BYTES = 192 * 2**20
+SLICE_BYTES = 32 * 2**20  # as much of a batch travels from a decoding process at a time
+# Small batches stay in a core's cache: measured on the mini models, 16 run 1.2 to 1.4 times as fast as 64.
+BATCH = {"cuda": 256, "mps": 64}
+CPU_BATCH = 16
 FLOAT16_LOWEST = np.finfo(np.float16).min
 
 
@@ -93,8 +109,7 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
     model.card.check(classes)
     if not model.is_clip:
         return None
-    parts = {"weights": model.card.weights, "architecture": model.card.architecture, "prompts": classes.prompt_hash}
-    file = store.head_file(parts)
+    file = head_file(model.card, classes, store)
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
     except (OSError, ValueError, EOFError):
@@ -171,8 +186,10 @@ class _Pass:
                 base = model_for(job.card, settings, options.imports)
                 self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
         self.precision = jobs[0].precision
-        self.batch = options.batch_size or (256 if device.type == "cuda" else 64)
-        self.image_bytes = image_bytes or image_bytes_of(jobs)
+        self.batch = options.batch_size or BATCH.get(device.type, CPU_BATCH)
+        self.shrinking = Lock()
+        most = BATCH_BYTES.get(device.type, CPU_BATCH_BYTES) // (image_bytes or image_bytes_of(jobs))
+        self.group = max(1, min(self.batch, most, settings.chunk))
 
     def run(self) -> int:
         skipped = 0
@@ -181,81 +198,94 @@ class _Pass:
             total=sum(stop - start for start, stop in self.todo),
             desc=f"{self.dataset.name}: {cards} models, {transforms} transforms",
             unit="img",
-            disable=not self.options.progress or not _interactive(),
+            disable=not self.options.progress or not interactive(),
             leave=False,
         )
-        with bar, _exact_float32(self.device, self.precision):
-            for rows, batches in self._parts():
-                skipped += self._write(rows, batches)
-                bar.update(rows[1] - rows[0])
+        loaded = self._loaded()  # before the threads: decoding processes are forked from this one
+        lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
+        with bar, _backend(self.device, self.precision), lanes, writer:
+            written: deque[tuple[Range, Future[int]]] = deque()
+            for rows, groups in self._parts(loaded, lanes):
+                written.append((rows, writer.submit(self._write, rows, groups)))
+                while len(written) > 1:
+                    skipped += _finished(written, bar)
+            while written:
+                skipped += _finished(written, bar)
         return skipped
 
-    def _parts(self) -> Iterator[tuple[Range, list]]:
-        """Parts in order, each with its loader batches already run through the networks."""
-        size = max(1, min(self.batch, BATCH_BYTES // self.image_bytes, self.settings.chunk))
-        batches = [
-            (rows, list(range(start, min(start + size, rows[1]))))
+    def _loaded(self) -> Iterator[tuple[Range, bool, tuple]]:
+        """Slices of the parts in order: the part, whether the slice ends a forward batch, and what was decoded."""
+        size = max(1, min(self.group, SLICE_BYTES // sum(3 * geometry.crop**2 for geometry, _ in self.views)))
+        slices = [
+            (rows, list(range(at, min(at + size, end))), min(at + size, end) == end)
             for rows in self.todo
-            for start in range(rows[0], rows[1], size)
+            for start in range(rows[0], rows[1], self.group)
+            for end in [min(start + self.group, rows[1])]
+            for at in range(start, end, size)
         ]
-        workers = _workers(self.settings.workers, len(batches), self.device)
-        loader = DataLoader(
-            _Views(self.dataset, tuple(self.views)),
-            batch_sampler=[positions for _, positions in batches],
-            collate_fn=_collate,
-            num_workers=workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=_die_with_parent,
+        crops = decoded(
+            self.dataset, tuple(self.views), [there for _, there, _ in slices], self.settings.workers, self.device
         )
-        done = []
-        for (rows, last), (positions, stacks, errors) in zip(batches, _decoded(loader), strict=True):
+        return ((rows, last, items) for (rows, _, last), items in zip(slices, crops, strict=True))
+
+    def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list]]:
+        """Parts in order, each with its forward batches, which may still be running."""
+        done, positions, stacks, bad = [], [], [], 0
+        for rows, last, (there, crops, errors) in loaded:
             for _, message, skippable in errors:
                 if not (skippable and self.options.skip_bad):
                     raise InputError(message)
-            done.append((positions, self._forward(rows, positions, stacks), len(errors)))
-            if last[-1] + 1 == rows[1]:
+            positions, bad = positions + there, bad + len(errors)
+            if there:
+                stacks.append([crop.to(self.device, non_blocking=True) for crop in crops])
+            if not last:
+                continue
+            done.append((positions, self._forward(rows, stacks, lanes), bad))
+            position = there[-1] if there else errors[-1][0]
+            positions, stacks, bad = [], [], 0
+            if position + 1 == rows[1]:
                 yield rows, done
                 done = []
 
-    def _forward(self, rows: Range, positions: list[int], stacks: list[torch.Tensor]) -> dict[str, dict]:
-        """Stored outputs of every job of the part for one loader batch, by entry key."""
-        if not positions:
+    def _forward(self, rows: Range, stacks: list[list[torch.Tensor]], lanes: Lanes) -> dict[str, Future]:
+        """Outputs of every job of the part for one forward batch, by entry key."""
+        if not stacks:
             return {}
-        stacks = [stack.to(self.device, non_blocking=True) for stack in stacks]
-        return {
-            job.entry.key: self._outputs(job, stacks[self.view_of[job.entry.key]], positions) for job in self.todo[rows]
+        views = [view[0] if len(view) == 1 else torch.cat(view) for view in zip(*stacks, strict=True)]
+        found = {
+            job.entry.key: lanes.submit(self._outputs, job, views[self.view_of[job.entry.key]])
+            for job in self.todo[rows]
         }
+        lanes.batch_done()
+        return found
 
-    def _outputs(self, job: Job, images: torch.Tensor, positions: list[int]) -> dict[str, np.ndarray]:
+    def _outputs(self, job: Job, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """What is stored of some images, float16 on the device, each with a mask of the rows that were finite."""
         model = self.models[job.card, job.geometry.crop]
         pieces: list[dict[str, torch.Tensor]] = []
         start = 0
         while start < len(images):
-            piece = self._try(model, job, images[start : start + self.batch])
+            size = self.batch
+            piece = self._try(model, job, images[start : start + size])
             if piece is not None:
                 pieces.append(piece)
-                start += self.batch
-            elif self.batch == 1:
+                start += size
+            elif size == 1:
                 raise InputError(f"{job.card.name}: out of memory with a batch of one; try --device cpu")
             else:
                 _free(self.device)
-                self.batch //= 2
-        joined = {name: torch.cat([piece[name] for piece in pieces]).numpy() for name in pieces[0]}
-        for name, values in joined.items():
-            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            if len(bad):
-                raise InputError(
-                    f"{job.card.name}: {name} of image {self.dataset.ids[positions[bad[0]]]!r} ({self.dataset.name}, "
-                    f"transform {job.transform.text}) are not finite; the checkpoint may be damaged, or "
-                    f"{self.precision} too narrow for it: try precision fp32"
-                )
-        if "logits" in joined:
-            # Softmax does not see a constant added to a row. With the largest logit at 0, float16 is finest where
-            # classes compete, so what is judged from the stored logits is what the run itself would say.
-            shifted = joined["logits"] - joined["logits"].max(axis=1, keepdims=True)
-            joined["logits"] = np.maximum(shifted, FLOAT16_LOWEST).astype(np.float16)
-        with np.errstate(over="ignore"):  # features beyond float16 become inf; whoever reads them is told
-            return {name: values.astype(np.float16) for name, values in joined.items()}
+                with self.shrinking:  # other lanes run out at the same moment
+                    self.batch = min(self.batch, size // 2)
+        with torch.inference_mode():
+            joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+            finite = {name: values.isfinite().all(dim=1) for name, values in joined.items()}
+            if "logits" in joined:
+                # Softmax does not see a constant added to a row. With the largest logit at 0, float16 is finest where
+                # classes compete, so what is judged from the stored logits is what the run itself would say.
+                shifted = joined["logits"] - joined["logits"].amax(dim=1, keepdim=True)
+                joined["logits"] = shifted.clamp_min_(FLOAT16_LOWEST)
+            # Features beyond float16 become inf; whoever reads them is told.
+            return {name: (values.half(), finite[name]) for name, values in joined.items()}
 
     def _try(self, model: Model, job: Job, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
         """One forward pass, or None when memory ran out (outside the handler, so that its tensors are gone)."""
@@ -264,7 +294,7 @@ class _Pass:
                 x = model.normalize(images).contiguous(memory_format=torch.channels_last)
                 wanted = {"logits": self.dataset.classes is not None, "features": job.features}
                 out = model.outputs(x, self.heads[job.card], **wanted)
-                return {name: value.float().cpu() for name, value in out.items()}
+                return {name: value.float() for name, value in out.items()}
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -276,14 +306,30 @@ class _Pass:
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, kind)
 
-    def _write(self, rows: Range, batches: list) -> int:
-        positions = [position for batch, _, _ in batches for position in batch]
+    def _fetch(self, job: Job, groups: list) -> dict[str, np.ndarray]:
+        """Outputs of a job for one part, float16 by name, once they are computed."""
+        fetched: dict[str, list[np.ndarray]] = {}
+        for positions, futures, _ in groups:
+            for name, (values, finite) in (futures[job.entry.key].result() if futures else {}).items():
+                bad = np.flatnonzero(~finite.cpu().numpy())
+                if len(bad):
+                    raise InputError(
+                        f"{job.card.name}: {name} of image {self.dataset.ids[positions[bad[0]]]!r} "
+                        f"({self.dataset.name}, transform {job.transform.text}) are not finite; the checkpoint may be "
+                        f"damaged, or {self.precision} too narrow for it: try precision fp32"
+                    )
+                fetched.setdefault(name, []).append(values.cpu().numpy())
+        return {name: np.concatenate(values) for name, values in fetched.items()}
+
+    def _write(self, rows: Range, groups: list) -> int:
+        """Write a part of every job; returns how many of its images could not be decoded."""
+        outputs = {job.entry.key: self._fetch(job, groups) for job in self.todo[rows]}
+        positions = [position for there, _, _ in groups for position in there]
         targets, columns = self.dataset.targets, self.dataset.columns
         chosen = [targets[p] for p in positions] if self.dataset.multilabel else targets[positions]
         ids = self.dataset.ids[positions].astype(str)
         for job in self.todo[rows]:
-            outs = [results[job.entry.key] for _, results, _ in batches if results]
-            arrays = {name: np.concatenate([out[name] for out in outs]) for name in (outs[0] if outs else {})}
+            arrays = outputs.pop(job.entry.key)
             frame = pd.DataFrame({"id": ids})
             frame["target"] = pd.Series(list(chosen), dtype=object) if self.dataset.multilabel else chosen
             if "logits" in arrays:
@@ -292,61 +338,15 @@ class _Pass:
                 if not job.logits:
                     del arrays["logits"]
             job.entry.write_part(rows, frame, arrays)
-        return sum(errors for _, _, errors in batches)
+        return sum(bad for _, _, bad in groups)
 
 
-class _Views(Dataset):
-    """Item i: every view (resize and crop x transform) of image i as uint8, decoded once."""
-
-    def __init__(self, dataset: ImageDataset, views: tuple[tuple[Geometry, Transform], ...]):
-        self.dataset, self.views = dataset, views
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, position: int):
-        try:
-            image = self.dataset.image(position)
-        except InputError as error:
-            return position, None, (position, str(error), isinstance(error, BadImage))
-        image_id = str(self.dataset.ids[position])
-        plain: dict[Geometry, object] = {}
-        crops = []
-        for geometry, transform in self.views:
-            if transform.place == "source":
-                crop = geometry.apply(transform.apply_source(image, transform.generator(image_id)))
-            else:
-                if geometry not in plain:
-                    plain[geometry] = geometry.apply(image)
-                crop = transform.apply_input(plain[geometry], transform.generator(image_id))
-            crops.append(np.asarray(crop, dtype=np.uint8))
-        return position, crops, None
-
-
-def _collate(items):
-    good = [(position, crops) for position, crops, error in items if error is None]
-    stacks = [
-        torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in zip(*(crops for _, crops in good), strict=True)
-    ]
-    return [position for position, _ in good], stacks, [error for _, _, error in items if error is not None]
-
-
-def _decoded(loader: DataLoader) -> Iterator[tuple]:
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            "a decoding process was killed, most likely for lack of memory (in a container: too small a /dev/shm); set "
-            "`settings: {workers: 0}` in the profile, or give the machine more"
-        ) from error
-
-
-def _die_with_parent(_worker: int) -> None:
-    # A worker inherits the locks of its parent, and would hold them for seconds after the parent was killed.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def _finished(written: "deque[tuple[Range, Future[int]]]", bar: tqdm) -> int:
+    """Wait for the oldest part under way."""
+    rows, future = written.popleft()
+    skipped = future.result()
+    bar.update(rows[1] - rows[0])
+    return skipped
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -361,6 +361,18 @@ def _free(device: torch.device) -> None:
 
 
 @contextmanager
+def _backend(device: torch.device, precision: str) -> Iterator[None]:
+    """Settings of cuDNN for one pass: its fastest kernel for each of the few input shapes, exact under fp32."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    try:
+        with _exact_float32(device, precision):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
 def _exact_float32(device: torch.device, precision: str) -> Iterator[None]:
     """Under fp32 no TensorFloat-32, which torch uses for convolutions unless told otherwise: fp32 is to mean fp32."""
     before = torch.backends.cudnn.allow_tf32
@@ -370,15 +382,3 @@ def _exact_float32(device: torch.device, precision: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
-
-
-def _workers(wanted: int, batches: int, device: torch.device) -> int:
-    if wanted >= 0:
-        return wanted
-    cores = os.cpu_count() or 1
-    # On CPU the network needs the cores itself; one decoding process overlaps decode with compute.
-    return min(batches, 1 if device.type == "cpu" else max(1, cores - 1))
-
-
-def _interactive() -> bool:
-    return "BEYOND_ACCURACY_QUIET" not in os.environ and (sys.stderr.isatty() or "ipykernel" in sys.modules)

@@ -156,13 +156,11 @@ def _clip_features(visual: nn.Module, images: torch.Tensor) -> tuple[torch.Tenso
     if getattr(visual, "proj", None) is None:
         features = visual(images)
         return features, features
-    projection, visual.proj = visual.proj, None
-    try:
-        trunk = visual(images)
-    finally:
-        visual.proj = projection
+    bare = copy.copy(visual)  # shares all weights; other threads go on using the tower itself
+    bare._parameters = {**visual._parameters, "proj": None}
+    trunk = bare(images)
     trunk = trunk[0] if isinstance(trunk, tuple) else trunk  # CoCa's tower returns its tokens as well
-    return trunk, trunk @ projection
+    return trunk, trunk @ visual.proj
 
 
 def _resample_positions(backbone: nn.Module, size: int) -> None:
