@@ -53,11 +53,25 @@ def test_other_sides_round_as_the_sources_do(side):
     assert Geometry(0, 224).at(side) == Geometry(0, side)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_without_antialias_it_is_the_resize_of_tensors(interpolation):
+    from torch.nn.functional import interpolate
+    from torchvision.transforms.functional import pil_to_tensor
+
+    image = picture((97, 97))
+    found = np.asarray(Geometry(32, 32, interpolation, antialias=False).apply(image))
+    pixels = pil_to_tensor(image)[None].float()
+    expected = interpolate(pixels, (32, 32), mode=interpolation, align_corners=False).round().clamp(0, 255)
+    np.testing.assert_array_equal(found, expected[0].permute(1, 2, 0).numpy())
+    assert (found != np.asarray(Geometry(32, 32, interpolation).apply(image))).any()
+
+
 def test_text_tells_geometries_apart_and_nothing_else():
     base = Geometry.of(224, 0.875, "bicubic")
     assert base.text == "Resize(256, bicubic) CenterCrop(224)" and base.at(224) is base
     others = [
         Geometry.of(224, 0.9, "bicubic"),
+        Geometry(256, 224, antialias=False),
         Geometry.of(224, 0.875, "bilinear"),
         Geometry.of(192, 0.875, "bicubic"),
         Geometry.of(224, 0.875, "bicubic", "squash"),
