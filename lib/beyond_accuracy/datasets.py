@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,8 +88,9 @@ class ImageDataset:
                 # Grey, palette, RGBA and CMYK files occur in ImageNet; models take three channels.
                 return image.convert("RGB")
         except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, …
+            reason = " ".join(re.sub(r" <_io.BytesIO object at \w+>", "", str(error)).split())[:200]
             raise BadImage(
-                f"{where} cannot be decoded ({' '.join(str(error).split())[:200]}); replace the file, or leave bad "
+                f"{where} cannot be decoded ({reason or type(error).__name__}); replace the file, or leave bad "
                 "images out and count them with --skip-bad"
             ) from error
 
