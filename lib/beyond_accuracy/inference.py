@@ -39,6 +39,7 @@ from beyond_accuracy.lanes import Lanes
 from beyond_accuracy.loading import decoded
 from beyond_accuracy.models import model_for
 from beyond_accuracy.networks import Model
+from beyond_accuracy.predictions import largest_logits
 from beyond_accuracy.profiles import Settings
 from beyond_accuracy.store import Range, Store, atomic_write, save_array, score
 
@@ -335,6 +336,8 @@ class _Pass:
             if "logits" in arrays:
                 scored = arrays["logits"] if columns is None else arrays["logits"][:, columns]
                 frame = frame.assign(**score(scored, chosen, columns))
+                if job.top:
+                    arrays |= largest_logits(arrays["logits"], columns, job.top)
                 if not job.logits:
                     del arrays["logits"]
             job.entry.write_part(rows, frame, arrays)

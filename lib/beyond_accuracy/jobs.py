@@ -14,7 +14,8 @@ from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.geometry import Geometry, override
 from beyond_accuracy.labels import ClassSpace
-from beyond_accuracy.profiles import Settings
+from beyond_accuracy.predictions import TOP
+from beyond_accuracy.profiles import TOP_ONLY, Settings
 from beyond_accuracy.store import Entry, Range, Store
 from beyond_accuracy.transforms import Transform, parse
 
@@ -35,6 +36,7 @@ class Job:
         logits: Keep the logits.
         features: Keep the features: of the untransformed run only, and of every one, so that a page which asks for
             predictions first and features later costs one forward pass.
+        top: Keep this many of the largest logits of each image, instead of all; 0 = not.
     """
 
     card: Card
@@ -44,6 +46,7 @@ class Job:
     precision: str
     logits: bool
     features: bool
+    top: int = 0
 
 
 Todo = dict[Range, list[Job]]  # what is to be computed of each part
@@ -116,7 +119,8 @@ def plan(
             transform = parse(text)
             base = override(dataset.preprocess, card.geometry)
             geometry = base.at(transform.input_size(base.crop, card.patch))
-            logits = classes is not None and dataset.keep != "none"
+            logits = classes is not None and dataset.keep in ("all", "logits")
+            top = TOP if classes is not None and dataset.keep == TOP_ONLY else 0
             features = transform.is_identity and dataset.keep == "all"
             parts = {
                 **card.key_parts(classes),
@@ -124,7 +128,7 @@ def plan(
                 "dataset": dataset.fingerprint,
                 "transform": transform.text,
                 "precision": precision,
-                "keep": [name for name, kept in (("logits", logits), ("features", features)) if kept],
+                "keep": [name for name, kept in (("logits", logits), ("features", features), (TOP_ONLY, top)) if kept],
             }
             meta = {
                 "model": card.name,
@@ -137,7 +141,7 @@ def plan(
                 "code": beyond_accuracy.__version__,
             }
             entry = store.entry(parts, meta)
-            jobs.append(Job(card, transform, geometry, entry, precision, logits, features))
+            jobs.append(Job(card, transform, geometry, entry, precision, logits, features, top))
     return jobs
 
 

@@ -228,7 +228,8 @@ class Outputs:
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
         frame = self._rows(entry, data)
         text = parse(transform).text
-        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
+        top = None if (values := entry.array("top-logits")) is None else (entry.array("top-classes"), values)
+        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta, top)
 
 
 def _finite(values: np.ndarray) -> bool:

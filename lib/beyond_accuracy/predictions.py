@@ -3,10 +3,31 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import softmax
+
+from beyond_accuracy.errors import InputError
+
+TOP = 20
+"""How many logits are kept of an image where not all are."""
+
+
+class Top(NamedTuple):
+    """The largest logits of every image, largest first.
+
+    Attributes:
+        classes: Class indices, int64 (n, k).
+        values: Logits relative to the image's largest, float32 (n, k); the first column is 0.
+        probabilities: Softmax over *all* scored classes, float64 (n, k).
+    """
+
+    classes: NDArray[np.int64]
+    values: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -22,6 +43,8 @@ class Predictions:
             None where they were not kept.
         columns: Class indices that were scored; None = all.
         meta: What made these numbers: key, weights, preprocessing, device, precision, versions, skipped images.
+        largest: Where only the largest logits were kept (`keep: top20`): their classes, int16 (n, k), and values,
+            float16 (n, k), memory-mapped; read them through `top`.
     """
 
     model: str
@@ -31,6 +54,7 @@ class Predictions:
     logits: np.ndarray | None
     columns: np.ndarray | None
     meta: dict
+    largest: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -86,6 +110,23 @@ class Predictions:
         """Softmax over the scored columns, float32 (n, k); None without logits."""
         return None if self.scored_logits is None else softmax(self.scored_logits, axis=1)
 
+    @cached_property
+    def top(self) -> Top:
+        """The largest logits of every image, at most `TOP`, from whatever is kept.
+
+        Raises:
+            InputError: Neither all logits nor the largest are kept.
+        """
+        kept = self.largest
+        if kept is None:
+            if self.logits is None:
+                raise InputError(f"{self.dataset}: no logits of {self.model} are kept; {_how_to_keep(self.dataset)}")
+            found = largest_logits(self.logits, self.columns, TOP)
+            kept = found["top-classes"], found["top-logits"]
+        values = np.asarray(kept[1], np.float32)
+        probabilities = self.confidence[:, None] * np.exp(values.astype(np.float64))
+        return Top(np.asarray(kept[0], np.int64), values, probabilities)
+
     @property
     def target_positions(self) -> np.ndarray:
         """Label as a position among the scored columns, int64 (n,). Single-label sets only."""
@@ -97,7 +138,9 @@ class Predictions:
         """Rows at positions or under a boolean mask."""
         positions = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep)
         logits = None if self.logits is None else self.logits[positions]
-        return replace(self, frame=self.frame.iloc[positions].reset_index(drop=True), logits=logits)
+        largest = self.largest and (self.largest[0][positions], self.largest[1][positions])
+        frame = self.frame.iloc[positions].reset_index(drop=True)
+        return replace(self, frame=frame, logits=logits, largest=largest)
 
     def relabel(self, dataset: str, labels: Mapping[str, Sequence[int]]) -> "Predictions":
         """The same outputs judged by other labels (ReaL); images with an empty or no list are left out.
@@ -202,5 +245,39 @@ def folder_positions(predictions: Predictions) -> Predictions:
 
 
 def _need_logits(predictions: Predictions, why: str) -> None:
+    if predictions.logits is None and predictions.largest is not None:
+        k = predictions.largest[0].shape[1]
+        raise InputError(
+            f"{predictions.dataset}: only the {k} largest logits of each image are kept, {why}; "
+            f"{_how_to_keep(predictions.dataset)}"
+        )
     if predictions.logits is None:
         raise ValueError(f"{predictions.dataset}: logits were not kept, {why}")
+
+
+def _how_to_keep(dataset: str) -> str:
+    return f"set `keep: logits` for datasets.{dataset} in the profile and run again"
+
+
+def largest_logits(logits: np.ndarray, columns: np.ndarray | None, k: int) -> dict[str, np.ndarray]:
+    """The largest logits of each image among the scored columns, largest first, ties to the lowest class.
+
+    Args:
+        logits: All logits, float16 (n, classes).
+        columns: Class index of each scored column, ascending; None = all.
+        k: How many; fewer where there are fewer columns.
+
+    Returns:
+        `top-logits`, float16 (n, k), relative to the largest among the scored columns, and `top-classes`, int16 (n, k).
+    """
+    scored = np.asarray(logits if columns is None else logits[:, columns], dtype=np.float64)
+    n, width = scored.shape
+    k = min(k, width)
+    # A float16 is a multiple of 2^-24 below 2^16: with the column in the low bits every key is a whole number of its
+    # own, so that equal logits are cut in class order.
+    keys = (scored * 2.0**24).astype(np.int64) * 2**15 - np.arange(width)
+    chosen = np.argpartition(keys, width - k, axis=1)[:, width - k :]
+    best = np.take_along_axis(chosen, np.argsort(-np.take_along_axis(keys, chosen, axis=1), axis=1), axis=1)
+    values = np.take_along_axis(scored, best, axis=1)
+    classes = best if columns is None else np.asarray(columns)[best]
+    return {"top-logits": (values - values[:, :1]).astype(np.float16), "top-classes": classes.astype(np.int16)}

@@ -27,6 +27,8 @@ DIMENSIONS = (
     "conventions",
     "summary",
 )
+TOP_ONLY = "top20"
+KEEP = ("all", "logits", TOP_ONLY, "none")
 SOURCES = ("timm", "open_clip", "predictions")
 KEYS = {"name", "title", "synthetic", "description", "settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
@@ -69,7 +71,8 @@ class DatasetSpec:
         classes: Class space of the labels; empty where a set has labels of its own (probe tasks).
         options: Further keywords of the reader.
         limit: Use this many images, evenly spaced over the set; 0 = all.
-        keep: What is stored beside the rows: `all` (logits, and features of the untransformed run), `logits` or `none`.
+        keep: What is stored beside the rows: `all` (logits, and features of the untransformed run), `logits`, `top20`
+            (the 20 largest logits of each image with their classes) or `none`.
         title: Text in figures.
         licence: Terms of the data, shown where it is used.
         expected: Number of images the full set has; 0 = not checked.
@@ -332,8 +335,8 @@ def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:
     if "name" in content:
         raise InputError(f"{source}: datasets.{name}: a dataset's name is its key; remove 'name'")
     spec = _record(DatasetSpec, {**content, "name": name}, source)
-    if spec.keep not in ("all", "logits", "none"):
-        raise InputError(f"{source}: datasets.{name}.keep: {unknown('value', spec.keep, ('all', 'logits', 'none'))}")
+    if spec.keep not in KEEP:
+        raise InputError(f"{source}: datasets.{name}.keep: {unknown('value', spec.keep, KEEP)}")
     for key in ("limit", "expected"):
         if getattr(spec, key) < 0:
             raise InputError(f"{source}: datasets.{name}.{key}: expected 0 or more, got {getattr(spec, key)}")
