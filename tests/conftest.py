@@ -202,7 +202,7 @@ def toy(tmp_path, monkeypatch, toy_networks) -> Toy:
     monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path / "store"))
     monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
-    for name in ("BEYOND_ACCURACY_SKIP_BAD", "BEYOND_ACCURACY_DEVICE"):
+    for name in ("BEYOND_ACCURACY_SKIP_BAD", "BEYOND_ACCURACY_DEVICE", "BEYOND_ACCURACY_ENGINE"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(models, "_LOADED", {})
     monkeypatch.setattr(datasets, "_LOADED", {})

@@ -12,6 +12,7 @@ from pathlib import Path
 from beyond_accuracy import __version__
 from beyond_accuracy.errors import DataMissing, InputError
 
+ENGINES = ("local", "ray")  # as in `profiles`, which is not imported for --help
 EPILOG = "Documentation: README.md and docs/. Exit codes: 0 complete, 1 a notebook failed, 2 bad input, 3 data missing."
 
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--profile", default="mini", help="shipped profile or YAML file (default: %(default)s)")
     running = argparse.ArgumentParser(add_help=False)
     running.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")
+    running.add_argument("--engine", choices=ENGINES, help="this machine, or a Ray cluster (default: the profile's)")
     running.add_argument("--batch-size", type=_count, default=0, help="images per forward pass (default: by device)")
     running.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be decoded, count them")
 
@@ -109,6 +111,7 @@ def _environment(args: argparse.Namespace) -> None:
         ("data_dir", "BEYOND_ACCURACY_DATA"),
         ("cache_dir", "BEYOND_ACCURACY_CACHE"),
         ("device", "BEYOND_ACCURACY_DEVICE"),
+        ("engine", "BEYOND_ACCURACY_ENGINE"),
     ):
         if value := getattr(args, option, None):
             os.environ[variable] = str(Path(value).resolve()) if option.endswith("_dir") else value
@@ -117,7 +120,7 @@ def _environment(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> dict:
-    return {"device": args.device, "batch_size": args.batch_size, "skip_bad": args.skip_bad}
+    return {"device": args.device, "engine": args.engine, "batch_size": args.batch_size, "skip_bad": args.skip_bad}
 
 
 def _report(args: argparse.Namespace) -> int:
