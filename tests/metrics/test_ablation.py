@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.anova import anova_lm
 
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.metrics import ablation
+from beyond_accuracy.metrics import ablation, ablation_quantities
 from beyond_accuracy.metrics.ablation import Measured
 
 TWO = ("architecture", "objective")
@@ -175,16 +175,16 @@ def test_gaps_and_averages():
     shifted = [v / 2 + 5 for v in values]
     covariance = np.stack([np.eye(12) * 0.5, np.eye(12) * 0.25])
     case = measured([values, shifted], runs, covariance, datasets=("world_val", "world_r"))
-    gap = ablation.gaps(case, "world_val", ["world_r"])
+    gap = ablation_quantities.gaps(case, "world_val", ["world_r"])
     assert gap.values[0] == pytest.approx([5 - v / 2 for v in values])
     assert gap.covariance[0] == pytest.approx(np.eye(12) * 0.75)
     assert gap.quantities.metric.tolist() == ["accuracy_gap"] and gap.quantities.unit.tolist() == ["points"]
-    odds = ablation.gaps(case, "world_val", ["world_r"], "logit")
+    odds = ablation_quantities.gaps(case, "world_val", ["world_r"], "logit")
     p, q = shifted[0] / 100, values[0] / 100
     assert odds.values[0, 0] == pytest.approx(np.log(p / (1 - p)) - np.log(q / (1 - q)))
     delta = (0.25 / (p * (1 - p)) ** 2 + 0.5 / (q * (1 - q)) ** 2) / 100**2
     assert odds.covariance[0, 0, 0] == pytest.approx(delta)
-    mean = ablation.average(case, ["world_val", "world_r"], "both")
+    mean = ablation_quantities.average(case, ["world_val", "world_r"], "both")
     assert mean.values[0] == pytest.approx(np.mean([values, shifted], axis=0))
     assert mean.covariance[0] == pytest.approx(np.eye(12) * 0.75 / 4)
     together = case + mean
@@ -194,13 +194,13 @@ def test_gaps_and_averages():
 def test_a_run_that_is_always_right_has_no_log_odds():
     values, runs = worked_case()
     case = measured([[100.0, *values[1:]], values], runs, datasets=("world_val", "world_r"))
-    odds = ablation.gaps(case, "world_val", ["world_r"], "logit")
+    odds = ablation_quantities.gaps(case, "world_val", ["world_r"], "logit")
     assert np.isnan(odds.values[0, 0]) and np.isfinite(odds.values[0, 1:]).all()
     assert ablation.effects(odds, TWO).empty
 
 
 def test_seed_noise_by_hand_and_against_its_definition():
-    table = ablation.seed_noise(measured(*worked_case()), TWO)
+    table = ablation_quantities.seed_noise(measured(*worked_case()), TWO)
     assert table.sd.tolist() == [1.0] and table.df.tolist() == [8]
     assert table.least_difference[0] == pytest.approx(2.306004135 * 2**0.5)
     assert table.sd_low[0] == pytest.approx((8 / 17.534546) ** 0.5) and table.sd_high[0] == pytest.approx(
@@ -210,7 +210,7 @@ def test_seed_noise_by_hand_and_against_its_definition():
     runs = runs_of(TWO, 3)
     exceeded = []
     for _ in range(600):  # a fourth and fifth run of a cell differ by more in one case of twenty
-        noise = ablation.seed_noise(measured(rng.normal(size=12), runs), TWO).least_difference[0]
+        noise = ablation_quantities.seed_noise(measured(rng.normal(size=12), runs), TWO).least_difference[0]
         exceeded.append(abs(np.diff(rng.normal(size=2))[0]) > noise)
     assert np.mean(exceeded) == pytest.approx(0.05, abs=0.027)
 
@@ -224,9 +224,9 @@ def test_holm_over_the_rows_shown():
 
 def test_tables_for_figures_and_results():
     case = measured(*worked_case())
-    cells = ablation.cell_means(case, TWO).set_index(list(TWO))
+    cells = ablation_quantities.cell_means(case, TWO).set_index(list(TWO))
     assert cells.loc[("convnet", "clip"), ["value", "lowest", "highest", "seeds"]].tolist() == [80, 79, 81, 3]
-    frame = ablation.long(case)
+    frame = ablation_quantities.long(case)
     assert len(frame) == 12 and frame.value.tolist() == case.values[0].tolist() and frame.seed.tolist()[:3] == [0, 1, 2]
     rows = ablation.as_results(ablation.effects(case, TWO), {"architecture": "convnet_minus_transformer"})
     assert rows.to_dict("records")[0] | {"ci_low": 0, "ci_high": 0} == {
