@@ -164,6 +164,21 @@ def test_the_page_is_complete_without_a_script_and_escaped(tmp_path):
     assert soup.select_one("input[name=shape]")["min"] == "-100" and soup.select_one("input[name=ece]")["min"] == "0"
 
 
+def test_advice_names_the_first_model_and_how_sure_that_is():
+    rows = {row["purpose"]: row for row in pages_choose.advice(table(), NONE, profile())}
+    assert list(rows) == ["A bit of everything", "Needs trustworthy confidence"]
+    trust = rows["Needs trustworthy confidence"]
+    # 80 x ece + 30 x accuracy: a 30*1000 - 80*1667, b 80*333, c 80*1333 - 30*1000
+    assert trust["model"] == "c" and trust["href"] == "choose.html#ece=80&accuracy=30"
+    assert trust["numbers"] == "Calibration error ↓: 0.020 [0.010, 0.030]; b 0.040 [0.030, 0.050]"
+    equal = {("models", "val", "accuracy", "percent"): ([80, 79.9, 70], 2.0)}
+    (row,) = pages_choose.advice(table(equal), NONE, profile())
+    assert row["sure"].startswith("open: first in 5") and ", b in 4" in row["sure"]
+    far = {("models", "val", "accuracy", "percent"): ([80, 60, 70], 1.0)}
+    assert pages_choose.advice(table(far), NONE, profile())[0]["sure"] == "clear: first in >99% of draws"
+    assert pages_choose.advice(table().iloc[:0], NONE, profile()) == []
+
+
 def test_without_results_the_page_says_so():
     body = pages_choose.body(table().iloc[:0], NONE, profile())
     assert "nothing to choose by" in body.html

@@ -488,7 +488,7 @@ def test_front_page_numbers_come_from_the_results(tmp_path):
     assert "n = 1,000" in panels["Accuracy"].p.text
     shifted = panels["Calibration error under shift (ECE)"]
     assert [row.th.text for row in shifted.select("tbody tr")] == ["ViT <s>", "ViT, CLIP"]  # profile order
-    assert shifted.p.text.startswith("r ·")  # the first shifted set that has rows
+    assert "kindr · n = 1,000 images" in shifted.p.text  # the first shifted set that has rows
     table = page.select_one("#tab-headline table")
     assert [row.th.text for row in table.select("tbody tr")] == ["ViT <s>", "ViT, CLIP", "ResNet"]
     assert [cell.text for cell in table.select("tbody tr")[1].select("td")] == ["–", "0.050", "0.100 [0.080, 0.120]"]
@@ -504,6 +504,21 @@ def test_front_page_marks_lie_on_a_common_scale(tmp_path):
     ends = [(float(line["x1"].rstrip("%")), float(line["x2"].rstrip("%"))) for line in lines]
     assert ends[1][0] == 6 and ends[0][1] == 94  # lowest and highest end of all intervals
     assert ends[1][1] == pytest.approx(6 + 88 * 2 / 7, abs=0.01)
+
+
+def test_front_page_unfolds_five_findings_and_sets_the_claims_apart():
+    def page(dimension, *texts):
+        return [{"text": text, "dimension": dimension} for text in texts]
+
+    found = [page("models", "m"), page("mistakes", "k", "k2"), page("shape_bias", "s"), page("calibration", "c")]
+    found += [page("robustness", "r"), page("invariance", "i"), page("own", "o"), page("summary", "claims", "more")]
+    parts = {name: [sentence["text"] for sentence in rows] for name, rows in report_front._arranged(found).items()}
+    assert parts == {
+        "findings": ["k", "s", "c", "r", "i"],
+        "more_findings": ["m", "k2", "o"],
+        "claims": ["claims", "more"],
+    }
+    assert report_front._arranged([]) == {"findings": [], "more_findings": [], "claims": []}
 
 
 def test_front_page_without_results_is_still_a_page(tmp_path):

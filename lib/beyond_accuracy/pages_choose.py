@@ -76,6 +76,54 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
     return Body(title, lead, sections, "\n".join(parts))
 
 
+def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> list[dict[str, str]]:
+    """Which model comes first for each purpose and how sure that is, for the front page.
+
+    Returns:
+        Per purpose `purpose`, `href` (the chooser with these weights), `model`, `sure` (words) and `numbers` (what the
+        purpose mainly rests on, first model against the runner-up); empty where there is nothing to choose by.
+    """
+    choice = gather(table, comparisons, profile, DRAWS, profile.settings.seed)
+    labels = {name: spec.label for name, spec in profile.models.items()}
+    rows = []
+    for preset in offered(choice):
+        ranking = rank(choice, preset.weights)
+        if len(ranking.order) < 2:
+            continue
+        weights = "&".join(f"{key}={weight}" for key, weight in preset.weights.items())
+        rows.append(
+            {
+                "purpose": preset.label,
+                "href": f"choose.html#{weights}",
+                "model": labels[ranking.order[0]],
+                "sure": _sureness(ranking, labels),
+                "numbers": _main_number(choice, preset, ranking, labels),
+            }
+        )
+    return rows
+
+
+def _sureness(ranking: Ranking, labels: Mapping[str, str]) -> str:
+    chance, rival = ranking.best[0], labels[ranking.order[1]]
+    share = _chance(chance, html_safe=False)
+    if chance >= 0.95:
+        return f"clear: first in {share} of draws"
+    second = _chance(ranking.best[1], html_safe=False)
+    return f"{'likely' if chance >= 0.8 else 'open'}: first in {share} of draws, {rival} in {second}"
+
+
+def _main_number(choice: Choice, preset: Preset, ranking: Ranking, labels: Mapping[str, str]) -> str:
+    i = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
+    rows = choice.rows[i].set_index("model")
+    spec = _spec(choice.rows[i])
+    texts = [
+        results.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], spec)
+        for name in ranking.order[:2]
+        if name in rows.index
+    ]
+    return f"{_heading(choice.criteria[i], choice.rows[i])}: {texts[0]}; {labels[ranking.order[1]]} {texts[-1]}"
+
+
 def offered(choice: Choice) -> list[Preset]:
     """The presets whose main criterion has results, cut to the criteria that have."""
     keys = {criterion.key for criterion in choice.criteria}

@@ -27,6 +27,8 @@ class Headline:
         label: Heading.
         better: `higher`, `lower`, or empty where neither end is good.
         role: The profile's role whose dataset counts (`clean`, `shifted`, …), or a literal dataset such as `average`.
+        words: What the number says, in a few words.
+        counted: What its n counts.
     """
 
     dimension: str
@@ -34,18 +36,38 @@ class Headline:
     label: str
     better: str
     role: str = "clean"
+    words: str = ""
+    counted: str = "images"
 
 
 HEADLINES = (
-    Headline("models", "accuracy", "Accuracy", "higher"),
-    Headline("calibration", "ece", "Calibration error (ECE)", "lower"),
-    Headline("calibration", "ece", "Calibration error under shift (ECE)", "lower", "shifted"),
-    Headline("mistakes", "error_ratio:average", "Error ratio, mean over factors", "lower", "factors"),
-    Headline("shape_bias", "shape_bias", "Shape bias", "", "cue_conflict"),
-    Headline("robustness", "accuracy", "Accuracy under shift, mean", "higher", "average"),
-    Headline("transfer", "accuracy", "Transfer accuracy, mean", "higher", "average"),
-    Headline("synthetic", "accuracy:average", "Synthetic viewpoints, mean accuracy", "higher", "pug"),
+    Headline("models", "accuracy", "Accuracy", "higher", words="right first answers on plain images"),
+    Headline("calibration", "ece", "Calibration error (ECE)", "lower", words="0.02: confidence is off by 2 points"),
+    Headline(
+        *("calibration", "ece", "Calibration error under shift (ECE)", "lower", "shifted"),
+        words="the same on images of another kind",
+    ),
+    Headline("robustness", "accuracy", "Accuracy under shift, mean", "higher", "average", "over all shifted sets"),
+    Headline(
+        *("transfer", "accuracy", "Transfer accuracy, mean", "higher", "average"),
+        words="a linear classifier on frozen features",
+        counted="tasks",
+    ),
+    Headline(
+        *("synthetic", "accuracy:average", "Synthetic viewpoints, mean accuracy", "higher", "pug"),
+        words="rendered scenes, one factor varied at a time",
+    ),
+    Headline(
+        *("mistakes", "error_ratio:average", "Error ratio, mean over factors", "lower", "factors"),
+        words="1: odd poses, textures, … cost nothing extra; 2: twice the errors",
+    ),
+    Headline(
+        *("shape_bias", "shape_bias", "Shape bias", "", "cue_conflict"),
+        words="1: decides by shape, 0: by texture",
+    ),
 )
+LEADING = ("calibration", "robustness", "transfer", "invariance", "shape_bias", "mistakes", "synthetic", "models")
+SENTENCES = 5  # findings shown unfolded
 _DIRECTION = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), "": ("", "")}
 # Marker outlines within a circle of radius 5, for the SVG strips; other markers are drawn as squares.
 _OUTLINES = {
@@ -90,8 +112,7 @@ def front_page(
             {"label": spec.label, "id": _origin(spec), "mark": mark(looks[spec.name])}
             for spec in profile.models.values()
         ],
-        findings=[found[0] for found in findings],
-        more_findings=[finding for found in findings for finding in found[1:]],
+        **_arranged(findings),
         panels=[_panel(headline, rows, profile, looks, hrefs) for headline, rows in chosen],
         table=Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
         command=_command(profile, models),
@@ -144,8 +165,9 @@ def _panel(
         "arrow": arrow,
         "direction": direction,
         "href": hrefs.get(headline.dimension, ""),
-        "dataset": _dataset_title(rows["dataset"].iloc[0], profile) + _unit(rows["unit"].iloc[0]),
-        "n": _count(rows["n"]),
+        "dataset": _dataset_title(rows["dataset"].iloc[0], profile, headline.counted) + _unit(rows["unit"].iloc[0]),
+        "words": headline.words,
+        "n": _count(rows["n"], headline.counted),
         "rows": lines,
     }
 
@@ -164,7 +186,7 @@ def _summary_table(chosen: Sequence[tuple[Headline, pd.DataFrame]], profile: Pro
         frame[column], frame[f"{column}_low"], frame[f"{column}_high"] = (
             by_model[name].reindex(present) for name in ("value", "ci_low", "ci_high")
         )
-        count = _count(rows["n"])
+        count = _count(rows["n"], headline.counted)
         arrow = _DIRECTION[headline.better][0]
         labels[column] = f"{headline.label} {arrow}".strip() + (f", n = {count}" if count else "")
         formats[column] = _spec(rows)
@@ -222,16 +244,17 @@ def _unit(unit: str) -> str:
     return {"percent": " · in %", "fraction": "", "ratio": ""}.get(unit, f" · {unit}")
 
 
-def _count(n: pd.Series) -> str:
+def _count(n: pd.Series, counted: str) -> str:
     counts = sorted(set(n.dropna().astype(int)))
     if not counts:
         return ""
-    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    return (f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}") + f" {counted}"
 
 
-def _dataset_title(name: str, profile: Profile) -> str:
+def _dataset_title(name: str, profile: Profile, counted: str = "images") -> str:
     spec = profile.datasets.get(name)
-    return (spec.title if spec and spec.title else name.replace("_", " ")) if name != "average" else "mean of all sets"
+    mean = "mean of all tasks" if counted == "tasks" else "mean of all sets"
+    return (spec.title if spec and spec.title else name.replace("_", " ")) if name != "average" else mean
 
 
 def _lede(profile: Profile) -> str:
@@ -256,8 +279,21 @@ def _findings(
         if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
             raise InputError(f"{path}: expected a list of sentences")
         if sentences:
-            found.append([{"text": text, "href": view.href, "page": view.title} for text in sentences])
+            common = {"href": view.href, "page": view.title, "dimension": page.dimension}
+            found.append([{"text": text, **common} for text in sentences])
     return found
+
+
+def _arranged(found: Sequence[list[dict[str, str]]]) -> dict[str, list[dict[str, str]]]:
+    """Findings for the template: what became of the claims, the main sentences of five pages, everything else."""
+    claims = [sentence for page in found if page[0]["dimension"] == "summary" for sentence in page]
+    others = [page for page in found if page[0]["dimension"] != "summary"]
+    rank = {name: i for i, name in enumerate(LEADING)}
+    by_rank = sorted(others, key=lambda page: rank.get(page[0]["dimension"], len(rank)))
+    chosen = [page[0] for page in by_rank[:SENTENCES]]
+    leading = [page[0] for page in others if page[0] in chosen]
+    rest = [sentence for page in others for sentence in page if sentence not in leading]
+    return {"findings": leading, "more_findings": rest, "claims": claims}
 
 
 def _command(profile: Profile, models: str) -> str:

@@ -34,7 +34,7 @@ def write_tools(
         options: Of the inference, which decide where its results are stored.
 
     Returns:
-        `site` with the written pages as `tools`, for the navigation of every page.
+        `site` with the written pages as `tools`, for the navigation of every page, and `advice` for the front page.
     """
     dimensions = [page.dimension for page in pages]
     titles = {page.dimension: view.title for page, view in zip(pages, views, strict=True)}
@@ -48,7 +48,7 @@ def write_tools(
     tools = [
         report_pages.PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()
     ]
-    complete = {**site, "tools": tools}
+    complete = {**site, "tools": tools, "advice": pages_choose.advice(table, comparisons, profile)}
     for view in tools:
         text = report_pages.page_html(bodies[view.name], view, views, complete)
         write_atomically(folder / view.href, text.encode())
