@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -199,6 +200,25 @@ def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
 def interactive() -> bool:
     """Whether somebody watches: a terminal or JupyterLab, not a log or a rendered page."""
     return "BEYOND_ACCURACY_QUIET" not in os.environ and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+
+
+@contextmanager
+def announced(dataset: ImageDataset, jobs: list[Job], wanted: bool = True) -> Iterator[None]:
+    """A line on stderr before and after a dataset is run, where no progress bar is shown: a log, a pipe."""
+    wanted = wanted and not interactive() and "BEYOND_ACCURACY_QUIET" not in os.environ
+    lacking = [job for job in jobs if not job.entry.complete]
+    if wanted:
+        models, transforms = len({job.card for job in lacking}), len({job.transform for job in lacking})
+        sizes = _count(len(dataset), "image"), _count(models, "model"), _count(transforms, "transform")
+        print(f"{dataset.name}: {' x '.join(sizes)}", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    yield
+    if wanted:
+        print(f"{dataset.name}: done ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
 
 
 def report_skipped(dataset: ImageDataset, skipped: int) -> None:

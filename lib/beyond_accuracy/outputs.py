@@ -195,7 +195,8 @@ class Outputs:
             )
             if self._engine == "ray":
                 from beyond_accuracy import engine_ray as inference
-            inference.run(jobs, data, self.store, self.profile.settings, options)
+            with jobs_.announced(data, jobs, options.progress):
+                inference.run(jobs, data, self.store, self.profile.settings, options)
         texts = [text for _ in cards for text in transforms]
         return {(text, job.card.name): job.entry.described() for text, job in zip(texts, jobs, strict=True)}
 
