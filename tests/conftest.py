@@ -204,6 +204,7 @@ def toy(tmp_path, monkeypatch, toy_networks) -> Toy:
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
     for name in ("BEYOND_ACCURACY_SKIP_BAD", "BEYOND_ACCURACY_DEVICE", "BEYOND_ACCURACY_ENGINE"):
         monkeypatch.setenv(name, "")
+    monkeypatch.setenv("BEYOND_ACCURACY_QUIET", "1")
     monkeypatch.setattr(models, "_LOADED", {})
     monkeypatch.setattr(datasets, "_LOADED", {})
     monkeypatch.setattr(toy_networks, "MAX_BATCH", 0)
