@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from beyond_accuracy import check as check_module
-from beyond_accuracy.check import check, forward_passes, published_accuracy
+from beyond_accuracy.check import check, published_accuracy
 from beyond_accuracy.check_data import NOTE, OK, WRONG, check_dataset
 from beyond_accuracy.check_labels import diagnose
 from beyond_accuracy.errors import InputError
@@ -61,6 +61,7 @@ def test_nothing_is_here(tmp_path):
         assert "beyond-accuracy fetch --profile paper --only" in lines[name], lines[name]
     assert str(tmp_path / "x" / "imagenet_v2") in lines["imagenet_v2"]
     assert "hf auth login" in lines["imagenet_1k"] and "GB on disk" in done.stdout
+    assert f"The store ({tmp_path / 'cache'}) needs about " in done.stdout
     assert "million images" in done.stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # processor time: what a retry would add shows in the time limit above, what other processes add does not count
@@ -70,14 +71,6 @@ def test_nothing_is_here(tmp_path):
 def test_unknown_name():
     with pytest.raises(InputError, match="did you mean imagenet_v2"):
         check(load_profile("paper"), only=["imagenet_v3"])
-
-
-def test_forward_passes_counts_each_run_once():
-    profile = load_profile("paper")
-    small = replace(profile, dimensions={"models": {"clean": "imagenet_1k"}, "calibration": {"clean": "imagenet_1k"}})
-    assert forward_passes(small) == 50_000
-    small = replace(profile, dimensions={"robustness": {"clean": "imagenet_1k", "real": "imagenet_real"}})
-    assert forward_passes(small) == 50_000  # ReaL shares the images of the validation set
 
 
 # ------------------------------------------------------------------------------------------------------------ datasets

@@ -33,7 +33,7 @@ def small_paper(tmp_path_factory):
         "settings": {"resamples": 50, "prompts": "a photo of a {c}.", "workers": 0, "chunk": 64},
         "models": {name: {"pretrained": "", **entry} for name, entry in fixtures.paper_models(root / "models").items()},
         "datasets": {name: {"expected": 0} for name in paper.datasets if name != "imagenet_real"},
-        "dimensions": {"invariance": {"clean": "imagenet_few"}},
+        "dimensions": {"invariance": {"clean": "imagenet_few"}, "conventions": {"limit": 6}},
     }
     content["datasets"]["imagenet_few"] = {"reader": "imagenet", "path": "imagenet_1k", "limit": 6}
     (root / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -104,6 +104,9 @@ def test_every_page_is_built(here):
     robustness = results[(results["dimension"] == "robustness") & (results["metric"] == "accuracy")]
     sets = {"v2", "a", "r", "sketch", "c", "hard", "real", "1k"}
     assert {f"imagenet_{name}" for name in sets} | {"average"} == set(robustness["dataset"])
+    moved = results[results["dimension"] == "conventions"]
+    assert set(moved[moved["metric"] == "flip_rate:classes=all"]["dataset"]) == {"imagenet_a", "imagenet_r"}
+    assert set(moved[moved["metric"] == "flip_rate:preset=paper"]["model"]) == {"vit_sup", "convnext_sup"}
     factors = results[(results["dimension"] == "synthetic") & results["metric"].str.fullmatch("accuracy:[a-z_]+")]
     assert set(factors["metric"]) == {f"accuracy:{factor}" for factor in [*fixtures.PUG_LEVELS, "average"]}
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from beyond_accuracy import plan, reference
+from beyond_accuracy import reference
 from beyond_accuracy.check_data import MISSING, NOTE, OK, WRONG, Finding, check_dataset
 from beyond_accuracy.datasets import load_dataset
 from beyond_accuracy.errors import DataMissing, InputError
@@ -18,6 +18,7 @@ from beyond_accuracy.labels import IMAGENET_ORDER, class_space, imagenet_wnids
 from beyond_accuracy.paths import data_dir
 from beyond_accuracy.profiles import ModelSpec, Profile, unknown
 from beyond_accuracy.sources import profile_argument, sources
+from beyond_accuracy.storage import disk_lines, forward_passes
 
 SAMPLE = 500
 MARKS = {OK: "ok", NOTE: "note", MISSING: "MISSING", WRONG: "WRONG"}
@@ -189,27 +190,16 @@ def published_accuracy(spec: ModelSpec, dataset: str) -> float:
 
 
 def _estimates(profile: Profile, found: list[Finding]) -> Iterator[str]:
-    """Room on disk that missing data needs, and how many images every model will see."""
+    """Room on disk for missing data and for the outputs, and how many images every model will see."""
     missing = {finding.subject for finding in found if finding.status == MISSING}
     if wanted := [name for name in profile.datasets if name in missing and name in sources()]:
         room = make_plan(profile, wanted).gigabytes
         command = f"beyond-accuracy fetch --profile {profile_argument(profile)}"
         yield f"Missing data needs about {room:.0f} GB on disk: `{command}`"
+    yield from disk_lines(profile)
     images = forward_passes(profile)
     if images:
         yield (
             f"A full report runs each model on about {images / 1e6:.2f} million images: "
             f"{images / 3.6e6:.1f} hours per model at 1,000 images/s (docs/benchmarks.md has measured rates)"
         )
-
-
-def forward_passes(profile: Profile) -> int:
-    """Images that each model sees in a full report: every (dataset, transform) once, as far as sizes are known."""
-    runs = {
-        (request.dataset, transform)
-        for dimension in profile.dimensions
-        for request in plan.requests(profile, dimension)
-        for transform in request.transforms
-    }
-    sizes = {name: spec.limit or spec.expected for name, spec in profile.datasets.items()}
-    return sum(sizes[dataset] for dataset, _ in runs if profile.datasets[dataset].reader != "imagenet_real")

@@ -221,10 +221,10 @@ def shown(effects: pd.DataFrame, flips: pd.DataFrame, labels: dict[str, str]) ->
     The p-values of each metric are corrected by Holm over their column.
     """
     corrected = effects.assign(p=effects.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float))))
-    rows = []
+    rows, several = [], flips["dataset"].nunique() > 1
     for flip in flips.to_dict("records"):
         row = {
-            "change": flip["label"],
+            "change": f"{flip['title']}, {flip['label']}" if several else flip["label"],
             "model": labels[flip["model"]],
             "n": flip["n"],
             "answers changed (%)": flip["value"],
