@@ -225,3 +225,46 @@ def test_each_command_has_its_own_default_profile():
     assert parser.parse_args(["check"]).profile == "mini"
     assert parser.parse_args(["fetch"]).profile == "paper"
     assert parser.parse_args(["import-predictions", "x.csv", "--model", "m", "--dataset", "d"]).profile == "predictions"
+
+
+def test_a_log_gets_a_line_per_dataset_and_a_watched_run_does_not(predict, capsys, monkeypatch):
+    monkeypatch.delenv("BEYOND_ACCURACY_QUIET")
+    assert predict("--transform", "hflip=1") == 0
+    before, after = capsys.readouterr().err.splitlines()
+    assert before == "images: 12 images x 1 model x 1 transform" and re.fullmatch(r"images: done \(\d+ s\)", after)
+    assert predict("--transform", "hflip=1") == 0 and capsys.readouterr().err == ""  # nothing had to run
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert predict("--transform", "blur=2") == 0
+    assert "12 images" not in capsys.readouterr().err
+
+
+def test_notebook_parameters_are_literals_or_text(monkeypatch):
+    from beyond_accuracy import report
+
+    seen = []
+    monkeypatch.setattr(report, "build", lambda *_, **given: seen.append(given["parameters"]) or 0)
+    options = ["--parameter", "BINS=20", "--parameter", "SET=a=b", "--parameter", "RATE=.5", "--parameter", "ON=True"]
+    assert cli.main(["report", "--profile", "predictions", *options]) == 0
+    assert cli.main(["report", "--profile", "predictions"]) == 0
+    assert seen == [{"BINS": 20, "SET": "a=b", "RATE": 0.5, "ON": True}, {}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("BINS", "expected NAME=VALUE"),
+        ("=3", "expected NAME=VALUE"),
+        ("a b=3", "expected NAME=VALUE"),
+        ("PROFILE=paper", "give --profile instead"),
+        ("MODELS=x", "give --models instead"),
+    ],
+)
+def test_assignments_that_are_none(capsys, text, message):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["report", "--parameter", text])
+    assert message in capsys.readouterr().err
+
+
+def test_a_parameter_that_no_notebook_has(capsys):
+    assert cli.main(["report", "--profile", "predictions", "--parameter", "RESAMPLE=3"]) == 2
+    assert "did you mean RESAMPLES" in capsys.readouterr().err

@@ -4,6 +4,7 @@ Exit codes: 0 complete; 1 a notebook failed; 2 bad input or malformed data; 3 da
 """
 
 import argparse
+import ast
 import os
 import sys
 import traceback
@@ -62,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--only", action="append", default=[], metavar="PAGE", help="only these pages (repeatable)")
     report.add_argument("--models", default="", help="comma-separated subset of models, or imported models")
     report.add_argument("--allow-missing", action="store_true", help="missing data is no error")
+    report.add_argument(
+        "--parameter",
+        action="append",
+        default=[],
+        type=_parameter,
+        metavar="NAME=VALUE",
+        help="set a parameter of the notebooks that have it, for example RESAMPLES=500 (repeatable)",
+    )
     report.add_argument("--force", action="store_true", help="rebuild pages that are unchanged")
     report.set_defaults(run=_report)
 
@@ -105,6 +114,19 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _parameter(text: str) -> tuple[str, object]:
+    """`NAME=VALUE`; the value is a Python literal, else the text itself."""
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    if name in ("PROFILE", "MODELS"):
+        raise argparse.ArgumentTypeError(f"give --{name.lower()} instead of the parameter {name}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return name, value
+
+
 def _environment(args: argparse.Namespace) -> None:
     """Pass locations on to the notebooks' kernels, which inherit the environment."""
     for option, variable in (
@@ -137,6 +159,7 @@ def _report(args: argparse.Namespace) -> int:
         allow_missing=args.allow_missing,
         force=args.force,
         options=_options(args),
+        parameters=dict(args.parameter),
     )
 
 
