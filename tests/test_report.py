@@ -1,6 +1,7 @@
 """The built report: offline, complete, honest about what failed, and built again only where something changed."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -537,3 +538,14 @@ def test_the_error_browser_is_picked_again_only_where_something_changed(tmp_path
         assert len(calls) == count
     (tmp_path / ".state" / "images.json").write_text("{")
     assert report_tools._images(tmp_path, trial_profile(), ["two"], {}) == body and len(calls) == 3
+
+
+def test_pages_one_after_the_other_give_the_same_results(built, tmp_path, monkeypatch):
+    root, *_ = built
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
+    before = os.getcwd()
+    assert report.build(trial_profile(), notebooks=root / "notebooks", at_once=1, echo=lambda line: None) == 1
+    assert os.getcwd() == before
+    for name in ("results.csv", "results/calibration.csv"):
+        one, two = (folder / "report" / "trial" / name for folder in (tmp_path, root))
+        assert one.read_bytes() == two.read_bytes() != b""

@@ -18,18 +18,18 @@ from pathlib import Path
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import ASSETS, notebooks_dir, project_root, report_dir
 from beyond_accuracy.profiles import Profile, available_profiles, load_profile
+from beyond_accuracy.report_schedule import LATE, READS, build_pages, fill_store
 from beyond_accuracy.results import write_atomically
 
 LIBRARY = Path(__file__).parent
 # Modules that change how a page looks but not what a notebook computes.
 RENDERING = (
-    *("report.py", "report_run.py", "report_pages.py", "report_front.py", "report_tools.py", "cli.py", "choosing.py"),
+    *("report.py", "report_run.py", "report_schedule.py", "report_pages.py", "report_front.py", "report_tools.py"),
+    *("cli.py", "choosing.py"),
     *("pages_choose.py", "pages_differences.py", "pages_images.py", "image_picks.py"),
 )
 # Pages made from what the notebooks recorded (report_tools).
 TOOL_PAGES = ("choose", "differences", "images")
-# Pages that read the results of the others run after them, whatever their number.
-LATE = ("summary",)
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
 
@@ -68,11 +68,12 @@ def build(
     options: Mapping[str, object] | None = None,
     parameters: Mapping[str, object] | None = None,
     notebooks: Path | None = None,
+    at_once: int = 0,
     echo: Callable[[str], None] = print,
 ) -> int:
     """Build the report of a profile in `report/<profile>/`.
 
-    All inference runs first (`plan.fill`), then the notebooks, one after the other.
+    All inference runs first (`plan.fill`), then the notebooks (`report_schedule`).
 
     Args:
         profile: A shipped profile's name, a YAML file, or a loaded profile.
@@ -83,6 +84,7 @@ def build(
         options: Of the inference: `device`, `batch_size`, `skip_bad`.
         parameters: Notebook parameters to override, passed to every notebook that has them.
         notebooks: Folder of the notebooks (default: the checkout's).
+        at_once: Notebooks that run at the same time; 0 = two, or one on a single core.
         echo: Told one line per page.
 
     Returns:
@@ -97,22 +99,30 @@ def build(
     pages = find_pages(loaded, notebooks or notebooks_dir())
     chosen = _choose(loaded, pages, [name for name in only if name])
     given = _parameters(loaded, models, parameters or {}, chosen)
-    keys = _fill(loaded, chosen, dict(options or {}), echo)
+    from beyond_accuracy.storage import WORTH_SAYING, disk_lines
+
+    for line in disk_lines(loaded, [page.dimension for page in chosen], WORTH_SAYING):
+        echo(line)
+    keys = fill_store(loaded, chosen, dict(options or {}), echo)
     states = {page.name: _read_state(folder, page) for page in pages}
-    for page in sorted(chosen, key=lambda page: page.dimension in LATE):
+
+    def build_one(page: Page) -> PageState:
         run_key = _run_key(page, given[page.name], loaded, keys[page.name], folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and _executed(folder, page).is_file() and not force
         if kept and state.render_key == _render_key(run_key):
             echo(f"{page.name}: unchanged")
         elif kept:
-            states[page.name] = _render(folder, page, run_key, state.facts)
+            state = _render(folder, page, run_key, state.facts)
             echo(f"{page.name}: rendered again")
         else:
             echo(f"{page.name}: running")
             facts = _run(folder, page, given[page.name], loaded)
-            states[page.name] = state = _render(folder, page, run_key, facts)
+            state = _render(folder, page, run_key, facts)
             echo(f"{page.name}: {state.status} ({facts['Duration']})" + (f": {state.message}" if state.message else ""))
+        return state
+
+    states |= build_pages(chosen, build_one, at_once)
     _assemble(folder, loaded, models, pages, states, dict(options or {}))
     echo(f"report: {folder / 'index.html'}")
     return _exit_code([states[page.name].status for page in chosen], allow_missing)
@@ -145,30 +155,6 @@ def _exit_code(statuses: Sequence[str], allow_missing: bool) -> int:
     if "input" in statuses:
         return 2
     return 3 if "missing" in statuses and not allow_missing else 0
-
-
-def _fill(profile: Profile, pages: Sequence[Page], options: dict, echo: Callable[[str], None]) -> dict[str, list[str]]:
-    """Run what the store lacks; returns the store keys behind each page, by page name.
-
-    Bad input stops its own page only: the page's notebook meets it again and says so there.
-    """
-    if not profile.models:
-        return {page.name: [] for page in pages}
-    from beyond_accuracy import plan
-    from beyond_accuracy.store import Store
-
-    keys, store = {}, Store()
-    for page in pages:
-        try:
-            filled = plan.fill(profile, page.dimension, store, options)
-        except InputError as error:
-            echo(f"{page.name}: {error}")
-            keys[page.name] = [str(error)]
-            continue
-        for message in filled.missing:
-            echo(f"{page.name}: {message}")
-        keys[page.name] = [*filled.keys, *filled.missing]
-    return keys
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
@@ -238,7 +224,7 @@ def _run_key(page: Page, parameters: Mapping[str, object], profile: Profile, inp
         "profile": profile.digest,
         "library": _library_digest(),
         "inputs": inputs,
-        "results": _results_digest(folder, page.dimension) if page.dimension in LATE else "",
+        "results": _read_digest(folder, page.dimension),
     }
     return _digest(json.dumps(content, sort_keys=True, default=str).encode())
 
@@ -265,6 +251,14 @@ def _library_digest() -> str:
     assets = [path for path in sorted(ASSETS.rglob("*")) if path.suffix in {".csv", ".json", ".txt", ".yaml"}]
     parts = [f"{path.relative_to(LIBRARY)}".encode() + path.read_bytes() for path in sources + assets]
     return _digest(*parts, *(f"{name}={_version(name)}".encode() for name in PACKAGES))
+
+
+def _read_digest(folder: Path, dimension: str) -> str:
+    """Fingerprint of what other pages recorded and this one reads."""
+    if dimension in LATE:
+        return _results_digest(folder, dimension)
+    files = [folder / "results" / f"{name}.csv" for name in READS.get(dimension, ())]
+    return _digest(*(path.read_bytes() for path in files if path.is_file())) if files else ""
 
 
 def _results_digest(folder: Path, dimension: str) -> str:

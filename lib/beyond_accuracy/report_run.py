@@ -1,4 +1,4 @@
-"""Runs one notebook with papermill: what its kernel inherits, what is kept of it."""
+"""Runs one notebook with papermill, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,23 +40,22 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
     partial.unlink(missing_ok=True)
     start = time.monotonic()
     stopped: Exception | None = None
-    with _kernel_environment():
-        try:
-            papermill.execute_notebook(
-                str(source),
-                str(partial),
-                parameters=dict(parameters),
-                kernel_name="python3",
-                progress_bar=False,
-                log_output=False,
-                execution_timeout=timeout,
-                cwd=str(cwd),
-                extra_arguments=["--log-level=ERROR"],
-            )
-        except PapermillExecutionError:
-            pass  # the copy holds the error
-        except Exception as error:  # a kernel that died, a cell out of time, no kernel at all
-            stopped = error
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(partial),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=False,
+            execution_timeout=timeout,
+            resources={"metadata": {"path": str(cwd)}},  # `cwd=` would move the whole process, other pages included
+            extra_arguments=["--log-level=ERROR"],
+        )
+    except PapermillExecutionError:
+        pass  # the copy holds the error
+    except Exception as error:  # a kernel that died, a cell out of time, no kernel at all
+        stopped = error
     seconds = time.monotonic() - start
     notebook = nbformat.read(partial if partial.is_file() else source, as_version=4)
     if stopped is not None:
@@ -91,23 +89,6 @@ def _mark_stop(notebook: NotebookNode, error: Exception) -> None:
     done = ["shell.execute_reply" in cell.metadata.get("execution", {}) for cell in code]
     cell = code[done.index(False)] if False in done else code[-1]
     cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[]))
-
-
-@contextmanager
-def _kernel_environment() -> Iterator[None]:
-    """What a notebook's kernel inherits: figures shown only by us, no progress bars, the kernel of this environment."""
-    wanted = {"MPLBACKEND": "agg", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
-    wanted["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a debugger's warning opens every notebook
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _commit() -> str:
