@@ -178,7 +178,7 @@ def build_dataset(
         ids: Unique ids, length n.
         targets: Labels: int array (n,), or list of int arrays.
         load: Loader of encoded bytes, or None.
-        content: Anything that changes when the files change (names, sizes, times); hashed into the fingerprint.
+        content: Anything that changes when the files change (`stamps`); hashed into the fingerprint.
         source: Where it was read from.
         columns: Scored class indices, or None.
         metadata: Frame in the order of `ids`, or None.
@@ -259,14 +259,6 @@ def _check_labels(spec, ids, targets: Targets, classes: ClassSpace, columns, sou
             f"{spec.name}: label {int(flat[outside[0]])} of {ids[outside[0]]!r} in {source} is not one of the "
             f"{len(columns)} classes this set is scored on"
         )
-
-
-def file_stamp(path: Path) -> str:
-    """Name-independent stamp of one file: a hash of the content up to 64 MB, of size and time beyond."""
-    stat = path.stat()
-    if stat.st_size <= 64 * 2**20:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def require(path: Path, spec: DatasetSpec, kind: str = "folder") -> Path:

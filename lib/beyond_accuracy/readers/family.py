@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beyond_accuracy.datasets import ImageDataset, build_dataset, file_stamp
+from beyond_accuracy.datasets import ImageDataset, build_dataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.labels import class_space, imagenet_subset
 from beyond_accuracy.profiles import DatasetSpec
 from beyond_accuracy.readers.files import VAL_ID, image_id
 from beyond_accuracy.readers.samples import Samples, assemble, find
+from beyond_accuracy.stamps import file_stamp
 
 WNID_SUFFIX = re.compile(r"_(n\d{8})(?=\.|$)")
 FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order

@@ -1,6 +1,5 @@
 """Image files in folders: which there are, what changes when they change, and how one is read."""
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from beyond_accuracy.errors import InputError
+from beyond_accuracy.stamps import folder_stamp
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
 VAL_ID = re.compile(r"ILSVRC2012_val_\d{8}")
@@ -23,7 +23,7 @@ class Files:
     Attributes:
         names: Path of each image relative to the root, with forward slashes, sorted folder by folder.
         load: `load(i)` returns the encoded bytes of image `i`.
-        stamp: Hash of names, sizes and modification times.
+        stamp: Hash of names, sizes and some content (`stamps.folder_stamp`).
     """
 
     names: list[str]
@@ -70,15 +70,15 @@ def scan(root: Path) -> Files:
     Raises:
         InputError: A folder or file that cannot be read, or a link to nothing.
     """
-    names, stamp = [], hashlib.sha256()
+    names, sizes = [], []
     for name, entry in _walk(root, "", 0):
         try:
-            stat = entry.stat()
+            size = entry.stat().st_size
         except OSError as error:
             raise InputError(f"{entry.path}: cannot be read ({error.strerror}); remove it or get it again") from error
         names.append(name)
-        stamp.update(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return Files(names, PathLoader(str(root), pack(names)), stamp.hexdigest())
+        sizes.append(size)
+    return Files(names, PathLoader(str(root), pack(names)), folder_stamp(root, names, sizes))
 
 
 def _walk(folder: Path | str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry]]:

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beyond_accuracy.datasets import BytesLoader, ImageDataset, build_dataset, file_stamp, require
+from beyond_accuracy.datasets import BytesLoader, ImageDataset, build_dataset, require
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.labels import imagenet_subset
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import DatasetSpec
+from beyond_accuracy.stamps import file_stamp
 
 BATCH_ROWS = 16  # decoded at once: bounds memory whatever the row groups' size
 BUFFER_BYTES = 2**20

@@ -17,6 +17,7 @@ import numpy as np
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import cache_dir
 from beyond_accuracy.readers.files import Files, is_image
+from beyond_accuracy.stamps import sampled_stamp
 
 NO_LABEL = np.iinfo(np.int64).min
 INDEX_FORMAT = "1"
@@ -63,7 +64,7 @@ class Shards:
         keys: Name of each sample without suffix.
         labels: (n,) int64.
         load: Loader of the encoded images.
-        stamp: Hash of the archives' names, sizes and times.
+        stamp: Hash of the archives' names, sizes and some content.
     """
 
     keys: list[str]
@@ -135,8 +136,8 @@ def _store(index: TarIndex, path: Path) -> None:
 
 
 def stamp(paths: list[Path]) -> str:
-    """Hash of archives' names, sizes and modification times."""
-    lines = [f"{path.name}\t{path.stat().st_size}\t{path.stat().st_mtime_ns}" for path in paths]
+    """Hash of archives' names, sizes and some content (`stamps.sampled_stamp`)."""
+    lines = [f"{path.name}\t{sampled_stamp(path)}" for path in paths]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
