@@ -239,6 +239,12 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
             f"{spec.name}: the checkpoint is damaged, or a pickle with more than tensors in it; it was not loaded and "
             f"nothing in it was run ({text[:160]}); convert it to safetensors with the tool it came from"
         )
+    what = f"{spec.id} {spec.pretrained}".strip()
+    if (status := _hub_status(error)) in (401, 403, 404):
+        return DataMissing(
+            f"{spec.name}: the hub does not give out the weights of {what} ({status}); if they are gated or private, "
+            "accept their terms on the hub's page and log in with `hf auth login`; else check the name"
+        )
     offline = (
         "LocalEntryNotFound",
         "offline",
@@ -249,7 +255,6 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
         "download",
     )
     chain = f"{type(error).__name__} {type(error.__cause__).__name__} {text}"
-    what = f"{spec.id} {spec.pretrained}".strip()
     if any(word.lower() in chain.lower() for word in offline):
         return DataMissing(
             f"{spec.name}: weights of {what} are not on this machine and the hub cannot be "
@@ -258,6 +263,15 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
     if isinstance(error, FileNotFoundError):
         return DataMissing(f"{spec.name}: {text}")
     return InputError(f"{spec.name}: weights of {spec.id} do not load: {text}")
+
+
+def _hub_status(error: BaseException | None) -> int | None:
+    """Status of the hub's answer behind an error; the libraries wrap it."""
+    while error is not None:
+        if isinstance(status := getattr(getattr(error, "response", None), "status_code", None), int):
+            return status
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _architecture_hash(spec: ModelSpec, network: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,16 +69,18 @@ def scan(root: Path) -> Files:
     """All images below a folder; hidden files and folders, READMEs and tables are passed over.
 
     Raises:
-        InputError: A folder or file that cannot be read, or a link to nothing.
+        InputError: A folder or file that cannot be read, a link to nothing, something that is no file.
     """
     names, sizes = [], []
     for name, entry in _walk(root, "", 0):
         try:
-            size = entry.stat().st_size
+            found = entry.stat()
         except OSError as error:
             raise InputError(f"{entry.path}: cannot be read ({error.strerror}); remove it or get it again") from error
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise InputError(f"{entry.path}: has the name of an image but is no file; remove it")
         names.append(name)
-        sizes.append(size)
+        sizes.append(found.st_size)
     return Files(names, PathLoader(str(root), pack(names)), folder_stamp(root, names, sizes))
 
 
