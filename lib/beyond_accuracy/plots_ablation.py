@@ -99,7 +99,7 @@ def cells_figure(runs: pd.DataFrame, titles: Sequence[str], own: pd.DataFrame | 
             mine = part[part.architecture == architecture]
             aside = 0.09 * (k - 0.5)
             ax.plot(
-                mine.objective.map(positions) + 3 * aside, mine.value, look.marker, color=look.color, markersize=4.5,
+                _at(mine.objective, positions) + 3 * aside, mine.value, look.marker, color=look.color, markersize=4.5,
                 alpha=0.75, markeredgewidth=0,
             )  # fmt: skip
             means = mine.groupby("objective").value.mean().reindex(list(positions))
@@ -110,7 +110,7 @@ def cells_figure(runs: pd.DataFrame, titles: Sequence[str], own: pd.DataFrame | 
             if own is not None:
                 stars = own[(own.title == title) & (own.architecture == architecture)]
                 ax.plot(
-                    stars.objective.map(positions) + 5.4 * aside, stars.value, "*", color=look.color, markersize=11,
+                    _at(stars.objective, positions) + 5.4 * aside, stars.value, "*", color=look.color, markersize=11,
                     linestyle="none", markeredgecolor=INK, markeredgewidth=0.8,
                 )  # fmt: skip
         _two_columns(ax, [NOUNS[objective] for objective in positions], title)
@@ -141,7 +141,7 @@ def diversity_figure(runs: pd.DataFrame, titles: Sequence[str]) -> Figure:
             mine = part[(part.architecture == architecture) & (part.objective == objective)]
             aside = 0.1 * (k - 1.5)
             ax.plot(
-                mine.diversity.map(positions) + aside, mine.value, look.marker, color=look.color, markersize=4,
+                _at(mine.diversity, positions) + aside, mine.value, look.marker, color=look.color, markersize=4,
                 markerfacecolor=look.markerfacecolor, markeredgewidth=0.9, linestyle="none", alpha=0.7,
             )  # fmt: skip
             means = mine.groupby("diversity").value.mean().reindex(list(positions))
@@ -152,6 +152,10 @@ def diversity_figure(runs: pd.DataFrame, titles: Sequence[str]) -> Figure:
         _two_columns(ax, list(positions), title)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return fig
+
+
+def _at(levels: pd.Series, positions: Mapping[str, int]) -> np.ndarray:
+    return np.array([positions[level] for level in levels], float)
 
 
 def _grid(count: int) -> tuple[Figure, np.ndarray]:

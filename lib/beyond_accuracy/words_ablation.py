@@ -15,6 +15,7 @@ TERMS = {
     OBJECTIVE: "CLIP − supervised",
     "architecture:objective": "interaction",
 }
+MAIN_TERMS = {term: TERMS[term] for term in (OBJECTIVE, ARCHITECTURE)}
 DIVERSITY_TERMS = {
     DIVERSITY: "broad − narrow data",
     "objective:diversity": "… more under CLIP",
@@ -36,24 +37,28 @@ DIVERSITY_NAMES = {term: name for term, name in NAMES.items() if DIVERSITY in te
 SUBJECTS = {ARCHITECTURE: "ConvNeXt instead of ViT", OBJECTIVE: "CLIP instead of labels"}
 SUBJECTS_WITH_DATA = {OBJECTIVE: SUBJECTS[OBJECTIVE], DIVERSITY: "broad instead of narrow data",
                       ARCHITECTURE: SUBJECTS[ARCHITECTURE]}  # fmt: skip
-HEADINGS = {"panel": "measure", "row": "on", "term": "effect", "value": "size", "p_holm": "p (Holm)",
-            "se_seeds": "SE of seeds", "se_images": "SE of images"}  # fmt: skip
-FORMATS = {"value": "+.2f", "p_holm": ".4f", "se_seeds": ".2f", "se_images": ".2f", "df": ".0f"}
+HEADINGS = {"panel": "measure", "row": "on", "term": "effect"}
 PANELS = {
     "accuracy": "Accuracy",
-    "accuracy_gap": "Accuracy minus that on the clean set",
-    "log_odds_gap": "The same in log-odds",
+    "accuracy_gap": "Gap to the clean set",
+    "log_odds_gap": "Gap in log-odds",
     "shape_bias": "Cues and confidence",
     "ece": "Cues and confidence",
     "signed_gap": "Cues and confidence",
 }
 XLABELS = {
     "Accuracy": "points",
-    "Accuracy minus that on the clean set": "points",
-    "The same in log-odds": "log-odds",
+    "Gap to the clean set": "points",
+    "Gap in log-odds": "log-odds",
     "Cues and confidence": "points",
 }
-SLUGS = {"Accuracy": "accuracy", "Accuracy minus that on the clean set": "gap", "The same in log-odds": "gap-log-odds",
+CAPTIONS = {
+    "Accuracy": "Accuracy, in points",
+    "Gap to the clean set": "Accuracy minus that on the clean set, in points",
+    "Gap in log-odds": "Log-odds of accuracy minus those on the clean set",
+    "Cues and confidence": "Shape bias, calibration error and overconfidence, in points",
+}
+SLUGS = {"Accuracy": "accuracy", "Gap to the clean set": "gap", "Gap in log-odds": "gap-log-odds",
          "Cues and confidence": "confidence"}  # fmt: skip
 _ROWS = {"shape_bias": "shape bias", "ece": "ECE, {}", "signed_gap": "overconfidence, {}"}
 
@@ -95,8 +100,13 @@ def own_runs(results: Iterable[pd.DataFrame], specs: Iterable, titles: Mapping[s
 
 
 def number(row: pd.Series) -> str:
-    """An effect with its interval; percent and fractions that are percentages by nature in points."""
-    return format_interval(row["value"], row["ci_low"], row["ci_high"], "+.2f" if row["unit"] == "log-odds" else "+.1f")
+    """An effect with its interval."""
+    return format_interval(row["value"], row["ci_low"], row["ci_high"], signed(row["panel"]))
+
+
+def signed(panel: str) -> str:
+    """Number format of a panel's effects."""
+    return "+.2f" if XLABELS[panel] == "log-odds" else "+.1f"
 
 
 def in_points(table: pd.DataFrame) -> pd.DataFrame:
@@ -118,9 +128,23 @@ def alt(table: pd.DataFrame, terms: Mapping[str, str]) -> str:
 
 
 def shown(table: pd.DataFrame, terms: Mapping[str, str]) -> pd.DataFrame:
-    """The effects of one panel as a table for readers."""
-    columns = ["row", "term", "value", "ci_low", "ci_high", "p_holm", "se_seeds", "se_images", "df"]
-    return table.assign(term=table["term"].map(terms))[columns]
+    """The effects of one panel as a table for readers: a row per quantity, a column with its interval per effect.
+
+    Returns:
+        `row`, per effect `<name>`, `<name>_low`, `<name>_high`, and `p (Holm)`, one for each effect in order.
+    """
+    rows = list(dict.fromkeys(table["row"]))
+    wide = pd.DataFrame({"row": rows})
+    for term, name in terms.items():
+        mine = table[table["term"] == term].set_index("row").reindex(rows)
+        for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
+            wide[name + suffix] = mine[column].to_numpy()
+    corrected = table.pivot(index="row", columns="term", values="p_holm").loc[rows, list(terms)]
+    return wide.assign(**{"p (Holm)": [" · ".join(map(_p_text, values)) for values in corrected.to_numpy()]})
+
+
+def _p_text(p: float) -> str:
+    return "<.001" if p < 0.001 else "1" if p > 0.995 else f"{p:.3f}".lstrip("0")
 
 
 def beside_longer(table: pd.DataFrame, alone: pd.DataFrame, datasets: Iterable[str]) -> pd.DataFrame:

@@ -257,3 +257,28 @@ def test_intervals_cover_the_truth():
     # Taking the larger of an image component and 0 errs on the safe side; never below the nominal level.
     assert (covered > 0.925).all() and (covered < 0.99).all()
     assert tables[tables.term == "architecture"].seeds_alone.mean() < 0.85  # what ignoring the images would cost
+
+
+def test_holm_by_table():
+    table = pd.DataFrame({"term": "objective", "panel": ["a", "a", "b"], "p": [0.01, 0.04, 0.04]})
+    assert ablation.corrected(table, by="panel").p_holm.tolist() == [0.02, 0.04, 0.04]
+    assert ablation.corrected(table.iloc[:0], by="panel").empty
+
+
+def test_one_run_per_cell_gives_values_without_intervals():
+    values, runs = worked_case()
+    alone = measured(values, runs).where(runs.seed == 1)
+    table = by_term(ablation.single_values(alone, TWO))
+    assert table.value.to_dict() == pytest.approx({"architecture": 14, "objective": 16, "architecture:objective": 12})
+    assert "2 seeds" in ablation.seeds_lacking(alone.runs, TWO) and not ablation.seeds_lacking(alone.runs, TWO, 1)
+    with pytest.raises(InputError, match="convnet, clip: 0 training runs"):
+        ablation.single_values(alone.where([True, True, True, False]), TWO)
+
+
+def test_means_and_gaps_of_groups():
+    values, runs = worked_case()
+    case = measured([values, np.subtract(values, 10), np.subtract(values, 20)], runs, datasets=("val", "r", "sketch"))
+    total = ablation_quantities.with_gaps(case, "val", {"renditions": ["r", "sketch"], "alone": ["r"]})
+    assert total.values[total.position("renditions", "accuracy_gap")] == pytest.approx(np.full(12, -15.0))
+    assert total.quantities.query("metric == 'accuracy'").dataset.tolist() == ["val", "r", "sketch", "renditions"]
+    assert total.quantities.n[total.position("renditions", "accuracy")] == 2000

@@ -68,7 +68,7 @@ def with_gaps(measured: Measured, clean: str, groups: Mapping[str, Sequence[str]
     total = measured
     for name, sets in groups.items():
         total = total + average(measured, sets, name) if len(sets) > 1 else total
-    shifted = [one for name, sets in groups.items() for one in (*sets, *[name] * (len(sets) > 1))]
+    shifted = list(dict.fromkeys(one for name, sets in groups.items() for one in (*sets, *[name] * (len(sets) > 1))))
     return total + gaps(total, clean, shifted) + gaps(total, clean, shifted, "logit")
 
 
