@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import platform
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
@@ -23,13 +26,13 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
     """Execute a notebook with papermill and write the executed copy.
 
     An error stops the notebook and stays in the copy, at its cell; nothing is raised. So does a kernel that died or a
-    cell out of time.
+    notebook out of time.
 
     Args:
         source: The notebook.
         target: The executed copy.
         parameters: Passed in; checked by the caller, since papermill only warns about unknown ones.
-        timeout: Seconds a cell may run.
+        timeout: Seconds the notebook may run.
         cwd: Working folder of the kernel.
 
     Returns:
@@ -38,6 +41,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.stem}.part.ipynb")
     partial.unlink(missing_ok=True)
+    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # nbclient: what stopped a notebook is told once, by us
     start = time.monotonic()
     stopped: Exception | None = None
     try:
@@ -48,13 +52,19 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
             kernel_name="python3",
             progress_bar=False,
             log_output=False,
-            execution_timeout=timeout,
+            timeout_func=lambda _cell: max(1, math.ceil(start + timeout - time.monotonic())),
             resources={"metadata": {"path": str(cwd)}},  # `cwd=` would move the whole process, other pages included
-            extra_arguments=["--log-level=ERROR"],
+            # A kernel is interrupted before it is shut down (jupyter_client), and says so as an error.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError:
         pass  # the copy holds the error
-    except Exception as error:  # a kernel that died, a cell out of time, no kernel at all
+    except CellTimeoutError:
+        stopped = TimeoutError(
+            f"the notebook ran longer than {timeout} s; give it more with `settings: {{notebook_timeout: …}}` in the "
+            "profile"
+        )
+    except Exception as error:  # a kernel that died, no kernel at all
         stopped = error
     seconds = time.monotonic() - start
     notebook = nbformat.read(partial if partial.is_file() else source, as_version=4)
@@ -88,6 +98,7 @@ def _mark_stop(notebook: NotebookNode, error: Exception) -> None:
         code = notebook.cells[-1:]
     done = ["shell.execute_reply" in cell.metadata.get("execution", {}) for cell in code]
     cell = code[done.index(False)] if False in done else code[-1]
+    cell.outputs = [output for output in cell.outputs if output.output_type != "error"]  # how it was interrupted
     cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[]))
 
 
