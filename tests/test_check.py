@@ -12,7 +12,7 @@ import pytest
 
 from beyond_accuracy import check as check_module
 from beyond_accuracy.check import check, published_accuracy
-from beyond_accuracy.check_data import NOTE, OK, WRONG, check_dataset
+from beyond_accuracy.check_data import MISSING, NOTE, OK, WRONG, check_dataset
 from beyond_accuracy.check_labels import diagnose
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.labels import imagenet_subset, imagenet_wnids
@@ -97,18 +97,45 @@ def test_uneven_classes(tmp_path):
     assert (WRONG, "class n01440764 has 1 images, expected 50") in found
 
 
-def test_another_selection_of_classes(tmp_path):
-    columns = imagenet_subset("a")
-    members, _ = fixtures.wnid_members("imagenet-a", [int(c) for c in columns], 1)
+@pytest.mark.parametrize("which", ["a", "r"])
+def test_another_selection_of_classes(tmp_path, which):
+    columns, folder = imagenet_subset(which), f"imagenet-{which}"
+    members, _ = fixtures.wnid_members(folder, [int(c) for c in columns], 1)
     for name, content in members.items():
         fixtures.write(tmp_path / name, content)
-    spec = DatasetSpec("imagenet_a", "class_folder", str(tmp_path), options={"columns": "a"}, expected=200)
+    spec = DatasetSpec("a_set", "class_folder", str(tmp_path), options={"columns": which}, expected=200)
     assert [status for status, _ in statuses(spec)] == [OK]  # the hash of the 200 wnids is that of the contract
-    first = tmp_path / "imagenet-a" / WNIDS[columns[0]]
-    second = tmp_path / "imagenet-a" / WNIDS[columns[1]]
+    first, second = (tmp_path / folder / WNIDS[columns[k]] for k in (0, 1))
     next(first.iterdir()).rename(second / "more.jpg")
     found = statuses(replace(spec, title="again"))
     assert any(status == WRONG and "199 classes" in text for status, text in found)
+
+
+def test_labels_outside_the_scored_classes(tmp_path):
+    members, _ = fixtures.wnid_members("imagenet-a", [int(c) for c in imagenet_subset("a")], 1)
+    for name, content in members.items():
+        fixtures.write(tmp_path / name, content)
+    spec = DatasetSpec("imagenet_r", "class_folder", str(tmp_path), options={"columns": "r"})
+    ((status, text),) = statuses(spec)  # A's folders where R is looked for
+    assert status == WRONG and "not one of the 200 classes this set is scored on" in text
+
+
+def test_folders_of_v2_in_another_naming(tmp_path):
+    fixtures.imagenet_v2(tmp_path / "good")
+    assert [s for s, _ in statuses(DatasetSpec("imagenet_v2", "imagenet_v2", str(tmp_path / "good")))] == [OK]
+    fixtures.imagenet_folder(tmp_path / "wnids")
+    ((status, text),) = statuses(DatasetSpec("imagenet_v2", "imagenet_v2", str(tmp_path / "wnids")))
+    assert status == WRONG and "not a class number from 0 to 999" in text
+
+
+def test_a_flat_folder_of_validation_images(tmp_path, monkeypatch):
+    pytest.importorskip("imagenet_x")
+    fixtures.imagenet_flat(tmp_path)
+    spec = DatasetSpec("imagenet_1k", "imagenet", str(tmp_path))
+    assert [status for status, _ in statuses(spec)] == [OK]
+    monkeypatch.setitem(sys.modules, "imagenet_x", None)
+    ((status, text),) = statuses(replace(spec, title="again"))
+    assert status == MISSING and "imagenet-x" in text
 
 
 def test_resized_and_reencoded_images(tmp_path):

@@ -89,6 +89,14 @@ def test_what_is_missing_is_listed_and_the_rest_runs(toy, toy_networks):
     assert sum(toy_networks.CALLS) == 3
 
 
+def test_what_several_requests_lack_is_told_once(toy):
+    toy.checkpoint()
+    profile = with_dimensions(toy, conventions={"clean": "images"})
+    assert len(requests(profile, "conventions", {"device": "cpu"})) > 3
+    filled = plan.fill(profile, "conventions", Store(toy.store), {"device": "cpu"})
+    assert len(filled.missing) == 1 and filled.missing[0].startswith("images: ")
+
+
 def test_imported_models_have_no_features_to_wait_for(toy):
     toy.images(1)
     toy.checkpoint()

@@ -230,6 +230,7 @@ def test_a_mirrors_labels_as_ids_ranks_or_indices(tmp_path, variant):
 def test_r_mirror_has_a_wnid_column(tmp_path):
     expected = fixtures.imagenet_r_parquet(tmp_path)
     assert labels(read("class_folder", tmp_path, options={"columns": "r"})) == expected
+    assert fixtures.imagenet_subset_folder(tmp_path / "folder", "r") == expected  # the same ids as in the official form
 
 
 def test_a_class_outside_the_scored_ones(tmp_path):

@@ -112,6 +112,7 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
         except DataMissing as missing:
-            filled.missing.append(str(missing))
+            if str(missing) not in filled.missing:  # several requests may lack the same
+                filled.missing.append(str(missing))
     filled.keys = sorted(outputs.used)
     return filled
