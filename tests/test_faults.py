@@ -7,16 +7,21 @@ import errno
 import multiprocessing
 import os
 import pickle
+import resource
+import struct
 import time
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from beyond_accuracy import cli, store
+from beyond_accuracy import cli, report_run, store
 from beyond_accuracy.store import Store
 
 
@@ -159,6 +164,22 @@ def test_a_full_disk_loses_nothing(ready, monkeypatch, capsys, toy_networks):
     assert "24/24 correct" in capsys.readouterr().out
 
 
+def test_files_that_may_not_grow(ready):
+    """The limit is the operating system's own here: it refuses the write inside Arrow."""
+    allowed = 2400  # bytes of a file: enough for what describes the run, not for a part
+
+    def limited(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, allowed))
+        run_cli(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=limited, args=(command(ready), {}))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 2
+    assert not list(ready.store.rglob("part-*")) and not list(ready.store.rglob(".tmp-*"))
+    assert cli.main(command(ready)) == 0 and len(stored(ready.store)[0]) == 24
+
+
 @pytest.mark.parametrize("name", ["logits.npy", "predictions.parquet"])
 def test_a_disk_that_fills_up_at_the_last_step(ready, monkeypatch, capsys, toy_networks, name):
     original = os.replace
@@ -270,6 +291,40 @@ def test_an_unknown_class_folder(ready, capsys):
     one_message(capsys, "purple")
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_an_image_that_would_fill_the_memory(ready, capsys):
+    size = struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0)
+    bomb = ready.data / "images" / "green" / "bomb.png"
+    bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, "'green/bomb'", "cannot be decoded", "pixels", "--skip-bad")
+
+
+def test_what_is_named_like_an_image_and_is_none(ready, capsys):
+    odd = ready.data / "images" / "green" / "odd.png"
+    os.mkfifo(odd)  # reading it would wait for ever
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, str(odd), "is no file")
+    odd.unlink()
+    odd.mkdir()
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, str(odd), "is no file")
+
+
+def test_links_that_lead_in_a_circle_or_to_a_secret(ready, capsys):
+    (loop := ready.data / "images" / "green" / "loop").symlink_to("..")
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, "occurs more than once")
+    loop.unlink()
+    (ready.root / "secret").write_text("the secret")
+    (ready.data / "images" / "green" / "link.png").symlink_to(ready.root / "secret")
+    assert cli.main(command(ready)) == 2
+    one_message(capsys, "'green/link'", "cannot be decoded")
+
+
 def test_nan_logits(ready, capsys):
     from safetensors.torch import save_file
 
@@ -310,6 +365,51 @@ def test_a_pickle_posing_as_a_checkpoint(ready, capsys, monkeypatch, source):
     assert cli.main(command(ready, "--checkpoint", weights, model=source)) == 2
     one_message(capsys, "was not loaded and nothing in it was run", "safetensors")
     assert not target.exists()
+
+
+class Answer(OSError):
+    """What the hub's client raises; the libraries wrap it in errors of their own."""
+
+    def __init__(self, status):
+        super().__init__(f"{status} Client Error")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize("source", ["timm:resnet18.a1_in1k", "open_clip:ViT-B-32/laion2b_s34b_b79k"])
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_hub_that_refuses(ready, capsys, monkeypatch, source, status):
+    def refuse(*_, **__):
+        try:
+            raise Answer(status)
+        except Answer as answer:
+            raise RuntimeError("Failed to download the weights") from answer
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    monkeypatch.setattr("open_clip.create_model", refuse)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nobody is asked whether the hub is there
+    assert cli.main(command(ready, model=source)) == 3
+    one_message(capsys, f"does not give out the weights of {source.split(':')[1].replace('/', ' ')}", f"({status})")
+
+
+# Notebooks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_notebook_out_of_time(tmp_path, capfd):
+    cells = [nbformat.v4.new_code_cell(f"import time; print({k}); time.sleep(1.1)") for k in range(5)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "slow.ipynb")
+    report_run.execute(tmp_path / "slow.ipynb", tmp_path / "out.ipynb", {}, 3, tmp_path)
+    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert [output.ename for output in outputs] == ["TimeoutError"]  # no cell took that long, all of them did
+    assert "ran longer than 3 s" in outputs[0].evalue and "notebook_timeout" in outputs[0].evalue
+    assert not cells[-1].outputs
+    out, err = capfd.readouterr()
+    assert out == "" and "KeyboardInterrupt" not in err and "Timeout waiting" not in err
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
 
 
 def test_hostile_names_end_to_end(toy, capsys):

@@ -41,7 +41,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.stem}.part.ipynb")
     partial.unlink(missing_ok=True)
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # nbclient: what stopped a notebook is told once, by us
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what stopped a notebook is told once, on its page
     start = time.monotonic()
     stopped: Exception | None = None
     try:
