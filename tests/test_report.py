@@ -549,3 +549,28 @@ def test_pages_one_after_the_other_give_the_same_results(built, tmp_path, monkey
     for name in ("results.csv", "results/calibration.csv"):
         one, two = (folder / "report" / "trial" / name for folder in (tmp_path, root))
         assert one.read_bytes() == two.read_bytes() != b""
+
+
+def test_the_finding_also_stands_first_and_provenance_is_folded():
+    cells = [
+        new_markdown_cell("# Title\n\nWhy?"),
+        new_markdown_cell("## Finding"),
+        nbformat.v4.new_code_cell(
+            "x",
+            outputs=[
+                nbformat.v4.new_output(
+                    "display_data",
+                    data={"text/html": '<p class="ba-finding">A <code>b</code> &lt; c.</p><figure class="ba-table" '
+                    'id="tab-provenance-x"><figcaption>f</figcaption><table></table></figure>'},
+                )
+            ],
+        ),
+    ]  # fmt: skip
+    soup = bs4.BeautifulSoup(report_pages.render_body(nbformat.v4.new_notebook(cells=cells)).html, "html.parser")
+    short = soup.select_one("p.ba-short")
+    assert short.text == "In short: A b < c." and short.a["href"] == "#finding" and short.code.text == "b"
+    assert short.find_next("h2")["id"] == "finding" and soup.select_one("p.ba-finding").text == "A b < c."
+    fold = soup.select_one("details.ba-provenance-fold")
+    assert fold.summary and fold.select_one("#tab-provenance-x")
+    plain = report_pages.render_body(nbformat.v4.new_notebook(cells=cells[:2])).html
+    assert "ba-short" not in plain

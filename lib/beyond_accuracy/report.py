@@ -26,7 +26,7 @@ LIBRARY = Path(__file__).parent
 RENDERING = (
     *("report.py", "report_run.py", "report_schedule.py", "report_pages.py", "report_front.py", "report_tools.py"),
     *("cli.py", "choosing.py"),
-    *("pages_choose.py", "pages_differences.py", "pages_images.py", "image_picks.py"),
+    *("pages_choose.py", "pages_differences.py", "pages_images.py", "image_picks.py", "reading.py"),
 )
 # Pages made from what the notebooks recorded (report_tools).
 TOOL_PAGES = ("choose", "differences", "images")
@@ -230,7 +230,8 @@ def _run_key(page: Page, parameters: Mapping[str, object], profile: Profile, inp
 
 
 def _render_key(run_key: str) -> str:
-    files = [LIBRARY / "report_pages.py", *sorted((LIBRARY / "template" / "notebook").iterdir())]
+    names = ("report_pages.py", "reading.py", "template/reading.yaml")
+    files = [*(LIBRARY / name for name in names), *sorted((LIBRARY / "template" / "notebook").iterdir())]
     return _digest(run_key.encode(), *(path.read_bytes() for path in files if path.is_file()))
 
 
@@ -307,7 +308,7 @@ def _render(folder: Path, page: Page, run_key: str, facts: Mapping[str, str]) ->
 
     notebook = nbformat.read(_executed(folder, page), as_version=4)
     failure = report_pages.failure_of(notebook)
-    body = report_pages.render_body(notebook, failure, page.notebook.parent)
+    body = report_pages.render_body(notebook, failure, page.notebook.parent, page.dimension)
     state = PageState(
         name=page.name,
         run_key=run_key,

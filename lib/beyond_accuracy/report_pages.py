@@ -25,6 +25,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from beyond_accuracy import reading
+
 TEMPLATE = Path(__file__).parent / "template"
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -126,13 +128,16 @@ class _Exporter(HTMLExporter):
     markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
 
 
-def render_body(notebook: NotebookNode, failure: Failure | None = None, folder: Path | None = None) -> Body:
+def render_body(
+    notebook: NotebookNode, failure: Failure | None = None, folder: Path | None = None, dimension: str = ""
+) -> Body:
     """Render the cells of an executed notebook.
 
     Args:
         notebook: The executed notebook; with a `failure`, what comes after the failing cell is left out.
         failure: Why it stopped, if it did; shown where it stopped.
         folder: Where pictures referred to in Markdown lie.
+        dimension: Of the page; decides the words under its figures.
     """
     config = Config(NbConvertBase={"display_data_priority": SHOWN_TYPES})
     exporter = _Exporter(
@@ -146,6 +151,9 @@ def render_body(notebook: NotebookNode, failure: Failure | None = None, folder: 
     lead = next((" ".join(p.get_text().split()) for p in soup.select(".text_cell p, .cell-text p")), "")
     sections = _name_headings(soup)
     _mark_findings(soup)
+    _say_it_first(soup)
+    _fold_provenance(soup)
+    reading.add_folds(soup, dimension)
     for table in soup.select("table"):
         if not table.find_parent(class_="ba-scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "ba-scroll", "tabindex": "0"}))
@@ -222,6 +230,31 @@ def _mark_findings(soup: bs4.BeautifulSoup) -> None:
         if len(inside) == 1 and inside[0].name == "strong":
             inside[0].unwrap()
             paragraph["class"] = "ba-finding"
+
+
+def _say_it_first(soup: bs4.BeautifulSoup) -> None:
+    """The page's main finding, which its notebook can only state at the end, also right under the question."""
+    finding, first = soup.select_one("p.ba-finding"), soup.select_one("h2")
+    if finding is None or first is None:
+        return
+    heading = finding.find_previous(["h2", "h3"])
+    box = soup.new_tag("p", attrs={"class": "ba-short"})
+    link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
+    link.string = "In short:"
+    box.extend([link, " ", *(child.__copy__() for child in finding.children)])
+    start = soup.select_one(".cell-text")
+    if start is not None:
+        start.append(box)
+
+
+def _fold_provenance(soup: bs4.BeautifulSoup) -> None:
+    """Hashes and precisions are for whoever asks: folded, at the end of the page as before."""
+    for table in soup.select("figure.ba-table[id^=tab-provenance]"):
+        fold = soup.new_tag("details", attrs={"class": "ba-provenance-fold"})
+        summary = soup.new_tag("summary")
+        summary.string = "What made these numbers: weights, data, precision, device"
+        table.wrap(fold)
+        table.insert_before(summary)
 
 
 def _name_headings(soup: bs4.BeautifulSoup) -> list[tuple[str, str]]:
