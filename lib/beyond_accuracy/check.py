@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from beyond_accuracy import reference
+from beyond_accuracy import projection, reference
 from beyond_accuracy.check_data import MISSING, NOTE, OK, WRONG, Finding, check_dataset
 from beyond_accuracy.datasets import load_dataset
 from beyond_accuracy.errors import DataMissing, InputError
@@ -199,7 +199,5 @@ def _estimates(profile: Profile, found: list[Finding]) -> Iterator[str]:
     yield from disk_lines(profile)
     images = forward_passes(profile)
     if images:
-        yield (
-            f"A full report runs each model on about {images / 1e6:.2f} million images: "
-            f"{images / 3.6e6:.1f} hours per model at 1,000 images/s (docs/benchmarks.md has measured rates)"
-        )
+        yield f"A full report runs each model on about {images / 1e6:.2f} million images."
+        yield from projection.report(profile)
