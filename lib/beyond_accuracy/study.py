@@ -1,8 +1,10 @@
 """What a notebook talks to: one page of one profile, with its models, data, results, figures and provenance."""
 
 import copy
+import hashlib
 import html
 import json
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -201,12 +203,13 @@ class Study:
         import matplotlib.pyplot as plt
 
         folder = figures_dir(self.profile.name) / self.dimension
-        record = results.save_figure(fig, folder, name, alt, caption, data)
+        record = results.save_figure(fig, folder, _file_name(name), alt, caption, data)
         plt.close(fig)
         results.display_figure(record)
 
     def table(self, frame: pd.DataFrame, name: str, *, caption: str, **options) -> None:
         """Save a table as CSV beside the figures and show it; options as `results.table_html`."""
+        name = _file_name(name)
         path = figures_dir(self.profile.name) / self.dimension / f"table-{name}.csv"
         results.write_atomically(path, results.csv_text(frame, index=bool(options.get("index"))).encode())
         results.display_table(frame, caption, name=name, **options)
@@ -277,6 +280,12 @@ class Study:
     def data_folder(self) -> Path:
         """Where datasets are looked for."""
         return data_dir()
+
+
+def _file_name(name: str) -> str:
+    """A name that holds a dataset's or model's own, which may be in any script, as one for files and links."""
+    plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")
+    return name if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".strip("-")
 
 
 def open_study(profile: str, dimension: str, models: str = "", **options) -> Study:
