@@ -165,8 +165,9 @@ def check_seeds(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> N
         if count < least:
             raise InputError(
                 f"ablation: {', '.join(cell)}: {count} training run{'' if count == 1 else 's'}, intervals need at "
-                f"least {least} seeds in every cell. Train more (python -m mini_world.train --recipe short --seed 1), "
-                "then write the table: python -m mini_world.ablation"
+                f"least {least} seed{'' if least == 1 else 's'} in every cell. Train more (python -m mini_world.train "
+                f"--recipe {'short_broad' if 'broad' in cell else 'short'} --seed 1), then write the table: python -m "
+                "mini_world.ablation"
             )
 
 
