@@ -8,12 +8,14 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import struct
 import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import bs4
 import nbformat
 import numpy as np
 import pandas as pd
@@ -21,7 +23,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beyond_accuracy import cli, report_run, store
+from beyond_accuracy import cli, report, report_run, store
 from beyond_accuracy.store import Store
 
 
@@ -427,3 +429,51 @@ def test_hostile_names_end_to_end(toy, capsys):
     assert cli.main(command(toy, "--output", output, model=odd, dataset=odd)) == 0
     assert f"{odd} on {odd}" in capsys.readouterr().out
     assert "red/日本 <b>'\"&" in set(pd.read_csv(output)["id"])
+
+
+PAGE = """
+from beyond_accuracy.study import open_study
+import matplotlib.pyplot as plt
+study = open_study(PROFILE, "calibration", models=MODELS)
+name = study.role("clean")
+model, found = next(iter(study.predictions(name).items()))
+frame = found.frame.loc[~found.correct, ["id", "confidence"]]
+study.table(frame, f"wrong-{name}", caption=f"Wrong on {study.title(name)}")
+study.figure(plt.figure(), f"curve-{name}", alt=name, caption=study.title(name), data=frame)
+study.record(frame.iloc[:1].assign(dataset=name, metric="ece", model=model, value=0.1, ci_low=0.0, ci_high=0.2, n=9,
+             unit="fraction")[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]])
+study.finding(f"{study.spec(model).label} is wrong about {frame['id'].iloc[0]}.")
+study.provenance()
+"""
+
+
+def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
+    """Names of files, models and datasets reach every page as text, whatever they hold."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_networks.__file__).parent))
+    toy.images(2)
+    odd, label = "größe '\"<img src=x onerror=alert(1)>&{{7*7}}", "</script><script>alert(3)</script>"
+    shutil.copytree(toy.checkpoint(), toy.root / odd)
+    wrong = "日本 <b onclick=alert(2)>'\"&"
+    shutil.copy(toy.data / "images" / "blue" / "blue000.png", toy.data / "images" / "red" / f"{wrong}.png")
+    content = toy.content({odd: {"source": "timm", "name": f"local-dir:{toy.root / odd}", "label": label}})
+    content["datasets"][odd] = content["datasets"].pop("images") | {"title": odd, "licence": odd}
+    content["dimensions"] = {"calibration": {"clean": odd, "shifted": []}}
+    profile = toy.profile(content | {"title": odd, "description": odd, "synthetic": True})
+    parameters = nbformat.v4.new_code_cell('PROFILE = "mini"  # profile\nMODELS = ""  # subset')
+    parameters.metadata["tags"] = ["parameters"]
+    cells = [nbformat.v4.new_markdown_cell("# Calibration\n\nHow sure?"), parameters, nbformat.v4.new_code_cell(PAGE)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (toy.root / "notebooks").mkdir()
+    nbformat.write(notebook, toy.root / "notebooks" / "03_calibration.ipynb")
+    assert report.build(profile, notebooks=toy.root / "notebooks", options={"device": "cpu"}) == 0, capsys.readouterr()
+    pages = {path.stem: path.read_text("utf-8") for path in (toy.root / "report" / "toy").glob("*.html")}
+    assert {"index", "03_calibration", "images", "choose", "differences"} <= pages.keys()
+    for name, text in pages.items():
+        soup = bs4.BeautifulSoup(text, "html.parser")
+        assert not [tag for tag in soup.find_all(True) if any(key.startswith("on") for key in tag.attrs)], name
+        assert not soup.find_all("img", src="x"), name
+        assert not [tag for tag in soup.find_all("script") if tag.get_text().startswith("alert")], name
+        assert "49" not in soup.title.text and odd in soup.text, name
+    assert wrong in bs4.BeautifulSoup(pages["03_calibration"], "html.parser").text
+    assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
