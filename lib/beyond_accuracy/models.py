@@ -45,9 +45,10 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
     for module in imports:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # not there, no name of a module, or broken in its own way
             raise InputError(
-                f"{spec.name}: module {module!r} of the profile's `imports` is not there: {error}"
+                f"{spec.name}: module {module!r} of the profile's `imports` cannot be imported "
+                f"({type(error).__name__}: {error})"
             ) from error
     builders = {"timm": _load_timm, "open_clip": _load_open_clip}
     if spec.source not in builders:

@@ -72,6 +72,9 @@ def requests(profile: Profile, dimension: str, options: dict | None = None) -> l
         return _convention_requests(profile, roles, known, device_option(options or {}))
     found = [Request(name) for name in known if name != roles.get(CORRUPT_ROLE)]
     if dimension == "robustness" and CORRUPT_ROLE in roles:
+        if str(roles[CORRUPT_ROLE]) not in profile.datasets:
+            where = f"profile {profile.name}: dimensions.robustness.{CORRUPT_ROLE}"
+            raise InputError(f"{where}: {unknown('dataset', str(roles[CORRUPT_ROLE]), profile.datasets)}")
         texts = [f"corrupt:{name}={k}" for name in corruptions.NAMES for k in range(1, 6)]
         found.append(Request(str(roles[CORRUPT_ROLE]), ("none", *texts)))
     return found
@@ -79,7 +82,10 @@ def requests(profile: Profile, dimension: str, options: dict | None = None) -> l
 
 def _convention_requests(profile: Profile, roles: dict, known: list[str], device: str) -> list[Request]:
     """The clean set under every convention that needs a forward pass; the other sets as they are."""
-    clean, limit = str(roles.get("clean")), int(roles.get("limit") or 0)
+    clean, limit = str(roles.get("clean")), roles.get("limit") or 0
+    if not isinstance(limit, int) or limit < 0:
+        where = f"profile {profile.name}: dimensions.conventions.limit"
+        raise InputError(f"{where}: expected a number of images, got {limit!r}")
     found = [Request(name) for name in known if name != clean]
     if clean in known:
         settings = [(), *(c.settings for c in conventions.of(profile, clean, device) if not c.rescored)]
