@@ -73,6 +73,7 @@ INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.tx
 
 .venv/.test: .venv/.base
 	$(INSTALL) -e '.[test,imagenet-x]'
+	$(INSTALL) --no-deps axe-playwright-python==0.1.8  # for the axe-core in it; the tests drive Chromium themselves
 	touch $@
 
 .venv/.world: .venv/.base

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,46 @@ QUIET = (
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--remote-allow-origins=*", "--remote-debugging-port=0"),
 )
+
+SERIOUS = {"serious", "critical"}
+
+
+def axe_source() -> str:
+    """axe-core's script, from the package that carries it, which must not be imported: it wants another browser."""
+    for folder in sys.path:
+        path = Path(folder) / "axe_playwright_python" / "axe.min.js"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    pytest.skip("axe-core is not installed: pip install --no-deps axe-playwright-python")
+
+
+def complaints(browser: "Chromium", page: Path, axe: str, contrast: bool = True, **how: object) -> list[str]:
+    """What is wrong with a page: failed or outside requests, console errors, missing alt, sideways scroll, axe-core.
+
+    Args:
+        browser: Where to open it.
+        page: The file.
+        axe: axe-core's script.
+        contrast: Check every text's contrast too, which takes most of the time.
+        **how: As for `Chromium.open`.
+    """
+    browser.open(page, **{"width": 390, **how})
+    browser.load(axe)
+    rules = "" if contrast else ", rules: {'color-contrast': {enabled: false}}"
+    found = browser.run(
+        "const found = await axe.run(document, {resultTypes: ['violations']" + rules + "});"
+        "const name = (element) => element.outerHTML.slice(0, 120);"
+        "return {"
+        "  wide: document.documentElement.scrollWidth,"
+        "  mute: [...document.images].filter((image) => !image.alt.trim()).map(name),"
+        "  axe: found.violations.map((v) => [v.impact, v.id, v.nodes.map((n) => n.html.slice(0, 120)).slice(0, 3)]),"
+        "};"
+    )
+    wrong = [*browser.trouble, *(f"no alt: {image}" for image in found["mute"])]
+    wrong += [f"axe {rule}: {nodes}" for impact, rule, nodes in found["axe"] if impact in SERIOUS]
+    if found["wide"] > how.get("width", 390):
+        wrong.append(f"scrolls sideways: {found['wide']} px")
+    return wrong
 
 
 class Chromium:

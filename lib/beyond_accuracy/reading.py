@@ -15,7 +15,7 @@ FILE = Path(__file__).parent / "template" / "reading.yaml"
 
 @cache
 def texts() -> Mapping[str, Mapping]:
-    """`kinds` (name -> paragraphs) and `figures` (pattern of `dimension/figure` -> kind) of the file."""
+    """The file: `kinds`, `figures` (pattern of `dimension/figure` -> kind), `metrics` (kind -> names to look up)."""
     return yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
 
@@ -47,5 +47,13 @@ def add_folds(soup: bs4.BeautifulSoup, dimension: str) -> None:
         for text in texts()["kinds"][found]:
             paragraph = soup.new_tag("p")
             paragraph.string = text
+            fold.append(paragraph)
+        if names := texts()["metrics"].get(found):
+            paragraph = soup.new_tag("p")
+            paragraph.append("Exactly: ")
+            for i, name in enumerate(names):
+                link = soup.new_tag("a", href=f"metrics.html#metric-{name}")
+                link.string = name
+                paragraph.extend([", " if i else "", link])
             fold.append(paragraph)
         figure.insert_after(fold)

@@ -26,10 +26,11 @@ LIBRARY = Path(__file__).parent
 RENDERING = (
     *("report.py", "report_run.py", "report_schedule.py", "report_pages.py", "report_front.py", "report_tools.py"),
     *("cli.py", "choosing.py"),
-    *("pages_choose.py", "pages_differences.py", "pages_images.py", "image_picks.py", "reading.py"),
+    *("pages_choose.py", "pages_differences.py", "pages_images.py", "image_picks.py"),
+    *("pages_metrics.py", "reading.py"),
 )
 # Pages made from what the notebooks recorded (report_tools).
-TOOL_PAGES = ("choose", "differences", "images")
+TOOL_PAGES = ("choose", "differences", "images", "metrics")
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
 

@@ -112,6 +112,12 @@ class _Renderer(IPythonRenderer):
         return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
+def markdown_html(text: str) -> str:
+    """Our own Markdown (never a reader's) as HTML, formulas as MathML."""
+    renderer = _Renderer(escape=False, attachments={}, embed_images=False, path="", exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(text)
+
+
 class _Exporter(HTMLExporter):
     """HTMLExporter with our Markdown renderer."""
 

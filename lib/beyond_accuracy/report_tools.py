@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from beyond_accuracy import image_picks, pages_choose, pages_differences, pages_images, report_pages, results
+from beyond_accuracy import (
+    image_picks,
+    pages_choose,
+    pages_differences,
+    pages_images,
+    pages_metrics,
+    report_pages,
+    results,
+)
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.results import write_atomically
 
@@ -44,6 +52,7 @@ def write_tools(
         "choose": pages_choose.body(table, comparisons, profile),
         "differences": pages_differences.body(folder, profile, dimensions, titles, table),
         "images": _images(folder, profile, inputs, options or {}),
+        "metrics": pages_metrics.body(),
     }
     tools = [
         report_pages.PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()
