@@ -243,10 +243,21 @@ def test_notebook_parameters_are_literals_or_text(monkeypatch):
 
     seen = []
     monkeypatch.setattr(report, "build", lambda *_, **given: seen.append(given["parameters"]) or 0)
-    options = ["--parameter", "BINS=20", "--parameter", "SET=a=b", "--parameter", "RATE=.5", "--parameter", "ON=True"]
+    options = [
+        "--parameter",
+        "BINS=20",
+        "--parameter",
+        "SET=a=b",
+        "--parameter",
+        "RATE=.5",
+        "--parameter",
+        "ON=True",
+        "--parameter",
+        "A=1,2",
+    ]
     assert cli.main(["report", "--profile", "predictions", *options]) == 0
     assert cli.main(["report", "--profile", "predictions"]) == 0
-    assert seen == [{"BINS": 20, "SET": "a=b", "RATE": 0.5, "ON": True}, {}]
+    assert seen == [{"BINS": 20, "SET": "a=b", "RATE": 0.5, "ON": True, "A": "1,2"}, {}]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from beyond_accuracy import cli, report, report_run, store
@@ -477,3 +480,85 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
         assert "49" not in soup.title.text and odd in soup.text, name
     assert wrong in bs4.BeautifulSoup(pages["03_calibration"], "html.parser").text
     assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
+
+
+# Profiles -------------------------------------------------------------------------------------------------------------
+
+VALUES = [
+    None,
+    "",
+    "x",
+    0,
+    -1,
+    1.5,
+    10**30,
+    float("nan"),
+    True,
+    [],
+    {},
+    [1, "a"],
+    {"a": {"b": 1}},
+    "images",
+    ["images"],
+]
+VALUES += [
+    [["images"]],
+    "../..",
+    "/etc/passwd",
+    "~",
+    "\x00",
+    "日本",
+    "a" * 3000,
+    "none",
+    "local-dir:/",
+    "scale@x",
+    "bf16",
+]
+VALUES += [
+    "timm",
+    "open_clip",
+    "imagenet_real",
+    "parquet",
+    "splits",
+    "imagenet_c",
+    "cue_conflict",
+    "toy_networks",
+    "json",
+]
+
+
+def leaves(node, path=()):
+    """Every place of a profile at which a value could be another."""
+    inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inside:
+        yield (*path, key)
+        yield from leaves(value, (*path, key))
+
+
+def full_content(toy):
+    content = toy.content(prompts="default", logit_scale=100)
+    content["datasets"]["images"] |= {"limit": 3, "keep": "all", "title": "T", "options": {"preprocess": "resize=256"}}
+    content["models"]["colour"] |= {"label": "L", "family": "convnet", "checkpoint": "", "pretrained": ""}
+    corrupted = {"clean": "images", "sketch": "images", "corrupt": "images"}
+    moved = {"clean": "images", "transforms": ["scale"], "limit": 2}
+    content["dimensions"] |= {
+        "robustness": corrupted,
+        "invariance": moved,
+        "conventions": {"clean": "images", "limit": 2},
+    }
+    return content | {"title": "T", "synthetic": True}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_profile_with_anything_anywhere(ready, data):
+    """Whatever stands in a place of a profile, a command ends with an exit code and not with an error of Python's."""
+    content = full_content(ready)
+    path = data.draw(st.sampled_from(list(leaves(content))))
+    node = content
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = data.draw(st.sampled_from(VALUES))
+    (ready.root / "toy.yaml").write_text(yaml.safe_dump(content))
+    assert cli.main(["check", "--profile", str(ready.root / "toy.yaml"), "--device", "cpu"]) in (0, 2, 3)
+    assert cli.main(command(ready)) in (0, 2, 3)

@@ -122,9 +122,10 @@ def _parameter(text: str) -> tuple[str, object]:
     if name in ("PROFILE", "MODELS"):
         raise argparse.ArgumentTypeError(f"give --{name.lower()} instead of the parameter {name}")
     try:
-        return name, ast.literal_eval(value)
+        literal = ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return name, value
+    return name, literal if literal is None or isinstance(literal, (bool, int, float, str, list, dict)) else value
 
 
 def _environment(args: argparse.Namespace) -> None:
