@@ -45,10 +45,11 @@ def made(logits, targets, columns=None):
 
 def test_the_other_choices_of_a_profile():
     paper = load_profile("paper")
+    paper = replace(paper, settings=replace(paper.settings, precision="fp32"))  # auto depends on the processor
     found = {c.name: c for c in conventions.of(paper, "imagenet_1k", "cpu")}
     assert list(found) == [
         *("preset=paper", "interpolation=bicubic", "interpolation=bilinear", "antialias=false"),
-        *("precision=bf16", "logit_scale=100", "prompts=one"),
+        *("precision=fp32", "precision=bf16", "logit_scale=100", "prompts=one"),
     ]
     assert dict(found["prompts=one"].settings) == {"prompts": "a photo of a {c}."}
     assert [c.name for c in found.values() if c.rescored] == ["logit_scale=100"]
@@ -65,11 +66,13 @@ def test_precisions_follow_the_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: True)
     profile = load_profile("paper")
     names = [c.name for c in conventions.of(profile, "imagenet_1k", "cuda") if c.group == "precision"]
-    assert names == ["precision=fp32", "precision=fp16"]  # auto is bf16 there
-    assert conventions.left_out("cuda") == ""
+    assert names == ["precision=fp32", "precision=bf16", "precision=fp16"] and conventions.left_out("cuda") == ""
+    fixed = replace(profile, settings=replace(profile.settings, precision="bf16"))
+    names = [c.name for c in conventions.of(fixed, "imagenet_1k", "cuda") if c.group == "precision"]
+    assert names == ["precision=fp32", "precision=fp16"]
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: False)
     names = [c.name for c in conventions.of(profile, "imagenet_1k", "cuda") if c.group == "precision"]
-    assert names == ["precision=fp16"] and conventions.left_out("cuda").startswith("bf16 left out")
+    assert names == ["precision=fp32", "precision=fp16"] and conventions.left_out("cuda").startswith("bf16 left out")
     assert conventions.left_out("cpu").startswith("fp16 left out")
 
 
@@ -181,6 +184,19 @@ def test_sets_with_some_of_the_classes(toy):
     assert words_conventions.without_subset(["Some"]) == (
         "Some: all classes of the models occur, so there is no subset to choose between."
     )
+
+
+def test_factors_of_a_sample_of_a_cut_set(toy):
+    content = both(toy)
+    content["datasets"]["images"]["limit"] = 5  # evenly spaced: other images than the 4 of the page
+    study = study_of(toy, content)
+    sample = study.under(limit=4)
+    pairs = conventions.compared(study, "images", 4)
+    assert not set(pairs[0].plain.ids) <= set(study.metadata("images").index)
+    assert conventions.factors(sample, pairs) is None and conventions.factors(sample, []) is None
+    marks = pd.DataFrame({"x_pose": 1, "x_top": "pose"}, index=sample.metadata("images").index)
+    sample.metadata = lambda dataset: marks
+    assert list(conventions.factors(sample, pairs).columns) == ["pose"]
 
 
 def test_sentences_and_figure(toy):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.jobs import choose_precision, usable_precisions
+from beyond_accuracy.jobs import usable_precisions
 from beyond_accuracy.labels import class_space
 from beyond_accuracy.predictions import Predictions, all_columns, folder_positions, rescale
 from beyond_accuracy.profiles import Profile
@@ -64,8 +64,8 @@ def of(profile: Profile, dataset: str, device: str = "auto") -> list[Convention]
     found = [_one("preset", preset, f"preset {preset}")]
     found += [_one("interpolation", kind, kind) for kind in ("bicubic", "bilinear") if kind != now.interpolation]
     found.append(_one("antialias", not now.antialias, "off" if now.antialias else "on"))
-    reference = choose_precision(now.precision, device)
-    found += [_one("precision", kind, kind) for kind in usable_precisions(device) if kind != reference]
+    # `auto` is one of them, too; which one need not be known here: it leaves every key as it is
+    found += [_one("precision", kind, kind) for kind in usable_precisions(device) if kind != now.precision]
     scale = "100" if now.logit_scale == "learned" else "learned"
     found.append(Convention(f"logit_scale={scale}", "logit_scale", scale, (("logit_scale", scale),), rescored=True))
     if now.prompts == "default" and (template := _plainest(profile, dataset)):
@@ -153,7 +153,12 @@ def _pair(convention: Convention, title: str, model: str, plain: Predictions, ch
 
 
 def factors(study: Study, pairs: list[Pair]) -> pd.DataFrame | None:
-    """Factors of the images for the average error ratio; None where the set has none, or their package is absent."""
+    """Factors of the images for the average error ratio; None where the set has none, or their package is absent.
+
+    Args:
+        study: The page, or its view of the sample (`Study.under`) that the pairs are over.
+        pairs: Of one dataset.
+    """
     from beyond_accuracy.annotations import factor_frame
 
     if not pairs:
