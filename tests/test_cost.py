@@ -62,3 +62,21 @@ def test_rate_is_measured_without_gradients():
 
     assert cost.images_per_second(Probe(3, 1, 1), 8, seconds=0.0, batch=2) > 0
     assert seen == [False] * 4
+
+
+def test_published_rates_are_those_of_the_model_at_its_own_side():
+    from types import SimpleNamespace
+
+    from beyond_accuracy.profiles import ModelSpec
+
+    specs = {
+        "a": ModelSpec("a", "timm", "convnext_base.fb_in22k_ft_in1k"),
+        "b": ModelSpec("b", "timm", "local-dir:assets:mini_world/models/vit_sup"),
+        "c": ModelSpec("c", "predictions"),
+    }
+    cards = {name: SimpleNamespace(geometry=SimpleNamespace(crop=288)) for name in "ab"}
+    study = SimpleNamespace(models=list(specs), spec=specs.get, card=cards.get)
+    table = cost.published_table(study)
+    assert set(table["model"]) == {"a"} and set(table["side"]) == {288} and len(table) == 5
+    assert list(table.columns)[:4] == ["model", "card", "images_per_second", "source"]
+    assert cost.published_table(SimpleNamespace(models=[])).empty

@@ -308,7 +308,10 @@ def test_auto_prefers_cuda_then_mps(monkeypatch, cuda, mps, expected):
 
 def test_precision_by_device(monkeypatch):
     assert jobs.choose_precision("fp16", "auto") == "fp16"
-    assert jobs.choose_precision("auto", "cpu") == jobs.choose_precision("auto", "mps") == "fp32"
+    assert jobs.choose_precision("auto", "mps") == "fp32"
+    for kind in ("fp32", "bf16"):
+        monkeypatch.setattr(jobs, "cpu_precision", lambda kind=kind: kind)
+        assert jobs.choose_precision("auto", "cpu") == kind
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert jobs.choose_precision("auto", "auto") == jobs.choose_precision("auto", "cuda:0") == "bf16"

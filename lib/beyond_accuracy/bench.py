@@ -6,7 +6,6 @@ mini world's own. The loops take turns, several times over, so that a machine th
 
 import argparse
 import os
-import platform
 import re
 import shutil
 import sys
@@ -22,6 +21,7 @@ import torch
 
 from beyond_accuracy import bench_loops as loops
 from beyond_accuracy import throughput
+from beyond_accuracy.calibration import processor
 from beyond_accuracy.cards import Card, read_card
 from beyond_accuracy.datasets import load_dataset
 from beyond_accuracy.errors import InputError
@@ -186,9 +186,7 @@ def full_name(device: torch.device) -> str:
     """The card, or the processor with the number of its cores."""
     if device.type != "cpu":
         return device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    return f"{found.group(1) if found else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def section(table: pd.DataFrame, device: str, note: str = "", today: str = "") -> str:

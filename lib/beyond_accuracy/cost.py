@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from beyond_accuracy.study import Study
+from beyond_accuracy.throughput import published_throughput
 
 BATCH = 32  # images per timed forward pass; a model that fits any batch is near its best rate here on a CPU
 
@@ -83,6 +84,22 @@ def cost_table(study: Study, seconds: float = 0.0) -> pd.DataFrame:
         rows.append((name, model.parameters, macs, shape.crop, shape.resize, shape.interpolation, rate))
     columns = ["model", "parameters", "macs", "side", "resize", "interpolation", "images_per_second"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def published_table(study: Study) -> pd.DataFrame:
+    """Published rates of every model of a study on the cards that have been measured, with their source.
+
+    Returns:
+        Columns `model, card, images_per_second, source, precision, side`, at the model's own input side; no rows for
+        networks whose architecture nobody has published a rate for, such as the mini world's.
+    """
+    tables = []
+    for name in study.models:
+        if (card := study.card(name)) is not None:
+            rates = published_throughput(study.spec(name), card.geometry.crop)
+            tables.append(rates.assign(model=name))
+    columns = ["model", "card", "images_per_second", "source", "precision", "side"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def timing_conditions(study: Study) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import beyond_accuracy
+from beyond_accuracy.calibration import cpu_precision
 from beyond_accuracy.cards import Card
 from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
@@ -83,18 +84,22 @@ def usable_precisions(device: str) -> tuple[str, ...]:
 
 
 def choose_precision(wanted: str, device: str) -> str:
-    """`auto` is bf16 where a CUDA device supports it and fp32 elsewhere, so that CPU numbers are the same everywhere.
+    """`auto` is bf16 where the device is fast in it, a CPU by a measurement (`calibration`), and fp32 elsewhere.
 
     Part of every cache key, so it is asked for even when nothing has to run; torch, whose import takes seconds, is
-    only asked where there could be a CUDA device.
+    only asked where there could be a CUDA device, and once per processor.
     """
     if wanted != "auto":
         return wanted
-    if device in ("cpu", "mps") or ("torch" not in sys.modules and _surely_no_cuda()):
+    if device == "mps" or (device == "auto" and sys.platform == "darwin"):
         return "fp32"
+    if device == "cpu" or ("torch" not in sys.modules and _surely_no_cuda()):
+        return cpu_precision()
     import torch
 
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    if not torch.cuda.is_available():
+        return cpu_precision() if device == "auto" else "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _surely_no_cuda() -> bool:

@@ -1,0 +1,74 @@
+"""What this machine computes fast, measured once and remembered in the cache folder.
+
+Whether bf16 pays on a processor cannot be told by its name: some have the instructions, some emulate them ten times
+slower, and a virtual machine may hide them. So a matrix product is timed in both. The answer decides under which
+precision `auto` results are stored, so it is kept: it must not change from run to run with the load of the machine.
+"""
+
+import json
+import platform
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from beyond_accuracy.errors import InputError
+from beyond_accuracy.paths import cache_dir
+from beyond_accuracy.store import atomic_write
+
+PAYS = 1.3  # times as fast as fp32; native bf16 is about twice as fast, emulated far slower
+SHAPE = (512, 768, 3072)  # rows, width and hidden width: a layer of a base-size network
+REPEATS = 7
+
+
+def processor() -> str:
+    """The processor's name as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def cpu_precision(file: Path | None = None) -> str:
+    """`bf16` where the processor multiplies matrices in it at least 1.3 times as fast as in fp32, else `fp32`.
+
+    Args:
+        file: Where the answer is kept; by default `calibration.json` of the cache folder.
+    """
+    from importlib.metadata import version
+
+    file = file or cache_dir() / "calibration.json"
+    key = f"{processor()}; torch {version('torch')}"
+    known: dict = {}
+    with suppress(OSError, ValueError):
+        read = json.loads(file.read_text(encoding="utf-8"))
+        known = read if isinstance(read, dict) else {}
+    if not isinstance(known.get(key), dict) or "bf16_gain" not in known[key]:
+        known[key] = {"bf16_gain": round(bf16_gain(), 2)}
+        text = json.dumps(known, indent=1)
+        with suppress(InputError):  # a cache that cannot be written still serves what it has
+            atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
+    return "bf16" if known[key]["bf16_gain"] >= PAYS else "fp32"
+
+
+def bf16_gain() -> float:
+    """How many times as fast one thread multiplies matrices in bf16 as in fp32: best of several turns each, in processor time."""
+    import torch
+
+    rows, width, hidden = SHAPE
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that the thread's own processor time is all of it, whatever else is running
+    try:
+        kinds = (torch.float32, torch.bfloat16)
+        operands = {
+            kind: (torch.ones(rows, width, dtype=kind), torch.ones(hidden, width, dtype=kind)) for kind in kinds
+        }
+        times: dict = {kind: [] for kind in kinds}
+        with torch.inference_mode():
+            for _ in range(REPEATS):
+                for kind, (x, weight) in operands.items():
+                    start = time.thread_time()
+                    torch.nn.functional.linear(x, weight)
+                    times[kind].append(time.thread_time() - start)
+        return min(times[torch.float32]) / min(times[torch.bfloat16])
+    finally:
+        torch.set_num_threads(threads)
