@@ -484,47 +484,9 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
 
 # Profiles -------------------------------------------------------------------------------------------------------------
 
-VALUES = [
-    None,
-    "",
-    "x",
-    0,
-    -1,
-    1.5,
-    10**30,
-    float("nan"),
-    True,
-    [],
-    {},
-    [1, "a"],
-    {"a": {"b": 1}},
-    "images",
-    ["images"],
-]
-VALUES += [
-    [["images"]],
-    "../..",
-    "/etc/passwd",
-    "~",
-    "\x00",
-    "日本",
-    "a" * 3000,
-    "none",
-    "local-dir:/",
-    "scale@x",
-    "bf16",
-]
-VALUES += [
-    "timm",
-    "open_clip",
-    "imagenet_real",
-    "parquet",
-    "splits",
-    "imagenet_c",
-    "cue_conflict",
-    "toy_networks",
-    "json",
-]
+VALUES = [None, "", "x", 0, -1, 1.5, 10**30, float("nan"), True, [], {}, [1, "a"], {"a": {"b": 1}}, "images"]
+VALUES += [["images"], [["images"]], "../..", "/etc/passwd", "~", "\x00", "日本", "a" * 3000, "none", "local-dir:/"]
+VALUES += ["scale@x", "bf16", "timm", "open_clip", "imagenet_real", "parquet", "splits", "imagenet_c", "json"]
 
 
 def leaves(node, path=()):
