@@ -45,7 +45,6 @@ def made(logits, targets, columns=None):
 
 def test_the_other_choices_of_a_profile():
     paper = load_profile("paper")
-    paper = replace(paper, settings=replace(paper.settings, precision="fp32"))  # auto depends on the processor
     found = {c.name: c for c in conventions.of(paper, "imagenet_1k", "cpu")}
     assert list(found) == [
         *("preset=paper", "interpolation=bicubic", "interpolation=bilinear", "antialias=false"),
