@@ -171,11 +171,14 @@ def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: d
     n, chunk = len(dataset), settings.chunk
     ranges = [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
     with ExitStack() as locks:
+        locked = {}
         for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
-            locked = locks.enter_context(job.entry.lock())
-            job.entry.start(facts, locked)
+            locked[job.entry.key] = locks.enter_context(job.entry.lock())
+            job.entry.start(facts, locked[job.entry.key])
         yield lacking(jobs, ranges)
         for job in jobs:
+            if locked[job.entry.key]:
+                job.entry.clear()  # of a worker that was killed and replaced meanwhile
             job.entry.finish(ranges)
 
 

@@ -102,9 +102,8 @@ class Entry:
             facts: How this run computes (device, versions); a run continued elsewhere lists both.
             locked: Nobody else is at work here, so what is half-written is nobody's.
         """
-        for left in self.folder.glob(".tmp-*") if locked else ():
-            with suppress(OSError):
-                left.unlink()
+        if locked:
+            self.clear()
         stored = self._stored_meta()
         if not all(text in str(stored.get(name, "")).split("; ") for name, text in facts.items()):
             for name, text in facts.items():
@@ -112,6 +111,12 @@ class Entry:
                 stored[name] = "; ".join(dict.fromkeys([*before, text]))
             text = json.dumps({**self.meta, **stored}, indent=1, sort_keys=True, default=str)
             atomic_write(self.folder / "meta.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def clear(self) -> None:
+        """Remove what killed processes left half-written; only for who knows that nobody writes here."""
+        for left in self.folder.glob(".tmp-*"):
+            with suppress(OSError):
+                left.unlink()
 
     def described(self) -> "Entry":
         """The entry with the facts of the run that computed it, under the names of this one."""
