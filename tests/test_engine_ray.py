@@ -257,12 +257,8 @@ def test_precision_auto_must_mean_the_same_on_both_sides(monkeypatch):
     engine_ray._check_precision([job], Settings(precision="bf16"), Slots(4, 1, 8))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(InputError, match="the cluster has none and this machine a GPU"):
-        engine_ray._check_precision([replace_precision(job)], Settings(), Slots(4, 0, 1))
-    engine_ray._check_precision([job], Settings(), Slots(4, 0, 1))  # --device cpu
-
-
-def replace_precision(job):
-    return SimpleNamespace(**{**vars(job), "precision": "bf16"})
+        engine_ray._check_precision([SimpleNamespace(precision="bf16")], Settings(), Slots(4, 0, 1))
+    engine_ray._check_precision([job], Settings(), Slots(4, 0, 1))
 
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch):

@@ -110,7 +110,8 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
     """
     ray = _connected()
     slots = _slots(ray, options.device)
-    _check_precision(jobs, settings, slots)
+    if options.device != "cpu":
+        _check_precision(jobs, settings, slots)
     with filling(jobs, dataset, settings, {"computed_by": beyond_accuracy.__version__}) as todo:
         if settings.exchange:
             exchange.collect(todo, settings.exchange)
@@ -358,6 +359,8 @@ def _slots(ray, device: str) -> Slots:
 
 def _check_precision(jobs: list[Job], settings: Settings, slots: Slots) -> None:
     """`auto` is decided where the command runs, since it is part of every key; it must suit the machines that compute.
+
+    Not asked with `--device cpu`, which means a processor on both sides.
 
     Raises:
         InputError: Only one of the two has GPUs.
