@@ -231,3 +231,20 @@ def test_the_script_ranks_as_python_does(tmp_path):
     assert found["pressed"] == ["confidence"] and "comes first, with a chance of" in found["said"]
     assert found["wide"] <= 390 and console == []
     assert found["ms"] < 100
+
+
+def test_speed_is_published_and_measured_or_said_to_be_lacking(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path))
+    models = {
+        "swin": {"source": "timm", "name": "swin_base_patch4_window7_224.ms_in22k_ft_in1k", "label": "Swin"},
+        "mine": {"source": "timm", "name": "local-dir:x", "label": "Mine <b>"},
+    }
+    content = {"name": "t", "title": "T", "models": models, "dimensions": {"models": {}}}
+    found = parse_profile(content, Path("trial.yaml"))
+    labels = {name: spec.label for name, spec in found.models.items()}
+    soup = bs4.BeautifulSoup(pages_choose._speed(found, labels), "html.parser")
+    rows = [[cell.text for cell in row.select("th, td")] for row in soup.select("tbody tr")]
+    assert rows and {row[0] for row in rows} == {"Swin"} and {row[5] for row in rows} == {"published"}
+    assert soup.select_one("p.ba-hint").text.endswith("Mine <b>.")
+    alone = pages_choose._speed(found.select("mine"), {"mine": "Mine"})
+    assert "<table" not in alone and "Mine" in alone

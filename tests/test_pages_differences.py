@@ -86,15 +86,21 @@ def test_the_page(tmp_path):
     results.write_atomically(tmp_path / "comparisons/calibration.csv", results.csv_text(COMPARED).encode())
     body = pages.body(tmp_path, small_profile(), ["calibration"], {"calibration": "Cal & more"}, TABLE)
     soup = bs4.BeautifulSoup(body.html, "html.parser")
-    rows = soup.select("section.ba-diff tbody tr")
-    assert len(rows) == 4 and not soup.select("tbody i")
-    assert rows[0].select("td")[1].text == "<i>a</i> − <i>b</i>"
-    assert rows[0].select("td")[2].text == "+3.00 [+2.00, +4.00]"
-    assert rows[0].select("td")[5].text == "real: <i>a</i> higher"
+    (row,) = soup.select("section.ba-diff tbody tr")
+    cells = row.select("td")
+    assert len(cells) == 4 and not soup.select("tbody i")
+    heads = [head.text for head in soup.select("section.ba-diff thead th")]
+    assert heads[1] == "<i>a</i> − <i>b</i>" == cells[0]["data-pair"] and heads[4] == "<i>a</i> − zero"
+    assert row.th.text == "accuracyval · points · n = 400"
+    assert cells[0].contents[0].strip() == "+3.00" and cells[0].span.text == "[+2.00, +4.00]"
+    assert [small.text for small in cells[0].select("small")] == ["✓ p = 0.030", "91 images"]
+    assert cells[0]["data-verdict"] == "real" and "real" in cells[0]["class"]
+    assert "†" in cells[2].text and heads[3] == "<i>a</i> − <i>c</i>"  # filled in from the models' own intervals
+    rows = cells
     assert soup.select_one("h2#dim-calibration").text == "Cal & more"
     assert [option["value"] for option in soup.select("select[name=pair] option")][:2] == [
         "",
-        rows[0].select("td")[1].text,
+        rows[0]["data-pair"],
     ]
     saved = pd.read_csv(tmp_path / "differences.csv")
     assert len(saved) == 4 and saved["p_holm"].max() <= 1

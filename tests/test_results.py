@@ -214,7 +214,7 @@ def test_table_is_named_by_its_caption():
 def test_big_tables_leave_the_download_to_the_saved_file():
     frame = pd.DataFrame({"x": np.arange(20_000)})
     assert parse(frame.head(10)).select_one("a[download]") is not None
-    assert results._csv_link(results.csv_text(frame), "t.csv", "t") == ""
+    assert results.csv_link(results.csv_text(frame), "t.csv", "t") == ""
 
 
 def test_small_png_keeps_the_colours_of_a_drawing():

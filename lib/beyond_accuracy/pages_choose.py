@@ -13,6 +13,7 @@ from beyond_accuracy import results
 from beyond_accuracy.choosing import HIGHEST, Choice, Criterion, Ranking, gather, rank
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.report_pages import TEMPLATE, Body
+from beyond_accuracy.throughput import measured_throughput, published_throughput
 
 DRAWS = 1000
 
@@ -62,6 +63,7 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
         ("ranking-heading", "Ranking"),
         ("purposes", "By purpose"),
         ("numbers", "Numbers"),
+        ("speed", "Speed"),
     ]
     parts = [
         f'<p class="ba-lede">{html.escape(lead)}</p>',
@@ -69,6 +71,7 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
         _ranking_table(choice, rank(choice, presets[0].weights) if presets else rank(choice, {}), labels),
         _purposes(choice, presets, labels),
         _numbers(choice, labels),
+        _speed(profile, labels),
         _method(choice),
         f'<script type="application/json" id="choose-data">{page_data(choice, presets, labels)}</script>',
         f"<script>{(TEMPLATE / 'choose.js').read_text(encoding='utf-8')}</script>",
@@ -275,6 +278,35 @@ def _numbers(choice: Choice, labels: Mapping[str, str]) -> str:
         heads[column] = labels.get(name, name)
     caption = "The numbers that are weighed, with 95 % intervals. ↑ higher is better, ↓ lower is better."
     return f'<h2 id="numbers">Numbers</h2>{results.table_html(frame, caption, name="criteria", labels=heads)}'
+
+
+def _speed(profile: Profile, labels: Mapping[str, str]) -> str:
+    """Images per second of every model: on this machine if it was measured, and as published for its architecture."""
+    frames = []
+    for name, spec in profile.models.items():
+        for basis, found in (("measured here", measured_throughput(spec)), ("published", published_throughput(spec))):
+            frames.append(found.assign(model=name, basis=basis))
+    rates = pd.concat(frames, ignore_index=True)
+    lacking = [labels[name] for name in profile.models if name not in set(rates["model"])]
+    note = ""
+    if lacking:
+        note = (
+            '<p class="ba-hint">No rate is published for, and <code>make bench</code> has not measured here: '
+            f"{html.escape('; '.join(lacking))}.</p>"
+        )
+    head = '<h2 id="speed">Speed</h2>'
+    if rates.empty:
+        return head + note
+    shown = rates.assign(model=rates["model"].map(labels)).sort_values(["basis", "card"], kind="stable")
+    table = results.table_html(
+        shown[["model", "card", "images_per_second", "precision", "side", "basis", "source"]],
+        "Images per second of the forward pass, without decoding. Rates of different cards, precisions or input sides "
+        "do not compare models.",
+        name="speed",
+        labels={"images_per_second": "images/s", "side": "input side"},
+        formats={"images_per_second": ",.0f"},
+    )
+    return f"{head}{table}{note}"
 
 
 def _heading(criterion: Criterion, rows: pd.DataFrame) -> str:

@@ -203,7 +203,7 @@ def _reading(rows: pd.DataFrame, inferred: int) -> str:
     extra = []
     if inferred:
         extra.append(
-            f"{inferred} rows are marked “independent”: their pair was not compared image by image, so the two models’ "
+            f"{inferred} differences are marked †: their pair was not compared image by image, so the two models’ "
             "own intervals were taken as independent, which is usually too cautious."
         )
     if coarse > 500:
@@ -213,10 +213,10 @@ def _reading(rows: pd.DataFrame, inferred: int) -> str:
         )
     fold = "".join(f"<p>{sentence}</p>" for sentence in extra)
     example = (
-        "<p>Example: “1.5 [0.4, 2.6], real, 2,100 images” says that the first model leads by one and a half points, "
-        "that anything from 0.4 to 2.6 would fit the data, and that 2,100 images would usually suffice to see it. A "
-        "row with an interval that excludes zero can still be not decided: of twenty such rows one is expected to "
-        "do so by chance.</p>"
+        "<p>Example: “+1.5 [+0.4, +2.6], ✓ p = 0.012, 2,100 images” says that the first model leads by one and a half "
+        "points, that anything from 0.4 to 2.6 would fit the data, and that 2,100 images would usually suffice to see it. "
+        "A cell with an interval that excludes zero can still be not decided: of twenty comparisons of equal models one "
+        "is expected to do so by chance.</p>"
     )
     return f"{text}<details><summary>How to read this</summary>{example}{fold}</details>"
 
@@ -238,40 +238,57 @@ def _filters(rows: pd.DataFrame, labels: dict[str, str], titles: dict[str, str])
 
 
 def _section(dimension: str, title: str, rows: pd.DataFrame, labels: dict[str, str], profile: Profile) -> str:
-    pairs = list(rows[["model_a", "model_b"]].itertuples(index=False, name=None))
-    verdicts = []
-    for (a, b), gap, real in zip(pairs, rows["difference"], rows["real"], strict=True):
-        higher = labels.get(a, a) if gap > 0 else labels.get(b, b) if b else ""
-        where = f"{higher} higher" if b else ("above zero" if gap > 0 else "below zero")
-        verdicts.append(f"real: {where}" if real else "not decided")
+    """One table: a row per number, a column per pair of models, everything about their difference in the cell."""
     datasets = {name: spec.title or name for name, spec in profile.datasets.items()} | {"average": "mean of all sets"}
-    shown = pd.DataFrame(
-        {
-            "metric": rows["metric"].str.replace("_", " ").to_numpy(),
-            "dataset": [datasets.get(name, name) for name in rows["dataset"]],
-            "pair": [_pair(*pair, labels) for pair in pairs],
-            "difference": rows["difference"].to_numpy(float),
-            "difference_low": rows["ci_low"].to_numpy(float),
-            "difference_high": rows["ci_high"].to_numpy(float),
-            "unit": ["points" if unit == "percent" else unit for unit in rows["unit"]],
-            "p": [_p_text(p) for p in rows["p_holm"]],
-            "verdict": verdicts,
-            "n": rows["n"].to_numpy(),
-            "needed": rows["needed"].to_numpy(),
-            "basis": rows["basis"].to_numpy(),
-        }
-    )
-    shown["n"], shown["needed"] = shown["n"].astype("Int64"), shown["needed"].astype("Int64")
-    family = int(rows["family"].iloc[0])
-    caption = f"{title}: {int(rows['real'].sum())} of {len(rows)} differences are real. Holm’s family: {family}."
-    heads = {"p": "p (Holm)", "needed": "images needed", "basis": "intervals"}
     name = f"diff-{dimension.replace('_', '-')}"
-    large = rows["difference"].abs().max() >= 2
-    table = results.table_html(
-        shown, caption, name=name, labels=heads, formats={"difference": "+.2f" if large else "+.3f"}
+    family = int(rows["family"].iloc[0])
+    caption = (
+        f"{title}: {int(rows['real'].sum())} of {len(rows)} differences are real. Holm’s family: {family}. "
+        "✓ real; p after correction; then the images needed to see a difference of this size."
     )
-    heading = f'<h2 id="dim-{html.escape(dimension)}">{html.escape(title)}</h2>'
+    texts = [_pair(*pair, labels) for pair in rows[["model_a", "model_b"]].itertuples(index=False, name=None)]
+    rows = rows.assign(pair=texts)
+    pairs = sorted(dict.fromkeys(texts), key=lambda pair: pair.endswith("− zero"))
+    head = "".join(f'<th scope="col" class="num" data-pair="{_esc(pair)}">{_esc(pair)}</th>' for pair in pairs)
+    large = rows["difference"].abs().max() >= 2
+    body = []
+    for (dataset, metric), part in rows.groupby(["dataset", "metric"], sort=False):
+        cells = {row["pair"]: _difference_cell(row, "+.2f" if large else "+.3f") for row in part.to_dict("records")}
+        unit = {"percent": "points"}.get(part["unit"].iloc[0], part["unit"].iloc[0])
+        counts = sorted(set(part["n"].dropna().astype(int)))
+        under = [datasets.get(dataset, dataset), unit, *([f"n = {counts[0]:,}"] if len(counts) == 1 else [])]
+        what = f"{_esc(metric.replace('_', ' '))}<small>{_esc(' · '.join(under))}</small>"
+        rest = "".join(cells.get(pair, f'<td class="num" data-pair="{_esc(pair)}">–</td>') for pair in pairs)
+        body.append(f'<tr><th scope="row">{what}</th>{rest}</tr>')
+    link = results.csv_link(results.csv_text(rows.drop(columns="pair")), f"{name}.csv", f"table {name}")
+    table = (
+        f'<figure class="ba-table ba-matrix" id="tab-{name}"><figcaption id="cap-{name}">{_esc(caption)}</figcaption>'
+        f'<div class="ba-scroll" tabindex="0" role="region" aria-labelledby="cap-{name}">'
+        f'<table data-sortable aria-labelledby="cap-{name}"><thead><tr><th scope="col">difference of</th>{head}</tr>'
+        f'</thead><tbody>{"".join(body)}</tbody></table></div><p class="ba-download">{link}</p></figure>'
+    )
+    heading = f'<h2 id="dim-{_esc(dimension)}">{_esc(title)}</h2>'
     return str(Markup(f'<section class="ba-diff">{heading}{table}</section>'))  # noqa: S704 (escaped)
+
+
+def _esc(text: str) -> str:
+    return html.escape(str(text))
+
+
+def _difference_cell(row: dict, spec: str) -> str:
+    estimate, _, interval = results.format_interval(row["difference"], row["ci_low"], row["ci_high"], spec).partition(
+        " "
+    )
+    verdict = "real" if row["real"] else "not decided"
+    p = _p_text(row["p_holm"])
+    mark = ("✓ " if row["real"] else "") + (f"p {p}" if p.startswith("<") else f"p = {p}")
+    needed = "" if pd.isna(row["needed"]) else f"<small>{int(row['needed']):,} images</small>"
+    dagger = "†" if row["basis"] == INDEPENDENT else ""
+    return (
+        f'<td class="num{" real" if row["real"] else ""}" data-pair="{_esc(row["pair"])}" data-verdict="{verdict}" '
+        f'data-sort="{float(row["difference"]):.10g}">{estimate}{dagger} <span class="ba-ci">{interval}</span>'
+        f"<small>{_esc(mark)}</small>{needed}</td>"
+    )
 
 
 def _p_text(p: float) -> str:

@@ -281,7 +281,7 @@ def diverging_bars(
             fontsize=10.5,
         )
         ax.text(
-            1.02,
+            1.04,
             i,
             f"{max(wide.loc[name]):.{decimals}f}",
             transform=ax.get_yaxis_transform(),
@@ -289,7 +289,7 @@ def diverging_bars(
             fontsize=10.5,
             color=GREY if gap == 0 else INK,
         )
-    ax.text(1.02, -0.85, "winner", transform=ax.get_yaxis_transform(), va="center", fontsize=10.5, color=INK)
+    ax.text(1.04, -0.85, "winner", transform=ax.get_yaxis_transform(), va="center", fontsize=10.5, color=INK)
     ax.axvline(0, color=INK, linewidth=1)
     ax.set_xlim(-reach, reach)
     ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
@@ -405,4 +405,4 @@ def _lead_limit(lead: pd.Series, ci: pd.DataFrame | None) -> float:
     if ci is not None:
         ends.append(ci[["ci_low", "ci_high"]].abs().max().max())
     longest = np.nanmax(np.asarray(ends, dtype=float))
-    return 1.35 * longest if longest > 0 else 1.0
+    return 1.5 * longest if longest > 0 else 1.0

@@ -240,7 +240,7 @@ def figure_html(record: FigureRecord) -> str:
     svg, png = record.svg.read_bytes(), record.png.read_bytes()
     mime, picture = ("image/svg+xml", svg) if len(svg) <= max(_INLINE_SVG, len(png)) else ("image/png", png)
     source = f"data:{mime};base64,{base64.b64encode(picture).decode()}"
-    link = _csv_link(record.csv.read_text(encoding="utf-8"), f"{record.name}.csv", f"data of figure {record.name}")
+    link = csv_link(record.csv.read_text(encoding="utf-8"), f"{record.name}.csv", f"data of figure {record.name}")
     return (
         f'<figure id="fig-{record.name}" class="ba-figure">'
         f'<img src="{source}" alt="{html.escape(record.alt)}" width="{record.size[0]}" height="{record.size[1]}" '
@@ -297,7 +297,7 @@ def table_html(
     specs = {column: formats.get(column) or _format(frame[column], decimals) for column in shown}
     numeric = {column: pd.api.types.is_numeric_dtype(frame[column]) and frame[column].dtype != bool for column in shown}
     head = "".join(
-        f'<th scope="col"{_class(numeric[column])}>{_text(labels.get(column, str(column).replace("_", " ")))}</th>'
+        f'<th scope="col"{_class(numeric[column])}>{_text(labels.get(column) or _heading(column))}</th>'
         for column in shown
     )
     rows = []
@@ -307,7 +307,7 @@ def table_html(
             for i, column in enumerate(shown)
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    link = _csv_link(csv_text(frame), f"{name}.csv", f"table {name}")
+    link = csv_link(csv_text(frame), f"{name}.csv", f"table {name}")
     download = f'<p class="ba-download">{link}</p>' if link else ""
     dense = " ba-dense" if sum(pair is not None for pair in shown.values()) > 2 else ""  # intervals go below values
     return (
@@ -354,6 +354,11 @@ def _merge_intervals(columns: Sequence[str]) -> dict[str, tuple[str, str] | None
     return {column: pair for column, pair in shown.items() if column not in bounds}
 
 
+def _heading(column: str) -> str:
+    usual = {"p_holm": "p (Holm)", "model_a": "model", "model_b": "minus"}
+    return usual.get(column, str(column).replace("_", " "))
+
+
 def _format(column: pd.Series, decimals: int | None) -> str:
     if not pd.api.types.is_float_dtype(column):
         return ",d" if pd.api.types.is_integer_dtype(column) else ""
@@ -372,6 +377,8 @@ def _cell(row: pd.Series, column: str, bounds: tuple[str, str] | None, spec: str
         estimate, _, interval = format_interval(
             value, *(row[list(bounds)] if bounds else (None, None)), spec
         ).partition(" ")
+        if column in ("p", "p_holm") and value < 0.001:  # smaller ones differ in no way that matters to a reader
+            estimate = "< 0.001"
         text = _text(estimate) + (f' <span class="ba-ci">{_text(interval)}</span>' if interval else "")
         key = f' data-sort="{float(value):.10g}"'
     else:
@@ -400,7 +407,7 @@ def _class(numeric: bool) -> str:
     return ' class="num"' if numeric else ""
 
 
-def _csv_link(text: str, file_name: str, what: str) -> str:
+def csv_link(text: str, file_name: str, what: str) -> str:
     """A download that needs neither a server nor a script, as a data link; nothing if that would weigh too much."""
     if len(text) > _INLINE_CSV:
         return ""

@@ -1,4 +1,4 @@
-// Show only some rows; without this script every row is shown.
+// Show only some differences; without this script all of them are shown.
 (() => {
   "use strict";
   const form = document.getElementById("filters");
@@ -12,16 +12,24 @@
     for (const section of sections) {
       const off = wanted.dimension && section.querySelector("h2").id !== wanted.dimension;
       let here = 0;
+      for (const head of section.querySelectorAll("thead [data-pair]")) head.hidden = wanted.pair && head.dataset.pair !== wanted.pair;
       for (const row of section.querySelectorAll("tbody tr")) {
-        const [pair, verdict] = [row.cells[2].textContent, row.cells[6].textContent];
-        row.hidden = (wanted.pair && pair !== wanted.pair) || (wanted.verdict && !verdict.startsWith(wanted.verdict));
-        all += 1;
-        here += row.hidden ? 0 : 1;
+        let fits = 0;
+        for (const cell of row.querySelectorAll("[data-pair]")) {
+          cell.hidden = wanted.pair && cell.dataset.pair !== wanted.pair;
+          if (!cell.dataset.verdict) continue;
+          all += 1;
+          const other = wanted.verdict && cell.dataset.verdict !== wanted.verdict;
+          cell.classList.toggle("other", Boolean(other));
+          if (!cell.hidden && !other) fits += 1;
+        }
+        row.hidden = !fits;
+        here += fits;
       }
       section.hidden = off || !here;
       seen += section.hidden ? 0 : here;
     }
-    shown.textContent = `${seen} of ${all} rows shown.`;
+    shown.textContent = `${seen} of ${all} differences shown.`;
   };
   form.addEventListener("change", apply);
   form.addEventListener("submit", (event) => event.preventDefault());
