@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from .results import format_interval
+from .stats import holm
 
 Labels = Mapping[str, str]
 
@@ -27,9 +28,14 @@ def forest_alt(table: pd.DataFrame, labels: Labels) -> str:
 
 
 def largest(effects: pd.DataFrame, metric: str) -> pd.Series:
-    """The row of the largest change of one metric."""
+    """The row of the largest change of one metric, its p-value corrected by Holm over all changes of that metric."""
     rows = effects[effects["metric"] == metric]
+    rows = rows.assign(p=holm(rows["p"].to_numpy(float)))
     return rows.loc[rows["change"].abs().idxmax()]
+
+
+def _p(row: pd.Series) -> str:
+    return "" if np.isnan(row["p"]) else f"; corrected p = {row['p']:.2g}"
 
 
 def gaps(accuracy: Mapping[str, float]) -> pd.DataFrame:
@@ -53,7 +59,7 @@ def accuracy_sentence(effects: pd.DataFrame, between: pd.DataFrame, labels: Labe
     size = format_interval(top["change"], top["ci_low"], top["ci_high"], "+.1f")
     text = (
         f"The largest effect of a convention on accuracy is {size} points ({top['label']}; {labels[top['model']]}; "
-        f"{int(top['n']):,} images of {top['title']})"
+        f"{int(top['n']):,} images of {top['title']}{_p(top)})"
     )
     if between.empty:
         return f"{text}."
@@ -82,7 +88,7 @@ def ece_sentence(effects: pd.DataFrame, labels: Labels) -> str:
     size = format_interval(top["change"], top["ci_low"], top["ci_high"], "+.3f")
     return (
         f"The largest effect on the calibration error is {size}, from {top['before']:.3f} to {top['after']:.3f} "
-        f"({top['label']}; {labels[top['model']]}); accuracy moves by {moved:+.1f} points with it."
+        f"({top['label']}; {labels[top['model']]}{_p(top)}); accuracy moves by {moved:+.1f} points with it."
     )
 
 
