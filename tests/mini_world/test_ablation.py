@@ -8,7 +8,9 @@ import pytest
 
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.metrics import calibration
-from beyond_accuracy.metrics.ablation import image_covariance
+from beyond_accuracy.metrics.ablation import effects, image_covariance
+from beyond_accuracy.paths import resolve
+from beyond_accuracy.profiles import load_profile
 from beyond_accuracy.training_runs import covariance_path, describe, read_runs, recipe_runs
 from mini_world import ablation
 from mini_world.ablation import covariance_rows, quantities, run_folders
@@ -153,3 +155,15 @@ def test_tables_that_cannot_be_used(table):
         read_runs(path)
     with pytest.raises(InputError, match="different sets"):
         covariance_rows({run: q[: 1 + k] for k, (run, q) in enumerate(found.items())})
+
+
+def test_the_shipped_table_and_the_page_come_together():
+    table = resolve(load_profile("mini").dimensions.get("ablation", {}).get("table", "assets:mini_world/ablation.csv"))
+    assert table.is_file() == ("ablation" in load_profile("mini").dimensions)
+    if not table.is_file():
+        pytest.skip("no table of training runs ships yet")
+    narrow = recipe_runs(read_runs(table), "short")
+    found = effects(narrow, ("architecture", "objective"))
+    assert narrow.runs.groupby(["architecture", "objective"]).seed.nunique().min() >= 3
+    accuracies = found[found.metric == "accuracy"]
+    assert set(accuracies.dataset) == set(ablation.SETS) and (accuracies.ci_low < accuracies.ci_high).all()
