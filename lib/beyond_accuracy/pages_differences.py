@@ -214,9 +214,9 @@ def _reading(rows: pd.DataFrame, inferred: int) -> str:
     fold = "".join(f"<p>{sentence}</p>" for sentence in extra)
     example = (
         "<p>Example: “+1.5 [+0.4, +2.6], ✓ p = 0.012, 2,100 images” says that the first model leads by one and a half "
-        "points, that anything from 0.4 to 2.6 would fit the data, and that 2,100 images would usually suffice to see it. "
-        "A cell with an interval that excludes zero can still be not decided: of twenty comparisons of equal models one "
-        "is expected to do so by chance.</p>"
+        "points, that anything from 0.4 to 2.6 would fit the data, and that 2,100 images would usually suffice to see "
+        "it. A cell with an interval that excludes zero can still be not decided: of twenty comparisons of equal "
+        "models one is expected to do so by chance.</p>"
     )
     return f"{text}<details><summary>How to read this</summary>{example}{fold}</details>"
 
@@ -250,17 +250,21 @@ def _section(dimension: str, title: str, rows: pd.DataFrame, labels: dict[str, s
     rows = rows.assign(pair=texts)
     pairs = sorted(dict.fromkeys(texts), key=lambda pair: pair.endswith("− zero"))
     head = "".join(f'<th scope="col" class="num" data-pair="{_esc(pair)}">{_esc(pair)}</th>' for pair in pairs)
-    large = rows["difference"].abs().max() >= 2
     body = []
     for (dataset, metric), part in rows.groupby(["dataset", "metric"], sort=False):
-        cells = {row["pair"]: _difference_cell(row, "+.2f" if large else "+.3f") for row in part.to_dict("records")}
+        spec = "+.2f" if part["difference"].abs().max() >= 2 or part["unit"].iloc[0] == "percent" else "+.3f"
+        cells = {row["pair"]: _difference_cell(row, spec) for row in part.to_dict("records")}
         unit = {"percent": "points"}.get(part["unit"].iloc[0], part["unit"].iloc[0])
         counts = sorted(set(part["n"].dropna().astype(int)))
-        under = [datasets.get(dataset, dataset), unit, *([f"n = {counts[0]:,}"] if len(counts) == 1 else [])]
-        what = f"{_esc(metric.replace('_', ' '))}<small>{_esc(' · '.join(under))}</small>"
+        under = [
+            datasets.get(dataset, dataset.replace("_", " ")),
+            unit,
+            *([f"n = {counts[0]:,}"] if len(counts) == 1 else []),
+        ]
+        what = f"{_esc(metric.replace('_', ' ').replace(':', ': '))}<small>{_esc(' · '.join(under))}</small>"
         rest = "".join(cells.get(pair, f'<td class="num" data-pair="{_esc(pair)}">–</td>') for pair in pairs)
         body.append(f'<tr><th scope="row">{what}</th>{rest}</tr>')
-    link = results.csv_link(results.csv_text(rows.drop(columns="pair")), f"{name}.csv", f"table {name}")
+    link = '<a class="ba-csv" href="differences.csv" download aria-label="Download all differences as CSV">CSV</a>'
     table = (
         f'<figure class="ba-table ba-matrix" id="tab-{name}"><figcaption id="cap-{name}">{_esc(caption)}</figcaption>'
         f'<div class="ba-scroll" tabindex="0" role="region" aria-labelledby="cap-{name}">'
