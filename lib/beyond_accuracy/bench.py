@@ -70,8 +70,15 @@ class Plan:
     repeats: int
 
 
-def measure(plan: Plan, echo: Callable[[str], None] = print) -> pd.DataFrame:
+def measure(
+    plan: Plan, echo: Callable[[str], None] = print, keep: Callable[[pd.DataFrame], None] = lambda table: None
+) -> pd.DataFrame:
     """Run every loop of every model.
+
+    Args:
+        plan: What to measure.
+        echo: Told one line per measurement.
+        keep: Given the table so far after every model, so that a run cut short has not been for nothing.
 
     Returns:
         One row per model, kind of run (`clean`: images/s of one pass; `experiments`: seconds per image of all of the
@@ -81,8 +88,8 @@ def measure(plan: Plan, echo: Callable[[str], None] = print) -> pd.DataFrame:
     rows: list[tuple] = []
     try:
         for name in plan.models:
-            found = _measure_model(plan, name, folder, echo)
-            rows += found
+            rows += _measure_model(plan, name, folder, echo)
+            keep(pd.DataFrame(rows, columns=COLUMNS))
             shutil.rmtree(folder / name, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -286,18 +293,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--models: {unknown('model', wrong[0], MODELS)}")
         device = pick_device(given.device)
         few = given.sweep_images or (256 if device.type == "cuda" else 2)
-        table = measure(Plan(device, names, given.images, few, given.seconds, given.repeats))
+        name = full_name(device)
+        page = Path(given.out) if given.out else project_root() / "docs" / "benchmarks.md"
+
+        def keep(table: pd.DataFrame) -> None:
+            update_page(page, name, section(table, name, given.note))
+            save_rates(table, name)
+
+        table = measure(Plan(device, names, given.images, few, given.seconds, given.repeats), _say, keep)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    name = full_name(device)
-    text = section(table, name, given.note)
-    print(f"\n{text}")
-    page = Path(given.out) if given.out else project_root() / "docs" / "benchmarks.md"
-    update_page(page, name, text)
-    save_rates(table, name)
-    print(f"\nwritten to {page}")
+    print(f"\n{section(table, name, given.note)}\n\nwritten to {page}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":
