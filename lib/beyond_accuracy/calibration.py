@@ -51,7 +51,7 @@ def cpu_precision(file: Path | None = None) -> str:
 
 
 def bf16_gain() -> float:
-    """How many times as fast one thread multiplies matrices in bf16 as in fp32: best of several turns each, in processor time."""
+    """How many times as fast one thread multiplies matrices in bf16 as in fp32: least processor time of a few turns."""
     import torch
 
     rows, width, hidden = SHAPE
