@@ -1,7 +1,7 @@
 """A light copy of a rendered report, to be committed or sent: `python -m beyond_accuracy.compact --out docs/report`.
 
-Pages and CSV tables only, without the folded code (it is in the notebooks). Pictures that are embedded as PNG become
-WebP where that is lighter, photographs at the width they are shown at, drawings without loss. SVG keeps two decimals.
+Pages and CSV tables only, without the folded code (it is in the notebooks) and the larger data links. Pictures that are
+embedded as PNG become WebP where that is lighter, photographs at the width they are shown at, drawings without loss. SVG keeps two decimals.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from beyond_accuracy.paths import report_dir
 from beyond_accuracy.results import write_atomically
 
 LIMIT = 6_000_000  # bytes of the whole copy
-QUALITY = 60  # of photographs; drawings (pictures with a palette) stay exact
-WIDTH = 720  # pixels of photographs: the width of the text
+QUALITY = 50  # of photographs; drawings (pictures with a palette) stay exact
+WIDTH = 640  # pixels of photographs: nearly the width of the text
 SMALL = 4_096  # bytes of a picture below which nothing is gained
 TABLES = ("results.csv", "differences.csv", "claims.csv")
 _PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
@@ -28,6 +28,7 @@ _DRAWING = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 _PATH = re.compile(r'\bd="[^"]*"')
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _CODE = re.compile(r'<details class="ba-code">.*?</details>', re.DOTALL)
+_DATA = re.compile(r'<a class="ba-csv" download="[^"]*" href="data:text/csv[^"]{4096,}"[^>]*>CSV</a>')
 _PARQUET = re.compile(r',\s*<a href="results\.parquet">results\.parquet</a>')
 
 
@@ -59,7 +60,7 @@ def rounder(match: re.Match[str]) -> str:
 
 def compact_page(text: str) -> str:
     """One page with light pictures, without code and without links to what the copy leaves out."""
-    for pattern, change in ((_CODE, ""), (_PARQUET, ""), (_PICTURE, lighter), (_DRAWING, rounder)):
+    for pattern, change in ((_CODE, ""), (_DATA, ""), (_PARQUET, ""), (_PICTURE, lighter), (_DRAWING, rounder)):
         text = pattern.sub(change, text)
     return text
 
