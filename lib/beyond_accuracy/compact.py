@@ -1,7 +1,8 @@
 """A light copy of a rendered report, to be committed or sent: `python -m beyond_accuracy.compact --out docs/report`.
 
 Pages and CSV tables only, without the folded code (it is in the notebooks) and the larger data links. Pictures that are
-embedded as PNG become WebP where that is lighter, photographs at the width they are shown at, drawings without loss. SVG keeps two decimals.
+embedded as PNG become WebP where that is lighter, photographs at the width they are shown at, drawings without loss. SVG
+keeps two decimals.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _DRAWING = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 _PATH = re.compile(r'\bd="[^"]*"')
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _CODE = re.compile(r'<details class="ba-code">.*?</details>', re.DOTALL)
-_DATA = re.compile(r'<a class="ba-csv" download="[^"]*" href="data:text/csv[^"]{4096,}"[^>]*>CSV</a>')
+_DATA = re.compile(r'<a\b[^>]*href="data:text/csv[^"]{4096,}"[^>]*>CSV</a>')
 _PARQUET = re.compile(r',\s*<a href="results\.parquet">results\.parquet</a>')
 
 
