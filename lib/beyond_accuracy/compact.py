@@ -1,8 +1,8 @@
 """A light copy of a rendered report, to be committed or sent: `python -m beyond_accuracy.compact --out docs/report`.
 
 Pages and CSV tables only, without the folded code (it is in the notebooks) and the larger data links. Pictures that are
-embedded as PNG become WebP where that is lighter, photographs at the width they are shown at, drawings without loss. SVG
-keeps two decimals.
+embedded as PNG become WebP where that is lighter, photographs at the width they are shown at, drawings without loss.
+SVG keeps two decimals.
 """
 
 from __future__ import annotations
