@@ -32,7 +32,7 @@ display_figure(FigureRecord("rise", 'A "line" <rising>', "It rises & rises.", *p
 """
 RESULTS = """
 from beyond_accuracy.paths import report_dir
-from beyond_accuracy import results
+from beyond_accuracy import results, tables
 import json
 rows = pd.DataFrame({"dimension": "calibration", "dataset": "imagenet_1k", "metric": "ece",
                      "model": ["vit_sup", "vit_clip", "resnet"], "value": [0.02, 0.05, 0.015],
@@ -42,7 +42,7 @@ results.write_dimension(report_dir("trial"), "calibration", rows)
 path = report_dir("trial") / "findings" / "calibration.json"
 path.parent.mkdir(exist_ok=True)
 path.write_text(json.dumps(["Confidence of `vit_sup` <is> off by 2 points.", "A second finding."]))
-results.display_table(rows, "Calibration error", name="ece")
+tables.display_table(rows, "Calibration error", name="ece")
 """
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from beyond_accuracy import results
+from beyond_accuracy import tables
 from beyond_accuracy.choosing import HIGHEST, Choice, Criterion, Ranking, gather, rank
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.report_pages import TEMPLATE, Body
@@ -120,7 +120,7 @@ def _main_number(choice: Choice, preset: Preset, ranking: Ranking, labels: Mappi
     rows = choice.rows[i].set_index("model")
     spec = _spec(choice.rows[i])
     texts = [
-        results.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], spec)
+        tables.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], spec)
         for name in ranking.order[:2]
         if name in rows.index
     ]
@@ -241,7 +241,7 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
     if missing:
         names = ", ".join(f"“{name}”" for name in missing)
         note = f'<p class="ba-hint">Not offered, for want of results of their main criterion: {html.escape(names)}.</p>'
-    table = results.table_html(
+    table = tables.table_html(
         pd.DataFrame(rows, columns=["purpose", "order", "flip", "weights"]),
         "Models in order for some purposes, each with its chance of being the best.",
         name="purposes",
@@ -272,12 +272,12 @@ def _numbers(choice: Choice, labels: Mapping[str, str]) -> str:
         column = f"m{m}"
         own = [rows.set_index("model").reindex([name]).iloc[0] for rows in choice.rows]
         frame[column] = [
-            "–" if pd.isna(row["value"]) else results.format_interval(row["value"], row["ci_low"], row["ci_high"], spec)
+            "–" if pd.isna(row["value"]) else tables.format_interval(row["value"], row["ci_low"], row["ci_high"], spec)
             for row, spec in zip(own, map(_spec, choice.rows), strict=True)
         ]
         heads[column] = labels.get(name, name)
     caption = "The numbers that are weighed, with 95 % intervals. ↑ higher is better, ↓ lower is better."
-    return f'<h2 id="numbers">Numbers</h2>{results.table_html(frame, caption, name="criteria", labels=heads)}'
+    return f'<h2 id="numbers">Numbers</h2>{tables.table_html(frame, caption, name="criteria", labels=heads)}'
 
 
 def _speed(profile: Profile, labels: Mapping[str, str]) -> str:
@@ -298,7 +298,7 @@ def _speed(profile: Profile, labels: Mapping[str, str]) -> str:
     if rates.empty:
         return head + note
     shown = rates.assign(model=rates["model"].map(labels)).sort_values(["basis", "card"], kind="stable")
-    table = results.table_html(
+    table = tables.table_html(
         shown[["model", "card", "images_per_second", "precision", "side", "basis", "source"]],
         "Images per second of the forward pass, without decoding. Rates of different cards, precisions or input sides "
         "do not compare models.",

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from scipy.stats import norm
 
-from beyond_accuracy import results, stats
+from beyond_accuracy import results, stats, tables
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.report_pages import TEMPLATE, Body
@@ -152,7 +152,7 @@ def body(
         f'<p class="ba-lede">{html.escape(lead)}</p>',
         _reading(rows, inferred),
         '<h2 id="overview">Overview</h2>',
-        results.table_html(
+        tables.table_html(
             _overview(rows, labels, titles),
             "Differences found to be real, of all that were compared, by dimension and pair.",
             name="real-differences",
@@ -280,7 +280,7 @@ def _esc(text: str) -> str:
 
 
 def _difference_cell(row: dict, spec: str) -> str:
-    estimate, _, interval = results.format_interval(row["difference"], row["ci_low"], row["ci_high"], spec).partition(
+    estimate, _, interval = tables.format_interval(row["difference"], row["ci_low"], row["ci_high"], spec).partition(
         " "
     )
     verdict = "real" if row["real"] else "not decided"

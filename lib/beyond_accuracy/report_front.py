@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from beyond_accuracy import plots, report_pages, results
+from beyond_accuracy import plots, report_pages, results, tables
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.profiles import ModelSpec, Profile, available_profiles
 
@@ -156,7 +156,7 @@ def _panel(
     spec = _spec(rows)
     lines = []
     for row in rows.to_dict("records"):
-        text = results.format_interval(row["value"], row["ci_low"], row["ci_high"], spec)
+        text = tables.format_interval(row["value"], row["ci_low"], row["ci_high"], spec)
         value, _, interval = text.partition(" ")
         strip = _strip(looks[row["model"]], row, low, high)
         lines.append({"label": looks[row["model"]].label, "strip": strip, "value": value, "interval": interval})
@@ -191,7 +191,7 @@ def _summary_table(chosen: Sequence[tuple[Headline, pd.DataFrame]], profile: Pro
         labels[column] = f"{headline.label} {arrow}".strip() + (f", n = {count}" if count else "")
         formats[column] = _spec(rows)
     caption = "Headline numbers with 95 % intervals. ↑ higher is better, ↓ lower is better."
-    return results.table_html(frame, caption, name="headline", labels=labels, formats=formats)
+    return tables.table_html(frame, caption, name="headline", labels=labels, formats=formats)
 
 
 def _range(rows: pd.DataFrame) -> tuple[float, float]:

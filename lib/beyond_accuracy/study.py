@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from beyond_accuracy import reference, results
+from beyond_accuracy import reference, results, tables
 from beyond_accuracy.cards import Card
 from beyond_accuracy.datasets import ImageDataset, load_dataset
 from beyond_accuracy.errors import DataMissing, InputError
@@ -208,11 +208,11 @@ class Study:
         results.display_figure(record)
 
     def table(self, frame: pd.DataFrame, name: str, *, caption: str, **options) -> None:
-        """Save a table as CSV beside the figures and show it; options as `results.table_html`."""
+        """Save a table as CSV beside the figures and show it; options as `tables.table_html`."""
         name = _file_name(name)
         path = figures_dir(self.profile.name) / self.dimension / f"table-{name}.csv"
         results.write_atomically(path, results.csv_text(frame, index=bool(options.get("index"))).encode())
-        results.display_table(frame, caption, name=name, **options)
+        tables.display_table(frame, caption, name=name, **options)
 
     def finding(self, sentence: str) -> None:
         """Show one computed sentence, and keep it for the front page."""
@@ -261,7 +261,7 @@ class Study:
         for name in ("images left out", "changed"):
             if rows and not frame[name].any():
                 frame = frame.drop(columns=name)
-        text = results.table_html(
+        text = tables.table_html(
             frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}"
         )
         display({"text/html": text, "text/plain": frame.to_string(index=False)}, raw=True)

@@ -6,7 +6,7 @@ from itertools import product
 import pandas as pd
 
 from .metrics.ablation import LEVELS
-from .results import format_interval
+from .tables import format_interval
 
 ARCHITECTURE, OBJECTIVE, DIVERSITY = "architecture", "objective", "diversity"
 NOUNS = {"transformer": "ViT", "convnet": "ConvNeXt", "supervised": "supervised", "clip": "CLIP"}

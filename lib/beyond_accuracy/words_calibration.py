@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from .results import format_interval
+from .tables import format_interval
 
 Labels = Mapping[str, str]
 

@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from .results import format_interval
 from .stats import holm
+from .tables import format_interval
 
 Labels = Mapping[str, str]
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from .metrics.contrasts import Contrast
 from .metrics.mistakes import AVERAGE
-from .results import format_interval
+from .tables import format_interval
 
 Labels = Mapping[str, str]
 
