@@ -7,10 +7,9 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-import yaml
-
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import PROFILES, check_name
+from beyond_accuracy.yaml_files import is_file, plain, read_yaml
 
 DIMENSIONS = (
     "models",
@@ -32,7 +31,6 @@ KEEP = ("all", "logits", TOP_ONLY, "none")
 SOURCES = ("timm", "open_clip", "predictions")
 KEYS = {"name", "title", "synthetic", "description", "settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
-MAX_NODES = 20_000  # far above any real profile; YAML aliases can otherwise unfold without end
 
 
 @dataclass(frozen=True)
@@ -203,14 +201,14 @@ def load_profile(name: str | Path) -> Profile:
     """
     shipped = available_profiles()
     path = shipped.get(str(name), Path(name))
-    if not _is_file(path):
+    if not is_file(path):
         raise InputError(unknown("profile", str(name), shipped) + "; or give the path of a YAML file")
-    return parse_profile(_read_yaml(path), path)
+    return parse_profile(read_yaml(path), path)
 
 
 def parse_profile(content: object, source: Path) -> Profile:
     """Validate the content of a profile file (see `load_profile`)."""
-    top = _extended(_mapping(_plain(content, str(source)), f"{source}"), source, (source.resolve(),))
+    top = _extended(_mapping(plain(content, str(source)), f"{source}"), source, (source.resolve(),))
     _known_keys(top, KEYS, str(source))
     models = {
         name: _model(name, _mapping(spec, f"{source}: models.{name}"), source)
@@ -256,49 +254,17 @@ def unknown(kind: str, name: str, known) -> str:
     return f"unknown {kind} {name!r}; {hint}"
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file can have (too long)
-        return False
-
-
-def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except Exception as error:  # PyYAML lets KeyError, IndexError, AttributeError and others out on odd scalars
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
-
-
-def _plain(node: object, where: str) -> object:
-    """The tree with text keys and plain values; refuses trees that aliases make endless."""
-    count = 0
-
-    def walk(node: object, depth: int) -> object:
-        nonlocal count
-        count += 1
-        if depth > 20 or count > MAX_NODES:
-            raise InputError(f"{where}: nested too deeply or too large for a profile")
-        if isinstance(node, dict):
-            return {str(key): walk(value, depth + 1) for key, value in node.items()}
-        if isinstance(node, (list, tuple, set)):
-            return [walk(value, depth + 1) for value in node]
-        return node if node is None or isinstance(node, (str, bool, int, float)) else str(node)
-
-    return walk(node, 0)
-
-
 def _extended(top: dict, source: Path, seen: tuple[Path, ...]) -> dict:
     """The profile merged over the one it extends, which may extend another."""
     base = top.pop("extends", None)
     if base is None:
         return top
     path = available_profiles().get(str(base), source.parent / str(base))
-    if not _is_file(path):
+    if not is_file(path):
         raise InputError(f"{source}: extends: {unknown('profile', str(base), available_profiles())}")
     if path.resolve() in seen:
         raise InputError(f"{source}: extends: {base} leads back to itself")
-    parent = _mapping(_plain(_read_yaml(path), str(path)), str(path))
+    parent = _mapping(plain(read_yaml(path), str(path)), str(path))
     return _merge(_extended(parent, path, (*seen, path.resolve())), top)
 
 
