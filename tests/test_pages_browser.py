@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cdp import Chromium, axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
 from test_pages_choose import page as chooser  # noqa: E402
 
-REPORTS = project_root() / "report"
+ROOT = project_root()
 # Contrast is checked where every kind of element occurs; on the longest pages it would take most of a minute.
 CONTRAST = {"index", "choose", "03_calibration", "09_landscape", "metrics"}
 
@@ -26,16 +26,16 @@ def chromium(tmp_path_factory):
     browser.close()
 
 
-def built(profile):
-    folder = REPORTS / profile
+def built(report):
+    folder = ROOT / report
     if not (folder / "index.html").is_file():
-        pytest.skip(f"the report of profile {profile} is not built")
+        pytest.skip(f"{report} is not built")
     return sorted(folder.glob("*.html"))
 
 
-@pytest.mark.parametrize("profile", ["smoke", "mini"])
-def test_every_page_is_whole_accessible_and_fits_a_phone(profile, chromium):
-    pages = built(profile)
+@pytest.mark.parametrize("report", ["docs/report", "report/mini"])
+def test_every_page_is_whole_accessible_and_fits_a_phone(report, chromium):
+    pages = built(report)
     axe = axe_source()
     wrong = {page.name: complaints(chromium, page, axe, contrast=page.stem in CONTRAST) for page in pages}
     wrong["dark"] = complaints(chromium, pages[0].with_name("index.html"), axe, dark=True)
