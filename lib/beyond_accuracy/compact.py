@@ -20,8 +20,8 @@ from beyond_accuracy.paths import report_dir
 from beyond_accuracy.results import write_atomically
 
 LIMIT = 6_000_000  # bytes of the whole copy
-QUALITY = 50  # of photographs; drawings (pictures with a palette) stay exact
-WIDTH = 640  # pixels of photographs: nearly the width of the text
+QUALITY = 45  # of photographs; drawings (pictures with a palette) stay exact
+WIDTH = 560  # pixels of photographs: most of the width of the text
 SMALL = 4_096  # bytes of a picture below which nothing is gained
 TABLES = ("results.csv", "differences.csv", "claims.csv")
 _PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
@@ -29,7 +29,7 @@ _DRAWING = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 _PATH = re.compile(r'\bd="[^"]*"')
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _CODE = re.compile(r'<details class="ba-code">.*?</details>', re.DOTALL)
-_DATA = re.compile(r'<a\b[^>]*href="data:text/csv[^"]{4096,}"[^>]*>CSV</a>')
+_DATA = re.compile(r'<a\b[^>]*href="data:text/csv[^"]{2048,}"[^>]*>CSV</a>')
 _PARQUET = re.compile(r',\s*<a href="results\.parquet">results\.parquet</a>')
 
 

@@ -19,6 +19,7 @@ from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.predictions import TOP
 from beyond_accuracy.profiles import TOP_ONLY, Settings
 from beyond_accuracy.store import Entry, Range, Store
+from beyond_accuracy.surroundings import in_notebook
 from beyond_accuracy.transforms import Transform, parse
 
 # Device files of CUDA, of WSL's and of Jetson's drivers, and of ROCm.
@@ -207,7 +208,7 @@ def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
 
 def interactive() -> bool:
     """Whether somebody watches: a terminal or JupyterLab, not a log or a rendered page."""
-    return "BEYOND_ACCURACY_QUIET" not in os.environ and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return "BEYOND_ACCURACY_QUIET" not in os.environ and (sys.stderr.isatty() or in_notebook())
 
 
 @contextmanager

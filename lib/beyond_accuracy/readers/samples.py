@@ -20,6 +20,7 @@ from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import DatasetSpec
 from beyond_accuracy.readers import files, tables, tars
+from beyond_accuracy.surroundings import in_notebook
 
 EVALUATION = ("validation", "val", "test", "train")  # the split that is scored: the first of these that is there
 SPLITS = {"validation": ("validation", "valid", "val"), "test": ("test",), "train": ("train",)}
@@ -116,7 +117,7 @@ def assemble(
     if note := count_note(spec, len(ids)):
         if spec.options.get("strict"):
             raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
-        if "ipykernel" not in sys.modules:  # pages show the number of images with every result
+        if not in_notebook():  # pages show the number of images with every result
             print(f"{spec.name}: {note}", file=sys.stderr)
     return build_dataset(
         spec, ids, targets, samples.load, content=samples.stamp, source=source, columns=columns, metadata=metadata
