@@ -113,6 +113,20 @@ def test_parts_handed_over_through_a_url(ready, cluster):
     assert (ready.root / "bucket").is_dir() and not list((ready.root / "bucket").rglob("*.parquet"))
 
 
+def test_what_a_killed_run_left_behind_a_url_is_used_and_cleared(ready, cluster, log, monkeypatch):
+    url = (ready.root / "bucket").as_uri()
+    with monkeypatch.context() as patch:
+        patch.setattr(exchange, "clear", lambda *_: None)  # as if the run had been killed before
+        first = fill(ready, "ray", "first", exchange=url)
+    assert list((ready.root / "bucket").rglob("part-*"))
+    before = seen(log)
+    second = fill(ready, "ray", "second", exchange=url)
+    # Another store: it was not told what computed the parts, and needed no text head.
+    kept = [{k: v for k, v in files.items() if re.match("predictions/.*(parquet|npy)", k)} for files in (first, second)]
+    assert len(kept[0]) >= 2 * len(TRANSFORMS) and kept[0] == kept[1]
+    assert seen(log) == before and not list((ready.root / "bucket").rglob("part-*"))
+
+
 def test_an_error_in_a_worker_reads_as_it_does_here(ready, cluster, capsys):
     (ready.data / "images" / "green" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     ready.profile(content_of(ready))

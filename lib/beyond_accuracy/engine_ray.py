@@ -112,14 +112,15 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
     slots = _slots(ray, options.device)
     if options.device != "cpu":
         _check_precision(jobs, settings, slots)
-    with filling(jobs, dataset, settings, {"computed_by": beyond_accuracy.__version__}) as todo:
+    with filling(jobs, dataset, settings, {"computed_by": beyond_accuracy.__version__}) as asked:
+        todo = asked
         if settings.exchange:
-            exchange.collect(todo, settings.exchange)
-            todo = lacking_of(todo)
+            exchange.collect(asked, settings.exchange)
+            todo = lacking_of(asked)
         if todo:
             report_skipped(dataset, _Cluster(ray, slots, dataset, store, settings, options).compute(todo))
-            if settings.exchange:
-                exchange.clear(todo, settings.exchange)
+        if settings.exchange:
+            exchange.clear(asked, settings.exchange)  # what a killed run had left there, too
 
 
 def shares(todo: Todo, slots: Slots) -> list[Todo]:
