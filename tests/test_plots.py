@@ -11,7 +11,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import to_hex, to_rgb
 
-from beyond_accuracy import plots
+from beyond_accuracy import plots, plots_robustness
 
 
 def spec(name, family="transformer", paradigm="supervised", label=""):
@@ -130,7 +130,7 @@ def lead_chart(ax, **options):
         model=["vit_sup", "convnext_sup"] * 3,
         dataset=["a", "a", "b", "b", "c", "c"],
     )
-    plots.diverging_bars(
+    plots_robustness.diverging_bars(
         ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=plots.styles(OWN), **options
     )
     return frame
@@ -157,16 +157,18 @@ def test_diverging_bars_demand_both_models_once(ax):
     frame = tidy([1.0], model=["vit_sup"], dataset=["a"])
     looks = plots.styles(OWN)
     with pytest.raises(ValueError, match=r"no value for \['a'\]"):
-        plots.diverging_bars(ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=looks)
+        plots_robustness.diverging_bars(ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=looks)
     with pytest.raises(ValueError, match="more than one value"):
-        plots.diverging_bars(
+        plots_robustness.diverging_bars(
             ax, pd.concat([frame, frame]), y="dataset", left="vit_sup", right="convnext_sup", styles=looks
         )
 
 
 def test_all_ties_still_give_an_axis(ax):
     frame = tidy([1.0, 1.0], model=["vit_sup", "convnext_sup"], dataset=["a", "a"])
-    plots.diverging_bars(ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=plots.styles(OWN))
+    plots_robustness.diverging_bars(
+        ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=plots.styles(OWN)
+    )
     assert ax.get_xlim() == (-1.0, 1.0)
 
 

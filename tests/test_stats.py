@@ -1,13 +1,11 @@
 """Statistics: hand-worked cases, independent implementations (scipy, statsmodels, plain loops), edges."""
 
 import doctest
-import math
 import time
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-from statsmodels.stats.power import NormalIndPower
 
 from beyond_accuracy import stats
 
@@ -198,20 +196,3 @@ class TestTests:
         assert np.isnan(stats.holm([np.nan])).all()
         with pytest.raises(ValueError):
             stats.holm([1.2])
-
-    def test_images_to_decide_matches_statsmodels(self):
-        n = NormalIndPower(ddof=0).solve_power(0.02 / 0.31, alpha=0.05, power=0.8, ratio=0, alternative="two-sided")
-        assert stats.images_to_decide(0.02, sd=0.31) == math.ceil(n)
-        assert stats.images_to_decide(0.0, sd=1) == math.inf
-        assert stats.images_to_decide(-0.02, sd=0.31) == stats.images_to_decide(0.02, sd=0.31)
-
-    def test_images_to_decide_reaches_its_power(self):
-        n = stats.images_to_decide(0.03, discordance=0.1)
-        only_a, only_b, _ = rng().multinomial(n, [0.065, 0.035, 0.9], size=4000).T
-        z = (only_a - only_b) / np.sqrt(only_a + only_b)
-        assert np.mean(np.abs(z) > 1.96) == pytest.approx(0.8, abs=0.03)
-
-    @pytest.mark.parametrize("kwargs", [{}, {"sd": 1, "discordance": 0.5}, {"discordance": 0.01}, {"sd": -1}])
-    def test_images_to_decide_rejects_the_impossible(self, kwargs):
-        with pytest.raises(ValueError):
-            stats.images_to_decide(0.02, **kwargs)

@@ -16,6 +16,7 @@ from beyond_accuracy import results, stats, tables
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.report_pages import TEMPLATE, Body
+from beyond_accuracy.sample_size import images_to_decide
 
 ALPHA = 0.05
 POWER = 0.8
@@ -91,7 +92,7 @@ def needed_images(difference: float, low: float, high: float, n: float) -> int |
     if not all(np.isfinite([difference, low, high, n])) or difference == 0 or high <= low or n <= 0:
         return None
     sd = (high - low) / (2 * Z95) * float(np.sqrt(n))
-    needed = stats.images_to_decide(difference, sd=sd, power=POWER, alpha=ALPHA)
+    needed = images_to_decide(difference, sd=sd, power=POWER, alpha=ALPHA)
     return int(needed) if needed <= _MOST_NEEDED else None
 
 

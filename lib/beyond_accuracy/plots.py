@@ -30,7 +30,7 @@ _FAMILY = {"transformer": (ORANGE, "o"), "convnet": (PURPLE, "^")}
 _OWN = ("vit_sup", "convnext_sup", "vit_clip", "convnext_clip")
 _EXTRA_COLORS = ("#1b7f6b", "#2f7ec0", "#c2337d", "#7d7400", "#8c510a", "#17a2b8", "#5b5f66", "#b3261e", "#6aa84f")
 _EXTRA_MARKERS = ("s", "D", "v", "P", "X", "<", ">", "p", "h", "*")
-_HALO = [patheffects.Stroke(linewidth=3.2, foreground="white"), patheffects.Normal()]  # dark line on a dark bar
+HALO = [patheffects.Stroke(linewidth=3.2, foreground="white"), patheffects.Normal()]  # dark line on a dark bar
 _EXTRA_HATCHES = ("..", "xx", "\\\\\\", "++", "oo", "||", "--")
 
 
@@ -180,7 +180,7 @@ def errorbar(
             ax.errorbar(at, value, yerr=reach, **options)
         else:
             ax.errorbar(value, at, xerr=reach, **options)
-    _category_axis(ax, categories, orient)
+    category_axis(ax, categories, orient)
 
 
 def bars(
@@ -207,97 +207,14 @@ def bars(
         else:
             drawn = ax.barh(at, value, each, xerr=reach, **options)
         for whiskers in drawn.errorbar.lines[2] if drawn.errorbar else ():
-            whiskers.set_path_effects(_HALO)
-    _category_axis(ax, categories, orient)
+            whiskers.set_path_effects(HALO)
+    category_axis(ax, categories, orient)
 
 
 def bar_options(look: ModelStyle) -> dict[str, object]:
     """Keywords of `Axes.bar` that give a bar this model's colour and hatch."""
     # The hatch takes the edge colour; white lines on the model's colour keep both visible in greyscale.
     return {"facecolor": look.color, "edgecolor": "white", "hatch": look.hatch, "linewidth": 0.6}
-
-
-def diverging_bars(
-    ax: Axes,
-    frame: pd.DataFrame,
-    *,
-    y: str,
-    left: str,
-    right: str,
-    styles: Mapping[str, ModelStyle],
-    intervals: pd.DataFrame | None = None,
-    order: Sequence[object] | None = None,
-    unit: str = "",
-    decimals: int = 1,
-) -> None:
-    """The paper's lead chart (figures of robustness and transfer): whoever wins a row pulls the bar to its side.
-
-    The bar is as long as the lead, in the winner's colour and hatch, with the lead printed at its end and the winner's
-    own value in a column at the right edge. Equal values draw no bar.
-
-    Args:
-        ax: Where to draw.
-        frame: Tidy rows with columns `y`, `model`, `value`; one row per category for both models.
-        y: Column of the categories (rows of the chart, first at the top).
-        left: Model whose leads point left.
-        right: Model whose leads point right.
-        styles: Looks of the two models.
-        intervals: Optional rows with columns `y`, `ci_low`, `ci_high` of the paired difference right minus left.
-        order: Order of the categories (default: first appearance).
-        unit: Unit of the lead, for the axis label.
-        decimals: Digits printed.
-
-    Raises:
-        ValueError: A category without exactly one value for each of the two models.
-    """
-    pair = frame[frame["model"].isin([left, right])]
-    if pair.duplicated([y, "model"]).any():
-        raise ValueError(f"diverging_bars: more than one value for a ({y}, model) pair")
-    wide = pair.pivot(index=y, columns="model", values="value")
-    names = list(order) if order is not None else list(pair[y].unique())
-    wide = wide.reindex(index=names, columns=[left, right])
-    if wide.isna().any().any():
-        raise ValueError(f"diverging_bars: no value for {list(wide.index[wide.isna().any(axis=1)])}")
-    lead = wide[right] - wide[left]
-    ci = None if intervals is None else intervals.set_index(y).reindex(names)
-    reach = _lead_limit(lead, ci)
-    for i, name in enumerate(names):
-        gap = float(lead[name])
-        winner = right if gap > 0 else left
-        ax.barh(i, gap, 0.68, **bar_options(styles[winner]))
-        ends = [gap]
-        if ci is not None and np.isfinite(ci.loc[name, ["ci_low", "ci_high"]].to_numpy(dtype=float)).all():
-            low, high = ci.loc[name, "ci_low"], ci.loc[name, "ci_high"]
-            ax.plot([low, high], [i, i], color=INK, linewidth=1.3, solid_capstyle="butt", path_effects=_HALO)
-            ends += [low, high]
-        end = max(ends) if gap >= 0 else min(ends)
-        ax.annotate(
-            f"+{abs(gap):.{decimals}f}",
-            (end, i),
-            xytext=(5 if gap >= 0 else -5, 0),
-            textcoords="offset points",
-            ha="left" if gap >= 0 else "right",
-            va="center",
-            fontsize=10.5,
-        )
-        ax.text(
-            1.04,
-            i,
-            f"{max(wide.loc[name]):.{decimals}f}",
-            transform=ax.get_yaxis_transform(),
-            va="center",
-            fontsize=10.5,
-            color=GREY if gap == 0 else INK,
-        )
-    ax.text(1.04, -0.85, "winner", transform=ax.get_yaxis_transform(), va="center", fontsize=10.5, color=INK)
-    ax.axvline(0, color=INK, linewidth=1)
-    ax.set_xlim(-reach, reach)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-    _category_axis(ax, names, "h")
-    ax.set_ylim(len(names) - 0.4, -1.2)
-    ax.set_xlabel(f"lead ({unit})" if unit else "lead")
-    for side, spot, name in (("left", 0.0, f"← {styles[left].label}"), ("right", 1.0, f"{styles[right].label} →")):
-        ax.text(spot, 1.01, name, transform=ax.transAxes, ha=side, va="bottom", fontsize=11, fontweight="bold")
 
 
 def chance_line(ax: Axes, value: float, label: str = "chance", orient: str = "v") -> None:
@@ -386,7 +303,8 @@ def _reach(rows: pd.DataFrame) -> np.ndarray | None:
     return np.clip(np.vstack([below, above]), 0, None)
 
 
-def _category_axis(ax: Axes, categories: list[object] | None, orient: str) -> None:
+def category_axis(ax: Axes, categories: list[object] | None, orient: str) -> None:
+    """Name the places 0, 1, … of an axis; a numeric axis (None) stays as it is."""
     if categories is None:
         return
     names = [str(category).replace("_", " ") for category in categories]
@@ -398,11 +316,3 @@ def _category_axis(ax: Axes, categories: list[object] | None, orient: str) -> No
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
-
-
-def _lead_limit(lead: pd.Series, ci: pd.DataFrame | None) -> float:
-    ends = [lead.abs().max()]
-    if ci is not None:
-        ends.append(ci[["ci_low", "ci_high"]].abs().max().max())
-    longest = np.nanmax(np.asarray(ends, dtype=float))
-    return 1.5 * longest if longest > 0 else 1.0

@@ -6,10 +6,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import logit
 
-from .plots import GREY, INK, WIDTH, ModelStyle, Spec, diverging_bars, errorbar, legend, paper_points
+from .plots import (
+    GREY,
+    HALO,
+    INK,
+    WIDTH,
+    ModelStyle,
+    Spec,
+    bar_options,
+    category_axis,
+    errorbar,
+    legend,
+    paper_points,
+)
 
 _TICKS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95, 98, 99)
 _FLOOR = 0.5  # percent: 0 and 100 have no logit
@@ -55,6 +68,97 @@ def lead_figure(
             ax, table, y="set", left=left, right=right, styles=styles, intervals=gaps, order=sets, unit="points"
         )
     return fig
+
+
+def diverging_bars(
+    ax: Axes,
+    frame: pd.DataFrame,
+    *,
+    y: str,
+    left: str,
+    right: str,
+    styles: Mapping[str, ModelStyle],
+    intervals: pd.DataFrame | None = None,
+    order: Sequence[object] | None = None,
+    unit: str = "",
+    decimals: int = 1,
+) -> None:
+    """The paper's lead chart (figures of robustness and transfer): whoever wins a row pulls the bar to its side.
+
+    The bar is as long as the lead, in the winner's colour and hatch, with the lead printed at its end and the winner's
+    own value in a column at the right edge. Equal values draw no bar.
+
+    Args:
+        ax: Where to draw.
+        frame: Tidy rows with columns `y`, `model`, `value`; one row per category for both models.
+        y: Column of the categories (rows of the chart, first at the top).
+        left: Model whose leads point left.
+        right: Model whose leads point right.
+        styles: Looks of the two models.
+        intervals: Optional rows with columns `y`, `ci_low`, `ci_high` of the paired difference right minus left.
+        order: Order of the categories (default: first appearance).
+        unit: Unit of the lead, for the axis label.
+        decimals: Digits printed.
+
+    Raises:
+        ValueError: A category without exactly one value for each of the two models.
+    """
+    pair = frame[frame["model"].isin([left, right])]
+    if pair.duplicated([y, "model"]).any():
+        raise ValueError(f"diverging_bars: more than one value for a ({y}, model) pair")
+    wide = pair.pivot(index=y, columns="model", values="value")
+    names = list(order) if order is not None else list(pair[y].unique())
+    wide = wide.reindex(index=names, columns=[left, right])
+    if wide.isna().any().any():
+        raise ValueError(f"diverging_bars: no value for {list(wide.index[wide.isna().any(axis=1)])}")
+    lead = wide[right] - wide[left]
+    ci = None if intervals is None else intervals.set_index(y).reindex(names)
+    reach = _lead_limit(lead, ci)
+    for i, name in enumerate(names):
+        gap = float(lead[name])
+        winner = right if gap > 0 else left
+        ax.barh(i, gap, 0.68, **bar_options(styles[winner]))
+        ends = [gap]
+        if ci is not None and np.isfinite(ci.loc[name, ["ci_low", "ci_high"]].to_numpy(dtype=float)).all():
+            low, high = ci.loc[name, "ci_low"], ci.loc[name, "ci_high"]
+            ax.plot([low, high], [i, i], color=INK, linewidth=1.3, solid_capstyle="butt", path_effects=HALO)
+            ends += [low, high]
+        end = max(ends) if gap >= 0 else min(ends)
+        ax.annotate(
+            f"+{abs(gap):.{decimals}f}",
+            (end, i),
+            xytext=(5 if gap >= 0 else -5, 0),
+            textcoords="offset points",
+            ha="left" if gap >= 0 else "right",
+            va="center",
+            fontsize=10.5,
+        )
+        ax.text(
+            1.04,
+            i,
+            f"{max(wide.loc[name]):.{decimals}f}",
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=10.5,
+            color=GREY if gap == 0 else INK,
+        )
+    ax.text(1.04, -0.85, "winner", transform=ax.get_yaxis_transform(), va="center", fontsize=10.5, color=INK)
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.set_xlim(-reach, reach)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    category_axis(ax, names, "h")
+    ax.set_ylim(len(names) - 0.4, -1.2)
+    ax.set_xlabel(f"lead ({unit})" if unit else "lead")
+    for side, spot, name in (("left", 0.0, f"← {styles[left].label}"), ("right", 1.0, f"{styles[right].label} →")):
+        ax.text(spot, 1.01, name, transform=ax.transAxes, ha=side, va="bottom", fontsize=11, fontweight="bold")
+
+
+def _lead_limit(lead: pd.Series, ci: pd.DataFrame | None) -> float:
+    ends = [lead.abs().max()]
+    if ci is not None:
+        ends.append(ci[["ci_low", "ci_high"]].abs().max().max())
+    longest = np.nanmax(np.asarray(ends, dtype=float))
+    return 1.5 * longest if longest > 0 else 1.0
 
 
 def sets_figure(
