@@ -243,3 +243,16 @@ def test_speed_is_published_and_measured_or_said_to_be_lacking(tmp_path, monkeyp
     assert soup.select_one("p.ba-hint").text.endswith("Mine <b>.")
     alone = pages_choose._speed(found.select("mine"), {"mine": "Mine"})
     assert "<table" not in alone and "Mine" in alone
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "unit", "spec"),
+    [
+        ([554, 1020], None, "images/s", ",.0f"),
+        ([0.0234, 1.6], None, "gflops", ".3g"),
+        ([0.02, 0.03], 0.01, "fraction", ".3f"),
+        ([80, 90], 70, "percent", ".1f"),
+    ],
+)
+def test_digits_follow_the_size_of_the_numbers(values, low, unit, spec):
+    assert pages_choose._spec(pd.DataFrame({"value": values, "ci_low": low, "unit": unit})) == spec

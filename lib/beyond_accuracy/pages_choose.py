@@ -276,7 +276,11 @@ def _numbers(choice: Choice, labels: Mapping[str, str]) -> str:
             for row, spec in zip(own, map(_spec, choice.rows), strict=True)
         ]
         heads[column] = labels.get(name, name)
-    caption = "The numbers that are weighed, with 95 % intervals. ↑ higher is better, ↓ lower is better."
+    frame["n"] = pd.array([rows["n"].max() for rows in choice.rows], dtype="Int64")
+    caption = (
+        "The numbers that are weighed, with 95 % intervals. ↑ higher is better, ↓ lower is better. n: images, of the "
+        "model with the most; tasks for transfer; none for what is counted or timed."
+    )
     return f'<h2 id="numbers">Numbers</h2>{tables.table_html(frame, caption, name="criteria", labels=heads)}'
 
 
@@ -317,7 +321,11 @@ def _heading(criterion: Criterion, rows: pd.DataFrame) -> str:
 
 
 def _spec(rows: pd.DataFrame) -> str:
-    return ".1f" if rows["unit"].iloc[0] == "percent" else ".3g" if rows["ci_low"].isna().all() else ".3f"
+    if rows["unit"].iloc[0] == "percent":
+        return ".1f"
+    if rows["ci_low"].notna().any():
+        return ".3f"
+    return ",.0f" if rows["value"].min() >= 100 else ".3g"
 
 
 def _method(choice: Choice) -> str:
