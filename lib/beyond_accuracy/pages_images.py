@@ -291,7 +291,8 @@ def body(profile: Profile, options: Mapping[str, object] | None = None, store: S
 def _caveat(hidden: Sequence[str]) -> str:
     text = (
         "<p>These are picked as the most telling of their kind, not at random: they show what goes wrong, never how "
-        "often. Percentages are the model’s confidence in its answer.</p>"
+        "often. A picture’s title is its true class; below it, each model’s answer and its confidence; bold: the model "
+        "that the picture is shown for; last, the image’s id in its set.</p>"
     )
     if hidden:
         names = ", ".join(f"<code>{html.escape(name)}</code>" for name in hidden)

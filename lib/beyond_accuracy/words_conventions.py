@@ -63,13 +63,15 @@ def accuracy_sentence(effects: pd.DataFrame, between: pd.DataFrame, labels: Labe
     )
     if between.empty:
         return f"{text}."
+    if top["p"] >= 0.05:
+        text += ", which is not told from chance"
     near, effect = between.iloc[0], abs(top["change"])
     smaller = int((between["gap"] < effect).sum())
     pair = f"{labels[near['better']]} and {labels[near['worse']]} ({near['gap']:.1f} points)"
     if not smaller:
-        return f"{text}, which is not larger than the smallest difference between models, {pair}."
+        return f"{text}; it is not larger than the smallest difference between models, {pair}."
     many = f"{smaller} of the {len(between)} differences between models" if len(between) > 1 else "the difference"
-    return f"{text}, which is larger than {many}; the smallest is between {pair}."
+    return f"{text}; it is larger than {many}; the smallest is between {pair}."
 
 
 def order_sentence(turned: Sequence[tuple[str, str, str]], labels: Labels) -> str:

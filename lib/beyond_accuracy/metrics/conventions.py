@@ -29,7 +29,7 @@ from .calibration_resampling import PAPER, BinConfig, ece_bootstrap
 METRICS = {"accuracy": "percent", "ece": "fraction", "nll": "nats", "error_ratio:average": "ratio"}
 HEADINGS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "error_ratio:average": "error ratio"}
 FORMATS = {"answers changed (%)": ".1f", "accuracy": "+.1f", "ECE": "+.3f", "NLL": "+.3f", "error ratio": "+.3f"}
-FORMATS |= {f"p ({heading})": ".4f" for heading in HEADINGS.values()}
+FORMATS |= {f"p ({heading})": ".3f" for heading in HEADINGS.values()}
 COLUMNS = [
     *("convention", "group", "label", "dataset", "title", "model", "metric"),
     *("before", "after", "change", "ci_low", "ci_high", "p", "n", "unit"),
