@@ -186,11 +186,11 @@ def test_filters(toy):
         number = sum(model in models and truth in (None, shown) for models, shown in cards)
         return [number, f"{number} of {len(cards)} images shown."]
 
+    assert found.pop("wide") <= 390  # less where the page is long enough for a scroll bar
     assert found == {
         "all": len(cards),
         "none": count("colour"),
         "blind": count("blind"),
         "green": count("blind", "green"),
-        "wide": 390,
     }
     assert console == []
