@@ -5,9 +5,14 @@ scene). A resample is a vector of integer counts, one per image: how often the i
 function of weighted sums then needs one matrix product for all resamples, so 2,000 resamples of 50,000 images take
 about a second, and several models resampled with the same counts are compared as pairs.
 
+A draw that is zero in exact arithmetic counts as zero on every machine (`settle`), and where few clusters inform, interval
+and p-value are those of Student's t instead of the normal distribution that a percentile bootstrap imitates (`units`).
+
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 6, 13 and 16; Davison and Hinkley,
-Bootstrap Methods and their Application (1997), chapter 4 for the (1 + k) / (B + 1) p-value. Wilson interval, McNemar
-test and Holm correction are those of statsmodels.
+Bootstrap Methods and their Application (1997), chapter 4 for the (1 + k) / (B + 1) p-value; Hesterberg, What Teachers
+Should Know About the Bootstrap (2015), section 5.3 for the expanded percentile interval; Korn and Graubard, Confidence
+Intervals for Proportions with Small Expected Number of Positive Counts (1998) for shares of clusters. Wilson interval,
+McNemar test and Holm correction are those of statsmodels.
 """
 
 import math
@@ -16,12 +21,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 P_VALUE_RESAMPLES = 20_000
 """Least number of resamples behind a printed p-value: its smallest value is then 1e-4, small enough to survive Holm."""
+
+_TIE = 1e-9  # of the largest draw: below it a draw is rounding of an exact zero
 
 _BATCH_ELEMENTS = 2**22  # 16 MB of float32 counts: stays near the cache, and memory does not grow with resamples
 _MAX_CELLS_SHARE = 1 / 20  # distinct rows up to this share of n: drawing cells is cheaper than drawing images
@@ -67,21 +75,71 @@ def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-def percentile_interval(draws: ArrayLike, level: float = 0.95) -> Interval:
+def share_interval(hits: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Interval:
+    """Interval of a share of images: Wilson's, at the number of independent images that the clusters are worth.
+
+    With clusters the number of images is divided by the design effect (variance of the mean over clusters by that of as
+    many independent images) and by (t / z)^2 for the few clusters it was estimated from (Korn and Graubard 1998). A share
+    of exactly 0 or 1 shows no spread to estimate it from: each cluster then counts once.
+
+    Args:
+        hits: (n,) booleans.
+        clusters: (n,) cluster of each image; None for independent images.
+        level: Confidence level.
+
+    Raises:
+        ValueError: If there are no images, or a single cluster.
+
+    >>> [round(x, 3) for x in share_interval([True] * 10)]
+    [0.722, 1.0]
+    """
+    hits = _finite(hits, "hits")
+    n, share = len(hits), float(hits.mean())
+    if clusters is None:
+        return wilson(int(hits.sum()), n, level)
+    index, units = _clusters(n, clusters)
+    spread = units / (units - 1) * np.sum(np.bincount(index, hits - share, units) ** 2) / n**2
+    worth = share * (1 - share) / spread if spread > 0 else units
+    if spread > 0:
+        worth *= (norm.isf((1 - level) / 2) / t.isf((1 - level) / 2, units - 1)) ** 2
+    worth = float(np.clip(worth, min(1, n), n))
+    low, high = proportion_confint(share * worth, worth, alpha=1 - level, method="wilson")
+    return Interval(float(low), float(high))
+
+
+def settle(draws: ArrayLike) -> NDArray[np.float64]:
+    """Draws of a difference with rounding removed: what is below 1e-9 of the largest is exactly zero."""
+    draws = np.asarray(draws, float)
+    return np.where(np.abs(draws) <= _TIE * np.abs(draws).max(initial=0.0), 0.0, draws)
+
+
+def percentile_interval(draws: ArrayLike, level: float = 0.95, units: int | None = None) -> Interval:
     """Percentile bootstrap interval of one statistic.
 
     Args:
         draws: (resamples,) values of the statistic, one per resample.
         level: Confidence level.
+        units: Number of independent units that were resampled, where they are few: the percentiles are moved outwards
+            to t quantiles, times sqrt(units / (units - 1)), since a bootstrap's spread lacks that factor (Hesterberg
+            2015). None for many.
 
     Raises:
-        ValueError: If there are no draws or one of them is NaN.
+        ValueError: If there are no draws or one of them is NaN, or units is below 2.
     """
     draws = _finite(draws, "bootstrap draws")
     if draws.ndim != 1:
         raise ValueError(f"draws of one statistic are expected, got shape {draws.shape}")
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    tail = (1 - level) / 2
+    if units is not None:
+        tail = float(norm.sf(t.isf(tail, _freedom(units)) * math.sqrt(units / (units - 1))))
+    low, high = np.quantile(settle(draws), [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def _freedom(units: int) -> int:
+    if units < 2:
+        raise ValueError(f"at least two units are needed, got {units}")
+    return units - 1
 
 
 def basic_interval(
@@ -212,10 +270,8 @@ def _draw_means(table: NDArray[np.float64], resamples: int, rng: np.random.Gener
         rows, counts = cells
         batches = _batches(resamples, len(rows))
         return np.concatenate([rng.multinomial(n, counts / n, size=size) @ rows / n for size in batches])
-    # Float32 products of centred columns: the rounding error is then relative to the spread, not to the mean.
-    centre = table.mean(axis=0)
-    centred = (table - centre).astype(np.float32)
-    return bootstrap(lambda weights: weights @ centred, n, resamples, rng) / n + centre
+    # float64: sums of 0/1 outcomes are exact, so that equal means are equal on every machine
+    return bootstrap(lambda weights: weights @ table, n, resamples, rng) / n
 
 
 def _distinct_rows(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
@@ -244,25 +300,41 @@ def _distinct_rows(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
 # --------------------------------------------------------------------------------------------------------------- tests
 
 
-def bootstrap_p_value(draws_of_difference: ArrayLike) -> float:
+def bootstrap_p_value(draws_of_difference: ArrayLike, units: int | None = None) -> float:
     """Two-sided p-value of a difference of zero, from bootstrap draws of the difference.
 
     Twice the smaller share of draws on one side of zero, with the observed sample counted once: (1 + k) / (B + 1),
     so that it is never 0. It is the level at which the percentile interval just touches zero. Print it only with at
-    least `P_VALUE_RESAMPLES` draws.
+    least `P_VALUE_RESAMPLES` draws, and the smallest one it can be (`p_value_floor`) as a bound.
 
     Args:
         draws_of_difference: (resamples,) draws of a - b.
+        units: As in `percentile_interval`: where few units inform, the p-value is Student's.
 
     Raises:
-        ValueError: If there are no draws or one of them is NaN.
+        ValueError: If there are no draws or one of them is NaN, or units is below 2.
 
     >>> bootstrap_p_value([0.1, 0.2, 0.3])
     0.5
     """
-    draws = _finite(draws_of_difference, "bootstrap draws").ravel()
+    draws = settle(_finite(draws_of_difference, "bootstrap draws")).ravel()
     tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
-    return float(min(1.0, 2 * (1 + tail) / (len(draws) + 1)))
+    return _two_sided((1 + tail) / (len(draws) + 1), units)
+
+
+def p_value_floor(resamples: int, units: int | None = None) -> float:
+    """The smallest p-value that `bootstrap_p_value` can give: a p-value there means `less than this`.
+
+    >>> round(p_value_floor(20_000), 6)
+    0.0001
+    """
+    return _two_sided(1 / (resamples + 1), units)
+
+
+def _two_sided(tail: float, units: int | None) -> float:
+    if units is not None and tail < 0.5:
+        tail = float(t.sf(norm.isf(tail) * math.sqrt((units - 1) / units), _freedom(units)))
+    return float(min(1.0, 2 * tail))
 
 
 def paired_difference(
@@ -290,7 +362,9 @@ def paired_difference(
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"paired values must have one equal length, got shapes {a.shape} and {b.shape}")
     draws = bootstrap_means(a - b, resamples, rng, clusters)
-    return Difference(float(np.mean(a - b)), percentile_interval(draws, level), bootstrap_p_value(draws))
+    units = None if clusters is None else len(np.unique(np.asarray(clusters)))
+    interval = percentile_interval(draws, level, units)
+    return Difference(float(np.mean(a - b)), interval, bootstrap_p_value(draws, units))
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:

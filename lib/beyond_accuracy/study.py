@@ -194,7 +194,9 @@ class Study:
         rows = frame.assign(dimension=self.dimension)
         if missing := set(COMPARISON_COLUMNS) - set(rows.columns):
             raise InputError(f"comparisons: missing columns {', '.join(sorted(missing))}")
-        self._comparisons.append(rows[list(COMPARISON_COLUMNS)])
+        if "p_floor" not in rows:  # the smallest p-value the test can give; 0 for tests that do not resample
+            rows = rows.assign(p_floor=0.0)
+        self._comparisons.append(rows[[*COMPARISON_COLUMNS, "p_floor"]].fillna({"p_floor": 0.0}))
         text = results.csv_text(pd.concat(self._comparisons, ignore_index=True))
         results.write_atomically(self.report_folder / "comparisons" / f"{self.dimension}.csv", text.encode())
 

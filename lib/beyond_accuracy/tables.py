@@ -23,7 +23,7 @@ def table_html(
     """A table as HTML: escaped, captioned, sortable, with its full-precision numbers to download.
 
     Columns `value`, `ci_low`, `ci_high` become one cell "12.3 [11.9, 12.8]"; so do `X`, `X_low`, `X_high` for any X
-    (differences, paper comparisons). `n` gets thousands separators. Numbers are right-aligned; a missing value is a
+    (differences, paper comparisons). A p-value at its `X_floor` is shown as a bound. `n` gets thousands separators. Numbers are right-aligned; a missing value is a
     dash. The ids depend on `name` only.
 
     Args:
@@ -91,7 +91,7 @@ def format_interval(value: float, low: float, high: float, spec: str = ".3g") ->
 def _merge_intervals(columns: Sequence[str]) -> dict[str, tuple[str, str] | None]:
     """Columns to show -> the pair of columns that holds their interval."""
     have, shown = set(columns), {}
-    bounds: set[str] = set()
+    bounds: set[str] = {f"{column}_floor" for column in columns}
     for column in columns:
         pair = ("ci_low", "ci_high") if column == "value" else (f"{column}_low", f"{column}_high")
         if have.issuperset(pair):
@@ -125,8 +125,12 @@ def _cell(row: pd.Series, column: str, bounds: tuple[str, str] | None, spec: str
         estimate, _, interval = format_interval(
             value, *(row[list(bounds)] if bounds else (None, None)), spec
         ).partition(" ")
-        if column in ("p", "p_holm") and value < 0.001:  # smaller ones differ in no way that matters to a reader
-            estimate = "< 0.001"
+        if column in ("p", "p_holm"):
+            floor = row.get(f"{column}_floor", math.nan)
+            if value < 0.001:  # smaller ones differ in no way that matters to a reader
+                estimate = "< 0.001"
+            elif value <= floor:  # as small as the resamples can tell
+                estimate = f"< {estimate}"
         text = _text(estimate) + (f' <span class="ba-ci">{_text(interval)}</span>' if interval else "")
         key = f' data-sort="{float(value):.10g}"'
     else:

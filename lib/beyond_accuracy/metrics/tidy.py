@@ -46,10 +46,17 @@ def frame(rows: Iterable[dict]) -> pd.DataFrame:
 
 
 def shown_differences(differences: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Differences as a table for readers: p-values corrected by Holm over this table, models by their labels."""
+    """Differences as a table for readers: p-values corrected by Holm over this table, models by their labels.
+
+    Where the frame has a column `p_floor` (the smallest p-value the row's test can give, `stats.p_value_floor`), a p-value
+    there is shown as a bound.
+    """
     corrected = holm(differences["p"].to_numpy(float)) if len(differences) else []
     shown = differences.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
     shown = shown.drop(columns=["p", "unit"]).assign(p_holm=corrected)
+    if "p_floor" in shown:
+        at_floor = differences["p"] <= differences["p_floor"] * (1 + 1e-9)
+        shown = shown.assign(p_holm_floor=np.where(at_floor, corrected, np.nan)).drop(columns="p_floor")
     names = labels or {}
     for column in ("model_a", "model_b"):
         shown[column] = [names.get(name, name) for name in shown[column]]
