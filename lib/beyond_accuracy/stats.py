@@ -5,8 +5,9 @@ scene). A resample is a vector of integer counts, one per image: how often the i
 function of weighted sums then needs one matrix product for all resamples, so 2,000 resamples of 50,000 images take
 about a second, and several models resampled with the same counts are compared as pairs.
 
-A draw that is zero in exact arithmetic counts as zero on every machine (`settle`), and where few clusters inform, interval
-and p-value are those of Student's t instead of the normal distribution that a percentile bootstrap imitates (`units`).
+A draw that is zero in exact arithmetic counts as zero on every machine (`settle`), and where few clusters inform,
+interval and p-value are those of Student's t instead of the normal distribution that a percentile bootstrap imitates
+(`units`).
 
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 6, 13 and 16; Davison and Hinkley,
 Bootstrap Methods and their Application (1997), chapter 4 for the (1 + k) / (B + 1) p-value; Hesterberg, What Teachers
@@ -78,9 +79,9 @@ def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
 def share_interval(hits: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Interval:
     """Interval of a share of images: Wilson's, at the number of independent images that the clusters are worth.
 
-    With clusters the number of images is divided by the design effect (variance of the mean over clusters by that of as
-    many independent images) and by (t / z)^2 for the few clusters it was estimated from (Korn and Graubard 1998). A share
-    of exactly 0 or 1 shows no spread to estimate it from: each cluster then counts once.
+    With clusters the number of images is divided by the design effect (variance of the mean over clusters by that of
+    as many independent images) and by (t / z)^2 for the few clusters it was estimated from (Korn and Graubard 1998). A
+    share of exactly 0 or 1 shows no spread to estimate it from: each cluster then counts once.
 
     Args:
         hits: (n,) booleans.

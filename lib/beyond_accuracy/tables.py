@@ -23,8 +23,8 @@ def table_html(
     """A table as HTML: escaped, captioned, sortable, with its full-precision numbers to download.
 
     Columns `value`, `ci_low`, `ci_high` become one cell "12.3 [11.9, 12.8]"; so do `X`, `X_low`, `X_high` for any X
-    (differences, paper comparisons). A p-value at its `X_floor` is shown as a bound. `n` gets thousands separators. Numbers are right-aligned; a missing value is a
-    dash. The ids depend on `name` only.
+    (differences, paper comparisons). A p-value at its `X_floor` is shown as a bound. `n` gets thousands separators.
+    Numbers are right-aligned; a missing value is a dash. The ids depend on `name` only.
 
     Args:
         frame: Rows to show, in order.

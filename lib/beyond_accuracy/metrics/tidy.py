@@ -48,8 +48,8 @@ def frame(rows: Iterable[dict]) -> pd.DataFrame:
 def shown_differences(differences: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Differences as a table for readers: p-values corrected by Holm over this table, models by their labels.
 
-    Where the frame has a column `p_floor` (the smallest p-value the row's test can give, `stats.p_value_floor`), a p-value
-    there is shown as a bound.
+    Where the frame has a column `p_floor` (the smallest p-value the row's test can give, `stats.p_value_floor`), a
+    p-value there is shown as a bound.
     """
     corrected = holm(differences["p"].to_numpy(float)) if len(differences) else []
     shown = differences.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
