@@ -12,8 +12,10 @@ interval and p-value are those of Student's t instead of the normal distribution
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 6, 13 and 16; Davison and Hinkley,
 Bootstrap Methods and their Application (1997), chapter 4 for the (1 + k) / (B + 1) p-value; Hesterberg, What Teachers
 Should Know About the Bootstrap (2015), section 5.3 for the expanded percentile interval; Korn and Graubard, Confidence
-Intervals for Proportions with Small Expected Number of Positive Counts (1998) for shares of clusters. Wilson interval,
-McNemar test and Holm correction are those of statsmodels.
+Intervals for Proportions with Small Expected Number of Positive Counts (1998) for shares of clusters; Tango,
+Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample Design (1998);
+Fagerland, Lydersen and Laake, The McNemar Test for Binary Matched-Pairs Data (2013). Wilson interval, McNemar test and
+Holm correction are those of statsmodels.
 """
 
 import math
@@ -22,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
 from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -76,36 +79,110 @@ def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-def share_interval(hits: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95) -> Interval:
+def share_interval(
+    hits: ArrayLike,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+    crossed: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    effect: float | None = None,
+) -> Interval:
     """Interval of a share of images: Wilson's, at the number of independent images that the clusters are worth.
 
-    With clusters the number of images is divided by the design effect (variance of the mean over clusters by that of
-    as many independent images) and by (t / z)^2 for the few clusters it was estimated from (Korn and Graubard 1998). A
-    share of exactly 0 or 1 shows no spread to estimate it from: each cluster then counts once.
+    With clusters the number of images is divided by the design effect (variance of the mean over clusters by that of as
+    many independent images) and by (t / z)^2 for the few clusters it was estimated from (Korn and Graubard 1998). A share
+    of exactly 0 or 1 shows no spread to estimate it from: each cluster then counts once.
 
     Args:
         hits: (n,) booleans.
         clusters: (n,) cluster of each image; None for independent images.
         level: Confidence level.
+        crossed: (n,) second clusters, across the first, as for `clustered_variance`.
+        weights: (n,) weights of clustered images; None for equal ones.
+        effect: Design effect where more is known of it than these images tell, such as over several groups of images;
+            NaN where even those do not tell it.
 
     Raises:
-        ValueError: If there are no images, or a single cluster.
+        ValueError: If there are no images, or a single cluster and no design effect.
 
     >>> [round(x, 3) for x in share_interval([True] * 10)]
     [0.722, 1.0]
     """
     hits = _finite(hits, "hits")
-    n, share = len(hits), float(hits.mean())
+    n, share = len(hits), float(np.average(hits, weights=weights))
     if clusters is None:
         return wilson(int(hits.sum()), n, level)
-    index, units = _clusters(n, clusters)
-    spread = units / (units - 1) * np.sum(np.bincount(index, hits - share, units) ** 2) / n**2
-    worth = share * (1 - share) / spread if spread > 0 else units
-    if spread > 0:
-        worth *= (norm.isf((1 - level) / 2) / t.isf((1 - level) / 2, units - 1)) ** 2
-    worth = float(np.clip(worth, min(1, n), n))
-    low, high = proportion_confint(share * worth, worth, alpha=1 - level, method="wilson")
+    units, worth = len(np.unique(np.asarray(clusters))), math.nan
+    if effect is not None:
+        worth = n / effect
+    elif units < 2 or np.ptp(hits) > 0:
+        shares = np.full(n, 1 / n) if weights is None else np.asarray(weights, float) / np.sum(weights)
+        spread = clustered_variance(shares * (hits - share), clusters, crossed)
+        few = _freedom(units if crossed is None else min(units, len(np.unique(np.asarray(crossed)))))
+        tail = (1 - level) / 2
+        # no spread between clusters at all: the images are worth more than independent ones
+        worth = share * (1 - share) / spread * (norm.isf(tail) / t.isf(tail, few)) ** 2 if spread > 0 else n
+    worth = units if math.isnan(worth) else float(np.clip(worth, min(1, n), n))
+    low, high = np.clip(proportion_confint(share * worth, worth, alpha=1 - level, method="wilson"), 0, 1)
     return Interval(float(low), float(high))
+
+
+def clustered_variance(influence: ArrayLike, clusters: ArrayLike, crossed: ArrayLike | None = None) -> float:
+    """Variance of a sum over images that share origins: one kind of cluster, or two kinds that cross.
+
+    Where every image has a shape of one origin and a texture of another, neither kind of cluster can be drawn whole
+    without cutting through the other. V = V_clusters + V_crossed - V_images, and never less than either (Cameron, Gelbach
+    and Miller 2011, Robust Inference with Multiway Clustering; MacKinnon, Nielsen and Webb 2024 for the maximum).
+
+    Args:
+        influence: (n,) terms of the sum, each less its expectation: for a mean (value - mean) / n.
+        clusters: (n,) origin of each image.
+        crossed: (n,) its other origin, if it has two.
+
+    Raises:
+        ValueError: If there are no images, or a single cluster of either kind.
+    """
+    influence = _finite(influence, "influence")
+
+    def variance(labels: ArrayLike) -> float:
+        index, units = _clusters(len(influence), labels)
+        sums = np.bincount(index, influence, units)
+        sums[np.abs(sums) <= _TIE * np.abs(influence).max()] = 0.0  # rounding of terms that cancel
+        return float(units / (units - 1) * np.sum(sums**2))
+
+    one = variance(clusters)
+    if crossed is None:
+        return one
+    other = variance(crossed)
+    return max(one + other - float(np.sum(influence**2)), one, other)
+
+
+def linear_difference(
+    estimate: float,
+    influence: ArrayLike,
+    clusters: ArrayLike,
+    crossed: ArrayLike | None = None,
+    level: float = 0.95,
+) -> Difference:
+    """Interval and p-value of a smooth statistic of clustered images, by Student's t from each image's influence on it.
+
+    Args:
+        estimate: The statistic, zero without a difference.
+        influence: (n,) derivative of the statistic with respect to each image's weight, as for `clustered_variance`.
+        clusters: (n,) origin of each image; the fewer kind of cluster gives the degrees of freedom.
+        crossed: (n,) its other origin, if it has two.
+        level: Confidence level.
+
+    Raises:
+        ValueError: As for `clustered_variance`.
+    """
+    error = math.sqrt(clustered_variance(influence, clusters, crossed))
+    units = [len(np.unique(np.asarray(labels))) for labels in (clusters, crossed) if labels is not None]
+    freedom = _freedom(min(units))
+    reach = float(t.isf((1 - level) / 2, freedom)) * error
+    # without any spread the statistic is what it is: zero up to rounding, or certainly not
+    p = 2 * float(t.sf(abs(estimate) / error, freedom)) if error else float(abs(estimate) < _TIE)
+    return Difference(float(estimate), Interval(float(estimate) - reach, float(estimate) + reach), p)
 
 
 def settle(draws: ArrayLike) -> NDArray[np.float64]:
@@ -369,9 +446,10 @@ def paired_difference(
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """McNemar's test of equal accuracy on the same images: p-value.
+    """McNemar's test of equal accuracy on the same images: p-value of the score statistic (b - c)^2 / (b + c).
 
-    Exact binomial below 25 discordant images, chi-square with continuity correction from there on.
+    Neither exact nor with a continuity correction: both reject too rarely at any number of images (Fagerland, Lydersen
+    and Laake 2013), and this is the test that the interval of `accuracy_difference` inverts.
 
     Args:
         correct_a: (n,) booleans of model a.
@@ -380,14 +458,50 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     Raises:
         ValueError: If the lengths differ or there are no images.
     """
+    n, only_a, only_b = _discordant(correct_a, correct_b)
+    both = [[n - only_a - only_b, only_a], [only_b, 0]]
+    return float(_mcnemar(both, exact=False, correction=False).pvalue) if only_a + only_b else 1.0
+
+
+def accuracy_difference(correct_a: ArrayLike, correct_b: ArrayLike, level: float = 0.95) -> Difference:
+    """Accuracy of a minus that of b over the same images, with its score interval and McNemar's p-value.
+
+    The interval holds every difference that the score test does not reject (Tango 1998), so that it excludes zero
+    exactly where p < 1 - level; where the models are right on the same images it has a width, unlike a bootstrap's.
+
+    Args:
+        correct_a: (n,) booleans of model a.
+        correct_b: (n,) booleans of model b, same images.
+        level: Confidence level.
+
+    Raises:
+        ValueError: If the lengths differ or there are no images.
+
+    >>> estimate, interval, p = accuracy_difference([True] * 20, [True] * 20)
+    >>> estimate, [round(x, 3) for x in interval], p
+    (0.0, [-0.161, 0.161], 1.0)
+    """
+    n, only_a, only_b = _discordant(correct_a, correct_b)
+    gap, z = (only_a - only_b) / n, float(norm.isf((1 - level) / 2))
+
+    def score(difference: float) -> float:
+        """Distance of a difference from the estimate, in its own standard errors."""
+        linear = (2 - gap) * difference - (only_a + only_b) / n
+        share = (math.sqrt(linear**2 + 8 * only_b / n * difference * (1 - difference)) - linear) / 4  # only b right
+        variance = (2 * share + difference * (1 - difference)) / n
+        return (difference - gap) / math.sqrt(max(variance, 1e-30))
+
+    low = brentq(lambda d: score(d) + z, -1, gap) if gap > -1 else -1.0
+    high = brentq(lambda d: score(d) - z, gap, 1) if gap < 1 else 1.0
+    return Difference(gap, Interval(float(low), float(high)), mcnemar(correct_a, correct_b))
+
+
+def _discordant(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[int, int, int]:
+    """Number of images, and on how many only a and only b is right."""
     a, b = np.asarray(correct_a).astype(bool), np.asarray(correct_b).astype(bool)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
         raise ValueError(f"paired outcomes must have one equal length above 0, got shapes {a.shape} and {b.shape}")
-    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(~a & b))
-    if only_a + only_b == 0:
-        return 1.0
-    table = [[int(np.sum(a & b)), only_a], [only_b, int(np.sum(~a & ~b))]]
-    return float(min(1.0, _mcnemar(table, exact=only_a + only_b < 25).pvalue))
+    return a.size, int(np.sum(a & ~b)), int(np.sum(~a & b))
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
