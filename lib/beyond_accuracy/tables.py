@@ -125,12 +125,10 @@ def _cell(row: pd.Series, column: str, bounds: tuple[str, str] | None, spec: str
         estimate, _, interval = format_interval(
             value, *(row[list(bounds)] if bounds else (None, None)), spec
         ).partition(" ")
-        if column in ("p", "p_holm"):
-            floor = row.get(f"{column}_floor", math.nan)
-            if value < 0.001:  # smaller ones differ in no way that matters to a reader
-                estimate = "< 0.001"
-            elif value <= floor:  # as small as the resamples can tell
-                estimate = f"< {estimate}"
+        if value < 0.001 and (column == "p" or str(column).startswith(("p_", "p ("))):
+            estimate = "< 0.001"  # smaller ones differ in no way that matters to a reader
+        elif value <= row.get(f"{column}_floor", math.nan):  # as small as the resamples can tell
+            estimate = f"< {estimate}"
         text = _text(estimate) + (f' <span class="ba-ci">{_text(interval)}</span>' if interval else "")
         key = f' data-sort="{float(value):.10g}"'
     else:

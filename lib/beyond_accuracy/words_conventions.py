@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from .stats import holm
-from .tables import format_interval
 
 Labels = Mapping[str, str]
 
@@ -28,7 +27,10 @@ def forest_alt(table: pd.DataFrame, labels: Labels) -> str:
 
 
 def largest(effects: pd.DataFrame, metric: str) -> pd.Series:
-    """The row of the largest change of one metric, its p-value corrected by Holm over all changes of that metric."""
+    """The row of the largest change of one metric, its p-value corrected by Holm over all changes of that metric.
+
+    Its own interval does not know that it was chosen as the largest, so the sentences give none.
+    """
     rows = effects[effects["metric"] == metric]
     rows = rows.assign(p=holm(rows["p"].to_numpy(float)))
     return rows.loc[rows["change"].abs().idxmax()]
@@ -56,10 +58,9 @@ def accuracy_sentence(effects: pd.DataFrame, between: pd.DataFrame, labels: Labe
         labels: Model -> label.
     """
     top = largest(effects, "accuracy")
-    size = format_interval(top["change"], top["ci_low"], top["ci_high"], "+.1f")
     text = (
-        f"The largest effect of a convention on accuracy is {size} points ({top['label']}; {labels[top['model']]}; "
-        f"{int(top['n']):,} images of {top['title']}{_p(top)})"
+        f"The largest effect of a convention on accuracy is {top['change']:+.1f} points ({top['label']}; "
+        f"{labels[top['model']]}; {int(top['n']):,} images of {top['title']}{_p(top)})"
     )
     if between.empty:
         return f"{text}."
@@ -87,10 +88,10 @@ def ece_sentence(effects: pd.DataFrame, labels: Labels) -> str:
     top = largest(effects, "ece")
     same = effects[(effects["convention"] == top["convention"]) & (effects["model"] == top["model"])]
     moved = float(same[same["metric"] == "accuracy"]["change"].iloc[0])
-    size = format_interval(top["change"], top["ci_low"], top["ci_high"], "+.3f")
     return (
-        f"The largest effect on the calibration error is {size}, from {top['before']:.3f} to {top['after']:.3f} "
-        f"({top['label']}; {labels[top['model']]}{_p(top)}); accuracy moves by {moved:+.1f} points with it."
+        f"The largest effect on the calibration error is {top['change']:+.3f}, from {top['before']:.3f} to "
+        f"{top['after']:.3f} ({top['label']}; {labels[top['model']]}{_p(top)}); accuracy moves by {moved:+.1f} points "
+        "with it."
     )
 
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import chi2
 
-from beyond_accuracy import stats
+from beyond_accuracy import stats, tables
 from beyond_accuracy.metrics import calibration, conventions, mistakes
 from beyond_accuracy.metrics.conventions import Pair, effects, flip_rate, flips, recorded, reordered, shown
 
@@ -49,7 +49,8 @@ def test_by_hand():
     table = effects([pair(before, after)], 0, resamples=500).set_index("metric")
     accuracy, ece, nll = table.loc["accuracy"], table.loc["ece"], table.loc["nll"]
     assert (accuracy.before, accuracy.after, accuracy.change, accuracy.unit) == (50, 75, 25, "percent")
-    assert accuracy.p == 1 and accuracy.n == 4  # one discordant image
+    assert accuracy.p == pytest.approx(chi2.sf(1, 1)) and accuracy.n == 4  # one discordant image
+    assert accuracy.ci_low < 0 < accuracy.ci_high and accuracy.p_floor == 0 < nll.p_floor
     assert ece.before == pytest.approx(0.4) and ece.after == pytest.approx(0.15)
     assert nll.before == pytest.approx(-(np.log(0.9) * 2 + np.log(0.05) * 2) / 4)
     assert nll.after == pytest.approx(-(np.log(0.6) * 3 + np.log(0.2)) / 4)
@@ -64,8 +65,8 @@ def test_agrees_with_each_metric_computed_alone():
         100.0 * one.changed.correct, 100.0 * one.plain.correct, 4000, np.random.default_rng(9)
     )
     row = table.loc["accuracy"]
-    assert row.change == pytest.approx(alone.estimate) and gained + lost < 25
-    assert row.p == pytest.approx(binomtest(gained, gained + lost).pvalue)
+    assert row.change == pytest.approx(alone.estimate)
+    assert row.p == pytest.approx(chi2.sf((gained - lost) ** 2 / (gained + lost), 1))
     assert (row.ci_low, row.ci_high) == pytest.approx(alone.interval, abs=0.7)
     losses = [calibration.nll(r.target_probability) for r in (one.plain, one.changed)]
     alone = stats.paired_difference(losses[1], losses[0], 4000, np.random.default_rng(9))
@@ -84,8 +85,39 @@ def test_pairs_are_resampled_as_pairs():
     same = pair(one.plain, SimpleNamespace(**{**vars(one.plain), "confidence": one.plain.confidence / 2}))
     table = effects([same], 0, resamples=300).set_index("metric")
     accuracy = table.loc["accuracy"]
-    assert accuracy.change == accuracy.ci_low == accuracy.ci_high == 0 and np.isnan(accuracy.p)
+    assert accuracy.change == 0 and np.isnan(accuracy.p)
+    # no change in 300 images leaves one of 1 % possible
+    assert (-accuracy.ci_low, accuracy.ci_high) == pytest.approx([100 * 3.84 / 303.84] * 2, abs=0.01)
     assert np.isnan(table.loc["nll"].p) and table.loc["ece"].p < 0.01
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_changed_image_is_no_difference(seed):
+    """Resamples without that image are ties, whatever their sums were rounded to."""
+    rng = np.random.default_rng(seed)
+    target, confidence = rng.integers(0, 3, 480), rng.uniform(0.4, 1, 480)
+    pred = np.where(rng.random(480) < 0.8, target, (target + 1) % 3)
+    other = pred.copy()
+    other[seed] = (pred[seed] + 1) % 3 if pred[seed] == target[seed] else target[seed]
+    label = rng.uniform(0.1, 1, 480) / 3
+    one = pair(run(pred, target, confidence, label), run(other, target, confidence, label))
+    factors = pd.DataFrame(rng.random((480, 4)) < 0.3, index=one.plain.ids).astype(int)
+    table = effects([one], seed, factors, 2000).set_index("metric")
+    accuracy, ratio = table.loc["accuracy"], table.loc["error_ratio:average"]
+    assert accuracy.ci_low < 0 < accuracy.ci_high and accuracy.p > 0.3
+    assert ratio.p > 0.6 and ratio.ci_low <= 0 <= ratio.ci_high
+    assert table.loc["nll"].change == 0 and np.isnan(table.loc["nll"].p)  # the same probabilities
+
+
+def test_a_p_value_that_the_resamples_end_at_is_a_bound():
+    one = random_pair(200)
+    clear = pair(one.plain, SimpleNamespace(**{**vars(one.plain), "target_probability": np.full(200, 0.001)}))
+    table = effects([clear], 0, resamples=500)
+    frame = shown(table, flips([clear]), {"a": "A"})
+    assert frame["p (NLL)"][0] == frame["p (NLL)_floor"][0] == stats.p_value_floor(500)
+    assert "p (accuracy)_floor" not in frame
+    page = tables.table_html(frame, "Changes", name="t", formats=conventions.FORMATS)
+    assert "&lt; 0.004" in page and "floor" not in page.partition("</table>")[0]
 
 
 def test_error_ratios_only_of_annotated_images():

@@ -16,10 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..stats import (
     P_VALUE_RESAMPLES,
     Interval,
+    accuracy_difference,
     bootstrap_means,
     bootstrap_p_value,
     holm,
-    mcnemar,
+    p_value_floor,
     percentile_interval,
     wilson,
 )
@@ -28,11 +29,11 @@ from .calibration_resampling import PAPER, BinConfig, ece_bootstrap
 
 METRICS = {"accuracy": "percent", "ece": "fraction", "nll": "nats", "error_ratio:average": "ratio"}
 HEADINGS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "error_ratio:average": "error ratio"}
-FORMATS = {"answers changed (%)": ".1f", "accuracy": "+.1f", "ECE": "+.3f", "NLL": "+.3f", "error ratio": "+.3f"}
+FORMATS = {"answers changed (%)": ".2f", "accuracy": "+.1f", "ECE": "+.3f", "NLL": "+.3f", "error ratio": "+.3f"}
 FORMATS |= {f"p ({heading})": ".3f" for heading in HEADINGS.values()}
 COLUMNS = [
     *("convention", "group", "label", "dataset", "title", "model", "metric"),
-    *("before", "after", "change", "ci_low", "ci_high", "p", "n", "unit"),
+    *("before", "after", "change", "ci_low", "ci_high", "p", "n", "unit", "p_floor"),
 ]
 
 
@@ -104,9 +105,9 @@ def effects(
         config: Bins of the ECE.
 
     Returns:
-        `COLUMNS`, a row per pair and metric: `accuracy` in percent (McNemar), `ece` (basic bootstrap), `nll`,
-        `error_ratio:average` (bootstrap). p-values are two-sided and uncorrected; NaN where a convention leaves every
-        image as it was.
+        `COLUMNS`, a row per pair and metric: `accuracy` in percent (score interval, McNemar), `ece` (basic bootstrap),
+        `nll`, `error_ratio:average` (bootstrap). p-values are two-sided and uncorrected; NaN where a convention leaves
+        every image as it was. `p_floor` is the smallest one that the resamples can give.
     """
     parts = [
         _dataset_effects([p for p in pairs if p.dataset == dataset], seed, factors, resamples, config)
@@ -137,15 +138,20 @@ def _dataset_effects(
             change, moved = values[after] - values[before], draws[:, after] - draws[:, before]
             if not np.isfinite(change):
                 continue
+            # images that a convention leaves alone: equal sums may differ by how they were rounded
+            moved[np.isclose(draws[:, after], draws[:, before], rtol=1e-12, atol=0)] = 0
+            same = not moved.any()
             if metric == "ece":  # basic: noise pushes each resampled ECE up (see calibration_table.differences)
                 moved = 2 * change - moved
-            interval, p = _interval(moved[np.isfinite(moved)], resamples)
+            moved = moved[np.isfinite(moved)]
+            interval, p, floor = *_interval(moved, resamples), p_value_floor(len(moved))
             if metric == "accuracy":
-                p = mcnemar(pair.changed.correct, pair.plain.correct)
-            if not moved.any():
+                _, interval, p = accuracy_difference(pair.changed.correct, pair.plain.correct)
+                interval, floor = Interval(100 * interval.low, 100 * interval.high), 0.0
+            if same:
                 p = np.nan  # nothing changed on any image: there is nothing to test
             row = (*pair[:6], metric, values[before], values[after], change, *interval, p, len(pair.plain.pred))
-            rows.append(dict(zip(COLUMNS, (*row, METRICS[metric]), strict=True)))
+            rows.append(dict(zip(COLUMNS, (*row, METRICS[metric], floor), strict=True)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -221,6 +227,7 @@ def shown(effects: pd.DataFrame, flips: pd.DataFrame, labels: dict[str, str]) ->
     The p-values of each metric are corrected by Holm over their column.
     """
     corrected = effects.assign(p=effects.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy(float))))
+    corrected["p_floor"] = corrected["p"].where(effects["p"] <= effects["p_floor"] * (1 + 1e-9))
     rows, several = [], flips["dataset"].nunique() > 1
     for flip in flips.to_dict("records"):
         row = {
@@ -238,7 +245,7 @@ def shown(effects: pd.DataFrame, flips: pd.DataFrame, labels: dict[str, str]) ->
             there = mine.loc[metric] if metric in mine.index else pd.Series(dtype=float)
             row[heading] = there.get("change", np.nan)
             row[f"{heading}_low"], row[f"{heading}_high"] = there.get("ci_low", np.nan), there.get("ci_high", np.nan)
-            row[f"p ({heading})"] = there.get("p", np.nan)
+            row[f"p ({heading})"], row[f"p ({heading})_floor"] = there.get("p", np.nan), there.get("p_floor", np.nan)
         rows.append(row)
     return pd.DataFrame(rows).dropna(axis=1, how="all")
 
