@@ -1,4 +1,4 @@
-"""Noise of training: every metric of the report for further seeds of the four models: ``python -m mini_world.replicates``.
+"""Noise of training: the metrics of the report for further seeds of the models: ``python -m mini_world.replicates``.
 
 Takes the runs of the default recipe that `train` left under the cache (seeds 1, 2, …), puts them beside the models that
 ship into one profile, builds its pages in a folder of its own, and keeps their numbers: `replicates.csv`, one row per
@@ -62,7 +62,7 @@ def profile_text(runs: dict[tuple[str, int], Path]) -> str:
 def replicate_rows(results: pd.DataFrame) -> pd.DataFrame:
     """Results of that profile as rows `dimension, dataset, metric, model, seed, value`, whose model is the cell."""
     names = results["model"].str.extract(r"^(?P<cell>.+?)(?:_seed(?P<seed>\d+))?$")
-    rows = results.assign(model=names["cell"], seed=names["seed"].fillna(0).astype(int))
+    rows = results.assign(model=names["cell"], seed=names["seed"].fillna("0").astype(int))
     rows = rows[rows["model"].isin(CELLS) & ~rows["metric"].isin(UNTRAINED)]
     return rows[["dimension", "dataset", "metric", "model", "seed", "value"]].reset_index(drop=True)
 
