@@ -319,7 +319,7 @@ def test_cue_conflict(tmp_path):
     fixtures.cue_conflict(tmp_path)
     dataset = read("cue_conflict", tmp_path)
     row = dataset.metadata.loc["cat/cat1-dog2"]
-    assert tuple(row[["shape", "texture", "cluster"]]) == ("cat", "dog", "cat1")
+    assert tuple(row[["shape", "texture", "cluster", "texture_image"]]) == ("cat", "dog", "cat1", "dog2")
     assert dataset.targets[dataset.position("cat/cat1-dog2")].tolist() == cue_categories()["cat"]
     fixtures.write(tmp_path / "cue-conflict" / "dog" / "cat9-dog1.png", fixtures.image_bytes(0, kind="PNG"))
     with pytest.raises(InputError, match="cat9-dog1.png .* lies in folder 'dog' but shows 'cat'"):

@@ -18,7 +18,7 @@ def bias_figure(
     styles: Mapping[str, ModelStyle],
     paper: pd.DataFrame,
     humans: pd.DataFrame,
-    human_average: float,
+    human_average: float | None,
 ) -> Figure:
     """The paper's figure 3: shape bias per category, a vertical line per model at its overall bias.
 
@@ -27,7 +27,7 @@ def bias_figure(
         styles: Looks of the models.
         paper: Rows `metric, model, value` of the paper; may be empty.
         humans: Rows `category, value` of human observers on the same images; may be empty.
-        human_average: Overall human shape bias on the original images, drawn as a dotted line.
+        human_average: Overall human shape bias on the same images, drawn as a dotted line; None without one.
     """
     bias = _categories(table)
     names = list(dict.fromkeys(bias["category"]))
@@ -37,8 +37,9 @@ def bias_figure(
     for model, look in styles.items():
         if model in overall and np.isfinite(overall[model]):
             ax.axvline(overall[model], color=look.color, linestyle=look.linestyle, linewidth=1.8, zorder=0.9)
-    ax.axvline(human_average, color=GREY, linestyle=":", linewidth=1.6, zorder=0.8)
-    ax.text(human_average - 0.01, -0.55, "humans", ha="right", va="center", fontsize=10, color="#5b6068")
+    if human_average is not None:
+        ax.axvline(human_average, color=GREY, linestyle=":", linewidth=1.6, zorder=0.8)
+        ax.text(human_average - 0.01, -0.55, "humans", ha="right", va="center", fontsize=10, color="#5b6068")
     if len(humans):
         spots = humans["category"].map({name: i for i, name in enumerate(names)})
         ax.plot(humans["value"], spots, "d", color=GREY, markersize=5, zorder=0.9)

@@ -90,8 +90,8 @@ def share_interval(
     """Interval of a share of images: Wilson's, at the number of independent images that the clusters are worth.
 
     With clusters the number of images is divided by the design effect (variance of the mean over clusters by that of as
-    many independent images) and by (t / z)^2 for the few clusters it was estimated from (Korn and Graubard 1998). A share
-    of exactly 0 or 1 shows no spread to estimate it from: each cluster then counts once.
+    many independent images) and by (t / z)^2 for the few clusters it was estimated from (Korn and Graubard 1998). A
+    share of exactly 0 or 1 shows no spread to estimate it from: each cluster then counts once.
 
     Args:
         hits: (n,) booleans.
@@ -131,8 +131,8 @@ def clustered_variance(influence: ArrayLike, clusters: ArrayLike, crossed: Array
     """Variance of a sum over images that share origins: one kind of cluster, or two kinds that cross.
 
     Where every image has a shape of one origin and a texture of another, neither kind of cluster can be drawn whole
-    without cutting through the other. V = V_clusters + V_crossed - V_images, and never less than either (Cameron, Gelbach
-    and Miller 2011, Robust Inference with Multiway Clustering; MacKinnon, Nielsen and Webb 2024 for the maximum).
+    without cutting through the other. V = V_clusters + V_crossed - V_images (Cameron, Gelbach and Miller 2011, Robust
+    Inference with Multiway Clustering), and not less than either of the two.
 
     Args:
         influence: (n,) terms of the sum, each less its expectation: for a mean (value - mean) / n.

@@ -8,8 +8,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
+from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn.metrics import cohen_kappa_score
 
+from beyond_accuracy import stats
 from beyond_accuracy.benchmarks import cue_categories, human_cue_counts, human_shape_bias
 from beyond_accuracy.metrics import shape_bias as sb
 
@@ -18,20 +22,24 @@ STORED = pd.read_csv(Path(__file__).parents[1] / "data" / "cue_conflict_decision
 
 
 def cues(names):
-    parsed = [sb.parse_name(name) for name in names]
-    return tuple(np.array(column) for column in zip(*parsed, strict=True))
+    return sb.cue_table(names, pd.DataFrame())
+
+
+def conflicts(shapes, textures, shape_images, texture_images):
+    """A cue table of the columns."""
+    return pd.DataFrame(dict(zip(sb.Cues._fields, (shapes, textures, shape_images, texture_images), strict=True)))
 
 
 @pytest.mark.parametrize(
-    "name, shape, texture, image",
+    "name, found",
     [
-        ("airplane1-bicycle2.png", "airplane", "bicycle", "airplane1"),
-        ("dog/dog10-dog3", "dog", "dog", "dog10"),
-        ("0002_s5n_s01_0_bird_00_bird2-clock3.png", "bird", "clock", "bird2"),
+        ("airplane1-bicycle2.png", ("airplane", "bicycle", "airplane1", "bicycle2")),
+        ("dog/dog10-dog3", ("dog", "dog", "dog10", "dog3")),
+        ("0002_s5n_s01_0_bird_00_bird2-clock3.png", ("bird", "clock", "bird2", "clock3")),
     ],
 )
-def test_names_are_read(name, shape, texture, image):
-    assert sb.parse_name(name) == (shape, texture, image)
+def test_names_are_read(name, found):
+    assert sb.parse_name(name) == found
 
 
 @pytest.mark.parametrize("name", ["airplane1.png", "airplane1-bicycle.png", "a-b-c.png", ""])
@@ -88,12 +96,12 @@ def test_bias_by_hand():
 
 def test_no_decision_for_either_cue_is_missing_not_zero():
     assert np.isnan(sb.shape_bias([False], [False]))
-    table = sb.table(
-        {"m": ["bird"] * 4}, ["cat", "cat", "dog", "dog"], ["dog", "dog", "cat", "cat"], [0, 1, 2, 3], 50, 0
-    )
+    four = conflicts(["cat", "cat", "dog", "dog"], ["dog", "dog", "cat", "cat"], [0, 1, 2, 3], ["d", "e", "c", "b"])
+    table = sb.table({"m": ["bird"] * 4}, four)
     bias = table[table.metric.str.startswith("shape_bias")]
     assert bias.value.isna().all() and bias.ci_low.isna().all() and (bias.n == 0).all()
     assert (table[table.metric == "accuracy"].value == 0).all()
+    assert sb.differences({"m": ["bird"] * 4, "n": four["shape"]}, four).p.isna().all()
 
 
 # Shape hits, texture hits, bias, accuracy of 1,280: recomputed from the paper's stored predictions.
@@ -108,23 +116,23 @@ def test_no_decision_for_either_cue_is_missing_not_zero():
     ],
 )
 def test_stored_decisions_give_the_published_numbers(model, shape_hits, texture_hits, bias, accuracy):
-    shape, texture, image = cues(STORED.imagename)
-    by_shape, by_texture = sb.hits(STORED[model], shape, texture)
-    assert (by_shape.sum(), by_texture.sum(), len(shape)) == (shape_hits, texture_hits, 1280)
-    table = sb.table({model: STORED[model]}, shape, texture, image, 200, 0).set_index("metric")
+    table = cues(STORED.imagename)
+    by_shape, by_texture = sb.hits(STORED[model], table["shape"], table["texture"])
+    assert (by_shape.sum(), by_texture.sum(), len(table)) == (shape_hits, texture_hits, 1280)
+    table = sb.table({model: STORED[model]}, table).set_index("metric")
     assert table.loc["shape_bias", "value"] == pytest.approx(bias, abs=5e-5)
     assert table.loc["accuracy", "value"] == pytest.approx(accuracy, abs=5e-3)
     assert table.loc["accuracy:either_cue", "value"] == pytest.approx((shape_hits + texture_hits) / 12)
     assert table.loc["shape_bias", "ci_low"] < bias < table.loc["shape_bias", "ci_high"]
+    assert table.loc["shape_bias", "n"] == 160 and table.loc["shape_bias:cat", "n"] == 10
 
 
 def test_categories_agree_with_the_papers_figure():
     """240 digitised points; the stored predictions of one model are not those of the figure (see the notes)."""
     paper = pd.read_csv(Path(sb.__file__).parents[1] / "assets" / "paper.csv")
     paper = paper[(paper.dimension == "shape_bias") & (paper.model != "convnext_clip")]
-    shape, texture, image = cues(STORED.imagename)
     decisions = {model: STORED[model] for model in paper.model.unique()}
-    ours = sb.table(decisions, shape, texture, image, 20, 0).set_index(["metric", "model"]).value
+    ours = sb.table(decisions, cues(STORED.imagename)).set_index(["metric", "model"]).value
     for row in paper.itertuples():
         assert ours[row.metric, row.model] == pytest.approx(row.value, abs=row.tolerance), row.metric
 
@@ -142,28 +150,119 @@ def test_agrees_with_an_independent_implementation(seed):
     assert ours == pytest.approx(expected, nan_ok=True)
 
 
-def test_intervals_resample_shape_images_whole():
-    """Ten images of one shape image that all go the same way are one observation, not ten."""
-    shape = np.repeat(["cat", "dog"], 50)
-    texture = np.repeat(["dog", "cat"], 50)
-    groups = np.repeat(np.arange(10), 10)
-    decision = np.where(groups % 2 == 0, shape, texture)
-    clustered = sb.table({"m": decision}, shape, texture, groups, 1000, 0).set_index("metric").loc["shape_bias"]
-    single = sb.table({"m": decision}, shape, texture, np.arange(100), 1000, 0).set_index("metric").loc["shape_bias"]
-    assert clustered.ci_high - clustered.ci_low > 2 * (single.ci_high - single.ci_low)
+REAL = cues(STORED.imagename)
+REAL = REAL[REAL["shape"] != REAL["texture"]].reset_index(drop=True)  # 160 shape x 48 texture images, 1,200 pairs
+_pairs = [(f"class{s:02d}", f"class{t:02d}", i) for s in range(16) for i in range(5) for t in range(16) if t != s]
+MINI = conflicts(*zip(*((s, t, f"{s}-{i}", t) for s, t, i in _pairs), strict=True))  # one material per class
+
+
+def observers(cues_, rng, level, by_shape, by_texture, own=0.0, count=1, decided=0.85):
+    """Decisions of observers who share the images' peculiarities, with some (`own`) of their own.
+
+    The log-odds of shape against texture are `level` plus a normal effect of each shape image and texture image.
+    """
+    ways = [pd.factorize(cues_[name])[0] for name in ("shape_image", "texture_image")]
+    shared = [scale * rng.normal(size=way.max() + 1) for way, scale in zip(ways, (by_shape, by_texture), strict=True)]
+    answers = []
+    for _ in range(count):
+        effects = [(e + own * rng.normal(size=len(e)))[way] for e, way in zip(shared, ways, strict=True)]
+        shape = rng.random(len(cues_)) < expit(level + sum(effects))
+        answer = np.where(shape, cues_["shape"], cues_["texture"])
+        answers.append(np.where(rng.random(len(cues_)) < decided, answer, "neither"))
+    return answers
+
+
+def true_share(level, spread):
+    """Mean of expit(level + normal effect)."""
+    return float(expit(level + spread * norm.ppf((np.arange(4000) + 0.5) / 4000)).mean())
+
+
+def test_a_texture_image_that_decides_is_one_observation_not_twenty_five():
+    """Resampling shape images alone sees every shape image half right: it takes 1,200 answers for independent."""
+    decided = pd.factorize(REAL["texture_image"])[0] % 2 == 0
+    row = sb.table({"m": np.where(decided, REAL["shape"], REAL["texture"])}, REAL).set_index("metric").loc["shape_bias"]
+    assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 / np.sqrt(4 * 48), rel=0.1)
+    turned = REAL.rename(columns={"shape_image": "texture_image", "texture_image": "shape_image"})
+    other = sb.table({"m": np.where(decided, REAL["shape"], REAL["texture"])}, turned).set_index("metric")
+    assert (row.ci_low, row.ci_high) == tuple(other.loc["shape_bias", ["ci_low", "ci_high"]])
+
+
+@pytest.mark.parametrize("level, by_shape, by_texture", [(-1.3, 0.6, 0.9), (0.0, 0.6, 0.9), (2.5, 1.0, 0.7)])
+def test_interval_of_the_bias_covers_at_the_released_sets_design(level, by_shape, by_texture):
+    """Shape images alone cover .70 to .83 here."""
+    truth, inside = true_share(level, np.hypot(by_shape, by_texture)), 0
+    for seed in range(100):
+        (answer,) = observers(REAL, np.random.default_rng(seed), level, by_shape, by_texture)
+        hit, decided = answer == REAL["shape"], answer != "neither"
+        share = stats.share_interval(hit[decided], REAL["shape_image"][decided], crossed=REAL["texture_image"][decided])
+        inside += share.low <= truth <= share.high
+    row = sb.table({"m": answer}, REAL).iloc[0]
+    assert (row.ci_low, row.ci_high) == share  # what the table prints
+    assert inside / 100 >= 0.92
+
+
+@pytest.mark.parametrize("level", [0.0, 3.0, 5.5])
+def test_interval_of_a_categorys_bias_covers(level):
+    """Five shape images per category; percentile bootstraps cover .83, .76 and, where the bias is .99, .32."""
+    truth, inside = true_share(level, np.hypot(1, 0.5)), []
+    for seed in range(8):
+        (answer,) = observers(MINI, np.random.default_rng(seed), level, 1, 0.5)
+        rows = sb.table({"m": answer}, MINI)
+        rows = rows[rows.metric.str.startswith("shape_bias:")]
+        assert (rows.ci_high - rows.ci_low > 0.01).all() and (rows.n == 5).all()
+        inside.append(((rows.ci_low <= truth) & (truth <= rows.ci_high)).mean())
+    assert np.mean(inside) >= 0.92
+
+
+def test_a_model_that_never_errs_is_not_certain_to_be_perfect():
+    rows = sb.table({"m": MINI["shape"]}, MINI).set_index("metric")
+    assert tuple(rows.loc["shape_bias", ["ci_low", "ci_high"]]) == pytest.approx(stats.wilson(80, 80))
+    category = rows.loc["shape_bias:class00", ["ci_low", "ci_high"]]
+    assert tuple(category) == pytest.approx(stats.wilson(5, 5))
 
 
 def test_differences_are_paired():
-    shape, texture, image = cues(STORED.imagename)
     models = ["vit_sup", "convnext_sup", "resnet50"]
-    rows = sb.differences({m: STORED[m] for m in models}, shape, texture, image, 0)
+    rows = sb.differences({m: STORED[m] for m in models}, cues(STORED.imagename))
     assert list(zip(rows.model_a, rows.model_b, strict=True)) == list(itertools.combinations(models, 2))
     first = rows.iloc[0]
     assert first.difference == pytest.approx(0.3986 - 0.3330, abs=1e-4)
-    assert first.ci_low < first.difference < first.ci_high and first.n == 1200
-    assert rows.p.max() < 0.01
-    same = sb.differences({"a": STORED.vit_sup, "b": STORED.vit_sup}, shape, texture, image, 0).iloc[0]
+    assert first.ci_low < first.difference < first.ci_high and first.n == 160
+    assert rows.p.max() < 0.03
+    same = sb.differences({"a": STORED.vit_sup, "b": STORED.vit_sup}, cues(STORED.imagename)).iloc[0]
     assert same.difference == 0 and same.p == 1
+
+
+def test_influences_are_those_of_dropping_an_image():
+    """The error of a difference by an independent route: leave one shape image out, one texture image, one stimulus."""
+    table, models = cues(STORED.imagename), ("vit_clip", "resnet50")
+    a, b = (np.array(sb.hits(STORED[m], table["shape"], table["texture"])) for m in models)
+
+    def jackknife(labels):
+        groups = pd.factorize(labels)[0]
+        left = []
+        for k in range(groups.max() + 1):
+            (shape_a, texture_a), (shape_b, texture_b) = a[:, groups != k].sum(axis=1), b[:, groups != k].sum(axis=1)
+            left.append(shape_a / (shape_a + texture_a) - shape_b / (shape_b + texture_b))
+        return len(left) / (len(left) - 1) * np.sum((np.array(left) - np.mean(left)) ** 2)
+
+    error = np.sqrt(
+        jackknife(table["shape_image"]) + jackknife(table["texture_image"]) - jackknife(np.arange(len(table)))
+    )
+    row = sb.differences({m: STORED[m] for m in models}, table).iloc[0]
+    reach = student(47).isf(0.025) * error
+    assert (row.ci_low, row.ci_high) == pytest.approx((row.difference - reach, row.difference + reach), abs=0.004)
+    assert row.p == pytest.approx(2 * student(47).sf(row.difference / error), abs=0.003)
+
+
+@pytest.mark.parametrize("design, level", [(REAL, -0.8), (MINI, 4.7)])
+def test_equal_observers_seldom_differ(design, level):
+    """Shape images alone find a difference in a quarter of the cases on the released set's design."""
+    p = []
+    for seed in range(100):
+        a, b = observers(design, np.random.default_rng(seed), level, 0.6, 0.9, own=0.5, count=2)
+        p.append(sb.differences({"a": a, "b": b}, design).p[0])
+    assert np.mean(np.array(p) < 0.05) < 0.08 and np.mean(np.array(p) < 0.01) < 0.03
 
 
 def test_kappa_by_hand_and_by_sklearn():
@@ -187,12 +286,28 @@ def test_kappa_equals_sklearn_wherever_it_is_defined(pairs):
 
 def test_consistency_table():
     rng = np.random.default_rng(0)
-    a = rng.random(400) < 0.7
-    rows = sb.consistency_table({"a": a, "same": a, "free": rng.random(400) < 0.7}, np.arange(400), 500, 0)
+    a = observers(REAL, rng, 0.5, 0, 0)[0]
+    rows = sb.consistency_table({"a": a, "same": a, "free": observers(REAL, rng, 0.5, 0, 0)[0]}, REAL)
     rows = rows.set_index(["a", "b"])
-    assert rows.loc[("a", "same"), "kappa"] == 1
+    assert rows.loc[("a", "same"), "kappa"] == 1 and rows.loc[("a", "same"), ["kappa_low", "kappa_high"]].isna().all()
     free = rows.loc[("a", "free")]
-    assert free.kappa_low < 0 < free.kappa_high and free.n == 400
+    assert free.kappa_low < 0 < free.kappa_high and free.n == 160
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_interval_of_kappa_covers(own):
+    level, by_shape, by_texture, decided = -0.5, 0.8, 1.2, 0.85
+    many = np.random.default_rng(1).normal(size=(4, 200_000))
+    common = by_shape * many[0] + by_texture * many[1]
+    p = [decided * expit(level + common + own * np.sqrt(2) * many[k]) for k in (2, 3)]
+    agree, (p_a, p_b) = np.mean(p[0] * p[1] + (1 - p[0]) * (1 - p[1])), (np.mean(p[0]), np.mean(p[1]))
+    truth = 1 - (1 - agree) / (p_a + p_b - 2 * p_a * p_b)
+    inside = 0
+    for seed in range(100):
+        a, b = observers(REAL, np.random.default_rng(seed), level, by_shape, by_texture, own, 2, decided)
+        row = sb.consistency_table({"a": a, "b": b}, REAL).iloc[0]
+        inside += row.kappa_low <= truth <= row.kappa_high
+    assert inside / 100 >= 0.92
 
 
 def test_cues_come_from_metadata_or_from_the_names():
@@ -200,9 +315,12 @@ def test_cues_come_from_metadata_or_from_the_names():
         {"shape": ["car", "dog"], "texture": ["dog", "car"], "cluster": ["c1", "d1"]},
         index=pd.Index(["x", "y"], name="id"),
     )
-    assert sb.cue_table(["y", "x"], metadata).values.tolist() == [["dog", "car", "d1"], ["car", "dog", "c1"]]
+    expected = [["dog", "car", "d1", "car"], ["car", "dog", "c1", "dog"]]
+    assert sb.cue_table(["y", "x"], metadata).values.tolist() == expected
+    named = sb.cue_table(["y", "x"], metadata.assign(texture_image=["t1", "t2"]))
+    assert named["texture_image"].tolist() == ["t2", "t1"]
     bare = pd.DataFrame(index=pd.Index(["cat/cat1-dog2"], name="id"))
-    assert sb.cue_table(["cat/cat1-dog2"], bare).values.tolist() == [["cat", "dog", "cat1"]]
+    assert sb.cue_table(["cat/cat1-dog2"], bare).values.tolist() == [["cat", "dog", "cat1", "dog2"]]
     with pytest.raises(ValueError, match="expected a name"):
         sb.cue_table(["x"], metadata[["shape"]])
 
@@ -212,7 +330,7 @@ def test_rates_and_disagreements():
         {"shape": list("aabbc"), "texture": list("bcacc"), "shape_image": range(5)}, index=list("vwxyz")
     )
     decisions = {"m": np.array(list("abbbc")), "n": np.array(list("bcaac"))}
-    rates = sb.decision_rates(decisions, cues_["shape"], cues_["texture"]).set_index("model")
+    rates = sb.decision_rates(decisions, cues_).set_index("model")
     assert rates.loc["m"].tolist() == [75.0, 0.0, 25.0]
     picked = sb.pick_disagreements(decisions, cues_, 2, 0)
     assert set(picked["shape"]) == {"a", "b"} and "z" not in picked.index
@@ -251,7 +369,8 @@ def test_a_real_network_on_real_images(shared_dir):
         batches = [files[i : i + 8] for i in range(0, len(files), 8)]
         images = (torch.stack([transform(Image.open(f).convert("RGB")) for f in batch]) for batch in batches)
         probabilities = torch.cat([network(batch).softmax(1) for batch in images]).numpy()
-    shape, texture, image = cues([str(f) for f in files])
+    table = cues([str(f) for f in files])
+    shape, texture = table["shape"].to_numpy(), table["texture"].to_numpy()
     decision = sb.decide(probabilities, cue_categories())
     by_shape, by_texture = sb.hits(decision, shape, texture)
     assert (len(files), int((shape != texture).sum())) == (320, 300)

@@ -6,6 +6,9 @@ Definitions as in the authors' analysis code (bethgelab/model-vs-human).
 
 A *decision* is one of the categories' names. Images whose shape and texture are of the same category carry no conflict:
 they count for accuracy, never for the bias. Bias and kappa are fractions, accuracies percent.
+
+Shape images and texture images are crossed: each of either is in many stimuli. Both are samples, so intervals and tests
+take the variance of both (`stats.clustered_variance`); n counts shape images.
 """
 
 import itertools
@@ -17,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ..stats import P_VALUE_RESAMPLES, bootstrap_means, bootstrap_p_value, percentile_interval
+from ..stats import Difference, Interval, clustered_variance, linear_difference, share_interval
 from . import tidy
 
 Decisions = Mapping[str, ArrayLike]
@@ -29,10 +32,11 @@ class Cues(NamedTuple):
     shape: str
     texture: str
     shape_image: str
+    texture_image: str
 
 
 def parse_name(name: str) -> Cues:
-    """Read shape, texture and shape image from a file name or id.
+    """Read shape, texture and the images they were taken from off a file name or id.
 
     Args:
         name: e.g. `airplane/airplane1-bicycle2.png`, or a trial name such as `0001_s5n_bird3-clock1.png`.
@@ -41,33 +45,36 @@ def parse_name(name: str) -> Cues:
         ValueError: The name does not end in `<shape><number>-<texture><number>`.
 
     >>> parse_name("airplane/airplane10-bicycle2.png")
-    Cues(shape='airplane', texture='bicycle', shape_image='airplane10')
+    Cues(shape='airplane', texture='bicycle', shape_image='airplane10', texture_image='bicycle2')
     """
     stem = name.split("/")[-1].split("_")[-1].split(".")[0]
-    found = re.fullmatch(r"(([a-z]+)\d+)-([a-z]+)\d+", stem)
+    found = re.fullmatch(r"(([a-z]+)\d+)-(([a-z]+)\d+)", stem)
     if not found:
         raise ValueError(f"cue-conflict image {name!r}: expected a name like airplane1-bicycle2.png")
-    shape_image, shape, texture = found.groups()
-    return Cues(shape, texture, shape_image)
+    shape_image, shape, texture_image, texture = found.groups()
+    return Cues(shape, texture, shape_image, texture_image)
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
-    """Shape, texture and shape image of every image.
+    """Shape, texture and the images they were taken from, of every stimulus.
 
     Args:
         ids: (n,) image ids.
         metadata: Index `id`. Columns `shape`, `texture` and `cluster` (the shape image) are taken where they are;
-            otherwise the ids are read as names of the released files.
+            otherwise the ids are read as names of the released files. Without a column `texture_image` each texture
+            counts as one origin.
 
     Returns:
-        Columns `shape, texture, shape_image`, index `id`, in the order of `ids`.
+        Columns of `Cues`, index `id`, in the order of `ids`.
 
     Raises:
         ValueError: Neither the columns nor such names are there.
     """
-    names = ["shape", "texture", "cluster"]
-    if set(names) <= set(metadata.columns):
-        return metadata.loc[list(ids), names].rename(columns={"cluster": "shape_image"})
+    if {"shape", "texture", "cluster"} <= set(metadata.columns):
+        cues = metadata.loc[list(ids)].rename(columns={"cluster": "shape_image"})
+        if "texture_image" not in cues:
+            cues = cues.assign(texture_image=cues["texture"])
+        return cues[list(Cues._fields)]
     return pd.DataFrame(
         [parse_name(image_id) for image_id in ids], columns=Cues._fields, index=pd.Index(ids, name="id")
     )
@@ -148,56 +155,50 @@ def error_consistency(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if a.shape != b.shape or a.size == 0:
         raise ValueError(f"need the same images for both, got shapes {a.shape} and {b.shape}")
-    return float(_kappa(a.mean(), b.mean(), (a == b).mean()))
+    if a.all() and b.all() or not (a.any() or b.any()):
+        return float("nan")
+    expected = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
+    return float(((a == b).mean() - expected) / (1 - expected))
 
 
-def table(
-    decisions: Decisions, shape: ArrayLike, texture: ArrayLike, clusters: ArrayLike, resamples: int, seed: int
-) -> pd.DataFrame:
+def table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     """Shape bias overall and per category, and accuracies, of every model.
+
+    A category has few shape images, too few to tell how alike their stimuli are: the design effect of a category's bias
+    is that of all categories together.
 
     Args:
         decisions: Model -> (n,) chosen categories.
-        shape: (n,) category of each image's shape.
-        texture: (n,) category of each image's texture.
-        clusters: (n,) the shape image each image was made from; resampled whole.
-        resamples: Bootstrap resamples.
-        seed: Seed; all models are resampled alike.
+        cues: Rows of `cue_table`.
 
     Returns:
-        Tidy rows. Metrics: `shape_bias`, `shape_bias:<category>` (images of that shape; n = its decisions for either
-        cue), `accuracy` (decision = shape, over all images, as in the paper's code), `accuracy:either_cue` and
-        `accuracy:texture` (over conflicting images). A bias of 0/0 is NaN, as is an interval from too few hits.
+        Tidy rows, n = shape images that inform. Metrics: `shape_bias`, `shape_bias:<category>` (images of that shape),
+        `accuracy` (decision = shape, over all images, as in the paper's code), `accuracy:either_cue` and
+        `accuracy:texture` (over conflicting images). A bias of 0/0 is NaN, as is an interval from one shape image.
     """
-    shape, texture, clusters = (np.asarray(array) for array in (shape, texture, clusters))
-    conflict = shape != texture
+    shape, conflict = cues["shape"].to_numpy(), (cues["shape"] != cues["texture"]).to_numpy()
     rows = []
     for model, decision in decisions.items():
-        by_shape, by_texture = hits(decision, shape, texture)
-        rows.append(_bias_row("shape_bias", model, by_shape, by_texture, clusters, resamples, seed))
+        by_shape, by_texture = hits(decision, shape, cues["texture"])
+        decided = by_shape | by_texture
+        effect = _pooled_effect(by_shape[decided], cues[decided])
+        rows.append(_row("shape_bias", model, by_shape, decided, cues))
         for category in sorted(set(shape)):
-            chosen = shape == category
-            cells = by_shape[chosen], by_texture[chosen], clusters[chosen]
-            rows.append(_bias_row(f"shape_bias:{category}", model, *cells, resamples, seed))
-        right = np.asarray(decision) == shape
-        either = (by_shape | by_texture)[conflict]
-        for metric, correct, group in (
-            ("accuracy", right, clusters),
-            ("accuracy:either_cue", either, clusters[conflict]),
-            ("accuracy:texture", by_texture[conflict], clusters[conflict]),
-        ):
-            draws = bootstrap_means(correct, resamples, np.random.default_rng(seed), group)
-            low, high = percentile_interval(100 * draws)
-            rows.append(tidy.row(metric, model, 100 * correct.mean(), (low, high), correct.size, "percent"))
+            chosen = decided & (shape == category)
+            rows.append(_row(f"shape_bias:{category}", model, by_shape, chosen, cues, effect=effect))
+        everything = np.full(len(cues), True)
+        rows.append(_row("accuracy", model, np.asarray(decision) == shape, everything, cues, "percent"))
+        rows.append(_row("accuracy:either_cue", model, decided, conflict, cues, "percent"))
+        rows.append(_row("accuracy:texture", model, by_texture, conflict, cues, "percent"))
     return tidy.frame(rows)
 
 
-def decision_rates(decisions: Decisions, shape: ArrayLike, texture: ArrayLike) -> pd.DataFrame:
+def decision_rates(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     """Percent of conflicting images decided by shape, by texture, by neither: rows `model, shape, texture, neither`."""
-    conflicts = int((np.asarray(shape) != np.asarray(texture)).sum())
+    conflicts = int((cues["shape"] != cues["texture"]).sum())
     rows = []
     for model, decision in decisions.items():
-        by_shape, by_texture = (100 * mask.sum() / conflicts for mask in hits(decision, shape, texture))
+        by_shape, by_texture = (100 * mask.sum() / conflicts for mask in hits(decision, cues["shape"], cues["texture"]))
         rows.append((model, by_shape, by_texture, 100 - by_shape - by_texture))
     return pd.DataFrame(rows, columns=["model", "shape", "texture", "neither"])
 
@@ -225,73 +226,98 @@ def pick_disagreements(decisions: Decisions, cues: pd.DataFrame, count: int, see
     return mixed.iloc[np.argsort(turn, kind="stable")].head(count)
 
 
-def differences(
-    decisions: Decisions, shape: ArrayLike, texture: ArrayLike, clusters: ArrayLike, seed: int
-) -> pd.DataFrame:
+def differences(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     """Paired differences of shape bias between every two models.
 
+    Args:
+        decisions: Model -> (n,) chosen categories.
+        cues: Rows of `cue_table`.
+
     Returns:
-        Rows `model_a, model_b, difference, ci_low, ci_high, p, n, unit`: bias of a minus bias of b; p-values from
-        20,000 cluster resamples, uncorrected; n = conflicting images.
+        Rows `model_a, model_b, difference, ci_low, ci_high, p, n, unit`: bias of a minus bias of b; p-values of
+        Student's t, uncorrected; n = shape images of conflicting images. NaN where a model decides for neither cue.
     """
-    columns = [mask for decision in decisions.values() for mask in hits(decision, shape, texture)]
-    table, n = np.stack(columns, axis=1).astype(float), int((np.asarray(shape) != np.asarray(texture)).sum())
-    draws = bootstrap_means(table, P_VALUE_RESAMPLES, np.random.default_rng(seed), clusters)
-    point = dict(zip(decisions, _ratio(table.mean(axis=0)).ravel(), strict=True))
-    bias = dict(zip(decisions, _ratio(draws).T, strict=True))
+    point, influence = {}, {}
+    for model, decision in decisions.items():
+        by_shape, by_texture = hits(decision, cues["shape"], cues["texture"])
+        decided = by_shape | by_texture
+        point[model] = shape_bias(by_shape, by_texture)
+        influence[model] = (by_shape - point[model] * decided) / max(decided.sum(), 1)
+    n = cues.loc[cues["shape"] != cues["texture"], "shape_image"].nunique()
     rows = []
     for a, b in itertools.combinations(decisions, 2):
-        gap = bias[a] - bias[b]
-        low, high = tidy.interval_of_ratio(gap)
-        p = bootstrap_p_value(gap) if np.isfinite(gap).all() else float("nan")
-        rows.append((a, b, point[a] - point[b], low, high, p, n, "fraction"))
+        gap, interval, p = _tested(point[a] - point[b], influence[a] - influence[b], cues)
+        rows.append((a, b, gap, *interval, p, n, "fraction"))
     return pd.DataFrame(rows, columns=tidy.DIFFERENCE)
 
 
-def consistency_table(correct: Decisions, clusters: ArrayLike, resamples: int, seed: int) -> pd.DataFrame:
-    """Error consistency of every two models.
+def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
+    """Error consistency of every two models, the shape being right.
 
     Args:
-        correct: Model -> (n,) booleans, on the same images.
-        clusters: (n,) groups that are resampled whole.
-        resamples: Bootstrap resamples.
-        seed: Seed.
+        decisions: Model -> (n,) chosen categories.
+        cues: Rows of `cue_table`.
 
     Returns:
-        Rows `a, b, kappa, kappa_low, kappa_high, observed, expected, n`.
+        Rows `a, b, kappa, kappa_low, kappa_high, observed, expected, n`; n = shape images. Models that err on exactly
+        the same images have a kappa of 1 without an interval.
     """
     rows = []
-    for a, b in itertools.combinations(correct, 2):
-        right_a, right_b = np.asarray(correct[a], dtype=bool), np.asarray(correct[b], dtype=bool)
-        cells = np.stack([right_a, right_b, right_a == right_b], axis=1).astype(float)
-        draws = bootstrap_means(cells, resamples, np.random.default_rng(seed), clusters)
-        low, high = tidy.interval_of_ratio(_kappa(*draws.T))
-        p_a, p_b, observed = cells.mean(axis=0)
+    for a, b in itertools.combinations(decisions, 2):
+        right_a, right_b = (np.asarray(decisions[model]) == cues["shape"].to_numpy() for model in (a, b))
+        same = right_a == right_b
+        p_a, p_b, observed = right_a.mean(), right_b.mean(), same.mean()
         expected = p_a * p_b + (1 - p_a) * (1 - p_b)
-        rows.append((a, b, error_consistency(right_a, right_b), low, high, observed, expected, len(cells)))
+        kappa = error_consistency(right_a, right_b)
+        # kappa = 1 - (1 - observed) / (1 - expected), differentiated
+        slope = (2 * p_b - 1) * (right_a - p_a) + (2 * p_a - 1) * (right_b - p_b)
+        moved = np.full(len(cues), np.nan)
+        if observed < 1:
+            moved = ((same - observed) - (1 - kappa) * slope) / (1 - expected) / len(cues)
+        low, high = _tested(kappa, moved, cues).interval
+        rows.append((a, b, kappa, low, min(high, 1.0), observed, expected, cues["shape_image"].nunique()))
     return pd.DataFrame(rows, columns=["a", "b", "kappa", "kappa_low", "kappa_high", "observed", "expected", "n"])
 
 
-def _bias_row(
-    metric: str, model: str, by_shape: NDArray, by_texture: NDArray, clusters: NDArray, resamples: int, seed: int
+def _row(
+    metric: str,
+    model: str,
+    hit: NDArray,
+    chosen: NDArray,
+    cues: pd.DataFrame,
+    unit: str = "fraction",
+    effect: float | None = None,
 ) -> dict:
-    value, n = shape_bias(by_shape, by_texture), int(by_shape.sum() + by_texture.sum())
-    if n == 0 or len(np.unique(clusters)) < 2:
-        return tidy.row(metric, model, value, (np.nan, np.nan), n, "fraction")
-    cells = np.stack([by_shape, by_texture], axis=1).astype(float)
-    draws = _ratio(bootstrap_means(cells, resamples, np.random.default_rng(seed), clusters))[:, 0]
-    return tidy.row(metric, model, value, tidy.interval_of_ratio(draws), n, "fraction")
+    """Share of hits among the chosen images."""
+    scale, cues = 100 if unit == "percent" else 1, cues[chosen]
+    value = hit[chosen].mean() if len(cues) else np.nan
+    interval = np.full(2, np.nan)
+    if len(cues) and (effect is not None or _crossed(cues)):
+        interval = np.array(
+            share_interval(hit[chosen], cues["shape_image"], crossed=cues["texture_image"], effect=effect)
+        )
+    return tidy.row(metric, model, scale * value, scale * interval, cues["shape_image"].nunique(), unit)
 
 
-def _ratio(means: NDArray) -> NDArray:
-    """First of each pair of columns over the pair's sum; NaN for 0/0."""
-    pairs = means.reshape(-1, means.shape[-1] // 2, 2)
-    total = pairs.sum(axis=2)
-    return np.divide(pairs[..., 0], total, out=np.full(total.shape, np.nan), where=total > 0)
+def _pooled_effect(hit: NDArray, cues: pd.DataFrame) -> float:
+    """Design effect of a category's share of hits: variances over all categories, by those of independent images."""
+    clustered = independent = 0.0
+    for category in sorted(set(cues["shape"])):
+        chosen = (cues["shape"] == category).to_numpy()
+        own, mine, share = hit[chosen], cues[chosen], hit[chosen].mean()
+        if _crossed(mine):
+            influence = (own - share) / len(own)
+            clustered += len(own) * clustered_variance(influence, mine["shape_image"], mine["texture_image"])
+            independent += share * (1 - share)
+    return clustered / independent if independent > 0 else np.nan
 
 
-def _kappa(p_a: ArrayLike, p_b: ArrayLike, observed: ArrayLike) -> NDArray:
-    expected = np.asarray(p_a * p_b + (1 - p_a) * (1 - p_b))
-    room = 1 - expected
-    # at p_a = p_b = 1 rounding may leave a trace instead of zero
-    return np.divide(observed - expected, room, out=np.full(room.shape, np.nan), where=room > 1e-12)
+def _crossed(cues: pd.DataFrame) -> bool:
+    """Whether there are two origins of either kind, the least that has a variance."""
+    return min(cues["shape_image"].nunique(), cues["texture_image"].nunique()) > 1
+
+
+def _tested(estimate: float, influence: NDArray, cues: pd.DataFrame) -> Difference:
+    if not np.isfinite(estimate) or not np.isfinite(influence).all() or not _crossed(cues):
+        return Difference(estimate, Interval(np.nan, np.nan), np.nan)
+    return linear_difference(estimate, influence, cues["shape_image"], cues["texture_image"])

@@ -33,8 +33,8 @@ PUG_MAPPING = "class_to_imagenet_idx.json"
 def cue_conflict(spec: DatasetSpec) -> ImageDataset:
     """`<shape>/<shape><n>-<texture><m>.png`: images with the shape of one category and the texture of another.
 
-    Targets are the ImageNet classes of the shape's category (several); metadata: `shape`, `texture`, and `cluster`, the
-    shape image that several stimuli share. Ids are `<shape>/<file name>`.
+    Targets are the ImageNet classes of the shape's category (several); metadata: `shape`, `texture`, and what several
+    stimuli share: `cluster`, the shape image, and `texture_image`. Ids are `<shape>/<file name>`.
 
     Raises:
         DataMissing: No such folder.
@@ -57,7 +57,7 @@ def cue_conflict(spec: DatasetSpec) -> ImageDataset:
             if category not in categories:
                 raise InputError(f"{spec.name}: {name} in {samples.root}: {category!r} is not one of the 16 categories")
         cues.append(cue)
-    metadata = pd.DataFrame(cues, columns=["shape", "texture", "cluster"])
+    metadata = pd.DataFrame(cues, columns=["shape", "texture", "cluster", "texture_image"])
     ids = [f"{cue.shape}/{Path(name).stem}" for cue, name in zip(cues, samples.names, strict=True)]
     return assemble(spec, samples, ids, [categories[cue.shape] for cue in cues], metadata=metadata)
 
