@@ -16,28 +16,20 @@ MODES = ("shortest", "squash", "longest")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize, then crop the centre.
+    """Resize, then crop the centre."""
 
-    Attributes:
-        resize: Length of the resized side in pixels; 0 = no resize.
-        crop: Side of the square crop in pixels.
-        interpolation: `bicubic`, `bilinear` or another name of torchvision's `InterpolationMode`.
-        antialias: Filter before sampling, as PIL does. Without, the resize is that of torchvision on tensors before its
-            version 0.17, and of many deployments: pixels between the samples are skipped.
-        crop_first: Crop this many pixels before the resize (PUG-ImageNet's official transform); 0 = no.
-        mode: What is resized: the `shortest` side, both sides (`squash`: the aspect ratio is lost), or the `longest`
-            side with a border around the rest.
-        fill: Colour of that border, 0..255 per channel.
-        crop_pct: Crop divided by resize before rounding, for other input sides; 0 = take `crop / resize`.
-    """
-
-    resize: int
-    crop: int
-    interpolation: str = "bicubic"
-    crop_first: int = 0
+    resize: int  # length of the resized side in pixels; 0 = no resize
+    crop: int  # side of the square crop in pixels
+    interpolation: str = "bicubic"  # `bicubic`, `bilinear` or another name of torchvision's `InterpolationMode`
+    crop_first: int = 0  # crop this many pixels before the resize (PUG-ImageNet's official transform); 0 = no
+    # what is resized: the `shortest` side, both sides (`squash`: the aspect ratio is lost), or the `longest` side with
+    # a border around the rest
     mode: str = "shortest"
-    fill: tuple[int, int, int] = (0, 0, 0)
+    fill: tuple[int, int, int] = (0, 0, 0)  # colour of that border, 0..255 per channel
+    # crop divided by resize before rounding, for other input sides; 0 = take `crop / resize`
     crop_pct: float = field(default=0.0, compare=False)
+    # filter before sampling, as PIL does. Without, the resize is that of torchvision on tensors before its version
+    # 0.17, and of many deployments: pixels between the samples are skipped
     antialias: bool = True
 
     @classmethod

@@ -16,10 +16,10 @@ from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.geometry import Geometry, override
 from beyond_accuracy.labels import ClassSpace
+from beyond_accuracy.paths import in_notebook
 from beyond_accuracy.predictions import TOP
 from beyond_accuracy.profiles import TOP_ONLY, Settings
 from beyond_accuracy.store import Entry, Range, Store
-from beyond_accuracy.surroundings import in_notebook
 from beyond_accuracy.transforms import Transform, parse
 
 # Device files of CUDA, of WSL's and of Jetson's drivers, and of ROCm.

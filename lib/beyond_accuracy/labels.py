@@ -18,20 +18,13 @@ IMAGENET_ORDER = "385e0240499426c0"
 
 @dataclass(frozen=True)
 class ClassSpace:
-    """What a classifier's output columns mean.
+    """What a classifier's output columns mean."""
 
-    Attributes:
-        name: Name used in profiles.
-        ids: Stable id per class (wnid for ImageNet), length `n_classes`.
-        names: Human-readable name per class.
-        templates: Zero-shot prompt templates with the placeholder `{c}`.
-        prompt_names: What takes the placeholder's place, where it is not the name ("an airplane"); else empty.
-    """
-
-    name: str
-    ids: tuple[str, ...]
-    names: tuple[str, ...]
-    templates: tuple[str, ...]
+    name: str  # name used in profiles
+    ids: tuple[str, ...]  # stable id per class (wnid for ImageNet), length `n_classes`
+    names: tuple[str, ...]  # human-readable name per class
+    templates: tuple[str, ...]  # zero-shot prompt templates with the placeholder `{c}`
+    # what takes the placeholder's place, where it is not the name ("an airplane"); else empty
     prompt_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:

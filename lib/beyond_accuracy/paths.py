@@ -1,6 +1,7 @@
 """Where things are: the checkout (or the working folder), the data, the cache, the report."""
 
 import os
+import sys
 from pathlib import Path
 
 from beyond_accuracy.errors import InputError
@@ -57,6 +58,13 @@ def resolve(path: str | Path, base: Path | None = None) -> Path:
     if base is not None and (base / candidate).exists():
         return base / candidate
     return data_dir() / candidate
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code; that ipykernel was imported by something does not make it one."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
+    return hasattr(shell, "kernel")
 
 
 def check_name(kind: str, name: str, where: str = "") -> str:

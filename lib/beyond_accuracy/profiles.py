@@ -1,15 +1,20 @@
-"""Reads and validates a profile: which models, datasets, dimensions and settings a run uses."""
+"""Reads and validates a profile: which models, datasets, dimensions and settings a run uses.
+
+A profile is YAML that somebody else wrote: plain values only, no endless trees, one message for whatever is wrong.
+"""
 
 import difflib
 import hashlib
 import json
 import math
+import os.path
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+import yaml
+
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import PROFILES, check_name
-from beyond_accuracy.yaml_files import is_file, plain, read_yaml
 
 DIMENSIONS = (
     "models",
@@ -31,97 +36,71 @@ KEEP = ("all", "logits", TOP_ONLY, "none")
 SOURCES = ("timm", "open_clip", "predictions")
 KEYS = {"name", "title", "synthetic", "description", "settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
+CHOICES = {
+    "preset": ("library", "paper"),
+    "interpolation": ("own", "bicubic", "bilinear"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "engine": ENGINES,
+}
+LEAST = {"resamples": 1, "notebook_timeout": 1, "chunk": 1, "seed": 0, "workers": -1}
+EXPECTED = {bool: "true or false", int: "a whole number", dict: "a mapping", str: "text"}
+MAX_NODES = 20_000  # far above any real profile; YAML aliases can otherwise unfold without end
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model of a profile: which checkpoint stands behind a name, and how the report draws it.
+    """One model of a profile: which checkpoint stands behind a name, and how the report draws it."""
 
-    Attributes:
-        name: Name used everywhere (`vit_sup`).
-        source: `timm`, `open_clip` or `predictions` (imported per-image predictions, no network).
-        id: Name in the library (`deit3_base_patch16_224.fb_in22k_ft_in1k`, `ViT-B-16`, `hf-hub:…`, `local-dir:…`).
-        pretrained: open_clip tag or file; empty with `local-dir:` and `hf-hub:` ids.
-        checkpoint: Optional local weights file in the library's own key names.
-        label: Text in figures.
-        family: `transformer`, `convnet` or another word.
-        paradigm: `supervised`, `clip` or another word.
-    """
-
-    name: str
-    source: str
+    name: str  # name used everywhere (`vit_sup`)
+    source: str  # `timm`, `open_clip` or `predictions` (imported per-image predictions, no network)
+    # name in the library (`deit3_base_patch16_224.fb_in22k_ft_in1k`, `ViT-B-16`, `hf-hub:…`, `local-dir:…`)
     id: str = ""
-    pretrained: str = ""
-    checkpoint: str = ""
-    label: str = ""
-    family: str = "other"
-    paradigm: str = "supervised"
+    pretrained: str = ""  # open_clip tag or file; empty with `local-dir:` and `hf-hub:` ids
+    checkpoint: str = ""  # optional local weights file in the library's own key names
+    label: str = ""  # text in figures
+    family: str = "other"  # `transformer`, `convnet` or another word
+    paradigm: str = "supervised"  # `supervised`, `clip` or another word
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One dataset of a profile: how it is read.
+    """One dataset of a profile: how it is read."""
 
-    Attributes:
-        name: Name used everywhere (`imagenet_1k`).
-        reader: Reader function in `datasets.READERS`.
-        path: File or folder; `assets:…` ships with the package, relative paths lie under the data folder.
-        classes: Class space of the labels; empty where a set has labels of its own (probe tasks).
-        options: Further keywords of the reader.
-        limit: Use this many images, evenly spaced over the set; 0 = all.
-        keep: What is stored beside the rows: `all` (logits, and features of the untransformed run), `logits`, `top20`
-            (the 20 largest logits of each image with their classes) or `none`.
-        title: Text in figures.
-        licence: Terms of the data, shown where it is used.
-        expected: Number of images the full set has; 0 = not checked.
-    """
-
-    name: str
-    reader: str
-    path: str = ""
-    classes: str = "imagenet_1k"
-    options: dict = field(default_factory=dict)
-    limit: int = 0
+    name: str  # name used everywhere (`imagenet_1k`)
+    reader: str  # a reader of `readers.READERS`
+    path: str = ""  # file or folder; `assets:…` ships with the package, relative paths lie under the data folder
+    classes: str = "imagenet_1k"  # class space of the labels; empty where a set has labels of its own (probe tasks)
+    options: dict = field(default_factory=dict)  # further keywords of the reader
+    limit: int = 0  # use this many images, evenly spaced over the set; 0 = all
+    # what is stored beside the rows: `all` (logits, and features of the untransformed run), `logits`, `top20` (the 20
+    # largest logits of each image with their classes) or `none`
     keep: str = "all"
-    title: str = ""
-    licence: str = ""
-    expected: int = 0
+    title: str = ""  # text in figures
+    licence: str = ""  # terms of the data, shown where it is used
+    expected: int = 0  # number of images the full set has; 0 = not checked
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Conventions that change numbers, and resources.
+    """Conventions that change numbers, and resources."""
 
-    Attributes:
-        preset: Preprocessing, `library` (the checkpoint's own) or `paper` (Resize 256 bilinear + crop for supervised).
-        interpolation: Of the resize: `own` is what the preset says, else `bicubic` or `bilinear` for every model.
-        antialias: Whether the resize filters before it samples, as PIL does.
-        logit_scale: CLIP logit scale, `learned` or a number such as 100.
-        precision: `auto`, `fp32`, `bf16` or `fp16`.
-        prompts: Zero-shot prompts: `default` takes the class space's templates; else templates of your own with `{c}`
-            for the class name, one a line.
-        seed: Seed of every bootstrap and split.
-        resamples: Bootstrap resamples behind an interval.
-        notebook_timeout: Seconds a notebook may run.
-        workers: Decoding processes; -1 = chosen from the machine.
-        chunk: Images per store part: what an interrupted run loses at most.
-        engine: `local`, or `ray` for a cluster (docs/scaling.md).
-        exchange: URL where machines of the cluster hand over their parts if they do not share the store's path.
-    """
-
+    # preprocessing, `library` (the checkpoint's own) or `paper` (Resize 256 bilinear + crop for supervised)
     preset: str = "library"
+    # of the resize: `own` is what the preset says, else `bicubic` or `bilinear` for every model
     interpolation: str = "own"
-    antialias: bool = True
-    logit_scale: str = "learned"
-    precision: str = "auto"
+    antialias: bool = True  # whether the resize filters before it samples, as PIL does
+    logit_scale: str = "learned"  # CLIP logit scale, `learned` or a number such as 100
+    precision: str = "auto"  # `auto`, `fp32`, `bf16` or `fp16`
+    # zero-shot prompts: `default` takes the class space's templates; else templates of your own with `{c}` for the
+    # class name, one a line
     prompts: str = "default"
-    seed: int = 0
-    resamples: int = 2000
-    notebook_timeout: int = 3600
-    workers: int = -1
-    chunk: int = 512
-    engine: str = "local"
-    exchange: str = ""
+    seed: int = 0  # seed of every bootstrap and split
+    resamples: int = 2000  # bootstrap resamples behind an interval
+    notebook_timeout: int = 3600  # seconds a notebook may run
+    workers: int = -1  # decoding processes; -1 = chosen from the machine
+    chunk: int = 512  # images per store part: what an interrupted run loses at most
+    engine: str = "local"  # `local`, or `ray` for a cluster (docs/scaling.md)
+    exchange: str = ""  # URL where machines of the cluster hand over their parts if they do not share the store's path
 
 
 @dataclass(frozen=True)
@@ -161,21 +140,19 @@ class Profile:
         Raises:
             InputError: An unknown setting or value.
         """
-        changed = replace(self, settings=_record(Settings, {**vars(self.settings), **settings}, self.source))
-        _check_settings(changed.settings, self.source)
+        changed = replace(self, settings=_settings({**vars(self.settings), **settings}, self.source))
         if not limit:
             return changed
         cut = {n: replace(spec, limit=min(limit, spec.limit or limit)) for n, spec in self.datasets.items()}
         return replace(changed, datasets=cut)
 
     def select(self, models: str | list[str]) -> "Profile":
-        """The profile with a subset of its models; names not in it are taken as imported predictions.
+        """The profile with a subset of its models (a list, or comma-separated); empty keeps all.
 
-        Args:
-            models: Comma-separated names or a list; empty keeps all.
+        Names that are not in it are taken as imported predictions.
         """
-        names = [m.strip() for m in models.split(",")] if isinstance(models, str) else list(models)
-        names = [name for name in names if name]
+        names = models.split(",") if isinstance(models, str) else models
+        names = [name.strip() for name in names if name.strip()]
         if not names:
             return self
         chosen = {
@@ -191,42 +168,33 @@ def available_profiles() -> dict[str, Path]:
 
 
 def load_profile(name: str | Path) -> Profile:
-    """Read a profile that ships with the package, or any YAML file.
-
-    Args:
-        name: `mini`, `paper`, …, or the path of a YAML file.
+    """Read a profile that ships with the package (`mini`, `paper`, …), or any YAML file.
 
     Raises:
         InputError: Unknown profile, invalid YAML, unknown key or missing value, each with where and what to do.
     """
     shipped = available_profiles()
     path = shipped.get(str(name), Path(name))
-    if not is_file(path):
+    if not os.path.isfile(path):  # never an error, not even for a name too long for a file
         raise InputError(unknown("profile", str(name), shipped) + "; or give the path of a YAML file")
-    return parse_profile(read_yaml(path), path)
+    return parse_profile(_read_yaml(path), path)
 
 
 def parse_profile(content: object, source: Path) -> Profile:
     """Validate the content of a profile file (see `load_profile`)."""
-    top = _extended(_mapping(plain(content, str(source)), f"{source}"), source, (source.resolve(),))
+    top = _extended(_mapping(_plain(content, str(source)), f"{source}"), source, (source.resolve(),))
     _known_keys(top, KEYS, str(source))
-    models = {
-        name: _model(name, _mapping(spec, f"{source}: models.{name}"), source)
-        for name, spec in _mapping(top.get("models") or {}, f"{source}: models").items()
-    }
-    datasets = {
-        name: _dataset(name, _mapping(spec, f"{source}: datasets.{name}"), source)
-        for name, spec in _mapping(top.get("datasets") or {}, f"{source}: datasets").items()
-    }
-    dimensions = {
-        name: _mapping(roles or {}, f"{source}: dimensions.{name}")
-        for name, roles in _mapping(top.get("dimensions") or {}, f"{source}: dimensions").items()
-    }
-    for name in dimensions:
+
+    def section(key: str) -> dict:
+        return _mapping(top.get(key) or {}, f"{source}: {key}")
+
+    def entries(key: str) -> dict[str, dict]:
+        return {name: _mapping(entry or {}, f"{source}: {key}.{name}") for name, entry in section(key).items()}
+
+    for name in section("dimensions"):
         if name not in DIMENSIONS:
             raise InputError(f"{source}: {unknown('dimension', name, DIMENSIONS)}")
-    settings = _record(Settings, _mapping(top.get("settings") or {}, f"{source}: settings"), source)
-    _check_settings(settings, source)
+    settings = _settings(section("settings"), source)
     name = check_name("profile", _text(top, "name", source) or source.stem, f"{source}: ")
     imports = top.get("imports") or []
     if not isinstance(imports, list) or not all(isinstance(module, str) for module in imports):
@@ -237,9 +205,9 @@ def parse_profile(content: object, source: Path) -> Profile:
         name=name,
         title=_text(top, "title", source) or name,
         synthetic=top.get("synthetic", False),
-        models=models,
-        datasets=datasets,
-        dimensions=dimensions,
+        models={name: _model(name, entry, source) for name, entry in entries("models").items()},
+        datasets={name: _dataset(name, entry, source) for name, entry in entries("datasets").items()},
+        dimensions=entries("dimensions"),
         settings=settings,
         imports=tuple(imports),
         description=_text(top, "description", source).strip(),
@@ -254,17 +222,42 @@ def unknown(kind: str, name: str, known) -> str:
     return f"unknown {kind} {name!r}; {hint}"
 
 
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except Exception as error:  # PyYAML lets KeyError, IndexError, AttributeError and others out on odd scalars
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def _plain(node: object, where: str) -> object:
+    """The tree with text keys and plain values; one that aliases make endless is an error."""
+    count = 0
+
+    def walk(node: object, depth: int) -> object:
+        nonlocal count
+        count += 1
+        if depth > 20 or count > MAX_NODES:
+            raise InputError(f"{where}: nested too deeply or too large for a profile")
+        if isinstance(node, dict):
+            return {str(key): walk(value, depth + 1) for key, value in node.items()}
+        if isinstance(node, (list, tuple, set)):
+            return [walk(value, depth + 1) for value in node]
+        return node if node is None or isinstance(node, (str, bool, int, float)) else str(node)
+
+    return walk(node, 0)
+
+
 def _extended(top: dict, source: Path, seen: tuple[Path, ...]) -> dict:
     """The profile merged over the one it extends, which may extend another."""
     base = top.pop("extends", None)
     if base is None:
         return top
     path = available_profiles().get(str(base), source.parent / str(base))
-    if not is_file(path):
+    if not os.path.isfile(path):
         raise InputError(f"{source}: extends: {unknown('profile', str(base), available_profiles())}")
     if path.resolve() in seen:
         raise InputError(f"{source}: extends: {base} leads back to itself")
-    parent = _mapping(plain(read_yaml(path), str(path)), str(path))
+    parent = _mapping(_plain(_read_yaml(path), str(path)), str(path))
     return _merge(_extended(parent, path, (*seen, path.resolve())), top)
 
 
@@ -285,9 +278,8 @@ def _text(top: dict, key: str, source: Path) -> str:
 
 def _model(name: str, content: dict, source: Path) -> ModelSpec:
     check_name("model", name, f"{source}: ")
-    content = dict(content)
     if "name" in content:  # in YAML the library's name is called `name`; ours is the key
-        content["id"] = content.pop("name")
+        content = {**content, "id": content["name"]}
     spec = _record(ModelSpec, {"label": name, **content, "name": name}, source)
     if spec.source not in SOURCES:
         raise InputError(f"{source}: models.{name}: {unknown('source', spec.source, SOURCES)}")
@@ -310,49 +302,38 @@ def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:
 
 
 def _record(kind: type, content: dict, source: Path):
+    """A `ModelSpec`, `DatasetSpec` or `Settings` of checked values; nulls are left at their default."""
     where = f"{source}: {content.get('name', 'settings')}"
-    known = {f.name: f for f in fields(kind)}
-    _known_keys(content, set(known), where)
-    values = {}
-    for key, value in content.items():
-        wanted = known[key].type
-        if value is None:
-            continue
-        if wanted is dict and not isinstance(value, dict):
-            raise InputError(f"{where}: {key}: expected a mapping, got {value!r}")
-        if wanted is bool and not isinstance(value, bool):
-            raise InputError(f"{where}: {key}: expected true or false, got {value!r}")
-        if wanted is int and (isinstance(value, bool) or not isinstance(value, int)):
-            raise InputError(f"{where}: {key}: expected a whole number, got {value!r}")
-        if wanted is str and isinstance(value, (dict, list)):
-            raise InputError(f"{where}: {key}: expected text, got {value!r}")
+    types = {field.name: field.type for field in fields(kind)}
+    _known_keys(content, set(types), where)
+    values = {key: value for key, value in content.items() if value is not None}
+    for key, value in values.items():
+        wanted = types[key]  # a bool is an int to Python; a number may stand for text
+        fits = not isinstance(value, (dict, list)) if wanted is str else type(value) is wanted
+        if not fits:
+            raise InputError(f"{where}: {key}: expected {EXPECTED[wanted]}, got {value!r}")
         values[key] = wanted(value)
     try:
         return kind(**values)
     except TypeError as error:
-        missing = str(error).rpartition(": ")[2]
-        raise InputError(f"{where}: missing {missing}") from error
+        raise InputError(f"{where}: missing {str(error).rpartition(': ')[2]}") from error
 
 
-def _check_settings(settings: Settings, source: Path) -> None:
-    choices = {
-        "preset": ("library", "paper"),
-        "interpolation": ("own", "bicubic", "bilinear"),
-        "precision": ("auto", "fp32", "bf16", "fp16"),
-        "engine": ENGINES,
-    }
-    for key, allowed in choices.items():
-        if getattr(settings, key) not in allowed:
-            raise InputError(f"{source}: settings.{key}: {unknown('value', getattr(settings, key), allowed)}")
+def _settings(content: dict, source: Path) -> Settings:
+    settings = _record(Settings, content, source)
+    for key, allowed in CHOICES.items():
+        if (value := getattr(settings, key)) not in allowed:
+            raise InputError(f"{source}: settings.{key}: {unknown('value', value, allowed)}")
     if settings.logit_scale != "learned" and not _positive(settings.logit_scale):
         raise InputError(
             f"{source}: settings.logit_scale: expected `learned` or a positive number, got {settings.logit_scale!r}"
         )
     if settings.prompts != "default" and not all("{c}" in line for line in settings.prompts.splitlines() or [""]):
         raise InputError(f"{source}: settings.prompts: expected `default` or templates with {{c}}, one a line")
-    for key, least in (("resamples", 1), ("notebook_timeout", 1), ("chunk", 1), ("seed", 0), ("workers", -1)):
-        if getattr(settings, key) < least:
-            raise InputError(f"{source}: settings.{key}: expected at least {least}, got {getattr(settings, key)}")
+    for key, least in LEAST.items():
+        if (value := getattr(settings, key)) < least:
+            raise InputError(f"{source}: settings.{key}: expected at least {least}, got {value}")
+    return settings
 
 
 def _positive(text: str) -> bool:

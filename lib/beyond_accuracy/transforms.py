@@ -90,19 +90,13 @@ _PLACE = {"scale": "source", "rotation": "source", "resolution": "size", "none":
 
 @dataclass(frozen=True)
 class Transform:
-    """One transformation at one strength.
+    """One transformation at one strength."""
 
-    Attributes:
-        name: `none`, `scale`, `shift`, `resolution`, `rotation`, `jitter`, `noise`, `blur`, `jpeg`, `hflip`, `corrupt`.
-        strength: the number after `=`, in the unit the module's table states.
-        variant: `library` or `paper`.
-        corruption: name of the ImageNet-C corruption when `name` is `corrupt`.
-    """
-
+    # `none`, `scale`, `shift`, `resolution`, `rotation`, `jitter`, `noise`, `blur`, `jpeg`, `hflip`, `corrupt`
     name: str = "none"
-    strength: float = 0.0
-    variant: str = "library"
-    corruption: str = ""
+    strength: float = 0.0  # the number after `=`, in the unit the module's table states
+    variant: str = "library"  # `library` or `paper`
+    corruption: str = ""  # name of the ImageNet-C corruption when `name` is `corrupt`
 
     @property
     def text(self) -> str:

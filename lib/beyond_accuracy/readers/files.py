@@ -19,17 +19,11 @@ MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of sym
 
 @dataclass(frozen=True)
 class Files:
-    """Image files under one root.
+    """Image files under one root."""
 
-    Attributes:
-        names: Path of each image relative to the root, with forward slashes, sorted folder by folder.
-        load: `load(i)` returns the encoded bytes of image `i`.
-        stamp: Hash of names, sizes and some content (`stamps.folder_stamp`).
-    """
-
-    names: list[str]
-    load: Callable[[int], bytes]
-    stamp: str
+    names: list[str]  # path of each image relative to the root, with forward slashes, sorted folder by folder
+    load: Callable[[int], bytes]  # `load(i)` returns the encoded bytes of image `i`
+    stamp: str  # hash of names, sizes and some content (`stamps.folder_stamp`)
 
 
 @dataclass(frozen=True)

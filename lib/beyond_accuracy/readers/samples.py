@@ -17,10 +17,9 @@ import pyarrow as pa
 
 from beyond_accuracy.datasets import ImageDataset, Targets, build_dataset, require
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.paths import resolve
+from beyond_accuracy.paths import in_notebook, resolve
 from beyond_accuracy.profiles import DatasetSpec
 from beyond_accuracy.readers import files, tables, tars
-from beyond_accuracy.surroundings import in_notebook
 
 EVALUATION = ("validation", "val", "test", "train")  # the split that is scored: the first of these that is there
 SPLITS = {"validation": ("validation", "valid", "val"), "test": ("test",), "train": ("train",)}
@@ -30,29 +29,18 @@ ARCHIVES = (".tar.gz", ".tgz", ".zip")
 
 @dataclass(frozen=True)
 class Samples:
-    """The images of one split, whatever form they are stored in.
+    """The images of one split, whatever form they are stored in."""
 
-    Attributes:
-        form: `folder`, `tar`, `parquet` or `webdataset`.
-        names: Per image its path below the root, its key, or what the shards keep as file name (may be empty).
-        load: Loader of the encoded images.
-        stamp: Changes when the files change.
-        root: The folder they were found in.
-        labels: (n,) int64 where the form carries labels; None for folders, whose names carry them.
-        class_names: What each label value means, where the shards say so.
-        n_classes: Number of classes the shards declare; 0 = unknown.
-        table: Further columns of Parquet shards.
-    """
-
-    form: str
-    names: list[str]
-    load: Callable[[int], bytes]
-    stamp: str
-    root: Path
+    form: str  # `folder`, `tar`, `parquet` or `webdataset`
+    names: list[str]  # per image its path below the root, its key, or what the shards keep as file name (may be empty)
+    load: Callable[[int], bytes]  # loader of the encoded images
+    stamp: str  # changes when the files change
+    root: Path  # the folder they were found in
+    # (n,) int64 where the form carries labels; None for folders, whose names carry them
     labels: np.ndarray | None = None
-    class_names: list[str] = field(default_factory=list)
-    n_classes: int = 0
-    table: pa.Table | None = None
+    class_names: list[str] = field(default_factory=list)  # what each label value means, where the shards say so
+    n_classes: int = 0  # number of classes the shards declare; 0 = unknown
+    table: pa.Table | None = None  # further columns of Parquet shards
 
     def __len__(self) -> int:
         return len(self.names)

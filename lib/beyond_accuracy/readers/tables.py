@@ -27,16 +27,11 @@ class ParquetLoader:
 
     Rows are streamed in small batches from where the last one was read, so reading in order costs one pass over the
     data and a few megabytes of memory per process; a row out of order is found by reading its row group from the start.
-
-    Attributes:
-        files: The shards.
-        first: (files + 1,) number of the first row of each.
-        column: The image column: `image.bytes` of a struct, or a column of bytes.
     """
 
-    files: tuple[str, ...]
-    first: np.ndarray
-    column: str
+    files: tuple[str, ...]  # the shards
+    first: np.ndarray  # (files + 1,) number of the first row of each
+    column: str  # the image column: `image.bytes` of a struct, or a column of bytes
 
     def __call__(self, position: int) -> bytes:
         """Encoded bytes of image `position`."""
@@ -84,17 +79,11 @@ def _cursor(process: int, path: str, column: str) -> _Cursor:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything but the images of Parquet shards.
+    """Everything but the images of Parquet shards."""
 
-    Attributes:
-        columns: The other columns, all shards joined; `image.path` is one of them where the shards keep it.
-        names: What each value of a label column means, where the shards say so: column -> names.
-        load: Loader of the encoded images.
-    """
-
-    columns: pa.Table
-    names: dict[str, list[str]]
-    load: ParquetLoader
+    columns: pa.Table  # the other columns, all shards joined; `image.path` is one of them where the shards keep it
+    names: dict[str, list[str]]  # what each value of a label column means, where the shards say so: column -> names
+    load: ParquetLoader  # loader of the encoded images
 
 
 def read_shards(files: list[Path], name: str) -> Table:

@@ -25,19 +25,12 @@ INDEX_FORMAT = "1"
 
 @dataclass(frozen=True)
 class TarLoader:
-    """Reads image `i` from an archive. Holds no open file: safe to pickle and in forked workers.
+    """Reads image `i` from an archive. Holds no open file: safe to pickle and in forked workers."""
 
-    Attributes:
-        paths: The archives.
-        shard: (n,) which archive.
-        offset: (n,) first byte of the file's content.
-        size: (n,) its length.
-    """
-
-    paths: tuple[str, ...]
-    shard: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
+    paths: tuple[str, ...]  # the archives
+    shard: np.ndarray  # (n,) which archive
+    offset: np.ndarray  # (n,) first byte of the file's content
+    size: np.ndarray  # (n,) its length
 
     def __call__(self, position: int) -> bytes:
         """Encoded bytes of image `position`."""
@@ -58,19 +51,12 @@ class TarIndex:
 
 @dataclass(frozen=True)
 class Shards:
-    """Samples of webdataset shards.
+    """Samples of webdataset shards."""
 
-    Attributes:
-        keys: Name of each sample without suffix.
-        labels: (n,) int64.
-        load: Loader of the encoded images.
-        stamp: Hash of the archives' names, sizes and some content.
-    """
-
-    keys: list[str]
-    labels: np.ndarray
-    load: TarLoader
-    stamp: str
+    keys: list[str]  # name of each sample without suffix
+    labels: np.ndarray  # (n,) int64
+    load: TarLoader  # loader of the encoded images
+    stamp: str  # hash of the archives' names, sizes and some content
 
 
 def index_tar(path: Path) -> TarIndex:

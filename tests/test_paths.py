@@ -3,7 +3,7 @@
 import sys
 from types import SimpleNamespace
 
-from beyond_accuracy.surroundings import in_notebook
+from beyond_accuracy.paths import in_notebook
 
 
 def test_a_kernel_is_told_from_an_imported_package(monkeypatch):
