@@ -12,7 +12,8 @@ import pytest
 from scipy.special import softmax
 
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.store import Entry, Predictions, Store, atomic_write, make_key, restrict, rows_table, score
+from beyond_accuracy.stamps import atomic_write
+from beyond_accuracy.store import Entry, Predictions, Store, make_key, restrict, rows_table, score
 
 # Judging --------------------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from beyond_accuracy.jobs import choose_precision
 from beyond_accuracy.models import model_for
 from beyond_accuracy.paths import cache_dir, project_root
 from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, load_profile, unknown
-from beyond_accuracy.results import write_atomically
+from beyond_accuracy.stamps import write_atomically
 
 # name -> (title, architecture of timm or folder, class space, its first class id)
 MODELS = {

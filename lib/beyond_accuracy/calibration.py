@@ -14,7 +14,7 @@ from pathlib import Path
 
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import cache_dir
-from beyond_accuracy.store import atomic_write
+from beyond_accuracy.stamps import atomic_write
 
 PAYS = 1.3  # times as fast as fp32; native bf16 is about twice as fast, emulated far slower
 SHAPE = (512, 768, 3072)  # rows, width and hidden width: a layer of a base-size network

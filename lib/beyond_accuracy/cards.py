@@ -20,7 +20,8 @@ from beyond_accuracy.geometry import Geometry
 from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import ModelSpec, Settings
-from beyond_accuracy.store import Store, atomic_write
+from beyond_accuracy.stamps import atomic_write
+from beyond_accuracy.store import Store
 
 PAPER_CROP = 224 / 256
 

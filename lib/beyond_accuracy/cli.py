@@ -251,7 +251,8 @@ def _write_rows(found, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from beyond_accuracy.store import atomic_write, rows_table
+    from beyond_accuracy.stamps import atomic_write
+    from beyond_accuracy.store import rows_table
 
     if path.suffix == ".csv":
         frame = found.frame

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import report_dir
-from beyond_accuracy.results import write_atomically
+from beyond_accuracy.stamps import write_atomically
 
 LIMIT = 6_000_000  # bytes of the whole copy
 QUALITY = 45  # of photographs; drawings (pictures with a palette) stay exact

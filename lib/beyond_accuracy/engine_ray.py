@@ -37,7 +37,8 @@ from beyond_accuracy.jobs import (
 )
 from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.profiles import Settings
-from beyond_accuracy.store import Store, atomic_write
+from beyond_accuracy.stamps import atomic_write
+from beyond_accuracy.store import Store
 
 if TYPE_CHECKING:
     from beyond_accuracy.inference import Options

@@ -16,7 +16,8 @@ import pandas as pd
 
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.jobs import Job, Todo, jobs_of
-from beyond_accuracy.store import Entry, Range, atomic_write
+from beyond_accuracy.stamps import atomic_write
+from beyond_accuracy.store import Entry, Range
 
 
 @dataclass(frozen=True)

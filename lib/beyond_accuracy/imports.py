@@ -12,7 +12,8 @@ import pandas as pd
 from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.readers import VAL_ID
-from beyond_accuracy.store import Entry, Store, atomic_write, rows_table, save_array, score
+from beyond_accuracy.stamps import atomic_write
+from beyond_accuracy.store import Entry, Store, rows_table, save_array, score
 
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
 PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns

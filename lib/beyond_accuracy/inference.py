@@ -41,7 +41,8 @@ from beyond_accuracy.models import model_for
 from beyond_accuracy.networks import Model
 from beyond_accuracy.predictions import largest_logits
 from beyond_accuracy.profiles import Settings
-from beyond_accuracy.store import Range, Store, atomic_write, save_array, score
+from beyond_accuracy.stamps import atomic_write
+from beyond_accuracy.store import Range, Store, save_array, score
 
 # Uint8 crops of one forward batch, all transforms together, stay below this many bytes: in the memory of a GPU, where
 # small batches are slow; in main memory on a CPU, where they are not.

@@ -19,7 +19,7 @@ from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import ASSETS, notebooks_dir, project_root, report_dir
 from beyond_accuracy.profiles import Profile, available_profiles, load_profile
 from beyond_accuracy.report_schedule import LATE, READS, build_pages, fill_store
-from beyond_accuracy.results import write_atomically
+from beyond_accuracy.stamps import write_atomically
 
 LIBRARY = Path(__file__).parent
 # Modules that change how a page looks but not what a notebook computes.

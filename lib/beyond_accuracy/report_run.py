@@ -19,7 +19,7 @@ from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from beyond_accuracy.results import write_atomically
+from beyond_accuracy.stamps import write_atomically
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, object], timeout: int, cwd: Path) -> dict[str, str]:

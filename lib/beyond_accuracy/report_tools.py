@@ -18,7 +18,7 @@ from beyond_accuracy import (
     results,
 )
 from beyond_accuracy.profiles import Profile
-from beyond_accuracy.results import write_atomically
+from beyond_accuracy.stamps import write_atomically
 
 
 def write_tools(

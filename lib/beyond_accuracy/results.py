@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
+from .stamps import write_atomically
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, and a run that draws nothing needs none
     from matplotlib.figure import Figure
@@ -126,17 +126,6 @@ def collect(report_folder: Path, dimensions: Iterable[str] | None = None) -> pd.
 def csv_text(frame: pd.DataFrame, index: bool = False) -> str:
     """CSV with at most 10 significant digits: exact enough to recompute from, the same on every machine."""
     return frame.to_csv(index=index, float_format="%.10g", lineterminator="\n")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, and leave it alone if nothing changed."""
-    path = Path(path)
-    if path.is_file() and path.read_bytes() == content:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 # Figures ---------------------------------------------------------------------------------------------------------

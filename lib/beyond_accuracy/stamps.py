@@ -1,4 +1,4 @@
-"""What changes when a dataset's files change: names, sizes and a sample of the content, never times.
+"""Files: written whole or not at all, and stamped by names, sizes and a sample of the content, never times.
 
 A copy of the data on another disk or machine has other times and the same content; its predictions are found again.
 Reading hundreds of gigabytes to be sure of every byte would take longer than many a run, so of large sets a fixed
@@ -7,10 +7,14 @@ in the sample.
 """
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+
+from beyond_accuracy.errors import InputError
 
 WHOLE = 64 * 2**20  # files, or sets of files, up to this size are read whole
 SAMPLED_FILES = 64
@@ -59,3 +63,36 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int]) -> str:
         except OSError:
             stamp.update(b"unreadable\n")
     return stamp.hexdigest()
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write through a temporary file in the same folder, then rename: never a half-written file under `path`.
+
+    Raises:
+        InputError: The folder cannot be written (full disk, read-only); what was there before stays.
+    """
+    temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`atomic_write` of known content; a file that holds it already is left alone."""
+    path = Path(path)
+    if not path.is_file() or path.read_bytes() != content:
+        atomic_write(path, lambda temporary: temporary.write_bytes(content))
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """What to say of a disk that is full or read-only."""
+    return InputError(
+        f"cannot write {path} ({error.strerror or error}); free some space, or choose another folder (of the store: "
+        "--cache-dir). What was written before is kept, and a rerun continues from it"
+    )

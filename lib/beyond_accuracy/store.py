@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import cache_dir, check_name
 from beyond_accuracy.predictions import Predictions, restrict, score
+from beyond_accuracy.stamps import atomic_write, cannot_write
 
-__all__ = ["Entry", "Predictions", "Store", "atomic_write", "make_key", "restrict", "rows_table", "save_array", "score"]
+__all__ = ["Entry", "Predictions", "Store", "make_key", "restrict", "rows_table", "save_array", "score"]
 
 FORMAT = 2
 ARRAYS = b"beyond_accuracy.arrays"  # schema key of predictions.parquet: the .npy files that belong to it
@@ -89,7 +90,7 @@ class Entry:
         except NotImplementedError:
             locked = False
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         try:
             yield locked
         finally:
@@ -296,7 +297,7 @@ class Store:
                     os.replace(folder, old)
                 os.replace(fresh, folder)
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise cannot_write(folder, error) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
@@ -308,35 +309,10 @@ class Store:
         return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
 
 
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write through a temporary file in the same folder, then rename: never a half-written file under `path`.
-
-    Raises:
-        InputError: The folder cannot be written (full disk, read-only); what was there before stays.
-    """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def save_array(path: Path, values: np.ndarray) -> None:
     """Write an array as .npy, whatever the suffix of the path."""
     with path.open("wb") as handle:
         np.save(handle, values, allow_pickle=False)
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"cannot write {path} ({error.strerror or error}); free some space, or choose another folder with --cache-dir. "
-        "What was written before is kept, and a rerun continues from it"
-    )
 
 
 def rows_table(frame: pd.DataFrame) -> pa.Table:

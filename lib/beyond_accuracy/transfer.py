@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from beyond_accuracy import vtab
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.metrics.probe import DEFAULT, Settings, run_probe
+from beyond_accuracy.stamps import atomic_write
 from beyond_accuracy.stats import bootstrap_means, bootstrap_p_value, percentile_interval, wilson
-from beyond_accuracy.store import atomic_write, make_key
+from beyond_accuracy.store import make_key
 from beyond_accuracy.tasks import Task, TaskData, task_data
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from beyond_accuracy import vtab
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.metrics.probe import chunks
-from beyond_accuracy.store import atomic_write, make_key
+from beyond_accuracy.stamps import atomic_write
+from beyond_accuracy.store import make_key
 from beyond_accuracy.tasks import TaskData
 from beyond_accuracy.transfer import Runs
 
