@@ -45,8 +45,8 @@ def measured():
 
 @pytest.fixture(scope="module")
 def table(measured):
-    found = words_ablation.labelled(ablation.effects(measured, tuple(ablation.LEVELS)), TITLES)
-    return ablation.corrected(found, [*words_ablation.TERMS, *words_ablation.DIVERSITY_TERMS], by="panel")
+    fitted = ablation.effects(measured, tuple(ablation.LEVELS))
+    return words_ablation.judged(fitted, TITLES, [*words_ablation.TERMS, *words_ablation.DIVERSITY_TERMS])
 
 
 def test_rows_for_readers(table):
@@ -113,17 +113,52 @@ def test_statements_say_what_is_decided(table):
     assert said == "Together: undecided on World val and World R."
 
 
-def test_robustness_needs_both_scales(table):
+def test_robustness_needs_both_scales_and_no_loss_of_accuracy(table):
     rows = table[table.dataset == "world_r"]
-    points, odds = (rows[rows.metric == metric] for metric in ("accuracy_gap", "log_odds_gap"))
     terms = {"diversity": "broad data", "architecture": "ConvNeXt"}
-    said = words_ablation.robustness(points, odds, "renditions", "World val", terms)
-    assert said.startswith("Renditions, relative to World val: broad data brings robustness (+6.0 [")
-    assert "ConvNeXt is undecided (" in said  # log-odds alone differ: nothing in points
-    flipped = points.assign(value=-points.value, ci_low=-points.ci_high, ci_high=-points.ci_low)
-    assert "broad data is undecided" in words_ablation.robustness(flipped, odds, "r", "c", terms)
-    negative = odds.assign(value=-odds.value)
-    assert "broad data costs robustness" in words_ablation.robustness(flipped, negative, "r", "c", terms)
+    said = words_ablation.robustness(rows, "renditions", "World val", terms)
+    assert said.startswith("Renditions: broad data brings robustness (accuracy there +6.0 [")
+    assert "; relative to World val +6.0 [" in said
+    assert "ConvNeXt is undecided (accuracy there +8.0" in said  # log-odds alone differ: nothing in points
+
+    def turned(**signs):
+        sign = rows.metric.map(signs).fillna(1)
+        return words_ablation.robustness(rows.assign(value=sign * rows.value), "r", "c", terms)
+
+    assert "broad data is undecided" in turned(accuracy_gap=-1)
+    assert "broad data is less accurate there, but loses less (" in turned(accuracy=-1)
+    assert "broad data is more accurate there, but loses more (" in turned(accuracy_gap=-1, log_odds_gap=-1)
+    assert "broad data costs robustness (" in turned(accuracy=-1, accuracy_gap=-1, log_odds_gap=-1)
+
+
+def test_no_verdict_where_a_cell_guesses(measured, table):
+    fitted = ablation.effects(measured, tuple(ablation.LEVELS))
+    mute = words_ablation.with_means(["world_r"], {"renditions": ["world_r", "world_sketch"], "others": ["world_v2"]})
+    assert mute == {"world_r", "renditions"}
+    silent = words_ablation.judged(fitted, TITLES, words_ablation.TERMS, mute)
+    gaps = silent[silent.metric.isin(words_ablation.GAPS)]
+    assert (gaps.row == "World R (at chance)").all() and gaps.p_holm.isna().all() and not gaps.decided.any()
+    assert silent[silent.metric == "accuracy"].p_holm.notna().all()
+    kept = words_ablation.told(fitted, mute)
+    assert set(kept[kept.dataset == "world_r"].metric) == {"accuracy"}
+    cells = pd.DataFrame(
+        {
+            "dataset": "world_r", "architecture": "convnet", "objective": "clip", "diversity": ["broad", "narrow"],
+            "value": [7.0, 6.0], "ci_low": [5.0, 4.0], "ci_high": [9.0, 8.0], "chance": 6.25,
+        }
+    )  # fmt: skip
+    assert words_ablation.no_verdict("renditions", cells, TITLES) == (
+        "Renditions: no verdict on robustness, for some cells guess: World R (chance 6.2 %) by ConvNeXt, CLIP on broad "
+        "data 7.0 [5.0, 9.0] % and ConvNeXt, CLIP on narrow data 6.0 [4.0, 8.0] %."
+    )
+
+
+def test_gaps_stand_beside_the_accuracy_they_are_gaps_of(measured, table):
+    cells = ablation_quantities.cell_means(measured, tuple(ablation.LEVELS))
+    gaps = words_ablation.shown(table[table.panel == "Gap to the clean set"], words_ablation.TERMS, cells)
+    assert gaps["accuracy there (%)"].tolist() == ["46.0 to 64.0"]
+    accuracy = words_ablation.shown(table[table.panel == "Accuracy"], words_ablation.TERMS, cells)
+    assert "accuracy there (%)" not in accuracy
 
 
 def test_seed_words_and_rows(measured):
@@ -131,12 +166,21 @@ def test_seed_words_and_rows(measured):
     noise = ablation_quantities.seed_noise(narrow, FACTORS)
     rows = words_ablation.seed_rows(noise)
     assert rows.iloc[0].to_dict() | {"ci_low": 0, "ci_high": 0} == {
-        "dataset": "world_val", "metric": "seed_sd:accuracy", "model": "all_cells", "value": pytest.approx(0.1),
+        "dataset": "world_val", "metric": "seed_sd:accuracy", "model": "convnet_clip", "value": pytest.approx(0.1),
         "ci_low": 0, "ci_high": 0, "n": 1000, "unit": "points",
     }  # fmt: skip
-    shown = words_ablation.labelled(noise, TITLES)
-    said = words_ablation.seed_sentence(shown[shown.metric == "accuracy"], "World val")
-    assert "lie up to 0.3 points apart on World val" in said and "(World R)" in said
+    assert not rows.duplicated(["dataset", "metric", "model"]).any()
+    shown = words_ablation.seed_table(words_ablation.labelled(noise, TITLES))
+    assert shown["ViT, supervised"][0] == pytest.approx(0.1) and "ViT, supervised_low" in shown
+    least = ablation_quantities.least_differences(noise[noise.metric == "accuracy"], FACTORS)
+    least = words_ablation.labelled(least, TITLES)
+    wide = words_ablation.least_table(least)
+    assert len(wide) == 10 and {"two of ViT, CLIP", "ConvNeXt, CLIP and ViT, CLIP"} <= set(wide.runs)
+    assert wide["World R"].gt(0).all()
+    said = words_ablation.seed_sentence(least, "World val")
+    assert (
+        "nothing but the seed lie up to 0.6 (" in said and "ViT, CLIP)" in said and "points apart on World val" in said
+    )
 
 
 def test_tables_for_readers(measured, table):

@@ -11,16 +11,21 @@ any number of seeds per cell,
 - a two-way interaction is the difference between two effects: what the one factor does at the second level of the
   other, minus what it does at the first (averaged over a third factor).
 
-Variance of an effect b = sum_r w_r y_r, with w the effect's row of (X'X)^-1 X', v = (X'X)^-1 its diagonal entry, and C
-the covariance over images of the runs' values (clustered where images share an origin):
+Variance of an effect b = sum_r w_r y_r, with w the effect's row of the pseudo-inverse of the design and C the
+covariance over images of the runs' values (clustered where images share an origin):
 
-    var(b) = v s^2 + max(0, w'Cw - v tr(MC) / df),    M = I - X (X'X)^-1 X',  df = tr(M)
+    var(b) = sum_r w_r^2 s_r^2 + max(0, w'Cw - sum_r w_r^2 c_r)
 
-s^2 is the residual mean square between seeds. It already holds the noise of images that a single run adds, and so does
-w'Cw, hence the third term, the interaction of runs and images, is taken off once: Var = MS_runs + MS_images -
-MS_interaction (Cornfield and Tukey 1956; the quasi F of Clark 1973, "The language-as-fixed-effect fallacy"). Noise that
-all runs share, an image that is hard for all, cancels in w'Cw. Degrees of freedom: Satterthwaite (1946). With three
-seeds per cell of a 2 x 2, df is 8 if images add nothing, and more as their share grows.
+s_r^2 is the variance between the seeds of the run's own cell: cells differ in it by up to twelve to one in standard
+deviations, and no variance that they share would fit any of them (Welch 1947). It already holds the noise of images
+that a single run adds, c_r (the mean of C within the cell, what all its runs share taken off); so does w'Cw, hence the
+third term, the interaction of runs and images, is taken off once: MS_runs + MS_images - MS_interaction (Cornfield and
+Tukey 1956; the quasi F of Clark 1973, "The language-as-fixed-effect fallacy"). Seeds that happen to lie closer than c_r
+allows count as c_r. Noise that all runs share, an image that is hard for all, cancels in w'Cw. Degrees of freedom:
+Satterthwaite (1946), 2 to 8 for three seeds per cell of a 2 x 2 if images add nothing.
+
+Variances shrunk towards a common one (Smyth 2004) would need fewer seeds, but shrink the fickle cells most: under the
+spreads measured here such intervals cover 88 %, those of one pooled variance 91 %, these 95 %.
 """
 
 from __future__ import annotations
@@ -31,7 +36,6 @@ from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
@@ -202,63 +206,86 @@ def effects(measured: Measured, factors: Sequence[str], level: float = 0.95) -> 
 
     Args:
         measured: At least two runs in every cell of the factors.
-        factors: Two or three of `LEVELS`.
+        factors: One or more of `LEVELS`.
         level: Of the intervals.
 
     Returns:
-        Rows `dataset, metric, unit, n` and `COLUMNS`: per quantity one row per term. `se_seeds` is the standard error
-        between seeds alone, `se_images` what images add to it. Quantities with a missing value in any run are left out.
+        As `contrasts`, a row per quantity and term.
 
     Raises:
         InputError: As `check_seeds`.
     """
     check_seeds(measured.runs, factors)
     matrix = design(measured.runs, factors)
-    defined = np.isfinite(measured.values).all(axis=1)
-    parts = []
-    for at in np.flatnonzero(defined):
-        about = measured.quantities.iloc[at]
-        table = _fit(measured.values[at], measured.covariance[at], matrix, int(about.clusters), level)
-        parts.append(table.assign(**{c: about[c] for c in ("dataset", "metric", "unit", "n")}))
-    columns = ["dataset", "metric", "unit", "n", *COLUMNS]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    weights = pd.DataFrame(np.linalg.pinv(matrix.to_numpy()), index=matrix.columns).drop(index="constant")
+    return contrasts(measured, factors, weights, level)
 
 
-def _fit(
-    values: NDArray, covariance: NDArray, matrix: pd.DataFrame, clusters: int, level: float
-) -> pd.DataFrame:  # fmt: skip
-    x = matrix.to_numpy()
-    fit = sm.OLS(values, x).fit()
-    scale, df = fit.normalized_cov_params.diagonal(), fit.df_resid
-    weights = np.linalg.pinv(x)  # an effect is a weighted sum of the runs
-    images = np.einsum("ti,ij,tj->t", weights, covariance, weights)
-    both = scale * np.trace((np.eye(len(x)) - x @ weights) @ covariance) / df
-    seeds = np.square(fit.bse)
-    added = np.maximum(images - both, 0)
-    total = seeds + added
-    of_images = (np.square(images) + np.square(both) / df) / (clusters - 1)
+def contrasts(measured: Measured, factors: Sequence[str], weights: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Weighted sums of runs, with intervals over seeds and images (see the module's text).
+
+    Args:
+        measured: At least two runs in every cell of the factors.
+        factors: What makes a cell.
+        weights: (terms, runs), the same for all runs of a cell; the index names the terms.
+        level: Of the intervals.
+
+    Returns:
+        Rows `dataset, metric, unit, n` and `COLUMNS`: per quantity one row per term. n: independent images, or groups
+        of images that share an origin. `se_seeds`: standard error between seeds alone, `se_images`: what images add.
+        Quantities with a missing value in any run are left out.
+    """
+    measured = measured.only(np.isfinite(measured.values).all(axis=1))
+    w, squares = weights.to_numpy(), np.square(weights.to_numpy())
+    sizes = _same_cell(measured.runs, factors).sum(axis=1)
+    spread, own = cell_variances(measured, factors)
+    seeds, held = np.maximum(spread, own)[:, None] * squares, own[:, None] * squares  # (quantities, terms, runs)
+    images = np.einsum("ti,qij,tj->qt", w, measured.covariance, w)
+    added = np.maximum(images - held.sum(axis=2), 0)
+    total = seeds.sum(axis=2) + added
+    per_cell = sizes / (sizes - 1)  # the sum over cells of (their part)^2 / df, written over runs
+    units = measured.quantities.clusters.to_numpy()[:, None]
+    of_images = (np.square(images) + np.square(held) @ per_cell) / (units - 1)
+    value = measured.values @ w.T
     with np.errstate(divide="ignore", invalid="ignore"):  # no spread at all: the interval is the value itself
-        freedom = np.fmax(np.square(total) / (np.square(seeds) / df + of_images), df)
-        p = np.where(total > 0, 2 * t.sf(np.abs(fit.params) / np.sqrt(total), freedom), fit.params == 0)
+        freedom = np.fmax(np.square(total) / (np.square(seeds) @ per_cell + of_images), (sizes - 1).min())
+        p = np.where(total > 0, 2 * t.sf(np.abs(value) / np.sqrt(total), freedom), value == 0)
     reach = t.ppf((1 + level) / 2, freedom) * np.sqrt(total)
-    table = pd.DataFrame(
-        {
-            "term": matrix.columns,
-            "value": fit.params,
-            "ci_low": fit.params - reach,
-            "ci_high": fit.params + reach,
-            "p": p,
-            "se": np.sqrt(total),
-            "se_seeds": fit.bse,
-            "se_images": np.sqrt(added),
-            "df": freedom,
-            "runs": len(x),
-        }
-    )
-    return table[table.term != "constant"]
+    estimates = (value, value - reach, value + reach, p, total**0.5, seeds.sum(axis=2) ** 0.5, added**0.5, freedom)
+    keys = measured.quantities[["dataset", "metric", "unit"]].assign(n=units[:, 0])
+    table = keys.loc[np.repeat(keys.index, len(w))].reset_index(drop=True)
+    table["term"] = np.tile(weights.index, len(keys))
+    for column, numbers in zip(COLUMNS[1:-1], estimates, strict=True):
+        table[column] = numbers.ravel()
+    return table.assign(runs=len(sizes))
 
 
-def corrected(table: pd.DataFrame, terms: Sequence[str] = (), by: str = "", alpha: float = 0.05) -> pd.DataFrame:
+def cell_variances(measured: Measured, factors: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variance between the seeds of each run's cell, and the part of it that the choice of images makes.
+
+    Args:
+        measured: At least two runs in every cell.
+        factors: What makes a cell.
+
+    Returns:
+        Two arrays (quantities, runs), equal within a cell.
+    """
+    same = _same_cell(measured.runs, factors)
+    size = same.sum(axis=1)
+    centred = np.eye(len(size)) - same / size
+    squares = np.square(measured.values @ centred), np.einsum("ij,qji->qi", centred, measured.covariance)
+    between, own = (part @ same / (size - 1) for part in squares)
+    return between, np.maximum(own, 0)
+
+
+def _same_cell(runs: pd.DataFrame, factors: Sequence[str]) -> NDArray[np.bool_]:
+    cell = runs.groupby(list(factors)).ngroup().to_numpy()
+    return cell[:, None] == cell
+
+
+def corrected(
+    table: pd.DataFrame, terms: Sequence[str] = (), by: str = "", alpha: float = 0.05, without: ArrayLike | None = None
+) -> pd.DataFrame:
     """The effects of some terms with p-values corrected by Holm, and whether they are decided.
 
     Args:
@@ -266,14 +293,16 @@ def corrected(table: pd.DataFrame, terms: Sequence[str] = (), by: str = "", alph
         terms: Which terms; all if empty.
         by: Column that parts the rows into tables, each corrected by itself; empty: all rows are one table.
         alpha: An effect is decided if its corrected p-value is below this.
+        without: (rows of the table,) bool: rows on which there is no verdict; they do not count and have no p-value.
 
     Returns:
         The rows with `p_holm` and `decided`.
     """
+    table = table if without is None else table.assign(p=table.p.mask(np.asarray(without, bool)))
     chosen = table[table.term.isin(list(terms))] if terms else table
     p_values = chosen.p.astype(float)
     if len(chosen):
-        p_values = p_values.groupby(chosen[by] if by else 0 * p_values).transform(holm)
+        p_values = p_values.groupby(chosen[by] if by else 0 * p_values.fillna(0)).transform(holm)
     return chosen.assign(p_holm=p_values, decided=p_values < alpha).reset_index(drop=True)
 
 

@@ -1,13 +1,17 @@
 """What is derived from measured runs before effects are computed: gaps, means over sets; and the runs themselves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import logit
 from scipy.stats import chi2, t
 
-from .ablation import Measured, check_seeds
+from .ablation import Measured, cell_variances, check_seeds, contrasts
+
+ESTIMATE = ["value", "ci_low", "ci_high"]
 
 # --------------------------------------------------------------------------------------------------- further quantities
 
@@ -76,51 +80,93 @@ def with_gaps(measured: Measured, clean: str, groups: Mapping[str, Sequence[str]
 
 
 def seed_noise(measured: Measured, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
-    """How far runs lie apart that differ in their seed alone, on the same images.
-
-    sd is the pooled standard deviation within cells. Two single runs of equal expectation then differ, in `level` of
-    the cases, by less than t_df sqrt(2) sd: `least_difference`, what a difference between two single trained models
-    has to exceed to be more than luck of the seed.
-
-    Args:
-        measured: At least two runs in every cell.
-        factors: What makes a cell.
-        level: Of the interval (chi-square) and of the least difference.
+    """How far runs of one cell lie apart that differ in their seed alone, on the same images.
 
     Returns:
-        Rows `dataset, metric, unit, n, sd, sd_low, sd_high, least_difference, df`.
+        Rows `dataset, metric, unit, n` (independent images or groups), the factors, `sd`, its chi-square interval
+        `sd_low, sd_high`, `df`. Seeds that lie closer than images on which single runs differ allow count as these do.
 
     Raises:
         InputError: As `check_seeds`.
     """
     check_seeds(measured.runs, factors)
-    cell = measured.runs.groupby(list(factors)).ngroup().to_numpy()
-    groups = np.unique(cell)
-    df = len(cell) - len(groups)
-    squares = np.zeros(len(measured.values))
-    for group in groups:
-        mine = measured.values[:, cell == group]
-        squares += np.square(mine - mine.mean(axis=1, keepdims=True)).sum(axis=1)
-    sd = np.sqrt(squares / df)
-    low, high = (np.sqrt(squares / chi2.ppf(q, df)) for q in ((1 + level) / 2, (1 - level) / 2))
-    table = measured.quantities[["dataset", "metric", "unit", "n"]].assign(sd=sd, sd_low=low, sd_high=high)
-    return table.assign(least_difference=t.ppf((1 + level) / 2, df) * np.sqrt(2) * sd, df=df)
+    between, images = (part**0.5 for part in cell_variances(measured, factors))
+    keys = measured.quantities[["dataset", "metric", "unit"]].assign(n=measured.quantities.clusters)
+    parts = []
+    for cell, at in _cells(measured, factors):
+        least, df = images[:, at[0]], len(at) - 1
+        sd = np.maximum(between[:, at[0]], least)
+        low, high = (sd * np.sqrt(df / chi2.ppf(q, df)) for q in ((1 + level) / 2, (1 - level) / 2))
+        parts.append(keys.assign(**cell, sd=sd, sd_low=np.maximum(low, least), sd_high=high, df=df))
+    return pd.concat(parts, ignore_index=True)
+
+
+def least_differences(noise: pd.DataFrame, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """What a difference between two single runs has to exceed to be more than luck of their seeds.
+
+    t sqrt(sd_a^2 + sd_b^2): two runs of equal expectation differ by less in `level` of the cases. Degrees of freedom by
+    Welch and Satterthwaite for two cells; two runs of the same cell share one estimate and its degrees of freedom.
+
+    Args:
+        noise: Rows of `seed_noise`.
+        factors: What makes a cell.
+        level: Share of the cases.
+
+    Returns:
+        Rows `dataset, metric, unit, n, first, second` (cells, their levels joined by a space), `least_difference`.
+    """
+    keys = ["dataset", "metric", "unit", "n"]
+    cells = {" ".join(names): part for names, part in noise.groupby(list(factors), sort=False)}
+    parts = []
+    for first, second in combinations_with_replacement(cells, 2):
+        both = cells[first].merge(cells[second][[*keys, "sd", "df"]], on=keys, suffixes=("", "_b"))
+        a, b = both.sd**2, both.sd_b**2
+        freedom = both.df if first == second else (a + b) ** 2 / (a**2 / both.df + b**2 / both.df_b)
+        least = t.ppf((1 + level) / 2, freedom.fillna(both.df)) * np.sqrt(a + b)  # no spread at all: 0/0
+        parts.append(both[keys].assign(first=first, second=second, least_difference=least))
+    return pd.concat(parts, ignore_index=True)
 
 
 def cell_means(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
-    """Mean, lowest and highest value over the seeds of every cell.
+    """Mean over the seeds of every cell with its interval over seeds and images, lowest and highest value.
 
     Returns:
-        Rows `dataset, metric, unit, n`, the factors, `value, lowest, highest, seeds`.
+        Rows `dataset, metric, unit, n`, the factors, `value, ci_low, ci_high, lowest, highest, seeds`; quantities with
+        a missing value in any run are left out.
     """
+    measured = measured.only(np.isfinite(measured.values).all(axis=1))
     parts = []
-    for names, at in measured.runs.groupby(list(factors)).indices.items():
+    for cell, at in _cells(measured, factors):
+        weights = np.zeros((1, len(measured.runs)))
+        weights[0, at] = 1 / len(at)
+        table = contrasts(measured, factors, pd.DataFrame(weights))[["dataset", "metric", "unit", "n", *ESTIMATE]]
         mine = measured.values[:, at]
-        cell = dict(zip(factors, names, strict=True))
-        columns = {"value": mine.mean(axis=1), "lowest": mine.min(axis=1), "highest": mine.max(axis=1)}
-        kept = measured.quantities[["dataset", "metric", "unit", "n"]]
-        parts.append(kept.assign(**cell, **columns, seeds=len(at)))
+        parts.append(table.assign(**cell, lowest=mine.min(axis=1), highest=mine.max(axis=1), seeds=len(at)))
     return pd.concat(parts, ignore_index=True)
+
+
+def guessing(targets: Sequence, classes: int) -> float:
+    """Accuracy of guessing a class, percent; an image with several labels is guessed right by any of them."""
+    return 100 * float(np.mean([np.unique(labels).size for labels in targets])) / classes
+
+
+def at_chance(cells: pd.DataFrame, chance: Mapping[str, float]) -> pd.DataFrame:
+    """Cells whose accuracy cannot be told from guessing: their interval reaches down to chance.
+
+    What such a cell loses under a shift says how good it was before, not how robust it is: nothing is left to lose.
+
+    Args:
+        cells: Rows of `cell_means`.
+        chance: Dataset -> accuracy of guessing, percent; others are left out.
+    """
+    rows = cells[(cells.metric == "accuracy") & cells.dataset.isin(list(chance))]
+    rows = rows.assign(chance=rows.dataset.map(chance).astype(float))
+    return rows[rows.ci_low <= rows.chance].reset_index(drop=True)
+
+
+def _cells(measured: Measured, factors: Sequence[str]) -> Iterator[tuple[dict[str, str], NDArray[np.intp]]]:
+    for names, at in measured.runs.groupby(list(factors)).indices.items():
+        yield dict(zip(factors, names, strict=True)), at
 
 
 def long(measured: Measured) -> pd.DataFrame:
