@@ -4,9 +4,10 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
-from beyond_accuracy import annotations
+from beyond_accuracy import annotations, paths
 from beyond_accuracy.errors import DataMissing, InputError
 
 
@@ -51,14 +52,28 @@ def test_missing_package_is_named(monkeypatch):
 def test_factors_from_metadata():
     metadata = pd.DataFrame(
         {"x_pose": [1, 0, 1], "x_darker": [1, 0, 0], "x_top": ["darker", "pose", "pose"], "scale": 1.0},
-        index=pd.Index(["a", "b", "c"], name="id"),
+        index=pd.Index(["a", "typical", "c"], name="id"),
     )
     multi = annotations.factor_frame(np.array(["c", "a"]), metadata, None, "multi")
     assert multi.index.tolist() == ["c", "a"] and multi.to_dict("list") == {"pose": [1, 1], "darker": [0, 1]}
-    top = annotations.factor_frame(np.array(["c", "a", "b"]), metadata, None, "top")
-    assert top.to_dict("list") == {"pose": [1, 0, 1], "darker": [0, 1, 0]}
+    # an image without factors is typical: the factor that it comes nearest to is none, and it is left out
+    for kind, expected in (("top", {"pose": [1, 0], "darker": [0, 1]}), ("multi", {"pose": [1, 1], "darker": [0, 1]})):
+        frame = annotations.factor_frame(np.array(["c", "typical", "a"]), metadata, None, kind)
+        assert frame.index.tolist() == ["c", "a"] and frame.to_dict("list") == expected
+    other = metadata.assign(x_top="darker")
+    assert annotations.factor_frame(np.array(["c"]), other, None, "top").to_numpy().tolist() == [[0, 0]]
     with pytest.raises(InputError, match="no factor columns"):
         annotations.factor_frame(np.array(["a"]), metadata[["scale"]], None)
+
+
+def test_every_top_factor_of_the_mini_world_is_one_that_the_image_has():
+    path = paths.ASSETS / "mini_world" / "world_val.parquet"
+    columns = [name for name in pq.read_schema(path).names if name.startswith("x_")]
+    metadata = pd.read_parquet(path, columns=["id", *columns]).set_index("id")
+    top, multi = (annotations.factor_frame(metadata.index, metadata, None, kind) for kind in ("top", "multi"))
+    assert len(metadata) == 3200 and len(top) == len(multi) == 2487
+    assert (top.sum(axis=1) == 1).all() and (top.to_numpy() <= multi.to_numpy()).all()
+    assert (top.sum() <= multi.sum()).all()
 
 
 def test_factors_of_imagenet_ids():

@@ -33,22 +33,29 @@ def theme():
 def world():
     """Texture doubles the errors of `vit_sup` only."""
     rng = np.random.default_rng(0)
-    factors = pd.DataFrame({"odd_pose": rng.random(2000) < 0.3, "texture": rng.random(2000) < 0.2}).astype(int)
+    texture = rng.random(2000) < 0.2
+    factors = pd.DataFrame({"odd_pose": ~texture, "texture": texture}).astype(int)
     correct = {
         "vit_sup": rng.random(2000) > np.where(factors["texture"] == 1, 0.5, 0.2),
         "vit_clip": rng.random(2000) > 0.25,
     }
-    table = mistakes.error_ratios(correct, factors, 200, np.random.default_rng(1))
-    gaps = mistakes.ratio_differences(correct, factors, np.random.default_rng(1), 2000)
+    table = mistakes.factor_table(correct, factors, 200, np.random.default_rng(1))
+    gaps = mistakes.factor_differences(correct, factors, np.random.default_rng(1), 2000)
+    gaps = gaps[gaps["kind"] == "factor_effect"]
     return correct, factors, table, gaps.assign(p_holm=holm(gaps["p"]))
 
 
-def test_hardest_first_average_last(world):
-    assert plots_mistakes.hardest_first(world[2]) == ["texture", "odd_pose", "average"]
+@pytest.fixture(scope="module")
+def ratios(world):
+    return world[2][world[2]["kind"] == "error_ratio"]
 
 
-def test_ratio_figure(world):
-    table = world[2]
+def test_hardest_first_average_last(ratios):
+    assert plots_mistakes.hardest_first(ratios) == ["texture", "odd_pose", "average"]
+
+
+def test_ratio_figure(world, ratios):
+    table = ratios
     paper = pd.DataFrame({"factor": ["texture", "unknown"], "model": "vit_sup", "value": [2.3, 9.0]})
     ax = plots_mistakes.ratio_figure(table, STYLES, paper).axes[0]
     n = int(world[1]["texture"].sum())
@@ -88,15 +95,20 @@ def test_split_figure_and_words():
     assert "25.0 [4.6, 69.9] % for ViT," in words.real_sentence(split(), LABELS)
 
 
-def test_sentences(world):
+def test_sentences(world, ratios):
     _, factors, table, gaps = world
-    top = table[(table["model"] == "vit_sup") & (table["factor"] == "texture")].iloc[0]
+    rate = table.set_index(["metric", "model"])["value"]["error_rate:texture", "vit_sup"]
     sentence = words.hardest_sentence(table, "Val", LABELS)
-    assert f"texture for ViT ({top['value']:.2f} [" in sentence and f"n = {factors['texture'].sum()}" in sentence
+    assert f"ViT: texture ({rate:.0f} % of {factors['texture'].sum()} wrong);" in sentence
+    assert sentence.endswith("not told apart.")  # texture does nothing to the CLIP model
     average = gaps[gaps["factor"] == "average"].iloc[0]
     pairs = [Contrast("vit_sup", "vit_clip", "objective"), Contrast("vit_sup", "gone", "")]
-    (sentence,) = words.average_sentences(gaps, LABELS, pairs)
-    assert f"{average['difference']:+.2f}" in sentence and "(same architecture)" in sentence
-    assert ("does not surely differ" in sentence) == (average["p_holm"] >= 0.05)
+    (sentence,) = words.effect_sentences(gaps, table, LABELS, pairs)
+    assert f"texture ({rate:.0f} against " in sentence and "(same architecture)" in sentence
+    assert f"{average['difference']:+.2f}" in sentence
+    assert f"p < {average['p_holm']:.2g}." in sentence  # as small as 2,000 resamples tell: a bound
+    equal = gaps.assign(p=1.0, p_holm=1.0)
+    (sentence,) = words.effect_sentences(equal, table, LABELS, pairs)
+    assert "0 of 2 factors cost one more than the other. Mean" in sentence and "p = 1, not decided." in sentence
     assert "texture" in words.difference_alt(gaps, LABELS)
-    assert "average" in words.ratio_alt(table, LABELS, "top factor")
+    assert "average" in words.ratio_alt(ratios, LABELS, "top factor")

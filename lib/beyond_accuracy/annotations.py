@@ -79,7 +79,9 @@ def factor_frame(
         which: As in `factors_imagenet_x`.
 
     Returns:
-        Index `id`, in the order of `ids`, one 0/1 column per factor; only images that are annotated.
+        Index `id`, in the order of `ids`, one 0/1 column per factor; only images that are annotated. Of metadata these
+        are the images with at least one factor: those without are typical of their class and left out as ImageNet-X
+        leaves out its prototypes, and their `x_top`, the nearest to a factor that they come, is none.
 
     Raises:
         DataMissing: If the optional package imagenet-x is needed and not installed.
@@ -92,12 +94,12 @@ def factor_frame(
         marks = metadata.filter(regex="^x_(?!top$)").loc[ids].rename(columns=lambda name: name.removeprefix("x_"))
         if marks.empty or "x_top" not in metadata:
             raise InputError("mistakes: the dataset's metadata have no factor columns x_<factor> and x_top")
+        frame = marks[(marks == 1).any(axis=1)]
         if which == "top":
-            top = metadata.loc[ids, "x_top"]
-            marks = pd.DataFrame({name: (top == name).astype(np.int8) for name in marks}, index=marks.index)
-        frame = marks
+            top = metadata.loc[frame.index, "x_top"]
+            frame = frame.apply(lambda has: ((top == has.name) & (has == 1)).astype(np.int8))
     if frame.empty:
-        raise InputError("mistakes: none of the images is annotated; ImageNet-X needs ids ILSVRC2012_val_XXXXXXXX")
+        raise InputError("mistakes: none of the images has a factor; ImageNet-X needs ids ILSVRC2012_val_XXXXXXXX")
     return frame.rename_axis("id")
 
 

@@ -25,7 +25,7 @@ def ratio_figure(table: pd.DataFrame, styles: Mapping[str, ModelStyle], paper: p
     """The paper's figure 2: error ratio of each factor, all models side by side, with intervals.
 
     Args:
-        table: Rows of `metrics.mistakes.error_ratios`.
+        table: Rows of `metrics.mistakes.factor_table` of the kind `error_ratio`.
         styles: Looks of the models.
         paper: Rows `factor, model, value` of the paper; may be empty.
     """
@@ -50,7 +50,7 @@ def ratio_figure(table: pd.DataFrame, styles: Mapping[str, ModelStyle], paper: p
 
 
 def difference_figure(differences: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequence[str]) -> Figure:
-    """Paired differences of error ratios, a panel per pair; filled where the difference survives Holm's correction.
+    """Paired differences of factor effects, a panel per pair; filled where the difference survives Holm's correction.
 
     Args:
         differences: Columns `model_a`, `model_b`, `factor`, `difference`, `ci_low`, `ci_high`, `p_holm`.
@@ -82,7 +82,7 @@ def difference_figure(differences: pd.DataFrame, styles: Mapping[str, ModelStyle
     low, high = min(low, differences["difference"].min()), max(high, differences["difference"].max())
     axes[0, 0].set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    fig.supxlabel("difference of error ratios (filled: p < 0.05 after Holm)", fontsize=11.5)
+    fig.supxlabel("difference of the factor's effect, log-odds (filled: p < 0.05 after Holm)", fontsize=11.5)
     return fig
 
 

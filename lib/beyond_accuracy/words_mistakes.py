@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from .metrics.contrasts import Contrast
-from .metrics.mistakes import AVERAGE
+from .metrics.mistakes import AVERAGE, hardest
 from .tables import format_interval
 
 Labels = Mapping[str, str]
@@ -38,7 +38,7 @@ def difference_alt(differences: pd.DataFrame, labels: Labels) -> str:
         sure = rows[rows["p_holm"] < 0.05]
         names = ", ".join(f"{_plain(r.factor)} {r.difference:+.2f}" for r in sure.itertuples()) or "none"
         words.append(f"{labels[a]} minus {labels[b]}: {names}")
-    return f"Differences of error ratios that survive Holm's correction. {'; '.join(words)}."
+    return f"Differences of factor effects (log-odds) that survive Holm's correction. {'; '.join(words)}."
 
 
 def groups_alt(table: pd.DataFrame, labels: Labels, kind: str) -> str:
@@ -60,38 +60,48 @@ def split_alt(split: pd.DataFrame, labels: Labels) -> str:
 
 
 def hardest_sentence(table: pd.DataFrame, title: str, labels: Labels) -> str:
-    """Each model's hardest factor."""
-    words = []
-    for model, label in labels.items():
-        rows = table[(table["model"] == model) & (table["factor"] != AVERAGE)]
-        if len(rows):
-            top = rows.loc[rows["value"].idxmax()]
-            words.append(
-                f"{_plain(top['factor'])} for {label} "
-                f"({format_interval(top['value'], top['ci_low'], top['ci_high'], '.2f')}, n = {top['n']:,})"
-            )
-    return f"The factor with the highest error ratio on {title} is {'; '.join(words)}."
-
-
-def average_sentences(differences: pd.DataFrame, labels: Labels, pairs: Iterable[Contrast]) -> list[str]:
-    """Whether the average error ratio differs between two models, one sentence per pair.
+    """Each model's hardest factor, or those among which it is not decided.
 
     Args:
-        differences: Rows of `metrics.mistakes.ratio_differences` with `p_holm`.
+        table: Rows of `metrics.mistakes.factor_table` for top factors.
+        title: Dataset, for readers.
+        labels: Model -> label.
+    """
+    words = []
+    for model, names in hardest(table).items():
+        rows = table[(table["model"] == model) & (table["kind"] == "error_rate")].set_index("factor")
+        rates = [f"{_plain(name)} ({rows['value'][name]:.0f} % of {rows['n'][name]:,} wrong)" for name in names]
+        words.append(f"{labels[model]}: {' or '.join(rates)}{', not told apart' * (len(rates) > 1)}")
+    return f"Hardest factor on {title}, by error rate. {'; '.join(words)}."
+
+
+def effect_sentences(differences: pd.DataFrame, table: pd.DataFrame, labels: Labels, pairs: Iterable[Contrast]) -> list:
+    """On which factors two models differ beyond their overall error rates, one sentence per pair.
+
+    Args:
+        differences: Rows of `metrics.mistakes.factor_differences` with `p_holm`.
+        table: Rows of `metrics.mistakes.factor_table`.
         labels: Model -> label.
         pairs: The pairs to speak of.
     """
-    rows = differences[differences["factor"] == AVERAGE].set_index(["model_a", "model_b"])
+    rates = table[table["kind"] == "error_rate"].set_index(["model", "factor"])["value"]
+    effects = differences[differences["kind"] == "factor_effect"]
     found = []
     for a, b, what in pairs:
-        if (a, b) not in rows.index:
+        rows = effects[(effects["model_a"] == a) & (effects["model_b"] == b)].set_index("factor")
+        if rows.empty:
             continue
-        row = rows.loc[(a, b)]
-        sure = "differs" if row["p_holm"] < 0.05 else "does not surely differ"
+        single, mean = rows.drop(AVERAGE), rows.loc[AVERAGE]
+        sure = single[single["p_holm"] < 0.05]
+        sure = sure.loc[sure["difference"].abs().sort_values(ascending=False, kind="stable").index]
+        named = [f"{_plain(name)} ({rates[a, name]:.0f} against {rates[b, name]:.0f} % errors)" for name in sure.index]
         held = {"objective": " (same architecture)", "architecture": " (same objective)"}.get(what, "")
+        sign = "<" if mean["p"] <= mean["p_floor"] else "="
         found.append(
-            f"The average error ratio of {labels[a]} {sure} from that of {labels[b]}{held}: "
-            f"{format_interval(row['difference'], row['ci_low'], row['ci_high'], '+.2f')}, p = {row['p_holm']:.2g}."
+            f"{labels[a]} and {labels[b]}{held}, beyond their overall error rates: {len(sure)} of {len(single)} "
+            f"factors cost one more than the other{': ' * bool(named)}{', '.join(named)}. Mean difference "
+            f"{format_interval(mean['difference'], mean['ci_low'], mean['ci_high'], '+.2f')} in log-odds, "
+            f"p {sign} {mean['p_holm']:.2g}{'' if mean['p_holm'] < 0.05 else ', not decided'}."
         )
     return found
 

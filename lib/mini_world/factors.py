@@ -21,8 +21,9 @@ x_object_blocking     an occluding block in front
 x_multiple_objects    a second object
 ====================  ==============================================================================================
 
-`x_top` is the factor with the highest deviation score: 2 for the last four when present, since they never occur in the
-prototype; the quantile rank in [0, 1] for pose, size, light and shape; 0.9 for an unlikely place or material.
+`x_top` is the factor with the highest deviation score among those that the image has, empty if it has none: 2 for the
+last four when present, since they never occur in the prototype; the quantile rank in [0, 1] for pose, size, light and
+shape; 0.9 for an unlikely place or material.
 """
 
 from __future__ import annotations
@@ -138,9 +139,9 @@ def factor_labels(frame: pd.DataFrame) -> pd.DataFrame:
         frame: metadata of the whole set (quantiles are taken over it).
 
     Returns:
-        `x_<factor>` int8 for every rule, and `x_top` str, in the rows of `frame`.
+        `x_<factor>` int8 for every rule, and `x_top` str ("" for an image without factors), in the rows of `frame`.
     """
     scores = pd.DataFrame({name: rule(frame) for name, rule in RULES.items()}, index=frame.index)
     labels = (scores >= CATEGORICAL_SCORE).astype("int8").add_prefix("x_")
-    labels["x_top"] = scores.idxmax(axis=1)
+    labels["x_top"] = scores.idxmax(axis=1).where(labels.any(axis=1), "")
     return labels

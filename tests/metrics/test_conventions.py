@@ -128,8 +128,8 @@ def test_error_ratios_only_of_annotated_images():
     row = effects([one], 0, factors, 2000).set_index("metric").loc["error_ratio:average"]
     ordered = factors.loc[one.plain.ids[50:250]]
     outcomes = {"changed": one.changed.correct[50:250], "plain": one.plain.correct[50:250]}
-    other = mistakes.ratio_differences(outcomes, ordered, np.random.default_rng(5), 2000)
-    other = other[other["factor"] == "average"].iloc[0]
+    other = mistakes.factor_differences(outcomes, ordered, np.random.default_rng(5), 2000)
+    other = other[other["metric"] == "error_ratio:average"].iloc[0]
     assert row.change == pytest.approx(other.difference)
     assert (row.ci_low, row.ci_high) == pytest.approx((other.ci_low, other.ci_high), abs=0.04)
     strange = factors.set_axis([f"other{k}" for k in range(len(factors))])

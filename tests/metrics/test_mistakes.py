@@ -16,6 +16,11 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
+def ratio_rows(*arguments, **options):
+    table = mis.factor_table(*arguments, **options)
+    return table[table["kind"] == "error_ratio"].drop(columns="kind")
+
+
 @pytest.fixture(scope="module")
 def world():
     """Two models on 3,000 images: `texture` triples the errors of b and leaves a alone, `rare` has 3 images."""
@@ -66,7 +71,7 @@ def test_bootstrap_recomputes_the_whole_ratio(world):
 
 def test_error_ratios_table(world):
     correct, factors = world
-    table = mis.error_ratios(correct, factors, 500, rng()).set_index(["model", "factor"])
+    table = ratio_rows(correct, factors, 500, rng()).set_index(["model", "factor"])
     assert table["metric"].tolist() == [f"error_ratio:{factor}" for _, factor in table.index]
     assert table.index.get_level_values("factor").unique().tolist() == ["texture", "pose", "rare", "average"]
     row = table.loc[("b", "texture")]
@@ -80,38 +85,106 @@ def test_error_ratios_table(world):
 
 
 def test_a_factor_too_rare_to_resample_has_no_interval():
-    factors = pd.DataFrame({"one": np.arange(50) == 0, "half": np.arange(50) < 25}).astype(int)
-    table = mis.error_ratios({"m": rng().random(50) < 0.5}, factors, 300, rng()).set_index("factor")
-    assert np.isnan(table.loc["one", ["ci_low", "ci_high"]].astype(float)).all()
+    factors = pd.DataFrame({"two": np.arange(50) < 2, "half": np.arange(50) < 25}).astype(int)
+    table = ratio_rows({"m": np.arange(50) % 2 == 0}, factors, 300, rng()).set_index("factor")
+    assert np.isnan(table.loc["two", ["ci_low", "ci_high"]].astype(float)).all()
     assert np.isfinite(table.loc["half", ["ci_low", "ci_high"]].astype(float)).all()
 
 
-def test_differences_find_the_planted_one(world):
-    correct, factors = world
-    table = mis.ratio_differences(correct, factors[["texture", "pose"]], rng()).set_index("factor")
+def outcomes(images, errors):
+    """One model's answers on images of factors that exclude each other: `errors` of `images` are wrong in each."""
+    right = np.concatenate([np.arange(n) >= k for n, k in zip(images, errors, strict=True)])
+    names = np.repeat(range(len(images)), images)
+    return right, pd.DataFrame({f"f{i}": (names == i).astype(int) for i in range(len(images))})
+
+
+def test_effects_and_rates_by_hand():
+    right, factors = outcomes([4, 8], [3, 2])
+    table = mis.factor_table({"m": right}, factors, 50, rng()).set_index("metric")
+    odds = np.log([3.5 / 1.5, 2.5 / 6.5])
+    usual = (4 * odds[0] + 8 * odds[1]) / 12
+    effects = table.loc[["factor_effect:f0", "factor_effect:f1", "factor_effect:average"], "value"]
+    assert effects.tolist() == pytest.approx([*(odds - usual), odds.mean() - usual])
+    assert (table.loc["factor_effect:f0", "unit"], table.loc["error_rate:f1", "unit"]) == ("log-odds", "percent")
+    rate = table.loc["error_rate:f1", ["value", "ci_low", "ci_high", "n", "errors"]].tolist()
+    assert rate == pytest.approx([25, *(100 * x for x in stats.wilson(2, 8)), 8, 2])
+    assert "error_rate:average" not in table.index
+
+
+def test_a_weaker_model_with_the_same_effects_has_a_lower_ratio_but_no_other_effect():
+    images, odds = np.array([30_000, 20_000, 10_000]), np.array([0.02, 0.1, 1.0])
+    strong, factors = outcomes(images, np.round(images * odds / (1 + odds)).astype(int))
+    weak, _ = outcomes(images, np.round(images * 8 * odds / (1 + 8 * odds)).astype(int))
+    table = mis.factor_table({"strong": strong, "weak": weak}, factors, 20, rng())
+    table = table.set_index(["metric", "model"]).sort_index()["value"]
+    assert table["error_ratio:average", "weak"] < 0.85 * table["error_ratio:average", "strong"]
+    for name in ("f0", "f1", "f2", "average"):
+        weaker, stronger = (table[f"factor_effect:{name}", model] for model in ("weak", "strong"))
+        assert weaker == pytest.approx(stronger, abs=0.01)
+
+
+def test_equal_outcomes_have_no_spread_to_resample():
+    right, factors = outcomes([30, 40], [0, 10])
+    other, _ = outcomes([30, 40], [5, 10])
+    table = mis.factor_table({"m": right}, factors, 50, rng()).set_index("metric")
+    bounds = table.loc["error_ratio:f0", ["value", "ci_low", "ci_high"]].tolist()
+    assert bounds == pytest.approx([0, 0, stats.wilson(0, 30).high / (10 / 70)])
+    assert table.loc["factor_effect:f0", ["ci_low", "ci_high"]].isna().all()
+    gaps = mis.factor_differences({"m": right, "o": other}, factors, rng(), 200).set_index("metric")
+    assert np.isnan(gaps.loc["factor_effect:f0", "p"]) and np.isfinite(gaps.loc["factor_effect:f1", "p"])
+
+
+def test_differences_find_the_planted_one():
+    a, factors = outcomes([600, 900, 1200, 300], [90, 130, 185, 45])
+    b, _ = outcomes([600, 900, 1200, 300], [95, 130, 175, 130])
+    table = mis.factor_differences({"a": a, "b": b}, factors, rng()).set_index("metric")
     assert (table["model_a"] == "a").all() and (table["model_b"] == "b").all()
-    assert table.index.tolist() == ["texture", "pose", "average"]
-    assert table["n"].tolist() == [factors["texture"].sum(), factors["pose"].sum(), 3000]
-    assert table.loc["texture", "ci_high"] < 0
-    corrected = dict(zip(table.index, stats.holm(table["p"]), strict=True))
-    assert corrected["texture"] < 0.001 and corrected["pose"] > 0.05
-    same = mis.ratio_differences({"x": correct["a"], "y": correct["a"]}, factors, rng(), 200)
-    assert (same["difference"] == 0).all() and (same["p"].dropna() == 1).all()
+    # a question is asked once: factors on the scale without a bound, the ratio for its average only
+    effects = [f"factor_effect:{name}" for name in ("f0", "f1", "f2", "f3", "average")]
+    assert table.index.tolist() == ["error_ratio:average", *effects]
+    assert table["n"].tolist() == [3000, 600, 900, 1200, 300, 3000]
+    assert table.loc["factor_effect:f3", "ci_high"] < -0.5
+    corrected = stats.holm(table.loc[effects[:4], "p"])
+    assert corrected[3] < 0.001 and table.loc[effects[:3], "difference"].abs().max() < 0.25
+    assert (table["p_floor"] == stats.p_value_floor(20_000)).all() and table["p"].min() == table["p_floor"].iloc[0]
+    same = mis.factor_differences({"x": a, "y": a}, factors, rng(), 200)
+    assert (same["difference"] == 0).all() and (same["p"] == 1).all()
+
+
+def test_ties_do_not_hang_on_the_order_of_the_images(world):
+    """Sums in another order are rounded otherwise; draws that are zero in exact arithmetic stay ties."""
+    right, factors = outcomes([7, 9, 11], [2, 4, 5])
+    other, _ = outcomes([7, 9, 11], [3, 4, 5])
+    one = mis.factor_differences({"a": right, "b": other}, factors, rng(), 500)
+    turned = mis.factor_differences({"b": other, "a": right}, factors[["f2", "f0", "f1"]], rng(), 500)
+    together = one.merge(turned, on="metric")
+    assert together["p_x"].tolist() == together["p_y"].tolist()
+    assert together["difference_x"].to_numpy() == pytest.approx(-together["difference_y"].to_numpy())
+
+
+def test_hardest_factor_is_named_only_if_it_is_told_from_the_next():
+    images = [100, 90, 80, 200]
+    clear, factors = outcomes(images, [70, 30, 20, 20])
+    open_, _ = outcomes(images, [40, 38, 10, 20])
+    none, _ = outcomes(images, [10, 9, 8, 20])
+    table = mis.factor_table({"clear": clear, "open": open_, "none": none}, factors, 20, rng())
+    found = mis.hardest(table)
+    assert found == {"clear": ["f0"], "open": ["f1", "f0"], "none": ["f0", "f1", "f2", "f3"]}
 
 
 def test_a_model_without_errors_has_no_rows(world):
     correct, factors = world
     models = correct | {"perfect": np.ones(3000, bool)}
-    assert set(mis.error_ratios(models, factors, 20, rng())["model"]) == {"a", "b"}
-    assert len(mis.ratio_differences(models, factors[["pose"]], rng(), 50)) == 2
+    assert set(ratio_rows(models, factors, 20, rng())["model"]) == {"a", "b"}
+    assert len(mis.factor_differences(models, factors[["pose"]], rng(), 50)) == 3
 
 
 def test_clusters_widen_the_intervals(world):
     correct, factors = world
     copies = {"a": np.repeat(correct["a"][:300], 10)}
     marks = factors[["pose"]].iloc[np.repeat(np.arange(300), 10)].reset_index(drop=True)
-    plain = mis.error_ratios(copies, marks, 400, rng()).iloc[0]
-    grouped = mis.error_ratios(copies, marks, 400, rng(), clusters=np.repeat(np.arange(300), 10)).iloc[0]
+    plain = ratio_rows(copies, marks, 400, rng()).iloc[0]
+    grouped = ratio_rows(copies, marks, 400, rng(), clusters=np.repeat(np.arange(300), 10)).iloc[0]
     assert (grouped.ci_high - grouped.ci_low) > 2.5 * (plain.ci_high - plain.ci_low)
 
 
@@ -165,11 +238,11 @@ def test_confused_pairs_by_hand():
         mis.confused_pairs({"a": [1]}, [1, 2], names)
 
 
-def test_shown_ratios(world):
+def test_shown_factors(world):
     correct, factors = world
-    table = mis.error_ratios(correct, factors[["pose", "texture"]], 50, rng())
+    table = ratio_rows(correct, factors[["pose", "texture"]], 50, rng())
     paper = pd.DataFrame({"factor": ["pose"], "model": ["b"], "value": [0.7]})
-    shown = mis.shown_ratios(table, {"a": "A", "b": "B"}, paper, ["texture", "pose", "average"])
+    shown = mis.shown_factors(table, {"a": "A", "b": "B"}, paper, ["texture", "pose", "average"])
     assert shown.columns.tolist() == ["factor", "n", "A", "A_low", "A_high", "B", "B_low", "B_high", "B: paper"]
     assert shown["n"].tolist() == [factors["texture"].sum(), factors["pose"].sum(), 3000]
     assert shown["B: paper"].tolist() == pytest.approx([np.nan, 0.7, np.nan], nan_ok=True)
@@ -200,7 +273,7 @@ def test_equals_imagenet_x(published, which):
     expected = error_ratio(get_factor_accuracies(str(folder), which_factor=which))
     annotated = factors_imagenet_x(which)
     correct = {m: (p == labels).loc[annotated.index].to_numpy() for m, p in pred.items()}
-    table = mis.error_ratios(correct, annotated[list(FACTORS)], 100, rng())
+    table = ratio_rows(correct, annotated[list(FACTORS)], 100, rng())
     wide = table.pivot(index="model", columns="factor", values="value")
     assert wide[list(FACTORS)].to_numpy() == pytest.approx(expected.loc[wide.index, list(FACTORS)].to_numpy(), abs=1e-9)
     if which == "top":

@@ -65,3 +65,6 @@ def test_labels_have_the_stated_columns_and_shares():
     labels = factor_labels(frame)
     assert list(labels) == [f"x_{name}" for name in RULES] + ["x_top"]
     assert labels["x_larger"].sum() == labels["x_smaller"].sum() == 5
+    typical = ~labels.filter(regex="^x_(?!top$)").any(axis=1)
+    assert typical.any() and (labels["x_top"][typical] == "").all()
+    assert all(labels.at[i, f"x_{labels.at[i, 'x_top']}"] == 1 for i in labels.index[~typical])

@@ -1,8 +1,12 @@
 """What kind of image does a model get wrong? Error ratios by factor (figure 2 of the paper, and beyond).
 
 The error ratio of a factor is the error rate on images with that factor over the error rate on all annotated images:
-above 1 the factor makes images harder for this model. It compares a model with itself, so that models of different
-accuracy can be set side by side (Idrissi et al. 2022, ImageNet-X, arXiv 2211.01866).
+above 1 the factor makes images harder for this model (Idrissi et al. 2022, ImageNet-X, arXiv 2211.01866). It cannot
+exceed 1 / error rate, so that of two models on which a factor has the same effect the weaker one has the lower ratio.
+Models are therefore compared by the factor's effect on the log-odds of an error, measured from the mean log-odds:
+adding a constant to the log-odds of every factor, which is what being a weaker model amounts to, leaves it as it is.
+(Measured from the log-odds of the overall error rate it would not: that rises above the mean with the spread between
+factors, and the more so the rarer errors are.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +15,16 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from statsmodels.stats.proportion import test_proportions_2indep
 
-from ..stats import P_VALUE_RESAMPLES, Interval, bootstrap_means, bootstrap_p_value, percentile_interval, wilson
+from ..stats import P_VALUE_RESAMPLES, bootstrap_means, bootstrap_p_value, holm, p_value_floor, wilson
 from . import tidy
 
 AVERAGE = "average"
-"""Name of the plain mean of the factors' ratios, as in the paper's figure."""
+"""Name of the plain mean over the factors, as in the paper's figure."""
 
-_LEAST_DEFINED = 0.95  # share of resamples in which a rare factor must occur for an interval to mean anything
+KINDS = {"error_ratio": "ratio", "factor_effect": "log-odds"}
+"""Numbers of a factor with bootstrap intervals, and their units."""
 
 
 def error_ratio(correct: ArrayLike, factors: ArrayLike) -> NDArray[np.float64]:
@@ -60,7 +66,7 @@ def error_ratio_bootstrap(
     return _ratios(means, wrong.shape[1], marks.shape[1])
 
 
-def error_ratios(
+def factor_table(
     correct: Mapping[str, ArrayLike],
     factors: pd.DataFrame,
     resamples: int,
@@ -68,7 +74,7 @@ def error_ratios(
     clusters: ArrayLike | None = None,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Table of error ratios with intervals, for all models and factors and their plain mean.
+    """What every factor does to every model's errors, with intervals.
 
     Args:
         correct: model -> (n,) booleans, rows as in `factors`.
@@ -79,11 +85,14 @@ def error_ratios(
         level: Confidence level.
 
     Returns:
-        Tidy rows (`metric` = `error_ratio:<factor>`, `n` = images with the factor) with columns `factor` and `errors`
-        (wrong ones among them). The last factor of a model is `average`, the plain mean over the factors that occur.
-        A factor without images has no row; a model without errors has no ratios, so none either.
+        Tidy rows with columns `kind`, `factor` and `errors` (wrong ones among the n images with the factor). `metric`
+        is `<kind>:<factor>`: `error_rate` in percent (Wilson), `error_ratio`, and `factor_effect`, the log-odds of an
+        error with the factor minus its mean over factors, weighted by their images; half an error and half a right
+        answer are added to each factor (Haldane 1956). The last factor of the latter two is `average`, the plain mean
+        over the factors that occur. A factor without images has no rows; a model without errors has no ratios, so none
+        either.
     """
-    table, names, point, draws = _draw(correct, factors, resamples, rng, clusters)
+    table, names, drawn = _draw(correct, factors, resamples, rng, clusters)
     marks = factors[names].to_numpy(bool)
     rows = []
     for m, model in enumerate(correct):
@@ -92,14 +101,23 @@ def error_ratios(
             continue
         for f, name in enumerate([*names, AVERAGE]):
             inside = marks[:, f] if name != AVERAGE else np.ones(len(wrong), bool)
-            value, sample = (point[m], draws[:, m]) if name == AVERAGE else (point[m, f], draws[:, m, f])
-            interval = _interval(_mean(sample), level)
-            row = tidy.row(f"error_ratio:{name}", model, np.mean(value), interval, inside.sum(), "ratio")
-            rows.append(row | {"factor": name, "errors": int((wrong & inside).sum())})
-    return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "factor", "errors"])
+            n, errors = int(inside.sum()), int((wrong & inside).sum())
+            rate, found = np.array(wilson(errors, n, level)), {}
+            if name != AVERAGE:
+                found["error_rate"] = (100 * errors / n, 100 * rate, "percent")
+            for kind, unit in KINDS.items():
+                value, draws = (_of(part[..., m, :], f) for part in drawn[kind])
+                interval = tidy.interval_of_ratio(draws, level)
+                if not 0 < errors < n:  # resamples of equal outcomes have no spread, and a log-odds no end
+                    interval = rate / wrong.mean() if kind == "error_ratio" else (np.nan, np.nan)
+                found[kind] = (value, interval, unit)
+            for kind, (value, interval, unit) in found.items():
+                row = tidy.row(f"{kind}:{name}", model, value, interval, n, unit)
+                rows.append(row | {"kind": kind, "factor": name, "errors": errors})
+    return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "factor", "errors"])
 
 
-def ratio_differences(
+def factor_differences(
     correct: Mapping[str, ArrayLike],
     factors: pd.DataFrame,
     rng: np.random.Generator,
@@ -107,7 +125,7 @@ def ratio_differences(
     clusters: ArrayLike | None = None,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Paired differences of error ratios between every two models.
+    """Paired differences between every two models: the effect of every factor, and the average error ratio.
 
     Args:
         correct: model -> (n,) booleans.
@@ -118,24 +136,54 @@ def ratio_differences(
         level: Confidence level.
 
     Returns:
-        Columns `metric`, those of `tidy.DIFFERENCE`, `factor`: ratio of `model_a` minus ratio of `model_b`, p-values
-        uncorrected. No rows for models without errors.
+        Columns `metric`, those of `tidy.DIFFERENCE`, `kind`, `factor`: `factor_effect` of `model_a` minus that of
+        `model_b` for each factor and the average, `error_ratio` for the average alone (a question is asked once);
+        p-values uncorrected. No rows for models without errors; no p-value where a model is right, or wrong, on every
+        image of a factor, or a factor is too rare to resample.
     """
-    table, names, point, draws = _draw(correct, factors, resamples, rng, clusters)
+    table, names, drawn = _draw(correct, factors, resamples, rng, clusters)
     sizes = [*(int(factors[name].sum()) for name in names), len(table)]
     rows = []
+    right = table.T.astype(int) @ factors[names].to_numpy(int)
+    mixed = (right > 0) & (right < sizes[:-1])  # of equal outcomes resamples show no spread
     for a, b in combinations(range(len(correct)), 2):
         if table[:, a].all() or table[:, b].all():
             continue
         pair = list(correct)[a], list(correct)[b]
-        gaps, gap_draws = point[a] - point[b], draws[:, a] - draws[:, b]
-        for f, (name, n) in enumerate(zip([*names, AVERAGE], sizes, strict=True)):
-            value, sample = (gaps.mean(), gap_draws) if name == AVERAGE else (gaps[f], gap_draws[:, f])
-            sample = _mean(sample)
-            kept = _defined(sample)
-            p = np.nan if kept is None else bootstrap_p_value(kept)
-            rows.append((f"error_ratio:{name}", *pair, value, *_interval(sample, level), p, n, "ratio", name))
-    return pd.DataFrame(rows, columns=["metric", *tidy.DIFFERENCE, "factor"])
+        for kind, unit in KINDS.items():
+            for f, (name, n) in enumerate(zip([*names, AVERAGE], sizes, strict=True)):
+                if kind == "error_ratio" and name != AVERAGE:
+                    continue
+                value, draws = (_of(part[..., a, :], f) - _of(part[..., b, :], f) for part in drawn[kind])
+                interval, p, floor = (np.nan, np.nan), np.nan, np.nan
+                if name == AVERAGE or mixed[:, f][[a, b]].all():
+                    interval, kept = tidy.interval_of_ratio(draws, level), draws[np.isfinite(draws)]
+                if np.isfinite(interval[0]):
+                    p, floor = bootstrap_p_value(kept), p_value_floor(len(kept))
+                rows.append((f"{kind}:{name}", *pair, value, *interval, p, n, unit, floor, kind, name))
+    return pd.DataFrame(rows, columns=["metric", *tidy.DIFFERENCE, "p_floor", "kind", "factor"])
+
+
+def hardest(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Factors that may be a model's hardest: the one of the highest error rate, and those it is not told apart from.
+
+    Score test of two independent shares (an image has one top factor), corrected by Holm over a model's factors.
+
+    Args:
+        table: Rows of `factor_table` for factors that exclude each other.
+    """
+    found = {}
+    for model, rows in table[table["kind"] == "error_rate"].groupby("model", sort=False):
+        rows = rows.sort_values("value", ascending=False, kind="stable")
+        top, others = rows.iloc[0], rows.iloc[1:]
+        p = [
+            test_proportions_2indep(top["errors"], top["n"], row.errors, row.n, method="score").pvalue
+            if row.errors / row.n < top["errors"] / top["n"]
+            else 1.0
+            for row in others.itertuples()
+        ]
+        found[model] = [top["factor"], *others["factor"][holm(p) >= 0.05]]
+    return found
 
 
 def errors_by_group(correct: Mapping[str, ArrayLike], groups: ArrayLike, level: float = 0.95) -> pd.DataFrame:
@@ -261,13 +309,13 @@ def confused_pairs(
     return pd.DataFrame(rows, columns=["target", "pred", "n", *pred, "back"])
 
 
-def shown_ratios(
+def shown_factors(
     table: pd.DataFrame, labels: Mapping[str, str], paper: pd.DataFrame, order: Sequence[str]
 ) -> pd.DataFrame:
-    """Error ratios as a table for readers: a row per factor, a column with its interval per model.
+    """Numbers of one kind as a table for readers: a row per factor, a column with its interval per model.
 
     Args:
-        table: Rows of `error_ratios`.
+        table: Rows of `factor_table` of one kind.
         labels: Model -> label.
         paper: Rows `factor, model, value` of the paper; models without rows get no column.
         order: Factors from top to bottom.
@@ -311,10 +359,22 @@ def _columns(wrong: NDArray[np.bool_], marks: NDArray[np.bool_]) -> NDArray[np.b
 
 def _ratios(means: NDArray[np.float64], models: int, factors: int) -> NDArray[np.float64]:
     """(draws, columns of `_columns`) means -> (draws, models, factors) ratios."""
-    wrong, marks = means[:, :models, None], means[:, None, models : models + factors]
-    both = means[:, models + factors :].reshape(-1, models, factors)
+    wrong, marks, both = _parts(means, models, factors)
     with np.errstate(invalid="ignore", divide="ignore"):
         return both / marks / wrong
+
+
+def _effects(means: NDArray[np.float64], models: int, factors: int, n: int) -> NDArray[np.float64]:
+    """(draws, columns of `_columns`) means over n images -> (draws, models, factors) effects on the log-odds."""
+    _, marks, both = _parts(means, models, factors)
+    log_odds = np.log((n * both + 0.5) / (n * (marks - both) + 0.5))
+    usual = (marks * log_odds).sum(axis=-1, keepdims=True) / marks.sum(axis=-1, keepdims=True)
+    return np.where(marks > 0, log_odds - usual, np.nan)
+
+
+def _parts(means: NDArray[np.float64], models: int, factors: int) -> tuple[NDArray, NDArray, NDArray]:
+    wrong, marks = means[:, :models, None], means[:, None, models : models + factors]
+    return wrong, marks, means[:, models + factors :].reshape(-1, models, factors)
 
 
 def _draw(
@@ -323,32 +383,21 @@ def _draw(
     resamples: int,
     rng: np.random.Generator,
     clusters: ArrayLike | None,
-) -> tuple[NDArray[np.bool_], list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """Outcomes (n, models), factors that occur, ratios (models, factors) and their draws."""
+) -> tuple[NDArray[np.bool_], list[str], dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+    """Outcomes (n, models), factors that occur, and by kind the (models, factors) values and their draws."""
     names = [name for name in factors if factors[name].any()]
     if not correct or not names:
         raise ValueError("at least one model and one factor that occurs are needed")
-    table = np.column_stack([np.asarray(c) for c in correct.values()])
-    marks = factors[names].to_numpy()
-    return (
-        table.astype(bool),
-        names,
-        error_ratio(table, marks),
-        error_ratio_bootstrap(table, marks, resamples, rng, clusters),
-    )
+    wrong, marks = _arrays(np.column_stack([np.asarray(c) for c in correct.values()]), factors[names].to_numpy())
+    columns, shape = _columns(wrong, marks), (wrong.shape[1], marks.shape[1])
+    means = [columns.mean(axis=0)[None], bootstrap_means(columns, resamples, rng, clusters)]
+    drawn = {
+        "error_ratio": tuple(_ratios(part, *shape) for part in means),
+        "factor_effect": tuple(_effects(part, *shape, len(wrong)) for part in means),
+    }
+    return ~wrong, names, {kind: (point[0], draws) for kind, (point, draws) in drawn.items()}
 
 
-def _mean(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Draws of one ratio as they are, of several as their mean."""
-    return draws if draws.ndim == 1 else draws.mean(axis=1)
-
-
-def _defined(draws: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Draws in which the factor occurred, or None if it was too rare for an interval."""
-    kept = draws[np.isfinite(draws)]
-    return kept if len(kept) >= _LEAST_DEFINED * len(draws) else None
-
-
-def _interval(draws: NDArray[np.float64], level: float) -> Interval:
-    kept = _defined(draws)
-    return Interval(np.nan, np.nan) if kept is None else percentile_interval(kept, level)
+def _of(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """One factor's number, or where there are no more factors the mean over all; (..., factors) -> (...)."""
+    return values[..., factor] if factor < values.shape[-1] else values.mean(axis=-1)

@@ -31,13 +31,13 @@ def accuracy_row(metric: str, model: str, correct: ArrayLike) -> dict:
     return row(metric, model, 100 * correct.mean(), (100 * low, 100 * high), correct.size, "percent")
 
 
-def interval_of_ratio(draws: ArrayLike) -> Interval:
+def interval_of_ratio(draws: ArrayLike, level: float = 0.95) -> Interval:
     """Percentile interval of draws that may be 0/0 (NaN); NaN ends when more than 5 % of them are."""
     draws = np.asarray(draws, dtype=float)
     defined = draws[~np.isnan(draws)]
     if len(defined) < (1 - MOST_UNDEFINED) * len(draws):
         return Interval(float("nan"), float("nan"))
-    return percentile_interval(defined)
+    return percentile_interval(defined, level)
 
 
 def frame(rows: Iterable[dict]) -> pd.DataFrame:
