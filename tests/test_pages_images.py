@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from beyond_accuracy import image_picks as picks
 from beyond_accuracy import pages_images, report_pages
+from beyond_accuracy import pages_images as picks
 from beyond_accuracy.errors import DataMissing
+from beyond_accuracy.outputs import Outputs
 from beyond_accuracy.predictions import Predictions
 from beyond_accuracy.store import Store
 
@@ -68,7 +69,7 @@ def test_cue_decisions_by_hand():
 def test_confidence_of_a_category_is_the_sum_of_its_classes():
     probabilities = np.array([[0.5, 0.2, 0.3], [0.1, 0.2, 0.7]])
     categories = {"cat": [0, 1], "dog": [2]}
-    found = pages_images._category_share(probabilities, np.array(["cat", "dog"]), categories)
+    found = pages_images.category_share(probabilities, np.array(["cat", "dog"]), categories)
     assert found == pytest.approx([0.7, 0.7])
 
 
@@ -145,7 +146,7 @@ def test_nothing_is_run_for_the_page(toy, toy_networks):
     body = pages_images.body(toy.profile(content), {"device": "cpu"}, Store(toy.store))
     assert toy_networks.CALLS == []
     assert "There are no images to look at yet" in body.html and "images: no stored predictions of colour" in body.html
-    outputs = pages_images.StoredOutputs(toy.profile(content), Store(toy.store), {"device": "cpu"})
+    outputs = Outputs(toy.profile(content), Store(toy.store), {"device": "cpu"}, run=False)
     with pytest.raises(DataMissing, match="build its page first"):
         outputs.predictions("images", ["none"])
 

@@ -1,60 +1,153 @@
-"""The error browser: the images behind the numbers of each dimension, with every model's answer."""
+"""The error browser: the images behind the numbers of each dimension, with every model's answer.
+
+Pictures are picked as the most telling of their kind, from stored predictions alone; all models are judged on the
+same images in the same order. An image picked for several models appears once, with all of them.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
-from beyond_accuracy import image_picks as picks
-from beyond_accuracy import jobs as jobs_
 from beyond_accuracy import transforms
-from beyond_accuracy.datasets import ImageDataset, load_dataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.outputs import Outputs
 from beyond_accuracy.predictions import Predictions
-from beyond_accuracy.profiles import ModelSpec, Profile
-from beyond_accuracy.report_pages import TEMPLATE, Body
+from beyond_accuracy.profiles import Profile
+from beyond_accuracy.readers import load_dataset
+from beyond_accuracy.report_pages import Body, fragment
 from beyond_accuracy.store import Store
 
 SIDE = 112  # pixels of a thumbnail's side
 QUALITY = 72  # of WebP
-MOST_BYTES = 4_500_000  # of the page's inside: pictures beyond are left out, and the page says so
+MOST_BYTES = 4_500_000  # of the page's pictures: those beyond are left out, and the page says so
 MISTAKES, DISAGREEMENTS, CUES, LEVELS, FLIPS = 4, 5, 4, 4, 3  # images per model and kind, or per factor
-_SIGNS = {
-    True: '<b class="ok" role="img" aria-label="right:">✓</b> ',
-    False: '<b class="no" role="img" aria-label="wrong:">✗</b> ',
-    None: "",
-}
 _SHIFTED_ROLES = ("v2", "r", "a", "sketch", "hard")
+
+Runs = Mapping[str, Predictions]
+
+
+# Picking -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pick:
+    """An image worth looking at."""
+
+    position: int  # row in the predictions
+    models: tuple[str, ...]  # whose numbers it stands behind
+    factor: str = ""  # why it was picked, in a word or two: what the page filters by
+
+
+def confident_mistakes(runs: Runs, per_model: int, factor: str = "") -> list[Pick]:
+    """Each model's wrong answers of the highest confidence."""
+    return merge([p for m, run in runs.items() for p in _top(~run.correct, run.confidence, per_model, [m], factor)])
+
+
+def disagreements(runs: Runs, per_model: int) -> list[Pick]:
+    """Images that only one model gets right, and that only one gets wrong, by that model's confidence."""
+    right, picks = np.stack([run.correct for run in runs.values()]), []
+    count = right.sum(axis=0)
+    for i, (name, run) in enumerate(runs.items()):
+        kinds = {"only one right": right[i] & (count == 1), "only one wrong": ~right[i] & (count == len(runs) - 1)}
+        # with two models the first kind says it all: one is right where the other is wrong
+        for kind, mask in list(kinds.items())[: max(0, len(runs) - 1)]:
+            picks += _top(mask, run.confidence, per_model, [name], kind)
+    return merge(picks)
+
+
+def cue_decisions(
+    decisions: Mapping[str, ArrayLike], confidence: Mapping[str, ArrayLike], cues: Mapping[str, ArrayLike], each: int
+) -> list[Pick]:
+    """Each model's most confident decisions by shape, by texture and by neither, where the two conflict.
+
+    Args:
+        decisions: Category chosen per image, by model.
+        confidence: The model's confidence per image.
+        cues: `shape` and `texture` of every image.
+        each: Images per model and kind of decision.
+    """
+    shape, texture = np.asarray(cues["shape"]), np.asarray(cues["texture"])
+    conflict, picks = shape != texture, []
+    for name, decision in decisions.items():
+        by_shape, by_texture = conflict & (decision == shape), conflict & (decision == texture)
+        kinds = {"by shape": by_shape, "by texture": by_texture, "by neither": conflict & ~by_shape & ~by_texture}
+        for kind, mask in kinds.items():
+            picks += _top(mask, confidence[name], each, [name], kind)
+    return merge(picks)
+
+
+def hard_levels(runs: Runs, factor: ArrayLike, level: ArrayLike, each: int) -> list[Pick]:
+    """For every factor the level with the lowest accuracy over the models: images that most models miss there.
+
+    Args:
+        runs: Predictions by model.
+        factor: (n,) factor that the image varies.
+        level: (n,) its level.
+        each: Images per factor.
+    """
+    factor, level = np.asarray(factor, dtype=object), np.asarray(level, dtype=object)
+    right = np.stack([run.correct for run in runs.values()])
+    sure = np.stack([run.confidence for run in runs.values()])
+    wrong = (~right).sum(axis=0) + np.where(right, 0, sure).mean(axis=0)
+    picks = []
+    for value in dict.fromkeys(factor.tolist()):
+        here = factor == value
+        levels = list(dict.fromkeys(level[here].tolist()))
+        worst = min(levels, key=lambda one: right[:, here & (level == one)].mean())
+        mask = here & (level == worst) & ~right.all(axis=0)
+        for pick in _top(mask, wrong, each, [], f"{value} = {worst}".replace("_", " ")):
+            missed = tuple(name for name, row in zip(runs, right, strict=True) if not row[pick.position])
+            picks.append(Pick(pick.position, missed, pick.factor))
+    return picks
+
+
+def flips(plain: Runs, changed: Runs, per_model: int, factor: str) -> list[Pick]:
+    """Images that a model gets right as they are and wrong when transformed, by its confidence in the wrong answer."""
+    both = {name: (plain[name], changed[name]) for name in plain if name in changed}
+    lost = {name: (a.correct & ~b.correct, b.confidence) for name, (a, b) in both.items()}
+    return merge([pick for name, (mask, key) in lost.items() for pick in _top(mask, key, per_model, [name], factor)])
+
+
+def merge(picks: Sequence[Pick]) -> list[Pick]:
+    """One pick per image and factor, with the models of all, in order of first appearance.
+
+    >>> merge([Pick(3, ("a",)), Pick(1, ("a",)), Pick(3, ("b",))])
+    [Pick(position=3, models=('a', 'b'), factor=''), Pick(position=1, models=('a',), factor='')]
+    """
+    models: dict[tuple[int, str], dict[str, None]] = {}
+    for pick in picks:
+        models.setdefault((pick.position, pick.factor), {}).update(dict.fromkeys(pick.models))
+    return [Pick(position, tuple(names), factor) for (position, factor), names in models.items()]
+
+
+def _top(mask: ArrayLike, key: ArrayLike, count: int, models: Sequence[str], factor: str) -> list[Pick]:
+    """Positions under a mask with the largest key; ties go to the earlier image."""
+    positions = np.flatnonzero(mask)
+    chosen = positions[np.argsort(-np.asarray(key, dtype=float)[positions], kind="stable")][:count]
+    return [Pick(int(position), tuple(models), factor) for position in chosen]
+
+
+# Collecting ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of the gallery and what is said about it.
-
-    Attributes:
-        dataset: Dataset name.
-        image_id: The image.
-        transform: Transform shown beside the picture; `none` for the picture alone.
-        models: Whose numbers it stands behind.
-        factor: Why it was picked.
-        truth: What it shows, in words.
-        answers: Model, its answer in words, its confidence, whether it is right (None where there is no right).
-    """
+    """One picture of the gallery and what is said about it."""
 
     dataset: str
     image_id: str
-    transform: str
-    models: tuple[str, ...]
-    factor: str
-    truth: str
-    answers: tuple[tuple[str, str, float, bool | None], ...]
+    transform: str  # shown beside the picture; `none` for the picture alone
+    models: tuple[str, ...]  # whose numbers it stands behind
+    factor: str  # why it was picked
+    truth: str  # what it shows, in words
+    answers: tuple[tuple[str, str, float, bool | None], ...]  # model, answer, confidence, right (None: no right one)
 
 
 @dataclass(frozen=True)
@@ -68,30 +161,10 @@ class Section:
     note: str = ""
 
 
-class StoredOutputs(Outputs):
-    """Outputs from the store alone: what it lacks is missing, never run."""
-
-    def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict:
-        import os
-
-        device = jobs_.check_device(self.options.get("device") or os.environ.get("BEYOND_ACCURACY_DEVICE") or "auto")
-        cards = [self.card(spec) for spec in specs]
-        precision = jobs_.choose_precision(self.profile.settings.precision, device)
-        for job in jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision):
-            if not job.entry.complete:
-                raise DataMissing(f"{data.name}: no stored predictions of {job.card.name}; build its page first")
-        return super()._run(specs, data, transforms)
-
-
 def sections(profile: Profile, outputs: Outputs) -> list[Section]:
-    """What there is to look at; a kind whose predictions are not stored says so.
-
-    Args:
-        profile: Models, datasets and roles.
-        outputs: Their stored outputs.
-    """
+    """What there is to look at; a kind whose predictions are not stored says so."""
     found = []
-    for key, title, intro, collect in _kinds():
+    for key, title, intro, collect in _KINDS:
         try:
             shots = list(collect(profile, outputs))
             note = "" if shots else "There are none in this report."
@@ -101,34 +174,14 @@ def sections(profile: Profile, outputs: Outputs) -> list[Section]:
     return found
 
 
-def _kinds() -> list[tuple[str, str, str, Callable[[Profile, Outputs], Iterator[Shot]]]]:
-    mistakes = "Wrong answers that a model was surest of, on plain and shifted images."
-    cues = "Images with the shape of one class and the texture of another, and what the models went by."
-    levels = "For each factor of a scene its hardest level: images that most models miss."
-    return [
-        ("mistakes", "Confident mistakes", mistakes, _mistakes),
-        (
-            "disagreements",
-            "Disagreements",
-            "Only one model gets these right, or only one gets them wrong.",
-            _disagreements,
-        ),
-        ("cues", "Shape against texture", cues, _cues),
-        ("poses", "Hardest views", levels, _levels),
-        ("flips", "Flips", "Right as it is, wrong when transformed: the image, and what the model got.", _flips),
-    ]
-
-
-# Collecting ----------------------------------------------------------------------------------------------------------
-
-
 def _role(profile: Profile, role: str, *dimensions: str) -> str | None:
     """The first dataset that plays a role on one of these pages."""
-    for dimension in dimensions:
-        name = profile.dimensions.get(dimension, {}).get(role)
-        if isinstance(name, str) and name in profile.datasets:
-            return name
-    return None
+    names = (profile.dimensions.get(dimension, {}).get(role) for dimension in dimensions)
+    return next((name for name in names if isinstance(name, str) and name in profile.datasets), None)
+
+
+def _clean(profile: Profile) -> str | None:
+    return _role(profile, "clean", "models", "calibration", "mistakes", "robustness")
 
 
 def _runs(outputs: Outputs, dataset: str) -> dict[str, Predictions]:
@@ -136,26 +189,23 @@ def _runs(outputs: Outputs, dataset: str) -> dict[str, Predictions]:
 
 
 def _mistakes(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
-    clean = _role(profile, "clean", "models", "calibration", "mistakes", "robustness")
+    clean = _clean(profile)
     shifted = [_role(profile, role, "robustness") for role in _SHIFTED_ROLES]
-    first = True
     for dataset in dict.fromkeys(name for name in [clean, *shifted] if name):
         try:
             runs = _runs(outputs, dataset)
         except DataMissing:
-            if first:
+            if dataset == clean:
                 raise
             continue  # the shifted sets are extras
-        first = False
         title = profile.datasets[dataset].title or dataset
-        yield from _shots(outputs, dataset, runs, picks.confident_mistakes(runs, MISTAKES, title))
+        yield from _shots(outputs, dataset, runs, confident_mistakes(runs, MISTAKES, title))
 
 
 def _disagreements(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
-    dataset = _role(profile, "clean", "models", "calibration", "mistakes", "robustness")
-    if dataset:
+    if dataset := _clean(profile):
         runs = _runs(outputs, dataset)
-        yield from _shots(outputs, dataset, runs, picks.disagreements(runs, DISAGREEMENTS))
+        yield from _shots(outputs, dataset, runs, disagreements(runs, DISAGREEMENTS))
 
 
 def _cues(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
@@ -166,37 +216,30 @@ def _cues(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
     runs = {m: p for m, p in _runs(outputs, dataset).items() if p.probabilities is not None} if dataset else {}
     if not runs:
         return
-    data = load_dataset(outputs.dataset_spec(dataset))
-    cues = shape_bias.cue_table(next(iter(runs.values())).ids, data.metadata)
+    data, ids = load_dataset(outputs.dataset_spec(dataset)), next(iter(runs.values())).ids
+    cues = shape_bias.cue_table(ids, data.metadata)
     categories = cue_categories(data.classes.names)
     decisions = {m: shape_bias.decide(p.probabilities, categories) for m, p in runs.items()}
-    sure = {m: _category_share(p.probabilities, decisions[m], categories) for m, p in runs.items()}
-    ids = next(iter(runs.values())).ids
-    for pick in picks.cue_decisions(decisions, sure, cues, CUES):
-        row = cues.iloc[pick.position]
-        answers = tuple((m, str(d[pick.position]), float(sure[m][pick.position]), None) for m, d in decisions.items())
+    sure = {m: category_share(p.probabilities, decisions[m], categories) for m, p in runs.items()}
+    for pick in cue_decisions(decisions, sure, cues, CUES):
+        i, row = pick.position, cues.iloc[pick.position]
+        answers = tuple((m, str(d[i]), float(sure[m][i]), None) for m, d in decisions.items())
         truth = f"shape {row['shape']}, texture {row['texture']}"
-        yield Shot(dataset, str(ids[pick.position]), "none", pick.models, pick.factor, truth, answers)
+        yield Shot(dataset, str(ids[i]), "none", pick.models, pick.factor, truth, answers)
 
 
-def _category_share(
-    probabilities: np.ndarray, decisions: np.ndarray, categories: Mapping[str, Sequence[int]]
-) -> np.ndarray:
-    """Probability of the chosen category: the sum over its member classes, shape (n,)."""
+def category_share(probabilities: np.ndarray, decisions: np.ndarray, categories: Mapping[str, Sequence[int]]):
+    """(n,) probability of the chosen category: the sum over its member classes."""
     sums = {name: probabilities[:, list(categories[name])].sum(axis=1) for name in set(decisions.tolist())}
     return np.array([sums[name][i] for i, name in enumerate(decisions.tolist())])
 
 
 def _levels(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
-    dataset = _role(profile, "pug", "synthetic")
-    if not dataset:
-        return
-    runs = _runs(outputs, dataset)
-    first = next(iter(runs.values()))
-    scenes = load_dataset(outputs.dataset_spec(dataset)).metadata.loc[first.ids]
-    if {"factor", "level"} <= set(scenes.columns):
-        chosen = picks.hard_levels(runs, scenes["factor"], scenes["level"], LEVELS)
-        yield from _shots(outputs, dataset, runs, chosen)
+    if dataset := _role(profile, "pug", "synthetic"):
+        runs = _runs(outputs, dataset)
+        scenes = load_dataset(outputs.dataset_spec(dataset)).metadata.loc[next(iter(runs.values())).ids]
+        if {"factor", "level"} <= set(scenes.columns):
+            yield from _shots(outputs, dataset, runs, hard_levels(runs, scenes["factor"], scenes["level"], LEVELS))
 
 
 def _flips(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
@@ -208,34 +251,49 @@ def _flips(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         ladder = [text for text in transforms.ladder(kind) if text != "none"]
         ends = outputs.predictions(dataset, list(dict.fromkeys([ladder[0], ladder[-1]])))
-        ends = {text: runs for text, runs in ends.items() if runs}
-        if not ends:
-            continue
-        hardest = min(ends, key=lambda text: np.mean([p.correct.mean() for p in ends[text].values()]))
-        chosen = picks.flips(plain, ends[hardest], FLIPS, hardest.replace("=", " ").replace("@", " at "))
-        yield from _shots(outputs, dataset, ends[hardest], chosen, hardest)
+        if ends := {text: runs for text, runs in ends.items() if runs}:
+            hardest = min(ends, key=lambda text: np.mean([p.correct.mean() for p in ends[text].values()]))
+            chosen = flips(plain, ends[hardest], FLIPS, hardest.replace("=", " ").replace("@", " at "))
+            yield from _shots(outputs, dataset, ends[hardest], chosen, hardest)
 
 
 def _shots(
-    outputs: Outputs,
-    dataset: str,
-    runs: Mapping[str, Predictions],
-    chosen: Sequence[picks.Pick],
-    transform: str = "none",
+    outputs: Outputs, dataset: str, runs: Runs, chosen: Sequence[Pick], transform: str = "none"
 ) -> Iterator[Shot]:
     classes = load_dataset(outputs.dataset_spec(outputs.base(dataset))).classes
-    if classes is None:
-        return
     first = next(iter(runs.values()))
-    targets = first.targets
-    for pick in chosen:
+    for pick in chosen if classes is not None else ():
         i = pick.position
-        labels = [int(t) for t in np.atleast_1d(targets[i])]
+        labels = [int(t) for t in np.atleast_1d(first.targets[i])]
         truth = " or ".join(classes.names[label] for label in labels[:3]) + (" or …" if len(labels) > 3 else "")
         answers = tuple(
             (m, classes.names[int(p.pred[i])], float(p.confidence[i]), bool(p.correct[i])) for m, p in runs.items()
         )
         yield Shot(dataset, str(first.ids[i]), transform, pick.models, pick.factor, truth, answers)
+
+
+_KINDS: tuple[tuple[str, str, str, Callable[[Profile, Outputs], Iterator[Shot]]], ...] = (
+    (
+        *("mistakes", "Confident mistakes"),
+        *("Wrong answers that a model was surest of, on plain and shifted images.", _mistakes),
+    ),
+    (
+        *("disagreements", "Disagreements"),
+        *("Only one model gets these right, or only one gets them wrong.", _disagreements),
+    ),
+    (
+        *("cues", "Shape against texture"),
+        *("Images with the shape of one class and the texture of another, and what the models went by.", _cues),
+    ),
+    (
+        *("poses", "Hardest views"),
+        *("For each factor of a scene its hardest level: images that most models miss.", _levels),
+    ),
+    (
+        *("flips", "Flips"),
+        *("Right as it is, wrong when transformed: the image, and what the model got.", _flips),
+    ),
+)
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -258,113 +316,56 @@ def body(profile: Profile, options: Mapping[str, object] | None = None, store: S
         options: As of `open_study`.
         store: The cache (default: the usual one).
     """
-    title = "Look at the errors"
-    outputs = StoredOutputs(profile, store or Store(), dict(options or {}))
-    found = sections(profile, outputs)
-    count = sum(len(section.shots) for section in found)
-    if not count:
+    outputs = Outputs(profile, store or Store(), dict(options or {}), run=False)
+    found, weight, left_out, pictures = sections(profile, outputs), 0, 0, {}
+    for shot in [shot for section in found for shot in section.shots]:
+        pictures[shot] = _pictures(shot, profile, outputs) if may_show(profile, shot.dataset) else []
+        weight += sum(len(picture.get("source", "")) for picture in pictures[shot])
+        if weight > MOST_BYTES:
+            pictures[shot], left_out = None, left_out + 1
+    shots = [shot for section in found for shot in section.shots]
+    lead = f"{len(shots)} images behind the numbers: what each model said, how sure it was, and whether it was right."
+    if not shots:
         lead = "There are no images to look at yet: build the pages of the dimensions first."
-        notes = "".join(f"<li>{html.escape(s.title)}: {html.escape(s.note)}</li>" for s in found)
-        return Body(title, lead, [], f"<p>{lead}</p><ul>{notes}</ul>")
-    hidden = sorted({shot.dataset for s in found for shot in s.shots if not may_show(profile, shot.dataset)})
-    lead = f"{count} images behind the numbers: what each model said, how sure it was, and whether it was right."
-    parts = [f'<p class="ba-lede">{lead}</p>', _caveat(hidden), _filters(profile, found)]
-    weight, left_out = 0, 0
-    for section in found:
-        cards = []
-        for shot in section.shots:
-            card = _card(shot, profile, outputs)
-            if weight + len(card) > MOST_BYTES:
-                left_out += 1
-                continue
-            weight += len(card)
-            cards.append(card)
-        inside = f'<div class="ba-shots">{"".join(cards)}</div>' if cards else f"<p>{html.escape(section.note)}</p>"
-        heading = f'<h2 id="{section.key}">{html.escape(section.title)}</h2><p>{html.escape(section.intro)}</p>'
-        parts.append(f'<section class="ba-look">{heading}{inside}</section>')
-    if left_out:
-        parts.append(f'<p class="ba-hint">{left_out} more were left out to keep this page light.</p>')
-    parts.append(f"<script>{(TEMPLATE / 'images.js').read_text(encoding='utf-8')}</script>")
-    return Body(title, lead, [(s.key, s.title) for s in found], "\n".join(parts))
-
-
-def _caveat(hidden: Sequence[str]) -> str:
-    text = (
-        "<p>These are picked as the most telling of their kind, not at random: they show what goes wrong, never how "
-        "often. A picture’s title is its true class; below it, each model’s answer and its confidence; bold: the model "
-        "that the picture is shown for; last, the image’s id in its set.</p>"
+    choices = {
+        "section": ("Kind", [(s.key, s.title) for s in found if s.shots]),
+        "model": ("Model", [(name, spec.label) for name, spec in profile.models.items()]),
+        "truth": ("Class", [(t, t) for t in sorted({x.truth for s in found if s.key != "cues" for x in s.shots})]),
+        "factor": ("Set or factor", [(f, f) for f in dict.fromkeys(shot.factor for shot in shots if shot.factor)]),
+    }
+    inside = fragment(
+        "images.html.j2",
+        lead=lead,
+        sections=found,
+        pictures=pictures,
+        choices=choices,
+        labels={name: spec.label for name, spec in profile.models.items()},
+        hidden=sorted({shot.dataset for shot in shots if not may_show(profile, shot.dataset)}),
+        left_out=left_out,
+        side=SIDE,
     )
-    if hidden:
-        names = ", ".join(f"<code>{html.escape(name)}</code>" for name in hidden)
-        text += (
-            f'<p class="ba-note" role="note">Pictures of {names} are not embedded: most benchmarks do not allow '
-            "passing their images on. For a copy of your own set <code>options: {thumbnails: true}</code> on the "
-            "dataset in the profile.</p>"
-        )
-    return text
+    return Body("Look at the errors", lead, [(s.key, s.title) for s in found] if shots else [], inside)
 
 
-def _filters(profile: Profile, found: Sequence[Section]) -> str:
-    shots = [(section, shot) for section in found for shot in section.shots]
-    models = [(name, spec.label) for name, spec in profile.models.items()]
-    truths = sorted({shot.truth for section, shot in shots if section.key != "cues"})
-    factors = list(dict.fromkeys(shot.factor for _, shot in shots if shot.factor))
-
-    def choice(name: str, label: str, options: Sequence[tuple[str, str]]) -> str:
-        items = "".join(f'<option value="{html.escape(v)}">{html.escape(t)}</option>' for v, t in options)
-        return f'<label>{label} <select name="{name}"><option value="">all</option>{items}</select></label>'
-
-    return (
-        '<form id="filters" class="ba-filters" hidden aria-label="Choose images">'
-        + choice("section", "Kind", [(s.key, s.title) for s in found if s.shots])
-        + choice("model", "Model", models)
-        + choice("truth", "Class", [(t, t) for t in truths])
-        + choice("factor", "Set or factor", [(f, f) for f in factors])
-        + '<p id="shown" role="status" aria-live="polite"></p></form>'
-    )
-
-
-def _card(shot: Shot, profile: Profile, outputs: Outputs) -> str:
-    labels = {name: spec.label for name, spec in profile.models.items()}
-    pictures = _pictures(shot, profile, outputs) if may_show(profile, shot.dataset) else ""
-    lines = []
-    for model, answer, confidence, right in shot.answers:
-        sign = _SIGNS[right]
-        name = html.escape(labels.get(model, model))
-        name = f"<strong>{name}</strong>" if model in shot.models else name
-        lines.append(f"<li>{sign}{name}: {html.escape(answer)} {confidence:.0%}</li>")
-    factor = f"<small>{html.escape(shot.factor)}</small>" if shot.factor else ""
-    return (
-        f'<figure class="ba-shot" data-models="{html.escape(" ".join(shot.models))}" '
-        f'data-truth="{html.escape(shot.truth)}" data-factor="{html.escape(shot.factor)}">{pictures}'
-        f"<figcaption><span>{html.escape(shot.truth)}</span>{factor}<ul>{''.join(lines)}</ul>"
-        f"<code>{html.escape(shot.image_id)}</code></figcaption></figure>"
-    )
-
-
-def _pictures(shot: Shot, profile: Profile, outputs: Outputs) -> str:
+def _pictures(shot: Shot, profile: Profile, outputs: Outputs) -> list[dict[str, str]]:
+    """`source` and `alt` of a shot's pictures, or the `message` why there is none."""
     from beyond_accuracy.plots_images import thumbnail
 
     data = load_dataset(outputs.dataset_spec(outputs.base(shot.dataset)))
     try:
         image = data.image(data.position(shot.image_id))
     except (DataMissing, InputError) as error:
-        return f'<p class="ba-hint">{html.escape(str(error))}</p>'
-    title = profile.datasets[shot.dataset].title or shot.dataset
-    shown = [(thumbnail(image, SIDE), f"{shot.truth}, from {title}")]
+        return [{"message": str(error)}]
+    shown = [(image, f"{shot.truth}, from {profile.datasets[shot.dataset].title or shot.dataset}")]
     if shot.transform != "none":
         from beyond_accuracy.plots_invariance import transformed
 
         changed = transformed(image, shot.transform, SIDE, shot.image_id)
-        shown.append((thumbnail(changed, SIDE), f"the same under {shot.factor}"))
-    return f'<div class="ba-pair">{"".join(_img(picture, alt) for picture, alt in shown)}</div>'
+        shown.append((changed, f"the same under {shot.factor}"))
+    return [{"source": _webp(thumbnail(picture, SIDE)), "alt": alt} for picture, alt in shown]
 
 
-def _img(picture: Image.Image, alt: str) -> str:
+def _webp(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=QUALITY, method=4)
-    source = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img src="data:image/webp;base64,{source}" alt="{html.escape(alt)}" width="{SIDE}" height="{SIDE}" '
-        'loading="lazy" decoding="async">'
-    )
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -26,7 +26,7 @@ LIBRARY = Path(__file__).parent
 RENDERING = (
     *("report.py", "report_run.py", "report_schedule.py", "report_pages.py", "report_front.py", "report_tools.py"),
     *("cli.py", "choosing.py"),
-    *("pages_choose.py", "pages_differences.py", "pages_images.py", "image_picks.py"),
+    *("pages_choose.py", "pages_differences.py", "pages_images.py"),
     *("pages_metrics.py", "reading.py"),
 )
 # Pages made from what the notebooks recorded (report_tools).
@@ -100,7 +100,7 @@ def build(
     pages = find_pages(loaded, notebooks or notebooks_dir())
     chosen = _choose(loaded, pages, [name for name in only if name])
     given = _parameters(loaded, models, parameters or {}, chosen)
-    from beyond_accuracy.storage import WORTH_SAYING, disk_lines
+    from beyond_accuracy.plan import WORTH_SAYING, disk_lines
 
     for line in disk_lines(loaded, [page.dimension for page in chosen], WORTH_SAYING):
         echo(line)

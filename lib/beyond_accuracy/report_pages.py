@@ -34,19 +34,12 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a notebook did not run to its end.
+    """Why a notebook did not run to its end."""
 
-    Attributes:
-        name: Name of the exception (`DataMissing`, `InputError`, `ZeroDivisionError`, …).
-        message: Its text.
-        traceback: The full traceback, plain text; empty if there is none.
-        cells_left: Number of code cells after the failing one.
-    """
-
-    name: str
+    name: str  # of the exception (`DataMissing`, `InputError`, `ZeroDivisionError`, …)
     message: str
-    traceback: str = ""
-    cells_left: int = 0
+    traceback: str = ""  # plain text
+    cells_left: int = 0  # code cells after the failing one
 
     @property
     def status(self) -> str:
@@ -297,6 +290,15 @@ def front_html(pages: Sequence[PageView], site: Mapping[str, object], **parts: o
     return _environment().get_template("front.html.j2").render(pages=pages, page=None, site=site, **parts)
 
 
+def fragment(template: str, **variables: object) -> str:
+    """Markup of one of our templates; everything in it is escaped, `source` writes a file of ours as it is."""
+    return _environment().get_template(template).render(**variables)
+
+
+def _source(name: str) -> Markup:
+    return Markup((TEMPLATE / name).read_text(encoding="utf-8"))  # noqa: S704 (a trusted file of this package)
+
+
 @cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(TEMPLATE)
@@ -304,9 +306,7 @@ def _environment() -> jinja2.Environment:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["codes"] = code_spans
-    # Trusted files of this package, written into the page as they are.
-    environment.globals["style"] = Markup((TEMPLATE / "style.css").read_text(encoding="utf-8"))  # noqa: S704
-    environment.globals["script"] = Markup((TEMPLATE / "report.js").read_text(encoding="utf-8"))  # noqa: S704
+    environment.globals |= {"style": _source("style.css"), "script": _source("report.js"), "source": _source}
     return environment
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from beyond_accuracy import (
-    image_picks,
     pages_choose,
     pages_differences,
     pages_images,
@@ -67,7 +66,7 @@ def write_tools(
 def _images(folder: Path, profile: Profile, inputs: Sequence[str], options: Mapping[str, object]) -> report_pages.Body:
     """The error browser, from the last time if nothing changed: decoding hundreds of images takes seconds."""
     kept = folder / ".state" / "images.json"
-    sources = [Path(module.__file__) for module in (image_picks, pages_images)] + [report_pages.TEMPLATE / "images.js"]
+    sources = [Path(pages_images.__file__), *sorted(report_pages.TEMPLATE.glob("images.*"))]
     total = hashlib.sha256(json.dumps(list(inputs)).encode())
     for path in sources:
         total.update(path.read_bytes())
