@@ -45,7 +45,7 @@ def made(logits, targets, columns=None):
 
 def test_the_other_choices_of_a_profile():
     paper = load_profile("paper")
-    found = {c.name: c for c in conventions.of(paper, "imagenet_1k", "cpu")}
+    found = {c.name: c for c in plan.conventions(paper, "imagenet_1k", "cpu")}
     assert list(found) == [
         *("preset=paper", "interpolation=bicubic", "interpolation=bilinear", "antialias=false"),
         *("precision=fp32", "precision=bf16", "logit_scale=100", "prompts=one"),
@@ -53,9 +53,9 @@ def test_the_other_choices_of_a_profile():
     assert dict(found["prompts=one"].settings) == {"prompts": "a photo of a {c}."}
     assert [c.name for c in found.values() if c.rescored] == ["logit_scale=100"]
     preset = load_profile("paper-preset")
-    names = [c.name for c in conventions.of(preset, "imagenet_1k", "cpu")]
+    names = [c.name for c in plan.conventions(preset, "imagenet_1k", "cpu")]
     assert "preset=library" in names and "logit_scale=learned" in names
-    probed = [c.name for c in conventions.of(paper, "dtd", "cpu")]
+    probed = [c.name for c in plan.conventions(paper, "dtd", "cpu")]
     assert "prompts=one" not in probed  # no class space, nothing to name
 
 
@@ -64,15 +64,15 @@ def test_precisions_follow_the_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: True)
     profile = load_profile("paper")
-    names = [c.name for c in conventions.of(profile, "imagenet_1k", "cuda") if c.group == "precision"]
-    assert names == ["precision=fp32", "precision=bf16", "precision=fp16"] and conventions.left_out("cuda") == ""
+    names = [c.name for c in plan.conventions(profile, "imagenet_1k", "cuda") if c.group == "precision"]
+    assert names == ["precision=fp32", "precision=bf16", "precision=fp16"] and plan.left_out("cuda") == ""
     fixed = replace(profile, settings=replace(profile.settings, precision="bf16"))
-    names = [c.name for c in conventions.of(fixed, "imagenet_1k", "cuda") if c.group == "precision"]
+    names = [c.name for c in plan.conventions(fixed, "imagenet_1k", "cuda") if c.group == "precision"]
     assert names == ["precision=fp32", "precision=fp16"]
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: False)
-    names = [c.name for c in conventions.of(profile, "imagenet_1k", "cuda") if c.group == "precision"]
-    assert names == ["precision=fp32", "precision=fp16"] and conventions.left_out("cuda").startswith("bf16 left out")
-    assert conventions.left_out("cpu").startswith("fp16 left out")
+    names = [c.name for c in plan.conventions(profile, "imagenet_1k", "cuda") if c.group == "precision"]
+    assert names == ["precision=fp32", "precision=fp16"] and plan.left_out("cuda").startswith("bf16 left out")
+    assert plan.left_out("cpu").startswith("fp16 left out")
 
 
 def test_unknown_settings_are_refused(toy):
@@ -157,7 +157,7 @@ def test_rescaling_by_hand():
     subset = made([[0, 9, -1], [5, 0, 4]], [0, 2], np.array([0, 2]))
     np.testing.assert_allclose(rescale(subset, 3).confidence, softmax([[0, -3], [3, 0]], axis=1).max(axis=1), rtol=1e-3)
     for change in (lambda p: rescale(p, 2), all_columns, lambda p: restrict(p, [0])):
-        with pytest.raises(ValueError, match="logits were not kept"):
+        with pytest.raises(InputError, match="were not kept"):
             change(replace(run, logits=None))
 
 

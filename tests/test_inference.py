@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beyond_accuracy import inference, jobs, loading
+from beyond_accuracy import inference, loading
 from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
 
@@ -227,8 +227,8 @@ def test_what_worker_processes_are_given_survives_pickling(toy):
     """Where processes are spawned and not forked (macOS, Windows) everything is pickled on the way."""
     import pickle
 
-    from beyond_accuracy.datasets import load_dataset
     from beyond_accuracy.geometry import Geometry
+    from beyond_accuracy.readers import load_dataset
     from beyond_accuracy.transforms import parse
 
     toy.images(2)
@@ -306,33 +306,20 @@ def test_auto_prefers_cuda_then_mps(monkeypatch, cuda, mps, expected):
     assert inference.pick_device("auto").type == expected
 
 
-def test_precision_by_device(monkeypatch):
-    assert jobs.choose_precision("fp16", "auto") == "fp16"
-    assert jobs.choose_precision("auto", "mps") == "fp32"
-    for kind in ("fp32", "bf16"):
-        monkeypatch.setattr(jobs, "cpu_precision", lambda kind=kind: kind)
-        assert jobs.choose_precision("auto", "cpu") == kind
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert jobs.choose_precision("auto", "auto") == jobs.choose_precision("auto", "cuda:0") == "bf16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert jobs.choose_precision("auto", "cuda") == "fp32"
-
-
 def test_fp32_on_cuda_is_not_tensorfloat32():
     before = torch.backends.cudnn.allow_tf32
-    with inference._exact_float32(torch.device("cuda"), "fp32"):
-        assert not torch.backends.cudnn.allow_tf32
-    with inference._exact_float32(torch.device("cuda"), "bf16"):
+    with inference.cudnn_for(torch.device("cuda"), "fp32"):
+        assert not torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.benchmark
+    with inference.cudnn_for(torch.device("cuda"), "bf16"):
         assert torch.backends.cudnn.allow_tf32 == before
     assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_out_of_memory_in_its_several_spellings():
-    assert inference._is_out_of_memory(torch.OutOfMemoryError("CUDA"))
-    assert inference._is_out_of_memory(RuntimeError("MPS backend out of memory"))
-    assert inference._is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
-    assert not inference._is_out_of_memory(RuntimeError("shape mismatch"))
+    assert inference.is_out_of_memory(torch.OutOfMemoryError("CUDA"))
+    assert inference.is_out_of_memory(RuntimeError("MPS backend out of memory"))
+    assert inference.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert not inference.is_out_of_memory(RuntimeError("shape mismatch"))
 
 
 def test_a_killed_decoding_process_is_explained():

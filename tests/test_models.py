@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from beyond_accuracy import cards, models
+from beyond_accuracy import models
+from beyond_accuracy.cards import Card
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.labels import ClassSpace, class_space
 from beyond_accuracy.models import load_model
+from beyond_accuracy.networks import Model
 from beyond_accuracy.profiles import ModelSpec, Settings
 
 LIBRARY = Settings(precision="fp32")
@@ -140,7 +142,7 @@ def test_sizes_that_cannot_be(vit, convnext):
     model = load_model(spec_of(convnext), LIBRARY)
     assert model.at_size(100).outputs(torch.rand(1, 3, 100, 100), None)["logits"].shape == (1, 5)
     mixer = ModelSpec("mixer", "timm", id="x")
-    fixed = models.Model(cards.Card(mixer, "", "", model.geometry, (), (), 16, 5, None, 0), torch.nn.Identity(), None)
+    fixed = Model(Card(mixer, "", "", model.geometry, (), (), 16, 5, None, 0), torch.nn.Identity(), None)
     with pytest.raises(InputError, match="mixer: cannot take inputs of side 320"):
         fixed.at_size(320)
 
@@ -412,7 +414,7 @@ def test_a_card_is_read_without_the_network_until_something_changes(toy, monkeyp
     monkeypatch.setattr(models, "load_model", lambda *a: loaded.append(a) or original(*a))
 
     def card(spec=spec, settings=LIBRARY):
-        return cards.read_card(spec, settings, ("toy_networks",), toy.store)
+        return models.read_card(spec, settings, ("toy_networks",), toy.store)
 
     first = card()
     assert card() == first and len(loaded) == 1
@@ -426,7 +428,7 @@ def test_a_card_is_read_without_the_network_until_something_changes(toy, monkeyp
     config = toy.root / "colour" / "config.json"
     config.write_text(config.read_text().replace('"crop_pct": 0.8', '"crop_pct": 0.5'))
     assert card().geometry.resize == 32 and len(loaded) == 4
-    monkeypatch.setattr(cards, "version", lambda name: "another")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "another")
     assert card().geometry.resize == 32 and len(loaded) == 5
     for file in (toy.store / "models").iterdir():
         file.write_text('{"files": [], "card": {"weights": 1}}')

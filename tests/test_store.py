@@ -77,7 +77,7 @@ def test_a_set_scored_on_200_of_1000_classes():
 
 def test_restriction_needs_logits():
     bare = Predictions("m", "d", "none", pd.DataFrame({"id": ["a"], "target": [0], "pred": [0]}), None, None, {})
-    with pytest.raises(ValueError, match="logits were not kept"):
+    with pytest.raises(InputError, match="logits of m were not kept, .* set `keep: logits` for datasets.d"):
         restrict(bare, np.array([0]))
     assert bare.probabilities is None and bare.scored_logits is None
 
@@ -117,8 +117,8 @@ def test_real_labels_of_the_original_answers():
     """Predicting the original label scores 42,164 of the 46,837 images with a ReaL label: 90.0228 %."""
     pytest.importorskip("imagenet_x", reason="the validation labels come with the optional package imagenet-x")
     from beyond_accuracy.annotations import real_labels
-    from beyond_accuracy.datasets import load_dataset
     from beyond_accuracy.profiles import load_profile
+    from beyond_accuracy.readers import load_dataset
 
     data = load_dataset(load_profile("predictions").datasets["imagenet_1k"])
     frame = pd.DataFrame({"id": data.ids.astype(str), "target": data.targets, "pred": data.targets, "confidence": 1.0})

@@ -21,15 +21,14 @@ import torch
 
 from beyond_accuracy import bench_loops as loops
 from beyond_accuracy import throughput
-from beyond_accuracy.calibration import processor
-from beyond_accuracy.cards import Card, read_card
-from beyond_accuracy.datasets import load_dataset
+from beyond_accuracy.calibration import choose_precision, processor
+from beyond_accuracy.cards import Card
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.inference import device_name, pick_device
-from beyond_accuracy.jobs import choose_precision
-from beyond_accuracy.models import model_for
+from beyond_accuracy.models import model_for, read_card
 from beyond_accuracy.paths import cache_dir, project_root
 from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.readers import load_dataset
 from beyond_accuracy.stamps import write_atomically
 
 # name -> (title, architecture of timm or folder, class space, its first class id)

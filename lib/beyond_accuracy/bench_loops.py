@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 from beyond_accuracy import inference, jobs, reference
 from beyond_accuracy.cards import Card
 from beyond_accuracy.datasets import ImageDataset
-from beyond_accuracy.lanes import Lanes
 from beyond_accuracy.loading import worker_count
 from beyond_accuracy.networks import Model
 from beyond_accuracy.profiles import Profile
@@ -84,8 +83,8 @@ def ceiling(
             model.network(x)
 
     found = [(_rate(forward, batch, device, seconds), "one pass on all threads")]
-    if Lanes(device).count > 1:
-        with Lanes(device) as lanes:
+    if inference.Lanes(device).count > 1:
+        with inference.Lanes(device) as lanes:
             for future in [lanes.submit(forward) for _ in range(lanes.count)]:
                 future.result()
             start, done = time.perf_counter(), []

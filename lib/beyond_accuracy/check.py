@@ -9,16 +9,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from beyond_accuracy import projection, reference
+from beyond_accuracy import reference
 from beyond_accuracy.check_data import MISSING, NOTE, OK, WRONG, Finding, check_dataset
 from beyond_accuracy.datasets import load_dataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.fetch import make_plan
 from beyond_accuracy.labels import IMAGENET_ORDER, class_space, imagenet_wnids
 from beyond_accuracy.paths import data_dir
+from beyond_accuracy.plan import disk_lines, forward_passes
 from beyond_accuracy.profiles import ModelSpec, Profile, unknown
 from beyond_accuracy.sources import profile_argument, sources
-from beyond_accuracy.storage import disk_lines, forward_passes
+from beyond_accuracy.throughput import projection
 
 SAMPLE = 500
 MARKS = {OK: "ok", NOTE: "note", MISSING: "MISSING", WRONG: "WRONG"}
@@ -200,4 +201,4 @@ def _estimates(profile: Profile, found: list[Finding]) -> Iterator[str]:
     images = forward_passes(profile)
     if images:
         yield f"A full report runs each model on about {images / 1e6:.2f} million images."
-        yield from projection.report(profile)
+        yield from projection(profile)

@@ -143,6 +143,8 @@ def _environment(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> dict:
+    from beyond_accuracy import engine_ray  # noqa: F401  # from here on outputs can be computed by it
+
     return {"device": args.device, "engine": args.engine, "batch_size": args.batch_size, "skip_bad": args.skip_bad}
 
 

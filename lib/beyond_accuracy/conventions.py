@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.jobs import usable_precisions
-from beyond_accuracy.labels import class_space
+from beyond_accuracy.plan import Convention, conventions, left_out
 from beyond_accuracy.predictions import Predictions, all_columns, folder_positions, rescale
-from beyond_accuracy.profiles import Profile
 
 if TYPE_CHECKING:  # planning needs none of them
     import pandas as pd
 
     from beyond_accuracy.metrics.conventions import Pair
     from beyond_accuracy.study import Study
+
+__all__ = ["accuracy_by_folder", "compared", "compared_classes", "factors", "left_out"]
 
 GROUPS = {
     "preset": "resize and crop",
@@ -27,67 +26,6 @@ GROUPS = {
     "prompts": "CLIP prompts",
     "classes": "classes scored",
 }
-
-
-@dataclass(frozen=True)
-class Convention:
-    """One changed choice.
-
-    Attributes:
-        name: `<setting>=<value>`, part of the metrics' names.
-        group: The choice (a key of `GROUPS`).
-        label: What it is changed to, for readers.
-        settings: The changed values of `Settings`, by name.
-        rescored: The stored logits tell what it does; no image has to go through the network.
-    """
-
-    name: str
-    group: str
-    label: str
-    settings: tuple[tuple[str, object], ...]
-    rescored: bool = False
-
-
-def of(profile: Profile, dataset: str, device: str = "auto") -> list[Convention]:
-    """Every other choice that a run of this profile could have made on one dataset.
-
-    Which of them touch which model shows in the store's keys: a choice that leaves a model's key as it is (a preset
-    that its preprocessing follows already, prompts of a supervised model) does not touch it.
-
-    Args:
-        profile: The profile, with the conventions that the others are compared with.
-        dataset: The dataset that is scored under all of them.
-        device: As of `open_study`: a precision that it does not have, or only in emulation, is left out.
-    """
-    now = profile.settings
-    preset = "paper" if now.preset == "library" else "library"
-    found = [_one("preset", preset, f"preset {preset}")]
-    found += [_one("interpolation", kind, kind) for kind in ("bicubic", "bilinear") if kind != now.interpolation]
-    found.append(_one("antialias", not now.antialias, "off" if now.antialias else "on"))
-    # `auto` is one of them, too; which one need not be known here: it leaves every key as it is
-    found += [_one("precision", kind, kind) for kind in usable_precisions(device) if kind != now.precision]
-    scale = "100" if now.logit_scale == "learned" else "learned"
-    found.append(Convention(f"logit_scale={scale}", "logit_scale", scale, (("logit_scale", scale),), rescored=True))
-    if now.prompts == "default" and (template := _plainest(profile, dataset)):
-        found.append(Convention("prompts=one", "prompts", "one template", (("prompts", template),)))
-    return found
-
-
-def left_out(device: str) -> str:
-    """What is not compared on a device, for readers; empty where nothing is left out."""
-    absent = [kind for kind in ("fp32", "bf16", "fp16") if kind not in usable_precisions(device)]
-    return f"{' and '.join(absent)} left out: this device has no such arithmetic, or emulates it" if absent else ""
-
-
-def _one(setting: str, value: object, label: str) -> Convention:
-    return Convention(f"{setting}={str(value).lower()}", setting, label, ((setting, value),))
-
-
-def _plainest(profile: Profile, dataset: str) -> str:
-    """The shortest template that speaks of a photo (`a photo of a {c}.`); empty where there is but one template."""
-    classes = profile.datasets[dataset].classes
-    templates = class_space(classes).templates if classes else ()
-    return min((t for t in templates if "photo" in t), key=len, default="") if len(templates) > 1 else ""
 
 
 def compared(study: Study, dataset: str, limit: int = 0) -> list[Pair]:
@@ -104,7 +42,7 @@ def compared(study: Study, dataset: str, limit: int = 0) -> list[Pair]:
     base = study.under(limit=limit)
     plain = base.predictions(dataset)
     pairs = []
-    for convention in of(base.profile, dataset, base.outputs.device):
+    for convention in conventions(base.profile, dataset, base.outputs.device):
         view = base.under(**dict(convention.settings))
         if convention.rescored:
             changed = dict(_rescaled(base, view, plain))

@@ -1,7 +1,7 @@
 """What a model costs: multiply-accumulates of a forward pass, and images per second on this machine."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pandas as pd
@@ -32,7 +32,24 @@ def forward_macs(network: nn.Module, side: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def images_per_second(network: nn.Module, side: int, seconds: float, batch: int = BATCH) -> float:
+def timed_pass(network: nn.Module, images: torch.Tensor) -> float:
+    """Seconds of one forward pass."""
+    start = time.perf_counter()
+    network(images)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+    elif images.device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter() - start
+
+
+def images_per_second(
+    network: nn.Module,
+    side: int,
+    seconds: float,
+    batch: int = BATCH,
+    timed: Callable[[nn.Module, torch.Tensor], float] = timed_pass,
+) -> float:
     """Rate of a network's forward pass, in float32, without decoding: the median over repeated batches.
 
     Args:
@@ -40,14 +57,15 @@ def images_per_second(network: nn.Module, side: int, seconds: float, batch: int 
         side: Input side in pixels.
         seconds: Time to spend after one pass for warming up; at least three batches are timed.
         batch: Images per pass.
+        timed: Runs one pass and tells its seconds.
     """
     device = next(network.parameters()).device
     images = torch.zeros(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     times: list[float] = []
     with torch.inference_mode():
-        _timed_pass(network, images)
+        timed(network, images)
         while len(times) < 3 or sum(times) < seconds:
-            times.append(_timed_pass(network, images))
+            times.append(timed(network, images))
     return batch / sorted(times)[len(times) // 2]
 
 
@@ -79,7 +97,7 @@ def cost_table(study: Study, seconds: float = 0.0) -> pd.DataFrame:
         macs = forward_macs(tower, shape.crop)
         rate = float("nan")
         if seconds > 0:
-            device = pick_device(study.options.get("device") or "auto")
+            device = pick_device(study.outputs.device)
             rate = images_per_second(tower.to(device, memory_format=torch.channels_last), shape.crop, seconds)
         rows.append((name, model.parameters, macs, shape.crop, shape.resize, shape.interpolation, rate))
     columns = ["model", "parameters", "macs", "side", "resize", "interpolation", "images_per_second"]
@@ -106,19 +124,9 @@ def timing_conditions(study: Study) -> str:
     """Where and how `images_per_second` was measured, for the table's caption."""
     from beyond_accuracy.inference import device_name, pick_device
 
-    device = pick_device(study.options.get("device") or "auto")
+    device = pick_device(study.outputs.device)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     return f"{device_name(device)}{threads}, float32, batches of {BATCH}, image decoding not included"
-
-
-def _timed_pass(network: nn.Module, images: torch.Tensor) -> float:
-    start = time.perf_counter()
-    network(images)
-    if images.device.type == "cuda":
-        torch.cuda.synchronize()
-    elif images.device.type == "mps":
-        torch.mps.synchronize()
-    return time.perf_counter() - start
 
 
 @contextmanager

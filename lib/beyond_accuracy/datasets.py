@@ -43,7 +43,7 @@ class ImageDataset:
         title: Text in figures.
         licence: Terms of the data.
         preprocess: Resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's.
-        keep: What is stored beside the rows: `all`, `logits`, `top20` or `none`.
+        keep: What is stored beside the rows: `all`, `logits` or `none`.
     """
 
     name: str

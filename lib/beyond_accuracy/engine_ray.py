@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.jobs import (
     Job,
+    Options,
     Todo,
     filling,
     head_file,
@@ -36,12 +36,10 @@ from beyond_accuracy.jobs import (
     report_skipped,
 )
 from beyond_accuracy.labels import ClassSpace
+from beyond_accuracy.outputs import RUN_BY
 from beyond_accuracy.profiles import Settings
 from beyond_accuracy.stamps import atomic_write
 from beyond_accuracy.store import Store
-
-if TYPE_CHECKING:
-    from beyond_accuracy.inference import Options
 
 SHARES_PER_SLOT = 4  # so that no worker idles long while the last one finishes
 # Ray starts a new process for every GPU task (it must: a process is bound to the card it first used), which loads
@@ -55,40 +53,24 @@ PASSED_ON = ("BEYOND_ACCURACY_", "HF_", "HUGGINGFACE_", "TORCH_HOME", "XDG_CACHE
 
 @dataclass(frozen=True)
 class Slots:
-    """What a cluster offers.
+    """What a cluster offers."""
 
-    Attributes:
-        number: Tasks that can run at once.
-        gpus: GPUs per task.
-        cpus: Cores per task.
-    """
-
-    number: int
-    gpus: int
-    cpus: int
+    number: int  # tasks that can run at once
+    gpus: int  # per task
+    cpus: int  # per task
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every task needs besides data.
+    """What every task needs besides data."""
 
-    Attributes:
-        environment: Of the driver, as far as it says where things are.
-        search: The driver's module path.
-        root: The store's folder, on a path that all machines share; empty where parts are handed over.
-        settings: Conventions.
-        options: How to run.
-        image_bytes: As `inference.compute` takes it.
-        threads: Threads of a local run here.
-    """
-
-    environment: dict[str, str]
-    search: tuple[str, ...]
-    root: str
+    environment: dict[str, str]  # of the driver, as far as it says where things are
+    search: tuple[str, ...]  # the driver's module path
+    root: str  # the store's folder, on a path that all machines share; empty where parts are handed over
     settings: Settings
-    options: "Options"
-    image_bytes: int
-    threads: int
+    options: Options
+    image_bytes: int  # as `inference.compute` takes it
+    threads: int  # of a local run here
 
 
 @dataclass(frozen=True)
@@ -99,7 +81,7 @@ class Done:
     facts: dict[str, str]
 
 
-def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings, options: "Options") -> None:
+def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> None:
     """Compute what the jobs' store entries still lack on a Ray cluster; arguments and errors as `inference.run`.
 
     The cluster is that of `RAY_ADDRESS`, else one that runs on this machine, else one that is started for this
@@ -122,6 +104,9 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
             report_skipped(dataset, _Cluster(ray, slots, dataset, store, settings, options).compute(todo))
         if settings.exchange:
             exchange.clear(asked, settings.exchange)  # what a killed run had left there, too
+
+
+RUN_BY["ray"] = run
 
 
 def shares(todo: Todo, slots: Slots) -> list[Todo]:
@@ -161,7 +146,7 @@ def _passes(todo: Todo) -> int:
 class _Cluster:
     """The driver's side of one run."""
 
-    def __init__(self, ray, slots: Slots, dataset: ImageDataset, store: Store, settings: Settings, options: "Options"):
+    def __init__(self, ray, slots: Slots, dataset: ImageDataset, store: Store, settings: Settings, options: Options):
         self.ray, self.slots, self.dataset, self.store, self.settings = ray, slots, dataset, store, settings
         self.options = replace(options, device="cuda" if slots.gpus else "cpu", progress=False)
         self.progress = options.progress

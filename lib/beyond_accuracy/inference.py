@@ -1,7 +1,7 @@
 """One pass over a dataset for several models and transforms; the only module that runs a network.
 
 Workers decode each image once (PIL) and apply every transform and every distinct resize and crop to it; uint8 crops
-travel to the device, where they are normalised and go through each model (`lanes.py`: how). Outputs stay on the device
+travel to the device, where they are normalised and go through each model (`Lanes`: how). Outputs stay on the device
 until a part is whole; another thread then fetches and writes it while the next one is computed. Every `chunk` images
 one part per (model, transform) is written, so a killed run continues where it stopped, without repetition.
 """
@@ -9,11 +9,10 @@ one part per (model, transform) is written, so a killed run continues where it s
 import os
 import platform
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,13 @@ import torch
 from tqdm.auto import tqdm
 
 import beyond_accuracy
+from beyond_accuracy.calibration import check_device
 from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.jobs import (
     Job,
+    Options,
     Todo,
-    check_device,
     filling,
     head_file,
     image_bytes_of,
@@ -35,11 +35,9 @@ from beyond_accuracy.jobs import (
     report_skipped,
 )
 from beyond_accuracy.labels import ClassSpace
-from beyond_accuracy.lanes import Lanes
 from beyond_accuracy.loading import decoded
 from beyond_accuracy.models import model_for
 from beyond_accuracy.networks import Model
-from beyond_accuracy.predictions import largest_logits
 from beyond_accuracy.profiles import Settings
 from beyond_accuracy.stamps import atomic_write
 from beyond_accuracy.store import Range, Store, save_array, score
@@ -52,26 +50,9 @@ SLICE_BYTES = 32 * 2**20  # as much of a batch travels from a decoding process a
 # Small batches stay in a core's cache: on the mini models 16 ran as fast as 64 at worst, 1.4 times as fast at best.
 BATCH = {"cuda": 256, "mps": 64}
 CPU_BATCH = 16
+MAX_LANES = 16  # more lanes of fewer threads would hold more activations in memory at once
+QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or run
 FLOAT16_LOWEST = np.finfo(np.float16).min
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run, none of which changes a number.
-
-    Attributes:
-        device: `auto`, `cuda`, `cuda:N`, `mps` or `cpu`.
-        batch_size: Images per forward pass; 0 = chosen from the device, halved on out-of-memory.
-        skip_bad: Leave images out that cannot be decoded, and count them.
-        progress: Show a progress bar (in a terminal or JupyterLab, never in a rendered page).
-        imports: Modules that register architectures.
-    """
-
-    device: str = "auto"
-    batch_size: int = 0
-    skip_bad: bool = False
-    progress: bool = True
-    imports: tuple[str, ...] = ()
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -167,6 +148,59 @@ def compute(
     return _Pass(todo, dataset, store, settings, options, image_bytes).run()
 
 
+class Lanes:
+    """Runs functions on the device's lanes; use as a context manager, from one thread.
+
+    On a CPU several passes run at once, each on threads of its own (a lane, usually of one thread). Splitting one pass
+    over all cores makes every layer wait for its slowest thread: where decoding or other programs use a core too, that
+    is ten times slower, and on an idle machine it gains nothing (docs/benchmarks.md has the measurements). A GPU has
+    one lane, the caller's own thread: kernels are only queued, and how far ahead is bounded.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device, self._events = device, deque()
+        cores = torch.get_num_threads()
+        self.count = min(cores, MAX_LANES) if device.type == "cpu" else 1
+        self.threads = cores // self.count
+        self._pool: ThreadPoolExecutor | None = None
+        self._slots = BoundedSemaphore(QUEUED * self.count)
+
+    def __enter__(self) -> "Lanes":
+        if self.count > 1:
+            # torch keeps this number per thread, so the caller's own stays as it is.
+            self._pool = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (self.threads,))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(torch.get_num_threads())  # what threads started later begin with
+
+    def submit(self, function: Callable, *arguments: object) -> Future:
+        """Run a function on a lane, at once or when one is free; waits while too much is queued."""
+        if self._pool is not None:
+            self._slots.acquire()
+            future = self._pool.submit(function, *arguments)
+            future.add_done_callback(lambda _: self._slots.release())
+            return future
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def batch_done(self) -> None:
+        """After each loader batch: wait until a GPU has at most `QUEUED` of them still to do."""
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        self._events.append(event)
+        if len(self._events) > QUEUED:
+            self._events.popleft().synchronize()
+
+
 class _Pass:
     """State of one pass: networks on the device, text heads, and the rows of the part under way."""
 
@@ -205,7 +239,7 @@ class _Pass:
         )
         loaded = self._loaded()  # before the threads: decoding processes are forked from this one
         lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
-        with bar, _backend(self.device, self.precision), lanes, writer:
+        with bar, cudnn_for(self.device, self.precision), lanes, writer:
             written: deque[tuple[Range, Future[int]]] = deque()
             for rows, groups in self._parts(loaded, lanes):
                 written.append((rows, writer.submit(self._write, rows, groups)))
@@ -298,7 +332,7 @@ class _Pass:
                 out = model.outputs(x, self.heads[job.card], **wanted)
                 return {name: value.float() for name, value in out.items()}
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
 
@@ -337,8 +371,6 @@ class _Pass:
             if "logits" in arrays:
                 scored = arrays["logits"] if columns is None else arrays["logits"][:, columns]
                 frame = frame.assign(**score(scored, chosen, columns))
-                if job.top:
-                    arrays |= largest_logits(arrays["logits"], columns, job.top)
                 if not job.logits:
                     del arrays["logits"]
             job.entry.write_part(rows, frame, arrays)
@@ -353,8 +385,8 @@ def _finished(written: "deque[tuple[Range, Future[int]]]", bar: tqdm) -> int:
     return skipped
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # MPS and the CPU allocator raise a plain RuntimeError.
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out; MPS and the CPU allocator raise a plain RuntimeError."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
@@ -365,24 +397,16 @@ def _free(device: torch.device) -> None:
 
 
 @contextmanager
-def _backend(device: torch.device, precision: str) -> Iterator[None]:
-    """Settings of cuDNN for one pass: its fastest kernel for each of the few input shapes, exact under fp32."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = device.type == "cuda"
-    try:
-        with _exact_float32(device, precision):
-            yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+def cudnn_for(device: torch.device, precision: str) -> Iterator[None]:
+    """Settings of cuDNN for one pass: its fastest kernel for each of the few input shapes, and fp32 that means fp32.
 
-
-@contextmanager
-def _exact_float32(device: torch.device, precision: str) -> Iterator[None]:
-    """Under fp32 no TensorFloat-32, which torch uses for convolutions unless told otherwise: fp32 is to mean fp32."""
-    before = torch.backends.cudnn.allow_tf32
-    if device.type == "cuda" and precision == "fp32":
-        torch.backends.cudnn.allow_tf32 = False
+    torch uses TensorFloat-32 for convolutions unless told otherwise.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark = device.type == "cuda"
+    cudnn.allow_tf32 = before[1] and not (device.type == "cuda" and precision == "fp32")
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        cudnn.benchmark, cudnn.allow_tf32 = before

@@ -1,7 +1,6 @@
 """Which outputs a pass has to produce and where each belongs in the store; needs neither torch nor a network."""
 
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -10,103 +9,55 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import beyond_accuracy
-from beyond_accuracy.calibration import cpu_precision
+from beyond_accuracy.calibration import check_device
 from beyond_accuracy.cards import Card
 from beyond_accuracy.datasets import ImageDataset
-from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.errors import DataMissing
 from beyond_accuracy.geometry import Geometry, override
 from beyond_accuracy.labels import ClassSpace
 from beyond_accuracy.paths import in_notebook
-from beyond_accuracy.predictions import TOP
-from beyond_accuracy.profiles import TOP_ONLY, Settings
+from beyond_accuracy.profiles import Settings
 from beyond_accuracy.store import Entry, Range, Store
 from beyond_accuracy.transforms import Transform, parse
-
-# Device files of CUDA, of WSL's and of Jetson's drivers, and of ROCm.
-ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model under one transform on one dataset, and the store entry its outputs go to.
-
-    Attributes:
-        card: The model.
-        transform: The transform.
-        geometry: Resize and crop at the input side this transform asks for.
-        entry: Where the outputs go.
-        precision: `fp32`, `bf16` or `fp16`.
-        logits: Keep the logits.
-        features: Keep the features: of the untransformed run only, and of every one, so that a page which asks for
-            predictions first and features later costs one forward pass.
-        top: Keep this many of the largest logits of each image, instead of all; 0 = not.
-    """
+    """One model under one transform on one dataset, and the store entry its outputs go to."""
 
     card: Card
     transform: Transform
-    geometry: Geometry
+    geometry: Geometry  # resize and crop at the input side this transform asks for
     entry: Entry
-    precision: str
-    logits: bool
-    features: bool
-    top: int = 0
+    precision: str  # `fp32`, `bf16` or `fp16`
+    logits: bool  # keep the logits
+    features: bool  # keep the features: of every untransformed run, so that asking for them later costs no second pass
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run; only the device can change a number, through `precision: auto`."""
+
+    device: str = "auto"  # `auto`, `cuda`, `cuda:N`, `mps` or `cpu`
+    engine: str = ""  # `local` or `ray`; empty = as the profile says
+    batch_size: int = 0  # images per forward pass; 0 = chosen from the device, halved on out-of-memory
+    skip_bad: bool = False  # leave images out that cannot be decoded, and count them
+    progress: bool = True  # show a progress bar (in a terminal or JupyterLab, never in a rendered page)
+    imports: tuple[str, ...] = ()  # modules that register architectures; of the profile
+
+    @classmethod
+    def given(cls, **asked) -> "Options":
+        """Options as asked for; else as the command line left them in the environment, for notebooks; else as above."""
+        names = {name: os.environ.get(f"BEYOND_ACCURACY_{name.upper()}") for name in ("device", "engine")}
+        skip_bad = os.environ.get("BEYOND_ACCURACY_SKIP_BAD", "") not in ("", "0")
+        inherited = {**names, "skip_bad": skip_bad}
+        given = {name: value for name, value in asked.items() if value or name == "progress"}
+        options = cls(**{**{name: value for name, value in inherited.items() if value}, **given})
+        check_device(options.device)
+        return options
 
 
 Todo = dict[Range, list[Job]]  # what is to be computed of each part
-
-
-def check_device(name: str) -> str:
-    """The device option as given.
-
-    Raises:
-        InputError: Not `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
-    """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise InputError(f"unknown device {name!r}; expected auto, cuda, cuda:0, mps or cpu")
-    return name
-
-
-def device_option(options: dict) -> str:
-    """The device asked for: the option, else `BEYOND_ACCURACY_DEVICE`, else `auto`."""
-    return check_device(options.get("device") or os.environ.get("BEYOND_ACCURACY_DEVICE") or "auto")
-
-
-def usable_precisions(device: str) -> tuple[str, ...]:
-    """Precisions a device computes in at a useful speed; fp16 on a CPU is emulated, more than ten times slower."""
-    if device == "mps" or (device == "auto" and sys.platform == "darwin"):
-        return "fp32", "fp16"
-    if device == "cpu" or ("torch" not in sys.modules and _surely_no_cuda()):
-        return "fp32", "bf16"
-    import torch
-
-    if not torch.cuda.is_available():
-        return "fp32", "bf16"
-    return ("fp32", "bf16", "fp16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
-
-
-def choose_precision(wanted: str, device: str) -> str:
-    """`auto` is bf16 where the device is fast in it, a CPU by a measurement (`calibration`), and fp32 elsewhere.
-
-    Part of every cache key, so it is asked for even when nothing has to run; torch, whose import takes seconds, is
-    only asked where there could be a CUDA device, and once per processor.
-    """
-    if wanted != "auto":
-        return wanted
-    if device == "mps" or (device == "auto" and sys.platform == "darwin"):
-        return "fp32"
-    if device == "cpu" or ("torch" not in sys.modules and _surely_no_cuda()):
-        return cpu_precision()
-    import torch
-
-    if not torch.cuda.is_available():
-        return cpu_precision() if device == "auto" else "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-
-
-def _surely_no_cuda() -> bool:
-    if sys.platform == "darwin":
-        return True
-    return sys.platform == "linux" and not any(Path(path).exists() for path in ACCELERATORS)
 
 
 def plan(
@@ -127,7 +78,6 @@ def plan(
             base = override(dataset.preprocess, card.geometry)
             geometry = base.at(transform.input_size(base.crop, card.patch))
             logits = classes is not None and dataset.keep in ("all", "logits")
-            top = TOP if classes is not None and dataset.keep == TOP_ONLY else 0
             features = transform.is_identity and dataset.keep == "all"
             parts = {
                 **card.key_parts(classes),
@@ -135,7 +85,7 @@ def plan(
                 "dataset": dataset.fingerprint,
                 "transform": transform.text,
                 "precision": precision,
-                "keep": [name for name, kept in (("logits", logits), ("features", features), (TOP_ONLY, top)) if kept],
+                "keep": [name for name, kept in (("logits", logits), ("features", features)) if kept],
             }
             meta = {
                 "model": card.name,
@@ -148,7 +98,7 @@ def plan(
                 "code": beyond_accuracy.__version__,
             }
             entry = store.entry(parts, meta)
-            jobs.append(Job(card, transform, geometry, entry, precision, logits, features, top))
+            jobs.append(Job(card, transform, geometry, entry, precision, logits, features))
     return jobs
 
 

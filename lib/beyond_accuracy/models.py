@@ -1,28 +1,43 @@
-"""Models: a timm or open_clip name becomes a network with its preprocessing.
+"""Models: a timm or open_clip name becomes a card, and where it is needed a network with its preprocessing.
+
+Loading and hashing a network takes seconds, and importing torch takes more, so a page whose predictions are stored
+does neither: a card is kept in the store with size and modification time of every file behind the model (a hub model:
+its files in the hub's cache), and read anew when one of them, the library or this code changes.
 
 Both libraries return models in train mode (open_clip's convnext_base has active stochastic depth there): `eval()` is
 called here, always. Weights are loaded through safetensors or `weights_only=True`, never unpickled.
 """
 
+from __future__ import annotations
+
 import hashlib
-import importlib
+import importlib.metadata
+import importlib.util
+import json
 import logging
 import pickle
 import re
 import warnings
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from torch import nn
 
-from beyond_accuracy.cards import Card
+from beyond_accuracy import cards, geometry, paths
+from beyond_accuracy.cards import Card, local_dir
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.geometry import Geometry
-from beyond_accuracy.networks import Model, local_dir
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import ModelSpec, Settings, unknown
+from beyond_accuracy.stamps import atomic_write
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from beyond_accuracy.networks import Model
 
 # What libraries raise on files that are not there, do not fit or are damaged.
 LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, SafetensorError)
@@ -30,18 +45,91 @@ MAX_LOADED = 8
 _LOADED: dict[tuple, Model] = {}
 
 
-def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = ()) -> Model:
-    """Build a model with its weights.
+# Cards ----------------------------------------------------------------------------------------------------------------
+
+
+def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], root: Path) -> Card:
+    """The card of a model: remembered, else from the network itself.
 
     Args:
         spec: The profile's entry.
-        settings: Preprocessing preset and CLIP logit scale.
-        imports: Modules to import first; they register architectures of their own with timm.
+        settings: Conventions applied to it.
+        imports: Modules that register architectures, imported before a network is loaded.
+        root: The store's folder; cards are kept in `models/` of it.
+
+    Raises:
+        InputError: The model is unknown or its weights do not load.
+        DataMissing: The weights are not on this machine.
+    """
+    origin = json.dumps(_origin(spec, imports), sort_keys=True)
+    file = root / "models" / f"{hashlib.sha256(origin.encode()).hexdigest()[:24]}.json"
+    if (card := _remembered(file, spec)) is None:
+        model = load_model(spec, settings, imports)
+        card = model.own_card
+        if files := source_files(model):
+            content = {"files": [_stamp(path) for path in files], "card": {**asdict(card), "spec": None}}
+            text = json.dumps(content, indent=1)
+            with suppress(InputError):  # a store that cannot be written still serves what it has
+                atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
+    return card.under(settings)
+
+
+def _remembered(file: Path, spec: ModelSpec) -> Card | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]:
+            return None
+        card = content["card"]
+        shape = Geometry(**{**card["geometry"], "fill": tuple(card["geometry"]["fill"])})
+        fields = {**card, "geometry": shape, "mean": tuple(card["mean"]), "std": tuple(card["std"]), "spec": spec}
+        return Card(**fields)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _stamp(path: Path) -> list:
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
+def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
+    """Everything that decides which network a spec means, besides the content of files."""
+    named = [spec.source, spec.id, spec.pretrained, spec.checkpoint]
+    return {
+        "named": named,
+        "where": [str(resolve(name.removeprefix("local-dir:"))) for name in named[1:]],
+        "imports": {name: _module_hash(name) for name in imports},
+        "libraries": {name: importlib.metadata.version(name) for name in ("timm", "open_clip_torch")},
+        "code": _own_code(),
+    }
+
+
+def _module_hash(name: str) -> str:
+    try:
+        return hashlib.sha256(Path(importlib.util.find_spec(name).origin).read_bytes()).hexdigest()
+    except (ImportError, AttributeError, ValueError, OSError, TypeError):
+        return ""  # loading the network will say what is wrong
+
+
+@lru_cache
+def _own_code() -> str:
+    """Hash of the code that fills a card in: a card of older code is not trusted."""
+    files = [__file__, cards.__file__, geometry.__file__, paths.__file__]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = ()) -> Model:
+    """Build a model with its weights; arguments as of `read_card`.
 
     Raises:
         InputError: Unknown model name (with near matches), a checkpoint that does not fit, a pickle.
         DataMissing: Weights are neither on this machine nor downloadable.
     """
+    from beyond_accuracy.networks import Model
+
     for module in imports:
         try:
             importlib.import_module(module)
@@ -290,9 +378,11 @@ def _architecture_hash(spec: ModelSpec, network: nn.Module) -> str:
 
 def _weights_hash(network: nn.Module) -> str:
     """Hash of all parameters and buffers: independent of file format and of where they came from."""
+    from torch import uint8
+
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(uint8).numpy().tobytes())
     return digest.hexdigest()[:24]

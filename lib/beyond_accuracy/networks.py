@@ -8,27 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from beyond_accuracy.cards import Card
-from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.cards import Card, local_dir
+from beyond_accuracy.errors import InputError
 from beyond_accuracy.geometry import Geometry
 from beyond_accuracy.labels import ClassSpace
-from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import ModelSpec
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network in eval mode with its card.
-
-    Attributes:
-        card: Preprocessing, weights hash and conventions.
-        network: timm model, or open_clip CLIP model.
-        own_card: The card under the library's own conventions.
-    """
+    """A network in eval mode with its card."""
 
     card: Card
-    network: nn.Module
-    own_card: Card
+    network: nn.Module  # timm model, or open_clip CLIP model
+    own_card: Card  # under the library's own conventions
 
     @property
     def name(self) -> str:
@@ -198,17 +191,3 @@ def _tokenizer(spec: ModelSpec):
         return ranks
 
     return compact
-
-
-def local_dir(spec: ModelSpec) -> str:
-    """The name that timm and open_clip take; for `local-dir:` with the folder where it is on this machine.
-
-    Raises:
-        DataMissing: No such folder.
-    """
-    if not spec.id.startswith("local-dir:"):
-        return spec.id
-    folder = resolve(spec.id.removeprefix("local-dir:"))
-    if not folder.is_dir():
-        raise DataMissing(f"{spec.name}: folder {folder} not found")
-    return f"local-dir:{folder}"

@@ -1,69 +1,71 @@
 """Outputs of every model of a profile on a dataset: from the store, and by running what the store lacks."""
 
-import os
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from beyond_accuracy import jobs as jobs_
-from beyond_accuracy.cards import Card, read_card
-from beyond_accuracy.datasets import ImageDataset, load_dataset
+from beyond_accuracy.calibration import choose_precision
+from beyond_accuracy.cards import Card
+from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.models import read_card
 from beyond_accuracy.profiles import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.readers import load_dataset
 from beyond_accuracy.store import Entry, Predictions, Store
 from beyond_accuracy.transforms import parse
 
 
 @dataclass(frozen=True)
 class Features:
-    """What one model extracted from every image of one dataset.
-
-    Attributes:
-        model: Model name.
-        dataset: Dataset name.
-        ids: Image ids (n,).
-        targets: int64 labels (n,), or a list for multi-label sets.
-        layers: float16 arrays (n, width), memory-mapped, by layer: `pre_logits` for timm; `trunk` and `projected`
-            (before and after the projection into the shared space, not normalised) for CLIP.
-        meta: What made them.
-    """
+    """What one model extracted from every image of one dataset."""
 
     model: str
     dataset: str
-    ids: np.ndarray
-    targets: np.ndarray | list[np.ndarray]
+    ids: np.ndarray  # image ids (n,)
+    targets: np.ndarray | list[np.ndarray]  # int64 labels (n,), or a list for multi-label sets
+    # float16 (n, width), memory-mapped, by layer: `pre_logits` for timm; `trunk` and `projected` (before and after the
+    # projection into the shared space, not normalised) for CLIP
     layers: dict[str, np.ndarray]
-    meta: dict
+    meta: dict  # what made them
+
+
+# Engines besides this process, by name: functions like `inference.run`. `engine_ray` puts itself here.
+RUN_BY: dict[str, Callable] = {}
 
 
 class Outputs:
-    """Reads and fills the store for the models of one profile.
+    """Reads and fills the store for the models of one profile."""
 
-    Attributes:
-        profile: Models, datasets and conventions.
-        store: The cache.
-        options: `device`, `engine`, `batch_size`, `skip_bad`, `progress`.
-        used: Description of every store entry asked for so far, by key.
-        convention: What was changed of the profile's conventions; empty = nothing.
-    """
+    def __init__(self, profile: Profile, store: Store, options: dict | None = None, run: bool = True):
+        """Outputs of a profile.
 
-    def __init__(self, profile: Profile, store: Store, options: dict | None = None):
-        self.profile, self.store, self.options = profile, store, options or {}
-        self.used: dict[str, dict] = {}
-        self.convention = ""
+        Args:
+            profile: Models, datasets and conventions.
+            store: The cache.
+            options: Those of `jobs.Options` that were asked for, by name.
+            run: Compute what the store lacks; else that is missing data.
+        """
+        self.profile, self.store, self.run = profile, store, run
+        self.options = replace(jobs_.Options.given(**(options or {})), imports=profile.imports)
+        self.used: dict[str, dict] = {}  # description of every store entry asked for so far, by key
+        self.convention = ""  # what was changed of the profile's conventions; empty = nothing
 
     def under(self, settings: dict, limit: int = 0) -> "Outputs":
         """The same store under other conventions (`Profile.under`); what it reads counts as read here, too."""
-        changed = Outputs(self.profile.under(settings, limit), self.store, self.options)
+        changed = copy.copy(self)
+        changed.profile = self.profile.under(settings, limit)
         texts = [self.convention, *(f"{name}={value}" for name, value in settings.items())]
-        changed.used, changed.convention = self.used, ", ".join(text for text in texts if text)
+        changed.convention = ", ".join(text for text in texts if text)
         return changed
 
     @property
     def device(self) -> str:
         """The device asked for."""
-        return jobs_.device_option(self.options)
+        return self.options.device
 
     def dataset_spec(self, name: str) -> DatasetSpec:
         """A dataset's entry in the profile.
@@ -179,37 +181,27 @@ class Outputs:
             )
 
     def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
-        device = self.device
-        cards = [read_card(spec, self.profile.settings, self.profile.imports, self.store.root) for spec in specs]
-        precision = jobs_.choose_precision(self.profile.settings.precision, device)
+        cards = [self.card(spec) for spec in specs]
+        precision = choose_precision(self.profile.settings.precision, self.device)
         jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
-        if not all(job.entry.complete for job in jobs):
-            from beyond_accuracy import inference
-
-            options = inference.Options(
-                device=device,
-                batch_size=int(self.options.get("batch_size") or 0),
-                skip_bad=self._skip_bad,
-                progress=bool(self.options.get("progress", True)),
-                imports=self.profile.imports,
-            )
-            if self._engine == "ray":
-                from beyond_accuracy import engine_ray as inference
-            with jobs_.announced(data, jobs, options.progress):
-                inference.run(jobs, data, self.store, self.profile.settings, options)
+        lacking = [job for job in jobs if not job.entry.complete]
+        if lacking and not self.run:
+            raise DataMissing(f"{data.name}: no stored predictions of {lacking[0].card.name}; build its page first")
+        if lacking:
+            with jobs_.announced(data, jobs, self.options.progress):
+                self._engine()(jobs, data, self.store, self.profile.settings, self.options)
         texts = [text for _ in cards for text in transforms]
         return {(text, job.card.name): job.entry.described() for text, job in zip(texts, jobs, strict=True)}
 
-    @property
-    def _engine(self) -> str:
-        wanted = self.options.get("engine") or os.environ.get("BEYOND_ACCURACY_ENGINE") or self.profile.settings.engine
+    def _engine(self) -> Callable:
+        wanted = self.options.engine or self.profile.settings.engine
         if wanted not in ENGINES:
             raise InputError(unknown("engine", str(wanted), ENGINES))
-        return str(wanted)
+        if wanted != "local":
+            return RUN_BY[wanted]
+        from beyond_accuracy import inference  # here: it imports torch
 
-    @property
-    def _skip_bad(self) -> bool:
-        return bool(self.options.get("skip_bad")) or os.environ.get("BEYOND_ACCURACY_SKIP_BAD", "") not in ("", "0")
+        return inference.run
 
     def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
         frame = entry.frame()
@@ -218,7 +210,7 @@ class Outputs:
             there = set(frame["id"])
             left_out = [image_id for image_id in data.ids if image_id not in there]
         if left_out:
-            if not self._skip_bad:
+            if not self.options.skip_bad:
                 raise InputError(
                     f"{data.name}: image {left_out[0]!r} in {data.source} cannot be decoded, and was left out by a run "
                     f"with --skip-bad ({len(left_out)} such images); replace the file, or pass --skip-bad again"
@@ -227,10 +219,8 @@ class Outputs:
         return frame
 
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
-        frame = self._rows(entry, data)
-        text = parse(transform).text
-        top = None if (values := entry.array("top-logits")) is None else (entry.array("top-classes"), values)
-        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta, top)
+        frame, text = self._rows(entry, data), parse(transform).text
+        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
 
 
 def _finite(values: np.ndarray) -> bool:

@@ -3,58 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import softmax
 
 from beyond_accuracy.errors import InputError
 
-TOP = 20
-"""How many logits are kept of an image where not all are."""
-
-
-class Top(NamedTuple):
-    """The largest logits of every image, largest first.
-
-    Attributes:
-        classes: Class indices, int64 (n, k).
-        values: Logits relative to the image's largest, float32 (n, k); the first column is 0.
-        probabilities: Softmax over *all* scored classes, float64 (n, k).
-    """
-
-    classes: NDArray[np.int64]
-    values: NDArray[np.float32]
-    probabilities: NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model said about every image of one dataset under one transform.
-
-    Attributes:
-        model: Model name.
-        dataset: Dataset name.
-        transform: Canonical transform text, `none` for the plain run.
-        frame: Rows `id, target, pred, confidence, target_probability`; `target` is int64, or a list for multi-label.
-        logits: float16 array (n, classes of the model), memory-mapped, each row shifted so that its largest is 0; or
-            None where they were not kept.
-        columns: Class indices that were scored; None = all.
-        meta: What made these numbers: key, weights, preprocessing, device, precision, versions, skipped images.
-        largest: Where only the largest logits were kept (`keep: top20`): their classes, int16 (n, k), and values,
-            float16 (n, k), memory-mapped; read them through `top`.
-    """
+    """What one model said about every image of one dataset under one transform."""
 
     model: str
     dataset: str
-    transform: str
-    frame: pd.DataFrame
-    logits: np.ndarray | None
-    columns: np.ndarray | None
-    meta: dict
-    largest: tuple[np.ndarray, np.ndarray] | None = None
+    transform: str  # canonical text, `none` for the plain run
+    frame: pd.DataFrame  # rows `id, target, pred, confidence, target_probability`; `target`: int64, or lists
+    logits: np.ndarray | None  # float16 (n, all classes), memory-mapped, each row's largest is 0; None = not kept
+    columns: np.ndarray | None  # class indices that were scored; None = all
+    meta: dict  # what made these numbers: key, weights, preprocessing, device, precision, versions, skipped images
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -110,23 +77,6 @@ class Predictions:
         """Softmax over the scored columns, float32 (n, k); None without logits."""
         return None if self.scored_logits is None else softmax(self.scored_logits, axis=1)
 
-    @cached_property
-    def top(self) -> Top:
-        """The largest logits of every image, at most `TOP`, from whatever is kept.
-
-        Raises:
-            InputError: Neither all logits nor the largest are kept.
-        """
-        kept = self.largest
-        if kept is None:
-            if self.logits is None:
-                raise InputError(f"{self.dataset}: no logits of {self.model} are kept; {_how_to_keep(self.dataset)}")
-            found = largest_logits(self.logits, self.columns, TOP)
-            kept = found["top-classes"], found["top-logits"]
-        values = np.asarray(kept[1], np.float32)
-        probabilities = self.confidence[:, None] * np.exp(values.astype(np.float64))
-        return Top(np.asarray(kept[0], np.int64), values, probabilities)
-
     @property
     def target_positions(self) -> np.ndarray:
         """Label as a position among the scored columns, int64 (n,). Single-label sets only."""
@@ -138,9 +88,8 @@ class Predictions:
         """Rows at positions or under a boolean mask."""
         positions = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep)
         logits = None if self.logits is None else self.logits[positions]
-        largest = self.largest and (self.largest[0][positions], self.largest[1][positions])
         frame = self.frame.iloc[positions].reset_index(drop=True)
-        return replace(self, frame=frame, logits=logits, largest=largest)
+        return replace(self, frame=frame, logits=logits)
 
     def relabel(self, dataset: str, labels: Mapping[str, Sequence[int]]) -> "Predictions":
         """The same outputs judged by other labels (ReaL); images with an empty or no list are left out.
@@ -170,7 +119,7 @@ def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
         columns: Ascending class indices.
 
     Raises:
-        ValueError: The run keeps no logits.
+        InputError: The run keeps no logits.
     """
     _need_logits(predictions, "classes cannot be restricted afterwards")
     columns = np.asarray(columns, dtype=np.int64)
@@ -215,7 +164,7 @@ def rescale(predictions: Predictions, factor: float) -> Predictions:
         factor: New scale divided by the old one.
 
     Raises:
-        ValueError: The run keeps no logits.
+        InputError: The run keeps no logits.
     """
     _need_logits(predictions, "it cannot be scaled afterwards")
     logits = np.asarray(predictions.logits, dtype=np.float32) * np.float32(factor)
@@ -228,7 +177,7 @@ def all_columns(predictions: Predictions) -> Predictions:
     """Re-score a run on a subset of the classes (ImageNet-A, -R) on all classes of the model.
 
     Raises:
-        ValueError: The run keeps no logits.
+        InputError: The run keeps no logits.
     """
     _need_logits(predictions, "other classes cannot be scored afterwards")
     whole = replace(predictions, columns=None)
@@ -245,39 +194,8 @@ def folder_positions(predictions: Predictions) -> Predictions:
 
 
 def _need_logits(predictions: Predictions, why: str) -> None:
-    if predictions.logits is None and predictions.largest is not None:
-        k = predictions.largest[0].shape[1]
-        raise InputError(
-            f"{predictions.dataset}: only the {k} largest logits of each image are kept, {why}; "
-            f"{_how_to_keep(predictions.dataset)}"
-        )
     if predictions.logits is None:
-        raise ValueError(f"{predictions.dataset}: logits were not kept, {why}")
-
-
-def _how_to_keep(dataset: str) -> str:
-    return f"set `keep: logits` for datasets.{dataset} in the profile and run again"
-
-
-def largest_logits(logits: np.ndarray, columns: np.ndarray | None, k: int) -> dict[str, np.ndarray]:
-    """The largest logits of each image among the scored columns, largest first, ties to the lowest class.
-
-    Args:
-        logits: All logits, float16 (n, classes).
-        columns: Class index of each scored column, ascending; None = all.
-        k: How many; fewer where there are fewer columns.
-
-    Returns:
-        `top-logits`, float16 (n, k), relative to the largest among the scored columns, and `top-classes`, int16 (n, k).
-    """
-    scored = np.asarray(logits if columns is None else logits[:, columns], dtype=np.float64)
-    n, width = scored.shape
-    k = min(k, width)
-    # A float16 is a multiple of 2^-24 below 2^16: with the column in the low bits every key is a whole number of its
-    # own, so that equal logits are cut in class order.
-    keys = (scored * 2.0**24).astype(np.int64) * 2**15 - np.arange(width)
-    chosen = np.argpartition(keys, width - k, axis=1)[:, width - k :]
-    best = np.take_along_axis(chosen, np.argsort(-np.take_along_axis(keys, chosen, axis=1), axis=1), axis=1)
-    values = np.take_along_axis(scored, best, axis=1)
-    classes = best if columns is None else np.asarray(columns)[best]
-    return {"top-logits": (values - values[:, :1]).astype(np.float16), "top-classes": classes.astype(np.int16)}
+        raise InputError(
+            f"{predictions.dataset}: logits of {predictions.model} were not kept, {why}; set `keep: logits` for "
+            f"datasets.{predictions.dataset} in the profile and run again"
+        )

@@ -31,8 +31,7 @@ DIMENSIONS = (
     "conventions",
     "summary",
 )
-TOP_ONLY = "top20"
-KEEP = ("all", "logits", TOP_ONLY, "none")
+KEEP = ("all", "logits", "none")
 SOURCES = ("timm", "open_clip", "predictions")
 KEYS = {"name", "title", "synthetic", "description", "settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
@@ -72,8 +71,7 @@ class DatasetSpec:
     classes: str = "imagenet_1k"  # class space of the labels; empty where a set has labels of its own (probe tasks)
     options: dict = field(default_factory=dict)  # further keywords of the reader
     limit: int = 0  # use this many images, evenly spaced over the set; 0 = all
-    # what is stored beside the rows: `all` (logits, and features of the untransformed run), `logits`, `top20` (the 20
-    # largest logits of each image with their classes) or `none`
+    # what is stored beside the rows: `all` (logits, and features of the untransformed run), `logits` or `none`
     keep: str = "all"
     title: str = ""  # text in figures
     licence: str = ""  # terms of the data, shown where it is used

@@ -130,13 +130,11 @@ class Entry:
         Args:
             rows: First image and the one after the last.
             frame: Rows in dataset order; `id`, `target`, and where the set has classes `pred`, …
-            arrays: Arrays (rows, width) by name: `logits`, `top-logits`, `features-<layer>` become float16, whole
-                numbers (`top-classes`) int16.
+            arrays: Arrays (rows, width) by name, `logits` or `features-<layer>`; stored as float16.
         """
         table = rows_table(frame)
         for name, array in arrays.items():
-            kind = np.int16 if np.issubdtype(array.dtype, np.integer) else np.float16
-            flat = pa.array(np.ascontiguousarray(array, dtype=kind).reshape(-1))
+            flat = pa.array(np.ascontiguousarray(array, dtype=np.float16).reshape(-1))
             table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, array.shape[1]))
         atomic_write(self.part(rows), lambda path: pq.write_table(table, path, compression="zstd"))
 
@@ -185,7 +183,7 @@ class Entry:
         return self._read(self.folder / "predictions.parquet").to_pandas()
 
     def array(self, name: str) -> np.ndarray | None:
-        """A memory-mapped array (`logits`, `top-logits`, `top-classes`, `features-<layer>`); None where not kept.
+        """A memory-mapped array (`logits`, `features-<layer>`); None where not kept.
 
         Raises:
             InputError: The file is damaged or gone.
@@ -213,14 +211,11 @@ class Entry:
 
     def _stream(self, path: Path, name: str, shape: tuple[int, int], parts: list[Range]) -> None:
         # Written, not memory-mapped: on a full disk a write fails with an error, a mapped page kills the process.
-        kind = self._read(self.part(parts[0]), schema=True).field(name).type.value_type.to_pandas_dtype()
-        descr = np.dtype(kind).newbyteorder("<").str
         with path.open("wb") as handle:
-            header = {"descr": descr, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(handle, header)
+            np.lib.format.write_array_header_1_0(handle, {"descr": "<f2", "fortran_order": False, "shape": shape})
             for rows in parts:
                 for chunk in self._read(self.part(rows), [name])[name].chunks:
-                    handle.write(chunk.flatten().to_numpy(zero_copy_only=False).astype(descr).tobytes())
+                    handle.write(chunk.flatten().to_numpy(zero_copy_only=False).astype("<f2").tobytes())
 
     def _read(self, path: Path, columns: list[str] | None = None, schema: bool = False):
         try:
@@ -267,10 +262,6 @@ class Store:
     def head_file(self, parts: dict) -> Path:
         """Where the text embeddings of a CLIP model's classes are kept."""
         return self.root / "heads" / f"{make_key(parts)}.npy"
-
-    def card_file(self, parts: dict) -> Path:
-        """Where a model's card is kept."""
-        return self.root / "models" / f"{make_key(parts)}.json"
 
     def imported(self, model: str, dataset: str) -> Entry:
         """The entry that holds imported predictions of one model on one dataset."""

@@ -302,7 +302,7 @@ def open_study(profile: str, dimension: str, models: str = "", **options) -> Stu
     Raises:
         InputError: Unknown profile, or a profile without this dimension.
     """
-    from beyond_accuracy import plots
+    from beyond_accuracy import engine_ray, plots  # noqa: F401  # the engine: outputs can be computed by it
 
     loaded = load_profile(profile)
     if dimension not in loaded.dimensions:
@@ -332,7 +332,7 @@ def classify(study: Study, dataset: str, image: Image.Image, top: int = 3) -> pd
     if classes is None:
         raise InputError(f"{dataset}: has no class space")
     classes = classes.prompted(study.settings.prompts)
-    device = inference.pick_device(study.options.get("device") or "auto")
+    device = inference.pick_device(study.outputs.device)
     rows = []
     for name in study.models:
         card = study.card(name)
