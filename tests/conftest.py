@@ -197,7 +197,7 @@ class Toy:
 @pytest.fixture
 def toy(tmp_path, monkeypatch, toy_networks) -> Toy:
     """Everything a run needs, in a folder of its own; nothing of an earlier test is remembered."""
-    from beyond_accuracy import datasets, models
+    from beyond_accuracy import models, readers
 
     monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path / "store"))
     monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path / "data"))
@@ -206,7 +206,7 @@ def toy(tmp_path, monkeypatch, toy_networks) -> Toy:
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("BEYOND_ACCURACY_QUIET", "1")
     monkeypatch.setattr(models, "_LOADED", {})
-    monkeypatch.setattr(datasets, "_LOADED", {})
+    monkeypatch.setattr(readers, "LOADED", {})
     monkeypatch.setattr(toy_networks, "MAX_BATCH", 0)
     toy_networks.CALLS.clear()
     return Toy(tmp_path)

@@ -391,7 +391,7 @@ def annotated_images(n: int = 96) -> list[tuple[str, int, bytes]]:
 def paper_data(root: Path) -> None:
     """Every dataset of the profile `paper` at the path it is looked for, in its official form."""
     from beyond_accuracy import vtab
-    from beyond_accuracy.benchmarks import cue_categories
+    from beyond_accuracy.reference import cue_categories
 
     imagenet_parquet(root / "imagenet_1k", annotated_images())
     imagenet_v2(root / "imagenet_v2")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beyond_accuracy import bench, bench_loops, throughput
-from beyond_accuracy.datasets import load_dataset
+from beyond_accuracy.readers import load_dataset
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from beyond_accuracy import datasets
-from beyond_accuracy.datasets import BadImage, BytesLoader, FileLoader, build_dataset, load_dataset
+from beyond_accuracy import readers
+from beyond_accuracy.datasets import BadImage, BytesLoader, build_dataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.profiles import DatasetSpec
+from beyond_accuracy.readers import load_dataset
+from beyond_accuracy.readers.files import PathLoader, pack
 
 
 def encoded(image, kind="PNG"):
@@ -117,7 +119,7 @@ def test_bad_images_are_named(kind):
 
 
 def test_files_that_cannot_be_read_are_no_bad_images(tmp_path):
-    files = FileLoader((str(tmp_path / "gone.png"), str(tmp_path)))
+    files = PathLoader(str(tmp_path), pack(["gone.png", "."]))
     data = build_dataset(DatasetSpec("set", "x", classes=""), ["g", "f"], [0, 0], files, content="", source="here")
     for position, reason in ((0, "No such file"), (1, "Is a directory")):
         with pytest.raises(InputError, match=f"cannot be read \\({reason}") as raised:
@@ -197,9 +199,9 @@ def test_a_dataset_is_read_once_and_limited(toy):
     assert load_dataset(spec_for(toy)) is first
     cut = load_dataset(spec_for(toy, limit=3))
     assert len(cut) == 3 and np.bincount(cut.targets).tolist() == [1, 1, 1]
-    for k in range(datasets.MAX_LOADED + 2):
+    for k in range(readers.MAX_LOADED + 2):
         load_dataset(spec_for(toy, title=str(k)))
-    assert len(datasets._LOADED) == datasets.MAX_LOADED
+    assert len(readers.LOADED) == readers.MAX_LOADED
 
 
 def test_odd_file_names(toy):
@@ -231,12 +233,12 @@ def test_symbolic_links_are_followed_wherever_they_lead(toy):
     assert data.image(data.position("red/link")).getpixel((0, 0))[0] == 77
     # what the link shows is part of the fingerprint
     outside.write_bytes(encoded(plain(78, (9, 9))))
-    datasets._LOADED.clear()
+    readers.LOADED.clear()
     assert load_dataset(spec_for(toy)).fingerprint != data.fingerprint
     # a link to something that is no image is a bad image, and its content goes nowhere
     (folder / "red" / "link.png").unlink()
     (folder / "red" / "link.png").symlink_to("/etc/passwd")
-    datasets._LOADED.clear()
+    readers.LOADED.clear()
     data = load_dataset(spec_for(toy))
     with pytest.raises(BadImage) as raised:
         data.image(data.position("red/link"))
@@ -253,8 +255,8 @@ def test_links_to_nothing_are_one_message(toy):
 def test_replaced_files_change_the_fingerprint(toy):
     folder = toy.images(2)
     first = load_dataset(spec_for(toy)).fingerprint
-    datasets._LOADED.clear()
+    readers.LOADED.clear()
     assert load_dataset(spec_for(toy)).fingerprint == first
     (folder / "red" / "red000.png").write_bytes(encoded(plain(1, (30, 30))))
-    datasets._LOADED.clear()
+    readers.LOADED.clear()
     assert load_dataset(spec_for(toy)).fingerprint != first

@@ -228,7 +228,7 @@ def test_a_cache_that_is_a_file(ready, monkeypatch, capsys):
 
 
 def test_an_import_on_a_full_disk_keeps_what_was_there(ready, monkeypatch, capsys):
-    from beyond_accuracy.datasets import load_dataset
+    from beyond_accuracy.readers import load_dataset
 
     ids = load_dataset(ready.profile().datasets["images"]).ids
     frame = pd.DataFrame({"file_name": ids, "predicted_class": 1, "predicted_probability": 0.5})

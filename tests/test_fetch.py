@@ -15,11 +15,11 @@ import pytest
 
 from beyond_accuracy import fetch as fetch_module
 from beyond_accuracy.cli import main
-from beyond_accuracy.datasets import load_dataset
 from beyond_accuracy.download import ATTEMPTS, download, unpack
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.fetch import fetch, make_plan
 from beyond_accuracy.profiles import DatasetSpec, load_profile, parse_profile
+from beyond_accuracy.readers import load_dataset
 from beyond_accuracy.sources import Download, how_to_get, parse_source, sources
 
 sys.path.insert(0, str(Path(__file__).parent))

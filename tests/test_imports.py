@@ -210,8 +210,8 @@ def test_a_name_that_leaves_the_store(load):
 def test_published_predictions(shared_dir, tmp_path, model, accuracy, ece):
     """The predictions that imagenet-x ships: top-1 and 15-bin ECE as computed from the files by hand."""
     pytest.importorskip("imagenet_x", reason="the validation labels come with the optional package imagenet-x")
-    from beyond_accuracy.datasets import load_dataset
     from beyond_accuracy.profiles import load_profile
+    from beyond_accuracy.readers import load_dataset
 
     data = load_dataset(load_profile("predictions").datasets["imagenet_1k"])
     path = shared_dir / "data" / "predictions" / f"{model}.csv"

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from beyond_accuracy.benchmarks import cue_categories
 from beyond_accuracy.corruptions import NAMES
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.labels import imagenet_subset, imagenet_wnids
 from beyond_accuracy.profiles import DatasetSpec
 from beyond_accuracy.readers import READERS, tables, tars
+from beyond_accuracy.reference import cue_categories
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path

@@ -2,7 +2,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from beyond_accuracy.profiles import DatasetSpec
-from beyond_accuracy.readers.bundled import digits
+from beyond_accuracy.readers.tables import digits
 
 
 def test_digits_are_scans_with_their_labels():

@@ -18,7 +18,7 @@ def study_of(toy, content=None, options=None, models="", dimension="calibration"
 
 def imported(toy, name="mine", wrong=0):
     """Predictions of the labels, with probability 0.5, the first `wrong` of them wrong."""
-    from beyond_accuracy.datasets import load_dataset
+    from beyond_accuracy.readers import load_dataset
 
     data = load_dataset(toy.profile().datasets["images"])
     pred = data.targets.copy()
@@ -132,16 +132,15 @@ def test_features(toy):
 
 def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypatch):
     from beyond_accuracy import readers
-    from beyond_accuracy.datasets import FileLoader, build_dataset
+    from beyond_accuracy.datasets import BytesLoader, build_dataset
 
     folder = toy.images()
 
     def probe(spec):
         files = sorted(folder.rglob("*.png"))
         ids = [path.stem for path in files]
-        return build_dataset(
-            spec, ids, [[k % 2, 5] for k in range(12)], FileLoader(tuple(map(str, files))), content="x", source="here"
-        )
+        load = BytesLoader([path.read_bytes() for path in files])
+        return build_dataset(spec, ids, [[k % 2, 5] for k in range(12)], load, content="x", source="here")
 
     monkeypatch.setitem(readers.READERS, "probe", probe)
     toy.checkpoint()
@@ -253,9 +252,9 @@ def test_provenance_says_what_made_the_numbers(toy, monkeypatch):
     assert "left out" not in shown[0]
     (folder / "red" / "red000.png").write_bytes(b"")
     second = study_of(toy, options={"skip_bad": True})
-    from beyond_accuracy import datasets
+    from beyond_accuracy import readers
 
-    datasets._LOADED.clear()
+    readers.LOADED.clear()
     second.predictions("images")
     second.provenance()
     assert "images left out" in shown[1]

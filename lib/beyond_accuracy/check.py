@@ -11,13 +11,13 @@ import numpy as np
 
 from beyond_accuracy import reference
 from beyond_accuracy.check_data import MISSING, NOTE, OK, WRONG, Finding, check_dataset
-from beyond_accuracy.datasets import load_dataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.fetch import make_plan
 from beyond_accuracy.labels import IMAGENET_ORDER, class_space, imagenet_wnids
 from beyond_accuracy.paths import data_dir
 from beyond_accuracy.plan import disk_lines, forward_passes
 from beyond_accuracy.profiles import ModelSpec, Profile, unknown
+from beyond_accuracy.readers import load_dataset
 from beyond_accuracy.sources import profile_argument, sources
 from beyond_accuracy.throughput import projection
 
@@ -105,7 +105,7 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
                 else "put them there"
             )
             return Finding(spec.name, MISSING, f"weights of {spec.id} not in {weights.place}; get them: {how}")
-        from beyond_accuracy.cards import read_card
+        from beyond_accuracy.models import read_card
         from beyond_accuracy.paths import cache_dir
 
         card = read_card(spec, profile.settings, profile.imports, cache_dir())

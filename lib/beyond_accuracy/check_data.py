@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from beyond_accuracy.datasets import ImageDataset, load_dataset
+from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.fetch import needs_data
 from beyond_accuracy.labels import IMAGENET_ORDER
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import DatasetSpec, Profile
+from beyond_accuracy.readers import load_dataset
 from beyond_accuracy.readers.samples import count_note
 from beyond_accuracy.sources import how_to_get
 
@@ -27,17 +28,11 @@ SIDE = {"imagenet_c": 224, "cue_conflict": 224}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the check.
+    """One line of the check."""
 
-    Attributes:
-        subject: Dataset or model.
-        status: `ok`, `note` (worth knowing), `missing`, or `wrong` (numbers would be wrong).
-        text: What was found, where, and what to do.
-    """
-
-    subject: str
-    status: str
-    text: str
+    subject: str  # dataset or model
+    status: str  # `ok`, `note` (worth knowing), `missing`, or `wrong` (numbers would be wrong)
+    text: str  # what was found, where, and what to do
 
 
 def check_dataset(spec: DatasetSpec, profile: Profile) -> list[Finding]:

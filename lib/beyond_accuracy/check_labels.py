@@ -15,21 +15,13 @@ ONE_ANSWER = 0.9
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How a model's accuracy on a sample compares with what it should be.
+    """How a model's accuracy on a sample compares with what it should be."""
 
-    Attributes:
-        accuracy: Share of right answers.
-        n: Images.
-        expected: Published accuracy as a share; NaN where none is known.
-        wrong: Whether labels, weights or preprocessing must be wrong.
-        text: What is likely wrong, or that nothing is.
-    """
-
-    accuracy: float
-    n: int
-    expected: float
-    wrong: bool
-    text: str
+    accuracy: float  # share of right answers
+    n: int  # Images
+    expected: float  # published accuracy as a share; NaN where none is known
+    wrong: bool  # whether labels, weights or preprocessing must be wrong
+    text: str  # what is likely wrong, or that nothing is
 
 
 def diagnose(

@@ -271,9 +271,9 @@ def _write_rows(found, path: Path) -> None:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from beyond_accuracy.datasets import load_dataset
     from beyond_accuracy.imports import import_predictions
     from beyond_accuracy.profiles import load_profile, unknown
+    from beyond_accuracy.readers import load_dataset
     from beyond_accuracy.store import Store
 
     profile = load_profile(args.profile)

@@ -14,12 +14,10 @@ from PIL import Image
 
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.labels import ClassSpace, class_space
-from beyond_accuracy.paths import resolve
-from beyond_accuracy.profiles import DatasetSpec, unknown
+from beyond_accuracy.profiles import DatasetSpec
 
 Targets = np.ndarray | list[np.ndarray]
-MAX_LOADED = 64
-_LOADED: dict[str, "ImageDataset"] = {}
+READERS: dict[str, Callable[[DatasetSpec], "ImageDataset"]] = {}
 
 
 class BadImage(InputError):
@@ -28,37 +26,22 @@ class BadImage(InputError):
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A set of labelled images.
+    """A set of labelled images."""
 
-    Attributes:
-        name: Name used everywhere.
-        ids: Unique id per image, the same in every stored form of the dataset.
-        targets: int64 labels, shape (n,), or a list of int64 arrays for multi-label sets.
-        load: `load(i)` returns the encoded bytes of image `i`; None where only labels are known.
-        classes: What the labels mean; None for sets that are only probed.
-        columns: Class indices that are scored (ImageNet-A and -R: 200); None = all.
-        metadata: Per-image metadata, index `id`, in the order of `ids`.
-        fingerprint: Hash of content and labels; part of every cache key.
-        source: Where it was read from, for messages and provenance.
-        title: Text in figures.
-        licence: Terms of the data.
-        preprocess: Resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's.
-        keep: What is stored beside the rows: `all`, `logits` or `none`.
-    """
-
-    name: str
-    ids: np.ndarray
-    targets: Targets
+    name: str  # name used everywhere
+    ids: np.ndarray  # unique id per image, the same in every stored form of the dataset
+    targets: Targets  # int64 labels, shape (n,), or a list of int64 arrays for multi-label sets
+    # `load(i)` returns the encoded bytes of image `i`; None where only labels are known
     load: Callable[[int], bytes] | None
-    classes: ClassSpace | None
-    columns: np.ndarray | None
-    metadata: pd.DataFrame
-    fingerprint: str
-    source: str
-    title: str = ""
-    licence: str = ""
-    preprocess: str = ""
-    keep: str = "all"
+    classes: ClassSpace | None  # what the labels mean; None for sets that are only probed
+    columns: np.ndarray | None  # class indices that are scored (ImageNet-A and -R: 200); None = all
+    metadata: pd.DataFrame  # per-image metadata, index `id`, in the order of `ids`
+    fingerprint: str  # hash of content and labels; part of every cache key
+    source: str  # where it was read from, for messages and provenance
+    title: str = ""  # text in figures
+    licence: str = ""  # terms of the data
+    preprocess: str = ""  # resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's
+    keep: str = "all"  # what is stored beside the rows: `all`, `logits` or `none`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,7 +97,7 @@ class ImageDataset:
             self,
             ids=self.ids[positions],
             targets=targets,
-            load=None if self.load is None else _Remapped(self.load, positions),
+            load=None if self.load is None else Remapped(self.load, positions),
             metadata=self.metadata.iloc[positions],
             fingerprint=_digest(self.fingerprint, chosen),
         )
@@ -127,7 +110,7 @@ class ImageDataset:
 
 
 @dataclass(frozen=True)
-class _Remapped:
+class Remapped:
     """A loader seen through a list of positions; a class and not a closure, so that worker processes can pickle it."""
 
     load: Callable[[int], bytes]
@@ -139,25 +122,33 @@ class _Remapped:
 
 
 @dataclass(frozen=True)
-class FileLoader:
-    """Reads image `i` from a list of files."""
+class Joined:
+    """Several loaders, one after the other; `first` has the number of the first image of each, and of all."""
 
-    files: tuple[str, ...]
+    loads: tuple[Callable[[int], bytes], ...]
+    first: np.ndarray
 
     def __call__(self, position: int) -> bytes:
         """Encoded bytes of image `position`."""
-        return Path(self.files[position]).read_bytes()
+        part = int(np.searchsorted(self.first, position, side="right")) - 1
+        return self.loads[part](position - int(self.first[part]))
 
 
 @dataclass(frozen=True)
 class BytesLoader:
-    """Reads image `i` from encoded images held in memory (small Parquet sets)."""
+    """Reads image `i` from encoded images held in memory (small sets)."""
 
     blobs: list[bytes]
 
     def __call__(self, position: int) -> bytes:
         """Encoded bytes of image `position`."""
         return self.blobs[position]
+
+
+def reader(function: Callable[[DatasetSpec], ImageDataset]) -> Callable[[DatasetSpec], ImageDataset]:
+    """Registers a reader: a profile names it `reader: <name of the function>`."""
+    READERS[function.__name__] = function
+    return function
 
 
 def build_dataset(
@@ -180,7 +171,7 @@ def build_dataset(
         load: Loader of encoded bytes, or None.
         content: Anything that changes when the files change (`stamps`); hashed into the fingerprint.
         source: Where it was read from.
-        columns: Scored class indices, or None.
+        columns: Scored class indices, or None for all.
         metadata: Frame in the order of `ids`, or None.
 
     Raises:
@@ -203,11 +194,7 @@ def build_dataset(
     targets = _labels(spec, targets, source)
     if classes is not None:
         _check_labels(spec, ids, targets, classes, columns, source)
-    frame = (
-        pd.DataFrame(index=pd.Index(ids, name="id"))
-        if metadata is None
-        else metadata.set_axis(pd.Index(ids, name="id"), axis=0)
-    )
+    frame = pd.DataFrame(index=range(len(ids))) if metadata is None else metadata
     # Text and bytes are joined unambiguously, so that no two datasets share a fingerprint by concatenation.
     labels = json.dumps([t.tolist() for t in targets]) if isinstance(targets, list) else targets.tobytes().hex()
     scored = "all" if columns is None else ",".join(map(str, columns))
@@ -219,7 +206,7 @@ def build_dataset(
         load=load,
         classes=classes,
         columns=columns,
-        metadata=frame,
+        metadata=frame.set_axis(pd.Index(ids, name="id"), axis=0),
         fingerprint=fingerprint,
         source=source,
         title=spec.title or spec.name,
@@ -273,33 +260,6 @@ def require(path: Path, spec: DatasetSpec, kind: str = "folder") -> Path:
             "--data-dir (or BEYOND_ACCURACY_DATA) to where it is"
         )
     return path
-
-
-def load_dataset(spec: DatasetSpec) -> ImageDataset:
-    """Read a dataset as its profile entry says; read once per process.
-
-    Symbolic links are followed, wherever they lead: data folders are often made of links (the hub's cache is), and an
-    image is only ever decoded. Archives are another matter: what is unpacked may not leave its folder.
-
-    Raises:
-        InputError: Unknown reader, malformed data, a file that cannot be read.
-        DataMissing: The data is not on this machine.
-    """
-    from beyond_accuracy.readers import READERS
-
-    key = f"{resolve(spec.path)}\n{json.dumps(vars(spec), sort_keys=True)}"
-    if key not in _LOADED:
-        if spec.reader not in READERS:
-            raise InputError(f"{spec.name}: {unknown('reader', spec.reader, READERS)}")
-        try:
-            dataset = READERS[spec.reader](spec)
-        except OSError as error:
-            where = error.filename or resolve(spec.path)
-            raise InputError(f"{spec.name}: {where} cannot be read ({error.strerror or error})") from error
-        if len(_LOADED) >= MAX_LOADED:
-            del _LOADED[next(iter(_LOADED))]
-        _LOADED[key] = dataset.limit(spec.limit)
-    return _LOADED[key]
 
 
 def _digest(*parts: str) -> str:

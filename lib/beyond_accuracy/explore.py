@@ -17,7 +17,7 @@ from PIL import Image
 from beyond_accuracy import plots
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.metrics.calibration import ece, reliability
-from beyond_accuracy.readers import IMAGE_SUFFIXES
+from beyond_accuracy.readers.files import IMAGE_SUFFIXES
 from beyond_accuracy.store import Predictions
 from beyond_accuracy.study import Study, classify
 

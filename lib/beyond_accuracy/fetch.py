@@ -9,11 +9,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from beyond_accuracy.datasets import load_dataset
 from beyond_accuracy.download import download, is_compressed, unpack, verify
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.paths import data_dir, resolve
 from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, unknown
+from beyond_accuracy.readers import load_dataset
 from beyond_accuracy.readers.samples import count_note
 from beyond_accuracy.sources import Download, Hub, Source, how_to_get, sources
 
@@ -24,19 +24,12 @@ MODELS = "models"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of `fetch` would do.
+    """What a run of `fetch` would do."""
 
-    Attributes:
-        ready: Datasets that are here and readable.
-        wanted: Datasets to download.
-        by_hand: Datasets that no download is known for.
-        models: Models whose weights are to be downloaded.
-    """
-
-    ready: list[DatasetSpec]
-    wanted: list[DatasetSpec]
-    by_hand: list[DatasetSpec]
-    models: list[ModelSpec]
+    ready: list[DatasetSpec]  # datasets that are here and readable
+    wanted: list[DatasetSpec]  # datasets to download
+    by_hand: list[DatasetSpec]  # datasets that no download is known for
+    models: list[ModelSpec]  # models whose weights are to be downloaded
 
     @property
     def gigabytes(self) -> float:

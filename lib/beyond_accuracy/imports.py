@@ -11,7 +11,7 @@ import pandas as pd
 
 from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import InputError
-from beyond_accuracy.readers import VAL_ID
+from beyond_accuracy.readers.files import VAL_ID
 from beyond_accuracy.stamps import atomic_write
 from beyond_accuracy.store import Entry, Store, rows_table, save_array, score
 

@@ -209,7 +209,7 @@ def _disagreements(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
 
 
 def _cues(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
-    from beyond_accuracy.benchmarks import cue_categories
+    from beyond_accuracy.reference import cue_categories
     from beyond_accuracy.metrics import shape_bias
 
     dataset = _role(profile, "cue_conflict", "shape_bias")

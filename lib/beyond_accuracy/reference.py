@@ -1,35 +1,46 @@
-"""Numbers measured by others: the paper, the published values of its checkpoints, and a leaderboard of 300 models.
+"""Numbers published by others: the paper, values of its checkpoints, a leaderboard, and tables that define a score.
 
-The tables lie beside this module in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``).
+They lie in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``). A benchmark's score is defined
+by category mappings, baseline errors and human answers.
 """
 
+import json
 from functools import lru_cache
-from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 
 from beyond_accuracy.errors import InputError
+from beyond_accuracy.paths import ASSETS
 from beyond_accuracy.profiles import ModelSpec
 
 KEY = ["dimension", "dataset", "metric", "model"]
 PAPER_CITATION = (
     "Vishniakov, Shen & Liu, ConvNet vs Transformer, Supervised vs CLIP: Beyond ImageNet Accuracy (arXiv 2311.09215)"
 )
+HUMAN_CITATION = (
+    "ten observers on the 1,280 cue-conflict images; Geirhos et al., ICLR 2019 (arXiv 1811.12231), raw data of "
+    "github.com/bethgelab/model-vs-human, CC BY 4.0"
+)
+ALEXNET_CITATION = "AlexNet's errors: Hendrycks & Dietterich, ICLR 2019 (arXiv 1903.12261)"
 
+# The paper's four checkpoints as rows of the leaderboard.
 CHECKPOINTS = {
     "vit_sup": "deit3_base_patch16_224.fb_in22k_ft_in1k",
     "convnext_sup": "convnext_base.fb_in22k_ft_in1k",
     "vit_clip": "ViT-B-16/laion400m_e31",
     "convnext_clip": "convnext_base/laion400m_s13b_b51k",
 }
-"""The paper's four checkpoints as rows of the leaderboard."""
 
 
 @lru_cache
 def _table(name: str) -> pd.DataFrame:
-    with files("beyond_accuracy").joinpath("assets", name).open() as handle:
-        return pd.read_csv(handle)
+    return pd.read_csv(ASSETS / name)
+
+
+@lru_cache
+def _json(name: str) -> dict:
+    return json.loads((ASSETS / name).read_text(encoding="utf-8"))
 
 
 def paper() -> pd.DataFrame:
@@ -74,6 +85,39 @@ def caveat(dimension: str, dataset: str, metric: str, model: str) -> tuple[bool,
         applies &= table[column].isin(["*", value]).to_numpy()
     rows = table[applies]
     return bool(rows.target.all()), "; ".join(rows.caveat)
+
+
+def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list[int]]:
+    """Categories of a cue-conflict decision: name -> indices of the member classes.
+
+    Args:
+        class_names: Names of the class space. For the 1000 ImageNet classes (or None) these are the 16 categories of
+            the cue-conflict set over 207 of them; in any other space each class is a category of its own.
+    """
+    if class_names is not None and len(class_names) != 1000:
+        return {name: [index] for index, name in enumerate(class_names)}
+    return {name: list(indices) for name, indices in _json("cue_conflict_categories.json")["categories"].items()}
+
+
+def human_cue_counts() -> pd.DataFrame:
+    """Human answers to the cue-conflict images, counted: one row per observer and shape category.
+
+    Columns `observer, shape, shape_hits, texture_hits` (decisions for either cue among the conflicting images),
+    `conflicts` (their number), `correct`, `n` (answers equal to the shape, over all images). Source: `HUMAN_CITATION`.
+    """
+    return _table("human_cue_conflict.csv").copy()
+
+
+def human_shape_bias() -> pd.Series:
+    """Human shape bias by category, observers pooled, and overall under the name `all`."""
+    counts = human_cue_counts().groupby("shape")[["shape_hits", "texture_hits"]].sum()
+    counts.loc["all"] = counts.sum()
+    return counts["shape_hits"] / counts.sum(axis=1)
+
+
+def alexnet_errors() -> dict[str, float]:
+    """Top-1 error (fraction) of AlexNet per ImageNet-C corruption, mean over severities: the unit of mCE."""
+    return dict(_json("alexnet_imagenet_c.json")["error"])
 
 
 def checkpoint_specs() -> list[ModelSpec]:

@@ -36,29 +36,17 @@ class Hub:
 
 @dataclass(frozen=True)
 class Source:
-    """How one dataset is got.
+    """How one dataset is got."""
 
-    Attributes:
-        name: The dataset.
-        gigabytes: On disk when done.
-        transient: Further gigabytes while unpacking.
-        about: Whether the size is an estimate.
-        hub: Hub repository, or None.
-        files: Plain downloads.
-        unpack: Whether compressed archives are unpacked.
-        gated: Page on which terms must be accepted first; empty = none.
-        by_hand: How a copy got in another way is used.
-    """
-
-    name: str
-    gigabytes: float
-    transient: float = 0.0
-    about: bool = False
-    hub: Hub | None = None
-    files: tuple[Download, ...] = ()
-    unpack: bool = False
-    gated: str = ""
-    by_hand: str = ""
+    name: str  # the dataset
+    gigabytes: float  # on disk when done
+    transient: float = 0.0  # further gigabytes while unpacking
+    about: bool = False  # whether the size is an estimate
+    hub: Hub | None = None  # hub repository, or None
+    files: tuple[Download, ...] = ()  # plain downloads
+    unpack: bool = False  # whether compressed archives are unpacked
+    gated: str = ""  # page on which terms must be accepted first; empty = none
+    by_hand: str = ""  # how a copy got in another way is used
 
     @property
     def origin(self) -> str:

@@ -15,11 +15,12 @@ from PIL import Image
 
 from beyond_accuracy import reference, results, tables
 from beyond_accuracy.cards import Card
-from beyond_accuracy.datasets import ImageDataset, load_dataset
+from beyond_accuracy.datasets import ImageDataset
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.outputs import Features, Outputs
 from beyond_accuracy.paths import data_dir, figures_dir, report_dir
 from beyond_accuracy.profiles import ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.readers import load_dataset
 from beyond_accuracy.store import Predictions, Store
 
 COMPARISON_COLUMNS = (

@@ -31,21 +31,13 @@ CONFIG_FILES = ("config.json", "open_clip_config.json")
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights of a model are or would be.
+    """Where the weights of a model are or would be."""
 
-    Attributes:
-        path: The file on this machine; None where there is none.
-        place: Where it was looked for, for messages.
-        repo: Hub repository they can be downloaded from; empty = a local file or folder that must be put there.
-        files: Names of which the first that exists in the repository is taken.
-        revision: Commit or branch of the repository.
-    """
-
-    path: Path | None
-    place: str
-    repo: str = ""
-    files: tuple[str, ...] = ()
-    revision: str = ""
+    path: Path | None  # the file on this machine; None where there is none
+    place: str  # where it was looked for, for messages
+    repo: str = ""  # hub repository they can be downloaded from; empty = a local file or folder that must be put there
+    files: tuple[str, ...] = ()  # names of which the first that exists in the repository is taken
+    revision: str = ""  # commit or branch of the repository
 
 
 def locate(spec: ModelSpec) -> Weights | None:

@@ -6,10 +6,10 @@ import pytest
 from scipy.special import expit, logit
 
 from beyond_accuracy import corruptions
-from beyond_accuracy.benchmarks import alexnet_errors
 from beyond_accuracy.labels import imagenet_subset
 from beyond_accuracy.metrics import robustness as rb
 from beyond_accuracy.metrics import tidy
+from beyond_accuracy.reference import alexnet_errors
 
 
 @pytest.mark.parametrize("name", ["a", "r"])

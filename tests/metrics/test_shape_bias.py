@@ -14,8 +14,8 @@ from scipy.stats import t as student
 from sklearn.metrics import cohen_kappa_score
 
 from beyond_accuracy import stats
-from beyond_accuracy.benchmarks import cue_categories, human_cue_counts, human_shape_bias
 from beyond_accuracy.metrics import shape_bias as sb
+from beyond_accuracy.reference import cue_categories, human_cue_counts, human_shape_bias
 
 # Per-image decisions from the authors' repository (github.com/kirill-vish/Beyond-INet, MIT licence).
 STORED = pd.read_csv(Path(__file__).parents[1] / "data" / "cue_conflict_decisions.csv")

@@ -8,9 +8,9 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binom, norm, ttest_rel
 
-from beyond_accuracy.benchmarks import pug_classes
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.metrics import synthetic as syn
+from beyond_accuracy.readers.stimuli import pug_classes
 
 # The quirk of the published mapping, in small: one index in two classes, the later name taking it.
 CLASSES = {"Goldfish": [1], "Shirt": [841], "Sweatshirt": [841], "Wolf": [269, 270]}

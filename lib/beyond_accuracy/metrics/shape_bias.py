@@ -12,47 +12,17 @@ take the variance of both (`stats.clustered_variance`); n counts shape images.
 """
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ..readers.stimuli import Cues, parse_name
 from ..stats import Difference, Interval, clustered_variance, linear_difference, share_interval
 from . import tidy
 
 Decisions = Mapping[str, ArrayLike]
-
-
-class Cues(NamedTuple):
-    """What a cue-conflict image shows."""
-
-    shape: str
-    texture: str
-    shape_image: str
-    texture_image: str
-
-
-def parse_name(name: str) -> Cues:
-    """Read shape, texture and the images they were taken from off a file name or id.
-
-    Args:
-        name: e.g. `airplane/airplane1-bicycle2.png`, or a trial name such as `0001_s5n_bird3-clock1.png`.
-
-    Raises:
-        ValueError: The name does not end in `<shape><number>-<texture><number>`.
-
-    >>> parse_name("airplane/airplane10-bicycle2.png")
-    Cues(shape='airplane', texture='bicycle', shape_image='airplane10', texture_image='bicycle2')
-    """
-    stem = name.split("/")[-1].split("_")[-1].split(".")[0]
-    found = re.fullmatch(r"(([a-z]+)\d+)-(([a-z]+)\d+)", stem)
-    if not found:
-        raise ValueError(f"cue-conflict image {name!r}: expected a name like airplane1-bicycle2.png")
-    shape_image, shape, texture_image, texture = found.groups()
-    return Cues(shape, texture, shape_image, texture_image)
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:

@@ -6,43 +6,38 @@ never by position in a listing: a folder with a subset of the classes must still
 names, and no code that comes with a dataset is ever run.
 """
 
-from beyond_accuracy.readers.bundled import digits
-from beyond_accuracy.readers.corrupted import imagenet_c
-from beyond_accuracy.readers.family import class_folder, imagenet, imagenet_hard, imagenet_labels, imagenet_v2
-from beyond_accuracy.readers.files import IMAGE_SUFFIXES, VAL_ID, image_id
-from beyond_accuracy.readers.probe import splits
-from beyond_accuracy.readers.stimuli import cue_conflict, pug_imagenet
-from beyond_accuracy.readers.tables import parquet, read_parquet
+import json
 
-READERS = {
-    "class_folder": class_folder,
-    "cue_conflict": cue_conflict,
-    "digits": digits,
-    "imagenet": imagenet,
-    "imagenet_c": imagenet_c,
-    "imagenet_hard": imagenet_hard,
-    "imagenet_labels": imagenet_labels,
-    "imagenet_v2": imagenet_v2,
-    "parquet": parquet,
-    "pug_imagenet": pug_imagenet,
-    "splits": splits,
-}
+from beyond_accuracy.datasets import READERS, ImageDataset
+from beyond_accuracy.errors import InputError
+from beyond_accuracy.paths import resolve
+from beyond_accuracy.profiles import DatasetSpec, unknown
+from beyond_accuracy.readers import corrupted, family, stimuli, tables  # noqa: F401 - each registers its readers
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "READERS",
-    "VAL_ID",
-    "class_folder",
-    "cue_conflict",
-    "digits",
-    "image_id",
-    "imagenet",
-    "imagenet_c",
-    "imagenet_hard",
-    "imagenet_labels",
-    "imagenet_v2",
-    "parquet",
-    "pug_imagenet",
-    "read_parquet",
-    "splits",
-]
+MAX_LOADED = 64
+LOADED: dict[str, ImageDataset] = {}
+
+
+def load_dataset(spec: DatasetSpec) -> ImageDataset:
+    """Read a dataset as its profile entry says; read once per process.
+
+    Symbolic links are followed, wherever they lead: data folders are often made of links (the hub's cache is), and an
+    image is only ever decoded. Archives are another matter: what is unpacked may not leave its folder.
+
+    Raises:
+        InputError: Unknown reader, malformed data, a file that cannot be read.
+        DataMissing: The data is not on this machine.
+    """
+    key = f"{resolve(spec.path)}\n{json.dumps(vars(spec), sort_keys=True)}"
+    if key not in LOADED:
+        if spec.reader not in READERS:
+            raise InputError(f"{spec.name}: {unknown('reader', spec.reader, READERS)}")
+        try:
+            dataset = READERS[spec.reader](spec)
+        except OSError as error:
+            where = error.filename or resolve(spec.path)
+            raise InputError(f"{spec.name}: {where} cannot be read ({error.strerror or error})") from error
+        if len(LOADED) >= MAX_LOADED:
+            del LOADED[next(iter(LOADED))]
+        LOADED[key] = dataset.limit(spec.limit)
+    return LOADED[key]

@@ -1,41 +1,27 @@
 """ImageNet-C: one dataset of all corruptions x severities, 3.75 million images when complete."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from beyond_accuracy.corruptions import GROUPS, NAMES, SEVERITIES
-from beyond_accuracy.datasets import ImageDataset, require
+from beyond_accuracy.datasets import ImageDataset, Joined, Remapped, reader, require
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.labels import class_space
 from beyond_accuracy.paths import resolve
-from beyond_accuracy.profiles import DatasetSpec
-from beyond_accuracy.readers.files import PathLoader, image_id, scan
+from beyond_accuracy.profiles import DatasetSpec, unknown
+from beyond_accuracy.readers.files import image_id, scan
 from beyond_accuracy.readers.samples import Samples, assemble
-from beyond_accuracy.readers.tars import TarLoader, scan_tars
+from beyond_accuracy.readers.tars import scan_tars
 
 GROUP_NAMES = (*GROUPS, "extra")
 LEVELS = {str(level): level for level in SEVERITIES}
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
 
-@dataclass(frozen=True)
-class _Joined:
-    """Loaders of several parts, one after the other."""
-
-    loads: tuple[PathLoader | TarLoader, ...]
-    first: np.ndarray
-    order: np.ndarray
-
-    def __call__(self, position: int) -> bytes:
-        place = int(self.order[position])
-        part = int(np.searchsorted(self.first, place, side="right")) - 1
-        return self.loads[part](place - int(self.first[part]))
-
-
+@reader
 def imagenet_c(spec: DatasetSpec) -> ImageDataset:
     """`<root>/[<group>/]<corruption>/<severity>/<wnid>/*`, in folders or inside the released archives (`noise.tar`).
 
@@ -52,8 +38,8 @@ def imagenet_c(spec: DatasetSpec) -> ImageDataset:
     """
     root = require(resolve(spec.path), spec)
     wanted = tuple(spec.options.get("corruptions") or NAMES)
-    if unknown := [name for name in wanted if name not in (*NAMES, *EXTRA)]:
-        raise InputError(f"{spec.name}: unknown corruption {unknown[0]!r}; known: {', '.join((*NAMES, *EXTRA))}")
+    if strange := [name for name in wanted if name not in (*NAMES, *EXTRA)]:
+        raise InputError(f"{spec.name}: {unknown('corruption', strange[0], (*NAMES, *EXTRA))}")
     names, parts, stamp = _collect(spec, root, wanted)
     index = class_space(spec.classes).index
     corruption, severity, targets, source = _parse(spec, root, names, index, wanted)
@@ -72,7 +58,7 @@ def imagenet_c(spec: DatasetSpec) -> ImageDataset:
         }
     )
     first = np.cumsum([0, *(count for _, count in parts)])
-    load = _Joined(tuple(load for load, _ in parts), first, order)
+    load = Remapped(Joined(tuple(load for load, _ in parts), first), order)
     return assemble(spec, Samples("folder", [], load, stamp, root), ids, targets, metadata=metadata)
 
 
@@ -95,8 +81,7 @@ def _collect(spec: DatasetSpec, root: Path, wanted: tuple[str, ...]):
         found = scan_tars(archives)
         kept = np.array([i for i, name in enumerate(found.names) if _corruption(name) in absent], dtype=np.int64)
         names += ["/".join(found.names[i].split("/")[-4:]) for i in kept]
-        load = TarLoader(found.load.paths, *(a[kept] for a in (found.load.shard, found.load.offset, found.load.size)))
-        parts.append((load, len(kept)))
+        parts.append((Remapped(found.load, kept), len(kept)))
         stamps.append(found.stamp)
         there = {_corruption(found.names[i]) for i in kept}
         absent = [name for name in absent if name not in there]

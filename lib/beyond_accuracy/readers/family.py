@@ -1,24 +1,27 @@
-"""The ImageNet family with one label per image: validation, V2, A, R, Sketch; and Hard with several."""
+"""The ImageNet family (validation, V2, A, R, Sketch; Hard with several labels), and sets in splits that are probed."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from beyond_accuracy.datasets import ImageDataset, build_dataset
+from beyond_accuracy.datasets import ImageDataset, Joined, build_dataset, reader
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.labels import class_space, imagenet_subset
+from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import DatasetSpec
 from beyond_accuracy.readers.files import VAL_ID, image_id
-from beyond_accuracy.readers.samples import Samples, assemble, find
+from beyond_accuracy.readers.samples import Samples, assemble, available_splits, find
 from beyond_accuracy.stamps import file_stamp
 
 WNID_SUFFIX = re.compile(r"_(n\d{8})(?=\.|$)")
 FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order
 
 
+@reader
 def class_folder(spec: DatasetSpec) -> ImageDataset:
     """Images in folders named by class id, or the same as shards with labels (A, R, Sketch, one's own set).
 
@@ -46,6 +49,7 @@ def class_folder(spec: DatasetSpec) -> ImageDataset:
     return assemble(spec, samples, names, targets, columns=columns)
 
 
+@reader
 def imagenet(spec: DatasetSpec) -> ImageDataset:
     """The ILSVRC 2012 validation set in any of its forms, with its validation names as ids.
 
@@ -76,6 +80,7 @@ def imagenet(spec: DatasetSpec) -> ImageDataset:
     return assemble(spec, samples, ids, targets)
 
 
+@reader
 def imagenet_v2(spec: DatasetSpec) -> ImageDataset:
     """ImageNetV2: folders named by class number, `0` to `999`, padded or not; or webdataset shards.
 
@@ -101,6 +106,7 @@ def imagenet_v2(spec: DatasetSpec) -> ImageDataset:
     return assemble(spec, samples, ids, targets)
 
 
+@reader
 def imagenet_hard(spec: DatasetSpec) -> ImageDataset:
     """ImageNet-Hard: Parquet shards with a list of right labels per image. Ids are row numbers of the release.
 
@@ -126,6 +132,7 @@ def imagenet_hard(spec: DatasetSpec) -> ImageDataset:
     return assemble(spec, samples, [f"{row:05d}" for row in range(len(labels))], targets, metadata=metadata)
 
 
+@reader
 def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
     """The 50,000 validation ids and labels without the images, for imported predictions.
 
@@ -138,6 +145,62 @@ def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
     return build_dataset(
         spec, table.index.to_numpy(), table.to_numpy(), None, content=file_stamp(path), source="imagenet-x annotations"
     )
+
+
+@reader
+def splits(spec: DatasetSpec) -> ImageDataset:
+    """All splits of a task as one dataset, with the metadata column `split` (`train`, `validation`, `test`).
+
+    Layouts: `<root>/<train|test>/<n>.tar` with `classnames.txt` (the hub repositories `clip-benchmark/wds_*`), or
+    Parquet shards `data/<split>-*.parquet`. Ids are `<split>/<key>`, so no image is in two splits under one id.
+
+    Options: `splits`: those to read (default: all that are there; at least train and test). `n_classes`: what labels
+    must stay below, checked against the shards' own list too.
+
+    Raises:
+        DataMissing: No such folder.
+        InputError: A split that is not there, or labels beyond the class names.
+    """
+    spec = replace(spec, classes="")
+    root = resolve(spec.path)
+    there = available_splits(spec)
+    wanted = list(spec.options.get("splits") or there)
+    absent = [split for split in dict.fromkeys([*wanted, "train", "test"]) if split not in there]
+    if absent:
+        raise InputError(
+            f"{spec.name}: {root} has no {absent[0]} shards (found: {', '.join(there) or 'none'}). Training and test "
+            "images must come from different splits; fetch the missing one, or another mirror that has it"
+        )
+    parts = [find(spec, (split,)) for split in wanted]
+    for split, part in zip(wanted, parts, strict=True):
+        _check_split(spec, split, part)
+    keys = [key or f"{row:07d}" for part in parts for row, key in enumerate(_unique(part))]
+    column = np.repeat(wanted, [len(part) for part in parts])
+    load = Joined(tuple(part.load for part in parts), np.cumsum([0, *map(len, parts)]))
+    samples = Samples(parts[0].form, keys, load, " ".join(part.stamp for part in parts), root)
+    return assemble(
+        spec,
+        samples,
+        [f"{split}/{key}" for split, key in zip(column, keys, strict=True)],
+        np.concatenate([part.labels for part in parts]),
+        metadata=pd.DataFrame({"split": column}),
+    )
+
+
+def _unique(part: Samples) -> list[str]:
+    """Names that tell the images of a split apart: row numbers where the shards' own do not."""
+    return part.names if len(set(part.names)) == len(part) else [""] * len(part)
+
+
+def _check_split(spec: DatasetSpec, split: str, part: Samples) -> None:
+    if part.labels is None:
+        raise InputError(f"{spec.name}: the {split} shards in {part.root} have no whole-number label")
+    limit = int(spec.options.get("n_classes") or part.n_classes)
+    if limit and part.n_classes and part.n_classes != limit:
+        raise InputError(f"{spec.name}: {part.root} names {part.n_classes} classes, the task has {limit}")
+    if part.labels.min() < 0 or (limit and part.labels.max() >= limit):
+        bad = part.labels.min() if part.labels.min() < 0 else part.labels.max()
+        raise InputError(f"{spec.name}: label {bad} among the {split} images in {part.root}, expected 0..{limit - 1}")
 
 
 def _label_table(spec: DatasetSpec) -> tuple[pd.Series, Path]:

@@ -1,17 +1,20 @@
 """Sets made for one question: cue-conflict (shape or texture?) and PUG-ImageNet (one factor at a time)."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from beyond_accuracy.benchmarks import cue_categories, pug_classes
-from beyond_accuracy.datasets import ImageDataset
-from beyond_accuracy.errors import InputError
+from beyond_accuracy.datasets import ImageDataset, reader
+from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.paths import resolve
 from beyond_accuracy.profiles import DatasetSpec
 from beyond_accuracy.readers.samples import Samples, assemble, find
+from beyond_accuracy.reference import cue_categories
 
 # Factor (as in the paper's table) -> folder in the release, column of its table, value meaning "not varied".
 PUG_FACTORS = {
@@ -30,6 +33,36 @@ PUG_TABLE = "labels_pug_imagenet.csv"
 PUG_MAPPING = "class_to_imagenet_idx.json"
 
 
+class Cues(NamedTuple):
+    """What a cue-conflict image shows."""
+
+    shape: str
+    texture: str
+    shape_image: str
+    texture_image: str
+
+
+def parse_name(name: str) -> Cues:
+    """Read shape, texture and the images they were taken from off a file name or id.
+
+    Args:
+        name: e.g. `airplane/airplane1-bicycle2.png`, or a trial name such as `0001_s5n_bird3-clock1.png`.
+
+    Raises:
+        ValueError: The name does not end in `<shape><number>-<texture><number>`.
+
+    >>> parse_name("airplane/airplane10-bicycle2.png")
+    Cues(shape='airplane', texture='bicycle', shape_image='airplane10', texture_image='bicycle2')
+    """
+    stem = name.split("/")[-1].split("_")[-1].split(".")[0]
+    found = re.fullmatch(r"(([a-z]+)\d+)-(([a-z]+)\d+)", stem)
+    if not found:
+        raise ValueError(f"cue-conflict image {name!r}: expected a name like airplane1-bicycle2.png")
+    shape_image, shape, texture_image, texture = found.groups()
+    return Cues(shape, texture, shape_image, texture_image)
+
+
+@reader
 def cue_conflict(spec: DatasetSpec) -> ImageDataset:
     """`<shape>/<shape><n>-<texture><m>.png`: images with the shape of one category and the texture of another.
 
@@ -40,8 +73,6 @@ def cue_conflict(spec: DatasetSpec) -> ImageDataset:
         DataMissing: No such folder.
         InputError: A file name of another form, an unknown category, or a folder that contradicts its file names.
     """
-    from beyond_accuracy.metrics.shape_bias import parse_name
-
     samples = find(spec)
     categories = cue_categories()
     cues = []
@@ -62,6 +93,7 @@ def cue_conflict(spec: DatasetSpec) -> ImageDataset:
     return assemble(spec, samples, ids, [categories[cue.shape] for cue in cues], metadata=metadata)
 
 
+@reader
 def pug_imagenet(spec: DatasetSpec) -> ImageDataset:
     """PUG-ImageNet: folders `<factor>/<class>/*` with `labels_pug_imagenet.csv`, or the hub's Parquet shards.
 
@@ -93,6 +125,33 @@ def pug_imagenet(spec: DatasetSpec) -> ImageDataset:
     metadata = table.assign(level_value=pd.to_numeric(table["level"], errors="coerce"), cluster=table["character"])
     targets = [classes[name] for name in table["class_name"]]
     return assemble(spec, samples, ids.to_numpy(), targets, metadata=metadata)
+
+
+def pug_classes(path: Path) -> dict[str, list[int]]:
+    """PUG-ImageNet's `class_to_imagenet_idx.json`: class name -> ImageNet indices, sorted by name.
+
+    The file is in the repository facebookresearch/PUG (CC BY-NC 4.0), not in the image archive.
+
+    Raises:
+        DataMissing: No such file.
+        InputError: Not a mapping of names to lists of indices in 0..999.
+    """
+    if not path.is_file():
+        raise DataMissing(
+            f"PUG-ImageNet: {path} not found; it is PUG_ImageNet/class_to_imagenet_idx.json of "
+            "github.com/facebookresearch/PUG and not part of the image archive"
+        )
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        classes = {str(name): [int(index) for index in table[name]] for name in sorted(table)}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: expected a JSON object of class name -> list of ImageNet indices ({error})"
+        ) from None
+    bad = [name for name, indices in classes.items() if not indices or min(indices) < 0 or max(indices) > 999]
+    if bad or not classes:
+        raise InputError(f"{path}: {'class ' + bad[0] if bad else 'the file'} has no indices in 0..999")
+    return classes
 
 
 def _pug_table(spec: DatasetSpec, samples: Samples) -> pd.DataFrame:
