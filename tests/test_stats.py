@@ -344,3 +344,57 @@ class TestShareInterval:
             stats.share_interval([])
         with pytest.raises(ValueError, match="two clusters"):
             stats.share_interval([True, False], ["a", "a"])
+
+
+class TestCrossedClusters:
+    def test_variance_by_hand(self):
+        rows, columns = [0, 0, 1, 1], ["x", "y", "x", "y"]
+        influence = [3.0, 0.0, 0.0, -3.0]  # sums of rows and of columns 3 and -3, squares 18; two clusters: twice
+        assert stats.clustered_variance(influence, rows) == 2 * 18
+        assert stats.clustered_variance(influence, rows, columns) == 2 * 18 + 2 * 18 - 18
+        influence = [3.0, 1.0, -1.0, -3.0]  # rows 4 and -4, columns 2 and -2: 64 + 16 - 20 is less than rows alone
+        assert stats.clustered_variance(influence, rows, columns) == 64
+        apart = [1.0, -1.0, -1.0, 1.0]  # cancel both ways: not below zero
+        assert stats.clustered_variance(apart, rows, columns) == 0
+
+    def test_unbiased_for_a_mean_of_crossed_effects(self):
+        rows, columns = (way.ravel() for way in np.indices((40, 12)))
+        found, means = [], []
+        for seed in range(400):
+            r = rng(seed)
+            values = r.normal(size=40)[rows] + r.normal(size=12)[columns] + r.normal(size=480)
+            found.append(stats.clustered_variance((values - values.mean()) / 480, rows, columns))
+            means.append(values.mean())
+        assert np.mean(found) == pytest.approx(1 / 40 + 1 / 12 + 1 / 480, rel=0.06)
+        assert np.var(means) == pytest.approx(1 / 40 + 1 / 12 + 1 / 480, rel=0.2)
+        assert np.mean(found) > 3 * np.mean([1 / 40, 1 / 40 + 1 / 480])  # what the rows alone would say
+
+    def test_one_way_is_the_t_test_of_cluster_means(self):
+        values, clusters = rng().normal(0.3, 1, 60), np.repeat(np.arange(12), 5)
+        expected = scipy_stats.ttest_1samp(values.reshape(12, 5).mean(axis=1), 0)
+        estimate, interval, p = stats.linear_difference(values.mean(), (values - values.mean()) / 60, clusters)
+        assert estimate == values.mean() and p == pytest.approx(expected.pvalue)
+        assert interval == pytest.approx(tuple(expected.confidence_interval()))
+
+    def test_without_any_spread(self):
+        nothing, clusters = np.zeros(6), [0, 0, 1, 1, 2, 2]
+        assert stats.linear_difference(0.0, nothing, clusters).p_value == 1
+        assert stats.linear_difference(1e-17, [0.1, -0.1 + 1e-17] * 3, clusters).p_value == 1
+        assert stats.linear_difference(0.5, nothing, clusters).p_value == 0
+
+    def test_share_with_a_known_design_effect_or_weights(self):
+        hits, clusters = np.arange(40) < 36, np.repeat(np.arange(8), 5)
+        assert stats.share_interval(hits, clusters, effect=2.0) == pytest.approx(stats.wilson(18, 20))
+        assert stats.share_interval(hits, clusters, effect=np.nan) == pytest.approx(scipy_wilson(0.9, 8))
+        plain = stats.share_interval(hits, clusters)
+        assert stats.share_interval(hits, clusters, weights=np.full(40, 3.0)) == pytest.approx(plain)
+        twice = np.repeat(hits, 2), np.repeat(clusters, 2)
+        weighted = stats.share_interval(*twice, weights=np.tile([1.0, 0.0], 40))
+        assert weighted == pytest.approx(plain)
+
+
+def scipy_wilson(share, n):
+    """Wilson's limits of a share of any n, in closed form."""
+    z = scipy_stats.norm.isf(0.025)
+    middle, reach = (share + z * z / 2 / n) / (1 + z * z / n), z * np.sqrt(share * (1 - share) / n + (z / 2 / n) ** 2)
+    return middle - reach / (1 + z * z / n), middle + reach / (1 + z * z / n)
