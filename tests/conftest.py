@@ -205,7 +205,7 @@ def toy(tmp_path, monkeypatch, toy_networks) -> Toy:
     for name in ("BEYOND_ACCURACY_SKIP_BAD", "BEYOND_ACCURACY_DEVICE", "BEYOND_ACCURACY_ENGINE"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("BEYOND_ACCURACY_QUIET", "1")
-    monkeypatch.setattr(models, "_LOADED", {})
+    monkeypatch.setattr(models, "LOADED", {})
     monkeypatch.setattr(readers, "LOADED", {})
     monkeypatch.setattr(toy_networks, "MAX_BATCH", 0)
     toy_networks.CALLS.clear()

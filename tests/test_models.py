@@ -85,7 +85,7 @@ def test_timm_preprocessing_logits_and_features(name, request):
         out = model.outputs(x, None, features=True)
         close(out["logits"], network(x))
         close(out["features-pre_logits"], network.forward_head(network.forward_features(x), True))
-    assert model.parameters == sum(p.numel() for p in network.parameters()) and model.logit_scale is None
+    assert model.card.parameters == sum(p.numel() for p in network.parameters()) and model.card.logit_scale is None
     assert not any(module.training for module in model.network.modules())
 
 
@@ -184,8 +184,8 @@ def test_open_clip_preprocessing_head_logits_and_features(toy):
         scale = network.logit_scale.exp()
         torch.testing.assert_close(out["logits"], scale * network.encode_image(x, normalize=True) @ expected)
         assert network.visual.proj is not None and torch.equal(network.encode_image(x), projected)
-    assert out["features-trunk"].shape == (1, 32) and model.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)
-    assert model.parameters == sum(p.numel() for p in network.visual.parameters())
+    assert out["features-trunk"].shape == (1, 32) and model.card.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)
+    assert model.card.parameters == sum(p.numel() for p in network.visual.parameters())
 
 
 def test_open_clip_with_a_timm_tower(toy):
@@ -240,7 +240,7 @@ def test_logit_scale_is_a_convention(toy):
     x, head = torch.rand(2, 3, 32, 32), torch.nn.functional.normalize(torch.rand(16, 3), dim=0)
     with torch.inference_mode():
         ratio = hundred.outputs(x, head)["logits"] / learned.outputs(x, head)["logits"]
-    torch.testing.assert_close(ratio, torch.full_like(ratio, 100 / learned.logit_scale))
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 100 / learned.card.logit_scale))
     assert hundred.card.key_parts(COLOURS)["logit_scale"] == 100.0
     assert learned.card.key_parts(COLOURS)["logit_scale"] == learned.logit_scale
     assert learned.card.key_parts(None)["logit_scale"] is None  # features know no scale
@@ -254,11 +254,11 @@ def test_a_token_table_maps_to_ranks(toy):
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red photo.", "red"])
     kept = sorted(set(tokens.flatten().tolist()))
     (folder / "token_table.json").write_text(json.dumps(kept))
-    from beyond_accuracy.networks import _tokenizer
+    from beyond_accuracy.networks import tokenizer
 
-    assert torch.equal(torch.tensor(kept)[_tokenizer(spec)(["a red photo.", "red"])], tokens)
+    assert torch.equal(torch.tensor(kept)[tokenizer(spec)(["a red photo.", "red"])], tokens)
     with pytest.raises(InputError, match="outside the model's vocabulary"):
-        _tokenizer(spec)(["a zebra"])
+        tokenizer(spec)(["a zebra"])
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------
@@ -444,13 +444,13 @@ def test_cards_of_hub_models_follow_the_hub_cache(tmp_path, monkeypatch):
     snapshot = repository / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
-    assert models._hub_files("timm/resnet") == []
+    assert models.hub_files("timm/resnet") == []
     (repository / "refs" / "main").write_text("abc")
-    assert models._hub_files("timm/resnet") == []
+    assert models.hub_files("timm/resnet") == []
     (snapshot / "model.safetensors").write_bytes(b"1")
-    assert models._hub_files("timm/resnet") == [repository / "refs" / "main", snapshot / "model.safetensors"]
-    assert models._hub_files("timm/resnet/file.bin") == models._hub_files("timm/resnet")
-    assert models._hub_files("timm/resnet@v2") == models._hub_files("") == models._hub_files("timm") == []
+    assert models.hub_files("timm/resnet") == [repository / "refs" / "main", snapshot / "model.safetensors"]
+    assert models.hub_files("timm/resnet/file.bin") == models.hub_files("timm/resnet")
+    assert models.hub_files("timm/resnet@v2") == models.hub_files("") == models.hub_files("timm") == []
 
 
 def test_weights_hash_ignores_format_and_sees_every_value(toy, tmp_path):
@@ -481,10 +481,10 @@ def test_networks_in_memory_are_used_again_and_checked(toy):
     model = load_model(spec_of(folder), LIBRARY, ("toy_networks",))
     again = models.model_for(model.card, LIBRARY)
     assert again.network is model.network
-    models._LOADED.clear()
+    models.LOADED.clear()
     save_file({"head.weight": torch.eye(3)}, folder / "model.safetensors")
     with pytest.raises(InputError, match="weights changed while they were in use"):
         models.model_for(model.card, LIBRARY)
     for k in range(models.MAX_LOADED + 3):
         load_model(ModelSpec(f"m{k}", "timm", id=f"local-dir:{folder}"), LIBRARY)
-    assert len(models._LOADED) == models.MAX_LOADED
+    assert len(models.LOADED) == models.MAX_LOADED

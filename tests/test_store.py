@@ -348,7 +348,7 @@ def test_a_file_system_without_locks(toy, monkeypatch):
     monkeypatch.setattr(store.FileLock, "acquire", unsupported)
     toy.images(2)
     toy.checkpoint()
-    original = Entry._merge
+    original = Entry.merge
 
     def overtaken(self, ranges):
         half_written = self.folder / ".tmp-of-the-other"
@@ -360,7 +360,7 @@ def test_a_file_system_without_locks(toy, monkeypatch):
             part.unlink()
         raise InputError("a part is gone")
 
-    monkeypatch.setattr(Entry, "_merge", overtaken)
+    monkeypatch.setattr(Entry, "merge", overtaken)
     assert toy.outputs().predictions("images", ["none"])["none"]["colour"].correct.all()
 
 

@@ -179,7 +179,7 @@ def test_a_second_study_loads_no_network(toy, monkeypatch):
     toy.images()
     toy.checkpoint()
     first = study_of(toy).predictions("images")["colour"]
-    models._LOADED.clear()
+    models.LOADED.clear()
     monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("a network was loaded"))
     again = study_of(toy)
     pd.testing.assert_frame_equal(again.predictions("images")["colour"].frame, first.frame)

@@ -50,23 +50,14 @@ COLUMNS = ["model", "what", "loop", "precision", "images", "median", "low", "hig
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
-
-    Attributes:
-        device: Where.
-        models: Keys of `MODELS`.
-        images: Images of the clean pass; 0 = as many as the network takes `seconds` for.
-        sweep_images: Images of the sum of the paper's experiments.
-        seconds: Time for each measurement of the clean pass, roughly.
-        repeats: How often every loop has its turn.
-    """
+    """What to measure."""
 
     device: torch.device
-    models: tuple[str, ...]
-    images: int
-    sweep_images: int
-    seconds: float
-    repeats: int
+    models: tuple[str, ...]  # keys of `MODELS`
+    images: int  # of the clean pass; 0 = as many as the network takes `seconds` for
+    sweep_images: int  # of the sum of the paper's experiments
+    seconds: float  # for each measurement of the clean pass, roughly
+    repeats: int  # how often every loop has its turn
 
 
 def measure(

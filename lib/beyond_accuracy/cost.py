@@ -99,7 +99,7 @@ def cost_table(study: Study, seconds: float = 0.0) -> pd.DataFrame:
         if seconds > 0:
             device = pick_device(study.outputs.device)
             rate = images_per_second(tower.to(device, memory_format=torch.channels_last), shape.crop, seconds)
-        rows.append((name, model.parameters, macs, shape.crop, shape.resize, shape.interpolation, rate))
+        rows.append((name, card.parameters, macs, shape.crop, shape.resize, shape.interpolation, rate))
     columns = ["model", "parameters", "macs", "side", "resize", "interpolation", "images_per_second"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -81,14 +81,7 @@ def device_name(device: torch.device) -> str:
 
 
 def text_head(model: Model, classes: ClassSpace, device: torch.device, store: Store) -> torch.Tensor | None:
-    """`Model.head`, kept under `heads/` of the store: 1000 classes x 80 prompts are 80,000 texts to encode.
-
-    Args:
-        model: Any model; None comes back where it is not CLIP.
-        classes: Classes with their prompts.
-        device: Where it is wanted, and computed if it has to be.
-        store: Where it is kept.
-    """
+    """`Model.head` on a device, kept under `heads/` of the store: 1000 classes x 80 prompts are 80,000 texts."""
     model.card.check(classes)
     if not model.is_clip:
         return None
@@ -110,7 +103,7 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
         dataset: The images.
         store: Where the entries are.
         settings: Conventions, workers, images per part.
-        options: Device, batch size, what to do with bad images.
+        options: How to run.
 
     Raises:
         InputError: An image that cannot be decoded (named), outputs that are not finite (model and image named), a
@@ -134,11 +127,11 @@ def compute(
     """Compute parts and write them; whoever calls holds the entries' locks and merges the parts (`jobs.filling`).
 
     Args:
-        todo: Jobs by part.
+        todo: Jobs by part; parts go to the jobs' entries.
         dataset: The images.
-        store: Where text heads are kept; parts go to the jobs' entries.
+        store: Where text heads are kept.
         settings: Conventions, workers.
-        options: Device, batch size, what to do with bad images.
+        options: How to run.
         image_bytes: `jobs.image_bytes_of` the jobs of the run that these parts are a share of: batches are then cut
             as if the whole run were computed here, so numbers do not depend on how it is shared out.
 

@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
 # What libraries raise on files that are not there, do not fit or are damaged.
 LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, SafetensorError)
+# Words of what they raise where the hub cannot be reached.
+OFFLINE = ("localentrynotfound", "offline", "connection", "couldn't connect", "max retries", "resolve host", "download")
 MAX_LOADED = 8
-_LOADED: dict[tuple, Model] = {}
+LOADED: dict[tuple, Model] = {}
 
 
 # Cards ----------------------------------------------------------------------------------------------------------------
@@ -155,9 +157,9 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
         **facts,
     )
     model = Model(card.under(settings), network, card)
-    _LOADED[_identity(card)] = model
-    while len(_LOADED) > MAX_LOADED:
-        del _LOADED[next(iter(_LOADED))]
+    LOADED[_identity(card)] = model
+    while len(LOADED) > MAX_LOADED:
+        del LOADED[next(iter(LOADED))]
     return model
 
 
@@ -167,7 +169,7 @@ def model_for(card: Card, settings: Settings, imports: tuple[str, ...] = ()) -> 
     Raises:
         InputError: The weights are no longer those of the card.
     """
-    model = _LOADED.get(_identity(card)) or load_model(card.spec, settings, imports)
+    model = LOADED.get(_identity(card)) or load_model(card.spec, settings, imports)
     if _identity(model.own_card) != _identity(card):
         raise InputError(f"{card.name}: the weights changed while they were in use; run the command again")
     return replace(model, card=card)
@@ -200,7 +202,7 @@ def _load_timm(spec: ModelSpec) -> tuple[nn.Module, dict]:
         "geometry": Geometry.of(size, config["crop_pct"], config["interpolation"], mode, fill),
         "mean": tuple(config["mean"]),
         "std": tuple(config["std"]),
-        "patch": _side(getattr(getattr(network, "patch_embed", None), "patch_size", 1)),
+        "patch": _patch(network),
         "n_classes": int(getattr(network, "num_classes", 0)),
         "logit_scale": None,
     }
@@ -247,17 +249,12 @@ def _load_open_clip(spec: ModelSpec) -> tuple[nn.Module, dict]:
     # As open_clip reads them: everything but bilinear is bicubic
     interpolation = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
     fill = config.get("fill_color") or 0
+    fill = [fill] * 3 if isinstance(fill, int) else fill
     facts = {
-        "geometry": Geometry.of(
-            size,
-            1.0,
-            interpolation,
-            config.get("resize_mode") or "shortest",
-            [fill] * 3 if isinstance(fill, int) else fill,
-        ),
+        "geometry": Geometry.of(size, 1.0, interpolation, config.get("resize_mode") or "shortest", fill),
         "mean": tuple(config["mean"]),
         "std": tuple(config["std"]),
-        "patch": _patch(network),
+        "patch": _patch(network.visual),
         "n_classes": 0,
         "logit_scale": network.logit_scale.exp().item(),
     }
@@ -266,7 +263,7 @@ def _load_open_clip(spec: ModelSpec) -> tuple[nn.Module, dict]:
 
 def source_files(model: Model) -> list[Path]:
     """Files behind a loaded model, for `cards`; empty where they cannot be told, then nothing is remembered."""
-    spec = model.spec
+    spec = model.card.spec
     if spec.id.startswith("local-dir:"):
         folder = Path(local_dir(spec).removeprefix("local-dir:"))
         files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -276,15 +273,15 @@ def source_files(model: Model) -> list[Path]:
     if spec.pretrained and resolve(spec.pretrained).is_file():
         return [resolve(spec.pretrained)]
     if spec.id.startswith("hf-hub:"):
-        return _hub_files(spec.id.removeprefix("hf-hub:"))
+        return hub_files(spec.id.removeprefix("hf-hub:"))
     if spec.source == "timm":
-        return _hub_files(model.network.pretrained_cfg.get("hf_hub_id") or "")
+        return hub_files(model.network.pretrained_cfg.get("hf_hub_id") or "")
     from open_clip import get_pretrained_cfg
 
-    return _hub_files((get_pretrained_cfg(spec.id, spec.pretrained).get("hf_hub") or "").strip("/"))
+    return hub_files((get_pretrained_cfg(spec.id, spec.pretrained).get("hf_hub") or "").strip("/"))
 
 
-def _hub_files(repository: str) -> list[Path]:
+def hub_files(repository: str) -> list[Path]:
     """The current snapshot of a repository in the hub's cache, and the file that says which one is current."""
     from huggingface_hub import constants
 
@@ -303,15 +300,11 @@ def _square(spec: ModelSpec, sides, channels: int) -> int:
     return int(sides[0])
 
 
-def _side(patch) -> int:
+def _patch(tower: nn.Module) -> int:
+    """Side of a ViT's patches, from timm's or open_clip's own tower; 1 for convnets."""
+    tower = getattr(tower, "trunk", tower)
+    patch = getattr(getattr(tower, "patch_embed", tower), "patch_size", 1)
     return int(patch[0]) if isinstance(patch, (tuple, list)) else int(patch or 1)
-
-
-def _patch(network: nn.Module) -> int:
-    visual = network.visual
-    if hasattr(visual, "patch_size"):
-        return _side(visual.patch_size)
-    return _side(getattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "patch_size", 1))
 
 
 def _file(spec: ModelSpec, name: str) -> Path:
@@ -334,17 +327,8 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
             f"{spec.name}: the hub does not give out the weights of {what} ({status}); if they are gated or private, "
             "accept their terms on the hub's page and log in with `hf auth login`; else check the name"
         )
-    offline = (
-        "LocalEntryNotFound",
-        "offline",
-        "Connection",
-        "couldn't connect",
-        "Max retries",
-        "resolve host",
-        "download",
-    )
-    chain = f"{type(error).__name__} {type(error.__cause__).__name__} {text}"
-    if any(word.lower() in chain.lower() for word in offline):
+    chain = f"{type(error).__name__} {type(error.__cause__).__name__} {text}".lower()
+    if any(word in chain for word in OFFLINE):
         return DataMissing(
             f"{spec.name}: weights of {what} are not on this machine and the hub cannot be "
             "reached; run `beyond-accuracy fetch --only models` where it can, or give `checkpoint:` a local file"

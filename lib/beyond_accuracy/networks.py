@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,16 +25,6 @@ class Model:
     own_card: Card  # under the library's own conventions
 
     @property
-    def name(self) -> str:
-        """Name in the profile."""
-        return self.card.name
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The profile's entry."""
-        return self.card.spec
-
-    @property
     def is_clip(self) -> bool:
         """Whether classes are scored through text prompts."""
         return self.card.is_clip
@@ -42,16 +33,6 @@ class Model:
     def geometry(self) -> Geometry:
         """Resize and crop (workers, PIL)."""
         return self.card.geometry
-
-    @property
-    def logit_scale(self) -> float | None:
-        """CLIP only: what cosine similarities are multiplied by."""
-        return self.card.logit_scale
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters of the image backbone (CLIP: image tower only), as the paper counts."""
-        return self.card.parameters
 
     def to(self, device: torch.device) -> "Model":
         """Move to a device in channels-last layout."""
@@ -66,7 +47,7 @@ class Model:
         if size == self.geometry.crop:
             return self
         if size % self.card.patch:
-            raise InputError(f"{self.name}: input side {size} is no multiple of the patch size {self.card.patch}")
+            raise InputError(f"{self.card.name}: input side {size} is no multiple of the patch size {self.card.patch}")
         network = self.network
         if self.card.patch > 1:
             device = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -76,7 +57,9 @@ class Model:
                 _resample_positions(network.visual if self.is_clip else network, size)
                 network.to(device, memory_format=torch.channels_last)
             except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
-                raise InputError(f"{self.name}: cannot take inputs of side {size} ({error or type(error)})") from error
+                raise InputError(
+                    f"{self.card.name}: cannot take inputs of side {size} ({error or type(error)})"
+                ) from error
         return replace(self, network=network, card=replace(self.card, geometry=self.geometry.at(size)))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
@@ -99,7 +82,7 @@ class Model:
         templates = [lambda c, t=t: t.replace("{c}", c) for t in classes.templates]
         with torch.inference_mode():
             return build_zero_shot_classifier(
-                self.network, _tokenizer(self.spec), classes.spoken, templates, device=device
+                self.network, tokenizer(self.card.spec), classes.spoken, templates, device=device
             ).float()
 
     def outputs(
@@ -130,7 +113,7 @@ class Model:
         if logits:
             with torch.autocast(images.device.type, enabled=False):
                 embedding = nn.functional.normalize(projected.float(), dim=-1)
-                out["logits"] = self.logit_scale * embedding @ head
+                out["logits"] = self.card.logit_scale * embedding @ head
         return out
 
 
@@ -173,18 +156,19 @@ def _resample_positions(backbone: nn.Module, size: int) -> None:
     backbone.positional_embedding = nn.Parameter(state["visual.positional_embedding"], requires_grad=False)
 
 
-def _tokenizer(spec: ModelSpec):
+def tokenizer(spec: ModelSpec) -> Callable:
+    """What turns texts into tokens for a CLIP model."""
     import open_clip
 
-    tokenizer = open_clip.get_tokenizer(local_dir(spec))
+    tokenize = open_clip.get_tokenizer(local_dir(spec))
     table = Path(local_dir(spec).removeprefix("local-dir:")) / "token_table.json"
     if not spec.id.startswith("local-dir:") or not table.is_file():
-        return tokenizer
+        return tokenize
     # A small text tower keeps only the tokens that occur in its captions: ids are ranks in a sorted table.
     kept = torch.tensor(json.loads(table.read_text(encoding="utf-8")))
 
     def compact(texts):
-        tokens = tokenizer(texts)
+        tokens = tokenize(texts)
         ranks = torch.searchsorted(kept, tokens)
         if not torch.equal(kept[ranks.clamp(max=len(kept) - 1)], tokens):
             raise InputError(f"{spec.name}: a prompt uses a word outside the model's vocabulary: {texts}")

@@ -145,7 +145,7 @@ class Entry:
             InputError: A damaged part (named), or not one image could be decoded.
         """
         try:
-            self._merge(ranges)
+            self.merge(ranges)
         except InputError:
             if not self.complete:  # else another run, that no lock could keep away, was faster
                 raise
@@ -153,7 +153,8 @@ class Entry:
             for part in self.folder.glob("part-*.parquet"):
                 part.unlink()
 
-    def _merge(self, ranges: list[Range]) -> None:
+    def merge(self, ranges: list[Range]) -> None:
+        """Make one table and one file for each array of the parts."""
         if self.complete:
             return
         narrow, widths = {}, {}

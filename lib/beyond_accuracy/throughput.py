@@ -35,21 +35,16 @@ def published_throughput(spec: ModelSpec, side: int = 0) -> pd.DataFrame:
         `card, images_per_second, source, precision, side`, one row per card, the fastest first; empty where nothing is
         published for this architecture at this side (and for imported predictions and `local-dir:` models).
     """
-    return _at_side(_published(), architecture(spec), side)
+    return _at_side(published_rates(), architecture(spec), side)
 
 
-def measured_throughput(spec: ModelSpec, side: int = 0, file: Path | None = None) -> pd.DataFrame:
-    """As `published_throughput`, from what `make bench` measured with this cache folder.
-
-    Args:
-        spec: A timm or open_clip model of a profile.
-        side: Input side in pixels; 0 = the one nearest to 224.
-        file: The table; by default `rates.csv` of the cache folder.
+def measured_throughput(spec: ModelSpec, side: int = 0) -> pd.DataFrame:
+    """As `published_throughput`, from `rates.csv` of the cache folder, which `make bench` writes.
 
     Raises:
         InputError: The table lacks a column.
     """
-    file = file or cache_dir() / "rates.csv"
+    file = cache_dir() / "rates.csv"
     table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=COLUMNS)
     if lacking := set(COLUMNS) - set(table.columns):
         raise InputError(f"{file}: column {min(lacking)} is missing; delete the file, `make bench` writes it anew")
@@ -106,7 +101,8 @@ def _at_side(table: pd.DataFrame, model: str, side: int) -> pd.DataFrame:
 
 
 @lru_cache
-def _published() -> pd.DataFrame:
+def published_rates() -> pd.DataFrame:
+    """The table of published rates."""
     return pd.read_csv(ASSETS / "rates.csv")
 
 
@@ -131,26 +127,28 @@ def projected_hours(profile: Profile) -> pd.DataFrame:
         `card, hours, precision, source`, measured cards first, then by hours; only cards with a rate for every model
         that has any rate. `attrs["without"]` names the models that have none.
     """
-    passes = usual_passes(profile)
-    tables, without = [], []
-    for name, spec in profile.models.items():
-        rates = pd.concat(
+    by_model = {
+        name: pd.concat(
             [measured_throughput(spec).assign(measured=True), published_throughput(spec).assign(measured=False)]
         )
-        if rates.empty:
-            without.append(name)
-        tables.append(rates)
-    known = [table for table in tables if len(table)]
-    columns = ["card", "hours", "precision", "source"]
-    if not known:
-        return _with_missing(pd.DataFrame(columns=columns), without)
-    rates = pd.concat(known)
-    rates["hours"] = passes / rates["images_per_second"] / 3600
-    grouped = rates.groupby(["card", "measured"], as_index=False).agg(
-        hours=("hours", "sum"), models=("hours", "size"), precision=("precision", "first"), source=("source", "first")
-    )
-    whole = grouped[grouped["models"] == len(known)].sort_values(["measured", "hours"], ascending=[False, True])
-    return _with_missing(whole[columns].reset_index(drop=True), without)
+        for name, spec in profile.models.items()
+    }
+    known = [table for table in by_model.values() if len(table)]
+    whole = pd.DataFrame(columns=["card", "hours", "precision", "source"])
+    if known:
+        rates = pd.concat(known)
+        rates["hours"] = usual_passes(profile) / rates["images_per_second"] / 3600
+        grouped = rates.groupby(["card", "measured"], as_index=False).agg(
+            hours=("hours", "sum"),
+            models=("hours", "size"),
+            precision=("precision", "first"),
+            source=("source", "first"),
+        )
+        grouped = grouped[grouped["models"] == len(known)]
+        ordered = grouped.sort_values(["measured", "hours"], ascending=[False, True])
+        whole = ordered[whole.columns].reset_index(drop=True)
+    whole.attrs["without"] = [name for name, table in by_model.items() if table.empty]
+    return whole
 
 
 def projection(profile: Profile) -> list[str]:
@@ -167,11 +165,6 @@ def projection(profile: Profile) -> list[str]:
     if table.attrs["without"]:
         said.append(f"  without {', '.join(table.attrs['without'])}: no rate is known; `make bench` measures yours")
     return said
-
-
-def _with_missing(table: pd.DataFrame, without: list[str]) -> pd.DataFrame:
-    table.attrs["without"] = without
-    return table
 
 
 def _span(time: float) -> str:
