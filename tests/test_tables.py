@@ -78,6 +78,20 @@ def test_big_tables_leave_the_download_to_the_saved_file():
     assert results.csv_link(results.csv_text(frame), "t.csv", "t") == ""
 
 
+def test_p_values_at_their_floor_are_bounds():
+    frame = pd.DataFrame(
+        {"pair": ["a", "b", "c"], "p_holm": [0.0042, 0.0042, 0.0001], "p_holm_floor": [0.0042, np.nan, 1]}
+    )
+    table = parse(frame, formats={"p_holm": ".4f"})
+    assert [head.text for head in table.select("thead th")] == ["pair", "p (Holm)"]
+    assert [cell.text for cell in table.select("tbody td")] == ["< 0.0042", "0.0042", "< 0.001"]
+    assert table.select("tbody td")[0]["data-sort"] == "0.0042"
+    other = parse(
+        frame.rename(columns={"p_holm": "p (NLL)", "p_holm_floor": "p (NLL)_floor"}), formats={"p (NLL)": ".3f"}
+    )
+    assert [cell.text for cell in other.select("tbody td")] == ["< 0.004", "0.004", "< 0.001"]
+
+
 def test_tables_with_many_intervals_put_them_below_the_values():
     columns = {f"m{i}{end}": [1.0] for i in range(3) for end in ("", "_low", "_high")}
     assert "ba-dense" in parse(pd.DataFrame({"model": ["a"], **columns})).figure["class"]

@@ -5,11 +5,15 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logit
 
-from beyond_accuracy import corruptions
+from beyond_accuracy import corruptions, stats
 from beyond_accuracy.labels import imagenet_subset
 from beyond_accuracy.metrics import robustness as rb
 from beyond_accuracy.metrics import tidy
 from beyond_accuracy.reference import alexnet_errors
+
+GRID = np.linspace(-7, 9, 4001)
+LOSS = np.average(expit(GRID) - expit(GRID - 1), weights=np.exp(-((GRID - 1.2) ** 2) / 2))
+"""What images of normal ease around 1.2 log-odds lose when each becomes harder by one."""
 
 
 @pytest.mark.parametrize("name", ["a", "r"])
@@ -60,10 +64,20 @@ def test_differences_are_paired():
     base = np.arange(1000) % 2 == 0
     better = base.copy()
     better[1:40:2] = True  # 20 images more, none less
-    row = rb.accuracy_differences({"a": better, "b": base}, 1000, 0).iloc[0]
+    row = rb.accuracy_differences({"a": better, "b": base}).iloc[0]
     assert row.difference == pytest.approx(2.0) and row.ci_low > 1 and row.p < 1e-4
-    same = rb.accuracy_differences({"a": base, "b": base}, 100, 0).iloc[0]
-    assert same.difference == 0 and same.p == 1
+    same = rb.accuracy_differences({"a": base, "b": base}).iloc[0]
+    assert same.difference == 0 and same.p == 1 and same.ci_low < 0 < same.ci_high
+
+
+def test_interval_and_test_of_a_pair_agree():
+    """One image more is no difference, although no resample has one image less."""
+    base = np.arange(480) % 4 > 0
+    for more in range(9):
+        better = base.copy()
+        better[np.flatnonzero(~base)[:more]] = True
+        row = rb.accuracy_differences({"a": better, "b": base}).iloc[0]
+        assert (row.ci_low > 0) == (row.p < 0.05) == (more > 3)
 
 
 def alexnet_cells():
@@ -126,6 +140,8 @@ def test_corruption_intervals_resample_source_images():
     cells = {(name, k): {"m": right} for name in corruptions.NAMES for k in range(1, 6)}
     row = rb.corruption_table(cells, {}, 2000, 0).set_index("metric").loc["accuracy"]
     assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 * 5, rel=0.1)
+    perfect = rb.corruption_table({("fog", 1): {"m": np.ones(100, bool)}}, {}, 10, 0)
+    assert (perfect.ci_low == 100 * stats.wilson(100, 100).low).all()  # and not 100: no resample of it has an error
     assert "mce" not in set(rb.corruption_table(cells, {"other": 0.5}, 10, 0).metric)
 
 
@@ -155,10 +171,62 @@ def test_average_is_the_plain_mean_of_sets():
     assert table.set_index("model").value.to_dict() == pytest.approx(expected)
     assert gaps.iloc[0].difference == pytest.approx(expected["a"] - expected["b"])
     assert gaps.iloc[0].ci_low < gaps.iloc[0].difference < gaps.iloc[0].ci_high
+    assert gaps.iloc[0].p_floor == stats.p_value_floor(20_000) and gaps.iloc[0].n == 450
+    same, gap = rb.average_table({name: {"a": by["a"] / 3, "b": by["a"] / 3} for name, by in sets.items()}, 10, 0)
+    assert gap.iloc[0][["difference", "ci_low", "ci_high", "p"]].tolist() == [0, 0, 0, 1]
     with pytest.raises(ValueError, match="same models"):
         rb.average_table({"x": {"a": [True]}, "y": {"b": [True]}}, 10, 0)
     with pytest.raises(ValueError, match="at least one set"):
         rb.average_table({}, 10, 0)
+
+
+def test_sets_that_show_the_same_images_are_resampled_together():
+    right = {"m": np.random.default_rng(0).random(400) < 0.7}
+    names = {"real": np.arange(400).astype(str), "c": np.arange(400)[::-1].astype(str)}
+    turned = {"m": right["m"][::-1]}
+    width = {}
+    for known in (None, names):
+        row = rb.average_table({"real": right, "c": turned}, 4000, 0, known)[0].iloc[0]
+        width[known is None] = row.ci_high - row.ci_low
+    # the second set is the first once more: it tells nothing new
+    assert width[False] == pytest.approx(2 * 196 * np.sqrt(0.21 / 400), rel=0.1)
+    assert width[False] / width[True] == pytest.approx(np.sqrt(2), rel=0.1)
+
+
+def test_own_images():
+    clean = {"m": np.array([True, False, True])}
+    own = rb.own_images(clean, ["a", "b", "c"], np.array(["c", "b", "c"], object))
+    assert own["m"].tolist() == [True, False, True]
+    assert rb.own_images(clean, ["a", "b", "c"], ["a", "other"]) is None
+
+
+def test_loss_is_measured_against_a_sets_own_images():
+    """A set made from the easier half of the clean images: of their 100 % it loses 20 points, of all 75 % none."""
+    ids = np.arange(400).astype(str)
+    clean = {"m": np.arange(400) < 300}
+    corrupted, sketch = {"m": np.arange(200) % 5 > 0}, {"m": np.arange(100) < 55}
+    own = rb.own_images(clean, ids, ids[:200])
+    arguments = {"sources": {"c": ids[:200]}, "clean_sources": {"c": ids[:200], "s": ids}}
+    sets = {"c": corrupted, "s": sketch}
+    row = rb.average_table(sets, 2000, 0, clean={"c": own, "s": clean}, **arguments)[0].iloc[0]
+    assert (row.metric, row.value, row.n) == ("accuracy_loss", pytest.approx((20 + 20) / 2), 300)
+    # by hand: an image of the easier half counts in both parts, the sketches are others
+    influence = np.r_[(1 - corrupted["m"] - 0.2) / 200, np.zeros(200)] + (clean["m"] - 0.75) / 400
+    spread = 50 * np.sqrt((influence**2).sum() + 0.55 * 0.45 / 100)
+    assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 * spread, rel=0.06)
+
+
+def test_intervals_of_a_loss_cover_it():
+    hits = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        ease, ids = rng.normal(1.2, 1, 300), np.arange(300).astype(str)
+        clean, shifted = {"m": rng.random(300) < expit(ease)}, {"m": rng.random(150) < expit(ease[:150] - 1)}
+        own = rb.own_images(clean, ids, ids[:150])
+        known = {"sources": {"c": ids[:150]}, "clean_sources": {"c": ids[:150]}}
+        row = rb.average_table({"c": shifted}, 250, seed, clean={"c": own}, **known)[0].iloc[0]
+        hits += row.ci_low <= 100 * LOSS <= row.ci_high
+    assert 0.9 < hits / 150
 
 
 def test_the_papers_average_is_reproduced_from_its_own_numbers():

@@ -3,10 +3,12 @@
 The paper reports accuracy. A model can keep its accuracy while changing its answers, so this module also compares each
 image with itself: agreement, flips, the change of the whole distribution and of the true class's probability.
 
-Everything is a mean of per-image values, so that intervals are paired: an image is resampled with all its versions.
+Everything is a mean of per-image values, so that intervals are paired. Shares of images have Wilson intervals, changes
+of accuracy score intervals; other means are resampled, an image with all its versions.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +16,15 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import rel_entr
 
-from ..stats import Interval, bootstrap_means
+from ..stats import (
+    P_VALUE_RESAMPLES,
+    accuracy_difference,
+    bootstrap_means,
+    p_value_floor,
+    paired_difference,
+    percentile_interval,
+    share_interval,
+)
 from . import tidy
 from .robustness import accuracy_differences
 
@@ -29,6 +39,9 @@ KINDS = {
     "target_probability_change": "fraction",
 }
 """What is measured at each strength, and its unit. See `per_image`."""
+SHARES = ("agreement", "agreement_given_correct", "flip_rate")
+ABSOLUTE = ("accuracy", "target_probability")
+"""Kinds that say something of the plain run; the others compare it with itself there, and are not estimates."""
 
 
 class Outputs(Protocol):
@@ -121,56 +134,6 @@ def per_image(plain: Outputs, changed: Outputs, previous: Outputs) -> dict[str, 
 
 
 def curve(
-    transform: str, plain: Mapping[str, Outputs], steps: Sequence[Step], resamples: int, seed: int
-) -> pd.DataFrame:
-    """Every measure at every strength of one transform.
-
-    Args:
-        transform: Name of the transform, e.g. `scale`.
-        plain: Model -> outputs on the untransformed images.
-        steps: Strengths in order; the identity may be among them.
-        resamples: Bootstrap resamples of images, shared by models and strengths.
-        seed: Seed.
-
-    Returns:
-        Tidy rows `<kind>:<transform>=<strength>` with the further columns `kind`, `transform`, `strength`. Accuracy has
-        a Wilson interval, everything else a paired bootstrap one. For `agreement_given_correct`, rate and n are of the
-        images that were right before.
-    """
-    rows = []
-    for i, step in enumerate(steps):
-        columns = {
-            (model, kind): column
-            for model, outputs in step.outputs.items()
-            for kind, column in per_image(
-                plain[model], outputs, steps[i - 1].outputs[model] if i else plain[model]
-            ).items()
-        }
-        intervals = _mean_intervals(list(columns.values()), resamples, seed)
-        for ((model, kind), column), interval in zip(columns.items(), intervals, strict=True):
-            metric = f"{kind}:{transform}={step.strength:g}"
-            row = tidy.accuracy_row(metric, model, column > 0) if kind == "accuracy" else None
-            row = row or _mean_row(metric, model, column, KINDS[kind], interval)
-            rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
-    return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "transform", "strength"])
-
-
-def accuracy_gaps(transform: str, steps: Sequence[Step], resamples: int, seed: int) -> pd.DataFrame:
-    """Paired differences of accuracy between every two models at every strength.
-
-    Returns:
-        Rows of `robustness.accuracy_differences` with the metric `accuracy:<transform>=<strength>`.
-    """
-    parts = [
-        accuracy_differences({model: out.correct for model, out in step.outputs.items()}, resamples, seed).assign(
-            metric=f"accuracy:{transform}={step.strength:g}"
-        )
-        for step in steps
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-def mean_agreement(
     transform: str,
     plain: Mapping[str, Outputs],
     steps: Sequence[Step],
@@ -178,38 +141,108 @@ def mean_agreement(
     resamples: int,
     seed: int,
 ) -> pd.DataFrame:
+    """Every measure at every strength of one transform.
+
+    Args:
+        transform: Name of the transform, e.g. `scale`.
+        plain: Model -> outputs on the untransformed images.
+        steps: Strengths in order; each with the same models and images as `plain`.
+        identity: The strength that is the identity; None if there is none. There the comparisons with the plain run are
+            known without an interval.
+        resamples: Bootstrap resamples of images.
+        seed: Seed.
+
+    Returns:
+        Tidy rows with metric `<kind>:<transform>=<strength>`, and columns `kind`, `transform`, `strength`; n counts the
+        images that were right before.
+    """
+    rows = []
+    for i, step in enumerate(steps):
+        for model, outputs in step.outputs.items():
+            before = plain[model]
+            for kind, column in per_image(before, outputs, steps[i - 1].outputs[model] if i else before).items():
+                column = column[~np.isnan(column)]
+                value, ends = (column.mean() if len(column) else np.nan), (np.nan, np.nan)
+                if kind == "accuracy":
+                    ends = 100 * np.array(share_interval(column > 0))
+                elif not len(column) or (step.strength == identity and kind not in ABSOLUTE):
+                    pass
+                elif kind in SHARES:
+                    ends = share_interval(column > 0)
+                elif kind == "accuracy_change":
+                    ends = 100 * np.array(accuracy_difference(outputs.correct, before.correct).interval)
+                else:
+                    ends = percentile_interval(bootstrap_means(column, resamples, np.random.default_rng(seed)))
+                row = tidy.row(f"{kind}:{transform}={step.strength:g}", model, value, ends, len(column), KINDS[kind])
+                rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
+    return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "transform", "strength"])
+
+
+def accuracy_gaps(transform: str, steps: Sequence[Step], identity: float | None) -> pd.DataFrame:
+    """Paired differences of accuracy between every two models at every strength but the identity, the clean run.
+
+    Returns:
+        Rows of `robustness.accuracy_differences` with the metric `accuracy:<transform>=<strength>`.
+    """
+    parts = [
+        accuracy_differences({model: out.correct for model, out in step.outputs.items()}).assign(
+            metric=f"accuracy:{transform}={step.strength:g}"
+        )
+        for step in steps
+        if step.strength != identity
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def answers_kept(
+    plain: Mapping[str, Outputs], steps: Sequence[Step], identity: float | None
+) -> dict[str, NDArray[np.bool_]]:
+    """Whether each image keeps its answer at each strength that changes it: model -> (n, strengths)."""
+    changed = [step for step in steps if step.strength != identity]
+    return {
+        model: np.stack([np.asarray(step.outputs[model].pred) == before.pred for step in changed], axis=1)
+        for model, before in plain.items()
+    }
+
+
+def mean_agreement(transform: str, kept: Mapping[str, NDArray[np.bool_]]) -> pd.DataFrame:
     """One number per model: agreement averaged over the strengths that change the image.
 
     Args:
         transform: Name of the transform.
-        plain: Model -> outputs on the untransformed images.
-        steps: Strengths in order.
-        identity: The strength that is the identity, left out of the mean; None if there is none.
-        resamples: Bootstrap resamples of images, shared by models.
-        seed: Seed.
+        kept: Of `answers_kept`; an image counts with all its versions.
 
     Returns:
         Tidy rows `agreement:<transform>`.
     """
     rows = []
-    for model, before in plain.items():
-        same = [step.outputs[model].pred == before.pred for step in steps if step.strength != identity]
-        values = np.mean(same, axis=0)
-        [interval] = _mean_intervals([values], resamples, seed)
-        rows.append(_mean_row(f"agreement:{transform}", model, values, "fraction", interval))
+    for model, same in kept.items():
+        ends = share_interval(same.ravel(), np.repeat(np.arange(len(same)), same.shape[1]))
+        rows.append(tidy.row(f"agreement:{transform}", model, same.mean(), ends, len(same), "fraction"))
     return tidy.frame(rows)
 
 
-def _mean_intervals(columns: Sequence[NDArray], resamples: int, seed: int) -> list[Interval]:
-    """Intervals of column means over their known values, images resampled once for all columns."""
-    known = np.stack([~np.isnan(column) for column in columns], axis=1)
-    # the mean over some images is a ratio of two means over all images
-    sums = np.hstack([np.nan_to_num(np.stack(columns, axis=1)), known])
-    top, bottom = np.split(bootstrap_means(sums, resamples, np.random.default_rng(seed)), 2, axis=1)
-    draws = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
-    return [tidy.interval_of_ratio(column) for column in draws.T]
+def overall_agreement(
+    kept: Mapping[str, Mapping[str, NDArray[np.bool_]]], seed: int, resamples: int = P_VALUE_RESAMPLES
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Agreement averaged over transforms, each counting once, and its paired differences between models.
 
+    Args:
+        kept: Transform -> what `answers_kept` gives, on the same images.
+        seed: Seed.
+        resamples: Bootstrap resamples of images, each with all its versions.
 
-def _mean_row(metric: str, model: str, values: NDArray, unit: str, interval: Interval) -> dict:
-    known = values[~np.isnan(values)]
-    return tidy.row(metric, model, known.mean() if len(known) else np.nan, interval, len(known), unit)
+    Returns:
+        Tidy rows `agreement`, and rows of differences with `p_floor`; only models that were run under every transform.
+    """
+    parts = list(kept.values())
+    models = [model for model in parts[0] if all(model in part for part in parts)]
+    values = {model: np.mean([part[model].mean(axis=1) for part in parts], axis=0) for model in models}
+    rows, gaps = [], []
+    for model, share in values.items():
+        ends = percentile_interval(bootstrap_means(share, resamples, np.random.default_rng(seed)), units=len(share))
+        rows.append(tidy.row("agreement", model, share.mean(), ends, len(share), "fraction"))
+    for a, b in combinations(models, 2):
+        gap, ends, p = paired_difference(values[a], values[b], resamples, np.random.default_rng(seed))
+        gaps.append((a, b, gap, *ends, p, len(values[a]), "fraction", p_value_floor(resamples)))
+    return tidy.frame(rows), pd.DataFrame(gaps, columns=[*tidy.DIFFERENCE, "p_floor"])

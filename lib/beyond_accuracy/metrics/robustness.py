@@ -1,8 +1,9 @@
 """Does accuracy survive a change of the images? Natural shifts, corruptions, effective robustness (figure 6).
 
 Accuracies and their differences are in percent and points; mCE and corruption errors too (an mCE of 100 is AlexNet's).
-Sets on 200 classes (ImageNet-A, -R) are compared with the clean set on the same classes: their own chance level and
-difficulty differ from those of 1000 classes.
+What a set loses is measured against the clean set on what the set holds: the same classes where it has 200 of 1000
+(ImageNet-A, -R), the same images where it was made from some of them (ImageNet-C, ReaL): these may be easier or harder
+than all.
 """
 
 import itertools
@@ -14,12 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..stats import (
     P_VALUE_RESAMPLES,
-    Difference,
+    accuracy_difference,
     bootstrap_means,
     bootstrap_p_value,
-    mcnemar,
-    paired_difference,
+    p_value_floor,
     percentile_interval,
+    share_interval,
 )
 from . import tidy
 from .landscape_axes import effective_robustness
@@ -29,6 +30,9 @@ Correct = Mapping[str, ArrayLike]
 
 SHIFTS = ("v2", "a", "r", "c", "sketch", "real", "hard")
 """The roles whose accuracies the paper averages; the clean set is not among them."""
+
+SAME_IMAGES = ("real", "c")
+"""Those of them that show images of the clean set, relabelled or corrupted."""
 
 
 def subset_correct(logits: ArrayLike, target: ArrayLike, columns: ArrayLike) -> NDArray[np.bool_]:
@@ -70,18 +74,17 @@ def accuracy_table(correct: Correct, metric: str = "accuracy") -> pd.DataFrame:
     return tidy.frame(tidy.accuracy_row(metric, model, right) for model, right in correct.items())
 
 
-def accuracy_differences(correct: Correct, resamples: int, seed: int) -> pd.DataFrame:
+def accuracy_differences(correct: Correct) -> pd.DataFrame:
     """Paired differences of accuracy between every two models on one set.
 
     Returns:
-        Rows `model_a, model_b, difference, ci_low, ci_high, p, n, unit`: a minus b in points with its paired bootstrap
-        interval, and McNemar's p-value (uncorrected).
+        Rows `model_a, model_b, difference, ci_low, ci_high, p, n, unit`: a minus b in points with the score interval,
+        and McNemar's p-value (uncorrected).
     """
     rows = []
     for a, b in itertools.combinations(correct, 2):
-        right_a, right_b = np.asarray(correct[a], dtype=bool), np.asarray(correct[b], dtype=bool)
-        gap = paired_difference(right_a, right_b, resamples, np.random.default_rng(seed))
-        rows.append(_points(a, b, gap, mcnemar(right_a, right_b), right_a.size))
+        gap, (low, high), p = accuracy_difference(correct[a], correct[b])
+        rows.append((a, b, 100 * gap, 100 * low, 100 * high, p, len(correct[a]), "percent"))
     return pd.DataFrame(rows, columns=tidy.DIFFERENCE)
 
 
@@ -128,12 +131,13 @@ def corruption_table(
 ) -> pd.DataFrame:
     """Mean accuracy over all cells, mCE, and accuracy per corruption and per severity, with intervals.
 
-    The same images occur in every cell, so images are resampled whole, with all their corrupted versions.
+    The same images occur in every cell: they, not their corrupted versions, are what is independent. Accuracies are
+    shares with Wilson intervals for so many images as that makes; for the mCE images are resampled.
 
     Args:
         cells: (corruption, severity) -> model -> (n,) booleans, the same images in every cell.
         baseline: AlexNet's errors (fractions); mCE is given when all its corruptions are there.
-        resamples: Bootstrap resamples.
+        resamples: Bootstrap resamples of the mCE.
         seed: Seed.
 
     Returns:
@@ -144,21 +148,21 @@ def corruption_table(
     levels = sorted({severity for _, severity in cells})
     rows = []
     for model in next(iter(cells.values())):
-        grid = np.stack([[cells[name, k][model] for k in levels] for name in names]).astype(float)  # name, level, image
-        columns = {"accuracy": 100 * grid.mean(axis=(0, 1))}
+        grid = np.stack([[cells[name, k][model] for k in levels] for name in names]).astype(bool)  # name, level, image
+        images = np.arange(grid.shape[-1])
+        parts = {"accuracy": grid}
+        parts |= {f"accuracy:corruption={name}": part for name, part in zip(names, grid, strict=True)}
+        parts |= {f"accuracy:severity={k}": grid[:, i] for i, k in enumerate(levels)}
+        for metric, part in parts.items():
+            hits = part.reshape(-1, len(images))
+            ends = share_interval(hits.ravel(), np.tile(images, len(hits)))
+            rows.append(tidy.row(metric, model, 100 * hits.mean(), 100 * np.array(ends), len(images), "percent"))
         if baseline and set(baseline) <= set(names):
             weights = np.array([1 / baseline[name] if name in baseline else 0.0 for name in names])
-            errors = 1 - grid.mean(axis=1)
-            columns["mce"] = 100 * (weights[:, None] * errors).sum(axis=0) / len(baseline)
-        columns |= {
-            f"accuracy:corruption={name}": 100 * part.mean(axis=0) for name, part in zip(names, grid, strict=True)
-        }
-        columns |= {f"accuracy:severity={k}": 100 * grid[:, i].mean(axis=0) for i, k in enumerate(levels)}
-        table = np.stack(list(columns.values()), axis=1)
-        draws = bootstrap_means(table, resamples, np.random.default_rng(seed))
-        for metric, values, column in zip(columns, table.T, draws.T, strict=True):
-            unit = "percent" if metric != "mce" else "percent of AlexNet"
-            rows.append(tidy.row(metric, model, values.mean(), percentile_interval(column), len(values), unit))
+            relative = 100 * weights @ (1 - grid.mean(axis=1)) / len(baseline)
+            draws = bootstrap_means(relative, resamples, np.random.default_rng(seed))
+            ends = percentile_interval(draws, units=len(images))
+            rows.append(tidy.row("mce", model, relative.mean(), ends, len(images), "percent of AlexNet"))
     return tidy.frame(rows)
 
 
@@ -198,19 +202,43 @@ def mean_over_cells(cells: Mapping[tuple[str, int], Correct]) -> dict[str, NDArr
     return {model: np.mean([cell[model] for cell in cells.values()], axis=0, dtype=float) for model in models}
 
 
-def average_table(sets: Mapping[str, Correct], resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The average over sets, as the paper forms it (each set counts once, the clean set not at all).
+def own_images(clean: Correct, ids: ArrayLike, sources: ArrayLike) -> Correct | None:
+    """Clean outcomes on the very images that a shifted set was made from; None where one of them is not a clean image.
 
-    Sets are resampled independently of each other; models share the resample of a set, so differences are paired.
+    Args:
+        clean: Model -> (n,) outcomes on the clean set.
+        ids: (n,) its images.
+        sources: The images that the shifted set was made from.
+    """
+    place = pd.Index(ids).get_indexer(np.asarray(sources))
+    return None if (place < 0).any() else {model: np.asarray(right)[place] for model, right in clean.items()}
+
+
+def average_table(
+    sets: Mapping[str, Correct],
+    resamples: int,
+    seed: int,
+    sources: Mapping[str, ArrayLike] | None = None,
+    clean: Mapping[str, Correct] | None = None,
+    clean_sources: Mapping[str, ArrayLike] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The average over sets, as the paper forms it (each set counts once, the clean set not at all), or what is lost.
+
+    Sets that show the same images are resampled together, others independently; models share the resamples, so
+    differences are paired.
 
     Args:
         sets: Set -> model -> (n,) outcomes in 0..1; every set with the same models.
-        resamples: Bootstrap resamples for the intervals of the averages.
+        resamples: Bootstrap resamples; at least 20,000 where there are models to compare.
         seed: Seed.
+        sources: Set -> (n,) names of the images that its images show, for sets that share some with another.
+        clean: Set -> outcomes on the clean set, of the images and classes that the set is compared with. Then the rows
+            are clean minus shifted accuracy, `accuracy_loss`, instead of accuracy.
+        clean_sources: Set -> names of the images of `clean`.
 
     Returns:
-        Tidy rows `accuracy` (n = images of all sets), and the rows of differences as `accuracy_differences` gives them,
-        with p-values from 20,000 resamples.
+        Tidy rows (n = images of all sets), and the rows of differences as `accuracy_differences` gives them with
+        `p_floor`.
 
     Raises:
         ValueError: There are no sets, or they hold different models.
@@ -218,21 +246,26 @@ def average_table(sets: Mapping[str, Correct], resamples: int, seed: int) -> tup
     models = list(next(iter(sets.values()))) if sets else []
     if not models or any(list(by_model) != models for by_model in sets.values()):
         raise ValueError("an average needs at least one set, and the same models on each")
-    tables = [np.stack([np.asarray(by_model[m], dtype=float) for m in models], axis=1) for by_model in sets.values()]
-    n = sum(map(len, tables))
-    value = 100 * np.mean([table.mean(axis=0) for table in tables], axis=0)
-    draws = _average_draws(tables, resamples, seed)
+    pairs = list(itertools.combinations(range(len(models)), 2))
+    sources, clean_sources = sources or {}, clean_sources or {}
+    sign = -1 if clean else 1
+    parts = [(sign, _columns(by_model, models, pairs), sources.get(name)) for name, by_model in sets.items()]
+    n = sum(len(table) for _, table, _ in parts)
+    for same in {id(by_model): by_model for by_model in (clean or {}).values()}.values():
+        users = [name for name, by_model in clean.items() if by_model is same]
+        parts.append((len(users), _columns(same, models, pairs), clean_sources.get(users[0])))
+    value, draws = _weighted_sum(parts, max(resamples, P_VALUE_RESAMPLES if pairs else 1), seed)
+    value, draws = 100 * value / len(sets), 100 * draws / len(sets)
+    metric, units = ("accuracy_loss" if clean else "accuracy"), (n if len(parts) == 1 else None)
     rows = [
-        tidy.row("accuracy", m, value[i], percentile_interval(draws[:, i]), n, "percent") for i, m in enumerate(models)
+        tidy.row(metric, m, value[i], percentile_interval(draws[:, i], units=units), n, "percent")
+        for i, m in enumerate(models)
     ]
-    many = _average_draws(tables, P_VALUE_RESAMPLES, seed) if len(models) > 1 else draws
     gaps = []
-    for i, j in itertools.combinations(range(len(models)), 2):
-        gap = many[:, i] - many[:, j]
-        low, high = percentile_interval(gap)
-        row = (models[i], models[j], value[i] - value[j], low, high, bootstrap_p_value(gap), n, "percent")
-        gaps.append(row)
-    return tidy.frame(rows), pd.DataFrame(gaps, columns=tidy.DIFFERENCE)
+    for k, (i, j) in enumerate(pairs, start=len(models)):
+        ends, p = percentile_interval(draws[:, k], units=units), bootstrap_p_value(draws[:, k], units)
+        gaps.append((models[i], models[j], value[k], *ends, p, n, "percent", p_value_floor(len(draws), units)))
+    return tidy.frame(rows), pd.DataFrame(gaps, columns=[*tidy.DIFFERENCE, "p_floor"])
 
 
 def effective_table(
@@ -282,10 +315,28 @@ def effective_table(
     return pd.DataFrame(rows, columns=names)
 
 
-def _points(a: str, b: str, gap: Difference, p: float, n: int) -> tuple:
-    return a, b, 100 * gap.estimate, 100 * gap.interval.low, 100 * gap.interval.high, p, n, "percent"
+def _columns(by_model: Correct, models: Sequence[str], pairs: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+    """Outcomes of the models and their differences in pairs: taken image by image, equal models differ by exactly 0."""
+    table = np.stack([np.asarray(by_model[m], dtype=float) for m in models], axis=1)
+    return np.hstack([table, *(table[:, [i]] - table[:, [j]] for i, j in pairs)])
 
 
-def _average_draws(tables: list[NDArray], resamples: int, seed: int) -> NDArray:
+def _weighted_sum(
+    parts: Sequence[tuple[float, NDArray, ArrayLike | None]], resamples: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum of weighted column means of (weight, table, names of the images), and its draws (resamples, columns)."""
     rng = np.random.default_rng(seed)
-    return 100 * np.mean([bootstrap_means(table, resamples, rng) for table in tables], axis=0)
+    value = np.sum([weight * table.mean(axis=0) for weight, table, _ in parts], axis=0)
+    draws = np.zeros((resamples, len(value)))
+    for weight, table, names in parts:
+        if names is None:
+            draws += weight * bootstrap_means(table, resamples, rng)
+    shared = [part for part in parts if part[2] is not None]
+    if shared:  # one row per image that any of them shows: the mean of a part is a ratio of two means over all rows
+        images = pd.Index(np.unique(np.concatenate([np.asarray(names, dtype=str) for *_, names in shared])))
+        sums = np.zeros((len(images), len(shared), len(value) + 1))
+        for k, (_, table, names) in enumerate(shared):
+            np.add.at(sums[:, k], images.get_indexer(np.asarray(names, dtype=str)), np.insert(table, 0, 1, axis=1))
+        means = bootstrap_means(sums.reshape(len(images), -1), resamples, rng).reshape(resamples, len(shared), -1)
+        draws += np.einsum("rkc,k->rc", means[..., 1:] / means[..., :1], [weight for weight, *_ in shared])
+    return value, draws

@@ -127,3 +127,35 @@ def spell(rows: pd.DataFrame, pattern: str, labels: Mapping[str, str] | None = N
         shown = {key: names.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
         phrases.append(pattern.format(**shown))
     return "; ".join(phrases)
+
+
+def leaders(values: pd.Series, differences: pd.DataFrame, lower: bool = False) -> list[str]:
+    """The best model and those that it is not told apart from, best first: a superlative needs a list of one.
+
+    Args:
+        values: Model -> value.
+        differences: Rows `model_a, model_b, p_holm` of one number.
+        lower: Whether the lowest is the best.
+    """
+    first, *others = values.sort_values(ascending=lower, kind="stable").index
+    pairs = differences[differences["p_holm"] < 0.05]
+    sure = {frozenset(pair) for pair in zip(pairs["model_a"], pairs["model_b"], strict=True)}
+    return [first, *(model for model in others if frozenset((first, model)) not in sure)]
+
+
+def best(
+    rows: pd.DataFrame, differences: pd.DataFrame, labels: Mapping[str, str], pattern: str, lower: bool = False
+) -> str:
+    """`leaders` as words: one model with its number, or those that tie with theirs.
+
+    Args:
+        rows: Tidy rows of one number.
+        differences: Its rows `model_a, model_b, p_holm`.
+        labels: Model -> label.
+        pattern: How a row is written, e.g. `{value:.1f} %`.
+        lower: Whether the lowest is the best.
+    """
+    known = rows.set_index("model")
+    names = leaders(known["value"], differences, lower)
+    words = [f"{labels[name]} ({pattern.format(**known.loc[name])})" for name in names]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]} tie"
