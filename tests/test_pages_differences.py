@@ -4,12 +4,13 @@ import math
 from pathlib import Path
 
 import bs4
+import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
 
 from beyond_accuracy import pages_differences as pages
-from beyond_accuracy import results
+from beyond_accuracy import results, study
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.profiles import parse_profile
 
@@ -21,9 +22,9 @@ def own(model, value, half, n=400, metric="accuracy"):
     return dict(zip(results.RESULT_COLUMNS, row, strict=True))
 
 
-def compared(a, b, gap, half, p, metric="accuracy", dimension="calibration"):
+def compared(a, b, gap, half, p, metric="accuracy", dimension="calibration", floor=0.0):
     row = (dimension, "val", metric, a, b, gap, gap - half, gap + half, p, 400, "percent")
-    return dict(zip(pages._DIFFERENCE_COLUMNS, row, strict=True))
+    return dict(zip(study.COMPARISON_COLUMNS, row, strict=True)) | {"p_floor": floor}
 
 
 TABLE = pd.DataFrame([own("a", 80.0, 2.0), own("b", 77.0, 1.5), own("c", 70.0, 2.0)])
@@ -59,13 +60,51 @@ def test_a_missing_p_is_no_verdict_and_not_counted():
     assert rows["real"].tolist() == [True, True, False] and rows["family"].iloc[0] == 2
 
 
-def test_images_needed():
-    sd = 1.0 / norm.ppf(0.975) * 20  # half width 1 with 400 images
-    expected = math.ceil(((norm.ppf(0.975) + norm.ppf(0.8)) * sd / 3) ** 2)
-    assert pages.needed_images(3.0, 2.0, 4.0, 400) == expected
-    assert pages.needed_images(-3.0, -4.0, -2.0, 400) == expected
+def test_units_needed_by_hand():
+    # half width 1.959964 at 400 units: sd 20 per unit; ((1.959964 + 0.841621) * 20 / 3)^2 = 348.8
+    half = norm.ppf(0.975)
+    assert pages.needed_units(3.0, 3 - half, 3 + half, 400) == 349 == pages.needed_units(-3.0, -3 - half, half - 3, 400)
     for nothing in [(0.0, -1, 1, 400), (1.0, 1, 1, 400), (1.0, math.nan, math.nan, 400), (1.0, 0, 2, math.nan)]:
-        assert pages.needed_images(*nothing) is None
+        assert pages.needed_units(*nothing) is None
+
+
+def test_units_needed_reach_their_power_where_scenes_inform():
+    """A difference that varies between scenes: as many scenes as said find it in 80 % of the cases."""
+    rng = np.random.default_rng(0)
+    sd, images = 0.4, 90  # of the scenes' differences; images of a scene repeat it
+    half = norm.ppf(0.975) * sd / 96**0.5
+    n = pages.needed_units(0.1, 0.1 - half, 0.1 + half, 96)
+    assert 100 < n < 150 < 96 * images
+    means = rng.normal(0.1, sd, (4000, n)).mean(axis=1)
+    assert np.mean(means > norm.ppf(0.975) * sd / n**0.5) == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_page_says_what_n_counts(tmp_path):
+    rows = pd.DataFrame([compared("a", "b", 3.0, 1.0, 0.01, dimension="synthetic", metric="accuracy:average")])
+    results.write_atomically(tmp_path / "comparisons/synthetic.csv", results.csv_text(rows).encode())
+    text = pages.body(tmp_path, small_profile(), ["synthetic"], {"synthetic": "Sweeps"}, TABLE).html
+    soup = bs4.BeautifulSoup(text, "html.parser")
+    assert "n = 400 scenes" in soup.select_one("section tbody th").text and "91 scenes" in text
+    assert "then the scenes needed" in soup.select_one("figcaption[id=cap-diff-synthetic]").text
+
+
+def test_a_transform_that_changes_nothing_is_no_question_of_its_own():
+    """Eight ladders start at the plain images: their difference would be counted, and corrected for, eight times."""
+    kinds = ("scale=1", "shift=0", "resolution=224", "hflip=0", "scale=3", "jpeg=10")
+    rows = pd.DataFrame([compared("a", "b", 1, 0.5, 0.012, metric=f"accuracy:{kind}") for kind in kinds])
+    found = pages.difference_table(rows, TABLE.iloc[:0], MODELS)
+    assert found["metric"].tolist() == ["accuracy:scale=3", "accuracy:jpeg=10"]
+    assert found["family"].tolist() == [2, 2] and found["p_holm"].tolist() == pytest.approx([0.024] * 2)
+
+
+def test_p_values_at_the_floor_are_bounds(tmp_path):
+    rows = pd.DataFrame([compared("a", "b", 3.0, 1.0, 0.002, floor=0.002), compared("b", "c", 7.0, 1.2, 0.002)])
+    results.write_atomically(tmp_path / "comparisons/calibration.csv", results.csv_text(rows).encode())
+    text = pages.body(tmp_path, small_profile(), ["calibration"], {}, TABLE.iloc[:0]).html
+    assert "✓ p &lt; 0.004" in text and "✓ p = 0.004" in text
+    old = rows.drop(columns="p_floor")  # written before floors were recorded
+    results.write_atomically(tmp_path / "comparisons/calibration.csv", results.csv_text(old).encode())
+    assert pages.read_comparisons(tmp_path, ["calibration"])["p_floor"].tolist() == [0, 0]
 
 
 def test_models_outside_the_profile_are_left_out():
@@ -91,7 +130,7 @@ def test_the_page(tmp_path):
     assert len(cells) == 4 and not soup.select("tbody i")
     heads = [head.text for head in soup.select("section.ba-diff thead th")]
     assert heads[1] == "<i>a</i> − <i>b</i>" == cells[0]["data-pair"] and heads[4] == "<i>a</i> − zero"
-    assert row.th.text == "accuracyval · points · n = 400"
+    assert row.th.text == "accuracyval · points · n = 400 images"
     assert cells[0].contents[0].strip() == "+3.00" and cells[0].span.text == "[+2.00, +4.00]"
     assert [small.text for small in cells[0].select("small")] == ["✓ p = 0.030", "91 images"]
     assert cells[0]["data-verdict"] == "real" and "real" in cells[0]["class"]

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from numpy.typing import ArrayLike
 from scipy.stats import norm
+from statsmodels.stats.power import normal_sample_size_one_tail
 
 from beyond_accuracy import results, stats, tables
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.report_pages import TEMPLATE, Body
-from beyond_accuracy.sample_size import images_to_decide
+from beyond_accuracy.transforms import IDENTITY_AT
 
 ALPHA = 0.05
 POWER = 0.8
@@ -25,10 +27,14 @@ PAIRED, INDEPENDENT = "paired", "independent"
 _KEYS = ["dimension", "dataset", "metric"]
 _MOST_NEEDED = 10**9  # beyond this no benchmark helps, and the normal approximation has no meaning
 _DIFFERENCE_COLUMNS = [*_KEYS, "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n", "unit"]
+_UNITS = {"synthetic": "scenes", "shape_bias": "shape images", "transfer": "images or scenes"}
+"""What n counts, by page, where it is not images: the units that inform, not how often each was photographed."""
 
 
 def read_comparisons(folder: Path, dimensions: Sequence[str]) -> pd.DataFrame:
     """The recorded differences of some dimensions, in their order; an empty `model_b` stands for zero.
+
+    `p_floor` is the smallest p-value that a row's test can give, 0 where it gives any.
 
     Raises:
         InputError: A file without the columns of the schema (docs/architecture.md, Comparisons).
@@ -41,14 +47,15 @@ def read_comparisons(folder: Path, dimensions: Sequence[str]) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype={"model_a": str, "model_b": str})
         if missing := set(_DIFFERENCE_COLUMNS) - set(frame.columns):
             raise InputError(f"{path}: missing columns {', '.join(sorted(missing))}")
-        frames.append(frame[_DIFFERENCE_COLUMNS].assign(model_b=frame["model_b"].fillna("")))
+        frame = frame.reindex(columns=[*_DIFFERENCE_COLUMNS, "p_floor"])
+        frames.append(frame.assign(model_b=frame["model_b"].fillna("")).fillna({"p_floor": 0.0}))
     frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_DIFFERENCE_COLUMNS)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_DIFFERENCE_COLUMNS, "p_floor"])
 
 
-def half_width_sd(low: pd.Series, high: pd.Series) -> pd.Series:
+def half_width_sd(low: ArrayLike, high: ArrayLike) -> ArrayLike:
     """Standard error that a 95 % interval implies under the normal approximation."""
-    return (high.astype(float) - low.astype(float)) / (2 * Z95)
+    return (high - low) / (2 * Z95)
 
 
 def difference_table(comparisons: pd.DataFrame, table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
@@ -56,8 +63,9 @@ def difference_table(comparisons: pd.DataFrame, table: pd.DataFrame, models: Seq
 
     Pairs that a page did not compare image by image are filled in from the two models' own intervals, taken as
     independent: usually wider than the truth, since the models saw the same images. All rows of one dimension are
-    one family for Holm's correction. `needed` is the number of images at which a difference of this size would be
-    found with probability 0.8, if the width of its interval shrinks with the square root of their number.
+    one family for Holm's correction; a transform at the strength that changes nothing is the plain accuracy, which has
+    its own page, and is left out. `needed` is the number of units (of what n counts) at which a difference of this size
+    would be found with probability 0.8, if the width of its interval shrinks with the square root of their number.
 
     Args:
         comparisons: As of `read_comparisons`.
@@ -66,8 +74,9 @@ def difference_table(comparisons: pd.DataFrame, table: pd.DataFrame, models: Seq
 
     Returns:
         Columns of the comparisons and `basis` (paired or independent), `p_holm`, `family` (size), `real` (bool),
-        `needed` (Int64, missing where it cannot be known).
+        `needed` (Int64, missing where it cannot be known). Where p lies at its `p_floor`, p_holm is an upper bound.
     """
+    comparisons = comparisons[~comparisons["metric"].map(_changes_nothing).astype(bool)]
     known = comparisons[comparisons["model_a"].isin(models) & comparisons["model_b"].isin([*models, ""])]
     rows = pd.concat([known.assign(basis=PAIRED), _unrecorded(known, table, models)], ignore_index=True)
     if not len(rows):
@@ -76,24 +85,32 @@ def difference_table(comparisons: pd.DataFrame, table: pd.DataFrame, models: Seq
     rows["p_holm"] = rows.groupby("dimension", sort=False)["p"].transform(lambda p: stats.holm(p.to_numpy()))
     rows["family"] = rows.groupby("dimension", sort=False)["p"].transform("count")
     rows["real"] = (rows["p_holm"] < ALPHA).to_numpy(bool)
-    rows["needed"] = pd.array([needed_images(*row) for row in _precision(rows)], dtype="Int64")
+    rows["needed"] = pd.array([needed_units(*row) for row in _precision(rows)], dtype="Int64")
     rows["n"] = rows["n"].astype("Int64")
     places = {key: i for i, key in enumerate(rows[_KEYS].drop_duplicates().itertuples(index=False, name=None))}
     order = [places[key] for key in rows[_KEYS].itertuples(index=False, name=None)]
     return rows.assign(_order=order).sort_values("_order", kind="stable").drop(columns="_order").reset_index(drop=True)
 
 
-def needed_images(difference: float, low: float, high: float, n: float) -> int | None:
-    """Images that would decide a difference of this size; None where interval, n or difference say nothing.
+def _changes_nothing(metric: str) -> bool:
+    kind, _, strength = metric.partition(":")[2].partition("=")
+    return bool(strength) and kind in IDENTITY_AT and float(strength) == IDENTITY_AT[kind]
 
-    >>> needed_images(0.01, 0.01 - 1.96 * 0.005, 0.01 + 1.96 * 0.005, 1000)
+
+def needed_units(difference: float, low: float, high: float, n: float) -> int | None:
+    """Units (of what n counts) that would decide a difference of this size; None where nothing can be said.
+
+    n = ((z_{1 - alpha/2} + z_power) * sd / difference)^2, the normal approximation of the paired test, with the sd of a
+    unit that the interval implies.
+
+    >>> needed_units(0.01, 0.01 - 1.96 * 0.005, 0.01 + 1.96 * 0.005, 1000)
     1963
     """
     if not all(np.isfinite([difference, low, high, n])) or difference == 0 or high <= low or n <= 0:
         return None
-    sd = (high - low) / (2 * Z95) * float(np.sqrt(n))
-    needed = images_to_decide(difference, sd=sd, power=POWER, alpha=ALPHA)
-    return int(needed) if needed <= _MOST_NEEDED else None
+    sd = half_width_sd(low, high) * float(np.sqrt(n))
+    needed = max(1.0, normal_sample_size_one_tail(difference, POWER, ALPHA / 2, std_null=sd))
+    return int(np.ceil(needed)) if needed <= _MOST_NEEDED else None
 
 
 def _precision(rows: pd.DataFrame) -> list[tuple[float, ...]]:
@@ -108,7 +125,7 @@ def _unrecorded(known: pd.DataFrame, table: pd.DataFrame, models: Sequence[str])
         there = {frozenset(pair) for pair in recorded[["model_a", "model_b"]].itertuples(index=False, name=None)}
         mask = (table[_KEYS] == list(key)).all(axis=1) & table["ci_low"].notna()
         own = table[mask].set_index("model")
-        sd = half_width_sd(own["ci_low"], own["ci_high"])
+        sd = half_width_sd(own["ci_low"].astype(float), own["ci_high"].astype(float))
         for a, b in combinations([name for name in models if name in own.index], 2):
             spread = float(np.hypot(sd[a], sd[b]))
             if frozenset((a, b)) in there or spread == 0:
@@ -117,8 +134,8 @@ def _unrecorded(known: pd.DataFrame, table: pd.DataFrame, models: Sequence[str])
             ends = gap - Z95 * spread, gap + Z95 * spread
             count = own.loc[[a, b], "n"].min()
             p = float(2 * norm.sf(abs(gap) / spread))
-            rows.append((*key, a, b, gap, *ends, p, count, recorded["unit"].iloc[0], INDEPENDENT))
-    return pd.DataFrame(rows, columns=[*_DIFFERENCE_COLUMNS, "basis"])
+            rows.append((*key, a, b, gap, *ends, p, count, recorded["unit"].iloc[0], 0.0, INDEPENDENT))
+    return pd.DataFrame(rows, columns=[*_DIFFERENCE_COLUMNS, "p_floor", "basis"])
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -196,9 +213,11 @@ def _reading(rows: pd.DataFrame, inferred: int) -> str:
     text = (
         "<p>A difference is first minus second model, over the same images, with its 95&nbsp;% interval; percentages "
         "differ by points. <strong>Real</strong> means that p, corrected by Holm’s method over all comparisons of the "
-        f"dimension, is below {ALPHA}; <strong>not decided</strong> does not mean equal. <em>Images needed</em> is "
-        f"how many images would find a difference of the measured size with a probability of {POWER:.0%} before any "
-        "correction, if the interval’s width shrinks with the square root of their number.</p>"
+        f"dimension, is below {ALPHA}; <strong>not decided</strong> does not mean equal. A p after “&lt;” is as small "
+        "as the resamples behind it can tell. n counts what informs: images, or where many show one scene or shape, "
+        "these. The <em>number needed</em> says how many of them would find a difference of the measured size "
+        f"with a probability of {POWER:.0%} before any correction, if the interval’s width shrinks with the square "
+        "root of their number; more images of the same scenes would not help.</p>"
     )
     coarse = int(rows["family"].max())
     extra = []
@@ -242,10 +261,10 @@ def _section(dimension: str, title: str, rows: pd.DataFrame, labels: dict[str, s
     """One table: a row per number, a column per pair of models, everything about their difference in the cell."""
     datasets = {name: spec.title or name for name, spec in profile.datasets.items()} | {"average": "mean of all sets"}
     name = f"diff-{dimension.replace('_', '-')}"
-    family = int(rows["family"].iloc[0])
+    family, units = int(rows["family"].iloc[0]), _UNITS.get(dimension, "images")
     caption = (
         f"{title}: {int(rows['real'].sum())} of {len(rows)} differences are real. Holm’s family: {family}. "
-        "✓ real; p after correction; then the images needed to see a difference of this size."
+        f"✓ real; p after correction; then the {units} needed to see a difference of this size."
     )
     texts = [_pair(*pair, labels) for pair in rows[["model_a", "model_b"]].itertuples(index=False, name=None)]
     rows = rows.assign(pair=texts)
@@ -254,13 +273,13 @@ def _section(dimension: str, title: str, rows: pd.DataFrame, labels: dict[str, s
     body = []
     for (dataset, metric), part in rows.groupby(["dataset", "metric"], sort=False):
         spec = "+.2f" if part["difference"].abs().max() >= 2 or part["unit"].iloc[0] == "percent" else "+.3f"
-        cells = {row["pair"]: _difference_cell(row, spec) for row in part.to_dict("records")}
+        cells = {row["pair"]: _difference_cell(row, spec, units) for row in part.to_dict("records")}
         unit = {"percent": "points"}.get(part["unit"].iloc[0], part["unit"].iloc[0])
         counts = sorted(set(part["n"].dropna().astype(int)))
         under = [
             datasets.get(dataset, dataset.replace("_", " ")),
             unit,
-            *([f"n = {counts[0]:,}"] if len(counts) == 1 else []),
+            *([f"n = {counts[0]:,} {units}"] if len(counts) == 1 else []),
         ]
         what = f"{_esc(metric.replace('_', ' ').replace(':', ': '))}<small>{_esc(' · '.join(under))}</small>"
         rest = "".join(cells.get(pair, f'<td class="num" data-pair="{_esc(pair)}">–</td>') for pair in pairs)
@@ -280,14 +299,14 @@ def _esc(text: str) -> str:
     return html.escape(str(text))
 
 
-def _difference_cell(row: dict, spec: str) -> str:
+def _difference_cell(row: dict, spec: str, units: str) -> str:
     estimate, _, interval = tables.format_interval(row["difference"], row["ci_low"], row["ci_high"], spec).partition(
         " "
     )
     verdict = "real" if row["real"] else "not decided"
-    p = _p_text(row["p_holm"])
+    p = _p_text(row["p_holm"], bound=row["p"] <= row["p_floor"] * (1 + 1e-9))
     mark = ("✓ " if row["real"] else "") + (f"p {p}" if p.startswith("<") else f"p = {p}")
-    needed = "" if pd.isna(row["needed"]) else f"<small>{int(row['needed']):,} images</small>"
+    needed = "" if pd.isna(row["needed"]) else f"<small>{int(row['needed']):,} {units}</small>"
     dagger = "†" if row["basis"] == INDEPENDENT else ""
     return (
         f'<td class="num{" real" if row["real"] else ""}" data-pair="{_esc(row["pair"])}" data-verdict="{verdict}" '
@@ -296,7 +315,7 @@ def _difference_cell(row: dict, spec: str) -> str:
     )
 
 
-def _p_text(p: float) -> str:
+def _p_text(p: float, bound: bool) -> str:
     if pd.isna(p):
         return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"< {p:.3f}" if bound else f"{p:.3f}"
