@@ -8,8 +8,10 @@ from beyond_accuracy.claims import Claim, Inequality, Term
 from beyond_accuracy.errors import DataMissing
 from beyond_accuracy.paper_claims import CELLS, paper_claims
 from beyond_accuracy.profiles import load_profile
+from beyond_accuracy.report_front import ECE
 from beyond_accuracy.results import write_dimension
 
+Z = norm.ppf(0.975)
 NO_COMPARISONS = pd.DataFrame(
     columns=[
         "dimension",
@@ -65,19 +67,29 @@ def test_a_negative_weight_turns_the_interval():
     assert found.p_not_above == 0.0002
 
 
+def test_a_p_value_at_the_floor_is_a_bound():
+    rows = [compared("a", "z", 1, 0.9, 0.0002), compared("b", "z", 1, 0.9, 0.0002)]
+    floors = pd.DataFrame(rows).assign(p_floor=[0.0002, 0.0])
+    many = [Claim(a, a, "x", (above(a, "z"),)) for a in "ab"]
+    table = claims.judge(many, frames()[0], floors).set_index("name")
+    assert table.p_holm.tolist() == pytest.approx([0.0004] * 2)
+    assert table.p_holm_floor["a"] == pytest.approx(0.0004) and np.isnan(table.p_holm_floor["b"])
+    assert claims.judge(many, *frames(comparisons=rows)).p_holm_floor.isna().all()  # recorded without floors
+
+
 def test_own_intervals_are_taken_as_independent():
-    tables = frames([result("a", 10, 1.96), result("b", 5, 1.96 * 2)])
+    tables = frames([result("a", 10, Z), result("b", 5, Z * 2)])
     found = claims.estimate(above("a", "b"), *tables)
     error = np.sqrt(1 + 4)
     assert found.value == 5 and found.basis == "independent"
-    assert found.low == pytest.approx(5 - 1.96 * error)
+    assert found.low == pytest.approx(5 - Z * error)
     assert found.p_not_above == pytest.approx(norm.sf(5 / error))
 
 
 def test_offsets_shift_the_test():
-    tables = frames(comparisons=[compared("a", "b", -1.0, 1.96 * 0.25, 0.0001)])
+    tables = frames(comparisons=[compared("a", "b", -1.0, Z * 0.25, 0.0001)])
     found = claims.estimate(above("a", "b", offset=2.0), *tables)
-    assert found.value == 1.0 and found.low == pytest.approx(1 - 1.96 * 0.25)
+    assert found.value == 1.0 and found.low == pytest.approx(1 - Z * 0.25)
     assert found.p_not_above == pytest.approx(norm.sf(4))
 
 
@@ -181,7 +193,8 @@ def test_the_papers_numbers_support_the_papers_claims(paper_rows):
     dimensions = load_profile("paper").dimensions
     table = claims.judge(paper_claims(dimensions, paper_rows), paper_rows, NO_COMPARISONS).set_index("name")
     untestable = table[table.verdict == "not testable"].index
-    assert set(untestable) == {"clip_overconfident", "supervised_underconfident"}  # the paper prints no signed gap
+    # The paper prints no signed gap, and ratios of errors, which accuracy alone moves, but no odds.
+    assert set(untestable) == {"clip_overconfident", "supervised_underconfident", "clip_lower_error_ratio"}
     assert set(table.drop(untestable).verdict) == {"supported"}, table[["verdict", "decisive", "effect"]]
     assert table.holding["supervised_robust"] == "10 of 10" and table.holding["texture_hardest"] == "15 of 15"
 
@@ -191,9 +204,34 @@ def test_turned_round_they_contradict_them(paper_rows):
     turned = paper_rows.assign(model=paper_rows.model.map(swap))
     dimensions = load_profile("paper").dimensions
     table = claims.judge(paper_claims(dimensions, turned), turned, NO_COMPARISONS).set_index("name")
-    for name in ("clip_shape", "vit_shape", "supervised_robust", "clip_r_sketch", "clip_lower_error_ratio"):
+    for name in ("clip_shape", "vit_shape", "supervised_robust", "clip_r_sketch"):
         assert table.verdict[name] == "contradicted", name
     assert table.verdict["texture_hardest"] == "supported"  # a mean over models
+
+
+def test_error_claims_do_not_take_a_low_ratio_for_an_even_model():
+    """Two models to which factors do the same: whoever errs more has the lower ratio, and the claim stays open."""
+    rows = []
+    for model, ratio in zip(CELLS, (1.6, 1.9, 1.3, 1.4), strict=True):
+        rows.append(result(model, ratio, 0.05, "error_ratio:average", "factors", "mistakes"))
+        rows.append(result(model, 0.8, 0.2, "factor_effect:average", "factors", "mistakes"))
+    rows = pd.DataFrame(rows)
+    (claim,) = [c for c in paper_claims({}, rows) if c.name == "clip_lower_error_ratio"]
+    assert claims.judge([claim], rows, NO_COMPARISONS).verdict[0] == "undecided"
+    lower = rows.assign(value=rows.value.where(~rows.model.str.contains("clip") | (rows.value > 1), 0.2))
+    lower = lower.assign(ci_low=lower.value - 0.1, ci_high=lower.value + 0.1)
+    assert claims.judge([claim], lower, NO_COMPARISONS).verdict[0] == "supported"
+
+
+def test_calibration_is_judged_by_the_estimate_without_bias_where_there_is_one():
+    def judged_by(metric):
+        rows = pd.DataFrame([result("vit_sup", 0.02, 0.01, metric, "val", "calibration")])
+        claim = next(
+            c for c in paper_claims({"calibration": {"clean": "val"}}, rows) if c.name == "convnext_calibrated"
+        )
+        return claim.inequalities[0].terms[0].metric
+
+    assert (judged_by(ECE), judged_by("ece")) == (ECE, "ece")  # the paper's own numbers have the plain one only
 
 
 def test_losses_under_transforms_are_those_of_the_figures(paper_rows):

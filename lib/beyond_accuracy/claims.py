@@ -18,6 +18,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from beyond_accuracy.errors import DataMissing
+from beyond_accuracy.pages_differences import Z95, half_width_sd
 from beyond_accuracy.results import read_results
 from beyond_accuracy.stats import holm
 from beyond_accuracy.study import COMPARISON_COLUMNS
@@ -74,6 +75,7 @@ class Estimate:
     p_not_above: float
     n: float
     basis: str
+    bound: bool = False  # the p-value is as small as its test can give
 
     @property
     def p_not_below(self) -> float:
@@ -137,25 +139,26 @@ def estimate(inequality: Inequality, results: pd.DataFrame, comparisons: pd.Data
             low, high = -high, -low
         low, high = low + inequality.offset, high + inequality.offset
         if inequality.offset == 0 and np.isfinite(p):
-            return Estimate(value, low, high, p / 2 if value > 0 else 1 - p / 2, n, basis)
+            return Estimate(value, low, high, p / 2 if value > 0 else 1 - p / 2, n, basis, parts[0][6])
     else:
-        low, high = value - 1.96 * error, value + 1.96 * error
+        low, high = value - Z95 * error, value + Z95 * error
         basis = "bound"
     p_not_above = float(norm.sf(value / error)) if error > 0 else float(value <= 0)
     return Estimate(value, low, high, p_not_above, n, basis)
 
 
 def _term(term: Term, results: pd.DataFrame, comparisons: pd.DataFrame):
-    """(value, standard error, two-sided p, n, interval, basis) of one term, or None."""
+    """(value, standard error, two-sided p, n, interval, basis, whether p is a bound) of one term, or None."""
     found = comparisons[(comparisons.dataset == term.dataset) & (comparisons.metric == term.metric)]
     for a, b, sign in ((term.a, term.b, 1), (term.b, term.a, -1)):
         row = found[(found.model_a == a) & (found.model_b == b)]
         if len(row) and a:
             row = row.iloc[0]
             ends = sorted((sign * row.ci_low, sign * row.ci_high))
-            error = (ends[1] - ends[0]) / (2 * 1.96)
+            error = half_width_sd(*ends)
             if np.isfinite([row.difference, error]).all():
-                return sign * row.difference, error, row.p, row.n, tuple(ends), "paired"
+                bound = row.p <= row.get("p_floor", 0) * (1 + 1e-9)
+                return sign * row.difference, error, row.p, row.n, tuple(ends), "paired", bool(bound)
     rows = [_result(results, term, model) for model in (term.a, term.b) if model]
     if any(row is None for row in rows):
         return None
@@ -163,8 +166,9 @@ def _term(term: Term, results: pd.DataFrame, comparisons: pd.DataFrame):
     if len(rows) == 2:
         value -= rows[1][0]
     error = float(np.hypot(*errors)) if len(rows) == 2 else errors[0]
-    ends = (value - 1.96 * error, value + 1.96 * error) if len(rows) == 2 else rows[0][3]
-    return value, error, np.nan, min(row[2] for row in rows), ends, "independent" if len(rows) == 2 else "one model"
+    ends = (value - Z95 * error, value + Z95 * error) if len(rows) == 2 else rows[0][3]
+    basis = "independent" if len(rows) == 2 else "one model"
+    return value, error, np.nan, min(row[2] for row in rows), ends, basis, False
 
 
 def _result(results: pd.DataFrame, term: Term, model: str):
@@ -172,7 +176,7 @@ def _result(results: pd.DataFrame, term: Term, model: str):
     if row.empty or not np.isfinite(row[["value", "ci_low", "ci_high"]].iloc[0].astype(float)).all():
         return None
     row = row.iloc[0]
-    return float(row.value), (row.ci_high - row.ci_low) / (2 * 1.96), row.n, (row.ci_low, row.ci_high)
+    return float(row.value), half_width_sd(row.ci_low, row.ci_high), row.n, (row.ci_low, row.ci_high)
 
 
 # --------------------------------------------------------------------------------------------------------- judging all
@@ -193,22 +197,24 @@ def judge(
         One row per claim: ``name, statement, dimension, verdict, holding`` (inequalities that hold, "3 of 4"),
         ``decisive`` (words of the inequality that decides: the least certain one of a supported claim, the most
         certainly reversed one of a contradicted claim), ``effect, effect_low, effect_high`` (of that one, positive in
-        the claim's direction), ``p, p_holm, n, basis, why_not``.
+        the claim's direction), ``p, p_holm, p_holm_floor`` (p_holm where it is an upper bound), ``n, basis, why_not``.
     """
     comparisons = comparisons.assign(model_b=comparisons.model_b.fillna(""))
     rows = [_judge_one(claim, results, comparisons) for claim in claims]
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table.p)
+    table["p_holm_floor"] = table.p_holm.where(table.pop("bound"))
     sides = table.pop("side")
     certain = table.p_holm < level
     table["verdict"] = np.where(table.p.isna(), UNTESTABLE, np.where(certain, sides, UNDECIDED))
     order = ["name", "statement", "dimension", "verdict", "holding", "decisive", "effect", "effect_low", "effect_high"]
-    return table[[*order, "p", "p_holm", "n", "basis", "why_not"]]
+    return table[[*order, "p", "p_holm", "p_holm_floor", "n", "basis", "why_not"]]
 
 
 def _judge_one(claim: Claim, results: pd.DataFrame, comparisons: pd.DataFrame) -> dict:
     row = {"name": claim.name, "statement": claim.statement, "dimension": claim.dimension}
-    empty = dict(holding="", decisive="", effect=np.nan, effect_low=np.nan, effect_high=np.nan, p=np.nan, n=np.nan)
+    empty = dict.fromkeys(("effect", "effect_low", "effect_high", "p", "n"), np.nan)
+    empty |= {"holding": "", "decisive": "", "bound": False}
     own = [frame[frame.dimension == claim.dimension] for frame in (results, comparisons)]
     found = [(inequality, estimate(inequality, *own)) for inequality in claim.inequalities]
     absent = [inequality.words for inequality, value in found if value is None]
@@ -230,6 +236,7 @@ def _judge_one(claim: Claim, results: pd.DataFrame, comparisons: pd.DataFrame) -
         "effect_low": value.low,
         "effect_high": value.high,
         "p": min(1.0, 2 * p),
+        "bound": value.bound,
         "n": value.n,
         "basis": value.basis,
         "side": side,
