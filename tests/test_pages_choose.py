@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from beyond_accuracy import choosing, pages_choose, report_pages, results
 from beyond_accuracy.profiles import parse_profile
+from beyond_accuracy.report_front import ECE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import ask  # noqa: E402 - the folder of tests is on no import path
@@ -19,7 +21,7 @@ from browser import ask  # noqa: E402 - the folder of tests is on no import path
 MODELS = ["a", "b", "c"]
 NUMBERS = {  # (dimension, dataset, metric, unit): values of a, b, c and the half width of their intervals
     ("models", "val", "accuracy", "percent"): ([80, 75, 70], 1.0),
-    ("calibration", "val", "ece", "fraction"): ([0.08, 0.04, 0.02], 0.01),
+    ("calibration", "val", ECE, "fraction"): ([0.08, 0.04, 0.02], 0.01),
     ("shape_bias", "cue", "shape_bias", "fraction"): ([0.5, 0.4, 0.3], 0.02),
     ("models", "none", "params", "millions"): ([40, 20, 10], None),
 }
@@ -170,13 +172,65 @@ def test_advice_names_the_first_model_and_how_sure_that_is():
     trust = rows["Needs trustworthy confidence"]
     # 80 x ece + 30 x accuracy: a 30*1000 - 80*1667, b 80*333, c 80*1333 - 30*1000
     assert trust["model"] == "c" and trust["href"] == "choose.html#ece=80&accuracy=30"
-    assert trust["numbers"] == "Calibration error ↓: 0.020 [0.010, 0.030]; b 0.040 [0.030, 0.050]"
+    assert trust["numbers"] == "Calibration error ↓: 0.020 [0.010, 0.030] against 0.040 [0.030, 0.050] (b)"
     equal = {("models", "val", "accuracy", "percent"): ([80, 79.9, 70], 2.0)}
     (row,) = pages_choose.advice(table(equal), NONE, profile())
     assert row["sure"].startswith("open: first in 5") and ", b in 4" in row["sure"]
     far = {("models", "val", "accuracy", "percent"): ([80, 60, 70], 1.0)}
     assert pages_choose.advice(table(far), NONE, profile())[0]["sure"] == "clear: first in >99% of draws"
     assert pages_choose.advice(table().iloc[:0], NONE, profile()) == []
+
+
+COSTS = {
+    ("models", "val", "accuracy", "percent"): ([80, 80, 70], 1.0),
+    ("models", "none", "gflops", "gflops"): ([0.023414, 0.023439, 0.0468], None),
+    ("models", "none", "images_per_second", "images/s"): ([1707, 1377, 700], None),
+}
+
+
+def test_equal_cost_is_a_tie():
+    """What prints alike (0.0234) decides nothing, and nothing that rests on it is clear."""
+    choice = gathered(COSTS)
+    found = choosing.rank(choice, {"macs": 60})
+    assert found.scores[0] == found.scores[1] > 0 and found.tied == 2 and found.runner_up == "c"
+    assert sorted(found.best) == pytest.approx([0, 0.5, 0.5])
+    only = {key: value for key, value in COSTS.items() if key[2] != "images_per_second"}
+    rows = {row["purpose"]: row for row in pages_choose.advice(table(only), NONE, profile())}
+    assert (rows["Cheap"]["model"], rows["Cheap"]["sure"]) == ("a or b", "a tie: equal in all that is weighed")
+    assert rows["Cheap"]["numbers"].startswith("Computation ↓, GMACs: 0.0234 against 0.0468 (c); ")
+    body = pages_choose.body(table(only), NONE, profile())
+    assert re.search(r"a \(\d\d%\) = b \(\d\d%\) › c \(&lt;1%\)", body.html) and "equal cost is a tie" in body.html
+
+
+def test_a_rate_that_was_timed_once_is_never_clear_by_a_quarter():
+    choice = gathered(COSTS, draws=20_000)
+    rate = [criterion.key for criterion in choice.criteria].index("rate")
+    assert choice.draws[rate].std(axis=1) == pytest.approx(np.full(3, np.log2(1.25) / 1.96 * 1000), rel=0.03)
+    found = choosing.rank(choice, {"rate": 60})
+    assert found.order == ["a", "b", "c"] and 0.8 < found.best[0] < 0.95  # 1,707 against 1,377; by 700 it is clear
+    assert choosing.rank(choice, {"rate": 60, "accuracy": 1}).best[2] == 0
+
+
+def test_the_number_shown_is_the_one_that_decides():
+    numbers = {
+        ("models", "val", "accuracy", "percent"): ([92, 86, 70], 0.5),
+        ("transfer", "average", "accuracy", "percent"): ([57.7, 57.6, 50], 1.3),
+    }
+    rows = {row["purpose"]: row for row in pages_choose.advice(table(numbers), NONE, profile())}
+    row = rows["Transfer to small data"]
+    assert row["model"] == "a" and row["sure"].startswith("likely: first in 9")
+    assert row["numbers"] == (
+        "Transfer accuracy ↑, %: 57.7 [56.4, 59.0] against 57.6 [56.3, 58.9] (b); "
+        "decided by Accuracy, clean ↑, %: 92.0 [91.5, 92.5] against 86.0 [85.5, 86.5] (b)"
+    )
+    choice = gathered(numbers)
+    ranking = choosing.rank(choice, {})
+    assert ranking.tied == 3 and choosing.decisive(choice, {}, ranking) is None
+
+
+def test_evenness_over_factors_is_no_reward_for_errors():
+    keys = {criterion.key: criterion.headline.metric for criterion in choosing.CRITERIA}
+    assert keys["mistakes"] == "factor_effect:average" and keys["ece"] == keys["ece_shift"] == ECE
 
 
 def test_without_results_the_page_says_so():

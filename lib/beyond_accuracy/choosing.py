@@ -14,12 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from beyond_accuracy.pages_differences import half_width_sd
+from beyond_accuracy.pages_differences import Z95, half_width_sd
 from beyond_accuracy.profiles import Profile
-from beyond_accuracy.report_front import Headline, headline_rows
+from beyond_accuracy.report_front import ECE, Headline, headline_rows
 
 UNIT = 1000  # utilities are integers, thousandths of a step: Python and the page then rank by the same numbers
 LOWEST, HIGHEST = 0, 100
+TIMING = 1.25
+"""Factor within which (95 %) a rate that was timed once is known: the same tower has run at 1,377 and at 1,707 images
+per second within one report, depending on what else the machine did."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,10 @@ class Criterion:
         key: Short name, used in the page's address.
         headline: Where its rows are found; `better` empty means that neither end is good in itself.
         step: How much of the metric counts as one step; for `log` criteria a factor of two does.
-        log: Whether steps are factors of two.
         words: The step in words.
+        log: Whether steps are factors of two.
+        known: Factor within which (95 %) a cost is known; 1 for what is counted. Costs are compared to the three digits
+            that are printed of them: what prints alike is a tie.
     """
 
     key: str
@@ -39,6 +44,12 @@ class Criterion:
     step: float
     words: str
     log: bool = False
+    known: float = 1.0
+
+    @property
+    def log_sd(self) -> float:
+        """Standard error of a number that is known within a factor, in factors of two."""
+        return float(np.log2(self.known)) / Z95
 
     @property
     def neutral(self) -> bool:
@@ -51,10 +62,10 @@ CRITERIA = (
     Criterion(
         "shifted", Headline("robustness", "accuracy", "Accuracy under shift", "higher", "average"), 5, "5 points"
     ),
-    Criterion("ece", Headline("calibration", "ece", "Calibration error", "lower"), 0.02, "0.02 less"),
+    Criterion("ece", Headline("calibration", ECE, "Calibration error", "lower"), 0.02, "0.02 less"),
     Criterion(
         "ece_shift",
-        Headline("calibration", "ece", "Calibration error under shift", "lower", "shifted"),
+        Headline("calibration", ECE, "Calibration error under shift", "lower", "shifted"),
         0.02,
         "0.02 less",
     ),
@@ -67,9 +78,10 @@ CRITERIA = (
     ),
     Criterion(
         "mistakes",
-        Headline("mistakes", "error_ratio:average", "Evenness over factors", "lower", "factors"),
+        # not the error ratio, which is lower for whoever errs more
+        Headline("mistakes", "factor_effect:average", "Evenness over factors", "lower", "factors"),
         0.2,
-        "0.2 less",
+        "0.2 less in log-odds",
     ),
     Criterion("shape", Headline("shape_bias", "shape_bias", "Shape over texture", "", "cue_conflict"), 0.1, "0.1"),
     Criterion("macs", Headline("models", "gflops", "Computation", "lower", "none"), 1, "half the GMACs", log=True),
@@ -80,6 +92,7 @@ CRITERIA = (
         1,
         "twice the images/s",
         log=True,
+        known=TIMING,
     ),
 )
 
@@ -133,13 +146,24 @@ class Ranking:
     unranked: list[str]
     flips: list[Flip]
 
+    @property
+    def tied(self) -> int:
+        """How many models share the highest score."""
+        return self.scores.count(self.scores[0]) if self.scores else 0
+
+    @property
+    def runner_up(self) -> str:
+        """The best model that does not share the highest score, or the last one if all do."""
+        return self.order[min(self.tied, len(self.order) - 1)]
+
 
 def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, draws: int, seed: int) -> Choice:
     """Criteria, utilities and draws from the results.
 
     Each number is drawn from a normal distribution around its estimate whose standard error its interval implies.
     Criteria are independent; models are independent too, except where the interval of their paired difference tells
-    how far they move together. A number without an interval is taken as exact.
+    how far they move together. A count is exact to the digits printed; a rate that was timed once is drawn, too
+    (`TIMING`).
 
     Args:
         table: Rows of the results schema.
@@ -158,12 +182,13 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         if rows is None or len(rows) < 2 or (criterion.log and (rows["value"] <= 0).any()):
             continue
         own = rows.set_index("model").reindex(models)
-        sd = half_width_sd(own["ci_low"], own["ci_high"]).fillna(0).to_numpy(float)
+        sd = half_width_sd(own["ci_low"].astype(float), own["ci_high"].astype(float)).fillna(0).to_numpy()
         value = own["value"].to_numpy(float)
         here = ~np.isnan(value)
         sign = -1 if criterion.headline.better == "lower" else 1
-        steps = sign * (np.log2(value) if criterion.log else value / criterion.step)
-        spread = np.zeros_like(sd) if criterion.log else sd / criterion.step
+        if criterion.log:
+            value, sd = np.log2([float(f"{v:.3g}") for v in value]), np.full(len(models), criterion.log_sd)
+        steps = sign * value / criterion.step
         middle = np.nanmean(steps)
         centred = np.where(here, steps - middle, 0.0)
         criteria.append(criterion)
@@ -171,7 +196,7 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         known.append(here)
         means.append(np.rint(centred * UNIT).astype(np.int64))
         noise = np.zeros((len(models), 1))
-        if spread.any():
+        if sd.any():
             together = covariance(sd, _gap_sds(comparisons, rows, models)) / criterion.step**2
             noise = _root(together) @ rng.standard_normal((len(models), draws))
         drawn.append(np.rint((centred[:, None] + noise) * UNIT).astype(np.int64))
@@ -192,8 +217,8 @@ def mean_agreement(table: pd.DataFrame) -> pd.DataFrame:
     The interval's half width is the mean of the parts', as if they moved together: never too narrow.
     """
     parts = table[(table["dimension"] == "invariance") & table["metric"].str.fullmatch(r"agreement:[^=]+")]
-    if not len(parts):
-        return parts
+    if not len(parts) or (table["metric"] == "agreement").any():  # the page itself has the mean
+        return parts.iloc[:0]
     number = parts.astype({"value": float, "ci_low": float, "ci_high": float})
     means = number.groupby(["dimension", "dataset", "model", "unit"], sort=False, as_index=False).agg(
         {"value": "mean", "ci_low": "mean", "ci_high": "mean", "n": "min"}
@@ -276,6 +301,17 @@ def rank(choice: Choice, weights: Mapping[str, int]) -> Ranking:
         [name for m, name in enumerate(choice.models) if m not in ranked],
         _flips(choice, given, order, score) if weighing else [],
     )
+
+
+def decisive(choice: Choice, weights: Mapping[str, int], ranking: Ranking) -> int | None:
+    """Position of the criterion that puts the first model furthest ahead of the next one, by weight; None if none does.
+
+    The next one is the first with another score, if there is any: what tells equal models apart decides nothing.
+    """
+    first, second = (choice.models.index(name) for name in (ranking.order[0], ranking.runner_up))
+    gaps = choice.means[:, first] - choice.means[:, second]
+    leads = [weights.get(c.key, 0) * int(gap) for c, gap in zip(choice.criteria, gaps, strict=True)]
+    return int(np.argmax(leads)) if max(leads) > 0 else None
 
 
 def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[int, int]) -> list[Flip]:

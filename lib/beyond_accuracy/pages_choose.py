@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from beyond_accuracy import tables
-from beyond_accuracy.choosing import HIGHEST, Choice, Criterion, Ranking, gather, rank
+from beyond_accuracy.choosing import HIGHEST, TIMING, Choice, Criterion, Ranking, decisive, gather, rank
 from beyond_accuracy.profiles import Profile
 from beyond_accuracy.report_pages import TEMPLATE, Body
 from beyond_accuracy.throughput import measured_throughput, published_throughput
@@ -83,8 +83,9 @@ def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> 
     """Which model comes first for each purpose and how sure that is, for the front page.
 
     Returns:
-        Per purpose `purpose`, `href` (the chooser with these weights), `model`, `sure` (words) and `numbers` (what the
-        purpose mainly rests on, first model against the runner-up); empty where there is nothing to choose by.
+        Per purpose `purpose`, `href` (the chooser with these weights), `model` (all that tie), `sure` (words) and
+        `numbers` (what the purpose is about and, if it is another, what decides: first model against the runner-up);
+        empty where there is nothing to choose by.
     """
     choice = gather(table, comparisons, profile, DRAWS, profile.settings.seed)
     labels = {name: spec.label for name, spec in profile.models.items()}
@@ -98,15 +99,17 @@ def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> 
             {
                 "purpose": preset.label,
                 "href": f"choose.html#{weights}",
-                "model": labels[ranking.order[0]],
+                "model": " or ".join(labels[name] for name in ranking.order[: ranking.tied]),
                 "sure": _sureness(ranking, labels),
-                "numbers": _main_number(choice, preset, ranking, labels),
+                "numbers": _main_numbers(choice, preset, ranking, labels),
             }
         )
     return rows
 
 
 def _sureness(ranking: Ranking, labels: Mapping[str, str]) -> str:
+    if ranking.tied > 1:
+        return "a tie: equal in all that is weighed"
     chance, rival = ranking.best[0], labels[ranking.order[1]]
     share = _chance(chance, html_safe=False)
     if chance >= 0.95:
@@ -115,16 +118,21 @@ def _sureness(ranking: Ranking, labels: Mapping[str, str]) -> str:
     return f"{'likely' if chance >= 0.8 else 'open'}: first in {share} of draws, {rival} in {second}"
 
 
-def _main_number(choice: Choice, preset: Preset, ranking: Ranking, labels: Mapping[str, str]) -> str:
-    i = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
-    rows = choice.rows[i].set_index("model")
-    spec = _spec(choice.rows[i])
+def _main_numbers(choice: Choice, preset: Preset, ranking: Ranking, labels: Mapping[str, str]) -> str:
+    need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
+    deciding = decisive(choice, preset.weights, ranking)
+    texts = [_against(choice, need, ranking, labels)]
+    if deciding not in (None, need):
+        texts.append(f"decided by {_against(choice, deciding, ranking, labels)}")
+    return "; ".join(texts)
+
+
+def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]) -> str:
+    rows, names = choice.rows[i].set_index("model"), (ranking.order[0], ranking.runner_up)
     texts = [
-        tables.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], spec)
-        for name in ranking.order[:2]
-        if name in rows.index
+        tables.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], _spec(choice.rows[i])) for name in names
     ]
-    return f"{_heading(choice.criteria[i], choice.rows[i])}: {texts[0]}; {labels[ranking.order[1]]} {texts[-1]}"
+    return f"{_heading(choice.criteria[i], choice.rows[i])}: {texts[0]} against {texts[1]} ({labels[names[1]]})"
 
 
 def offered(choice: Choice) -> list[Preset]:
@@ -230,10 +238,12 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
         ranking = rank(choice, preset.weights)
         if not ranking.order:
             continue
-        order = " › ".join(
-            f"{labels.get(n, n)} ({_chance(b, html_safe=False)})"
-            for n, b in zip(ranking.order, ranking.best, strict=True)
-        )
+        order = "".join(
+            f"{' = ' if score == before else ' › '}{labels.get(n, n)} ({_chance(b, html_safe=False)})"
+            for n, b, score, before in zip(
+                ranking.order, ranking.best, ranking.scores, [None, *ranking.scores[:-1]], strict=True
+            )
+        ).removeprefix(" › ")
         weights = ", ".join(f"{words[key].lower()} {weight}" for key, weight in preset.weights.items())
         rows.append((preset.label, order, flip_sentence(ranking, preset.weights, words, labels), weights))
     missing = [preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}]
@@ -278,8 +288,9 @@ def _numbers(choice: Choice, labels: Mapping[str, str]) -> str:
         heads[column] = labels.get(name, name)
     frame["n"] = pd.array([rows["n"].max() for rows in choice.rows], dtype="Int64")
     caption = (
-        "The numbers that are weighed, with 95 % intervals. ↑ higher is better, ↓ lower is better. n: images, of the "
-        "model with the most; tasks for transfer; none for what is counted or timed."
+        "The numbers that are weighed, with 95 % intervals. ↑ higher is better, ↓ lower is better. n: what informs "
+        "(images, scenes, shape images; tasks for transfer), of the model with the most; none for what is counted or "
+        "timed."
     )
     return f'<h2 id="numbers">Numbers</h2>{tables.table_html(frame, caption, name="criteria", labels=heads)}'
 
@@ -330,9 +341,9 @@ def _spec(rows: pd.DataFrame) -> str:
 
 def _method(choice: Choice) -> str:
     sure = [criterion.headline.label for i, criterion in enumerate(choice.criteria) if choice.draws[i].shape[1] == 1]
-    exact = f" Taken as exact, for want of an interval: {', '.join(sure).lower()}." if sure else ""
+    exact = f" Taken as exact, to the digits printed: {', '.join(sure).lower()}; equal cost is a tie." if sure else ""
     rate = (
-        ""
+        f" A rate that was timed once is taken as known within a factor of {TIMING:g}."
         if any(criterion.key == "rate" for criterion in choice.criteria)
         else " Images per second are measured on the page of the models; they differ from run to run, are not "
         "recorded with the results and hence not weighed here."

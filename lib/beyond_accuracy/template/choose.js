@@ -87,6 +87,7 @@
       button.setAttribute("aria-pressed", String(keys.every((key, i) => given[i] === (weights[key] || 0))));
     }
     const none = !given.some(Boolean);
+    const tied = result.order.filter((m) => result.score.get(m) === result.score.get(result.order[0]));
     const unranked = byId("unranked");
     unranked.hidden = !result.unranked.length;
     unranked.textContent = `Not ranked, for want of a number that has weight: ${result.unranked.map(label).join(", ")}.`;
@@ -104,6 +105,7 @@
       say.hidden = false;
       if (none) say.textContent = "No weight is set: all models are equal.";
       else if (!result.order.length) say.textContent = "No model has a number for everything that has weight.";
+      else if (tied.length > 1) say.textContent = `A tie of ${tied.map(label).join(", ")}: equal in all that is weighed.`;
       else say.textContent = `${label(result.order[0])} comes first, with a chance of ${percent(result.best.get(result.order[0]))} of being the best.`;
     }, 200);
     if (remember) {
