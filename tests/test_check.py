@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from beyond_accuracy import check as check_module
-from beyond_accuracy.check import check, published_accuracy
-from beyond_accuracy.check_data import MISSING, NOTE, OK, WRONG, check_dataset
-from beyond_accuracy.check_labels import diagnose
+from beyond_accuracy.check import MISSING, NOTE, OK, WRONG, check, check_dataset, diagnose, published_accuracy
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.labels import imagenet_subset, imagenet_wnids
 from beyond_accuracy.profiles import DatasetSpec, ModelSpec, load_profile, parse_profile

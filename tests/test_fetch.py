@@ -15,12 +15,11 @@ import pytest
 
 from beyond_accuracy import fetch as fetch_module
 from beyond_accuracy.cli import main
-from beyond_accuracy.download import ATTEMPTS, download, unpack
+from beyond_accuracy.download import ATTEMPTS, Download, download, how_to_get, parse_source, sources, unpack
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.fetch import fetch, make_plan
 from beyond_accuracy.profiles import DatasetSpec, load_profile, parse_profile
 from beyond_accuracy.readers import load_dataset
-from beyond_accuracy.sources import Download, how_to_get, parse_source, sources
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
@@ -330,7 +329,7 @@ def test_gated_set_names_page_and_command(monkeypatch, tmp_path):
         raise GatedRepoError.__new__(GatedRepoError)  # its constructor wants a response of the hub's own client
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
-    monkeypatch.setattr("beyond_accuracy.weights.hub_reachable", lambda: True)
+    monkeypatch.setattr(fetch_module, "hub_reachable", lambda: True)
     source = sources()["imagenet_1k"]
     with pytest.raises(DataMissing) as caught:
         fetch_module.download_hub(source.hub, tmp_path, source.gated)
@@ -399,7 +398,7 @@ from pathlib import Path
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.fetch import fetch_dataset
 from beyond_accuracy.profiles import DatasetSpec
-from beyond_accuracy.sources import parse_source
+from beyond_accuracy.download import parse_source
 hub = {"repo": "some/set", "files": ["*.txt", "train/*", "test/*"]}
 try:
     fetch_dataset(DatasetSpec("task", "splits", path=sys.argv[1]), parse_source("task", {"gigabytes": 1, "hub": hub}))
@@ -416,9 +415,8 @@ def hub(server):
 
 WEIGHTS_CLIENT = """
 import sys
-from beyond_accuracy.fetch import fetch_weights
 from beyond_accuracy.profiles import ModelSpec
-from beyond_accuracy.weights import locate
+from beyond_accuracy.weights import fetch_weights, locate
 spec = ModelSpec("m", "timm", "hf-hub:some/model")
 assert locate(spec).path is None
 fetch_weights(spec)

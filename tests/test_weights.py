@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from beyond_accuracy import weights
+from beyond_accuracy import download, weights
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.profiles import ModelSpec, load_profile
 
@@ -84,7 +84,7 @@ def test_a_hub_that_does_not_answer(monkeypatch):
 
 
 def test_a_hub_that_hangs(monkeypatch):
-    monkeypatch.setattr(weights, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(download, "PROBE_SECONDS", 0.2)
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(30))
     start = time.monotonic()
     assert not weights.hub_reachable()

@@ -4,25 +4,50 @@ Needs neither network nor GPU. Exit code 2: something is here that would make nu
 0: everything is here and looks right.
 """
 
+import hashlib
+import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from beyond_accuracy import reference
-from beyond_accuracy.check_data import MISSING, NOTE, OK, WRONG, Finding, check_dataset
+from beyond_accuracy.datasets import ImageDataset
+from beyond_accuracy.download import how_to_get, profile_argument, sources
 from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.fetch import make_plan
+from beyond_accuracy.fetch import make_plan, needs_data
 from beyond_accuracy.labels import IMAGENET_ORDER, class_space, imagenet_wnids
-from beyond_accuracy.paths import data_dir
+from beyond_accuracy.paths import data_dir, resolve
 from beyond_accuracy.plan import disk_lines, forward_passes
-from beyond_accuracy.profiles import ModelSpec, Profile, unknown
+from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.readers import load_dataset
-from beyond_accuracy.sources import profile_argument, sources
+from beyond_accuracy.readers.samples import count_note
 from beyond_accuracy.throughput import projection
 
-SAMPLE = 500
+OK, NOTE, MISSING, WRONG = "ok", "note", "missing", "wrong"
 MARKS = {OK: "ok", NOTE: "note", MISSING: "MISSING", WRONG: "WRONG"}
+DECODED = 24  # images per set that are decoded
+# SHA-256 of the wnids of a complete set, joined by newlines in class order.
+ORDER_OF = {"a": "f6aa4b23244554d9", "r": "e19a59d84e3746fa", "": IMAGENET_ORDER}
+PER_CLASS = {"imagenet": 50, "imagenet_v2": 10}
+SIDE = {"imagenet_c": 224, "cue_conflict": 224}
+SAMPLE = 500  # images that each model is run on
+FAR_POINTS = 0.06  # a smaller difference may come from preprocessing or precision
+FAR_ERRORS = 4.0  # standard errors
+EXPLAINS = 0.5  # share of the expected accuracy that a mapping must bring back
+ORDERED = 0.75  # rank correlation of labels and answers that cannot be chance
+ONE_ANSWER = 0.9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the check."""
+
+    subject: str  # dataset or model
+    status: str  # `ok`, `note` (worth knowing), `missing`, or `wrong` (numbers would be wrong)
+    text: str  # what was found, where, and what to do
 
 
 def check(
@@ -90,6 +115,133 @@ def _findings(profile: Profile, only: set[str], forward: bool, options: dict) ->
         yield from check_accuracy(profile, models, ready, options)
 
 
+# Datasets -------------------------------------------------------------------------------------------------------------
+
+
+def check_dataset(spec: DatasetSpec, profile: Profile) -> list[Finding]:
+    """Everything that can be said of a dataset without a model.
+
+    Args:
+        spec: Its entry in the profile.
+        profile: The profile, for the command that gets it.
+    """
+    if spec.reader == "imagenet_real":
+        return [_real()]
+    try:
+        dataset = load_dataset(replace(spec, limit=0))
+    except DataMissing as missing:
+        path = resolve(spec.path)
+        text = _plain(missing, spec) if path.exists() else f"not found at {path}"
+        how = f"; get it: {how_to_get(spec.name, profile)}" if needs_data(spec) else ""
+        return [Finding(spec.name, MISSING, text + how)]
+    except InputError as error:
+        return [Finding(spec.name, WRONG, _plain(error, spec))]
+    problems = [Finding(spec.name, status, text) for status, text in _problems(spec, dataset)]
+    worst = any(problem.status == WRONG for problem in problems)
+    summary = f"{_counts(dataset)}, {dataset.source}"
+    return [*([] if worst else [Finding(spec.name, OK, summary)]), *problems]
+
+
+def _plain(error: Exception, spec: DatasetSpec) -> str:
+    """The message without the dataset's name, which the table shows already."""
+    return str(error).removeprefix(f"{spec.name}: ")
+
+
+def _real() -> Finding:
+    from beyond_accuracy.annotations import real_labels
+
+    labels = real_labels()
+    empty = sum(len(classes) == 0 for classes in labels.values())
+    right = len(labels) == 50_000 and empty == 3_163
+    text = f"{len(labels) - empty:,} of {len(labels):,} images have labels (package timm)"
+    return Finding("imagenet_real", OK if right else WRONG, text if right else f"{text}, expected 46,837 of 50,000")
+
+
+def _counts(dataset: ImageDataset) -> str:
+    labels = np.concatenate(dataset.targets) if dataset.multilabel else dataset.targets
+    return f"{len(dataset):,} images, {len(np.unique(labels)):,} classes"
+
+
+def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
+    if note := count_note(spec, len(dataset)):
+        yield WRONG, f"{dataset.source}: {note}: incomplete, or another version; fetch it again"
+    yield from _split_sizes(spec, dataset)
+    yield from _classes(spec, dataset)
+    if dataset.load is not None:
+        yield from _images(spec, dataset)
+
+
+def _classes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
+    """Which classes are there, in which order, and how many images each has."""
+    if dataset.multilabel or dataset.classes is None or dataset.classes.name != "imagenet_1k":
+        return
+    labels, counts = np.unique(dataset.targets, return_counts=True)
+    subset = str(spec.options.get("columns", ""))
+    wanted = len(dataset.classes) if dataset.columns is None else len(dataset.columns)
+    digest = hashlib.sha256("\n".join(dataset.classes.ids[label] for label in labels).encode()).hexdigest()
+    full = bool(spec.expected) and len(dataset) == spec.expected and spec.expected >= wanted
+    if full and len(labels) != wanted:
+        yield WRONG, f"{len(labels)} classes have images, expected {wanted}"
+    elif full and subset in ORDER_OF and not digest.startswith(ORDER_OF[subset]):
+        yield WRONG, f"the classes are not those of this set (hash {digest[:16]}, expected {ORDER_OF[subset]})"
+    expected = PER_CLASS.get(spec.reader)
+    if full and expected and (counts != expected).any():
+        label = int(labels[counts != expected][0])
+        yield WRONG, f"class {dataset.classes.ids[label]} has {counts[labels == label][0]} images, expected {expected}"
+
+
+def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
+    if spec.reader != "splits":
+        return
+    from beyond_accuracy import vtab  # here: it imports torch, and a check of what is missing should be quick
+
+    if spec.name not in vtab.tasks():
+        return
+    task = vtab.task(spec.name)
+    found = dataset.metadata["split"].value_counts().to_dict()
+    train, validation, test = (found.get(split, 0) for split in ("train", "validation", "test"))
+    sizes = f"{train:,} training, {validation:,} validation and {test:,} test images"
+    expected = f"{task.train:,}, {task.validation:,} and {task.test:,}"
+    if test != task.test or (train, validation) not in ((task.train, 0), (task.train, task.validation)):
+        if test == task.test and train == task.train + task.validation and not validation:
+            yield NOTE, f"{sizes}: training and validation images of VTAB ({expected}) in one split"
+        else:
+            yield WRONG, f"{sizes}; VTAB has {expected}"
+
+
+def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
+    """Decode a sample and look for images that were resized or encoded again."""
+    positions = np.unique(np.linspace(0, len(dataset) - 1, min(DECODED, len(dataset))).round().astype(int))
+    formats, sizes, tables = [], [], []
+    for position in positions:
+        try:
+            dataset.image(int(position))
+            with Image.open(io.BytesIO(dataset.load(int(position)))) as image:
+                formats.append(image.format)
+                sizes.append(image.size)
+                tables.append(str(getattr(image, "quantization", "")))
+        except InputError as error:
+            yield WRONG, _plain(error, spec)
+            return
+    side = SIDE.get(spec.reader)
+    if side and any(size != (side, side) for size in sizes):
+        odd = next(size for size in sizes if size != (side, side))
+        yield WRONG, f"images are {odd[0]} x {odd[1]}, the release has {side} x {side}: they were resized"
+    if spec.reader == "pug_imagenet" and min(min(size) for size in sizes) < 256:
+        yield WRONG, f"images are {sizes[0][0]} x {sizes[0][1]}, smaller than the 256 of the official crop"
+    if spec.reader == "imagenet" and len(positions) >= 10:
+        shorter = {min(size) for size in sizes}
+        if len(set(sizes)) == 1 or len(shorter) == 1:
+            yield WRONG, f"every image looked at has a shorter side of {shorter.pop()}: they were resized"
+        elif set(formats) - {"JPEG", "PNG"}:
+            yield NOTE, f"images are {', '.join(sorted(set(formats)))}, not the original JPEG: encoded again"
+        elif "" not in tables and len(set(tables)) == 1:
+            yield NOTE, "every image looked at has the same JPEG tables: encoded again, accuracies may differ by tenths"
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
 def check_model(profile: Profile, spec: ModelSpec) -> Finding:
     """Whether a model's weights are here and load, and how its images are prepared. Never asks the network."""
     from beyond_accuracy.weights import locate
@@ -144,9 +296,8 @@ def check_accuracy(profile: Profile, models: list[str], ready: list[str], option
     """Run every model on a sample of the clean set, and the first one on samples of the others.
 
     A sample's accuracy far from the published one means wrong labels, weights or preprocessing; which, the pattern of
-    the answers often tells (`check_labels`).
+    the answers often tells (`diagnose`).
     """
-    from beyond_accuracy.check_labels import diagnose
     from beyond_accuracy.outputs import Outputs
     from beyond_accuracy.store import Store
 
@@ -202,3 +353,106 @@ def _estimates(profile: Profile, found: list[Finding]) -> Iterator[str]:
     if images:
         yield f"A full report runs each model on about {images / 1e6:.2f} million images."
         yield from projection(profile)
+
+
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How a model's accuracy on a sample compares with what it should be."""
+
+    accuracy: float  # share of right answers
+    n: int  # Images
+    expected: float  # published accuracy as a share; NaN where none is known
+    wrong: bool  # whether labels, weights or preprocessing must be wrong
+    text: str  # what is likely wrong, or that nothing is
+
+
+def diagnose(
+    pred: ArrayLike, target: ArrayLike, n_classes: int, columns: NDArray | None = None, expected: float = float("nan")
+) -> Diagnosis:
+    """Compare answers with labels, and name the mapping mistake that would explain a low accuracy.
+
+    Args:
+        pred: (n,) answers as class indices.
+        target: (n,) labels as class indices.
+        n_classes: Size of the class space.
+        columns: Scored class indices (ImageNet-A, -R), or None.
+        expected: Published accuracy as a share; NaN = unknown, then only what is surely wrong is called wrong.
+
+    >>> target = np.arange(0, 1000, 5)
+    >>> diagnose(target, np.arange(200), 1000).text.split(":")[0]
+    'labels look like ranks in a sorted list of folders'
+    """
+    pred, target = np.asarray(pred, dtype=np.int64), np.asarray(target, dtype=np.int64)
+    n, accuracy = len(pred), float((np.asarray(pred) == target).mean())
+    if np.isnan(expected):
+        far, high = accuracy < 0.5, False
+    else:
+        margin = max(FAR_POINTS, FAR_ERRORS * np.sqrt(expected * (1 - expected) / n))
+        far, high = accuracy < expected - margin, accuracy > expected + margin
+    if not far:
+        text = "higher than published: are these training images?" if high else "as published"
+        text = "no published value" if np.isnan(expected) else text
+        return Diagnosis(accuracy, n, expected, False, text)
+    mistake = _mistake(pred, target, n_classes, columns, accuracy, expected)
+    if not mistake and np.isnan(expected):  # a weak model is no proof of wrong labels
+        return Diagnosis(accuracy, n, expected, False, "no published value, and no sign of wrong labels")
+    text = mistake or (
+        "no mapping of the labels explains it: check the weights, the preprocessing, and whether the images were "
+        "resized or encoded again"
+    )
+    return Diagnosis(accuracy, n, expected, True, text)
+
+
+def _mistake(pred, target, n_classes: int, columns: NDArray | None, accuracy: float, expected: float) -> str:
+    from scipy.stats import spearmanr  # here: it takes a second, and a check of what is missing should be quick
+
+    if len(pred) >= 20 and np.bincount(pred).max() >= ONE_ANSWER * len(pred) and len(np.unique(target)) > 1:
+        return f"nearly every answer is class {np.bincount(pred).argmax()}: the weights were not loaded, or do not fit"
+    needed = accuracy + EXPLAINS * (expected if not np.isnan(expected) else 0.5)
+    for mapped, text in _mappings(target, n_classes, columns):
+        if (pred == mapped).mean() >= needed:
+            return text
+    if len(np.unique(target)) >= 20 and spearmanr(pred, target).statistic >= ORDERED:
+        return (
+            "labels look like ranks in a sorted list of folders: their order is right, their values are not "
+            f"(labels {target.min()}..{target.max()}, answers {pred.min()}..{pred.max()}). A set with some of the "
+            "classes must be mapped by wnid, never by position in its own listing"
+        )
+    if _consistent(pred, target):
+        return (
+            "labels are exchanged consistently, as with another class order (the devkit's ILSVRC2012_ID is not the "
+            "order of the sorted wnids)"
+        )
+    return ""
+
+
+def _mappings(target: NDArray, n_classes: int, columns: NDArray | None) -> list[tuple[NDArray, str]]:
+    """Label mappings that occur in practice, with what each means."""
+    text_order = np.array(sorted(range(n_classes), key=str))
+    found = [
+        (text_order[target], "labels are places in a text-sorted listing of numbered folders (0, 1, 10, 100, ...)"),
+        (np.argsort(text_order)[target], "labels were renumbered by a text-sorted listing of numbered folders"),
+        (target - 1, "labels are one too high: they count from 1"),
+        (target + 1, "labels are one too low"),
+    ]
+    if columns is not None:
+        ranks = np.clip(target, 0, len(columns) - 1)
+        found.append((np.asarray(columns)[ranks], "labels are ranks in the list of scored classes, taken for indices"))
+        rank_of = np.full(n_classes, -1)
+        rank_of[np.asarray(columns)] = np.arange(len(columns))
+        found.append((rank_of[target], "labels are class indices that were taken for ranks"))
+    return found
+
+
+def _consistent(pred: NDArray, target: NDArray) -> bool:
+    """Whether images of one label mostly get one and the same (other) answer."""
+    groups = [pred[target == label] for label in np.unique(target)]
+    groups = [group for group in groups if len(group) >= 4]
+    if len(groups) < 5:
+        return False
+    shares = [np.bincount(group).max() / len(group) for group in groups]
+    answers = {int(np.bincount(group).argmax()) for group in groups}
+    return float(np.mean(shares)) >= 0.6 and len(answers) >= 0.8 * len(groups)

@@ -294,11 +294,14 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from beyond_accuracy.fetch import fetch
+    from beyond_accuracy.fetch import MODELS, fetch
     from beyond_accuracy.profiles import load_profile
+    from beyond_accuracy.weights import fetch_weights, missing_weights
 
+    profile, only = load_profile(args.profile), _names(args.only)
+    models = missing_weights(profile) if not only or MODELS in only else []
     ask = input if sys.stdin.isatty() else None
-    return fetch(load_profile(args.profile), _names(args.only), yes=args.yes, ask=ask)
+    return fetch(profile, only, models=models, get_model=fetch_weights, yes=args.yes, ask=ask)
 
 
 def _names(values: list[str]) -> list[str]:

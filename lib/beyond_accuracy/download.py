@@ -1,4 +1,4 @@
-"""Plain downloads that resume, verify and unpack without trusting what they are sent."""
+"""Where datasets come from (`assets/sources.yaml`), and downloads that resume, verify and unpack with distrust."""
 
 import bz2
 import errno
@@ -8,24 +8,139 @@ import json
 import lzma
 import os
 import shutil
+import socket
 import stat
 import tarfile
+import threading
 import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import requests
+import yaml
 from tqdm import tqdm
 
 from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.sources import Download
+from beyond_accuracy.paths import ASSETS
+from beyond_accuracy.profiles import Profile, available_profiles
 
+PROBE_SECONDS = 3.0  # for the hub to answer
 ATTEMPTS = 6
 CHUNK_BYTES = 2**16  # also what a broken transfer loses at most
 TIMEOUT_S = (20, 60)  # to connect, between two packets
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Download:
+    """One plain file: where it is, what it is called here, and how to tell that it arrived whole."""
+
+    url: str
+    md5: str = ""
+    sha256: str = ""
+    bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Files of one dataset repository on the Hugging Face hub."""
+
+    repo: str
+    revision: str = ""
+    files: tuple[str, ...] = ("*.txt", "train/*", "test/*")
+    sha256: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one dataset is got."""
+
+    name: str  # the dataset
+    gigabytes: float  # on disk when done
+    transient: float = 0.0  # further gigabytes while unpacking
+    about: bool = False  # whether the size is an estimate
+    hub: Hub | None = None  # hub repository, or None
+    files: tuple[Download, ...] = ()  # plain downloads
+    unpack: bool = False  # whether compressed archives are unpacked
+    gated: str = ""  # page on which terms must be accepted first; empty = none
+    by_hand: str = ""  # how a copy got in another way is used
+
+    @property
+    def origin(self) -> str:
+        """Where it is downloaded from, for messages."""
+        return f"hub dataset {self.hub.repo}" if self.hub else ", ".join(f.url for f in self.files)
+
+
+@lru_cache
+def sources() -> dict[str, Source]:
+    """All known sources by dataset name."""
+    content = yaml.safe_load((ASSETS / "sources.yaml").read_text(encoding="utf-8"))
+    return {name: parse_source(name, entry) for name, entry in content.items()}
+
+
+def parse_source(name: str, entry: dict) -> Source:
+    """One entry of the table."""
+    entry = dict(entry)
+    if hub := entry.pop("hub", None):
+        lists = {"files": tuple(hub["files"])} if "files" in hub else {}
+        entry["hub"] = Hub(hub["repo"], hub.get("revision", ""), sha256=tuple(hub.get("sha256", {}).items()), **lists)
+    entry["files"] = tuple(Download(**file) for file in entry.pop("files", ()))
+    return Source(name, **entry)
+
+
+def profile_argument(profile: Profile) -> str:
+    """What `--profile` takes to mean this profile."""
+    shipped = available_profiles().get(profile.name) == profile.source
+    return profile.name if shipped else str(profile.source)
+
+
+def how_to_get(name: str, profile: Profile) -> str:
+    """The command, and the page to visit first, that get a dataset."""
+    command = f"beyond-accuracy fetch --profile {profile_argument(profile)} --only {name}"
+    source = sources().get(name)
+    if source is None:
+        return f"no download is known for {name}; see docs/datasets.md and its path in the profile"
+    if source.gated:
+        return f"accept the terms at {source.gated}, run `hf auth login`, then `{command}`"
+    return f"`{command}`"
+
+
+@lru_cache
+def hub_reachable() -> bool:
+    """Whether the hub can be connected to within `PROBE_SECONDS`; asked once per process.
+
+    Where a proxy is configured the answer is yes: only the client knows how to use it.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in ("https_proxy", "http_proxy", "all_proxy")):
+        return True
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    answer: list[bool] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((endpoint.hostname or "", port), timeout=PROBE_SECONDS).close()
+            answer.append(True)
+        except OSError:
+            answer.append(False)
+
+    # In a thread: looking up the host's name has no time limit of its own.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(answer and answer[0])
 
 
 class _Again(Exception):
@@ -200,18 +315,8 @@ def unpack(archive: Path, folder: Path) -> list[str]:
                 shutil.rmtree(folder / name)
             os.replace(staging / name, folder / name)
         return names
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        zlib.error,
-        lzma.LZMAError,
-    ) as error:
-        raise InputError(f"{archive} was not unpacked: {error}; nothing of it was kept") from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (*_DAMAGED, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
             raise InputError(f"{archive} was not unpacked: the disk is full; make room and run again") from error
         raise InputError(f"{archive} was not unpacked: {error}; nothing of it was kept") from error
     finally:
@@ -229,6 +334,7 @@ def _untar(archive: Path, folder: Path) -> None:
             pass  # to the very end, where gzip keeps the checksum of it all, which tarfile never reads
 
 
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError)
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 

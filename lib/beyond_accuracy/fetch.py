@@ -9,13 +9,23 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from beyond_accuracy.download import download, is_compressed, unpack, verify
+from beyond_accuracy.download import (
+    Download,
+    Hub,
+    Source,
+    download,
+    how_to_get,
+    hub_reachable,
+    is_compressed,
+    sources,
+    unpack,
+    verify,
+)
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.paths import data_dir, resolve
 from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.readers import load_dataset
 from beyond_accuracy.readers.samples import count_note
-from beyond_accuracy.sources import Download, Hub, Source, how_to_get, sources
 
 GIGABYTE = 1e9
 RECORD = ".fetched.json"
@@ -42,6 +52,8 @@ def fetch(
     profile: Profile,
     only: Sequence[str] = (),
     *,
+    models: Sequence[ModelSpec] = (),
+    get_model: Callable[[ModelSpec], None] | None = None,
     yes: bool = False,
     echo: Callable[[str], None] = print,
     ask: Callable[[str], str] | None = None,
@@ -51,6 +63,8 @@ def fetch(
     Args:
         profile: The profile.
         only: Names of datasets, pages (all their datasets), or `models`; empty = everything.
+        models: Those whose weights are to be downloaded too.
+        get_model: Downloads the weights of one.
         yes: Do not ask before downloading.
         echo: Told what is done.
         ask: Asks a question and returns the answer; None = nobody can be asked.
@@ -61,7 +75,7 @@ def fetch(
     Raises:
         InputError: An unknown name, or not enough disk space.
     """
-    plan = make_plan(profile, only)
+    plan = make_plan(profile, only, models)
     _describe(plan, profile, echo)
     if not plan.wanted and not plan.models:
         return 3 if plan.by_hand else 0
@@ -72,7 +86,7 @@ def fetch(
     code = 3 if plan.by_hand else 0
     steps: list[tuple[str, Callable[[], None]]] = [
         *((spec.name, lambda s=spec: fetch_dataset(s, sources()[s.name], echo)) for spec in plan.wanted),
-        *((spec.name, lambda s=spec: fetch_weights(s, echo)) for spec in plan.models),
+        *((spec.name, lambda s=spec: get_model(s)) for spec in plan.models),
     ]
     for name, step in steps:
         try:
@@ -86,11 +100,10 @@ def fetch(
     return code
 
 
-def make_plan(profile: Profile, only: Sequence[str] = ()) -> Plan:
+def make_plan(profile: Profile, only: Sequence[str] = (), models: Sequence[ModelSpec] = ()) -> Plan:
     """Sort what was asked for into here, to be downloaded, and to be got by hand."""
-    names, with_models = _chosen(profile, only)
     ready, wanted, by_hand = [], [], []
-    for name in names:
+    for name in _chosen(profile, only):
         spec = profile.datasets[name]
         if not needs_data(spec):
             continue
@@ -99,7 +112,7 @@ def make_plan(profile: Profile, only: Sequence[str] = ()) -> Plan:
             ready.append(spec)
         else:
             (wanted if source else by_hand).append(spec)
-    return Plan(ready, wanted, by_hand, missing_weights(profile) if with_models else [])
+    return Plan(ready, wanted, by_hand, list(models))
 
 
 def needs_data(spec: DatasetSpec) -> bool:
@@ -115,17 +128,9 @@ def is_ready(spec: DatasetSpec) -> bool:
         return False
 
 
-def missing_weights(profile: Profile) -> list[ModelSpec]:
-    """Models whose weights come from the hub and are not here."""
-    from beyond_accuracy.weights import locate
-
-    found = [(spec, locate(spec)) for spec in profile.models.values()]
-    return [spec for spec, weights in found if weights is not None and weights.path is None and weights.repo]
-
-
-def _chosen(profile: Profile, only: Sequence[str]) -> tuple[list[str], bool]:
+def _chosen(profile: Profile, only: Sequence[str]) -> list[str]:
     if not only:
-        return list(profile.datasets), True
+        return list(profile.datasets)
     names: list[str] = []
     for name in only:
         if name in profile.datasets:
@@ -135,7 +140,7 @@ def _chosen(profile: Profile, only: Sequence[str]) -> tuple[list[str], bool]:
             names += [dataset for dataset in profile.datasets if f'"{dataset}"' in text]
         elif name != MODELS:
             raise InputError(f"--only: {unknown('dataset or page', name, [*profile.datasets, MODELS])}")
-    return list(dict.fromkeys(names)), MODELS in only
+    return list(dict.fromkeys(names))
 
 
 def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None:
@@ -258,8 +263,6 @@ def download_hub(hub: Hub, folder: Path, gated: str = "") -> str:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    from beyond_accuracy.weights import hub_reachable
-
     if not hub_reachable():
         raise DataMissing(f"the hub cannot be reached to get {hub.repo}; run the command again with a network")
     try:
@@ -281,35 +284,3 @@ def download_hub(hub: Hub, folder: Path, gated: str = "") -> str:
             f"{hub.repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
             "command again to continue"
         ) from error
-
-
-def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
-    """Get a model's weights into the hub's cache, where timm and open_clip look for them.
-
-    Raises:
-        DataMissing: The hub refuses or cannot be reached.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HTTPError
-
-    from beyond_accuracy.weights import CONFIG_FILES, hub_reachable, locate
-
-    weights = locate(spec)
-    if not hub_reachable():
-        raise DataMissing(f"the hub cannot be reached to get {weights.repo}; run the command again with a network")
-    echo(f"{spec.name}: downloading {weights.repo}")
-    try:
-        for name in CONFIG_FILES:
-            try:
-                hf_hub_download(weights.repo, name, revision=weights.revision or None)
-            except EntryNotFoundError:
-                continue  # one library writes the one, the other the other
-        for name in weights.files:
-            try:
-                hf_hub_download(weights.repo, name, revision=weights.revision or None)
-                return
-            except EntryNotFoundError:
-                continue
-    except (HTTPError, OSError) as error:
-        raise DataMissing(f"{weights.repo} could not be downloaded ({' '.join(str(error).split())[:200]})") from error
-    raise DataMissing(f"{weights.repo} holds none of {', '.join(weights.files)}")

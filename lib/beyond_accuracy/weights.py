@@ -5,20 +5,16 @@ directly, and when the hub does not answer at once the client is told to stay of
 """
 
 import os
-import socket
 import sys
-import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from beyond_accuracy.errors import InputError
+from beyond_accuracy.download import hub_reachable
+from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.paths import resolve
-from beyond_accuracy.profiles import ModelSpec
+from beyond_accuracy.profiles import ModelSpec, Profile
 
-PROBE_SECONDS = 3.0
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP_FILES = (
     "open_clip_model.safetensors",
@@ -100,34 +96,6 @@ def _cached(repo: str, revision: str, files: tuple[str, ...]) -> Path | None:
     return None
 
 
-@lru_cache
-def hub_reachable() -> bool:
-    """Whether the hub can be connected to within `PROBE_SECONDS`; asked once per process.
-
-    Where a proxy is configured the answer is yes: only the client knows how to use it.
-    """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return False
-    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in ("https_proxy", "http_proxy", "all_proxy")):
-        return True
-    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-    answer: list[bool] = []
-
-    def connect() -> None:
-        try:
-            socket.create_connection((endpoint.hostname or "", port), timeout=PROBE_SECONDS).close()
-            answer.append(True)
-        except OSError:
-            answer.append(False)
-
-    # In a thread: looking up the host's name has no time limit of its own.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return bool(answer and answer[0])
-
-
 def may_need_hub(spec: ModelSpec) -> bool:
     """Whether loading a model may ask the hub: its weights are neither a local file nor a local folder."""
     if spec.source == "predictions" or spec.checkpoint or spec.id.startswith("local-dir:"):
@@ -145,3 +113,39 @@ def stay_offline_without_network(specs: Iterable[ModelSpec]) -> None:
     """
     if "huggingface_hub" not in sys.modules and any(map(may_need_hub, specs)) and not hub_reachable():
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def missing_weights(profile: Profile) -> list[ModelSpec]:
+    """Models whose weights come from the hub and are not here."""
+    found = [(spec, locate(spec)) for spec in profile.models.values()]
+    return [spec for spec, weights in found if weights is not None and weights.path is None and weights.repo]
+
+
+def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
+    """Get a model's weights into the hub's cache, where timm and open_clip look for them.
+
+    Raises:
+        DataMissing: The hub refuses or cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError
+
+    weights = locate(spec)
+    if not hub_reachable():
+        raise DataMissing(f"the hub cannot be reached to get {weights.repo}; run the command again with a network")
+
+    def got(name: str) -> bool:
+        try:
+            return bool(hf_hub_download(weights.repo, name, revision=weights.revision or None))
+        except EntryNotFoundError:
+            return False
+
+    echo(f"{spec.name}: downloading {weights.repo}")
+    try:
+        for name in CONFIG_FILES:
+            got(name)  # one library writes the one, the other the other
+        if any(got(name) for name in weights.files):
+            return
+    except (HTTPError, OSError) as error:
+        raise DataMissing(f"{weights.repo} could not be downloaded ({' '.join(str(error).split())[:200]})") from error
+    raise DataMissing(f"{weights.repo} holds none of {', '.join(weights.files)}")
