@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 from beyond_accuracy.errors import InputError
+from beyond_accuracy.profiles import unknown
 
 MODES = ("shortest", "squash", "longest")
 
@@ -99,4 +100,4 @@ def override(name: str, base: Geometry) -> Geometry:
         return Geometry(0, base.crop, base.interpolation)
     if name == "pug_official":
         return Geometry(base.crop, base.crop, "bilinear", crop_first=256)
-    raise InputError(f"unknown preprocess {name!r}; known: native, pug_official")
+    raise InputError(unknown("preprocess", name, ("native", "pug_official")))

@@ -11,6 +11,7 @@ import numpy as np
 
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import ASSETS, resolve
+from beyond_accuracy.profiles import unknown
 
 # SHA-256 of the 1000 wnids in order, joined by newlines: the order torchvision, timm and the A/R/ReaL releases share.
 IMAGENET_ORDER = "385e0240499426c0"
@@ -116,7 +117,7 @@ def imagenet_subset(name: str) -> np.ndarray:
         Ascending int64 class indices, shape (200,). Source: timm's packaged index lists.
     """
     if name not in ("a", "r"):
-        raise InputError(f"unknown subset of ImageNet classes {name!r}; known: a, r")
+        raise InputError(unknown("subset of ImageNet classes", name, ("a", "r")))
     indices = np.array(sorted(map(int, _timm_info(f"imagenet_{name}_indices.txt").split())), dtype=np.int64)
     if len(indices) != 200:
         raise InputError(f"timm's imagenet_{name}_indices.txt holds {len(indices)} indices, expected 200")

@@ -39,7 +39,6 @@ text (place): definition, S being the side of the model's input:
 image id and the transform text, so it does not depend on order, batch size, workers or model.
 """
 
-import difflib
 import hashlib
 import io
 from dataclasses import dataclass
@@ -50,6 +49,7 @@ from scipy.ndimage import gaussian_filter
 
 from beyond_accuracy import corruptions
 from beyond_accuracy.errors import InputError
+from beyond_accuracy.profiles import unknown
 
 REFERENCE = 224
 """Side of the model input that shifts, blurs and resolutions are stated in."""
@@ -118,11 +118,6 @@ class Transform:
         if self.variant == "paper":
             return "source"
         return _PLACE.get(self.name, "input")
-
-    @property
-    def is_random(self) -> bool:
-        """True when the result depends on the generator."""
-        return self.name in ("jitter", "noise", "corrupt")
 
     def generator(self, image_id: str, seed: int = 0) -> np.random.Generator:
         """A generator that depends only on `seed`, this transform's text and the image id."""
@@ -200,20 +195,15 @@ def parse(text: str) -> Transform:
     if name == "none" and not separator:
         return IDENTITY
     name, _, corruption = name.partition(":")
-    known = [*_LIMITS, "corrupt:NAME", "none"]
     if name not in _LIMITS and name != "corrupt":
-        near = difflib.get_close_matches(name, [*known, "corrupt"], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(known)}."
-        raise InputError(f"transform '{text}': unknown name '{name}'.{hint}")
+        raise InputError(f"transform '{text}': {unknown('name', name, [*_LIMITS, 'corrupt', 'none'])}")
     if variant not in ("library", "paper"):
         raise InputError(f"transform '{text}': unknown variant '@{variant}'; expected @library or @paper.")
     if variant == "paper" and name not in ("shift", "corrupt", *_SAME_AS_PAPER):
         raise InputError(f"transform '{text}': the paper has no '{name}'; write it without @paper.")
     strength = _strength(text, name, value)
     if name == "corrupt" and corruption not in corruptions.NAMES:
-        near = difflib.get_close_matches(corruption, corruptions.NAMES, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(corruptions.NAMES)}."
-        raise InputError(f"transform '{text}': unknown corruption '{corruption}'.{hint}")
+        raise InputError(f"transform '{text}': {unknown('corruption', corruption, corruptions.NAMES)}")
     if name != "corrupt" and corruption:
         raise InputError(f"transform '{text}': only 'corrupt' takes a name after ':', as in corrupt:fog=3.")
     full_turn = name == "rotation" and strength % 360 == 0
@@ -244,9 +234,7 @@ def steps(kind: str) -> list[tuple[float, str]]:
     """
     name, at, variant = kind.partition("@")
     if name not in LADDERS:
-        near = difflib.get_close_matches(name, LADDERS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(LADDERS)}"
-        raise InputError(f"no ladder of transforms named '{kind}'; {hint}")
+        raise InputError(unknown("ladder of transforms", kind, LADDERS))
     return [(float(strength), parse(f"{name}={strength:g}{at}{variant}").text) for strength in LADDERS[name]]
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from beyond_accuracy.datasets import ImageDataset, Targets, build_dataset, require
@@ -63,9 +62,9 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
         InputError: Nothing readable in it, an archive that is not unpacked, or an incomplete set of shards.
     """
     root = require(resolve(spec.path), spec)
-    if shards := _parquet_files(root, splits):
+    if shards := _choose(_glob(root, "*.parquet"), root, splits):
         return _from_parquet(spec, root, shards)
-    if shards := _tar_files(root, splits):
+    if shards := _choose(_glob(root, "*.tar"), root, splits):
         if tars.is_webdataset(shards[0]):
             return _from_webdataset(spec, root, shards)
     root = _split_folder(root, splits)
@@ -92,11 +91,9 @@ def assemble(
     samples: Samples,
     ids,
     targets: Targets,
-    *,
-    columns: np.ndarray | None = None,
-    metadata: pd.DataFrame | None = None,
+    **more,
 ) -> ImageDataset:
-    """Build the dataset and check its size against what the full set has (`expected` of the profile).
+    """`build_dataset` of samples, its size checked against what the full set has (`expected` of the profile).
 
     Raises:
         InputError: As `build_dataset`; another number of images, with the option `strict`.
@@ -107,9 +104,7 @@ def assemble(
             raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
         if not in_notebook():  # pages show the number of images with every result
             print(f"{spec.name}: {note}", file=sys.stderr)
-    return build_dataset(
-        spec, ids, targets, samples.load, content=samples.stamp, source=source, columns=columns, metadata=metadata
-    )
+    return build_dataset(spec, ids, targets, samples.load, content=samples.stamp, source=source, **more)
 
 
 def count_note(spec: DatasetSpec, n: int) -> str:
@@ -153,14 +148,6 @@ def _natural(path: Path) -> tuple:
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix()))
 
 
-def _parquet_files(root: Path, splits: tuple[str, ...]) -> list[Path]:
-    return _choose(_glob(root, "*.parquet"), root, splits)
-
-
-def _tar_files(root: Path, splits: tuple[str, ...]) -> list[Path]:
-    return _choose(_glob(root, "*.tar"), root, splits)
-
-
 def _split_folder(root: Path, splits: tuple[str, ...]) -> Path:
     """`<root>/val` where that is a folder; `<root>/train` is never scored by accident."""
     names = [name for split in splits if split != "train" for name in SPLITS.get(split, (split,))]
@@ -178,17 +165,8 @@ def _from_parquet(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
             raise InputError(f"{spec.name}: column {label!r} in {shards[0].parent} has rows without a label")
         labels = table.columns[label].to_numpy().astype(np.int64)
     paths = table.columns["image.path"].to_pylist() if "image.path" in present else [""] * table.columns.num_rows
-    return Samples(
-        "parquet",
-        [path or "" for path in paths],
-        table.load,
-        tars.stamp(shards),
-        root,
-        labels,
-        names,
-        len(names),
-        table.columns,
-    )
+    paths = [path or "" for path in paths]
+    return Samples("parquet", paths, table.load, tars.stamp(shards), root, labels, names, len(names), table.columns)
 
 
 def _complete(spec: DatasetSpec, shards: list[Path]) -> None:
