@@ -242,7 +242,7 @@ def test_logit_scale_is_a_convention(toy):
         ratio = hundred.outputs(x, head)["logits"] / learned.outputs(x, head)["logits"]
     torch.testing.assert_close(ratio, torch.full_like(ratio, 100 / learned.card.logit_scale))
     assert hundred.card.key_parts(COLOURS)["logit_scale"] == 100.0
-    assert learned.card.key_parts(COLOURS)["logit_scale"] == learned.logit_scale
+    assert learned.card.key_parts(COLOURS)["logit_scale"] == learned.card.logit_scale
     assert learned.card.key_parts(None)["logit_scale"] is None  # features know no scale
 
 
