@@ -165,7 +165,7 @@ def test_overall_agreement_is_compared_over_the_same_images():
     assert (gap.difference, gap.n, gap.p_floor) == (
         pytest.approx(mean["a"] - mean["b"]),
         300,
-        stats.p_value_floor(2000),
+        stats.p_value_floor(2000, 300),
     )
     assert gap.ci_high - gap.ci_low < 0.75 * np.hypot(*(rows.ci_high - rows.ci_low))  # what images share cancels
 

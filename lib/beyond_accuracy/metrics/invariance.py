@@ -20,8 +20,8 @@ from ..stats import (
     P_VALUE_RESAMPLES,
     accuracy_difference,
     bootstrap_means,
+    bootstrap_p_value,
     p_value_floor,
-    paired_difference,
     percentile_interval,
     share_interval,
 )
@@ -39,7 +39,8 @@ KINDS = {
     "target_probability_change": "fraction",
 }
 """What is measured at each strength, and its unit. See `per_image`."""
-SHARES = ("agreement", "agreement_given_correct", "flip_rate")
+MEANS = ("js_divergence", "target_probability", "target_probability_change")
+"""Kinds that are no shares of images: their intervals are bootstrapped."""
 ABSOLUTE = ("accuracy", "target_probability")
 """Kinds that say something of the plain run; the others compare it with itself there, and are not estimates."""
 
@@ -158,23 +159,31 @@ def curve(
     """
     rows = []
     for i, step in enumerate(steps):
-        for model, outputs in step.outputs.items():
-            before = plain[model]
-            for kind, column in per_image(before, outputs, steps[i - 1].outputs[model] if i else before).items():
-                column = column[~np.isnan(column)]
-                value, ends = (column.mean() if len(column) else np.nan), (np.nan, np.nan)
-                if kind == "accuracy":
-                    ends = 100 * np.array(share_interval(column > 0))
-                elif not len(column) or (step.strength == identity and kind not in ABSOLUTE):
-                    pass
-                elif kind in SHARES:
-                    ends = share_interval(column > 0)
-                elif kind == "accuracy_change":
-                    ends = 100 * np.array(accuracy_difference(outputs.correct, before.correct).interval)
-                else:
-                    ends = percentile_interval(bootstrap_means(column, resamples, np.random.default_rng(seed)))
-                row = tidy.row(f"{kind}:{transform}={step.strength:g}", model, value, ends, len(column), KINDS[kind])
-                rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
+        columns = {
+            (model, kind): column[~np.isnan(column)]
+            for model, outputs in step.outputs.items()
+            for kind, column in per_image(
+                plain[model], outputs, steps[i - 1].outputs[model] if i else plain[model]
+            ).items()
+        }
+        means = {key: column for key, column in columns.items() if key[1] in MEANS}
+        draws = {}
+        if means:
+            table = np.stack(list(means.values()), axis=1)
+            draws = dict(zip(means, bootstrap_means(table, resamples, np.random.default_rng(seed)).T, strict=True))
+        for (model, kind), column in columns.items():
+            value, ends = (column.mean() if len(column) else np.nan), (np.nan, np.nan)
+            if kind == "accuracy":
+                ends = 100 * np.array(share_interval(column > 0))
+            elif not len(column) or (step.strength == identity and kind not in ABSOLUTE):
+                pass
+            elif kind == "accuracy_change":
+                gap = accuracy_difference(step.outputs[model].correct, plain[model].correct)
+                ends = 100 * np.array(gap.interval)
+            else:
+                ends = percentile_interval(draws[model, kind]) if kind in MEANS else share_interval(column > 0)
+            row = tidy.row(f"{kind}:{transform}={step.strength:g}", model, value, ends, len(column), KINDS[kind])
+            rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
     return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "transform", "strength"])
 
 
@@ -237,12 +246,15 @@ def overall_agreement(
     """
     parts = list(kept.values())
     models = [model for model in parts[0] if all(model in part for part in parts)]
-    values = {model: np.mean([part[model].mean(axis=1) for part in parts], axis=0) for model in models}
-    rows, gaps = [], []
-    for model, share in values.items():
-        ends = percentile_interval(bootstrap_means(share, resamples, np.random.default_rng(seed)), units=len(share))
-        rows.append(tidy.row("agreement", model, share.mean(), ends, len(share), "fraction"))
-    for a, b in combinations(models, 2):
-        gap, ends, p = paired_difference(values[a], values[b], resamples, np.random.default_rng(seed))
-        gaps.append((a, b, gap, *ends, p, len(values[a]), "fraction", p_value_floor(resamples)))
+    shares = np.stack([np.mean([part[model].mean(axis=1) for part in parts], axis=0) for model in models], axis=1)
+    pairs = list(combinations(range(len(models)), 2))
+    # differences image by image: equal models differ by exactly 0, however sums are rounded
+    table = np.hstack([shares, *(shares[:, [a]] - shares[:, [b]] for a, b in pairs)])
+    draws = bootstrap_means(table, resamples, np.random.default_rng(seed))
+    n, rows, gaps = len(table), [], []
+    for model, share, drawn in zip(models, table.T, draws.T, strict=False):
+        rows.append(tidy.row("agreement", model, share.mean(), percentile_interval(drawn, units=n), n, "fraction"))
+    for (a, b), gap, drawn in zip(pairs, table.T[len(models) :], draws.T[len(models) :], strict=True):
+        ends, p = percentile_interval(drawn, units=n), bootstrap_p_value(drawn, n)
+        gaps.append((models[a], models[b], gap.mean(), *ends, p, n, "fraction", p_value_floor(resamples, n)))
     return tidy.frame(rows), pd.DataFrame(gaps, columns=[*tidy.DIFFERENCE, "p_floor"])
