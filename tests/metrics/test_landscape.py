@@ -19,10 +19,15 @@ def rng():
     return np.random.default_rng(0)
 
 
+def families(count):
+    """Names of as many models, each a family of its own."""
+    return ["".join(chr(97 + int(digit)) for digit in f"{i:03d}") + "_base.tag" for i in range(count)]
+
+
 # ------------------------------------------------------------------------- what is known about the published models
 
 
-def test_size_says_little_among_models_of_equal_accuracy(board, rng):
+def test_size_is_not_told_from_chance_among_models_of_equal_accuracy(board, rng):
     band = landscape.peers(board, 83.5, 84.5)
     table = landscape.associations(band, "params_m", landscape.ROBUSTNESS, 300, rng).set_index("benchmark")
     assert (table.n == 40).all()
@@ -32,9 +37,9 @@ def test_size_says_little_among_models_of_equal_accuracy(board, rng):
     assert ((table.ci_low < 0) & (table.ci_high > 0)).all()
 
 
-def test_convnets_score_lower_on_a_at_equal_accuracy(board, rng):
+def test_convnets_score_lower_on_a_at_equal_accuracy(board):
     band = landscape.peers(board, 83.5, 84.5)
-    gap = landscape.group_gap(band, ["imagenet_a"], 2000, rng).iloc[0]
+    gap = landscape.group_gap(band, ["imagenet_a"]).iloc[0]
     assert gap.value == pytest.approx(-3.30, abs=0.005)
     assert gap.ci_high < 0 and (gap.n_first, gap.n_second) == (14, 15)
 
@@ -80,7 +85,7 @@ def test_association_controls_and_intervals(rng):
     frame = pd.DataFrame(
         {"x": z + 0.5 * rng.normal(size=150), "y": z + 0.5 * rng.normal(size=150), "z": z, "source": "timm"}
     )
-    frame["model"] = [f"m{i}.tag" for i in range(150)]
+    frame["model"] = families(150)
     frame["pretrain_data"] = "in1k"
     plain = landscape.associations(frame, "x", ["y"], 400, rng).iloc[0]
     partial = landscape.associations(frame, "x", ["y"], 400, rng, controls=["z"]).iloc[0]
@@ -96,7 +101,7 @@ def test_text_controls_become_indicators(rng):
     group = np.repeat(["a", "b"], 20)
     shift = 100.0 * (group == "b")
     frame = pd.DataFrame({"x": within + shift, "y": -within + shift, "g": group, "source": "timm"})
-    frame["model"] = [f"m{i}.t" for i in range(40)]
+    frame["model"] = families(40)
     frame["pretrain_data"] = "in1k"
     assert landscape.associations(frame, "x", ["y"], 50, rng).value[0] > 0
     assert landscape.associations(frame, "x", ["y"], 50, rng, controls=["g"]).value[0] == pytest.approx(-1)
@@ -111,11 +116,17 @@ def test_rank_correlations_equal_scipy(board, rng):
         assert row.value == pytest.approx(stats.spearmanr(clip[row.a], clip[row.b]).statistic)
 
 
-def test_lineage_groups_close_copies(board):
+def test_lineage_groups_families_and_close_copies(board):
     groups = landscape.lineage(board).set_axis(board.model)
+    assert groups.notna().all()
     assert groups["ViT-B-16/laion400m_e31"] == groups["ViT-B-16/laion400m_e32"]
-    assert groups["convnext_base.fb_in1k"] == groups["convnext_base.fb_in22k_ft_in1k"]
+    assert groups["convnext_base.fb_in1k"] == groups["convnext_large.fb_in1k"] == "convnext"
+    assert groups["swin_base_patch4_window7_224.ms_in1k"] != groups["swinv2_base_window8_256.ms_in1k"] == "swinv2"
     assert groups["convnext_base.fb_in1k"] != groups["deit3_base_patch16_224.fb_in1k"]
+    depths = groups[groups.index.str.match(r"resnet\d")]
+    assert len(depths) > 5 and set(depths) == {"resnet"}
+    band = landscape.peers(board, 83.5, 84.5)
+    assert landscape.lineage(band).nunique() == 28 < len(band)  # by architecture 39 of 40: no clustering at all
 
 
 def test_bootstrap_of_clusters_is_wider_and_whole(rng):
@@ -138,6 +149,9 @@ def test_interval_refuses_mostly_undefined_draws():
     with pytest.raises(ValueError, match="too few models"):
         landscape.interval([1.0, np.nan, np.nan])
     assert landscape.interval([*np.ones(19), np.nan]) == (1.0, 1.0)
+    draws = np.random.default_rng(0).normal(size=4000)
+    few, many = landscape.interval(draws, 5), landscape.interval(draws)
+    assert few[1] - few[0] > 1.4 * (many[1] - many[0])
 
 
 # ----------------------------------------------------------------------------------------------------- matched pairs
@@ -178,13 +192,51 @@ def test_match_pairs_respects_limits(board):
     assert ratio.max() <= 1.5 and ratio.min() >= 1 / 1.5
 
 
-def test_pair_differences(rng):
-    frame = models(y=[1.0, 2, 3, 4, 5, 0, 0, 0, 0, 0])
+def test_pair_differences_by_hand():
+    frame = models(y=[1.0, 2, 3, 4, 5, 0, 0, 0, 0, 0]).assign(source="timm", model=[*"abcdefghij"])
     pairs = pd.DataFrame({"first": range(5), "second": range(5, 10)})
-    row = landscape.pair_differences(frame, pairs, ["y"], 500, rng).iloc[0]
-    assert row.value == 3 and row.n == 5 and 1 < row.ci_low < 3 < row.ci_high < 5
+    row = landscape.pair_differences(frame, pairs, ["y"]).iloc[0]
+    # Every model a family of its own: each side's variance is 5/4 * 10 / 25, what both hold is 10 / 25.
+    assert (row.value, row.n, row.p) == (3, 5, pytest.approx(2 * stats.t.sf(3 / 0.6**0.5, 4)))
     with pytest.raises(ValueError, match="too few"):
-        landscape.pair_differences(frame, pairs.head(4), ["y"], 10, rng)
+        landscape.pair_differences(frame, pairs.head(4), ["y"])
+    # Two families of ConvNets, gaps 1, 1 | 4, 4, 4: their deviations add up to -3.6 and 3.6, squares are 10.8 in all.
+    frame = models(y=[1.0, 1, 4, 4, 4, 0, 0, 0, 0, 0]).assign(source="timm")
+    frame["model"] = ["a_1", "a_2", "b_1", "b_2", "b_3", *"fghij"]
+    row = landscape.pair_differences(frame, pairs, ["y"]).iloc[0]
+    assert row.ci_high - row.value == pytest.approx(
+        stats.t.ppf(0.975, 1) * ((4 * 3.6**2 + 10.8 * (5 / 4 - 1)) / 25) ** 0.5
+    )
+
+
+def test_pairs_of_few_families_are_few(board):
+    """Families that differ for reasons of their own: intervals of matched pairs that count every pair cover 72 %."""
+    supervised = board[board.paradigm == "supervised"].reset_index(drop=True)
+    pairs = landscape.match_pairs(
+        supervised, contrast="family", groups=("convnet", "transformer"), accuracy_within=0.25,
+        ratio_within={"params_m": 1.5},
+    )  # fmt: skip
+    rng, family = np.random.default_rng(2), pd.factorize(landscape.lineage(supervised))[0]
+    names = [f"y{k}" for k in range(800)]
+    noise = rng.normal(size=(len(supervised), 800)) + rng.normal(size=(family.max() + 1, 800))[family]
+    table = supervised[["model", "source", "pretrain_data"]].join(pd.DataFrame(noise, columns=names))
+    found = landscape.pair_differences(table, pairs, names)
+    assert ((found.ci_low <= 0) & (0 <= found.ci_high)).mean() >= 0.92
+    assert (found.p < 0.05).mean() == pytest.approx(((found.ci_low > 0) | (found.ci_high < 0)).mean())
+
+
+def test_group_gap_counts_families(board):
+    band = landscape.peers(board, 83.5, 84.5)
+    rng, family = np.random.default_rng(3), pd.factorize(landscape.lineage(band))[0]
+    names = [f"y{k}" for k in range(800)]
+    noise = rng.normal(size=(len(band), 800)) + rng.normal(size=(family.max() + 1, 800))[family]
+    frame = band[["model", "source", "pretrain_data", "family"]].join(pd.DataFrame(noise, columns=names))
+    found = landscape.group_gap(frame, names)
+    assert ((found.ci_low <= 0) & (0 <= found.ci_high)).mean() >= 0.92
+    means = frame.groupby("family").y0.mean()
+    assert found.value[0] == pytest.approx(means["convnet"] - means["transformer"])
+    with pytest.raises(ValueError, match="2 and 15 models: too few"):
+        landscape.group_gap(frame.drop(index=frame.index[frame.family == "convnet"][2:]), ["y0"])
 
 
 # -------------------------------------------------------------------------------------------------- scaling and axes

@@ -12,9 +12,9 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+from scipy.stats import rankdata, t
 
-from beyond_accuracy.stats import bootstrap_p_value, percentile_interval
+from beyond_accuracy.stats import clustered_variance, linear_difference, percentile_interval
 
 ROBUSTNESS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch")
 TRANSFER = ("vtab_natural", "vtab_specialized", "vtab_structured")
@@ -32,10 +32,11 @@ def lineage(board: pd.DataFrame) -> pd.Series:
     """Group of related models each row belongs to: the unit that is resampled.
 
     open_clip rows that share their training data are one group (epochs 31 and 32 of one run, resolutions and soups are
-    close to copies); timm rows that share an architecture are.
+    close to copies); timm rows of one family are, whatever their size: the first word of the name without a depth
+    (`convnext`, `swinv2`, `resnet` for resnet50 and resnet152).
     """
-    stem = board.model.str.split(".").str[0]
-    return stem.where(board.source == "timm", board.pretrain_data).rename("lineage")
+    family = board.model.str.extract(r"^(?:tf_)?([a-z]+?(?:v\d)?)(?:[\d_.]|$)", expand=False)
+    return family.where(board.source == "timm", board.pretrain_data).rename("lineage")
 
 
 def bootstrap_models(
@@ -65,8 +66,12 @@ def bootstrap_models(
     return np.array([statistic(np.concatenate([members[i] for i in chosen])) for chosen in drawn], float)
 
 
-def interval(draws: ArrayLike) -> tuple[float, float]:
+def interval(draws: ArrayLike, units: int | None = None) -> tuple[float, float]:
     """Percentile interval of draws of which up to a tenth may be NaN (degenerate resamples).
+
+    Args:
+        draws: (resamples,) draws.
+        units: Number of groups that were resampled, see `stats.percentile_interval`.
 
     Raises:
         ValueError: If more than a tenth of the draws are NaN.
@@ -75,7 +80,7 @@ def interval(draws: ArrayLike) -> tuple[float, float]:
     usable = draws[~np.isnan(draws)]
     if len(usable) < 0.9 * len(draws):
         raise ValueError(f"{len(draws) - len(usable)} of {len(draws)} resamples have no answer: too few models")
-    return tuple(percentile_interval(usable))
+    return tuple(percentile_interval(usable, units=units))
 
 
 # ------------------------------------------------------------------------------------------------------- correlations
@@ -147,8 +152,9 @@ def associations(
         return _rank_correlations_with_first(values[i], None if held is None else held[i])
 
     estimates = statistic(np.arange(len(part)))
-    draws = bootstrap_models(statistic, len(part), resamples, rng, lineage(part))
-    rows = [(y, estimates[k], *interval(draws[:, k]), len(part)) for k, y in enumerate(ys)]
+    groups = lineage(part)
+    draws = bootstrap_models(statistic, len(part), resamples, rng, groups)
+    rows = [(y, estimates[k], *interval(draws[:, k], groups.nunique()), len(part)) for k, y in enumerate(ys)]
     return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "n"])
 
 
@@ -168,9 +174,10 @@ def rank_correlations(
         return np.corrcoef(rankdata(values[i], axis=0), rowvar=False)[upper]
 
     estimate = statistic(np.arange(len(part)))
-    draws = bootstrap_models(statistic, len(part), resamples, rng, lineage(part))
+    groups = lineage(part)
+    draws = bootstrap_models(statistic, len(part), resamples, rng, groups)
     rows = [
-        (columns[a], columns[b], estimate[k], *interval(draws[:, k]), len(part))
+        (columns[a], columns[b], estimate[k], *interval(draws[:, k], groups.nunique()), len(part))
         for k, (a, b) in enumerate(zip(*upper, strict=True))
     ]
     return pd.DataFrame(rows, columns=["a", "b", "value", "ci_low", "ci_high", "n"])
@@ -182,25 +189,31 @@ def rank_correlations(
 def group_gap(
     frame: pd.DataFrame,
     ys: Iterable[str],
-    resamples: int,
-    rng: np.random.Generator,
     groups: tuple[str, str] = ("convnet", "transformer"),
     column: str = "family",
 ) -> pd.DataFrame:
     """Difference of means between two groups of models (first minus second), in points.
 
     Returns:
-        Rows ``benchmark, value, ci_low, ci_high, p, n_first, n_second``; the interval resamples each group's models.
+        Rows ``benchmark, value, ci_low, ci_high, p, n_first, n_second``; standard errors clustered by `lineage`.
+
+    Raises:
+        ValueError: If there are fewer than 3 models of a group.
     """
-    rows = []
+    rows, family = [], pd.factorize(lineage(frame))[0]
     for y in ys:
-        first, second = (frame.loc[frame[column] == g, y].dropna().to_numpy(float) for g in groups)
-        if min(len(first), len(second)) < 3:
-            raise ValueError(f"{y}: {len(first)} and {len(second)} models: too few to compare {groups[0]}, {groups[1]}")
-        means = [v[rng.integers(0, len(v), (resamples, len(v)))].mean(axis=1) for v in (first, second)]
-        draws = means[0] - means[1]
-        estimate = first.mean() - second.mean()
-        rows.append((y, estimate, *percentile_interval(draws), bootstrap_p_value(draws), len(first), len(second)))
+        sides = [((frame[column] == group) & frame[y].notna()).to_numpy() for group in groups]
+        sizes = [int(side.sum()) for side in sides]
+        if min(sizes) < 3:
+            raise ValueError(f"{y}: {sizes[0]} and {sizes[1]} models: too few to compare {groups[0]}, {groups[1]}")
+        values = [frame[y].to_numpy(float)[side] for side in sides]
+        influence = [(v - v.mean()) / len(v) for v in values]
+        spread = np.array([clustered_variance(i, family[side]) for i, side in zip(influence, sides, strict=True)])
+        units = np.array([len(np.unique(family[side])) for side in sides])
+        freedom = spread.sum() ** 2 / np.sum(spread**2 / (units - 1))  # Welch, over families
+        gap, error = values[0].mean() - values[1].mean(), spread.sum() ** 0.5
+        reach = t.ppf(0.975, freedom) * error
+        rows.append((y, gap, gap - reach, gap + reach, 2 * t.sf(abs(gap) / error, freedom), *sizes))
     return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "p", "n_first", "n_second"])
 
 
@@ -255,26 +268,27 @@ def match_pairs(
     return pd.DataFrame(sorted(rows), columns=["first", "second"], dtype="int64")
 
 
-def pair_differences(
-    frame: pd.DataFrame, pairs: pd.DataFrame, ys: Iterable[str], resamples: int, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Mean difference within matched pairs (first minus second), in points, with a bootstrap over pairs.
+def pair_differences(frame: pd.DataFrame, pairs: pd.DataFrame, ys: Iterable[str]) -> pd.DataFrame:
+    """Mean difference within matched pairs (first minus second), in points.
 
     Returns:
-        Rows ``benchmark, value, ci_low, ci_high, p, n`` (n pairs).
+        Rows ``benchmark, value, ci_low, ci_high, p, n`` (n pairs); standard errors clustered by the `lineage` of both
+        sides, for the pairs of one family are no independent evidence.
 
     Raises:
         ValueError: If there are fewer than 5 pairs.
     """
-    rows = []
+    rows, family = [], pd.factorize(lineage(frame))[0]
     for y in ys:
         values = frame[y].to_numpy(float)
         gaps = values[pairs["first"]] - values[pairs["second"]]
-        gaps = gaps[~np.isnan(gaps)]
-        if len(gaps) < 5:
-            raise ValueError(f"{y}: {len(gaps)} matched pairs: too few")
-        draws = gaps[rng.integers(0, len(gaps), (resamples, len(gaps)))].mean(axis=1)
-        rows.append((y, gaps.mean(), *percentile_interval(draws), bootstrap_p_value(draws), len(gaps)))
+        known = ~np.isnan(gaps)
+        if known.sum() < 5:
+            raise ValueError(f"{y}: {known.sum()} matched pairs: too few")
+        sides = (family[pairs[side]][known] for side in ("first", "second"))
+        mean = gaps[known].mean()
+        found = linear_difference(mean, (gaps[known] - mean) / known.sum(), *sides)
+        rows.append((y, found.estimate, *found.interval, found.p_value, int(known.sum())))
     return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "p", "n"])
 
 

@@ -114,7 +114,8 @@ def beyond_imagenet(
         def statistic(i: NDArray[np.int64], a=a, b=b) -> list[float]:
             return [np.corrcoef(a[i], b[i])[0, 1] ** 2]
 
-        draws = bootstrap_models(statistic, len(part), resamples, rng, lineage(part))[:, 0]
+        groups = lineage(part)
+        ends = interval(bootstrap_models(statistic, len(part), resamples, rng, groups)[:, 0], groups.nunique())
         slope, intercept = np.polyfit(a, b, 1)
         rest = b - intercept - slope * a
         points = float(np.sqrt(np.mean((part[y] - 100 * expit(intercept + slope * a)) ** 2)))
@@ -122,7 +123,7 @@ def beyond_imagenet(
         if y in IMAGES:
             variance = _logit_variance(part[y], IMAGES[y]) + slope**2 * _logit_variance(part[x], IMAGES[x])
             noise = min(1.0, float(variance.mean() / rest.var(ddof=2)))
-        rows.append((y, statistic(np.arange(len(part)))[0], *interval(draws), points, noise, len(part)))
+        rows.append((y, statistic(np.arange(len(part)))[0], *ends, points, noise, len(part)))
     names = ["benchmark", "value", "ci_low", "ci_high", "residual_points", "noise_share", "n"]
     return pd.DataFrame(rows, columns=names)
 
@@ -159,10 +160,11 @@ def principal_components(
         return singular**2 / np.sum(singular**2), axes
 
     shares, axes = decompose(np.arange(len(part)))
-    draws = bootstrap_models(lambda i: decompose(i)[0], len(part), resamples, rng, lineage(part))
+    groups = lineage(part)
+    draws = bootstrap_models(lambda i: decompose(i)[0], len(part), resamples, rng, groups)
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     names = [f"component {k + 1}" for k in range(len(shares))]
-    rows = [(name, shares[k], *interval(draws[:, k]), len(part)) for k, name in enumerate(names)]
+    rows = [(name, shares[k], *interval(draws[:, k], groups.nunique()), len(part)) for k, name in enumerate(names)]
     table_of_shares = pd.DataFrame(rows, columns=["component", "value", "ci_low", "ci_high", "n"])
     return table_of_shares, pd.DataFrame(axes.T, index=list(columns), columns=names)
 
