@@ -228,6 +228,11 @@ def test_the_number_shown_is_the_one_that_decides():
     assert ranking.tied == 3 and choosing.decisive(choice, {}, ranking) is None
 
 
+def test_an_estimate_without_an_interval_is_not_weighed_as_certain():
+    bare = NUMBERS | {("calibration", "val", ECE, "fraction"): ([0.08, 0.04, 0.02], None)}
+    assert [criterion.key for criterion in gathered(bare).criteria] == ["accuracy", "shape", "params"]
+
+
 def test_evenness_over_factors_is_no_reward_for_errors():
     keys = {criterion.key: criterion.headline.metric for criterion in choosing.CRITERIA}
     assert keys["mistakes"] == "factor_effect:average" and keys["ece"] == keys["ece_shift"] == ECE

@@ -181,6 +181,8 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         rows = by_headline.get(criterion.headline)
         if rows is None or len(rows) < 2 or (criterion.log and (rows["value"] <= 0).any()):
             continue
+        if not criterion.log and rows["ci_low"].isna().all():  # how sure it is cannot be known
+            continue
         own = rows.set_index("model").reindex(models)
         sd = half_width_sd(own["ci_low"].astype(float), own["ci_high"].astype(float)).fillna(0).to_numpy()
         value = own["value"].to_numpy(float)
