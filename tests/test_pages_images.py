@@ -152,7 +152,7 @@ def test_nothing_is_run_for_the_page(toy, toy_networks):
 
 
 def test_the_page_stays_light(toy, monkeypatch):
-    monkeypatch.setattr(pages_images, "MOST_BYTES", 3000)
+    monkeypatch.setattr(pages_images, "MOST_BYTES", 600)
     _, body = page_of(toy, toy_content(toy, synthetic=True))
     shown = body.html.count('class="ba-shot"')
     assert 1 <= shown < 5
