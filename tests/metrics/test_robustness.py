@@ -193,6 +193,13 @@ def test_sets_that_show_the_same_images_are_resampled_together():
     assert width[False] / width[True] == pytest.approx(np.sqrt(2), rel=0.1)
 
 
+def test_resamples_without_an_image_of_a_small_set_are_left_out():
+    names = {"real": np.arange(6), "c": np.arange(2)}
+    sets = {"real": {"m": np.arange(6) < 4}, "c": {"m": np.array([True, False])}}
+    row = rb.average_table(sets, 300, 0, names)[0].iloc[0]
+    assert row.value == pytest.approx(100 * (4 / 6 + 1 / 2) / 2) and row.ci_low < row.value < row.ci_high
+
+
 def test_own_images():
     clean = {"m": np.array([True, False, True])}
     own = rb.own_images(clean, ["a", "b", "c"], np.array(["c", "b", "c"], object))

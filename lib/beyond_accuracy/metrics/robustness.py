@@ -324,7 +324,7 @@ def _columns(by_model: Correct, models: Sequence[str], pairs: Sequence[tuple[int
 def _weighted_sum(
     parts: Sequence[tuple[float, NDArray, ArrayLike | None]], resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of weighted column means of (weight, table, names of the images), and its draws (resamples, columns)."""
+    """Sum of weighted column means of (weight, table, names of the images), and its draws (<= resamples, columns)."""
     rng = np.random.default_rng(seed)
     value = np.sum([weight * table.mean(axis=0) for weight, table, _ in parts], axis=0)
     draws = np.zeros((resamples, len(value)))
@@ -338,5 +338,7 @@ def _weighted_sum(
         for k, (_, table, names) in enumerate(shared):
             np.add.at(sums[:, k], images.get_indexer(np.asarray(names, dtype=str)), np.insert(table, 0, 1, axis=1))
         means = bootstrap_means(sums.reshape(len(images), -1), resamples, rng).reshape(resamples, len(shared), -1)
+        held = (means[..., 0] > 0).all(axis=1)  # a resample may miss all images of a small part: it has no mean
+        means, draws = means[held], draws[held]
         draws += np.einsum("rkc,k->rc", means[..., 1:] / means[..., :1], [weight for weight, *_ in shared])
     return value, draws
