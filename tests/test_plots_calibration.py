@@ -42,7 +42,9 @@ def bins():
 
 
 def summary():
-    return pd.DataFrame({"model": list(STYLES), "accuracy": 0.7, "confidence": 0.6, "ece": [0.2, 0.3]})
+    return pd.DataFrame(
+        {"model": list(STYLES), "accuracy": 0.7, "confidence": 0.6, "ece_debiased": [0.1, 0.2], "ece": [0.2, 0.3]}
+    )
 
 
 def test_gaps_reach_from_accuracy_to_mean_confidence():
@@ -53,7 +55,7 @@ def test_gaps_reach_from_accuracy_to_mean_confidence():
     assert (over.get_y(), over.get_height()) == pytest.approx((0.2, 0.2))
     assert (under.get_y(), under.get_height()) == pytest.approx((0.9, -0.2))
     assert over.get_hatch() != under.get_hatch()
-    assert [text.get_text() for text in diagram.texts] == ["ECE 0.200"]
+    assert [text.get_text() for text in diagram.texts] == ["ECE 0.100\n(plain 0.200)"]
     assert histogram.get_title(loc="left") == "ViT, supervised"
 
 
@@ -87,7 +89,9 @@ def test_arrows_of_temperature_scaling():
 def test_risk_coverage_shows_all_of_the_worst_panel():
     coverage = np.linspace(0.1, 1, 10)
     rows = [
-        pd.DataFrame({"coverage": coverage, "risk": coverage * top, "dataset": d, "model": m})
+        pd.DataFrame({"coverage": coverage, "risk": coverage * top, "dataset": d, "model": m}).assign(
+            risk_low=0, risk_high=0.9
+        )
         for d, top in (("easy", 0.1), ("hard", 0.8))
         for m in STYLES
     ]

@@ -30,7 +30,7 @@ def reliability_figure(bins: pd.DataFrame, summary: pd.DataFrame, styles: Mappin
 
     Args:
         bins: Rows of `metrics.calibration_table.reliability_table`.
-        summary: Columns `model`, `accuracy`, `confidence`, `ece` (fractions).
+        summary: Columns `model`, `accuracy`, `confidence`, `ece_debiased`, `ece` (fractions).
         styles: Looks of the models; their order is that of the diagrams.
     """
     names = [name for name in styles if name in set(bins["model"])]
@@ -81,7 +81,7 @@ def _diagram(ax: Axes, bins: pd.DataFrame, numbers: pd.Series, look: ModelStyle,
     ax.text(
         0.05,
         0.95,
-        f"ECE {numbers['ece']:.3f}",
+        f"ECE {numbers['ece_debiased']:.3f}\n(plain {numbers['ece']:.3f})",
         transform=ax.transAxes,
         va="top",
         fontsize=11.5,
@@ -113,7 +113,7 @@ def _reliability_legend(fig: Figure) -> None:
 
 
 def bins_figure(table: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Figure:
-    """ECE against the number of bins, for equal-width and equal-mass bins, with bands of 95 %.
+    """Debiased ECE against the number of bins, for equal-width and equal-mass bins, with bands of 95 %.
 
     Args:
         table: Rows `model, binning, n_bins, value, ci_low, ci_high`.
@@ -139,14 +139,14 @@ def bins_figure(table: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Figure
             )
         ax.set_title(title)
         ax.set_xlabel("number of bins")
-    axes[0][0].set_ylabel("ECE")
+    axes[0][0].set_ylabel("debiased ECE")
     axes[0][0].set_ylim(bottom=0)
     legend(fig, shown, kind="line")
     return fig
 
 
 def temperature_figure(table: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Figure:
-    """ECE before and after temperature scaling: an arrow per model, a panel per dataset.
+    """Debiased ECE before and after temperature scaling: an arrow per model, a panel per dataset.
 
     Args:
         table: Columns `dataset` (title), `model`, `before`, `after`, `after_low`, `after_high`.
@@ -169,7 +169,7 @@ def temperature_figure(table: pd.DataFrame, styles: Mapping[str, ModelStyle]) ->
                 arrowprops={"arrowstyle": "-|>", "color": look.color, "linestyle": "-", "shrinkA": 0, "shrinkB": 4},
             )
             ax.plot(row["before"], i, "|", color=INK, markersize=15, markeredgewidth=2)
-            reach = np.clip([[row["after"] - row["after_low"]], [row["after_high"] - row["after"]]], 0, None)
+            reach = [[row["after"] - row["after_low"]], [row["after_high"] - row["after"]]]
             ax.errorbar(
                 [row["after"]],
                 [i],
@@ -186,15 +186,15 @@ def temperature_figure(table: pd.DataFrame, styles: Mapping[str, ModelStyle]) ->
         ax.grid(axis="y", visible=False)
         ax.set_title(dataset)
     axes[-1, 0].set_xlim(left=0)
-    axes[-1, 0].set_xlabel("ECE   (bar: before, marker: after)")
+    axes[-1, 0].set_xlabel("debiased ECE   (bar: before, marker: after)")
     return fig
 
 
 def risk_coverage_figure(curves: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Figure:
-    """Error rate among the most confident images, a panel per dataset.
+    """Error rate among the most confident images, a panel per dataset, with bands of 95 %.
 
     Args:
-        curves: Columns `dataset` (title), `model`, `coverage`, `risk` (fractions).
+        curves: Columns `dataset` (title), `model`, `coverage`, `risk`, `risk_low`, `risk_high` (fractions).
         styles: Looks of the models.
     """
     datasets = list(dict.fromkeys(curves["dataset"]))
@@ -206,6 +206,7 @@ def risk_coverage_figure(curves: pd.DataFrame, styles: Mapping[str, ModelStyle])
         for i, (name, look) in enumerate(shown.items()):
             line = curves[(curves["dataset"] == dataset) & (curves["model"] == name)]
             every = max(1, len(line) // 6)
+            ax.fill_between(line["coverage"], line["risk_low"], line["risk_high"], color=look.color, alpha=0.12, lw=0)
             ax.plot(
                 line["coverage"],
                 line["risk"],

@@ -12,7 +12,8 @@ Labels = Mapping[str, str]
 def reliability_alt(numbers: pd.DataFrame, title: str, labels: Labels) -> str:
     """Alt text of a reliability figure from `metrics.calibration_table.summary`."""
     models = (
-        f"{labels[r.model]} ECE {r.ece:.3f}, mean confidence {r.confidence:.2f}, accuracy {r.accuracy:.2f}"
+        f"{labels[r.model]} debiased ECE {r.ece_debiased:.3f} (plain {r.ece:.3f}), mean confidence {r.confidence:.2f}, "
+        f"accuracy {r.accuracy:.2f}"
         for r in numbers.itertuples()
     )
     return (
@@ -21,16 +22,16 @@ def reliability_alt(numbers: pd.DataFrame, title: str, labels: Labels) -> str:
 
 
 def bins_alt(lines: pd.DataFrame, title: str, labels: Labels) -> str:
-    """Alt text of the figure of ECE against bins."""
+    """Alt text of the figure of the debiased ECE against bins."""
     ends = lines.groupby("model", sort=False)["value"].agg(["min", "max"])
     models = (f"{labels[row.Index]} {row.min:.3f} to {row.max:.3f}" for row in ends.itertuples())
-    return f"ECE on {title} against the number of bins, of equal width and of equal mass: {'; '.join(models)}."
+    return f"Debiased ECE on {title} against the number of bins, of equal width and of equal mass: {'; '.join(models)}."
 
 
 def temperature_alt(pairs: pd.DataFrame, labels: Labels) -> str:
-    """Alt text of the figure of ECE before and after temperature scaling."""
+    """Alt text of the figure of the debiased ECE before and after temperature scaling."""
     models = (f"{r.dataset}, {labels[r.model]}: {r.before:.3f} to {r.after:.3f}" for r in pairs.itertuples())
-    return f"ECE before and after temperature scaling. {'; '.join(models)}."
+    return f"Debiased ECE before and after temperature scaling. {'; '.join(models)}."
 
 
 def risk_coverage_alt(curves: pd.DataFrame, labels: Labels) -> str:
@@ -59,20 +60,21 @@ def gap_sentence(table: pd.DataFrame, title: str, labels: Labels) -> str:
     return f"On {title}, {'; '.join(words)} (mean confidence minus accuracy)."
 
 
-def order_sentence(row: pd.Series, title: str, labels: Labels, resamples: int) -> str:
-    """Whether one ordering holds over all resamples and bins: a row of `metrics.calibration_resampling.ordering`."""
-    start = f"On {title}, {labels[row['better']]} has a lower ECE than {labels[row['worse']]} in"
-    total = resamples * row["configs"]
-    if row["every"]:
-        return f"{start} every one of {total:,} resamples x bin configurations."
+def order_sentence(row: pd.Series, title: str, labels: Labels) -> str:
+    """Whether one ordering holds whatever the bins: a row of `metrics.calibration_resampling.ordering`."""
+    start = f"On {title}, {labels[row['better']]} has a lower debiased ECE than {labels[row['worse']]}"
+    if row["clear"] == row["configs"]:
+        return f"{start} beyond noise under each of {row['configs']} bin configurations."
+    share, lowest = (f"{100 * row[name]:.1f} %" for name in ("share", "lowest"))
     at = f"{row['lowest_n_bins']} bins of equal {row['lowest_binning']}"
-    # One decimal, rounded down: "100.0 %" would say what is not so.
-    share, lowest = (int(1000 * float(row[name])) / 10 for name in ("share", "lowest"))
-    return f"{start} {share:.1f} % of {total:,} resamples x bin configurations, and in {lowest:.1f} % at {at}."
+    return (
+        f"{start} in {share} of draws over {row['configs']} bin configurations, in {lowest} at {at}; it is beyond "
+        f"noise under {row['clear'] or 'none'} of them."
+    )
 
 
 def temperature_sentence(pairs: pd.DataFrame, title: str, labels: Labels, source: str = "") -> str:
     """What one temperature does to the ECE of a dataset; `source` is the title of another set it was fitted on."""
     how = f"the temperature of {source}" if source else "a cross-fitted temperature"
     changes = (f"{labels[r.model]} from {r.before:.3f} to {r.after:.3f}" for r in pairs.itertuples())
-    return f"On {title}, {how} changes the ECE of {', '.join(changes)}."
+    return f"On {title}, {how} changes the debiased ECE of {', '.join(changes)}."

@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from beyond_accuracy.metrics import selective as sel
+from beyond_accuracy.stats import wilson
 
 
 def rng(seed=0):
@@ -27,6 +28,13 @@ def by_definition(correct):
     accepted = np.arange(1, n + 1)
     curve = np.concatenate([[0], errors]) / n
     return (errors / accepted).mean(), np.trapezoid(curve, dx=1 / n)
+
+
+def test_band_is_wilson_among_the_accepted():
+    curve = sel.risk_coverage(*sample(200), points=4)
+    for row in curve.itertuples():
+        accepted = round(200 * row.coverage)
+        assert (row.risk_low, row.risk_high) == pytest.approx(wilson(round(row.risk * accepted), accepted))
 
 
 def test_docstring_examples():

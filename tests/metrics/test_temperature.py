@@ -36,13 +36,28 @@ def test_matches_a_bounded_scalar_search():
     assert temp.fit_temperature(logits, targets, start=0.2) == pytest.approx(expected, rel=1e-3)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    logits, targets = sample(300)
-    whole = temp.fit_temperature(logits, targets), temp.score(logits, targets, 2.0)
-    monkeypatch.setattr(temp, "_CHUNK_ELEMENTS", 70)
-    parts = temp.fit_temperature(logits, targets), temp.score(logits, targets, 2.0)
-    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
-    assert parts[1].confidence == pytest.approx(whole[1].confidence, abs=1e-7)
+def test_chunks_change_nothing():
+    logits, targets = sample(2500, classes=1000)  # two chunks
+    p = softmax(logits.astype(np.float32) / np.float32(2), axis=1)
+    found = temp.score(logits, targets, 2.0)
+    assert found.confidence == pytest.approx(p.max(axis=1), rel=1e-4)
+    assert found.target_probability == pytest.approx(p[np.arange(2500), targets], rel=1e-4)
+
+
+def test_interval_matches_refitting_resamples_and_covers():
+    logits, targets = sample(400, classes=5)
+    fitted = temp.fit_temperature(logits, targets)
+    low, high = temp.temperature_interval(logits, targets, fitted)
+    assert low < fitted < high and fitted**2 == pytest.approx(low * high)
+    drawn = [rng(seed).integers(0, 400, 400) for seed in range(100)]
+    spread = np.std([np.log(temp.fit_temperature(logits[rows], targets[rows], fitted)) for rows in drawn])
+    assert np.log(high / low) == pytest.approx(2 * 1.96 * spread, rel=0.2)
+    found = []
+    for seed in range(100):
+        again = sample(400, classes=5, seed=10 + 2 * seed)
+        low, high = temp.temperature_interval(*again, temp.fit_temperature(*again, 2.0))
+        found.append(low <= 2 <= high)
+    assert np.mean(found) >= 0.9
 
 
 def test_float16_logits():

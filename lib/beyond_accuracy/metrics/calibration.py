@@ -6,7 +6,7 @@ calibrated when, among the images it is p confident about, a share p is right.
 All errors are fractions (0.05 = five points). Functions raise ValueError on empty input, NaN or values outside 0..1.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.fft import dct, idct
 from scipy.optimize import brentq
 from scipy.special import erf
+from scipy.stats import norm
 
-from ..stats import wilson
+from ..stats import Interval, wilson
 
-Norm = Literal["l1", "l2", "max"]
 Binning = Literal["width", "mass"]
+
+CALIBRATED = 1 + 2**0.5
+"""What a calibrated model's bias is in multiples of the bias that its noisy gaps suggest."""
+CORRECTION = (1 + CALIBRATED) / 2
+"""Multiple that `ece_debiased` subtracts."""
 
 _GRID = 2**14  # cells of the smooth ECE; a tenth of the smallest bandwidth that 50,000 images can resolve
 _MIN_BANDWIDTH = 1e-3
@@ -53,38 +58,43 @@ def bin_index(confidence: ArrayLike, edges: ArrayLike) -> NDArray[np.intp]:
     return np.searchsorted(np.asarray(edges)[1:-1], np.asarray(confidence, float), side="left")
 
 
-def ece(
-    confidence: ArrayLike,
-    correct: ArrayLike,
-    n_bins: int = 15,
-    norm: Norm = "l1",
-    binning: Binning = "width",
-) -> float:
+def ece(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: Binning = "width") -> float:
     """Expected calibration error: mean gap between accuracy and confidence over bins of confidence.
 
-    ECE = sum_b n_b / n * |accuracy_b - confidence_b| (Guo et al. 2017, arXiv 1706.04599); `"l2"` is the root of
-    the weighted mean square, `"max"` the largest gap (MCE). The paper uses 15 equal-width bins and `"l1"`.
+    ECE = sum_b n_b / n * |accuracy_b - confidence_b| (Guo et al. 2017, arXiv 1706.04599). The paper uses 15 equal-width
+    bins.
 
     Args:
         confidence: (n,) confidences in 0..1.
         correct: (n,) booleans.
         n_bins: Number of bins.
-        norm: How the bins' gaps are combined.
         binning: `"width"` or `"mass"`, see `bin_edges`.
 
     >>> round(ece([0.95, 0.85, 0.75, 0.65], [True, True, False, True], n_bins=2), 3)
     0.05
     """
+    return float(signed_residuals(confidence, correct, n_bins, binning).mean())
+
+
+def signed_residuals(
+    confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: Binning = "width"
+) -> NDArray[np.float64]:
+    """(n,) values whose mean is the ECE: correct minus confidence, with the sign that their sum has in the bin."""
     confidence, correct = _pair(confidence, correct)
-    n, mean, accuracy = _bin_means(confidence, correct, bin_edges(confidence, n_bins, binning))
-    gap, share = np.abs(accuracy - mean), n / n.sum()
-    if norm == "l1":
-        return float(share @ gap)
-    if norm == "l2":
-        return float(np.sqrt(share @ gap**2))
-    if norm == "max":
-        return float(gap.max())
-    raise ValueError(f"norm is 'l1', 'l2' or 'max', got {norm!r}")
+    index = bin_index(confidence, bin_edges(confidence, n_bins, binning))
+    residual = correct - confidence
+    return np.sign(np.bincount(index, residual))[index] * residual
+
+
+def plain_interval(signed: ArrayLike, level: float = 0.95) -> Interval:
+    """Interval of a calibration error that is the mean of signed residuals, its noise included.
+
+    Noise pushes the ECE and its kin (classwise, sweep, smooth) up. This interval is of what as many other images would
+    show on average; for that of the model's own error see `ece_debiased`.
+    """
+    signed = np.asarray(signed, float)
+    half = norm.isf((1 - level) / 2) * signed.std() / np.sqrt(len(signed))
+    return Interval(float(max(signed.mean() - half, 0.0)), float(signed.mean() + half))
 
 
 def reliability(
@@ -114,43 +124,79 @@ def reliability(
     )
 
 
-def ece_debiased(
-    confidence: ArrayLike,
-    correct: ArrayLike,
-    n_bins: int = 15,
-    norm: Literal["l1", "l2"] = "l1",
-    binning: Binning = "width",
-) -> float:
-    """ECE without the upward bias of finite bins (Kumar, Liang, Ma 2019, arXiv 1909.10155).
+class Debiased(NamedTuple):
+    """An ECE without the bias of noisy bins.
 
-    Even a calibrated model shows gaps, because a bin's accuracy is a noisy mean. `"l2"` subtracts the variance
-    accuracy (1 - accuracy) / (n_b - 1) from each squared gap (the estimate may go below zero and is cut
-    there before the root). `"l1"` subtracts the bias of |gap| when the bin's accuracy is normal with the observed mean
-    and variance, as their library does by simulation; here in closed form (mean of a folded normal).
+    Attributes:
+        signed: (n,) signed residuals, whose mean is the plain ECE.
+        bias: Part of it that is noise if the bins' true gaps are as large as the observed ones.
     """
-    confidence, correct = _pair(confidence, correct)
-    n, mean, accuracy = _bin_means(confidence, correct, bin_edges(confidence, n_bins, binning))
-    gap, share = np.abs(accuracy - mean), n / n.sum()
-    # A bin of one image, or of only right or only wrong answers, has variance 0 here and stays as it is.
-    if norm == "l2":
-        variance = accuracy * (1 - accuracy) / np.maximum(n - 1, 1)
-        return float(np.sqrt(max(share @ (gap**2 - variance), 0.0)))
-    if norm != "l1":
-        raise ValueError(f"norm is 'l1' or 'l2', got {norm!r}")
-    sd = np.sqrt(accuracy * (1 - accuracy) / n)
-    z = np.divide(gap, sd, out=np.full(len(gap), np.inf), where=sd > 0)
-    folded = sd * np.sqrt(2 / np.pi) * np.exp(-(np.minimum(z, 40) ** 2) / 2) + gap * erf(z / np.sqrt(2))
-    return float(max(share @ (2 * gap - folded), 0.0))
+
+    signed: NDArray[np.float64]
+    bias: float
+
+    @property
+    def plain(self) -> float:
+        """The ECE as it is."""
+        return float(self.signed.mean())
+
+    @property
+    def value(self) -> float:
+        """The debiased error, at least 0."""
+        return max(self.plain - CORRECTION * self.bias, 0.0)
+
+    def interval(self, null_draws: ArrayLike | None = None, level: float = 0.95) -> Interval:
+        """Interval of the model's own error; it holds `value`.
+
+        It reaches from the error left by the largest correction to that left by the smallest (`CALIBRATED` and 1), two
+        standard errors further at each end, and down to 0 unless the ECE exceeds what calibrated models show.
+
+        Args:
+            null_draws: (simulations,) draws of `calibration_resampling.null_ece` with the same bins, if there are.
+            level: Confidence level.
+        """
+        half = norm.isf((1 - level) / 2) * self.signed.std() / np.sqrt(len(self.signed))
+        low = max(self.plain - CALIBRATED * self.bias - half, 0.0)
+        if null_draws is not None and self.plain <= np.quantile(null_draws, (1 + level) / 2):
+            low = 0.0
+        return Interval(float(low), float(min(max(self.plain - self.bias, 0.0) + half, 1.0)))
 
 
-def ece_sweep(confidence: ArrayLike, correct: ArrayLike) -> tuple[float, int]:
+def ece_debiased(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: Binning = "width") -> Debiased:
+    """ECE without the upward bias of finite bins (after Kumar, Liang, Ma 2019, arXiv 1909.10155).
+
+    Even a calibrated model shows gaps, because a bin's accuracy is a noisy mean. Kumar et al. subtract the bias that
+    bins with the observed gaps would have. Being noisy themselves, the gaps of a calibrated model show sqrt(2) - 1 of
+    its bias only; subtracting all of it (`CALIBRATED` times theirs) would take too much where gaps are as large as
+    noise. `CORRECTION` times theirs lies halfway: what is left is within a quarter of a bin's noise either way.
+
+    The noise of a bin's gap is taken from its residuals, the standard error from all signed residuals.
+    """
+    signed = signed_residuals(confidence, correct, n_bins, binning)
+    index, n = bin_index(confidence, bin_edges(confidence, n_bins, binning)), len(signed)
+    return Debiased(signed, float(noise_bias(np.bincount(index, signed) / n, np.bincount(index, signed**2) / n**2)))
+
+
+def noise_bias(gap: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upward bias of sum_b |gap_b| if each gap has normal noise: the mean of folded normals, minus the gaps.
+
+    Args:
+        gap: (..., bins) gaps, of either sign.
+        variance: Variances of their noise, same shape.
+    """
+    gap, sd = np.abs(gap), np.sqrt(np.maximum(variance, 0))  # sums that should be 0 may round below it
+    z = np.minimum(np.divide(gap, sd, out=np.full_like(gap, 40.0), where=sd > 0), 40.0)
+    return (sd * np.sqrt(2 / np.pi) * np.exp(-(z**2) / 2) + gap * (erf(z / np.sqrt(2)) - 1)).sum(axis=-1)
+
+
+def ece_sweep(confidence: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], int]:
     """ECE with as many equal-mass bins as keep accuracy rising with confidence (Roelofs et al. 2022).
 
     "Mitigating Bias in Calibration Error Estimation", AISTATS 2022, arXiv 2012.08668: the number of bins
     is raised until the accuracies of neighbouring bins are no longer monotone.
 
     Returns:
-        The error and the number of bins it was computed with.
+        (n,) signed residuals, whose mean is the error, and the number of bins.
     """
     confidence, correct = _pair(confidence, correct)
     best = 1
@@ -159,10 +205,12 @@ def ece_sweep(confidence: ArrayLike, correct: ArrayLike) -> tuple[float, int]:
         if (np.diff(accuracy) < 0).any():
             break
         best = n_bins
-    return ece(confidence, correct, best, binning="mass"), best
+    return signed_residuals(confidence, correct, best, "mass"), best
 
 
-def smooth_ece(confidence: ArrayLike, correct: ArrayLike, bandwidth: float | None = None) -> tuple[float, float]:
+def smooth_ece(
+    confidence: ArrayLike, correct: ArrayLike, bandwidth: float | None = None
+) -> tuple[NDArray[np.float64], float]:
     """Smooth calibration error: no bins, consistent, its bandwidth follows from the data.
 
     smECE_s = integral over 0..1 of |r_s(t)|, r_s(t) = 1/n sum_i K_s(t, confidence_i) (correct_i - confidence_i), with
@@ -176,31 +224,34 @@ def smooth_ece(confidence: ArrayLike, correct: ArrayLike, bandwidth: float | Non
         bandwidth: A fixed s instead of the fixed point.
 
     Returns:
-        The error and its bandwidth.
+        (n,) residuals weighted by the smoothed sign of r_s, whose mean is the error, and the bandwidth.
     """
     confidence, correct = _pair(confidence, correct)
     cell = np.minimum((confidence * _GRID).astype(int), _GRID - 1)
-    spectrum = dct(np.bincount(cell, correct - confidence, _GRID) / len(confidence), norm="ortho")
+    residual = correct - confidence
+    spectrum = dct(np.bincount(cell, residual, _GRID) / len(confidence), norm="ortho")
     decay = (np.pi * np.arange(_GRID)) ** 2 / 2
 
-    def error(s: float) -> float:
-        return float(np.abs(idct(spectrum * np.exp(-decay * s**2), norm="ortho")).sum())
+    def smoothed(s: float) -> NDArray[np.float64]:
+        return idct(spectrum * np.exp(-decay * s**2), norm="ortho")
 
-    if bandwidth is not None:
-        return error(bandwidth), bandwidth
-    if error(_MIN_BANDWIDTH) <= _MIN_BANDWIDTH:
-        return error(_MIN_BANDWIDTH), _MIN_BANDWIDTH
-    # error(s) falls with s and is at most 1: it crosses s exactly once, at 1 for a model that is always sure and wrong.
-    if error(1.0) >= 1 - 1e-9:
-        return error(1.0), 1.0
-    s = brentq(lambda s: error(s) - s, _MIN_BANDWIDTH, 1.0, xtol=1e-6)
-    return error(s), s
+    def excess(s: float) -> float:
+        return float(np.abs(smoothed(s)).sum()) - s
+
+    if bandwidth is None:
+        # The error falls with s and is at most 1: it crosses s once, at 1 for a model that is always sure and wrong.
+        if excess(_MIN_BANDWIDTH) <= 0:
+            bandwidth = _MIN_BANDWIDTH
+        else:
+            bandwidth = 1.0 if excess(1.0) >= -1e-9 else brentq(excess, _MIN_BANDWIDTH, 1.0, xtol=1e-6)
+    sign = dct(np.sign(smoothed(bandwidth)), norm="ortho")
+    return idct(sign * np.exp(-decay * bandwidth**2), norm="ortho")[cell] * residual, bandwidth
 
 
 def classwise_ece(
     probabilities: ArrayLike, targets: ArrayLike, n_bins: int = 15, binning: Binning = "width"
 ) -> NDArray[np.float64]:
-    """ECE of every class probability, not only of the largest one (Kull et al. 2019, arXiv 1910.12656).
+    """ECE of every class probability, not only of the largest one, averaged (Kull et al. 2019, arXiv 1910.12656).
 
     Args:
         probabilities: (n, classes) probabilities.
@@ -209,15 +260,12 @@ def classwise_ece(
         binning: As in `bin_edges`.
 
     Returns:
-        (classes,) errors; the classwise ECE is their mean.
+        (n,) signed residuals averaged over classes, whose mean is the classwise ECE.
     """
     probabilities, targets = _distribution(probabilities, targets)
-    errors = np.empty(probabilities.shape[1])
-    for k, column in enumerate(probabilities.T):
-        column = np.clip(column.astype(float), 0, 1)
-        index = bin_index(column, bin_edges(column, n_bins, binning))
-        errors[k] = np.abs(np.bincount(index, (targets == k) - column)).sum() / len(column)
-    return errors
+    classes = enumerate(probabilities.T)  # one column at a time: memory does not grow with the number of classes
+    signed = (signed_residuals(np.clip(p.astype(float), 0, 1), targets == k, n_bins, binning) for k, p in classes)
+    return sum(signed) / probabilities.shape[1]
 
 
 def brier(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:

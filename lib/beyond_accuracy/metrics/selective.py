@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from statsmodels.stats.proportion import proportion_confint
 
 from ..stats import resample_weights
 from .calibration import _pair
@@ -70,7 +71,8 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike, points: int = 200) 
 
     Returns:
         Columns `coverage`, `risk` (errors among accepted), `accuracy` (1 - risk), `generalized_risk` (risk x
-        coverage), `threshold` (confidence of the last accepted image).
+        coverage), `threshold` (confidence of the last accepted image), `risk_low`, `risk_high` (Wilson, among as many
+        accepted images).
     """
     confidence, correct = _pair(confidence, correct)
     points = min(points, len(correct))
@@ -78,7 +80,9 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike, points: int = 200) 
     errors = _errors_at(confidence, correct, coverage)
     ranked = np.sort(confidence)[::-1]
     last = np.clip(np.ceil(coverage * len(ranked) - 1e-9).astype(int) - 1, 0, len(ranked) - 1)
-    risk = errors / (coverage * len(ranked))
+    accepted = coverage * len(ranked)
+    risk = errors / accepted
+    low, high = proportion_confint(errors, accepted, method="wilson")
     return pd.DataFrame(
         {
             "coverage": coverage,
@@ -86,6 +90,8 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike, points: int = 200) 
             "accuracy": 1 - risk,
             "generalized_risk": errors / len(ranked),
             "threshold": ranked[last],
+            "risk_low": low,
+            "risk_high": high,
         }
     )
 

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
+from scipy.special import softmax
+from scipy.stats import norm
 from sklearn.model_selection import GroupKFold, KFold
+
+from ..stats import Interval
 
 _CHUNK_ELEMENTS = 2**21  # float16 logits are widened chunk by chunk: memory does not grow with the number of images
 _LOG_BOUND = math.log(100)  # temperatures from 1/100 to 100; a separable set would otherwise ask for 0
@@ -46,6 +50,28 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -
     """
     logits, targets = _checked(logits, targets)
     return _fit(logits, targets, np.arange(len(targets)), start)
+
+
+def temperature_interval(logits: ArrayLike, targets: ArrayLike, temperature: float, level: float = 0.95) -> Interval:
+    """Interval of a fitted temperature over other images: sandwich standard error of log T (White 1982).
+
+    Args:
+        logits: (n, classes) logits it was fitted on.
+        targets: (n,) index of the true class among the columns.
+        temperature: Of `fit_temperature`.
+        level: Confidence level.
+    """
+    logits, targets = _checked(logits, targets)
+    slope = curvature = 0.0
+    for part in _chunks(np.arange(len(targets)), logits.shape[1]):
+        z = logits[part].astype(float)
+        p = softmax(z / temperature, axis=1)
+        mean = np.einsum("ij,ij->i", p, z)
+        slope += float(((z[np.arange(len(part)), targets[part]] - mean) ** 2).sum())
+        curvature += float((np.einsum("ij,ij,ij->i", p, z, z) - mean**2).sum())
+    spread = norm.isf((1 - level) / 2) * temperature * math.sqrt(slope) / curvature if curvature > 0 else _LOG_BOUND
+    low, high = np.exp(np.clip(math.log(temperature) + spread * np.array([-1, 1]), -_LOG_BOUND, _LOG_BOUND))
+    return Interval(float(low), float(high))
 
 
 def cross_fit(
