@@ -85,7 +85,7 @@ def order_sentence(turned: Sequence[tuple[str, str, str]], labels: Labels) -> st
 
 def ece_sentence(effects: pd.DataFrame, labels: Labels) -> str:
     """The largest change of the calibration error, with the accuracy that goes with it."""
-    top = largest(effects, "ece")
+    top = largest(effects, "ece_debiased")
     same = effects[(effects["convention"] == top["convention"]) & (effects["model"] == top["model"])]
     moved = float(same[same["metric"] == "accuracy"]["change"].iloc[0])
     return (

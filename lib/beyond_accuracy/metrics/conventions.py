@@ -25,10 +25,10 @@ from ..stats import (
     wilson,
 )
 from . import calibration, mistakes, tidy
-from .calibration_resampling import PAPER, BinConfig, ece_bootstrap
+from .calibration_resampling import PAPER, ece_difference
 
-METRICS = {"accuracy": "percent", "ece": "fraction", "nll": "nats", "error_ratio:average": "ratio"}
-HEADINGS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "error_ratio:average": "error ratio"}
+METRICS = {"accuracy": "percent", "ece_debiased": "fraction", "nll": "nats", "error_ratio:average": "ratio"}
+HEADINGS = {"accuracy": "accuracy", "ece_debiased": "ECE", "nll": "NLL", "error_ratio:average": "error ratio"}
 FORMATS = {"answers changed (%)": ".2f", "accuracy": "+.1f", "ECE": "+.3f", "NLL": "+.3f", "error ratio": "+.3f"}
 FORMATS |= {f"p ({heading})": ".3f" for heading in HEADINGS.values()}
 COLUMNS = [
@@ -93,7 +93,7 @@ def effects(
     seed: int,
     factors: pd.DataFrame | None = None,
     resamples: int = P_VALUE_RESAMPLES,
-    config: BinConfig = PAPER,
+    n_bins: int = PAPER.n_bins,
 ) -> pd.DataFrame:
     """What each convention moves: paired differences, changed minus plain.
 
@@ -102,15 +102,15 @@ def effects(
         seed: Seed of the resampling; all pairs of a dataset see the same resamples.
         factors: (n, factors) 0/1 by image id, for the average error ratio of those pairs whose images have them.
         resamples: Behind intervals and p-values.
-        config: Bins of the ECE.
+        n_bins: Equal-width bins of the ECE.
 
     Returns:
-        `COLUMNS`, a row per pair and metric: `accuracy` in percent (score interval, McNemar), `ece` (basic bootstrap),
-        `nll`, `error_ratio:average` (bootstrap). p-values are two-sided and uncorrected; NaN where a convention leaves
-        every image as it was. `p_floor` is the smallest one that the resamples can give.
+        `COLUMNS`, a row per pair and metric: `accuracy` in percent (score interval, McNemar), `ece_debiased` (swaps
+        within images), `nll`, `error_ratio:average` (bootstrap). p-values are two-sided and uncorrected; NaN where a
+        convention leaves every image as it was. `p_floor` is the smallest one that the resamples can give.
     """
     parts = [
-        _dataset_effects([p for p in pairs if p.dataset == dataset], seed, factors, resamples, config)
+        _dataset_effects([p for p in pairs if p.dataset == dataset], seed, factors, resamples, n_bins)
         for dataset in dict.fromkeys(pair.dataset for pair in pairs)
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
@@ -124,13 +124,13 @@ class _Column(NamedTuple):
 
 
 def _dataset_effects(
-    pairs: Sequence[Pair], seed: int, factors: pd.DataFrame | None, resamples: int, config: BinConfig
+    pairs: Sequence[Pair], seed: int, factors: pd.DataFrame | None, resamples: int, n_bins: int
 ) -> pd.DataFrame:
     runs = list({id(run): run for pair in pairs for run in (pair.plain, pair.changed)}.values())
     if any(not np.array_equal(run.ids, runs[0].ids) for run in runs):
         raise ValueError(f"{pairs[0].dataset}: conventions are compared on the same images")
     place = {id(run): i for i, run in enumerate(runs)}
-    columns = _columns(runs, np.random.default_rng(seed), factors, resamples, config)
+    columns = _columns(runs, np.random.default_rng(seed), factors, resamples)
     rows = []
     for pair in pairs:
         before, after = place[id(pair.plain)], place[id(pair.changed)]
@@ -141,8 +141,6 @@ def _dataset_effects(
             # images that a convention leaves alone: equal sums may differ by how they were rounded
             moved[np.isclose(draws[:, after], draws[:, before], rtol=1e-12, atol=0)] = 0
             same = not moved.any()
-            if metric == "ece":  # basic: noise pushes each resampled ECE up (see calibration_table.differences)
-                moved = 2 * change - moved
             moved = moved[np.isfinite(moved)]
             interval, p, floor = *_interval(moved, resamples), p_value_floor(len(moved))
             if metric == "accuracy":
@@ -152,14 +150,23 @@ def _dataset_effects(
                 p = np.nan  # nothing changed on any image: there is nothing to test
             row = (*pair[:6], metric, values[before], values[after], change, *interval, p, len(pair.plain.pred))
             rows.append(dict(zip(COLUMNS, (*row, METRICS[metric], floor), strict=True)))
+        rows.append(_ece_effect(pair, np.random.default_rng(seed), resamples, n_bins))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def _ece_effect(pair: Pair, rng: np.random.Generator, resamples: int, n_bins: int) -> dict:
+    before, after = ((run.confidence, run.correct) for run in (pair.plain, pair.changed))
+    errors = [calibration.ece_debiased(*run, n_bins).value for run in (before, after)]
+    change, interval, p = ece_difference(after, before, resamples, rng, n_bins)
+    p = np.nan if all(map(np.array_equal, before, after)) else p
+    row = (*pair[:6], "ece_debiased", *errors, change, *interval, p, len(pair.plain.pred))
+    return dict(zip(COLUMNS, (*row, METRICS["ece_debiased"], 1 / (resamples + 1)), strict=True))
+
+
 def _columns(
-    runs: Sequence[Run], rng: np.random.Generator, factors: pd.DataFrame | None, resamples: int, config: BinConfig
+    runs: Sequence[Run], rng: np.random.Generator, factors: pd.DataFrame | None, resamples: int
 ) -> dict[str, _Column]:
     correct = np.column_stack([run.correct for run in runs])
-    confidence = np.column_stack([run.confidence for run in runs])
     label = np.column_stack([run.target_probability for run in runs])
     known = np.isfinite(label).all(axis=0)  # imported predictions know the answer's probability only
     loss = np.full(label.shape, np.nan)
@@ -167,13 +174,8 @@ def _columns(
     means = bootstrap_means(np.column_stack([correct, loss[:, known]]), resamples, rng)
     losses = np.full((resamples, len(runs)), np.nan)
     losses[:, known] = means[:, len(runs) :]
-    points = [
-        calibration.ece(c, r, config.n_bins, binning=config.binning)
-        for c, r in zip(confidence.T, correct.T, strict=True)
-    ]
     found = {
         "accuracy": _Column(100 * correct.mean(axis=0), 100 * means[:, : len(runs)]),
-        "ece": _Column(np.array(points), ece_bootstrap(confidence, correct, resamples, rng, [config])[:, 0]),
         "nll": _Column(loss.mean(axis=0), losses),
     }
     inside = np.isin(runs[0].ids, [] if factors is None else factors.index)
