@@ -35,13 +35,6 @@ def test_percentile_interval_by_hand():
     assert stats.percentile_interval(np.arange(1001), level=0.5) == pytest.approx((250, 750))
 
 
-def test_basic_interval_by_hand():
-    draws = np.arange(1001)  # percentile interval (25, 975)
-    assert stats.basic_interval(400, draws) == pytest.approx((-175, 775))
-    assert stats.basic_interval(400, draws, bounds=(0, 500)) == (0, 500)
-    assert stats.basic_interval(500, draws) == pytest.approx(stats.percentile_interval(draws))  # symmetric: no bias
-
-
 class TestResampleWeights:
     def test_counts_are_a_bootstrap(self):
         weights = np.concatenate(list(stats.resample_weights(40, 4000, rng())))

@@ -220,29 +220,6 @@ def _freedom(units: int) -> int:
     return units - 1
 
 
-def basic_interval(
-    estimate: float, draws: ArrayLike, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> Interval:
-    """Basic (reverse percentile) bootstrap interval: 2 * estimate - quantiles of the draws.
-
-    For statistics that noise can only push up (calibration errors): their draws are biased once more than the estimate,
-    so that percentile intervals sit too high and miss the truth. The basic interval subtracts the bias that the draws
-    show, and may for that reason lie below the estimate (Davison and Hinkley 1997, section 5.2.1).
-
-    Args:
-        estimate: The statistic on the sample itself.
-        draws: (resamples,) draws of the statistic.
-        level: Confidence level.
-        bounds: Range of the statistic; the interval is cut to it.
-
-    Raises:
-        ValueError: If there are no draws or one of them is NaN.
-    """
-    low, high = percentile_interval(draws, level)
-    low, high = np.clip([2 * estimate - high, 2 * estimate - low], *bounds)
-    return Interval(float(low), float(high))
-
-
 # ---------------------------------------------------------------------------------------------------------- resampling
 
 
