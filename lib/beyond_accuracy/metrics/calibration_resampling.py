@@ -88,7 +88,8 @@ def ece_difference(
     """
     confidence, correct = (np.column_stack([a, b]).astype(float) for a, b in zip(first, second, strict=True))
     n, tiny = len(confidence), np.finfo(float).tiny
-    index, residual = bin_index(confidence, bin_edges(confidence.ravel(), n_bins)), correct - confidence
+    held, index = np.unique(bin_index(confidence, bin_edges(confidence.ravel(), n_bins)), return_inverse=True)
+    index, n_bins, residual = index.reshape(n, 2), len(held), correct - confidence
     lean = residual.sum(axis=0) / np.sqrt((residual**2).sum(axis=0) + tiny)
     if lean.prod() < 0 and (np.abs(lean) > _CLEAR).all():
         residual[:, 1] *= -1
