@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from beyond_accuracy.pages_differences import Z95, half_width_sd
 from beyond_accuracy.profiles import Profile
-from beyond_accuracy.report_front import ECE, Headline, headline_rows
+from beyond_accuracy.report_front import Headline, headline_rows
+from beyond_accuracy.results import ECE
+from beyond_accuracy.stats import Z95, half_width_sd
 
 UNIT = 1000  # utilities are integers, thousandths of a step: Python and the page then rank by the same numbers
 LOWEST, HIGHEST = 0, 100

@@ -18,9 +18,8 @@ import pandas as pd
 from scipy.stats import norm
 
 from beyond_accuracy.errors import DataMissing
-from beyond_accuracy.pages_differences import Z95, half_width_sd
 from beyond_accuracy.results import read_results
-from beyond_accuracy.stats import holm
+from beyond_accuracy.stats import Z95, half_width_sd, holm
 from beyond_accuracy.study import COMPARISON_COLUMNS
 
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTABLE = VERDICTS = ("supported", "contradicted", "undecided", "not testable")

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from numpy.typing import ArrayLike
 from scipy.stats import norm
 from statsmodels.stats.power import normal_sample_size_one_tail
 
@@ -22,7 +21,6 @@ from beyond_accuracy.transforms import IDENTITY_AT
 
 ALPHA = 0.05
 POWER = 0.8
-Z95 = float(norm.ppf(0.975))
 PAIRED, INDEPENDENT = "paired", "independent"
 _KEYS = ["dimension", "dataset", "metric"]
 _MOST_NEEDED = 10**9  # beyond this no benchmark helps, and the normal approximation has no meaning
@@ -51,11 +49,6 @@ def read_comparisons(folder: Path, dimensions: Sequence[str]) -> pd.DataFrame:
         frames.append(frame.assign(model_b=frame["model_b"].fillna("")).fillna({"p_floor": 0.0}))
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*_DIFFERENCE_COLUMNS, "p_floor"])
-
-
-def half_width_sd(low: ArrayLike, high: ArrayLike) -> ArrayLike:
-    """Standard error that a 95 % interval implies under the normal approximation."""
-    return (high - low) / (2 * Z95)
 
 
 def difference_table(comparisons: pd.DataFrame, table: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
@@ -108,7 +101,7 @@ def needed_units(difference: float, low: float, high: float, n: float) -> int | 
     """
     if not all(np.isfinite([difference, low, high, n])) or difference == 0 or high <= low or n <= 0:
         return None
-    sd = half_width_sd(low, high) * float(np.sqrt(n))
+    sd = stats.half_width_sd(low, high) * float(np.sqrt(n))
     needed = max(1.0, normal_sample_size_one_tail(difference, POWER, ALPHA / 2, std_null=sd))
     return int(np.ceil(needed)) if needed <= _MOST_NEEDED else None
 
@@ -125,7 +118,7 @@ def _unrecorded(known: pd.DataFrame, table: pd.DataFrame, models: Sequence[str])
         there = {frozenset(pair) for pair in recorded[["model_a", "model_b"]].itertuples(index=False, name=None)}
         mask = (table[_KEYS] == list(key)).all(axis=1) & table["ci_low"].notna()
         own = table[mask].set_index("model")
-        sd = half_width_sd(own["ci_low"].astype(float), own["ci_high"].astype(float))
+        sd = stats.half_width_sd(own["ci_low"].astype(float), own["ci_high"].astype(float))
         for a, b in combinations([name for name in models if name in own.index], 2):
             spread = float(np.hypot(sd[a], sd[b]))
             if frozenset((a, b)) in there or spread == 0:

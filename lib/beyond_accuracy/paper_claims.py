@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from beyond_accuracy.claims import Claim, Inequality, Term
-from beyond_accuracy.report_front import ECE
+from beyond_accuracy.results import ECE
 from beyond_accuracy.transforms import IDENTITY_AT
 
 VIT_SUP, CONVNEXT_SUP, VIT_CLIP, CONVNEXT_CLIP = CELLS = ("vit_sup", "convnext_sup", "vit_clip", "convnext_clip")

@@ -16,9 +16,6 @@ from beyond_accuracy import plots, report_pages, results, tables
 from beyond_accuracy.errors import InputError
 from beyond_accuracy.profiles import ModelSpec, Profile, available_profiles
 
-ECE = "ece_debiased"
-"""The calibration error that models are compared by; the plain one stands beside it on its page."""
-
 
 @dataclass(frozen=True)
 class Headline:
@@ -45,9 +42,11 @@ class Headline:
 
 HEADLINES = (
     Headline("models", "accuracy", "Accuracy", "higher", words="right first answers on plain images"),
-    Headline("calibration", ECE, "Calibration error (ECE)", "lower", words="0.02: confidence is off by 2 points"),
     Headline(
-        *("calibration", ECE, "Calibration error under shift (ECE)", "lower", "shifted"),
+        "calibration", results.ECE, "Calibration error (ECE)", "lower", words="0.02: confidence is off by 2 points"
+    ),
+    Headline(
+        *("calibration", results.ECE, "Calibration error under shift (ECE)", "lower", "shifted"),
         words="the same on images of another kind",
     ),
     Headline("robustness", "accuracy", "Accuracy under shift, mean", "higher", "average", "over all shifted sets"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, and a run that draws n
     from matplotlib.figure import Figure
 
 RESULT_COLUMNS = ("dimension", "dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit")
+ECE = "ece_debiased"  # the calibration error that pages are compared by; `ece` is the paper's plug-in
 _NUMBERS = ("value", "ci_low", "ci_high", "n")
 _MANY_POINTS = 2_000  # more points than this are drawn as pixels inside an SVG: 50,000 points would weigh 5 MB
 _INLINE_SVG = 64_000  # bytes; heavier drawings go into the page as PNG

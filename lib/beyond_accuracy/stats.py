@@ -30,6 +30,9 @@ from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+Z95 = float(norm.isf(0.025))
+"""Half the width of a 95 % interval in standard errors."""
+
 P_VALUE_RESAMPLES = 20_000
 """Least number of resamples behind a printed p-value: its smallest value is then 1e-4, small enough to survive Holm."""
 
@@ -183,6 +186,11 @@ def linear_difference(
     # without any spread the statistic is what it is: zero up to rounding, or certainly not
     p = 2 * float(t.sf(abs(estimate) / error, freedom)) if error else float(abs(estimate) < _TIE)
     return Difference(float(estimate), Interval(float(estimate) - reach, float(estimate) + reach), p)
+
+
+def half_width_sd(low: ArrayLike, high: ArrayLike) -> ArrayLike:
+    """Standard error that a 95 % interval implies under the normal approximation."""
+    return (high - low) / (2 * Z95)
 
 
 def settle(draws: ArrayLike) -> NDArray[np.float64]:
