@@ -8,8 +8,7 @@ from beyond_accuracy.claims import Claim, Inequality, Term
 from beyond_accuracy.errors import DataMissing
 from beyond_accuracy.paper_claims import CELLS, paper_claims
 from beyond_accuracy.profiles import load_profile
-from beyond_accuracy.report_front import ECE
-from beyond_accuracy.results import write_dimension
+from beyond_accuracy.results import ECE, write_dimension
 
 Z = norm.ppf(0.975)
 NO_COMPARISONS = pd.DataFrame(

@@ -13,7 +13,7 @@ import pytest
 
 from beyond_accuracy import choosing, pages_choose, report_pages, results
 from beyond_accuracy.profiles import parse_profile
-from beyond_accuracy.report_front import ECE
+from beyond_accuracy.results import ECE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import ask  # noqa: E402 - the folder of tests is on no import path

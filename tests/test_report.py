@@ -466,9 +466,9 @@ def result_rows():
     rows = [
         ("models", "val", "accuracy", "vit_sup", 81.25, 80.0, 82.0, "percent"),
         ("models", "val", "accuracy", "resnet", 76.0, 75.0, 77.0, "percent"),
-        ("calibration", "val", report_front.ECE, "vit_clip", 0.05, None, None, "fraction"),
-        ("calibration", "r", report_front.ECE, "vit_clip", 0.1, 0.08, 0.12, "fraction"),
-        ("calibration", "r", report_front.ECE, "vit_sup", 0.2, 0.18, 0.22, "fraction"),
+        ("calibration", "val", results.ECE, "vit_clip", 0.05, None, None, "fraction"),
+        ("calibration", "r", results.ECE, "vit_clip", 0.1, 0.08, 0.12, "fraction"),
+        ("calibration", "r", results.ECE, "vit_sup", 0.2, 0.18, 0.22, "fraction"),
     ]
     frame = pd.DataFrame(
         rows, columns=["dimension", "dataset", "metric", "model", "value", "ci_low", "ci_high", "unit"]

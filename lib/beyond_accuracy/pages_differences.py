@@ -124,7 +124,7 @@ def _unrecorded(known: pd.DataFrame, table: pd.DataFrame, models: Sequence[str])
             if frozenset((a, b)) in there or spread == 0:
                 continue
             gap = float(own.at[a, "value"] - own.at[b, "value"])
-            ends = gap - Z95 * spread, gap + Z95 * spread
+            ends = gap - stats.Z95 * spread, gap + stats.Z95 * spread
             count = own.loc[[a, b], "n"].min()
             p = float(2 * norm.sf(abs(gap) / spread))
             rows.append((*key, a, b, gap, *ends, p, count, recorded["unit"].iloc[0], 0.0, INDEPENDENT))
