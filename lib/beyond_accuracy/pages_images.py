@@ -209,8 +209,8 @@ def _disagreements(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
 
 
 def _cues(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
-    from beyond_accuracy.reference import cue_categories
     from beyond_accuracy.metrics import shape_bias
+    from beyond_accuracy.reference import cue_categories
 
     dataset = _role(profile, "cue_conflict", "shape_bias")
     runs = {m: p for m, p in _runs(outputs, dataset).items() if p.probabilities is not None} if dataset else {}

@@ -1,7 +1,7 @@
 """Numbers published by others: the paper, values of its checkpoints, a leaderboard, and tables that define a score.
 
-They lie in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``). A benchmark's score is defined
-by category mappings, baseline errors and human answers.
+They lie in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``). A benchmark's score is
+defined by category mappings, baseline errors and human answers.
 """
 
 import json
