@@ -217,7 +217,8 @@ def test_results_comparisons_and_findings_are_written(toy, capsys):
     pair = dict.fromkeys(COMPARISON_COLUMNS, ["x"]) | {"difference": [0.5], "n": [12]}
     study.compare(pd.DataFrame(pair).drop(columns="dimension"))
     table = pd.read_csv(toy.root / "report" / "toy" / "comparisons" / "calibration.csv")
-    assert list(table.columns) == list(COMPARISON_COLUMNS) and table["dimension"].tolist() == ["calibration"]
+    assert list(table.columns) == [*COMPARISON_COLUMNS, "p_floor"] and table["p_floor"].tolist() == [0]
+    assert table["dimension"].tolist() == ["calibration"]
     with pytest.raises(InputError, match="comparisons: missing columns model_a"):
         study.compare(pd.DataFrame(pair).drop(columns="model_a"))
     study.finding("<b>colour</b> & others are right")
