@@ -68,9 +68,8 @@ def test_from_profile_to_results(toy):
     runs = [transfer.probe_task(d, f, "vtab_full", [0, 1, 2]) for d, f in loaded.values()]
     for run in runs:
         assert run.correct["colour"].mean() > 0.95  # its features are the mean of each channel
-    scores = transfer.score(runs, 200, study.rng())
-    study.record(transfer.results_rows(scores.table, "accuracy"))
-    study.compare(transfer.differences(scores))
+    study.record(transfer.results_rows(transfer.score(runs), "accuracy"))
+    study.compare(transfer.differences(runs))
     assert len((study.report_folder / "results" / "transfer.csv").read_text().splitlines()) == 1 + 4
 
 

@@ -6,7 +6,7 @@ of all of them; a second run of the page fits nothing.
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import norm, t
+from statsmodels.stats.proportion import proportion_confint
 
 from beyond_accuracy import vtab
 from beyond_accuracy.errors import DataMissing, InputError
 from beyond_accuracy.metrics.probe import DEFAULT, Settings, run_probe
 from beyond_accuracy.stamps import atomic_write
-from beyond_accuracy.stats import bootstrap_means, bootstrap_p_value, percentile_interval, wilson
 from beyond_accuracy.store import make_key
 from beyond_accuracy.tasks import Task, TaskData, task_data
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from beyond_accuracy.outputs import Features
     from beyond_accuracy.study import Study
 
-PROBE_VERSION = 1  # raise when the fitting changes any number: stored outcomes are then fitted anew
+PROBE_VERSION = 2  # raise when the fitting changes any number: stored outcomes are then fitted anew
 VIEWS = ("main", "before_projection")
 """Which layer stands for a model: `main` is timm's pre-logits and CLIP's projected features; `before_projection` takes
 CLIP's features before the projection into the space it shares with text."""
@@ -48,6 +49,7 @@ class Runs:
         notes: One row per model and seed: C, validation accuracy, whether C is at the grid's end, convergence.
         groups: (n_test,) what test images share.
         train_images: Images fitted on in the end.
+        pool_images: Images they were drawn from.
     """
 
     task: Task
@@ -58,6 +60,7 @@ class Runs:
     notes: pd.DataFrame = field(repr=False)
     groups: NDArray = field(repr=False)
     train_images: int
+    pool_images: int = 0
 
 
 def layer_of(layers: Iterable[str], view: str) -> str:
@@ -161,8 +164,8 @@ def _probe_task(data, features, setting, seeds, settings, view, folder) -> Runs:
                 {"task": task.name, "setting": setting, "model": model, "layer": layer, "seed": seed} | outcome
             )
         correct[model] = np.array(outcomes)
-    fitted = len(splits[0].train) + len(splits[0].validation)
-    return Runs(task, setting, view, correct, layers, pd.DataFrame(notes), data.groups[test], fitted)
+    sizes = len(splits[0].train) + len(splits[0].validation), int(np.sum(data.fold != "test"))
+    return Runs(task, setting, view, correct, layers, pd.DataFrame(notes), data.groups[test], *sizes)
 
 
 def possible_setting(data: TaskData, protocol: str) -> str:
@@ -205,93 +208,150 @@ def _npz(outcome: dict) -> bytes:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Accuracies of one setting and view with their bootstrap draws.
+class Spread:
+    """A mean over tasks and how far it may be off.
 
     Attributes:
-        table: Rows ``task, group, model, layer, value, ci_low, ci_high, seed_sd, n`` in percent.
-        draws: Task -> (resamples, models) accuracies in percent; columns paired, in the order of ``models``.
-        models: Model names.
-        groups: Task -> group.
+        value: The mean.
+        variance: Of the mean over other test images, other splits and other choices of C.
+        freedom: Degrees of freedom behind the variance.
+        units: Different test images, or scenes, that inform.
     """
 
-    table: pd.DataFrame
-    draws: dict[str, NDArray[np.float64]] = field(repr=False)
-    models: list[str]
-    groups: dict[str, str]
+    value: float
+    variance: float
+    freedom: float
+    units: int
 
 
-def score(runs: Iterable[Runs], resamples: int, rng: np.random.Generator) -> Scores:
-    """Test accuracy per task and model: mean over seeds, interval over test images.
+def spread(runs: Sequence[Runs], signs: Mapping[str, float]) -> Spread:
+    """Mean over tasks of a signed sum of the models' accuracies, each a mean over seeds, with its variance.
 
-    The test images are the clusters: all seeds of an image are drawn together, and all models' images too, so that
-    draws are paired between models. With one seed the interval is Wilson's; so it is where every image has the same
-    outcome, which a bootstrap would take for certainty. ``seed_sd`` is the spread between split seeds, which the
-    interval does not include.
+    ``V = sum over datasets of V_images + V_splits``. ``V_images`` is the variance that a bootstrap of the test images
+    (or scenes) has, linearised: ``G / (G - 1) sum_g z_g^2`` with the share ``z_g`` of unit g in the mean's deviation.
+    A unit that several tasks of a dataset share is one unit, and the models' answers to it are taken together, as in a
+    bootstrap that draws it once for all of them. ``V_splits = s^2 (1 / S + min(1, f / (1 - f)))``: ``s^2`` is the
+    variance over the S seeds (whose draws the tasks of a dataset share, too), less what single images contribute by
+    changing sides between seeds, which is in ``V_images`` already (``V_rows + V_columns - V_cells`` of crossed designs,
+    Owen 2007). ``1 / S`` stands for the S draws that were made, the rest for the pool they were made from, of which
+    each holds the share f (the delete-d jackknife of Efron and Tibshirani 1993, section 11.7; cut off where most of the
+    pool is used and the seeds hardly show what another pool would do). The few seeds of one model say little about
+    ``s^2``: it is the mean over all models, or pairs of models. Degrees of freedom: Welch and Satterthwaite. One seed
+    shows no ``V_splits``.
+
+    Raises:
+        ValueError: If a dataset's test images are a single unit.
     """
-    rows, draws, groups, models = [], {}, {}, []
+    value, variance, uncertain, units = 0.0, 0.0, 0.0, 0
+    models = list(runs[0].correct)
+    alike = [dict(zip(chosen, signs.values(), strict=True)) for chosen in combinations(models, len(signs))]
+    for dataset in dict.fromkeys(run.task.dataset for run in runs):
+        block = [run for run in runs if run.task.dataset == dataset]
+        by_seed, by_unit = _deviations(block, signs, len(runs))
+        seeds, count = by_unit.shape
+        if count < 2:
+            raise ValueError(f"{dataset}: the test images are a single unit, their spread is not known")
+        correction = count / (count - 1)
+        images = correction * np.sum(by_unit.mean(axis=0) ** 2)
+        value, variance, units = value + by_seed.mean(), variance + images, units + count
+        uncertain += images**2 / (count - 1)
+        if seeds > 1:
+            others = [_deviations(block, chosen, len(runs)) for chosen in alike]
+            between = np.mean([means.var(ddof=1) for means, _ in others])
+            single = correction * np.mean([parts.var(axis=0, ddof=1).sum() for _, parts in others])
+            share = max(run.train_images / max(run.pool_images, 2 * run.train_images, 1) for run in block)
+            draws = 1 / seeds + share / (1 - share)
+            variance += draws * max(0.0, between - single)
+            uncertain += (draws * between) ** 2 / ((seeds - 1) * (len(models) + 1 - len(signs)))
+    freedom = variance**2 / uncertain if variance > 0 else units - 1
+    return Spread(float(value), float(variance), float(freedom), units)
+
+
+def _deviations(block: Sequence[Runs], signs: Mapping[str, float], tasks: int) -> tuple[NDArray, NDArray]:
+    """Share in a mean over tasks of (seeds,) the tasks of one dataset; of (seeds, units) each unit's deviation."""
+    answers = [sum(sign * run.correct[model] for model, sign in signs.items()) / tasks for run in block]
+    deviations = np.hstack([(a - a.mean(axis=1, keepdims=True)) / a.shape[1] for a in answers])
+    _, unit = np.unique(np.concatenate([run.groups for run in block]), return_inverse=True)
+    return np.sum([a.mean(axis=1) for a in answers], axis=0), np.stack([np.bincount(unit, row) for row in deviations])
+
+
+def share_of(found: Spread, level: float = 0.95) -> tuple[float, float]:
+    """Wilson interval of a share, at the number of independent images that its variance is worth (Korn, Graubard 1998).
+
+    A share without any spread (all right, or all wrong) is worth its units.
+    """
+    tail = (1 - level) / 2
+    worth = found.units
+    if found.variance > 0:
+        worth = found.value * (1 - found.value) / found.variance
+        worth *= (norm.isf(tail) / t.isf(tail, found.freedom)) ** 2
+    low, high = proportion_confint(found.value * worth, worth, alpha=1 - level, method="wilson")
+    return float(low), float(high)
+
+
+def difference_of(found: Spread, level: float = 0.95) -> tuple[float, float, float]:
+    """Student's interval and two-sided p-value of a difference, as if at least one unit had differed."""
+    error = max(np.sqrt(found.variance), 1 / found.units)
+    reach = t.isf((1 - level) / 2, found.freedom) * error
+    return found.value - reach, found.value + reach, float(2 * t.sf(abs(found.value) / error, found.freedom))
+
+
+def score(runs: Iterable[Runs]) -> pd.DataFrame:
+    """Test accuracy per task and model in percent, mean over seeds, with the interval of `spread` and `share_of`.
+
+    Returns:
+        Rows ``task, group, model, layer, value, ci_low, ci_high, n, seed_sd``: ``n`` counts test images, or scenes
+        where images share one; ``seed_sd`` is the spread between split seeds.
+    """
+    rows = []
     for run in runs:
-        models = list(run.correct)
-        means = np.column_stack([c.mean(axis=0) for c in run.correct.values()])
-        shared = len(np.unique(run.groups)) < len(run.groups)
-        drawn = 100 * bootstrap_means(means, resamples, rng, run.groups if shared else None)
-        draws[run.task.name], groups[run.task.name] = drawn, run.task.group
-        for k, (model, correct) in enumerate(run.correct.items()):
-            single = len(correct) == 1 and not shared
-            if single or np.ptp(means[:, k]) == 0:
-                low, high = (100 * end for end in wilson(round(means[:, k].sum()), len(means)))
-            else:
-                low, high = percentile_interval(drawn[:, k])
-            spread = 100 * correct.mean(axis=1).std(ddof=1) if len(correct) > 1 else np.nan
-            value = 100 * means[:, k].mean()
-            rows.append((run.task.name, run.task.group, model, run.layers[model], value, low, high, spread, len(means)))
-    names = ["task", "group", "model", "layer", "value", "ci_low", "ci_high", "seed_sd", "n"]
-    return Scores(pd.DataFrame(rows, columns=names), draws, models, groups)
+        for model, correct in run.correct.items():
+            seed_sd = 100 * correct.mean(axis=1).std(ddof=1) if len(correct) > 1 else np.nan
+            rows.append((run.task.name, run.task.group, model, run.layers[model], *_share_row([run], model), seed_sd))
+    names = ["task", "group", "model", "layer", "value", "ci_low", "ci_high", "n", "seed_sd"]
+    return pd.DataFrame(rows, columns=names)
 
 
-def sets_of_tasks(scores: Scores) -> dict[str, list[str]]:
-    """The averages that are reported: all tasks, all but doubtful ones, and each group."""
-    tasks = list(scores.draws)
-    sets = {"average": tasks}
-    if any(task in DOUBTFUL for task in tasks):
-        sets["average_without_sun397"] = [task for task in tasks if task not in DOUBTFUL]
+def _share_row(runs: Sequence[Runs], model: str) -> tuple[float, float, float, int]:
+    found = spread(runs, {model: 1.0})
+    low, high = share_of(found)
+    return 100 * found.value, 100 * low, 100 * high, found.units
+
+
+def sets_of_tasks(runs: Iterable[Runs]) -> dict[str, list[Runs]]:
+    """The averages that are reported: all tasks, all but doubtful ones, and each group of at least two."""
+    runs = list(runs)
+    sets = {"average": runs}
+    if any(run.task.name in DOUBTFUL for run in runs):
+        sets["average_without_sun397"] = [run for run in runs if run.task.name not in DOUBTFUL]
     for group in vtab.GROUPS:
-        if members := [task for task in tasks if scores.groups[task] == group]:
+        members = [run for run in runs if run.task.group == group]
+        if len(members) > 1:
             sets[f"average_{group}"] = members
     return sets
 
 
-def averages(scores: Scores) -> pd.DataFrame:
+def averages(runs: Iterable[Runs]) -> pd.DataFrame:
     """Means over tasks, each task with equal weight: ``task`` (name of the mean), ``model, value, ci_low, ci_high, n``.
 
-    ``n`` counts tasks. The interval covers which test images were drawn, not which tasks were chosen.
+    The interval covers test images and splits, not which tasks were chosen; ``n`` counts different images or scenes.
     """
-    rows = []
-    values = scores.table.pivot(index="task", columns="model", values="value")
-    for name, members in sets_of_tasks(scores).items():
-        drawn = np.mean([scores.draws[task] for task in members], axis=0)
-        for k, model in enumerate(scores.models):
-            low, high = percentile_interval(drawn[:, k])
-            rows.append((name, model, values.loc[members, model].mean(), low, high, len(members)))
+    rows = [
+        (name, model, *_share_row(members, model))
+        for name, members in sets_of_tasks(runs).items()
+        for model in members[0].correct
+    ]
     return pd.DataFrame(rows, columns=["task", "model", "value", "ci_low", "ci_high", "n"])
 
 
-def differences(scores: Scores) -> pd.DataFrame:
-    """Paired differences between all models, per task and per average, as rows of the comparisons schema.
-
-    p-values come from the draws, so `score` needs `stats.P_VALUE_RESAMPLES` resamples.
-    """
-    values = scores.table.pivot(index="task", columns="model", values="value")
-    counts = scores.table.drop_duplicates("task").set_index("task").n
+def differences(runs: Sequence[Runs]) -> pd.DataFrame:
+    """Paired differences between all models, per task and per average, as rows of the comparisons schema."""
     rows = []
-    sets = {task: [task] for task in scores.draws} | sets_of_tasks(scores)
-    for name, members in sets.items():
-        drawn = np.mean([scores.draws[task] for task in members], axis=0)
-        mean = values.loc[members].mean()
-        for (i, a), (j, b) in combinations(enumerate(scores.models), 2):
-            gap = drawn[:, i] - drawn[:, j]
-            low, high = percentile_interval(gap)
-            rows.append((name, a, b, mean[a] - mean[b], low, high, bootstrap_p_value(gap), counts[members].sum()))
+    for name, members in ({run.task.name: [run] for run in runs} | sets_of_tasks(runs)).items():
+        for a, b in combinations(members[0].correct, 2):
+            found = spread(members, {a: 1.0, b: -1.0})
+            low, high, p = difference_of(found)
+            rows.append((name, a, b, 100 * found.value, 100 * low, 100 * high, p, found.units))
     names = ["dataset", "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n"]
     return pd.DataFrame(rows, columns=names).assign(metric="accuracy", unit="percent")
 

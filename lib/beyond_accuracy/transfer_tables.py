@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from beyond_accuracy import vtab
 from beyond_accuracy.tasks import TaskData
-from beyond_accuracy.transfer import Runs, averages, metric_name, results_rows, score
+from beyond_accuracy.transfer import Runs, averages, metric_name, results_rows, score, sets_of_tasks
 
 
 def overview(tasks: Iterable[TaskData]) -> pd.DataFrame:
@@ -38,30 +37,28 @@ def wide_table(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
     return shown
 
 
-def few_shot_table(curves: Mapping[int, list[Runs]], resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+def few_shot_table(curves: Mapping[int, list[Runs]]) -> pd.DataFrame:
     """Few-shot accuracies averaged over the tasks that have every point of the curve.
 
     Args:
         curves: Number of shots -> runs of the tasks that allow it.
-        resamples: Bootstrap resamples.
-        rng: Source of randomness.
 
     Returns:
-        Rows ``panel, tasks, shots, model, value, ci_low, ci_high``: all tasks and each group; ``tasks`` lists those
-        averaged. Numbers of shots that no task allows are left out.
+        Rows ``panel, tasks, shots, model, value, ci_low, ci_high``: all tasks and each group of at least two; ``tasks``
+        lists those averaged. Numbers of shots that no task allows are left out.
     """
     curves = {shots: runs for shots, runs in curves.items() if runs}
     complete = set.intersection(*({run.task.name for run in runs} for runs in curves.values())) if curves else set()
     frames = []
     for shots, runs in curves.items():
-        scores = score([run for run in runs if run.task.name in complete], resamples, rng)
-        means = averages(scores)
-        for name, group in (("average", "all"), *((f"average_{g}", g) for g in vtab.GROUPS)):
-            members = [t for t in scores.draws if group in ("all", scores.groups[t])]
-            part = means[means.task == name]
-            if len(part):
-                panel = f"{group} ({len(members)} task{'s' if len(members) > 1 else ''})"
-                frames.append(part.assign(panel=panel, tasks=", ".join(members), shots=shots))
+        kept = [run for run in runs if run.task.name in complete]
+        means = averages(kept)
+        for name, members in sets_of_tasks(kept).items():
+            if name != "average_without_sun397":
+                tasks = ", ".join(run.task.name for run in members)
+                title = "all" if name == "average" else name.removeprefix("average_")
+                panel = f"{title} ({len(members)} task{'s' if len(members) > 1 else ''})"
+                frames.append(means[means.task == name].assign(panel=panel, tasks=tasks, shots=shots))
     columns = ["panel", "tasks", "shots", "model", "value", "ci_low", "ci_high"]
     if not frames:
         return pd.DataFrame(columns=columns)
@@ -70,13 +67,9 @@ def few_shot_table(curves: Mapping[int, list[Runs]], resamples: int, rng: np.ran
     return table.sort_values(["panel", "shots"], key=lambda c: c.map(order) if c.name == "panel" else c, kind="stable")
 
 
-def few_shot_rows(curves: Mapping[int, list[Runs]], resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+def few_shot_rows(curves: Mapping[int, list[Runs]]) -> pd.DataFrame:
     """Few-shot accuracies of every task as rows of the results schema."""
-    frames = [
-        results_rows(score(runs, resamples, rng).table, metric_name(f"shots={shots}"))
-        for shots, runs in curves.items()
-        if runs
-    ]
+    frames = [results_rows(score(runs), metric_name(f"shots={shots}")) for shots, runs in curves.items() if runs]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -85,6 +78,20 @@ def panel_chance(few: pd.DataFrame, tasks: Iterable[TaskData]) -> dict[str, floa
     chance = {data.task.name: data.chance for data in tasks}
     members = few.groupby("panel", sort=False).tasks.first()
     return {panel: float(np.mean([chance[name] for name in names.split(", ")])) for panel, names in members.items()}
+
+
+def protocols(runs: Iterable[Runs]) -> str:
+    """Which tasks were run under which protocol, in words.
+
+    >>> from beyond_accuracy.tasks import Task
+    >>> tasks = {"digits": "vtab_1k", "camera_roll": "vtab_full"}
+    >>> protocols(Runs(Task(t, "natural"), s, "main", {}, {}, None, None, 0) for t, s in tasks.items())
+    'vtab_1k: digits; vtab_full: camera roll'
+    """
+    tasks = {}
+    for run in runs:
+        tasks.setdefault(run.setting, []).append(run.task.label)
+    return "; ".join(f"{setting}: {', '.join(labels)}" for setting, labels in tasks.items())
 
 
 def fit_summary(notes: pd.DataFrame, table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
