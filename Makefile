@@ -20,7 +20,7 @@ TEST := .venv/.test
 WORLD := .venv/.world
 endif
 
-.PHONY: report paper test soak lint lab bench world train ablation replicates lock clean
+.PHONY: report paper test soak lint lab bench coverage world train ablation replicates lock clean
 
 report: $(BASE)
 	$(BIN)/beyond-accuracy report --profile $(PROFILE) $(ARGS)
@@ -29,8 +29,8 @@ paper: $(BASE)
 	$(BIN)/beyond-accuracy report --profile paper $(ARGS)
 
 test: $(TEST)
-	$(BIN)/ruff check lib tests
-	$(BIN)/ruff format --check lib tests
+	$(BIN)/ruff check lib tests tools
+	$(BIN)/ruff format --check lib tests tools
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 soak: $(TEST)
@@ -41,6 +41,10 @@ lab: $(BASE)
 
 bench: $(BASE)
 	$(BIN)/python -m beyond_accuracy.bench $(ARGS)
+
+# How often the printed intervals hold the truth, by simulation: writes the tables of docs/metrics.md. ARGS=--quick tries it.
+coverage: $(BASE)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py $(ARGS)
 
 # Every image of the mini world, from seeds: about 80 core-minutes. world_a is filtered by a fifth network's mistakes.
 world: $(WORLD)
