@@ -19,7 +19,7 @@ from beyond_accuracy.errors import InputError
 from beyond_accuracy.paths import report_dir
 from beyond_accuracy.stamps import write_atomically
 
-LIMIT = 6_000_000  # bytes of the whole copy
+LIMIT = 6_500_000  # bytes of the whole copy
 QUALITY = 45  # of photographs; drawings (pictures with a palette) stay exact
 WIDTH = 560  # pixels of photographs: most of the width of the text
 SMALL = 4_096  # bytes of a picture below which nothing is gained
