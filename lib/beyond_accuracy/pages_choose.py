@@ -289,8 +289,7 @@ def _numbers(choice: Choice, labels: Mapping[str, str]) -> str:
     frame["n"] = pd.array([rows["n"].max() for rows in choice.rows], dtype="Int64")
     caption = (
         "The numbers that are weighed, with 95 % intervals. ↑ higher is better, ↓ lower is better. n: what informs "
-        "(images, scenes, shape images; tasks for transfer), of the model with the most; none for what is counted or "
-        "timed."
+        "(images, scenes, shape images), of the model with the most; none for what is counted or timed."
     )
     return f'<h2 id="numbers">Numbers</h2>{tables.table_html(frame, caption, name="criteria", labels=heads)}'
 
