@@ -230,14 +230,14 @@ def spread(runs: Sequence[Runs], signs: Mapping[str, float]) -> Spread:
     ``V = sum over datasets of V_images + V_splits``. ``V_images`` is the variance that a bootstrap of the test images
     (or scenes) has, linearised: ``G / (G - 1) sum_g z_g^2`` with the share ``z_g`` of unit g in the mean's deviation.
     A unit that several tasks of a dataset share is one unit, and the models' answers to it are taken together, as in a
-    bootstrap that draws it once for all of them. ``V_splits = s^2 (1 / S + min(1, f / (1 - f)))``: ``s^2`` is the
-    variance over the S seeds (whose draws the tasks of a dataset share, too), less what single images contribute by
-    changing sides between seeds, which is in ``V_images`` already (``V_rows + V_columns - V_cells`` of crossed designs,
-    Owen 2007). ``1 / S`` stands for the S draws that were made, the rest for the pool they were made from, of which
-    each holds the share f (the delete-d jackknife of Efron and Tibshirani 1993, section 11.7; cut off where most of the
-    pool is used and the seeds hardly show what another pool would do). The few seeds of one model say little about
-    ``s^2``: it is the mean over all models, or pairs of models. Degrees of freedom: Welch and Satterthwaite. One seed
-    shows no ``V_splits``.
+    bootstrap that draws it once for all of them. ``V_splits = s^2 (1 / S + min(1, f / (1 - f)))``: ``1 / S`` stands for
+    the S splits that were drawn (the same for all tasks of a dataset), the rest for the pool they were drawn from, of
+    which each holds the share f (the delete-d jackknife of Efron and Tibshirani 1993, section 11.7; cut off where most
+    of the pool is used and the seeds hardly show what another pool would do). ``s^2`` is the variance between seeds,
+    less what single images contribute to it by changing sides, which is in ``V_images`` already (``V_rows + V_columns -
+    V_cells`` of crossed designs, Owen 2007). Few seeds tell that difference badly: both are means over all models, or
+    pairs of models, and of what is taken off, the share sqrt(2 / d), the relative error of a variance on d degrees of
+    freedom, stays. Degrees of freedom of V: Welch and Satterthwaite. One seed shows no ``V_splits``.
 
     Raises:
         ValueError: If a dataset's test images are a single unit.
@@ -261,8 +261,9 @@ def spread(runs: Sequence[Runs], signs: Mapping[str, float]) -> Spread:
             single = correction * np.mean([parts.var(axis=0, ddof=1).sum() for _, parts in others])
             share = max(run.train_images / max(run.pool_images, 2 * run.train_images, 1) for run in block)
             draws = 1 / seeds + share / (1 - share)
-            variance += draws * max(0.0, between - single)
-            uncertain += (draws * between) ** 2 / ((seeds - 1) * (len(models) + 1 - len(signs)))
+            freedom = (seeds - 1) * (len(models) + 1 - len(signs))
+            splits = draws * max(0.0, between - max(0.0, 1 - np.sqrt(2 / freedom)) * single)
+            variance, uncertain = variance + splits, uncertain + splits**2 / freedom
     freedom = variance**2 / uncertain if variance > 0 else units - 1
     return Spread(float(value), float(variance), float(freedom), units)
 
