@@ -286,14 +286,7 @@ def effects(rng: Generator) -> Iterator[tuple]:
 
 
 SIMULATIONS = {one.__name__: one for one in (accuracy, scenes, sets, factors, ece, shape, sweeps, probes, effects)}
-TIMES = {
-    "accuracy": 10,
-    "scenes": 2,
-    "factors": 3,
-    "shape": 2,
-    "probes": 3,
-    "effects": 5,
-}  # times as many where they cost little
+TIMES = {"accuracy": 10, "scenes": 2, "factors": 3, "ece": 2, "shape": 2, "probes": 3, "effects": 5}
 
 
 def repeat(name: str, repetition: int) -> list[tuple]:
@@ -347,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(SIMULATIONS), default=list(SIMULATIONS), metavar="NAME")
-    parser.add_argument("--repetitions", type=int, default=200, help="least number; quick simulations make more")
+    parser.add_argument("--repetitions", type=int, default=200, help="least number, see TIMES")
     parser.add_argument("--quick", action="store_true", help="two repetitions, printed and not written")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--docs", type=Path, default=DOCS)
