@@ -20,7 +20,7 @@ TEST := .venv/.test
 WORLD := .venv/.world
 endif
 
-.PHONY: report paper test soak lint lab bench coverage world train ablation replicates lock clean
+.PHONY: report paper test soak lint lab bench coverage world train ablation replicates shape lock clean
 
 report: $(BASE)
 	$(BIN)/beyond-accuracy report --profile $(PROFILE) $(ARGS)
@@ -29,8 +29,8 @@ paper: $(BASE)
 	$(BIN)/beyond-accuracy report --profile paper $(ARGS)
 
 test: $(TEST)
-	$(BIN)/ruff check lib tests tools
-	$(BIN)/ruff format --check lib tests tools
+	$(BIN)/ruff check lib tests tools tools
+	$(BIN)/ruff format --check lib tests tools tools
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 soak: $(TEST)
@@ -40,11 +40,11 @@ lab: $(BASE)
 	$(BIN)/jupyter lab notebooks
 
 bench: $(BASE)
-	$(BIN)/python -m beyond_accuracy.bench $(ARGS)
+	$(BIN)/python tools/bench.py $(ARGS)
 
 # How often the printed intervals hold the truth, by simulation: writes the tables of docs/metrics.md. ARGS=--quick tries it.
 coverage: $(BASE)
-	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/interval_coverage.py $(ARGS)
 
 # Every image of the mini world, from seeds: about 80 core-minutes. world_a is filtered by a fifth network's mistakes.
 world: $(WORLD)
@@ -73,8 +73,12 @@ replicates: $(WORLD)
 	for seed in 1 2; do $(BIN)/python -m mini_world.train --seed $$seed $(ARGS) || exit 1; done
 	$(BIN)/python -m mini_world.replicates
 
+# Sizes and arrows of the library, beside the bounds that it is to keep.
+shape: $(TEST)
+	$(BIN)/python tools/shape.py
+
 lock: $(TEST)
-	$(BIN)/python -m beyond_accuracy.lock
+	$(BIN)/python tools/lock.py
 
 clean:
 	rm -rf report/*/ figures/*/ .cache/store

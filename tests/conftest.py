@@ -180,7 +180,7 @@ class Toy:
 
     def profile(self, content: dict | None = None, **settings):
         """The profile read back from a YAML file, as a user's would be."""
-        from beyond_accuracy.profiles import load_profile
+        from beyond_accuracy.base.profile import load_profile
 
         path = self.root / "toy.yaml"
         path.write_text(yaml.safe_dump(content or self.content(**settings), sort_keys=False))
@@ -188,8 +188,8 @@ class Toy:
 
     def outputs(self, content: dict | None = None, options: dict | None = None, **settings):
         """Outputs of the profile over the store of this folder, on the CPU."""
-        from beyond_accuracy.outputs import Outputs
-        from beyond_accuracy.store import Store
+        from beyond_accuracy.inference.outputs import Outputs
+        from beyond_accuracy.inference.store import Store
 
         return Outputs(self.profile(content, **settings), Store(self.store), {"device": "cpu", **(options or {})})
 
@@ -197,7 +197,8 @@ class Toy:
 @pytest.fixture
 def toy(tmp_path, monkeypatch, toy_networks) -> Toy:
     """Everything a run needs, in a folder of its own; nothing of an earlier test is remembered."""
-    from beyond_accuracy import models, readers
+    from beyond_accuracy.data import readers
+    from beyond_accuracy.models import load as models
 
     monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path / "store"))
     monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path / "data"))

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from beyond_accuracy.corruptions import GROUPS
-from beyond_accuracy.labels import imagenet_subset, imagenet_wnids
+from beyond_accuracy.data.classes import imagenet_subset, imagenet_wnids
+from beyond_accuracy.data.corruptions import GROUPS
 
 WNIDS = imagenet_wnids()
 CLASSES = (0, 1, 6, 207, 999)  # labels of the tiny ImageNet sets
@@ -379,7 +379,7 @@ def pug_id(row: dict) -> str:
 
 def annotated_images(n: int = 96) -> list[tuple[str, int, bytes]]:
     """Images under the names of real, ImageNet-X-annotated validation images, with their real labels."""
-    from beyond_accuracy.annotations import factors_imagenet_x
+    from beyond_accuracy.data.annotations import factors_imagenet_x
 
     frame = factors_imagenet_x().sort_index().iloc[:n]
     rows = enumerate(zip(frame.index, frame["target"], strict=True))
@@ -390,8 +390,8 @@ def annotated_images(n: int = 96) -> list[tuple[str, int, bytes]]:
 
 def paper_data(root: Path) -> None:
     """Every dataset of the profile `paper` at the path it is looked for, in its official form."""
-    from beyond_accuracy import vtab
-    from beyond_accuracy.reference import cue_categories
+    from beyond_accuracy.data.published import cue_categories
+    from beyond_accuracy.dimensions.transfer import vtab
 
     imagenet_parquet(root / "imagenet_1k", annotated_images())
     imagenet_v2(root / "imagenet_v2")

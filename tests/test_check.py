@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beyond_accuracy import check as check_module
-from beyond_accuracy.check import MISSING, NOTE, OK, WRONG, check, check_dataset, diagnose, published_accuracy
-from beyond_accuracy.errors import InputError
-from beyond_accuracy.labels import imagenet_subset, imagenet_wnids
-from beyond_accuracy.profiles import DatasetSpec, ModelSpec, load_profile, parse_profile
-
-sys.path.insert(0, str(Path(__file__).parent))
 import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
+from beyond_accuracy import check as check_module
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, load_profile, parse_profile
+from beyond_accuracy.check import MISSING, NOTE, OK, WRONG, check, check_dataset, diagnose, published_accuracy
+from beyond_accuracy.data.classes import imagenet_subset, imagenet_wnids
 
 WNIDS = imagenet_wnids()
 

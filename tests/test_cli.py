@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beyond_accuracy import cli, inference
+from beyond_accuracy import cli
+from beyond_accuracy.inference import run as inference
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_predict_writes_rows(predict, toy, capsys):
 
 
 def test_lists_of_labels_in_a_csv(toy, tmp_path):
-    from beyond_accuracy.store import Predictions
+    from beyond_accuracy.inference.store import Predictions
 
     frame = pd.DataFrame({"id": ["a", "b"], "target": pd.Series([np.array([1, 2]), np.array([], int)], dtype=object)})
     found = Predictions("m", "d", "none", frame, None, None, {})
@@ -196,7 +197,7 @@ assert cli.main(["list", "models", "--profile", PROFILE]) == 0
 assert not {"numpy", "pandas", "pyarrow"} & set(sys.modules), "listing loads the libraries of an analysis"
 assert cli.main(["predict", "--profile", PROFILE, "--model", "colour", "--dataset", "images"]) == 0
 assert not heavy(), heavy()
-from beyond_accuracy.labels import class_space
+from beyond_accuracy.data.classes import class_space
 assert len(class_space("imagenet_1k").templates) == 80
 import beyond_accuracy.study, beyond_accuracy.plan
 assert not heavy(), heavy()
@@ -239,10 +240,10 @@ def test_a_log_gets_a_line_per_dataset_and_a_watched_run_does_not(predict, capsy
 
 
 def test_notebook_parameters_are_literals_or_text(monkeypatch):
-    from beyond_accuracy import report
+    from beyond_accuracy.report import build
 
     seen = []
-    monkeypatch.setattr(report, "build", lambda *_, **given: seen.append(given["parameters"]) or 0)
+    monkeypatch.setattr(build, "build", lambda *_, **given: seen.append(given["parameters"]) or 0)
     options = [
         "--parameter",
         "BINS=20",

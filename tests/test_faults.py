@@ -26,8 +26,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beyond_accuracy import cli, report, report_run, store
-from beyond_accuracy.store import Store
+from beyond_accuracy import cli
+from beyond_accuracy.inference import store
+from beyond_accuracy.inference.store import Store
+from beyond_accuracy.report import build
+from beyond_accuracy.report import run as report_run
 
 
 def command(toy, *more, dataset="images", model="colour"):
@@ -228,7 +231,7 @@ def test_a_cache_that_is_a_file(ready, monkeypatch, capsys):
 
 
 def test_an_import_on_a_full_disk_keeps_what_was_there(ready, monkeypatch, capsys):
-    from beyond_accuracy.readers import load_dataset
+    from beyond_accuracy.data.readers import load_dataset
 
     ids = load_dataset(ready.profile().datasets["images"]).ids
     frame = pd.DataFrame({"file_name": ids, "predicted_class": 1, "predicted_probability": 0.5})
@@ -435,9 +438,9 @@ def test_hostile_names_end_to_end(toy, capsys):
 
 
 PAGE = """
-from beyond_accuracy.study import open_study
+from beyond_accuracy.page import open_page
 import matplotlib.pyplot as plt
-study = open_study(PROFILE, "calibration", models=MODELS)
+study = open_page(PROFILE, "calibration", models=MODELS)
 name = study.role("clean")
 model, found = next(iter(study.predictions(name).items()))
 frame = found.frame.loc[~found.correct, ["id", "confidence"]]
@@ -469,7 +472,7 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     (toy.root / "notebooks").mkdir()
     nbformat.write(notebook, toy.root / "notebooks" / "03_calibration.ipynb")
-    assert report.build(profile, notebooks=toy.root / "notebooks", options={"device": "cpu"}) == 0, capsys.readouterr()
+    assert build.build(profile, notebooks=toy.root / "notebooks", options={"device": "cpu"}) == 0, capsys.readouterr()
     pages = {path.stem: path.read_text("utf-8") for path in (toy.root / "report" / "toy").glob("*.html")}
     assert {"index", "03_calibration", "images", "choose", "differences"} <= pages.keys()
     for name, text in pages.items():

@@ -101,7 +101,7 @@ def test_pictures_in_text_have_alt_text_and_nothing_comes_from_outside(path):
 def test_papermill_sees_the_parameters_the_report_passes(path):
     from papermill import inspect_notebook
 
-    from beyond_accuracy.report import declared_parameters
+    from beyond_accuracy.report.build import declared_parameters
 
     seen = set(inspect_notebook(str(path)))
     assert seen == declared_parameters(path)

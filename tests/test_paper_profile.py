@@ -5,18 +5,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from beyond_accuracy.cli import main
-from beyond_accuracy.paths import notebooks_dir
-from beyond_accuracy.profiles import load_profile
-
-sys.path.insert(0, str(Path(__file__).parent))
 import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
+from beyond_accuracy.base.paths import notebooks_dir
+from beyond_accuracy.base.profile import load_profile
+from beyond_accuracy.cli import main
 
 pytest.importorskip("imagenet_x", reason="ImageNet-X annotations are an optional extra")
 

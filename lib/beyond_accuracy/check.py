@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from beyond_accuracy import reference
-from beyond_accuracy.datasets import ImageDataset
-from beyond_accuracy.download import how_to_get, profile_argument, sources
-from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.fetch import make_plan, needs_data
-from beyond_accuracy.labels import IMAGENET_ORDER, class_space, imagenet_wnids
-from beyond_accuracy.paths import data_dir, resolve
-from beyond_accuracy.plan import disk_lines, forward_passes
-from beyond_accuracy.profiles import DatasetSpec, ModelSpec, Profile, unknown
-from beyond_accuracy.readers import load_dataset
-from beyond_accuracy.readers.samples import count_note
-from beyond_accuracy.throughput import projection
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.paths import data_dir, resolve
+from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
+from beyond_accuracy.data import published
+from beyond_accuracy.data.classes import IMAGENET_ORDER, class_space, imagenet_wnids
+from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.download import how_to_get, profile_argument, sources
+from beyond_accuracy.data.fetch import make_plan, needs_data
+from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.data.readers.samples import count_note
+from beyond_accuracy.inference.plan import disk_lines, forward_passes
+from beyond_accuracy.inference.throughput import projection
 
 OK, NOTE, MISSING, WRONG = "ok", "note", "missing", "wrong"
 MARKS = {OK: "ok", NOTE: "note", MISSING: "MISSING", WRONG: "WRONG"}
@@ -148,7 +148,7 @@ def _plain(error: Exception, spec: DatasetSpec) -> str:
 
 
 def _real() -> Finding:
-    from beyond_accuracy.annotations import real_labels
+    from beyond_accuracy.data.annotations import real_labels
 
     labels = real_labels()
     empty = sum(len(classes) == 0 for classes in labels.values())
@@ -193,7 +193,9 @@ def _classes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, st
 def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
     if spec.reader != "splits":
         return
-    from beyond_accuracy import vtab  # here: it imports torch, and a check of what is missing should be quick
+    from beyond_accuracy.dimensions.transfer import (
+        vtab,  # here: it imports torch, and a check of what is missing should be quick
+    )
 
     if spec.name not in vtab.tasks():
         return
@@ -244,7 +246,7 @@ def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str
 
 def check_model(profile: Profile, spec: ModelSpec) -> Finding:
     """Whether a model's weights are here and load, and how its images are prepared. Never asks the network."""
-    from beyond_accuracy.weights import locate
+    from beyond_accuracy.models.weights import locate
 
     try:
         weights = locate(spec)
@@ -257,8 +259,8 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
                 else "put them there"
             )
             return Finding(spec.name, MISSING, f"weights of {spec.id} not in {weights.place}; get them: {how}")
-        from beyond_accuracy.models import read_card
-        from beyond_accuracy.paths import cache_dir
+        from beyond_accuracy.base.paths import cache_dir
+        from beyond_accuracy.models.load import read_card
 
         card = read_card(spec, profile.settings, profile.imports, cache_dir())
     except DataMissing as missing:
@@ -275,7 +277,7 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
 
 
 def _imported(spec: ModelSpec) -> Finding:
-    from beyond_accuracy.store import Store
+    from beyond_accuracy.inference.store import Store
 
     if spec.name in Store().imported_models():
         return Finding(spec.name, OK, "imported predictions")
@@ -284,7 +286,7 @@ def _imported(spec: ModelSpec) -> Finding:
 
 
 def _imagenet_x() -> Finding:
-    from beyond_accuracy.annotations import factors_imagenet_x
+    from beyond_accuracy.data.annotations import factors_imagenet_x
 
     try:
         return Finding("imagenet_x", OK, f"{len(factors_imagenet_x()):,} annotated images (package imagenet-x)")
@@ -298,8 +300,8 @@ def check_accuracy(profile: Profile, models: list[str], ready: list[str], option
     A sample's accuracy far from the published one means wrong labels, weights or preprocessing; which, the pattern of
     the answers often tells (`diagnose`).
     """
-    from beyond_accuracy.outputs import Outputs
-    from beyond_accuracy.store import Store
+    from beyond_accuracy.inference.outputs import Outputs
+    from beyond_accuracy.inference.store import Store
 
     clean = profile.dimensions.get("models", {}).get("clean")
     store = Store()
@@ -330,7 +332,7 @@ def published_accuracy(spec: ModelSpec, dataset: str) -> float:
 
     From the libraries' result tables for the paper's checkpoints, else from the leaderboard of 300 models.
     """
-    board = reference.leaderboard()
+    board = published.leaderboard()
     if dataset not in board.columns or spec.checkpoint and "." in spec.id:
         return float("nan")
     name = spec.id if spec.source == "timm" else f"{spec.id}/{spec.pretrained}"

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from beyond_accuracy import __version__
-from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.base.errors import DataMissing, InputError
 
 ENGINES = ("local", "ray")  # as in `profiles`, which is not imported for --help
 EPILOG = "Documentation: README.md and docs/. Exit codes: 0 complete, 1 a notebook failed, 2 bad input, 3 data missing."
@@ -143,15 +143,15 @@ def _environment(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> dict:
-    from beyond_accuracy import engine_ray  # noqa: F401  # from here on outputs can be computed by it
+    from beyond_accuracy.cluster import ray  # noqa: F401  # from here on outputs can be computed by it
 
     return {"device": args.device, "engine": args.engine, "batch_size": args.batch_size, "skip_bad": args.skip_bad}
 
 
 def _report(args: argparse.Namespace) -> int:
-    from beyond_accuracy.profiles import load_profile
-    from beyond_accuracy.report import build
-    from beyond_accuracy.weights import stay_offline_without_network
+    from beyond_accuracy.base.profile import load_profile
+    from beyond_accuracy.models.weights import stay_offline_without_network
+    from beyond_accuracy.report.build import build
 
     stay_offline_without_network(load_profile(args.profile).select(args.models).models.values())
 
@@ -169,10 +169,10 @@ def _report(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from beyond_accuracy.outputs import Outputs
-    from beyond_accuracy.profiles import load_profile
-    from beyond_accuracy.store import Store
-    from beyond_accuracy.weights import stay_offline_without_network
+    from beyond_accuracy.base.profile import load_profile
+    from beyond_accuracy.inference.outputs import Outputs
+    from beyond_accuracy.inference.store import Store
+    from beyond_accuracy.models.weights import stay_offline_without_network
 
     output = _output(args.output)
     profile = load_profile(args.profile)
@@ -201,7 +201,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _model(profile, args: argparse.Namespace):
     """The model of the profile, or one given as `timm:NAME` or `open_clip:NAME/TAG`."""
-    from beyond_accuracy.profiles import ModelSpec, unknown
+    from beyond_accuracy.base.profile import ModelSpec, unknown
 
     if args.model in profile.models:
         if args.checkpoint:
@@ -221,7 +221,7 @@ def _model(profile, args: argparse.Namespace):
 
 def _dataset(profile, name: str):
     """The dataset of the profile, or a folder of class-id folders."""
-    from beyond_accuracy.profiles import DatasetSpec, unknown
+    from beyond_accuracy.base.profile import DatasetSpec, unknown
 
     if name in profile.datasets:
         return profile.datasets[name]
@@ -253,8 +253,8 @@ def _write_rows(found, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from beyond_accuracy.stamps import atomic_write
-    from beyond_accuracy.store import rows_table
+    from beyond_accuracy.base.files import atomic_write
+    from beyond_accuracy.inference.store import rows_table
 
     if path.suffix == ".csv":
         frame = found.frame
@@ -271,10 +271,10 @@ def _write_rows(found, path: Path) -> None:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from beyond_accuracy.imports import import_predictions
-    from beyond_accuracy.profiles import load_profile, unknown
-    from beyond_accuracy.readers import load_dataset
-    from beyond_accuracy.store import Store
+    from beyond_accuracy.base.profile import load_profile, unknown
+    from beyond_accuracy.data.readers import load_dataset
+    from beyond_accuracy.inference.imports import import_predictions
+    from beyond_accuracy.inference.store import Store
 
     profile = load_profile(args.profile)
     if args.dataset not in profile.datasets:
@@ -286,17 +286,17 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from beyond_accuracy.base.profile import load_profile
     from beyond_accuracy.check import check
-    from beyond_accuracy.profiles import load_profile
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking, not downloading: no request, no retries
     return check(load_profile(args.profile), only=_names(args.only), forward=args.forward, options=_options(args))
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from beyond_accuracy.fetch import MODELS, fetch
-    from beyond_accuracy.profiles import load_profile
-    from beyond_accuracy.weights import fetch_weights, missing_weights
+    from beyond_accuracy.base.profile import load_profile
+    from beyond_accuracy.data.fetch import MODELS, fetch
+    from beyond_accuracy.models.weights import fetch_weights, missing_weights
 
     profile, only = load_profile(args.profile), _names(args.only)
     models = missing_weights(profile) if not only or MODELS in only else []
@@ -310,8 +310,8 @@ def _names(values: list[str]) -> list[str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from beyond_accuracy.paths import cache_dir
-    from beyond_accuracy.profiles import available_profiles, load_profile
+    from beyond_accuracy.base.paths import cache_dir
+    from beyond_accuracy.base.profile import available_profiles, load_profile
 
     if args.what == "profiles":
         for name in available_profiles():
@@ -322,7 +322,7 @@ def _list(args: argparse.Namespace) -> int:
         for spec in profile.models.values():
             print(f"{spec.name:16} {spec.source:12} {spec.id} {spec.pretrained}".rstrip())
         if (cache_dir() / "imported").is_dir():  # asked first: the store's imports take longer than all of this
-            from beyond_accuracy.store import Store
+            from beyond_accuracy.inference.store import Store
 
             for name in Store().imported_models():
                 print(f"{name:16} {'predictions':12} imported")

@@ -14,18 +14,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from beyond_accuracy import plots
-from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.metrics.calibration import ece, reliability
-from beyond_accuracy.readers.files import IMAGE_SUFFIXES
-from beyond_accuracy.store import Predictions
-from beyond_accuracy.study import Study, classify
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES
+from beyond_accuracy.dimensions.calibration import ece, reliability
+from beyond_accuracy.inference.store import Predictions
+from beyond_accuracy.page import Page, classify
+from beyond_accuracy.show import theme
 
 THUMBNAIL = 144
 KINDS = ("confident mistakes", "models disagree", "all models wrong", "unsure and right", "random")
 
 
-def reliability_panel(study: Study) -> widgets.Widget:
+def reliability_panel(study: Page) -> widgets.Widget:
     """Reliability diagram of a model on a dataset for any number of bins, equal-width or equal-mass."""
     model = widgets.Dropdown(options=study.models, description="model")
     dataset = widgets.Dropdown(options=list(_single_label(study)), description="dataset")
@@ -44,9 +44,9 @@ def draw_reliability(predictions: Predictions, n_bins: int, binning: str, spec) 
     confidence, correct = predictions.confidence, predictions.correct
     table = reliability(confidence, correct, n_bins=n_bins, binning=binning)
     table = table[table["n"] > 0]
-    look = plots.style(spec)
+    look = theme.style(spec)
     fig, ax = plt.subplots(figsize=(5, 4.2))
-    ax.plot([0, 1], [0, 1], color=plots.GREY, linestyle=":")
+    ax.plot([0, 1], [0, 1], color=theme.GREY, linestyle=":")
     low, high = (np.abs(table["accuracy"] - table[end]) for end in ("ci_low", "ci_high"))
     ax.errorbar(table["confidence"], table["accuracy"], yerr=[low, high], fmt=look.marker, color=look.color, capsize=2)
     error = ece(confidence, correct, n_bins=n_bins, binning=binning)
@@ -55,7 +55,7 @@ def draw_reliability(predictions: Predictions, n_bins: int, binning: str, spec) 
     return fig
 
 
-def image_browser(study: Study, columns: int = 6) -> widgets.Widget:
+def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
     """Images behind the numbers: confident mistakes, disagreements, and more, by model and class."""
     dataset = widgets.Dropdown(options=list(_single_label(study)), description="dataset")
     model = widgets.Dropdown(options=study.models, description="model")
@@ -117,7 +117,7 @@ def select(predictions: dict[str, Predictions], model: str, kind: str, label: in
     return frame.assign(order=order)[keep].sort_values("order", kind="stable").drop(columns="order")
 
 
-def factor_panel(study: Study, dataset: str, factor: str = "factor", level: str = "level") -> widgets.Widget:
+def factor_panel(study: Page, dataset: str, factor: str = "factor", level: str = "level") -> widgets.Widget:
     """Accuracy of every model over the levels of one factor of a sweep."""
     factors = sorted(study.metadata(dataset)[factor].unique())
     chosen = widgets.Dropdown(options=factors, description="factor")
@@ -129,7 +129,7 @@ def factor_panel(study: Study, dataset: str, factor: str = "factor", level: str 
             rows = (meta[factor] == chosen.value).to_numpy()
             hits = pd.DataFrame({"level": meta[level].to_numpy()[rows], "hit": found.correct[rows]})
             curve = hits.groupby("level", sort=False)["hit"].mean().mul(100)
-            look = plots.style(study.spec(name), study.specs)
+            look = theme.style(study.spec(name), study.specs)
             ax.plot(
                 curve.index.astype(str),
                 curve,
@@ -146,7 +146,7 @@ def factor_panel(study: Study, dataset: str, factor: str = "factor", level: str 
     return _panel([chosen], show)
 
 
-def own_images(study: Study, dataset: str) -> widgets.Widget:
+def own_images(study: Page, dataset: str) -> widgets.Widget:
     """Upload images, or give a folder: every network's most likely classes with their probabilities.
 
     `dataset` names the dataset whose class space is asked about.
@@ -186,7 +186,7 @@ def open_folder(folder: Path, limit: int = 24) -> dict[str, Image.Image]:
     return {file.name: Image.open(file) for file in files}
 
 
-def _answers(study: Study, dataset: str, name: str, image: Image.Image) -> widgets.Widget:
+def _answers(study: Page, dataset: str, name: str, image: Image.Image) -> widgets.Widget:
     table = classify(study, dataset, image.convert("RGB"))
     rows = "".join(
         f"<tr><td>{html.escape(study.spec(row.model).label)}</td><td>{html.escape(row.label)}</td>"
@@ -196,7 +196,7 @@ def _answers(study: Study, dataset: str, name: str, image: Image.Image) -> widge
     return widgets.HTML(f"<b>{html.escape(name)}</b><table>{rows}</table>")
 
 
-def _single_label(study: Study) -> dict[str, str]:
+def _single_label(study: Page) -> dict[str, str]:
     """Datasets of the profile whose images are here and have one label each."""
     names = study.available(n for n, spec in study.profile.datasets.items() if spec.reader != "imagenet_real")
     return {name: study.title(name) for name in names if not study.dataset(name).multilabel}
@@ -227,7 +227,7 @@ def _show(thing) -> None:
         plt.close(thing)
 
 
-def _card(study: Study, dataset: str, row: dict) -> widgets.Widget:
+def _card(study: Page, dataset: str, row: dict) -> widgets.Widget:
     names = study.class_names(dataset)
     text = f"{html.escape(names[row['target']])} → <b>{html.escape(names[row['pred']])}</b> {row['confidence']:.0%}"
     return widgets.VBox([_thumbnail(study.image(dataset, row["id"])), widgets.HTML(text)])

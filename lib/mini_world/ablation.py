@@ -3,7 +3,7 @@
 Reads the runs that `train` left under the cache (several seeds per cell and training set) and the four models that
 ship, predicts each available set once per run, and writes two tables, which ship because the runs' weights do not:
 `ablation.csv`, one row per run and metric, and `ablation_covariance.csv`, per metric how the runs' values vary together
-over the choice of images (`beyond_accuracy.metrics.ablation`).
+over the choice of images (`beyond_accuracy.dimensions.ablation`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.metrics import calibration
-from beyond_accuracy.metrics.ablation import image_covariance
-from beyond_accuracy.metrics.shape_bias import shape_bias
-from beyond_accuracy.training_runs import covariance_path
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.dimensions import calibration
+from beyond_accuracy.dimensions.ablation import image_covariance
+from beyond_accuracy.dimensions.shape_bias import shape_bias
+from beyond_accuracy.dimensions.training_runs import covariance_path
 
 from .classes import CLASSES
 from .evaluate import ASSETS, is_correct, load_model, predict, set_paths

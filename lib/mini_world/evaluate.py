@@ -26,8 +26,8 @@ from PIL import Image
 from scipy.special import softmax
 from torch import Tensor
 
-from beyond_accuracy.errors import DataMissing
-from beyond_accuracy.stats import wilson
+from beyond_accuracy.base.errors import DataMissing
+from beyond_accuracy.measure.stats import wilson
 
 from . import architectures  # noqa: F401  registers the towers with timm
 from .captions import zero_shot_prompts

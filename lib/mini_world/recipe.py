@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from beyond_accuracy.errors import InputError
+from beyond_accuracy.base.errors import InputError
 
 from .train_data import Augmentation
 

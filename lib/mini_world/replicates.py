@@ -15,9 +15,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from beyond_accuracy.errors import DataMissing, InputError
-from beyond_accuracy.profiles import load_profile
-from beyond_accuracy.report import build
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import load_profile
+from beyond_accuracy.report.build import build
 
 from .train import CACHE, CELLS, MODELS
 

@@ -29,7 +29,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from beyond_accuracy.errors import InputError
+from beyond_accuracy.base.errors import InputError
 
 from . import architectures, captions
 from .export import save_clip, save_supervised

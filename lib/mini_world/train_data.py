@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.base.errors import DataMissing, InputError
 
 from .architectures import CONTEXT_LENGTH, MEAN, STD
 from .captions import caption

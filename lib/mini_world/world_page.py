@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from numpy.random import Generator
 from PIL import Image
 
-from beyond_accuracy import plots
-from beyond_accuracy.paths import ASSETS
-from beyond_accuracy.study import Study
+from beyond_accuracy.base.paths import ASSETS
+from beyond_accuracy.page import Page
+from beyond_accuracy.show import theme
 
 from .captions import caption
 
@@ -33,7 +33,7 @@ MODELS = ASSETS / "mini_world" / "models"
 SWEEP = {"scale": "object_scale", "light_intensity": "scene_light"}
 
 
-def examples(study: Study, dataset: str, n: int, rng: Generator) -> tuple[list[Image.Image], list[str]]:
+def examples(study: Page, dataset: str, n: int, rng: Generator) -> tuple[list[Image.Image], list[str]]:
     """Random images of a set with the class names of their labels."""
     data, names = study.dataset(dataset), study.class_names(dataset)
     chosen = np.sort(rng.choice(len(data), size=min(n, len(data)), replace=False))
@@ -41,7 +41,7 @@ def examples(study: Study, dataset: str, n: int, rng: Generator) -> tuple[list[I
     return [data.image(int(i)) for i in chosen], [", ".join(names[k] for k in label) for label in labels]
 
 
-def cue_examples(study: Study, dataset: str, n: int, rng: Generator) -> tuple[list[Image.Image], list[str]]:
+def cue_examples(study: Page, dataset: str, n: int, rng: Generator) -> tuple[list[Image.Image], list[str]]:
     """Random cue-conflict images: whose shape, and whose material."""
     data = study.dataset(dataset)
     chosen = np.sort(rng.choice(len(data), size=min(n, len(data)), replace=False))
@@ -50,7 +50,7 @@ def cue_examples(study: Study, dataset: str, n: int, rng: Generator) -> tuple[li
     return [data.image(int(i)) for i in chosen], texts
 
 
-def sweep_strip(study: Study, dataset: str, factor: str, scene: int = 0) -> tuple[list[Image.Image], list[str]]:
+def sweep_strip(study: Page, dataset: str, factor: str, scene: int = 0) -> tuple[list[Image.Image], list[str]]:
     """One scene at every level of one factor, in the order of the levels."""
     meta = study.metadata(dataset)
     rows = meta[meta["factor"] == factor]
@@ -59,7 +59,7 @@ def sweep_strip(study: Study, dataset: str, factor: str, scene: int = 0) -> tupl
     return [study.image(dataset, image_id) for image_id in rows.index], rows["level"].astype(str).tolist()
 
 
-def factor_ranges(study: Study, natural: str, sweeps: str) -> pd.DataFrame:
+def factor_ranges(study: Page, natural: str, sweeps: str) -> pd.DataFrame:
     """Range of every numeric factor in the natural set (as in training) and in the sweeps.
 
     Returns:
@@ -75,7 +75,7 @@ def factor_ranges(study: Study, natural: str, sweeps: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["factor", "unit", "low", "median", "high", "sweep_low", "sweep_high"])
 
 
-def captions(study: Study, dataset: str, n: int, rng: Generator) -> pd.DataFrame:
+def captions(study: Page, dataset: str, n: int, rng: Generator) -> pd.DataFrame:
     """Captions drawn for random images of a set, as in CLIP training."""
     meta = study.metadata(dataset)
     chosen = np.sort(rng.choice(len(meta), size=n, replace=False))
@@ -112,15 +112,15 @@ def training(
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
 
-def loss_figure(study: Study, curves: pd.DataFrame) -> Figure:
+def loss_figure(study: Page, curves: pd.DataFrame) -> Figure:
     """Training loss over samples seen; the two objectives have different losses, so one panel each."""
     objectives = {"supervised": "cross-entropy", "clip": "contrastive loss (batches of 64)"}
-    fig, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.2))
+    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH, 3.2))
     for ax, (paradigm, title) in zip(axes, objectives.items(), strict=True):
         for spec in study.specs:
             rows = curves[curves["model"] == spec.name]
             if spec.paradigm == paradigm and len(rows):
-                look = plots.style(spec, study.specs)
+                look = theme.style(spec, study.specs)
                 ax.plot(rows["samples"] / 1000, rows["loss"], look.linestyle, color=look.color, label=look.label)
         ax.set(title=title, xlabel="thousand samples seen", ylim=(0, None))
         ax.legend()

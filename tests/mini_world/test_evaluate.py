@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beyond_accuracy.errors import DataMissing
+from beyond_accuracy.base.errors import DataMissing
 from mini_world.evaluate import LoadedModel, is_correct, load_model, predict, set_paths
 
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from beyond_accuracy.errors import DataMissing
-from beyond_accuracy.profiles import load_profile
+from beyond_accuracy.base.errors import DataMissing
+from beyond_accuracy.base.profile import load_profile
 from mini_world import replicates
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beyond_accuracy.errors import DataMissing, InputError
+from beyond_accuracy.base.errors import DataMissing, InputError
 from mini_world import train
 from mini_world.recipe import RECIPES, DataRecipe, read_recipe
 from mini_world.train_data import (

@@ -1,0 +1,1 @@
+"""Errors, paths, profiles, files: what everything else stands on."""

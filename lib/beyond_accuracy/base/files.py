@@ -1,0 +1,98 @@
+"""Files: written whole or not at all, and stamped by names, sizes and a sample of the content, never times.
+
+A copy of the data on another disk or machine has other times and the same content; its predictions are found again.
+Reading hundreds of gigabytes to be sure of every byte would take longer than many a run, so of large sets a fixed
+sample is read. What that cannot notice (docs/store.md): a file replaced by one of the same name and size that is not
+in the sample.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from beyond_accuracy.base.errors import InputError
+
+WHOLE = 64 * 2**20  # files, or sets of files, up to this size are read whole
+SAMPLED_FILES = 64
+BLOCKS = 16
+BLOCK = 64 * 2**10
+
+
+def file_stamp(path: Path) -> str:
+    """Name-independent stamp of one file: a hash of the content, above 64 MB of its size and of blocks of it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.stat().st_size <= WHOLE else sampled_stamp(path)
+
+
+def sampled_stamp(path: Path) -> str:
+    """Name-independent stamp of one file: its size and 16 blocks of 64 KB, the first and the last among them."""
+    size = path.stat().st_size
+    stamp = hashlib.sha256(f"{size}\n".encode())
+    with path.open("rb") as file:
+        if size <= BLOCKS * BLOCK:
+            stamp.update(file.read())
+        else:
+            for start in np.linspace(0, size - BLOCK, BLOCKS).astype(int).tolist():
+                file.seek(start)
+                stamp.update(file.read(BLOCK))
+    return stamp.hexdigest()
+
+
+def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int]) -> str:
+    """Stamp of many files: their names and sizes, and the content of up to 64 of them (of all, in sets up to 64 MB).
+
+    A file that cannot be read counts as such here; whoever needs it says so.
+
+    Args:
+        root: Folder.
+        names: Paths below it, in a fixed order.
+        sizes: Bytes of each.
+    """
+    stamp = hashlib.sha256()
+    for name, size in zip(names, sizes, strict=True):
+        stamp.update(f"{name}\t{size}\n".encode(errors="surrogateescape"))
+    chosen = np.arange(len(names))
+    if sum(sizes) > WHOLE:
+        chosen = np.unique(np.linspace(0, len(names) - 1, min(SAMPLED_FILES, len(names))).round().astype(int))
+    for position in chosen.tolist():
+        try:
+            stamp.update(sampled_stamp(root / names[position]).encode())
+        except OSError:
+            stamp.update(b"unreadable\n")
+    return stamp.hexdigest()
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write through a temporary file in the same folder, then rename: never a half-written file under `path`.
+
+    Raises:
+        InputError: The folder cannot be written (full disk, read-only); what was there before stays.
+    """
+    temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`atomic_write` of known content; a file that holds it already is left alone."""
+    path = Path(path)
+    if not path.is_file() or path.read_bytes() != content:
+        atomic_write(path, lambda temporary: temporary.write_bytes(content))
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """What to say of a disk that is full or read-only."""
+    return InputError(
+        f"cannot write {path} ({error.strerror or error}); free some space, or choose another folder (of the store: "
+        "--cache-dir). What was written before is kept, and a rerun continues from it"
+    )

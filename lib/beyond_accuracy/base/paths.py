@@ -1,0 +1,81 @@
+"""Where things are: the checkout (or the working folder), the data, the cache, the report."""
+
+import os
+import sys
+from pathlib import Path
+
+from beyond_accuracy.base.errors import InputError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+PROFILES = Path(__file__).parents[1] / "profiles"
+
+
+def project_root() -> Path:
+    """The checkout this package is installed from, else the current folder.
+
+    `BEYOND_ACCURACY_ROOT` overrides it: reports and figures of a test or a second study go elsewhere.
+    """
+    if override := os.environ.get("BEYOND_ACCURACY_ROOT"):
+        return Path(override)
+    checkout = Path(__file__).resolve().parents[3]
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+
+
+def notebooks_dir() -> Path:
+    """The source notebooks; they belong to the checkout even when the output root is elsewhere."""
+    checkout = Path(__file__).resolve().parents[3]
+    return checkout / "notebooks" if (checkout / "notebooks").is_dir() else Path.cwd() / "notebooks"
+
+
+def data_dir() -> Path:
+    """Where datasets are kept: `BEYOND_ACCURACY_DATA`, else a folder outside the repository."""
+    return Path(os.environ.get("BEYOND_ACCURACY_DATA", "~/.cache/beyond-accuracy/data")).expanduser()
+
+
+def cache_dir() -> Path:
+    """Where predictions and features are kept: `BEYOND_ACCURACY_CACHE`, else `.cache/store` of the checkout."""
+    return Path(os.environ.get("BEYOND_ACCURACY_CACHE", project_root() / ".cache" / "store")).expanduser()
+
+
+def report_dir(profile: str) -> Path:
+    """The rendered report of one profile."""
+    return project_root() / "report" / profile
+
+
+def figures_dir(profile: str) -> Path:
+    """The figures of one profile's last run."""
+    return project_root() / "figures" / profile
+
+
+def resolve(path: str | Path, base: Path | None = None) -> Path:
+    """A path from a profile: `assets:…` ships with the package, relative ones lie under the data folder or `base`."""
+    text = str(path)
+    if text.startswith("assets:"):
+        return ASSETS / text.removeprefix("assets:")
+    candidate = Path(text).expanduser()
+    if candidate.is_absolute():
+        return candidate
+    if base is not None and (base / candidate).exists():
+        return base / candidate
+    return data_dir() / candidate
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code; that ipykernel was imported by something does not make it one."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
+    return hasattr(shell, "kernel")
+
+
+def check_name(kind: str, name: str, where: str = "") -> str:
+    """A name that also becomes a folder: any language and any quotes, but never a way out of its parent folder.
+
+    Raises:
+        InputError: Empty, longer than 100 characters, hidden, or with a slash or a control character.
+    """
+    if not name or len(name) > 100 or name[0] in ".~" or not name.isprintable() or "/" in name or "\\" in name:
+        raise InputError(
+            f"{where}{kind} name {name[:40]!r} cannot be used: expected 1 to 100 printable characters without slashes, "
+            "not starting with a dot"
+        )
+    return name

@@ -1,0 +1,368 @@
+"""Reads and validates a profile: which models, datasets, dimensions and settings a run uses.
+
+A profile is YAML that somebody else wrote: plain values only, no endless trees, one message for whatever is wrong.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import os.path
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import yaml
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import file_stamp
+from beyond_accuracy.base.paths import PROFILES, check_name, resolve
+
+DIMENSIONS = (
+    "models",
+    "world",
+    "mistakes",
+    "shape_bias",
+    "calibration",
+    "robustness",
+    "transfer",
+    "synthetic",
+    "invariance",
+    "ablation",
+    "landscape",
+    "conventions",
+    "summary",
+)
+KEEP = ("all", "logits", "none")
+SOURCES = ("timm", "open_clip", "predictions")
+KEYS = {
+    "name",
+    "title",
+    "synthetic",
+    "description",
+    "settings",
+    "models",
+    "datasets",
+    "dimensions",
+    "imports",
+    "replicates",
+}
+ENGINES = ("local", "ray")
+CHOICES = {
+    "preset": ("library", "paper"),
+    "interpolation": ("own", "bicubic", "bilinear"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "engine": ENGINES,
+}
+LEAST = {"resamples": 1, "notebook_timeout": 1, "chunk": 1, "seed": 0, "workers": -1}
+EXPECTED = {bool: "true or false", int: "a whole number", dict: "a mapping", str: "text"}
+MAX_NODES = 20_000  # far above any real profile; YAML aliases can otherwise unfold without end
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model of a profile: which checkpoint stands behind a name, and how the report draws it."""
+
+    name: str  # name used everywhere (`vit_sup`)
+    source: str  # `timm`, `open_clip` or `predictions` (imported per-image predictions, no network)
+    # name in the library (`deit3_base_patch16_224.fb_in22k_ft_in1k`, `ViT-B-16`, `hf-hub:…`, `local-dir:…`)
+    id: str = ""
+    pretrained: str = ""  # open_clip tag or file; empty with `local-dir:` and `hf-hub:` ids
+    checkpoint: str = ""  # optional local weights file in the library's own key names
+    label: str = ""  # text in figures
+    family: str = "other"  # `transformer`, `convnet` or another word
+    paradigm: str = "supervised"  # `supervised`, `clip` or another word
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One dataset of a profile: how it is read."""
+
+    name: str  # name used everywhere (`imagenet_1k`)
+    reader: str  # a reader of `readers.READERS`
+    path: str = ""  # file or folder; `assets:…` ships with the package, relative paths lie under the data folder
+    classes: str = "imagenet_1k"  # class space of the labels; empty where a set has labels of its own (probe tasks)
+    options: dict = field(default_factory=dict)  # further keywords of the reader
+    limit: int = 0  # use this many images, evenly spaced over the set; 0 = all
+    # what is stored beside the rows: `all` (logits, and features of the untransformed run), `logits` or `none`
+    keep: str = "all"
+    title: str = ""  # text in figures
+    licence: str = ""  # terms of the data, shown where it is used
+    expected: int = 0  # number of images the full set has; 0 = not checked
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Conventions that change numbers, and resources."""
+
+    # preprocessing, `library` (the checkpoint's own) or `paper` (Resize 256 bilinear + crop for supervised)
+    preset: str = "library"
+    # of the resize: `own` is what the preset says, else `bicubic` or `bilinear` for every model
+    interpolation: str = "own"
+    antialias: bool = True  # whether the resize filters before it samples, as PIL does
+    logit_scale: str = "learned"  # CLIP logit scale, `learned` or a number such as 100
+    precision: str = "auto"  # `auto`, `fp32`, `bf16` or `fp16`
+    # zero-shot prompts: `default` takes the class space's templates; else templates of your own with `{c}` for the
+    # class name, one a line
+    prompts: str = "default"
+    seed: int = 0  # seed of every bootstrap and split
+    resamples: int = 2000  # bootstrap resamples behind an interval
+    notebook_timeout: int = 3600  # seconds a notebook may run
+    workers: int = -1  # decoding processes; -1 = chosen from the machine
+    chunk: int = 512  # images per store part: what an interrupted run loses at most
+    engine: str = "local"  # `local`, or `ray` for a cluster (docs/scaling.md)
+    exchange: str = ""  # URL where machines of the cluster hand over their parts if they do not share the store's path
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A validated profile. `dimensions[d]` maps the roles of page `d` to dataset names and options."""
+
+    name: str
+    title: str
+    synthetic: bool
+    models: dict[str, ModelSpec]
+    datasets: dict[str, DatasetSpec]
+    dimensions: dict[str, dict]
+    settings: Settings
+    imports: tuple[str, ...]
+    description: str
+    source: Path
+    replicates: str = ""  # table of further training runs of its models (`measure.replicates`), if known
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the whole profile: a page is rebuilt when it changes."""
+        content = {
+            "models": {name: vars(spec) for name, spec in self.models.items()},
+            "datasets": {name: vars(spec) for name, spec in self.datasets.items()},
+            "dimensions": self.dimensions,
+            "settings": vars(self.settings),
+            "text": [self.name, self.title, self.description, self.synthetic],
+            "replicates": self.replicates and file_stamp(resolve(self.replicates)),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def under(self, settings: dict, limit: int = 0) -> "Profile":
+        """The profile under other conventions, for asking what they change.
+
+        Args:
+            settings: Values of `Settings` by name.
+            limit: Use at most this many images of every dataset, evenly spaced; 0 = as the profile says.
+
+        Raises:
+            InputError: An unknown setting or value.
+        """
+        changed = replace(self, settings=_settings({**vars(self.settings), **settings}, self.source))
+        if not limit:
+            return changed
+        cut = {n: replace(spec, limit=min(limit, spec.limit or limit)) for n, spec in self.datasets.items()}
+        return replace(changed, datasets=cut)
+
+    def select(self, models: str | list[str]) -> "Profile":
+        """The profile with a subset of its models (a list, or comma-separated); empty keeps all.
+
+        Names that are not in it are taken as imported predictions.
+        """
+        names = models.split(",") if isinstance(models, str) else models
+        names = [name.strip() for name in names if name.strip()]
+        if not names:
+            return self
+        chosen = {
+            name: self.models.get(name) or ModelSpec(check_name("model", name), "predictions", label=name)
+            for name in dict.fromkeys(names)
+        }
+        return replace(self, models=chosen)
+
+
+def available_profiles() -> dict[str, Path]:
+    """Profiles that ship with the package, by name."""
+    return {path.stem: path for path in sorted(PROFILES.glob("*.yaml"))}
+
+
+def load_profile(name: str | Path) -> Profile:
+    """Read a profile that ships with the package (`mini`, `paper`, …), or any YAML file.
+
+    Raises:
+        InputError: Unknown profile, invalid YAML, unknown key or missing value, each with where and what to do.
+    """
+    shipped = available_profiles()
+    path = shipped.get(str(name), Path(name))
+    if not os.path.isfile(path):  # never an error, not even for a name too long for a file
+        raise InputError(unknown("profile", str(name), shipped) + "; or give the path of a YAML file")
+    return parse_profile(_read_yaml(path), path)
+
+
+def parse_profile(content: object, source: Path) -> Profile:
+    """Validate the content of a profile file (see `load_profile`)."""
+    top = _extended(_mapping(_plain(content, str(source)), f"{source}"), source, (source.resolve(),))
+    _known_keys(top, KEYS, str(source))
+
+    def section(key: str) -> dict:
+        return _mapping(top.get(key) or {}, f"{source}: {key}")
+
+    def entries(key: str) -> dict[str, dict]:
+        return {name: _mapping(entry or {}, f"{source}: {key}.{name}") for name, entry in section(key).items()}
+
+    for name in section("dimensions"):
+        if name not in DIMENSIONS:
+            raise InputError(f"{source}: {unknown('dimension', name, DIMENSIONS)}")
+    settings = _settings(section("settings"), source)
+    name = check_name("profile", _text(top, "name", source) or source.stem, f"{source}: ")
+    imports = top.get("imports") or []
+    if not isinstance(imports, list) or not all(isinstance(module, str) for module in imports):
+        raise InputError(f"{source}: imports: expected a list of module names, got {imports!r}")
+    if not isinstance(top.get("synthetic", False), bool):
+        raise InputError(f"{source}: synthetic: expected true or false, got {top['synthetic']!r}")
+    return Profile(
+        name=name,
+        title=_text(top, "title", source) or name,
+        synthetic=top.get("synthetic", False),
+        models={name: _model(name, entry, source) for name, entry in entries("models").items()},
+        datasets={name: _dataset(name, entry, source) for name, entry in entries("datasets").items()},
+        dimensions=entries("dimensions"),
+        settings=settings,
+        imports=tuple(imports),
+        description=_text(top, "description", source).strip(),
+        source=source,
+        replicates=_text(top, "replicates", source),
+    )
+
+
+def unknown(kind: str, name: str, known) -> str:
+    """Message for an unknown name, with near matches."""
+    near = difflib.get_close_matches(name, list(map(str, known)), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(map(str, known)) or 'none'}"
+    return f"unknown {kind} {name!r}; {hint}"
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except Exception as error:  # PyYAML lets KeyError, IndexError, AttributeError and others out on odd scalars
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def _plain(node: object, where: str) -> object:
+    """The tree with text keys and plain values; one that aliases make endless is an error."""
+    count = 0
+
+    def walk(node: object, depth: int) -> object:
+        nonlocal count
+        count += 1
+        if depth > 20 or count > MAX_NODES:
+            raise InputError(f"{where}: nested too deeply or too large for a profile")
+        if isinstance(node, dict):
+            return {str(key): walk(value, depth + 1) for key, value in node.items()}
+        if isinstance(node, (list, tuple, set)):
+            return [walk(value, depth + 1) for value in node]
+        return node if node is None or isinstance(node, (str, bool, int, float)) else str(node)
+
+    return walk(node, 0)
+
+
+def _extended(top: dict, source: Path, seen: tuple[Path, ...]) -> dict:
+    """The profile merged over the one it extends, which may extend another."""
+    base = top.pop("extends", None)
+    if base is None:
+        return top
+    path = available_profiles().get(str(base), source.parent / str(base))
+    if not os.path.isfile(path):
+        raise InputError(f"{source}: extends: {unknown('profile', str(base), available_profiles())}")
+    if path.resolve() in seen:
+        raise InputError(f"{source}: extends: {base} leads back to itself")
+    parent = _mapping(_plain(_read_yaml(path), str(path)), str(path))
+    return _merge(_extended(parent, path, (*seen, path.resolve())), top)
+
+
+def _merge(parent: dict, child: dict) -> dict:
+    merged = dict(parent)
+    for key, value in child.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _text(top: dict, key: str, source: Path) -> str:
+    value = top.get(key)
+    if isinstance(value, (dict, list)):
+        raise InputError(f"{source}: {key}: expected text, got {value!r}")
+    return "" if value is None else str(value)
+
+
+def _model(name: str, content: dict, source: Path) -> ModelSpec:
+    check_name("model", name, f"{source}: ")
+    if "name" in content:  # in YAML the library's name is called `name`; ours is the key
+        content = {**content, "id": content["name"]}
+    spec = _record(ModelSpec, {"label": name, **content, "name": name}, source)
+    if spec.source not in SOURCES:
+        raise InputError(f"{source}: models.{name}: {unknown('source', spec.source, SOURCES)}")
+    if spec.source != "predictions" and not spec.id:
+        raise InputError(f"{source}: models.{name}: 'name' is missing: the model's name in {spec.source}")
+    return spec
+
+
+def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:
+    check_name("dataset", name, f"{source}: ")
+    if "name" in content:
+        raise InputError(f"{source}: datasets.{name}: a dataset's name is its key; remove 'name'")
+    spec = _record(DatasetSpec, {**content, "name": name}, source)
+    if spec.keep not in KEEP:
+        raise InputError(f"{source}: datasets.{name}.keep: {unknown('value', spec.keep, KEEP)}")
+    for key in ("limit", "expected"):
+        if getattr(spec, key) < 0:
+            raise InputError(f"{source}: datasets.{name}.{key}: expected 0 or more, got {getattr(spec, key)}")
+    return spec
+
+
+def _record(kind: type, content: dict, source: Path):
+    """A `ModelSpec`, `DatasetSpec` or `Settings` of checked values; nulls are left at their default."""
+    where = f"{source}: {content.get('name', 'settings')}"
+    types = {field.name: field.type for field in fields(kind)}
+    _known_keys(content, set(types), where)
+    values = {key: value for key, value in content.items() if value is not None}
+    for key, value in values.items():
+        wanted = types[key]  # a bool is an int to Python; a number may stand for text
+        fits = not isinstance(value, (dict, list)) if wanted is str else type(value) is wanted
+        if not fits:
+            raise InputError(f"{where}: {key}: expected {EXPECTED[wanted]}, got {value!r}")
+        values[key] = wanted(value)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{where}: missing {str(error).rpartition(': ')[2]}") from error
+
+
+def _settings(content: dict, source: Path) -> Settings:
+    settings = _record(Settings, content, source)
+    for key, allowed in CHOICES.items():
+        if (value := getattr(settings, key)) not in allowed:
+            raise InputError(f"{source}: settings.{key}: {unknown('value', value, allowed)}")
+    if settings.logit_scale != "learned" and not _positive(settings.logit_scale):
+        raise InputError(
+            f"{source}: settings.logit_scale: expected `learned` or a positive number, got {settings.logit_scale!r}"
+        )
+    if settings.prompts != "default" and not all("{c}" in line for line in settings.prompts.splitlines() or [""]):
+        raise InputError(f"{source}: settings.prompts: expected `default` or templates with {{c}}, one a line")
+    for key, least in LEAST.items():
+        if (value := getattr(settings, key)) < least:
+            raise InputError(f"{source}: settings.{key}: expected at least {least}, got {value}")
+    return settings
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
+def _mapping(value: object, where: str) -> dict:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a mapping of names to values, got {type(value).__name__}")
+    return value
+
+
+def _known_keys(content: dict, known: set[str], where: str) -> None:
+    for key in content:
+        if key not in known:
+            raise InputError(f"{where}: {unknown('key', key, sorted(known))}")

@@ -1,0 +1,1 @@
+"""Several machines at once (optional, needs ray)."""

@@ -1,0 +1,1 @@
+"""Datasets, their classes and readers, transforms, published numbers."""

@@ -1,0 +1,130 @@
+"""Class spaces: the names, ids and zero-shot prompts behind a column of logits."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.paths import ASSETS, resolve
+from beyond_accuracy.base.profile import unknown
+
+# SHA-256 of the 1000 wnids in order, joined by newlines: the order torchvision, timm and the A/R/ReaL releases share.
+IMAGENET_ORDER = "385e0240499426c0"
+
+
+@dataclass(frozen=True)
+class ClassSpace:
+    """What a classifier's output columns mean."""
+
+    name: str  # name used in profiles
+    ids: tuple[str, ...]  # stable id per class (wnid for ImageNet), length `n_classes`
+    names: tuple[str, ...]  # human-readable name per class
+    templates: tuple[str, ...]  # zero-shot prompt templates with the placeholder `{c}`
+    # what takes the placeholder's place, where it is not the name ("an airplane"); else empty
+    prompt_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Map from class id to output column."""
+        return {class_id: position for position, class_id in enumerate(self.ids)}
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """What takes the placeholder's place in a prompt, per class."""
+        return self.prompt_names or self.names
+
+    @property
+    def prompt_hash(self) -> str:
+        """Fingerprint of names and templates: a CLIP head changes when either does."""
+        text = "\n".join((*self.spoken, "--", *self.templates))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def prompted(self, prompts: str) -> "ClassSpace":
+        """The same classes asked for by other prompts.
+
+        Args:
+            prompts: `default` for these, else templates with `{c}`, one a line (`settings.prompts`).
+        """
+        return self if prompts == "default" else replace(self, templates=tuple(prompts.splitlines()))
+
+
+@lru_cache
+def class_space(name: str) -> ClassSpace:
+    """Look up a class space.
+
+    Args:
+        name: `imagenet_1k`, `mini_world`, or the path of a JSON file with `ids`, `names` and `templates`.
+
+    Raises:
+        InputError: Unknown name, or a file that does not hold the three lists.
+    """
+    if name == "imagenet_1k":
+        return _imagenet()
+    candidates = (ASSETS / name / "classes.json", Path(name), resolve(name))
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise InputError(f"unknown class space {name!r}: expected imagenet_1k, mini_world or a JSON file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        ids, names, templates = (tuple(map(str, content[key])) for key in ("ids", "names", "templates"))
+        prompt_names = tuple(map(str, content.get("prompt_names") or ()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected JSON with the lists ids, names and templates ({error})") from error
+    if len({len(ids), len(names), len(prompt_names or ids), len(set(ids))}) != 1 or not ids:
+        raise InputError(f"{path}: ids must be unique and as many as names")
+    if not templates or not all("{c}" in template for template in templates):
+        raise InputError(f"{path}: there must be a template, and each must contain {{c}} for the class name")
+    return ClassSpace(path.stem if path.parent == Path(".") else name, ids, names, templates, prompt_names)
+
+
+def _imagenet() -> ClassSpace:
+    # The module is a plain table. It is run by its path, because importing open_clip imports torch, and a page that
+    # only reads predictions should not wait for that.
+    path = Path(find_spec("open_clip").submodule_search_locations[0]) / "zero_shot_metadata.py"
+    spec = spec_from_file_location("open_clip_zero_shot_metadata", path)
+    table = module_from_spec(spec)
+    spec.loader.exec_module(table)
+    templates = tuple(template("{c}") for template in table.OPENAI_IMAGENET_TEMPLATES)
+    return ClassSpace("imagenet_1k", imagenet_wnids(), tuple(table.IMAGENET_CLASSNAMES), templates)
+
+
+@lru_cache
+def imagenet_wnids() -> tuple[str, ...]:
+    """The 1000 ILSVRC wnids in class order, from timm's packaged list; its order is verified by hash."""
+    wnids = tuple(_timm_info("imagenet_synsets.txt").split())
+    digest = hashlib.sha256("\n".join(wnids).encode()).hexdigest()
+    if not digest.startswith(IMAGENET_ORDER):
+        raise InputError(f"timm's imagenet_synsets.txt has another class order than expected (hash {digest[:16]})")
+    return wnids
+
+
+@lru_cache
+def imagenet_subset(name: str) -> np.ndarray:
+    """Columns scored on a 200-class set.
+
+    Args:
+        name: `a` (ImageNet-A) or `r` (ImageNet-R).
+
+    Returns:
+        Ascending int64 class indices, shape (200,). Source: timm's packaged index lists.
+    """
+    if name not in ("a", "r"):
+        raise InputError(unknown("subset of ImageNet classes", name, ("a", "r")))
+    indices = np.array(sorted(map(int, _timm_info(f"imagenet_{name}_indices.txt").split())), dtype=np.int64)
+    if len(indices) != 200:
+        raise InputError(f"timm's imagenet_{name}_indices.txt holds {len(indices)} indices, expected 200")
+    return indices
+
+
+def _timm_info(file: str) -> str:
+    # The package is located, not imported: importing timm costs seconds that reading one list should not.
+    package = Path(find_spec("timm").submodule_search_locations[0])
+    return (package / "data" / "_info" / file).read_text(encoding="utf-8")

@@ -1,0 +1,266 @@
+"""Image datasets: ids, images, labels and per-image metadata behind one small interface."""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import DatasetSpec
+from beyond_accuracy.data.classes import ClassSpace, class_space
+
+Targets = np.ndarray | list[np.ndarray]
+READERS: dict[str, Callable[[DatasetSpec], "ImageDataset"]] = {}
+
+
+class BadImage(InputError):
+    """An image that is there but cannot be decoded: what `--skip-bad` leaves out and counts."""
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A set of labelled images."""
+
+    name: str  # name used everywhere
+    ids: np.ndarray  # unique id per image, the same in every stored form of the dataset
+    targets: Targets  # int64 labels, shape (n,), or a list of int64 arrays for multi-label sets
+    # `load(i)` returns the encoded bytes of image `i`; None where only labels are known
+    load: Callable[[int], bytes] | None
+    classes: ClassSpace | None  # what the labels mean; None for sets that are only probed
+    columns: np.ndarray | None  # class indices that are scored (ImageNet-A and -R: 200); None = all
+    metadata: pd.DataFrame  # per-image metadata, index `id`, in the order of `ids`
+    fingerprint: str  # hash of content and labels; part of every cache key
+    source: str  # where it was read from, for messages and provenance
+    title: str = ""  # text in figures
+    licence: str = ""  # terms of the data
+    preprocess: str = ""  # resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's
+    keep: str = "all"  # what is stored beside the rows: `all`, `logits` or `none`
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have several right answers."""
+        return isinstance(self.targets, list)
+
+    def image(self, position: int) -> Image.Image:
+        """Decode one image as RGB.
+
+        Raises:
+            BadImage: The file is truncated or not an image; the message names it.
+            InputError: The file cannot be read.
+            DataMissing: The dataset holds labels only.
+        """
+        if self.load is None:
+            raise DataMissing(f"{self.name}: only labels are known here, the images are not on this machine")
+        where = f"{self.name}: image {self.ids[position]!r} in {self.source}"
+        try:
+            content = self.load(position)
+        except OSError as error:
+            raise InputError(f"{where} cannot be read ({error.strerror or error})") from error
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                # Grey, palette, RGBA and CMYK files occur in ImageNet; models take three channels.
+                return image.convert("RGB")
+        except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, …
+            reason = " ".join(re.sub(r" <_io.BytesIO object at \w+>", "", str(error)).split())[:200]
+            raise BadImage(
+                f"{where} cannot be decoded ({reason or type(error).__name__}); replace the file, or leave bad "
+                "images out and count them with --skip-bad"
+            ) from error
+
+    def position(self, image_id: str) -> int:
+        """Position of an id.
+
+        Raises:
+            InputError: No such id.
+        """
+        found = np.flatnonzero(self.ids == image_id)
+        if not len(found):
+            raise InputError(f"{self.name}: no image with id {image_id!r}")
+        return int(found[0])
+
+    def take(self, positions: np.ndarray) -> "ImageDataset":
+        """The dataset cut to some positions, in the given order."""
+        positions = np.asarray(positions, dtype=np.int64)
+        targets = [self.targets[i] for i in positions] if self.multilabel else self.targets[positions]
+        chosen = hashlib.sha256("\n".join(self.ids[positions]).encode()).hexdigest()
+        return replace(
+            self,
+            ids=self.ids[positions],
+            targets=targets,
+            load=None if self.load is None else Remapped(self.load, positions),
+            metadata=self.metadata.iloc[positions],
+            fingerprint=_digest(self.fingerprint, chosen),
+        )
+
+    def limit(self, n: int) -> "ImageDataset":
+        """At most `n` images, evenly spaced over the set (which is sorted by class), so classes stay balanced."""
+        if n <= 0 or n >= len(self):
+            return self
+        return self.take(np.unique(np.linspace(0, len(self) - 1, n).round().astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class Remapped:
+    """A loader seen through a list of positions; a class and not a closure, so that worker processes can pickle it."""
+
+    load: Callable[[int], bytes]
+    positions: np.ndarray
+
+    def __call__(self, position: int) -> bytes:
+        """Encoded bytes of image `position`."""
+        return self.load(int(self.positions[position]))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several loaders, one after the other; `first` has the number of the first image of each, and of all."""
+
+    loads: tuple[Callable[[int], bytes], ...]
+    first: np.ndarray
+
+    def __call__(self, position: int) -> bytes:
+        """Encoded bytes of image `position`."""
+        part = int(np.searchsorted(self.first, position, side="right")) - 1
+        return self.loads[part](position - int(self.first[part]))
+
+
+@dataclass(frozen=True)
+class BytesLoader:
+    """Reads image `i` from encoded images held in memory (small sets)."""
+
+    blobs: list[bytes]
+
+    def __call__(self, position: int) -> bytes:
+        """Encoded bytes of image `position`."""
+        return self.blobs[position]
+
+
+def reader(function: Callable[[DatasetSpec], ImageDataset]) -> Callable[[DatasetSpec], ImageDataset]:
+    """Registers a reader: a profile names it `reader: <name of the function>`."""
+    READERS[function.__name__] = function
+    return function
+
+
+def build_dataset(
+    spec: DatasetSpec,
+    ids,
+    targets,
+    load,
+    *,
+    content: str,
+    source: str,
+    columns: np.ndarray | None = None,
+    metadata: pd.DataFrame | None = None,
+) -> ImageDataset:
+    """Check and assemble what a reader found.
+
+    Args:
+        spec: The dataset's entry in the profile.
+        ids: Unique ids, length n.
+        targets: Labels: int array (n,), or list of int arrays.
+        load: Loader of encoded bytes, or None.
+        content: Anything that changes when the files change (`stamps`); hashed into the fingerprint.
+        source: Where it was read from.
+        columns: Scored class indices, or None for all.
+        metadata: Frame in the order of `ids`, or None.
+
+    Raises:
+        InputError: No image, a repeated id, or a label outside the class space.
+    """
+    ids = np.asarray(ids, dtype=object)
+    if len(ids) == 0:
+        raise InputError(f"{spec.name}: no images found in {source}")
+    if len(targets) != len(ids):
+        raise InputError(f"{spec.name}: {len(ids)} images but {len(targets)} labels in {source}")
+    try:
+        "".join(ids).encode()
+    except (TypeError, UnicodeEncodeError):
+        strange = next(i for i in ids if not isinstance(i, str) or i != i.encode(errors="replace").decode())
+        raise InputError(f"{spec.name}: {strange!r} in {source}: an id must be text in valid UTF-8") from None
+    duplicated = pd.Index(ids).duplicated()
+    if duplicated.any():
+        raise InputError(f"{spec.name}: id {ids[duplicated][0]!r} occurs more than once in {source}")
+    classes = class_space(spec.classes) if spec.classes else None
+    targets = _labels(spec, targets, source)
+    if classes is not None:
+        _check_labels(spec, ids, targets, classes, columns, source)
+    frame = pd.DataFrame(index=range(len(ids))) if metadata is None else metadata
+    # Text and bytes are joined unambiguously, so that no two datasets share a fingerprint by concatenation.
+    labels = json.dumps([t.tolist() for t in targets]) if isinstance(targets, list) else targets.tobytes().hex()
+    scored = "all" if columns is None else ",".join(map(str, columns))
+    fingerprint = _digest(content, "\n".join(map(str, ids)), labels, scored)
+    return ImageDataset(
+        name=spec.name,
+        ids=ids,
+        targets=targets,
+        load=load,
+        classes=classes,
+        columns=columns,
+        metadata=frame.set_axis(pd.Index(ids, name="id"), axis=0),
+        fingerprint=fingerprint,
+        source=source,
+        title=spec.title or spec.name,
+        licence=spec.licence,
+        preprocess=str(spec.options.get("preprocess", "")),
+        keep=spec.keep,
+    )
+
+
+def _labels(spec: DatasetSpec, targets, source: str) -> Targets:
+    try:
+        if isinstance(targets, list) and any(isinstance(t, (list, tuple, np.ndarray)) for t in targets):
+            return [np.asarray(t, dtype=np.int64).reshape(-1) for t in targets]
+        labels = np.asarray(targets)
+        with np.errstate(invalid="ignore"):  # what a NaN becomes is compared with it below
+            whole = labels.astype(np.int64)
+        if not np.array_equal(whole, labels):
+            raise ValueError("not whole numbers")
+        return whole
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{spec.name}: a label in {source} is not a whole number ({error})") from error
+
+
+def _check_labels(spec, ids, targets: Targets, classes: ClassSpace, columns, source: str) -> None:
+    """Every label is a class; on a set scored on some columns, a single label is one of them."""
+    multi = isinstance(targets, list)
+    owner = np.repeat(np.arange(len(ids)), [len(t) for t in targets]) if multi else np.arange(len(ids))
+    flat = np.concatenate(targets) if multi else targets
+    outside = np.flatnonzero((flat < 0) | (flat >= len(classes)))
+    if len(outside):
+        raise InputError(
+            f"{spec.name}: label {int(flat[outside[0]])} of {ids[owner[outside[0]]]!r} in {source} is outside "
+            f"0..{len(classes) - 1} of {classes.name}"
+        )
+    if columns is not None and not multi and len(outside := np.flatnonzero(~np.isin(flat, columns))):
+        raise InputError(
+            f"{spec.name}: label {int(flat[outside[0]])} of {ids[outside[0]]!r} in {source} is not one of the "
+            f"{len(columns)} classes this set is scored on"
+        )
+
+
+def require(path: Path, spec: DatasetSpec, kind: str = "folder") -> Path:
+    """The path when it is there.
+
+    Raises:
+        DataMissing: It is not; the message says where it was looked for and how to get it.
+    """
+    if not (path.is_dir() if kind == "folder" else path.exists()):
+        raise DataMissing(
+            f"{spec.name}: {kind} {path} not found. Get it with `beyond-accuracy fetch --only {spec.name}`, or point "
+            "--data-dir (or BEYOND_ACCURACY_DATA) to where it is"
+        )
+    return path
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:24]

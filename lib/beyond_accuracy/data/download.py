@@ -1,0 +1,350 @@
+"""Where datasets come from (`assets/sources.yaml`), and downloads that resume, verify and unpack with distrust."""
+
+import bz2
+import errno
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import shutil
+import socket
+import stat
+import tarfile
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import requests
+import yaml
+from tqdm import tqdm
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.paths import ASSETS
+from beyond_accuracy.base.profile import Profile, available_profiles
+
+PROBE_SECONDS = 3.0  # for the hub to answer
+ATTEMPTS = 6
+CHUNK_BYTES = 2**16  # also what a broken transfer loses at most
+TIMEOUT_S = (20, 60)  # to connect, between two packets
+RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Download:
+    """One plain file: where it is, what it is called here, and how to tell that it arrived whole."""
+
+    url: str
+    md5: str = ""
+    sha256: str = ""
+    bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Files of one dataset repository on the Hugging Face hub."""
+
+    repo: str
+    revision: str = ""
+    files: tuple[str, ...] = ("*.txt", "train/*", "test/*")
+    sha256: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one dataset is got."""
+
+    name: str  # the dataset
+    gigabytes: float  # on disk when done
+    transient: float = 0.0  # further gigabytes while unpacking
+    about: bool = False  # whether the size is an estimate
+    hub: Hub | None = None  # hub repository, or None
+    files: tuple[Download, ...] = ()  # plain downloads
+    unpack: bool = False  # whether compressed archives are unpacked
+    gated: str = ""  # page on which terms must be accepted first; empty = none
+    by_hand: str = ""  # how a copy got in another way is used
+
+    @property
+    def origin(self) -> str:
+        """Where it is downloaded from, for messages."""
+        return f"hub dataset {self.hub.repo}" if self.hub else ", ".join(f.url for f in self.files)
+
+
+@lru_cache
+def sources() -> dict[str, Source]:
+    """All known sources by dataset name."""
+    content = yaml.safe_load((ASSETS / "sources.yaml").read_text(encoding="utf-8"))
+    return {name: parse_source(name, entry) for name, entry in content.items()}
+
+
+def parse_source(name: str, entry: dict) -> Source:
+    """One entry of the table."""
+    entry = dict(entry)
+    if hub := entry.pop("hub", None):
+        lists = {"files": tuple(hub["files"])} if "files" in hub else {}
+        entry["hub"] = Hub(hub["repo"], hub.get("revision", ""), sha256=tuple(hub.get("sha256", {}).items()), **lists)
+    entry["files"] = tuple(Download(**file) for file in entry.pop("files", ()))
+    return Source(name, **entry)
+
+
+def profile_argument(profile: Profile) -> str:
+    """What `--profile` takes to mean this profile."""
+    shipped = available_profiles().get(profile.name) == profile.source
+    return profile.name if shipped else str(profile.source)
+
+
+def how_to_get(name: str, profile: Profile) -> str:
+    """The command, and the page to visit first, that get a dataset."""
+    command = f"beyond-accuracy fetch --profile {profile_argument(profile)} --only {name}"
+    source = sources().get(name)
+    if source is None:
+        return f"no download is known for {name}; see docs/datasets.md and its path in the profile"
+    if source.gated:
+        return f"accept the terms at {source.gated}, run `hf auth login`, then `{command}`"
+    return f"`{command}`"
+
+
+@lru_cache
+def hub_reachable() -> bool:
+    """Whether the hub can be connected to within `PROBE_SECONDS`; asked once per process.
+
+    Where a proxy is configured the answer is yes: only the client knows how to use it.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in ("https_proxy", "http_proxy", "all_proxy")):
+        return True
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    answer: list[bool] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((endpoint.hostname or "", port), timeout=PROBE_SECONDS).close()
+            answer.append(True)
+        except OSError:
+            answer.append(False)
+
+    # In a thread: looking up the host's name has no time limit of its own.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(answer and answer[0])
+
+
+class _Again(Exception):
+    """The transfer broke in a way that trying again may mend."""
+
+
+def download(file: Download, folder: Path, wait: Callable[[float], None] = time.sleep) -> Path:
+    """Get one file, continuing where an earlier transfer stopped, and verify it.
+
+    Args:
+        file: What to get.
+        folder: Where to put it; the unfinished file is `<name>.part` beside it.
+        wait: Sleeps between attempts.
+
+    Returns:
+        The verified file.
+
+    Raises:
+        DataMissing: The server refuses (401, 403, 404), cannot be reached, or breaks off again and again.
+        InputError: Wrong size or checksum (the file is removed), or the disk is full (the part is kept).
+    """
+    target = folder / file.name
+    if target.is_file():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{file.name}.part"
+    for attempt in range(ATTEMPTS):
+        before = part.stat().st_size if part.is_file() else 0
+        try:
+            _transfer(file, part)
+            break
+        except (_Again, requests.RequestException) as error:
+            reason = " ".join(str(error).split())[:200]
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise InputError(f"{part}: the disk is full; make room and run the command again to continue") from None
+            raise
+        if attempt == ATTEMPTS - 1:
+            got = part.stat().st_size if part.is_file() else 0
+            raise DataMissing(
+                f"{file.url} could not be downloaded ({reason}); {got:,} bytes are kept, run the command again to "
+                "continue"
+            )
+        grew = part.is_file() and part.stat().st_size > before
+        wait(1.0 if grew else 2.0**attempt)
+    verify(file, part)
+    os.replace(part, target)
+    _stamp_of(part).unlink(missing_ok=True)
+    return target
+
+
+def _transfer(file: Download, part: Path) -> None:
+    """One request: from the start, or from where the part ends if the file on the server is still the same one."""
+    start, stamp = _resume_point(file, part)
+    headers = {"Accept-Encoding": "identity"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": stamp}
+    with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+        status = response.status_code
+        if status in RETRY_STATUS:
+            raise _Again(f"the server answers {status} {response.reason}")
+        if status == 416 and start == _total(response):
+            return
+        if status in (401, 403):
+            raise DataMissing(
+                f"{file.url}: the server refuses ({status} {response.reason}); it may need a login or accepted terms, "
+                "or block automatic downloads: get the file with a browser and put it into the folder"
+            )
+        if status not in (200, 206):
+            raise DataMissing(f"{file.url}: the server answers {status} {response.reason}; the file may have moved")
+        if status == 200:
+            start = 0  # no resuming here, or another file than last time
+        elif int(response.headers.get("Content-Range", "bytes 0-").split()[1].split("-")[0]) != start:
+            raise _Again("the server sent another range than asked for")
+        total = _total(response)
+        if file.bytes and total and total != file.bytes:
+            raise InputError(f"{file.url}: the server offers {total:,} bytes, expected {file.bytes:,}; it was replaced")
+        _stamp_of(part).write_text(json.dumps({"url": file.url, "stamp": _stamp(response)}), encoding="utf-8")
+        with (
+            open(part, "ab" if start else "wb") as out,
+            tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=file.name, disable=None) as bar,
+        ):
+            for block in response.iter_content(CHUNK_BYTES):
+                out.write(block)
+                bar.update(len(block))
+        if total and part.stat().st_size != total:
+            raise _Again(f"the transfer ended after {part.stat().st_size:,} of {total:,} bytes")
+
+
+def _resume_point(file: Download, part: Path) -> tuple[int, str]:
+    """Bytes that can be kept, and what tells the server which file they are of; (0, "") to start over."""
+    if not part.is_file():
+        return 0, ""
+    try:
+        known = json.loads(_stamp_of(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0, ""
+    same = isinstance(known, dict) and known.get("url") == file.url and known.get("stamp")
+    return (part.stat().st_size, str(known["stamp"])) if same else (0, "")
+
+
+def _stamp_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _stamp(response: requests.Response) -> str:
+    etag = response.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _total(response: requests.Response) -> int:
+    """Length of the whole file as the server states it; 0 = unknown."""
+    span = response.headers.get("Content-Range", "")
+    text = span.rsplit("/", 1)[-1] if span else response.headers.get("Content-Length", "")
+    return int(text) if text.isdigit() else 0
+
+
+def verify(file: Download, path: Path) -> None:
+    """Compare a downloaded file with its size and checksums; a wrong one is removed.
+
+    Raises:
+        InputError: It differs.
+    """
+    size = path.stat().st_size
+    wrong = f"{size:,} bytes, expected {file.bytes:,}" if file.bytes and size != file.bytes else ""
+    for kind, expected in (("md5", file.md5), ("sha256", file.sha256)):
+        if expected and not wrong and (found := checksum(path, kind)) != expected:
+            wrong = f"{kind} {found}, expected {expected}"
+    if wrong:
+        path.unlink()
+        _stamp_of(path).unlink(missing_ok=True)
+        raise InputError(f"{file.url}: the downloaded file has {wrong}; it was removed, run the command again")
+
+
+def checksum(path: Path, kind: str) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, kind).hexdigest()
+
+
+# Archives ------------------------------------------------------------------------------------------------------------
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether `unpack` applies: plain .tar archives are read in place."""
+    return path.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
+
+
+def unpack(archive: Path, folder: Path) -> list[str]:
+    """Unpack an archive into a folder, whole or not at all, and only below that folder.
+
+    What its content is called decides nothing: absolute paths, paths that lead out of the folder, links that do, and
+    device files are refused. A file with the suffix .tar.gz that is not compressed is unpacked too.
+
+    Returns:
+        Names of the top-level files and folders it held.
+
+    Raises:
+        InputError: Damaged, or with a member that is refused, or the disk is full.
+    """
+    staging = folder / f".{archive.name}.unpacking"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        if archive.name.endswith(".zip"):
+            _unzip(archive, staging)
+        else:
+            _untar(archive, staging)
+        names = sorted(path.name for path in staging.iterdir())
+        for name in names:
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            os.replace(staging / name, folder / name)
+        return names
+    except (*_DAMAGED, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise InputError(f"{archive} was not unpacked: the disk is full; make room and run again") from error
+        raise InputError(f"{archive} was not unpacked: {error}; nothing of it was kept") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _untar(archive: Path, folder: Path) -> None:
+    with open(archive, "rb") as head:
+        magic = head.read(6)
+    opener = next((opener for start, opener in _OPENERS.items() if magic.startswith(start)), open)
+    with opener(archive, "rb") as content:
+        with tarfile.open(fileobj=content, mode="r|") as members:
+            members.extractall(folder, filter="data")
+        while content.read(CHUNK_BYTES):
+            pass  # to the very end, where gzip keeps the checksum of it all, which tarfile never reads
+
+
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError)
+_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+
+
+def _unzip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as members:
+        for info in members.infolist():
+            path = PurePosixPath(info.filename.replace("\\", "/"))
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if path.is_absolute() or ".." in path.parts or ":" in info.filename:
+                raise ValueError(f"member {info.filename!r} leads out of the folder")
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError(f"member {info.filename!r} is a link or device")
+        members.extractall(folder)

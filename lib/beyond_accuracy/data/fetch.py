@@ -1,0 +1,286 @@
+"""`beyond-accuracy fetch`: downloads what may be downloaded and says how to get the rest."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.paths import data_dir, resolve
+from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
+from beyond_accuracy.data.download import (
+    Download,
+    Hub,
+    Source,
+    download,
+    how_to_get,
+    hub_reachable,
+    is_compressed,
+    sources,
+    unpack,
+    verify,
+)
+from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.data.readers.samples import count_note
+
+GIGABYTE = 1e9
+RECORD = ".fetched.json"
+MODELS = "models"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of `fetch` would do."""
+
+    ready: list[DatasetSpec]  # datasets that are here and readable
+    wanted: list[DatasetSpec]  # datasets to download
+    by_hand: list[DatasetSpec]  # datasets that no download is known for
+    models: list[ModelSpec]  # models whose weights are to be downloaded
+
+    @property
+    def gigabytes(self) -> float:
+        """Room the downloads take, with the most that unpacking one of them needs on top."""
+        found = [sources()[spec.name] for spec in self.wanted]
+        return sum(s.gigabytes for s in found) + max((s.transient for s in found), default=0.0)
+
+
+def fetch(
+    profile: Profile,
+    only: Sequence[str] = (),
+    *,
+    models: Sequence[ModelSpec] = (),
+    get_model: Callable[[ModelSpec], None] | None = None,
+    yes: bool = False,
+    echo: Callable[[str], None] = print,
+    ask: Callable[[str], str] | None = None,
+) -> int:
+    """Download the datasets and weights of a profile.
+
+    Args:
+        profile: The profile.
+        only: Names of datasets, pages (all their datasets), or `models`; empty = everything.
+        models: Those whose weights are to be downloaded too.
+        get_model: Downloads the weights of one.
+        yes: Do not ask before downloading.
+        echo: Told what is done.
+        ask: Asks a question and returns the answer; None = nobody can be asked.
+
+    Returns:
+        Exit code: 0 everything is here; 2 something arrived damaged; 3 something is still missing.
+
+    Raises:
+        InputError: An unknown name, or not enough disk space.
+    """
+    plan = make_plan(profile, only, models)
+    _describe(plan, profile, echo)
+    if not plan.wanted and not plan.models:
+        return 3 if plan.by_hand else 0
+    _check_room(plan)
+    if not yes and not (ask and ask("Download now? [y/N] ").strip().lower() in ("y", "yes")):
+        echo("Nothing was downloaded; add --yes to start.")
+        return 3
+    code = 3 if plan.by_hand else 0
+    steps: list[tuple[str, Callable[[], None]]] = [
+        *((spec.name, lambda s=spec: fetch_dataset(s, sources()[s.name], echo)) for spec in plan.wanted),
+        *((spec.name, lambda s=spec: get_model(s)) for spec in plan.models),
+    ]
+    for name, step in steps:
+        try:
+            step()
+        except DataMissing as missing:
+            echo(f"{name}: {missing}")
+            code = max(code, 3) if code != 2 else 2
+        except InputError as error:
+            echo(f"{name}: {error}")
+            code = 2
+    return code
+
+
+def make_plan(profile: Profile, only: Sequence[str] = (), models: Sequence[ModelSpec] = ()) -> Plan:
+    """Sort what was asked for into here, to be downloaded, and to be got by hand."""
+    ready, wanted, by_hand = [], [], []
+    for name in _chosen(profile, only):
+        spec = profile.datasets[name]
+        if not needs_data(spec):
+            continue
+        source = sources().get(name)
+        if is_ready(spec):
+            ready.append(spec)
+        else:
+            (wanted if source else by_hand).append(spec)
+    return Plan(ready, wanted, by_hand, list(models))
+
+
+def needs_data(spec: DatasetSpec) -> bool:
+    """Whether a dataset has files of its own that a user must get (not part of a package, not a view of another)."""
+    return spec.reader not in ("imagenet_real", "imagenet_labels") and not spec.path.startswith("assets:")
+
+
+def is_ready(spec: DatasetSpec) -> bool:
+    """Whether a dataset can be read and is complete."""
+    try:
+        return not count_note(spec, len(load_dataset(replace(spec, limit=0))))
+    except (DataMissing, InputError):
+        return False
+
+
+def _chosen(profile: Profile, only: Sequence[str]) -> list[str]:
+    if not only:
+        return list(profile.datasets)
+    names: list[str] = []
+    for name in only:
+        if name in profile.datasets:
+            names.append(name)
+        elif name in profile.dimensions and name != MODELS:
+            text = json.dumps(profile.dimensions[name])
+            names += [dataset for dataset in profile.datasets if f'"{dataset}"' in text]
+        elif name != MODELS:
+            raise InputError(f"--only: {unknown('dataset or page', name, [*profile.datasets, MODELS])}")
+    return list(dict.fromkeys(names))
+
+
+def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None:
+    echo(f"Data folder: {data_dir()}")
+    for spec in plan.ready:
+        echo(f"  {spec.name:22} here")
+    for spec in plan.wanted:
+        source = sources()[spec.name]
+        size = f"{'about ' if source.about else ''}{source.gigabytes:g} GB"
+        echo(f"  {spec.name:22} {size:14} from {source.origin}; {spec.licence or 'licence not stated'}")
+        if source.gated:
+            echo(f"  {'':22} needs an agreement: {how_to_get(spec.name, profile)}")
+        if source.by_hand:
+            echo(f"  {'':22} or: {source.by_hand}")
+    for spec in plan.by_hand:
+        echo(f"  {spec.name:22} no download is known: put it at {resolve(spec.path)} (docs/datasets.md)")
+    for spec in plan.models:
+        echo(f"  {spec.name:22} weights of {spec.id} {spec.pretrained}".rstrip())
+    if plan.wanted:
+        echo(f"Needs about {plan.gigabytes:.1f} GB; {_free(data_dir()) / GIGABYTE:.1f} GB are free.")
+
+
+def _check_room(plan: Plan) -> None:
+    needed = sum(_remaining(spec) for spec in plan.wanted)
+    needed += max((sources()[spec.name].transient for spec in plan.wanted), default=0.0) * GIGABYTE
+    free = _free(data_dir())
+    if needed > free:
+        raise InputError(
+            f"{data_dir()}: the downloads need about {needed / GIGABYTE:.1f} GB, {free / GIGABYTE:.1f} GB are free; "
+            "choose another --data-dir, or fetch a part with --only"
+        )
+
+
+def _remaining(spec: DatasetSpec) -> float:
+    """Bytes still to come, given what an interrupted run left."""
+    folder = resolve(spec.path)
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    return max(0.0, sources()[spec.name].gigabytes * GIGABYTE - there)
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None] = print) -> None:
+    """Get one dataset into its folder, verified and unpacked.
+
+    Raises:
+        DataMissing: The server refuses or cannot be reached; the message says which page or command helps.
+        InputError: A file that arrived damaged, or an archive that is refused.
+    """
+    folder = resolve(spec.path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".fetch.lock", timeout=0):
+            _fetch_locked(spec, source, folder, echo)
+    except Timeout:
+        raise DataMissing(f"another run is downloading to {folder}; wait for it") from None
+    except PermissionError as error:
+        raise InputError(f"{folder}: not writable ({error.strerror}); choose another --data-dir") from error
+
+
+def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callable[[str], None]) -> None:
+    done = _done(folder)
+    if {source.hub.repo if source.hub else "", *(file.url for file in source.files)} - {""} <= set(done):
+        done = {}  # all was here once, and is not whole any more: get it again
+    if source.hub and source.hub.repo not in done:
+        echo(f"{spec.name}: downloading {source.hub.repo}")
+        revision = download_hub(source.hub, folder, source.gated)
+        for name, sha256 in source.hub.sha256:
+            verify(Download(f"{source.hub.repo}/{name}", sha256=sha256), folder / name)
+        _unpack_all(spec, source, [path for path in folder.rglob("*") if is_compressed(path)], folder, echo)
+        _record(folder, source.hub.repo, {"revision": revision})
+    for file in source.files:
+        if file.url in done:
+            continue
+        echo(f"{spec.name}: downloading {file.url}")
+        if (folder / file.name).is_file():
+            verify(file, folder / file.name)  # put there by hand, or left by an interrupted run
+        path = download(file, folder)
+        facts = {"bytes": path.stat().st_size, "md5": file.md5, "sha256": file.sha256}
+        _unpack_all(spec, source, [path] if is_compressed(path) else [], folder, echo)
+        _record(folder, file.url, facts)
+    echo(f"{spec.name}: done, {folder}")
+
+
+def _unpack_all(spec, source: Source, archives: list[Path], folder: Path, echo: Callable[[str], None]) -> None:
+    for archive in archives if source.unpack else []:
+        echo(f"{spec.name}: unpacking {archive.name}")
+        unpack(archive, folder)
+        archive.unlink()
+
+
+def _done(folder: Path) -> dict:
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _record(folder: Path, origin: str, facts: dict) -> None:
+    """Remember what came from where: a finished download is not started again, and provenance is kept."""
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    content = _done(folder) | {origin: {key: value for key, value in facts.items() if value} | {"time": time}}
+    (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def download_hub(hub: Hub, folder: Path, gated: str = "") -> str:
+    """Get files of a dataset repository into a folder; the hub's client resumes and verifies.
+
+    Returns:
+        The commit they are from.
+
+    Raises:
+        DataMissing: Terms not accepted, no such repository, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if not hub_reachable():
+        raise DataMissing(f"the hub cannot be reached to get {hub.repo}; run the command again with a network")
+    try:
+        revision = HfApi().dataset_info(hub.repo, revision=hub.revision or None, timeout=20).sha
+        snapshot_download(
+            hub.repo, repo_type="dataset", revision=revision, local_dir=folder, allow_patterns=list(hub.files)
+        )
+        return revision or ""
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        page = gated or f"https://huggingface.co/datasets/{hub.repo}"
+        raise DataMissing(
+            f"the hub refuses {hub.repo}: accept the terms at {page} with your account, run `hf auth login` (or set "
+            "HF_TOKEN), then run this command again"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise DataMissing(f"{hub.repo} has no revision {hub.revision} any more; see docs/datasets.md") from error
+    except (HTTPError, OSError) as error:
+        raise DataMissing(
+            f"{hub.repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
+            "command again to continue"
+        ) from error

@@ -1,0 +1,204 @@
+"""Numbers published by others: the paper, its checkpoints, a leaderboard, and tables that define a score.
+
+They lie in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``). A benchmark's score is
+defined by category mappings, baseline errors and human answers.
+"""
+
+import json
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.paths import ASSETS
+from beyond_accuracy.base.profile import ModelSpec
+
+KEY = ["dimension", "dataset", "metric", "model"]
+PAPER_CITATION = (
+    "Vishniakov, Shen & Liu, ConvNet vs Transformer, Supervised vs CLIP: Beyond ImageNet Accuracy (arXiv 2311.09215)"
+)
+HUMAN_CITATION = (
+    "ten observers on the 1,280 cue-conflict images; Geirhos et al., ICLR 2019 (arXiv 1811.12231), raw data of "
+    "github.com/bethgelab/model-vs-human, CC BY 4.0"
+)
+ALEXNET_CITATION = "AlexNet's errors: Hendrycks & Dietterich, ICLR 2019 (arXiv 1903.12261)"
+
+# The paper's four checkpoints as rows of the leaderboard.
+CHECKPOINTS = {
+    "vit_sup": "deit3_base_patch16_224.fb_in22k_ft_in1k",
+    "convnext_sup": "convnext_base.fb_in22k_ft_in1k",
+    "vit_clip": "ViT-B-16/laion400m_e31",
+    "convnext_clip": "convnext_base/laion400m_s13b_b51k",
+}
+
+
+@lru_cache
+def _table(name: str) -> pd.DataFrame:
+    return pd.read_csv(ASSETS / name)
+
+
+@lru_cache
+def _json(name: str) -> dict:
+    return json.loads((ASSETS / name).read_text(encoding="utf-8"))
+
+
+def paper() -> pd.DataFrame:
+    """The paper's 384 numbers: ``dimension, dataset, metric, model, value, unit, source, tolerance``.
+
+    ``source`` is printed, derived (printed winner minus printed lead) or digitised (read off a figure); ``tolerance``
+    is the reading error, in the unit of ``value``. Accuracies are in percent, ECE and shape bias are fractions.
+    """
+    return _table("paper.csv").copy()
+
+
+def paper_values(dimension: str, dataset: str, metric: str) -> pd.DataFrame:
+    """The paper's values of one metric: ``model, value, unit, source, tolerance``; empty where the paper has none."""
+    table = paper()
+    rows = table[(table.dimension == dimension) & (table.dataset == dataset) & (table.metric == metric)]
+    return rows[["model", "value", "unit", "source", "tolerance"]].reset_index(drop=True)
+
+
+def published() -> pd.DataFrame:
+    """Published values of the paper's four checkpoints by timm, open_clip and the paper's stored predictions.
+
+    Same columns as `paper`; ``source`` names the publisher. They hold for the libraries' own preprocessing.
+    """
+    return _table("published.csv").copy()
+
+
+def leaderboard() -> pd.DataFrame:
+    """Published results of 300 models, one row per checkpoint; columns and sources in ``assets/leaderboard.md``."""
+    return _table("leaderboard.csv").copy()
+
+
+def caveat(dimension: str, dataset: str, metric: str, model: str) -> tuple[bool, str]:
+    """Whether one of the paper's numbers is a target to match, and what is known to be odd about it.
+
+    Returns:
+        ``(target, text)``: ``target`` is False where matching the number would be wrong (SUN397); ``text`` joins the
+        caveats that apply, empty when there is none.
+    """
+    table = _table("caveats.csv")
+    applies = np.ones(len(table), dtype=bool)
+    for column, value in zip(KEY, (dimension, dataset, metric, model), strict=True):
+        applies &= table[column].isin(["*", value]).to_numpy()
+    rows = table[applies]
+    return bool(rows.target.all()), "; ".join(rows.caveat)
+
+
+def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list[int]]:
+    """Categories of a cue-conflict decision: name -> indices of the member classes.
+
+    Args:
+        class_names: Names of the class space. For the 1000 ImageNet classes (or None) these are the 16 categories of
+            the cue-conflict set over 207 of them; in any other space each class is a category of its own.
+    """
+    if class_names is not None and len(class_names) != 1000:
+        return {name: [index] for index, name in enumerate(class_names)}
+    return {name: list(indices) for name, indices in _json("cue_conflict_categories.json")["categories"].items()}
+
+
+def human_cue_counts() -> pd.DataFrame:
+    """Human answers to the cue-conflict images, counted: one row per observer and shape category.
+
+    Columns `observer, shape, shape_hits, texture_hits` (decisions for either cue among the conflicting images),
+    `conflicts` (their number), `correct`, `n` (answers equal to the shape, over all images). Source: `HUMAN_CITATION`.
+    """
+    return _table("human_cue_conflict.csv").copy()
+
+
+def human_shape_bias() -> pd.Series:
+    """Human shape bias by category, observers pooled, and overall under the name `all`."""
+    counts = human_cue_counts().groupby("shape")[["shape_hits", "texture_hits"]].sum()
+    counts.loc["all"] = counts.sum()
+    return counts["shape_hits"] / counts.sum(axis=1)
+
+
+def alexnet_errors() -> dict[str, float]:
+    """Top-1 error (fraction) of AlexNet per ImageNet-C corruption, mean over severities: the unit of mCE."""
+    return dict(_json("alexnet_imagenet_c.json")["error"])
+
+
+def checkpoint_specs() -> list[ModelSpec]:
+    """The paper's checkpoints as models of a figure: family, paradigm and label."""
+    board = leaderboard().set_index("model")
+    kinds = {name: (board.family[row], board.paradigm[row]) for name, row in CHECKPOINTS.items()}
+    short = {"transformer": "ViT", "convnet": "ConvNeXt", "supervised": "supervised", "clip": "CLIP"}
+    return [
+        ModelSpec(name, "predictions", label=f"{short[family]}, {short[paradigm]}", family=family, paradigm=paradigm)
+        for name, (family, paradigm) in kinds.items()
+    ]
+
+
+def is_checkpoint(spec: ModelSpec) -> bool:
+    """Whether a model of a profile is the paper's checkpoint of the same name."""
+    known = CHECKPOINTS.get(spec.name)
+    if known is None:
+        return False
+    if spec.source == "open_clip":
+        architecture, tag = known.split("/")
+        return spec.id == architecture and spec.pretrained == tag and not spec.checkpoint
+    return spec.source == "timm" and spec.id.removeprefix("hf-hub:timm/") == known and not spec.checkpoint
+
+
+def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Put this run's numbers beside a reference's.
+
+    A number agrees when its 95 % interval, widened by the reference's reading tolerance, covers the reference value;
+    without an interval, when the two differ by no more than the tolerance. That is a test of the run's own sampling
+    error only: conventions (preprocessing, logit scale, protocol) must match before the verdict means anything, which
+    is the caller's part.
+
+    Args:
+        results: Rows of the results schema (``dimension, dataset, metric, model, value, ci_low, ci_high, n, unit``).
+        reference: Rows as `paper` returns; the paper by default.
+
+    Returns:
+        One row per reference number that ``results`` holds too: the key, ``value, ci_low, ci_high, n, unit,
+        reference, tolerance, source, difference`` (ours minus reference), ``agrees``, ``target``, ``caveat``.
+
+    Raises:
+        InputError: If a key occurs twice in ``results``, or if the two give a number in different units.
+    """
+    reference = paper() if reference is None else reference
+    repeated = results.duplicated(KEY)
+    if repeated.any():
+        first = ", ".join(results.loc[repeated, KEY].iloc[0])
+        raise InputError(f"results hold {first} more than once; expected one row per {', '.join(KEY)}")
+    theirs = reference.rename(columns={"value": "reference", "unit": "reference_unit"})
+    columns = [*KEY, "value", "ci_low", "ci_high", "n", "unit"]
+    merged = theirs.merge(results[columns], on=KEY, how="inner")
+    wrong = merged[merged.unit != merged.reference_unit]
+    if len(wrong):
+        row = wrong.iloc[0]
+        raise InputError(
+            f"{', '.join(row[KEY])} is in {row.unit} here and in {row.reference_unit} in the reference; use the latter"
+        )
+    merged["difference"] = merged.value - merged.reference
+    low = merged.ci_low.fillna(merged.value) - merged.tolerance
+    high = merged.ci_high.fillna(merged.value) + merged.tolerance
+    slack = 1e-9  # two numbers that differ by exactly the tolerance agree, whatever the binary rounding
+    merged["agrees"] = (low - slack <= merged.reference) & (merged.reference <= high + slack)
+    notes = [caveat(*key) for key in merged[KEY].itertuples(index=False)]
+    merged["target"] = np.array([target for target, _ in notes], dtype=bool)
+    merged["caveat"] = np.array([text for _, text in notes], dtype=object)
+    order = [*columns, "reference", "tolerance", "source", "difference", "agrees", "target", "caveat"]
+    return merged[order]
+
+
+def summarise_agreement(compared: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Count agreements per dimension: ``dimension, numbers, measured, agree, differ, not_a_target``.
+
+    Args:
+        compared: The frame of `compare`.
+        reference: What it was compared with; the paper by default. ``numbers`` counts its rows.
+    """
+    reference = paper() if reference is None else reference
+    rows = []
+    for dimension, group in reference.groupby("dimension", sort=False):
+        ours = compared[compared.dimension == dimension]
+        targets = ours[ours.target]
+        agree = int(targets.agrees.sum())
+        rows.append((dimension, len(group), len(ours), agree, len(targets) - agree, len(ours) - len(targets)))
+    return pd.DataFrame(rows, columns=["dimension", "numbers", "measured", "agree", "differ", "not_a_target"])

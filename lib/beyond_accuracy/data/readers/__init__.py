@@ -1,0 +1,43 @@
+"""How each dataset is read: one function per benchmark, named in a profile as `reader:`.
+
+Layouts, counts and traps follow the contract sheet in docs/datasets.md. Every reader maps labels by class id (wnid),
+never by position in a listing: a folder with a subset of the classes must still get the right labels. The form
+(folders, tar archives, Parquet or webdataset shards) is found out, ids are the same in every form that keeps file
+names, and no code that comes with a dataset is ever run.
+"""
+
+import json
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.paths import resolve
+from beyond_accuracy.base.profile import DatasetSpec, unknown
+from beyond_accuracy.data.dataset import READERS, ImageDataset
+from beyond_accuracy.data.readers import corrupted, family, stimuli, tables  # noqa: F401 - each registers its readers
+
+MAX_LOADED = 64
+LOADED: dict[str, ImageDataset] = {}
+
+
+def load_dataset(spec: DatasetSpec) -> ImageDataset:
+    """Read a dataset as its profile entry says; read once per process.
+
+    Symbolic links are followed, wherever they lead: data folders are often made of links (the hub's cache is), and an
+    image is only ever decoded. Archives are another matter: what is unpacked may not leave its folder.
+
+    Raises:
+        InputError: Unknown reader, malformed data, a file that cannot be read.
+        DataMissing: The data is not on this machine.
+    """
+    key = f"{resolve(spec.path)}\n{json.dumps(vars(spec), sort_keys=True)}"
+    if key not in LOADED:
+        if spec.reader not in READERS:
+            raise InputError(f"{spec.name}: {unknown('reader', spec.reader, READERS)}")
+        try:
+            dataset = READERS[spec.reader](spec)
+        except OSError as error:
+            where = error.filename or resolve(spec.path)
+            raise InputError(f"{spec.name}: {where} cannot be read ({error.strerror or error})") from error
+        if len(LOADED) >= MAX_LOADED:
+            del LOADED[next(iter(LOADED))]
+        LOADED[key] = dataset.limit(spec.limit)
+    return LOADED[key]

@@ -1,0 +1,336 @@
+"""The ImageNet family (validation, V2, A, R, Sketch; Hard with several labels), and sets in splits that are probed."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import file_stamp
+from beyond_accuracy.base.paths import resolve
+from beyond_accuracy.base.profile import DatasetSpec
+from beyond_accuracy.data.classes import class_space, imagenet_subset
+from beyond_accuracy.data.dataset import ImageDataset, Joined, build_dataset, reader
+from beyond_accuracy.data.readers.files import VAL_ID, image_id
+from beyond_accuracy.data.readers.samples import Samples, assemble, available_splits, find
+
+WNID_SUFFIX = re.compile(r"_(n\d{8})(?=\.|$)")
+FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order
+
+
+@reader
+def class_folder(spec: DatasetSpec) -> ImageDataset:
+    """Images in folders named by class id, or the same as shards with labels (A, R, Sketch, one's own set).
+
+    Labels come from the class id: a root with a subset of the classes still gets the right ones. Shards give the class
+    id itself (column `wnid`, or class names that are ids) or a label, which counts over all classes when one is beyond
+    the scored ones, else over the scored classes in their order.
+
+    Options: `columns`: `a` or `r` scores the 200 classes of ImageNet-A or -R only. `label_space`: `all` or `scored`
+    where a partial set leaves the meaning of labels open.
+
+    Raises:
+        DataMissing: No such folder.
+        InputError: A folder that is no class id, no images, or labels outside the classes.
+    """
+    samples = find(spec)
+    columns = _columns(spec)
+    targets = _targets(spec, samples, columns)
+    ids = class_space(spec.classes).ids
+    names = []
+    for position, (name, target) in enumerate(zip(samples.names, targets, strict=True)):
+        if VAL_ID.search(name) or samples.form == "webdataset":  # whose keys are no file names
+            names.append(image_id(name))
+        else:
+            names.append(f"{ids[target]}/{_stem(name, position)}")
+    return assemble(spec, samples, names, targets, columns=columns)
+
+
+@reader
+def imagenet(spec: DatasetSpec) -> ImageDataset:
+    """The ILSVRC 2012 validation set in any of its forms, with its validation names as ids.
+
+    Folders by wnid (`<root>` or `<root>/val`); the official archive, packed or unpacked flat (labels then come from the
+    table of the package imagenet-x); the hub's Parquet shards `data/validation-*`; timm's shards
+    `imagenet1k-validation-*.tar`.
+
+    Options: `val_ids`: `optional` accepts images without an ILSVRC validation name; ReaL and ImageNet-X cannot be
+    joined to them.
+
+    Raises:
+        DataMissing: No such folder, or a flat one without the table of labels.
+        InputError: A folder that is no wnid, labels that contradict the file names, no validation names.
+    """
+    samples = find(spec)
+    targets = _flat_labels(spec, samples) if _is_flat(samples) else _targets(spec, samples, None)
+    _check_suffixes(spec, samples, targets)
+    ids = [image_id(name) for name in samples.names]
+    unnamed = [name for name in samples.names if not VAL_ID.search(name)]
+    if unnamed and spec.options.get("val_ids") != "optional":
+        raise InputError(
+            f"{spec.name}: {len(unnamed)} of {len(ids)} images in {samples.root} have no ILSVRC2012_val_ number in "
+            f"their name (first: {unnamed[0] or 'no name at all'!r}), which ReaL and ImageNet-X are keyed by. Use a "
+            "form that keeps the file names, or set `options: {val_ids: optional}` and go without those two"
+        )
+    if not any(samples.names):
+        ids = [f"{position:08d}" for position in range(len(ids))]
+    return assemble(spec, samples, ids, targets)
+
+
+@reader
+def imagenet_v2(spec: DatasetSpec) -> ImageDataset:
+    """ImageNetV2: folders named by class number, `0` to `999`, padded or not; or webdataset shards.
+
+    A listing sorted as text (0, 1, 10, 100, ...) is no class order: the number itself is the label.
+
+    Raises:
+        DataMissing: No such folder.
+        InputError: A folder that is no number from 0 to 999.
+    """
+    samples = find(spec)
+    if not samples.in_folders:
+        targets = _targets(spec, samples, None)
+        return assemble(spec, samples, [name or f"{i:08d}" for i, name in enumerate(samples.names)], targets)
+    folders = [_folder(name) for name in samples.names]
+    for folder in dict.fromkeys(folders):
+        if not re.fullmatch(r"\d{1,4}", folder) or int(folder) > 999:
+            raise InputError(
+                f"{spec.name}: folder {folder!r} in {samples.root} is not a class number from 0 to 999, as the folders "
+                "of imagenetv2-matched-frequency-format-val are named"
+            )
+    targets = np.array([int(folder) for folder in folders], dtype=np.int64)
+    ids = [f"{target}/{_stem(name, 0)}" for name, target in zip(samples.names, targets, strict=True)]
+    return assemble(spec, samples, ids, targets)
+
+
+@reader
+def imagenet_hard(spec: DatasetSpec) -> ImageDataset:
+    """ImageNet-Hard: Parquet shards with a list of right labels per image. Ids are row numbers of the release.
+
+    Raises:
+        DataMissing: No such folder.
+        InputError: Not the Parquet form, no `label` column of lists, or an image without label.
+    """
+    samples = find(spec)
+    table = samples.table
+    if table is None or "label" not in table.column_names:
+        raise InputError(f"{spec.name}: expected Parquet shards with columns image and label in {samples.root}")
+    labels = table["label"].to_pylist()
+    if samples.labels is not None:
+        labels = [[label] for label in labels]
+    if empty := [row for row, label in enumerate(labels) if not label]:
+        raise InputError(f"{spec.name}: row {empty[0]} in {samples.root} has no label; fetch the pinned revision again")
+    metadata = pd.DataFrame(index=range(len(labels)))
+    if "origin" in table.column_names:
+        metadata["origin"] = table["origin"].to_pandas().to_numpy()
+    if "english_label" in table.column_names:
+        metadata["english_label"] = ["; ".join(map(str, names or [])) for names in table["english_label"].to_pylist()]
+    targets = [np.unique(np.asarray(label, dtype=np.int64)) for label in labels]
+    return assemble(spec, samples, [f"{row:05d}" for row in range(len(labels))], targets, metadata=metadata)
+
+
+@reader
+def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
+    """The 50,000 validation ids and labels without the images, for imported predictions.
+
+    Source: the table of file names and labels in the package `imagenet-x` (CC BY-NC 4.0, an optional extra).
+
+    Raises:
+        DataMissing: The package is not installed.
+    """
+    table, path = _label_table(spec)
+    return build_dataset(
+        spec, table.index.to_numpy(), table.to_numpy(), None, content=file_stamp(path), source="imagenet-x annotations"
+    )
+
+
+@reader
+def splits(spec: DatasetSpec) -> ImageDataset:
+    """All splits of a task as one dataset, with the metadata column `split` (`train`, `validation`, `test`).
+
+    Layouts: `<root>/<train|test>/<n>.tar` with `classnames.txt` (the hub repositories `clip-benchmark/wds_*`), or
+    Parquet shards `data/<split>-*.parquet`. Ids are `<split>/<key>`, so no image is in two splits under one id.
+
+    Options: `splits`: those to read (default: all that are there; at least train and test). `n_classes`: what labels
+    must stay below, checked against the shards' own list too.
+
+    Raises:
+        DataMissing: No such folder.
+        InputError: A split that is not there, or labels beyond the class names.
+    """
+    spec = replace(spec, classes="")
+    root = resolve(spec.path)
+    there = available_splits(spec)
+    wanted = list(spec.options.get("splits") or there)
+    absent = [split for split in dict.fromkeys([*wanted, "train", "test"]) if split not in there]
+    if absent:
+        raise InputError(
+            f"{spec.name}: {root} has no {absent[0]} shards (found: {', '.join(there) or 'none'}). Training and test "
+            "images must come from different splits; fetch the missing one, or another mirror that has it"
+        )
+    parts = [find(spec, (split,)) for split in wanted]
+    for split, part in zip(wanted, parts, strict=True):
+        _check_split(spec, split, part)
+    keys = [key or f"{row:07d}" for part in parts for row, key in enumerate(_unique(part))]
+    column = np.repeat(wanted, [len(part) for part in parts])
+    load = Joined(tuple(part.load for part in parts), np.cumsum([0, *map(len, parts)]))
+    samples = Samples(parts[0].form, keys, load, " ".join(part.stamp for part in parts), root)
+    return assemble(
+        spec,
+        samples,
+        [f"{split}/{key}" for split, key in zip(column, keys, strict=True)],
+        np.concatenate([part.labels for part in parts]),
+        metadata=pd.DataFrame({"split": column}),
+    )
+
+
+def _unique(part: Samples) -> list[str]:
+    """Names that tell the images of a split apart: row numbers where the shards' own do not."""
+    return part.names if len(set(part.names)) == len(part) else [""] * len(part)
+
+
+def _check_split(spec: DatasetSpec, split: str, part: Samples) -> None:
+    if part.labels is None:
+        raise InputError(f"{spec.name}: the {split} shards in {part.root} have no whole-number label")
+    limit = int(spec.options.get("n_classes") or part.n_classes)
+    if limit and part.n_classes and part.n_classes != limit:
+        raise InputError(f"{spec.name}: {part.root} names {part.n_classes} classes, the task has {limit}")
+    if part.labels.min() < 0 or (limit and part.labels.max() >= limit):
+        bad = part.labels.min() if part.labels.min() < 0 else part.labels.max()
+        raise InputError(f"{spec.name}: label {bad} among the {split} images in {part.root}, expected 0..{limit - 1}")
+
+
+def _label_table(spec: DatasetSpec) -> tuple[pd.Series, Path]:
+    try:
+        import imagenet_x
+    except ImportError as error:
+        raise DataMissing(
+            f"{spec.name}: the validation labels come from the optional package imagenet-x (CC BY-NC 4.0): "
+            "pip install 'beyond-accuracy[imagenet-x]'"
+        ) from error
+    path = Path(imagenet_x.__file__).parent / "annotations" / "filename_label.csv"
+    frame = pd.read_csv(path).sort_values("file_name")
+    ids = frame["file_name"].str.extract(f"({VAL_ID.pattern})")[0]
+    return pd.Series(frame["label"].to_numpy(), index=pd.Index(ids, name="id")), path
+
+
+def _is_flat(samples: Samples) -> bool:
+    """The official archive: every image carries its validation name, and none lies in a class folder."""
+    if not samples.in_folders or not all(VAL_ID.search(name) for name in samples.names):
+        return False
+    return len({_folder(name) for name in samples.names}) == 1 and not re.fullmatch(
+        r"n\d{8}", _folder(samples.names[0])
+    )
+
+
+def _flat_labels(spec: DatasetSpec, samples: Samples) -> np.ndarray:
+    table = _label_table(spec)[0]
+    ids = [image_id(name) for name in samples.names]
+    if unknown := [name for name in ids if name not in table.index]:
+        raise InputError(f"{spec.name}: {unknown[0]} in {samples.root} is not one of the 50,000 validation images")
+    return table.loc[ids].to_numpy(np.int64)
+
+
+def _targets(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None) -> np.ndarray:
+    space = class_space(spec.classes)
+    if samples.in_folders:
+        targets = _by_id(spec, samples, [_folder(name) for name in samples.names], space.index)
+    elif samples.table is not None and "wnid" in samples.table.column_names:
+        targets = _by_id(spec, samples, samples.table["wnid"].to_pylist(), space.index)
+    elif samples.labels is None:
+        raise InputError(
+            f"{spec.name}: the shards in {samples.root} have no whole-number label and no wnid column "
+            f"(they have {', '.join(samples.table.column_names)})"
+        )
+    elif samples.class_names and all(name in space.index for name in samples.class_names):
+        _check_range(spec, samples, len(samples.class_names))
+        targets = np.array([space.index[name] for name in samples.class_names], np.int64)[samples.labels]
+    else:
+        targets = _by_number(spec, samples, columns, len(space))
+    if columns is not None and len(outside := np.setdiff1d(targets, columns)):
+        raise InputError(
+            f"{spec.name}: class {space.ids[outside[0]]} in {samples.root} is not one of the {len(columns)} classes "
+            "this set is scored on"
+        )
+    return targets
+
+
+def _by_id(spec: DatasetSpec, samples: Samples, class_ids: Sequence[str], index: dict[str, int]) -> np.ndarray:
+    for class_id in dict.fromkeys(class_ids):
+        if class_id in index:
+            continue
+        kind = "folder" if samples.in_folders else "class"
+        if not class_id:
+            raise InputError(
+                f"{spec.name}: {samples.root} holds images without class folders: sort them into folders named by "
+                f"class id (such as {next(iter(index))})"
+            )
+        hint = ""
+        if str(class_id).isdigit():
+            hint = (
+                ". A number is no class id: it may be a rank in some sorted list of folders, and which list cannot be "
+                "told from the name"
+            )
+        raise InputError(
+            f"{spec.name}: {kind} {class_id!r} in {samples.root} is not a class id of {spec.classes} "
+            f"(expected names like {next(iter(index))}){hint}"
+        )
+    return np.array([index[class_id] for class_id in class_ids], dtype=np.int64)
+
+
+def _by_number(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None, n_classes: int) -> np.ndarray:
+    """Labels of shards: over all classes, or ranks in the list of scored ones."""
+    labels = samples.labels
+    if labels.max() >= n_classes or labels.min() < 0:
+        bad = int(labels.max() if labels.max() >= n_classes else labels.min())
+        raise InputError(
+            f"{spec.name}: label {bad} in {samples.root} is outside 0..{n_classes - 1}"
+            + ("; -1 marks a split whose labels were not published" if bad == -1 else "")
+        )
+    if samples.class_names and n_classes == 1000 and len(samples.class_names) == n_classes and columns is None:
+        if not samples.class_names[0].lower().startswith(FIRST_NAME):
+            raise InputError(
+                f"{spec.name}: class 0 of the shards in {samples.root} is {samples.class_names[0]!r}, expected "
+                f"{FIRST_NAME!r}: they are in another order than that of the sorted wnids"
+            )
+    if columns is None:
+        return labels
+    space = spec.options.get("label_space") or ("all" if labels.max() >= len(columns) else "scored")
+    if space == "all":
+        return labels
+    _check_range(spec, samples, len(columns))
+    return columns[labels]
+
+
+def _check_range(spec: DatasetSpec, samples: Samples, n: int) -> None:
+    bad = (samples.labels < 0) | (samples.labels >= n)
+    if bad.any():
+        raise InputError(f"{spec.name}: label {samples.labels[bad][0]} in {samples.root} is outside 0..{n - 1}")
+
+
+def _check_suffixes(spec: DatasetSpec, samples: Samples, targets: np.ndarray) -> None:
+    """Some releases end validation names with the wnid: a label that says otherwise is wrong."""
+    ids = class_space(spec.classes).ids
+    for name, target in zip(samples.names, targets, strict=True):
+        found = WNID_SUFFIX.search(name.rsplit("/", 1)[-1])
+        if found and found[1] != ids[target]:
+            raise InputError(
+                f"{spec.name}: {name!r} in {samples.root} is labelled {target} ({ids[target]}), but its name says "
+                f"{found[1]}: the labels are in another class order than that of the sorted wnids"
+            )
+
+
+def _columns(spec: DatasetSpec) -> np.ndarray | None:
+    subset = spec.options.get("columns")
+    return None if subset is None else imagenet_subset(str(subset))
+
+
+def _folder(name: str) -> str:
+    return name.rsplit("/", 2)[-2] if "/" in name else ""
+
+
+def _stem(name: str, position: int) -> str:
+    return image_id(name).rsplit("/", 1)[-1] or f"{position:08d}"

@@ -1,0 +1,211 @@
+"""Images inside Parquet files: small ones held in memory, hub shards read row group by row group; bundled digits."""
+
+import io
+import json
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import file_stamp
+from beyond_accuracy.base.paths import resolve
+from beyond_accuracy.base.profile import DatasetSpec
+from beyond_accuracy.data.classes import imagenet_subset
+from beyond_accuracy.data.dataset import BytesLoader, ImageDataset, build_dataset, reader, require
+
+BATCH_ROWS = 16  # decoded at once: bounds memory whatever the row groups' size
+BUFFER_BYTES = 2**20
+DIGIT_SIDE = 64
+
+
+@dataclass(frozen=True)
+class ParquetLoader:
+    """Reads image `i` from Parquet shards. Holds no open file: safe to pickle and in forked workers.
+
+    Rows are streamed in small batches from where the last one was read, so reading in order costs one pass over the
+    data and a few megabytes of memory per process; a row out of order is found by reading its row group from the start.
+    """
+
+    files: tuple[str, ...]  # the shards
+    first: np.ndarray  # (files + 1,) number of the first row of each
+    column: str  # the image column: `image.bytes` of a struct, or a column of bytes
+
+    def __call__(self, position: int) -> bytes:
+        """Encoded bytes of image `position`."""
+        shard = int(np.searchsorted(self.first, position, side="right")) - 1
+        return _cursor(os.getpid(), self.files[shard], self.column).read(position - int(self.first[shard]))
+
+
+class _Cursor:
+    """Reading position in one column of one file."""
+
+    def __init__(self, path: str, column: str):
+        self.path, self.column = path, column
+        self.file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        sizes = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+        self.first = np.concatenate([[0], np.cumsum(sizes)])
+        self.group, self.start, self.values = -1, 0, pa.array([], pa.binary())
+
+    def read(self, row: int) -> bytes:
+        group = int(np.searchsorted(self.first, row, side="right")) - 1
+        offset = row - int(self.first[group])
+        try:
+            if group != self.group or offset < self.start:
+                self.group, self.start, self.values = group, 0, pa.array([], pa.binary())
+                self.batches = self.file.iter_batches(
+                    BATCH_ROWS, row_groups=[group], columns=[self.column], use_threads=False
+                )
+            while offset >= self.start + len(self.values):
+                self.start += len(self.values)
+                values = next(self.batches).column(0)
+                self.values = values.field("bytes") if pa.types.is_struct(values.type) else values
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            self.group = -1
+            raise OSError(f"{self.path}, row {row}: {error or 'the file ends early'}") from error
+        content = self.values[offset - self.start].as_py()
+        if content is None:
+            raise OSError(f"{self.path}, row {row}: holds no image bytes")
+        return content
+
+
+@lru_cache(maxsize=4)
+def _cursor(process: int, path: str, column: str) -> _Cursor:
+    # Keyed by the process: a forked worker must not share its parent's open file.
+    return _Cursor(path, column)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything but the images of Parquet shards."""
+
+    columns: pa.Table  # the other columns, all shards joined; `image.path` is one of them where the shards keep it
+    names: dict[str, list[str]]  # what each value of a label column means, where the shards say so: column -> names
+    load: ParquetLoader  # loader of the encoded images
+
+
+def read_shards(files: list[Path], name: str) -> Table:
+    """Open Parquet shards.
+
+    Raises:
+        InputError: A damaged shard, shards with different columns, or no image column.
+    """
+    tables, counts = [], [0]
+    for path in files:
+        try:
+            schema = pq.read_schema(path)
+            image = _image_column(schema, path, name)
+            wanted = [field.name for field in schema if field.name != "image"]
+            if image == "image.bytes" and schema.field("image").type.get_field_index("path") >= 0:
+                wanted.append("image.path")
+            file = pq.ParquetFile(path)
+            tables.append(file.read(columns=wanted, use_threads=False).flatten())
+            counts.append(file.metadata.num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{name}: {path} is damaged or not Parquet ({error}); fetch it again") from error
+    try:
+        joined = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    except pa.ArrowException as error:
+        raise InputError(f"{name}: the Parquet files in {files[0].parent} differ in their columns ({error})") from error
+    load = ParquetLoader(tuple(map(str, files)), np.cumsum(counts), image)
+    return Table(joined, _class_names(schema), load)
+
+
+def _image_column(schema: pa.Schema, path: Path, name: str) -> str:
+    if "image" in schema.names:
+        kind = schema.field("image").type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return "image.bytes"
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return "image"
+    raise InputError(f"{name}: {path} has no column 'image' with encoded images (it has {', '.join(schema.names)})")
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of label values from the metadata that the hub's writer puts into the schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {column: list(map(str, kind["names"])) for column, kind in features.items() if "names" in kind}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def read_parquet(path: Path, name: str) -> pa.Table:
+    """Read a Parquet file whole.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{name}: {path} is damaged or not Parquet ({error}); fetch it again") from error
+
+
+@reader
+def parquet(spec: DatasetSpec) -> ImageDataset:
+    """One small Parquet file with `id`, `image` (encoded bytes), `label` (int, or list of int) and metadata columns.
+
+    Options: `label`: another label column; `where`: mapping column -> value(s), keeps matching rows.
+
+    Raises:
+        DataMissing: No such file.
+        InputError: Damaged file or missing column.
+    """
+    path = require(resolve(spec.path), spec, "file")
+    table = read_parquet(path, spec.name)
+    label = str(spec.options.get("label", "label"))
+    for column in ("id", "image", label):
+        if column not in table.column_names:
+            raise InputError(f"{spec.name}: {path} has no column {column!r} (it has {', '.join(table.column_names)})")
+    for column, wanted in (spec.options.get("where") or {}).items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        keep = table[column].to_pandas().isin(values).to_numpy()
+        table = table.filter(pa.array(keep))
+    labels = table[label].to_pylist()
+    targets = [np.asarray(v, dtype=np.int64) for v in labels] if labels and isinstance(labels[0], list) else labels
+    subset = spec.options.get("columns")
+    return build_dataset(
+        spec,
+        table["id"].to_pylist(),
+        targets,
+        BytesLoader(table["image"].to_pylist()),
+        content=file_stamp(path),
+        source=str(path),
+        columns=None if subset is None else imagenet_subset(str(subset)),
+        metadata=table.drop_columns(["image"]).to_pandas(),
+    )
+
+
+@reader
+def digits(spec: DatasetSpec) -> ImageDataset:
+    """scikit-learn's handwritten digits: 1,797 scans of 8 x 8 pixels in 16 grey levels, written by 43 people.
+
+    Dark ink on light paper, enlarged to 64 pixels (bicubic) so that no model has to guess how to resize 8 pixels.
+    Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part; CC BY 4.0.
+    """
+    from sklearn import __version__
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pages = (255 * (1 - data.images / 16)).round().astype(np.uint8)
+    return build_dataset(
+        replace(spec, classes=""),
+        [f"digit_{row:04d}" for row in range(len(pages))],
+        data.target.astype(np.int64),
+        BytesLoader([_png(page) for page in pages]),
+        content=f"{DIGIT_SIDE} {np.packbits(pages.ravel() > 127).tobytes().hex()[:256]} {int(pages.sum())}",
+        source=f"scikit-learn {__version__}",
+    )
+
+
+def _png(page: np.ndarray) -> bytes:
+    large = Image.fromarray(page).resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    large.convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,317 @@
+"""The image transformations of the invariance and robustness studies, each defined exactly.
+
+A transform is written as text, `name=strength`, optionally with `@paper`: `scale=1.5`, `shift=30`, `shift=30@paper`,
+`corrupt:gaussian_noise=3`. The text is part of the cache key and of the metric names, so it has one spelling
+(`parse(text).text`). At a strength that leaves the picture alone (`scale=1`, `shift=0`, ...) `parse` returns the
+identity, whose text is `none`: such a run *is* the untransformed run, bit for bit.
+
+Each transform acts at one of three places in a model's pipeline:
+
+- *source*: the decoded RGB image, before the model resizes and crops it (`apply_source`);
+- *input*: the resized and cropped RGB image, S x S pixels, before normalisation (`apply_input`);
+- *size*: the side S the model is given (`input_size`); the model's preprocessing is rebuilt for that side with the same
+  crop fraction, and the model adapter resamples a ViT's position embeddings.
+
+text (place): definition, S being the side of the model's input:
+
+- `none`: the image as it is.
+- `scale=s` (source): zoom by s about the centre at constant crop, the central 1/s of width and height; s < 1 zooms out
+  with mirrored borders. The paper enlarges the resize by s before a fixed crop, which is the same view to within a
+  source pixel, so `scale=s@paper` is spelled `scale=s`.
+- `shift=p` (input): the content moves right by round(p * S / 224) pixels, left if p < 0; the vacated strip takes the
+  mean colour of the image, which invents no content (a mirrored strip would show half of the object a second time).
+- `shift=p@paper` (source): as in the paper's code, the view moves by p *source* pixels along the longer side (right in
+  a landscape image, else down), so the content moves the other way; zeros where the view leaves the image.
+- `resolution=r` (size): S becomes S * r / 224, rounded to a multiple the model accepts. r is relative to 224, so
+  `resolution=224` is the identity for every model. The paper: resize to int(r * 256 / 224), crop r; the same under the
+  `paper` preset, so `@paper` is dropped here too.
+- `rotation=d` (source): d degrees counter-clockwise about the centre, bicubic, borders mirrored.
+- `jitter=j` (input): brightness, contrast, saturation, in this order, each by a factor uniform in [1 - j, 1 + j].
+- `noise=t` (input): Gaussian noise of standard deviation t on the 0..1 scale, per pixel and channel, clipped.
+- `blur=p` (input): Gaussian blur with sigma = p * S / 224 pixels, borders mirrored.
+- `jpeg=q` (input): JPEG at quality q (4:2:0 chroma) and back; no quality is the identity.
+- `hflip=1` (input): mirror image, left to right.
+- `corrupt:NAME=k` (input): ImageNet-C corruption NAME at severity k, regenerated (see `corruptions.py`).
+- `corrupt:NAME=k@paper` (source): Resize(256), CenterCrop(224), the corruption, JPEG quality 85, as in the released
+  files; the model's own preprocessing follows (for the paper's supervised models a second resize).
+
+`@library` may be written and is dropped. Randomness (jitter, noise, corruptions) comes from a generator seeded by the
+image id and the transform text, so it does not depend on order, batch size, workers or model.
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance
+from scipy.ndimage import gaussian_filter
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import unknown
+from beyond_accuracy.data import corruptions
+
+REFERENCE = 224
+"""Side of the model input that shifts, blurs and resolutions are stated in."""
+
+LADDERS = {
+    "scale": (1, 1.25, 1.5, 2, 3),
+    "shift": (0, 5, 30, 75, 100),
+    "resolution": (112, 224, 336, 512, 640),
+    "rotation": (0, 5, 15, 30, 60, 90, 180),
+    "jitter": (0, 0.2, 0.4, 0.6, 0.8),
+    "noise": (0, 0.02, 0.05, 0.1, 0.2),
+    "blur": (0, 1, 2, 4, 6),
+    "jpeg": (90, 70, 50, 30, 10),
+    "hflip": (0, 1),
+}
+"""Strengths at which the report measures each transform. The first three are the paper's."""
+
+_LIMITS = {
+    "scale": (0.1, 20.0),
+    "shift": (-1000.0, 1000.0),
+    "resolution": (16.0, 4096.0),
+    "rotation": (-360.0, 360.0),
+    "jitter": (0.0, 1.0),
+    "noise": (0.0, 1.0),
+    "blur": (0.0, 100.0),
+    "jpeg": (1.0, 100.0),
+    "hflip": (0.0, 1.0),
+}
+IDENTITY_AT = {"scale": 1, "resolution": REFERENCE, "shift": 0, "rotation": 0, "jitter": 0, "noise": 0, "blur": 0}
+IDENTITY_AT |= {"hflip": 0, "corrupt": 0}
+"""Strength at which a transform leaves the image alone; JPEG has none."""
+
+_INTEGERS = {"jpeg", "hflip", "resolution", "corrupt"}
+# scale and resolution are the paper's operation already; see the table above
+_SAME_AS_PAPER = {"scale", "resolution"}
+_PLACE = {"scale": "source", "rotation": "source", "resolution": "size", "none": "none"}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One transformation at one strength."""
+
+    # `none`, `scale`, `shift`, `resolution`, `rotation`, `jitter`, `noise`, `blur`, `jpeg`, `hflip`, `corrupt`
+    name: str = "none"
+    strength: float = 0.0  # the number after `=`, in the unit the module's table states
+    variant: str = "library"  # `library` or `paper`
+    corruption: str = ""  # name of the ImageNet-C corruption when `name` is `corrupt`
+
+    @property
+    def text(self) -> str:
+        """The one spelling of this transform, as used in cache keys and metric names."""
+        if self.is_identity:
+            return "none"
+        name = f"corrupt:{self.corruption}" if self.name == "corrupt" else self.name
+        suffix = "" if self.variant == "library" else f"@{self.variant}"
+        return f"{name}={self.strength:.12g}{suffix}"
+
+    @property
+    def is_identity(self) -> bool:
+        """True when the transformed run is the untransformed run."""
+        return self.name == "none"
+
+    @property
+    def place(self) -> str:
+        """Where in the pipeline it acts: `source`, `input`, `size`, or `none`."""
+        if self.variant == "paper":
+            return "source"
+        return _PLACE.get(self.name, "input")
+
+    def generator(self, image_id: str, seed: int = 0) -> np.random.Generator:
+        """A generator that depends only on `seed`, this transform's text and the image id."""
+        digest = hashlib.blake2b(f"{seed}|{self.text}|{image_id}".encode(), digest_size=16).digest()
+        return np.random.default_rng(int.from_bytes(digest, "little"))
+
+    def apply_source(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Apply to the decoded RGB source image; returns `image` itself when this transform does not act there."""
+        if self.place != "source":
+            return image
+        if self.name == "scale":
+            return _zoom(image, self.strength)
+        if self.name == "rotation":
+            return _rotate(image, self.strength)
+        if self.name == "shift":
+            return _shift_view(image, round(self.strength))
+        return _released(image, self.corruption, int(self.strength), rng)
+
+    def apply_input(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Apply to the RGB image at model input size; returns `image` itself when this transform does not act there."""
+        if self.place != "input":
+            return image
+        side = min(image.size)
+        if self.name == "shift":
+            return _shift_content(image, round(self.strength * side / REFERENCE))
+        if self.name == "hflip":
+            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.name == "jitter":
+            return _jitter(image, self.strength, rng)
+        if self.name == "noise":
+            pixels = np.asarray(image, dtype=np.float32)
+            return _to_image(pixels + rng.normal(0.0, 255.0 * self.strength, pixels.shape))
+        if self.name == "blur":
+            sigma = self.strength * side / REFERENCE
+            return _to_image(gaussian_filter(np.asarray(image, dtype=np.float32), (sigma, sigma, 0), mode="reflect"))
+        if self.name == "jpeg":
+            return _jpeg(image, int(self.strength))
+        return corruptions.corrupt_image(image, self.corruption, int(self.strength), rng)
+
+    def input_size(self, base_size: int, multiple: int = 1) -> int:
+        """The side to give the model instead of `base_size`.
+
+        Args:
+            base_size: the side of the untransformed run, pixels.
+            multiple: the side must be a multiple of this (a ViT's patch size; the stride of a network that needs it).
+
+        Returns:
+            `base_size` itself unless this is a `resolution` transform; then the nearest allowed side, at least one
+            `multiple`.
+        """
+        if self.name != "resolution":
+            return base_size
+        return max(multiple, multiple * round(base_size * self.strength / REFERENCE / multiple))
+
+
+IDENTITY = Transform()
+"""The transform that changes nothing; its text is `none`."""
+
+
+def parse(text: str) -> Transform:
+    """Read a transform's text.
+
+    Args:
+        text: `none`, or `name=strength` with an optional `@paper` or `@library`.
+
+    Returns:
+        The transform; `IDENTITY` when the strength leaves the image alone.
+
+    Raises:
+        InputError: unknown name, strength that is no number or out of range, variant that does not exist.
+    """
+    body, _, variant = text.strip().partition("@")
+    name, separator, value = body.partition("=")
+    variant = variant or "library"
+    if name == "none" and not separator:
+        return IDENTITY
+    name, _, corruption = name.partition(":")
+    if name not in _LIMITS and name != "corrupt":
+        raise InputError(f"transform '{text}': {unknown('name', name, [*_LIMITS, 'corrupt', 'none'])}")
+    if variant not in ("library", "paper"):
+        raise InputError(f"transform '{text}': unknown variant '@{variant}'; expected @library or @paper.")
+    if variant == "paper" and name not in ("shift", "corrupt", *_SAME_AS_PAPER):
+        raise InputError(f"transform '{text}': the paper has no '{name}'; write it without @paper.")
+    strength = _strength(text, name, value)
+    if name == "corrupt" and corruption not in corruptions.NAMES:
+        raise InputError(f"transform '{text}': {unknown('corruption', corruption, corruptions.NAMES)}")
+    if name != "corrupt" and corruption:
+        raise InputError(f"transform '{text}': only 'corrupt' takes a name after ':', as in corrupt:fog=3.")
+    full_turn = name == "rotation" and strength % 360 == 0
+    if full_turn or strength == IDENTITY_AT.get(name):
+        return IDENTITY
+    if name in _SAME_AS_PAPER:
+        variant = "library"
+    return Transform(name, strength, variant, corruption)
+
+
+def ladder(kind: str) -> list[str]:
+    """The texts of a transform's strengths in the report.
+
+    Args:
+        kind: A key of `LADDERS`, optionally with a variant: `scale`, `shift@paper`.
+
+    >>> ladder("scale")
+    ['none', 'scale=1.25', 'scale=1.5', 'scale=2', 'scale=3']
+    """
+    return [text for _, text in steps(kind)]
+
+
+def steps(kind: str) -> list[tuple[float, str]]:
+    """Strengths of a transform in the report, each with its text; `kind` as for `ladder`.
+
+    Raises:
+        InputError: No such transform or variant.
+    """
+    name, at, variant = kind.partition("@")
+    if name not in LADDERS:
+        raise InputError(unknown("ladder of transforms", kind, LADDERS))
+    return [(float(strength), parse(f"{name}={strength:g}{at}{variant}").text) for strength in LADDERS[name]]
+
+
+def _strength(text: str, name: str, value: str) -> float:
+    low, high = (0.0, 5.0) if name == "corrupt" else _LIMITS[name]
+    kind = "a whole number" if name in _INTEGERS else "a number"
+    expected = f"expected {name}=VALUE with {kind} from {low:g} to {high:g}."
+    try:
+        strength = float(value)
+    except ValueError:
+        raise InputError(f"transform '{text}': '{value}' is not a number; {expected}") from None
+    # the comparison is false for NaN too
+    if not low <= strength <= high or (name in _INTEGERS and strength != int(strength)):
+        raise InputError(f"transform '{text}': strength {value} is not possible; {expected}")
+    return strength
+
+
+def _to_image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def _reflected(image: Image.Image, margin_x: int, margin_y: int) -> Image.Image:
+    pixels = np.pad(np.asarray(image), ((margin_y, margin_y), (margin_x, margin_x), (0, 0)), mode="symmetric")
+    return Image.fromarray(pixels)
+
+
+def _zoom(image: Image.Image, factor: float) -> Image.Image:
+    width, height = image.size
+    new_width, new_height = max(1, round(width / factor)), max(1, round(height / factor))
+    if factor < 1:
+        margin_x, margin_y = (new_width - width + 1) // 2, (new_height - height + 1) // 2
+        image = _reflected(image, margin_x, margin_y)
+        width, height = image.size
+    left, top = (width - new_width) // 2, (height - new_height) // 2
+    return image.crop((left, top, left + new_width, top + new_height))
+
+
+def _rotate(image: Image.Image, degrees: float) -> Image.Image:
+    width, height = image.size
+    # after turning, a corner looks at most this far beyond the old border; 2 more for the bicubic support
+    margin = int(np.ceil((np.hypot(width, height) - min(width, height)) / 2)) + 2
+    turned = _reflected(image, margin, margin).rotate(degrees, resample=Image.Resampling.BICUBIC)
+    return turned.crop((margin, margin, margin + width, margin + height))
+
+
+def _shift_view(image: Image.Image, pixels: int) -> Image.Image:
+    width, height = image.size
+    left, top = (pixels, 0) if width > height else (0, pixels)
+    # PIL fills what lies outside the image with zeros
+    return image.crop((left, top, left + width, top + height))
+
+
+def _shift_content(image: Image.Image, pixels: int) -> Image.Image:
+    mean = np.asarray(image, dtype=np.float64).mean(axis=(0, 1))
+    moved = Image.new("RGB", image.size, tuple(int(round(channel)) for channel in mean))
+    moved.paste(image, (pixels, 0))
+    return moved
+
+
+def _jitter(image: Image.Image, amount: float, rng: np.random.Generator) -> Image.Image:
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhancer(image).enhance(rng.uniform(1 - amount, 1 + amount))
+    return image
+
+
+def _jpeg(image: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    return Image.open(buffer).convert("RGB")
+
+
+def _released(image: Image.Image, corruption: str, severity: int, rng: np.random.Generator) -> Image.Image:
+    """The pipeline that made the released ImageNet-C files, up to and including their JPEG compression."""
+    width, height = image.size
+    factor = 256 / min(width, height)
+    size = (256, int(height * factor)) if width <= height else (int(width * factor), 256)
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
+    image = image.crop((left, top, left + 224, top + 224))
+    return _jpeg(corruptions.corrupt_image(image, corruption, severity, rng), 85)

@@ -1,0 +1,1 @@
+"""One module a page: mathematics and functions of runs."""

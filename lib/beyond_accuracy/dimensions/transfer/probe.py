@@ -1,0 +1,377 @@
+"""Linear probes: a logistic regression on frozen features, its regularisation chosen on a validation split.
+
+The objective is scikit-learn's: ``1/2 ||W||^2 + C * sum of log-losses``, intercept free, on features standardised with
+the training rows' mean and standard deviation; with two classes one weight vector is fitted (a binomial model), with
+more one per class (multinomial). scipy's L-BFGS finds the optimum in the principal axes of the training rows, each
+stretched by the root of the objective's curvature along it, which takes a fraction of the iterations that correlated
+features take. Large sets are read in chunks from the (memory-mapped, float16) features: memory does not grow with them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+from scipy.optimize import minimize
+from scipy.special import log_expit, log_softmax
+from threadpoolctl import ThreadpoolController
+
+from beyond_accuracy.dimensions.temperature import fit_temperature
+
+SMALL = 2**23
+"""Rows x features up to which a CPU keeps the standardised rows in memory (float64: 64 MB); above it they stream."""
+CHUNK_BYTES = 2**26  # of float32 features at a time
+RESIDENT_BYTES = 2**34  # float16 features kept on an accelerator rather than read again in each iteration
+ROUNDS = 10  # in which L-BFGS is started again for one optimum
+SEPARATED = 0.01
+"""Objective, as a share of the loss of guessing, below which the training rows are told apart: a larger C then enlarges
+the scores and hardly changes their order, at the price of the slowest fits."""
+AXES_ROWS = 2**13  # behind the principal axes: these decide how fast the optimum is reached, not where it is
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a probe is fitted and tuned.
+
+    Attributes:
+        exponents: log10 of the values of C that are always tried, ascending, evenly spaced.
+        max_iterations: L-BFGS iterations of the final fit.
+        sweep_iterations: As `max_iterations`, for the fits that only compare values of C.
+        tolerance: L-BFGS stops when no entry of the objective's gradient along a stretched axis is larger, times the
+            root of the objective as a share of the loss of guessing. What is left to gain is then about half the
+            squared length of that gradient.
+        device: Where the loss is computed: `cpu` by numpy, any other by torch.
+    """
+
+    exponents: tuple[float, ...] = tuple(float(e) for e in range(-6, 5))
+    max_iterations: int = 1000
+    sweep_iterations: int = 200
+    tolerance: float = 5e-4
+    device: str = "cpu"
+
+
+DEFAULT = Settings()
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Per-feature mean and standard deviation of the training rows; constant features get a standard deviation of 1."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def __call__(self, features: NDArray) -> NDArray[np.float64]:
+        """Standardised float64 copy of (n, d) features."""
+        return (np.asarray(features, np.float64) - self.mean) / self.scale
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted linear probe.
+
+    Attributes:
+        standardiser: From the rows it was fitted on.
+        classes: (k,) labels in the order of the scores.
+        weight: (k, d), or (1, d) for two classes, on standardised features.
+        bias: (k,) or (1,).
+        c: Inverse regularisation.
+        loss: The objective: mean log-loss of the rows it was fitted on plus the penalty.
+        converged: Whether L-BFGS met its tolerance.
+    """
+
+    standardiser: Standardiser
+    classes: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    c: float
+    loss: float
+    converged: bool
+
+    def log_probabilities(self, features: NDArray) -> NDArray[np.float64]:
+        """(n, k) log-probabilities of ``classes``."""
+        scores = self.standardiser(features) @ self.weight.T + self.bias
+        if len(self.bias) == 1:
+            return np.column_stack([log_expit(-scores[:, 0]), log_expit(scores[:, 0])])
+        return log_softmax(scores, axis=1)
+
+    def evaluate(self, features: NDArray, labels: NDArray, rows: NDArray) -> tuple[NDArray[np.bool_], float]:
+        """Per-row correctness and the mean log-loss on the given rows, read in chunks.
+
+        The loss is that under the temperature that suits these rows best: like accuracy, it tells how well the scores
+        order the classes, not how large they are. A label that was not among the training classes counts as wrong and
+        has the loss of probability 1e-12.
+        """
+        scores = np.concatenate([self.log_probabilities(features[part]) for part in chunks(rows, features.shape[1])])
+        truth = labels[np.sort(rows)]
+        column = np.searchsorted(self.classes, truth).clip(max=len(self.classes) - 1)
+        known = self.classes[column] == truth
+        losses = np.full(len(truth), -np.log(1e-12))
+        if known.any():
+            temperature = fit_temperature(scores[known], column[known])
+            losses[known] = -log_softmax(scores[known] / temperature, axis=1)[np.arange(known.sum()), column[known]]
+        return self.classes[scores.argmax(axis=1)] == truth, float(losses.mean())
+
+
+def chunks(rows: NDArray, width: int) -> Iterator[NDArray]:
+    """Blocks of ascending row numbers whose float32 features fill at most `CHUNK_BYTES`."""
+    rows = np.sort(np.asarray(rows))  # ascending rows are read from a mapped file in one sweep
+    size = max(1, CHUNK_BYTES // (4 * width))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def fit_standardiser(features: NDArray, rows: NDArray) -> Standardiser:
+    """Mean and standard deviation of the given rows in one pass, merged over chunks in float64 (Chan et al. 1983).
+
+    Args:
+        features: (n, d) array, possibly memory-mapped float16.
+        rows: Training rows, and only those.
+
+    Raises:
+        ValueError: If there are no rows, or features are not finite.
+    """
+    if len(rows) == 0:
+        raise ValueError("no training rows to standardise with")
+    seen, mean, squares = 0, np.zeros(features.shape[1]), np.zeros(features.shape[1])
+    for part in chunks(rows, features.shape[1]):
+        block = np.asarray(features[part], np.float64)
+        if not np.isfinite(block).all():
+            raise ValueError(f"features of row {part[~np.isfinite(block).all(axis=1)][0]} are not finite")
+        delta = block.mean(axis=0) - mean
+        total = seen + len(block)
+        squares += ((block - block.mean(axis=0)) ** 2).sum(axis=0) + delta**2 * seen * len(block) / total
+        mean += delta * len(block) / total
+        seen = total
+    scale = np.sqrt(squares / seen)
+    # float16 features that never change have a spread of exactly zero or of rounding noise
+    return Standardiser(mean, np.where(scale > 1e-7 * np.maximum(1.0, np.abs(mean)), scale, 1.0))
+
+
+def fit_probe(features: NDArray, labels: NDArray, rows: NDArray, c: float, settings: Settings = DEFAULT) -> Probe:
+    """Fit a probe at one regularisation; see `fit_path`."""
+    return next(fit_path(features, labels, rows, [c], settings))
+
+
+def fit_path(
+    features: NDArray, labels: NDArray, rows: NDArray, path: Sequence[float], settings: Settings = DEFAULT
+) -> Iterator[Probe]:
+    """Fit a probe at several regularisations on the same rows, each from the one before.
+
+    Args:
+        features: (n, d) features.
+        labels: (n,) integer labels.
+        rows: Rows to fit on.
+        path: Values of C (inverse regularisation), best in ascending order.
+        settings: Device, iterations, tolerance.
+
+    Raises:
+        ValueError: If the rows hold fewer than two classes.
+    """
+    rows = np.sort(np.asarray(rows))
+    classes, targets = np.unique(labels[rows], return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"a probe needs at least two classes, the training rows hold {len(classes)}")
+    standardiser = fit_standardiser(features, rows)
+    sample = standardiser(features[rows[:: -(-len(rows) // AXES_ROWS)]])
+    variances, axes = np.linalg.eigh(sample.T @ sample / len(sample))
+    # the bias is one more axis, of variance 1
+    variances, axes = np.append(np.maximum(variances, 0), 1), block_diag(axes, 1)
+    data = _Rows(features, targets, rows, standardiser, settings.device)
+    weights = np.zeros((1 if len(classes) == 2 else len(classes), features.shape[1] + 1))
+    # One thread where products are over before a second thread has woken up.
+    threads = 1 if len(rows) * features.shape[1] <= SMALL else None
+    for c in path:
+        with _threads().limit(limits=threads):
+            weights, loss, converged = _minimise(data, 1 / (c * len(rows)), weights, variances, axes, settings)
+        yield Probe(standardiser, classes, weights[:, :-1], weights[:, -1], c, loss, converged)
+
+
+_threads = cache(ThreadpoolController)  # looks for libraries once, not at each fit
+
+
+class _Rows:
+    """Standardised training rows with a column of ones: float64 on the CPU, float32 on an accelerator."""
+
+    def __init__(self, features: NDArray, targets: NDArray, rows: NDArray, standardiser: Standardiser, device: str):
+        self.count, self.classes = len(rows), int(targets.max()) + 1
+        self.cpu = device == "cpu"
+        self.xp, self._device = (np if self.cpu else torch), device
+        self._features, self._targets, self._rows = features, targets, rows
+        self._scaling = [self._put(values) for values in (standardiser.mean, standardiser.scale)]
+        size = len(rows) * features.shape[1]
+        self._standard = list(map(self._standardised, self._stored())) if self.cpu and size <= SMALL else None
+        self._kept = list(self._stored()) if not self.cpu and 2 * size <= RESIDENT_BYTES else None
+
+    def _put(self, values: NDArray):
+        return values if self.cpu else torch.as_tensor(np.asarray(values, np.float32), device=self._device)
+
+    def _stored(self) -> Iterator[tuple]:
+        at = 0
+        for part in chunks(self._rows, self._features.shape[1]):
+            block, truth = np.ascontiguousarray(self._features[part]), self._targets[at : at + len(part)]
+            at += len(part)
+            yield (block, truth) if self.cpu else tuple(torch.from_numpy(v).to(self._device) for v in (block, truth))
+
+    def _standardised(self, stored: tuple) -> tuple:
+        block, truth = stored
+        mean, scale = self._scaling
+        return self.xp.concatenate([(block - mean) / scale, self.xp.ones_like(block[:, :1])], 1), truth
+
+    def loss(self, weights: NDArray) -> tuple[float, NDArray, float]:
+        """Mean log-loss at (outputs, d + 1) weights, the bias last, its gradient, and its mean curvature in a score."""
+        xp, loss, spread, slope = self.xp, 0.0, 0.0, 0.0
+        moved = self._put(weights)
+        for block, truth in self._standard or map(self._standardised, self._kept or self._stored()):
+            scores = block @ moved.T
+            if len(weights) == 1:
+                scores = xp.concatenate([xp.zeros_like(scores), scores], 1)
+            own = xp.arange(len(truth), device=truth.device), truth
+            scores -= xp.amax(scores, 1, keepdims=True)
+            likely = xp.exp(scores)
+            total = xp.sum(likely, 1, keepdims=True)
+            loss += float(xp.sum(xp.log(total)) - xp.sum(scores[own]))
+            likely /= total
+            spread += len(truth) - float(xp.sum(likely * likely))
+            likely[own] -= 1
+            step = likely[:, -len(weights) :].T @ block
+            slope += step if self.cpu else step.cpu().double().numpy()
+        curvature = spread / self.count / (self.classes - 1) / (2 if len(weights) == 1 else 1)
+        return loss / self.count, slope / self.count, curvature
+
+
+def _minimise(data: _Rows, penalty: float, weights: NDArray, variances: NDArray, axes: NDArray, settings: Settings):
+    """Weights and objective at the optimum, from a start, and whether the tolerance was met.
+
+    Where the classes can be separated, a weakly regularised objective is nearly zero long before the order of the
+    scores settles. So the tolerance is relative to the objective, and axes are stretched anew as the curvature falls.
+    """
+
+    def objective(weights: NDArray) -> tuple[float, NDArray, float]:
+        loss, slope, curvature = data.loss(weights)
+        slope[:, :-1] += penalty * weights[:, :-1]
+        return loss + penalty * np.sum(weights[:, :-1] ** 2) / 2, slope, curvature
+
+    left, shape = settings.max_iterations, (len(weights), -1)
+    for _ in range(ROUNDS):
+        value, slope, curvature = objective(weights)
+        stretch = np.sqrt(max(curvature, 1e-6) * variances + penalty)
+        scaled = axes / stretch
+        goal = settings.tolerance * np.sqrt(value / np.log(data.classes))
+        rest = np.abs(slope @ scaled).max()
+        if rest <= goal or left <= 0:
+            break
+
+        def stretched(flat: NDArray, scaled=scaled) -> tuple[float, NDArray]:
+            value, slope, _ = objective(flat.reshape(shape) @ scaled.T)
+            return value, (slope @ scaled).ravel()
+
+        start = (weights @ axes * stretch).ravel()
+        options = {"maxiter": left, "gtol": goal, "ftol": 0, "maxfun": 10**9}
+        found = minimize(stretched, start, jac=True, method="L-BFGS-B", options=options)
+        weights = found.x.reshape(shape) @ scaled.T
+        left -= max(1, found.nit)
+    # twice the tolerance: L-BFGS may stop on a line search that finds nothing better
+    return weights, value, bool(rest <= 2 * goal)
+
+
+# ------------------------------------------------------------------------------------------------------------- tuning
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Validation scores of every C that was tried, ascending, and the choice.
+
+    Attributes:
+        table: Rows ``log10_c, accuracy, log_loss, converged``.
+        best_c: The chosen C.
+        accuracy: Validation accuracy at the tried C with the lowest log-loss.
+        at_edge: The choice is an end of the grid.
+    """
+
+    table: pd.DataFrame = field(repr=False)
+    best_c: float
+    accuracy: float
+    at_edge: bool
+
+
+def sweep(
+    features: NDArray, labels: NDArray, train: NDArray, validation: NDArray, settings: Settings = DEFAULT
+) -> Sweep:
+    """Choose C on validation rows: a fixed grid from end to end, then the dip of the log-loss around its best value.
+
+    The validation accuracy of one or two hundred images has several peaks and jumps when one image changes sides. The
+    log-loss (`Probe.evaluate`) is smooth in C and in the features. The choice is the vertex of the parabola through the
+    grid's lowest log-loss and its neighbours in log C, which moves without a jump where two neighbours change places,
+    to a quarter of a decade: finer than so few images can tell, coarser than what rounding of the features moves. The
+    grid ends early where the training rows are `SEPARATED`.
+    """
+    rough = replace(settings, max_iterations=settings.sweep_iterations)
+    path = fit_path(features, labels, train, [10.0**e for e in settings.exponents], rough)
+    rows = []
+    for exponent, probe in zip(settings.exponents, path, strict=True):
+        correct, loss = probe.evaluate(features, labels, validation)
+        rows.append((exponent, float(correct.mean()), loss, probe.converged))
+        if probe.loss < SEPARATED * np.log(len(probe.classes)):
+            break
+    table = pd.DataFrame(rows, columns=["log10_c", "accuracy", "log_loss", "converged"])
+    best = int(table.log_loss.argmin())
+    exponent = table.log10_c[best]
+    if 0 < best < len(table) - 1:
+        before, lowest, after = table.log_loss[best - 1 : best + 2]
+        step = exponent - table.log10_c[best - 1]
+        exponent = round(4 * (exponent + step * (before - after) / (2 * (before - 2 * lowest + after)))) / 4
+    return Sweep(table, 10.0**exponent, table.accuracy[best], best in (0, len(settings.exponents) - 1))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one experiment. No row, and no image id, may be in two parts.
+
+    Raises:
+        ValueError: If a part is empty or two parts share an image.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+    ids: NDArray = field(repr=False)
+
+    def __post_init__(self) -> None:
+        parts = {name: set(self.ids[getattr(self, name)].tolist()) for name in ("train", "validation", "test")}
+        for name, ids in parts.items():
+            if not ids:
+                raise ValueError(f"the {name} part of the split is empty")
+        for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            if shared := parts[a] & parts[b]:
+                raise ValueError(f"{a} and {b} share {len(shared)} images, e.g. {min(shared)}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Test result of one tuned probe.
+
+    Attributes:
+        correct: (n_test,) correctness per test row, in the ascending order of test rows.
+        c: Chosen C.
+        validation_accuracy: Accuracy on the validation rows before refitting.
+        at_edge: The chosen C lies at the end of the grid.
+        converged: The refitted probe met its tolerance.
+    """
+
+    correct: NDArray[np.bool_]
+    c: float
+    validation_accuracy: float
+    at_edge: bool
+    converged: bool
+
+
+def run_probe(features: NDArray, labels: NDArray, split: Split, settings: Settings = DEFAULT) -> Outcome:
+    """Tune C on validation rows, refit on training and validation rows together, score the test rows once."""
+    chosen = sweep(features, labels, split.train, split.validation, settings)
+    probe = fit_probe(features, labels, np.concatenate([split.train, split.validation]), chosen.best_c, settings)
+    correct, _ = probe.evaluate(features, labels, split.test)
+    return Outcome(correct, chosen.best_c, chosen.accuracy, chosen.at_edge, probe.converged)

@@ -1,0 +1,1 @@
+"""Running models and keeping what they said."""

@@ -1,0 +1,199 @@
+"""Bring your own predictions: a CSV in the ImageNet-X layout becomes a model of the report."""
+
+import hashlib
+import json
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.readers.files import VAL_ID
+from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array, score
+
+COLUMNS = ("file_name", "predicted_class", "predicted_probability")
+PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns
+UNREADABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning, UnicodeError, ValueError)
+UNREADABLE += (OverflowError, OSError, EOFError, zlib.error, MemoryError)
+
+
+def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Store) -> Entry:
+    """Check a CSV of predictions and put it into the store.
+
+    Args:
+        path: CSV with `file_name,predicted_class,predicted_probability` and optionally `logit_0` … `logit_{k-1}`.
+        model: Name the predictions get in the report.
+        dataset: The images they are about; every image must be there once.
+        store: Where they go. Predictions of the same model and dataset are replaced, others are untouched.
+
+    Raises:
+        InputError: No such file, or anything malformed, with the row. What was imported before is kept then.
+    """
+    path = Path(path)
+    if dataset.classes is None:
+        raise InputError(f"{dataset.name}: has no class space; predictions cannot be judged on it")
+    n_classes = len(dataset.classes)
+    frame = read_csv(path, dataset)
+    order = pd.Index(frame["id"]).get_indexer(dataset.ids)
+    frame = frame.iloc[order].reset_index(drop=True)
+    logits = _logits(frame, path, n_classes)
+    pred = frame["predicted_class"].to_numpy(np.int64)
+    confidence = frame["predicted_probability"].to_numpy(np.float64)
+    targets, columns = dataset.targets, dataset.columns
+    rows = pd.DataFrame({"id": np.asarray(dataset.ids, dtype=str)})
+    rows["target"] = pd.Series(targets, dtype=object) if dataset.multilabel else targets
+    arrays = {}
+    if logits is None:
+        if columns is not None and len(outside := np.flatnonzero(~np.isin(pred, columns))):
+            raise InputError(
+                f"{path}: row {frame['row'][outside[0]]}: predicted_class {pred[outside[0]]} is not one of the "
+                f"{len(columns)} classes {dataset.name} is scored on; predict among these, or add the logit columns"
+            )
+        # Only the predicted class's probability is known; the label's is known where they agree.
+        multi = isinstance(targets, list)
+        hit = np.array([p in t for p, t in zip(pred, targets, strict=True)], bool) if multi else pred == targets
+        known = np.where(hit, confidence, np.nan).astype(np.float32)
+        rows = rows.assign(pred=pred, confidence=confidence.astype(np.float32), target_probability=known)
+    else:
+        scored = score(logits if columns is None else logits[:, columns], targets, columns)
+        _agree(frame, path, logits, pred, confidence, scored if columns is None else None)
+        rows = rows.assign(**scored)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        arrays["logits"] = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()[:24]
+    meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": digest, "n": len(rows)}
+
+    def write(entry: Entry) -> None:
+        for name, values in arrays.items():
+            atomic_write(entry.folder / f"{name}.npy", lambda file, v=values: save_array(file, v))
+        text = json.dumps(meta, indent=1, ensure_ascii=False)
+        atomic_write(entry.folder / "meta.json", lambda file: file.write_text(text, encoding="utf-8"))
+        entry.write_rows(rows_table(rows), list(arrays))
+
+    return store.replace_imported(model, dataset.name, write)
+
+
+def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
+    """Read and check the table; adds `id`, and `row`, the line of the file (see `import_predictions`)."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a CSV with the columns {', '.join(COLUMNS)}")
+    try:
+        with warnings.catch_warnings():
+            # More fields in a row than in the header: pandas would shift the columns, or cut the row off.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                dtype={"file_name": str},
+                keep_default_na=False,
+                index_col=False,
+                low_memory=False,
+                compression="gzip" if path.suffix == ".gz" else None,
+            )
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a CSV table ({reason}); expected the columns {', '.join(COLUMNS)}") from error
+    for column in COLUMNS:
+        if column not in frame:
+            have = ", ".join(map(str, frame.columns[:6]))
+            raise InputError(f"{path}: column {column!r} is missing (it has {have}); expected {', '.join(COLUMNS)}")
+        if f"{column}.1" in frame:  # what pandas calls a repeated column
+            raise InputError(f"{path}: column {column!r} occurs twice")
+    logits = [name for name in frame.columns if str(name).startswith("logit_")]
+    frame = frame[[*COLUMNS, *logits]].copy()
+    names = frame["file_name"].astype(str)
+    known = pd.Index(dataset.ids)
+    bare = names.str.replace(r"\.[A-Za-z]+$", "", regex=True)
+    found = names.str.extract(f"({VAL_ID.pattern})")[0].fillna(bare)
+    frame["id"] = names.where(names.isin(known), bare.where(bare.isin(known), found))
+    frame["row"] = np.arange(len(frame)) + 2  # the header is line 1
+    _one_per_image(frame, path, dataset)
+    _in_range(frame, path, len(dataset.classes))
+    return frame
+
+
+def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> None:
+    repeated = np.flatnonzero(frame["id"].duplicated())
+    if len(repeated):
+        name, row = frame["file_name"][repeated[0]], frame["row"][repeated[0]]
+        raise InputError(f"{path}: row {row}: {name!r} occurs a second time; one row per image")
+    known = pd.Index(dataset.ids)
+    strange = np.flatnonzero(~frame["id"].isin(known))
+    if len(strange):
+        name, row = frame["file_name"][strange[0]], frame["row"][strange[0]]
+        raise InputError(
+            f"{path}: row {row}: {name!r} is not an image of {dataset.name} (expected names like {known[0]}); "
+            f"{len(strange)} such rows"
+        )
+    lacking = known.difference(frame["id"])
+    if len(lacking):
+        raise InputError(
+            f"{path}: {len(lacking)} of the {len(known)} images of {dataset.name} have no row, for example "
+            f"{lacking[0]}; every image is needed, a subset would not be comparable"
+        )
+
+
+def _in_range(frame: pd.DataFrame, path: Path, n_classes: int) -> None:
+    classes = _numbers(frame["predicted_class"])
+    probability = _numbers(frame["predicted_probability"])
+    checks = (
+        ("predicted_class", (classes >= 0) & (classes < n_classes) & (classes == np.floor(classes)), n_classes - 1),
+        ("predicted_probability", (probability >= 0) & (probability <= 1), 1),
+    )
+    for column, right, most in checks:
+        wrong = np.flatnonzero(~right)
+        if len(wrong):
+            kind = "a whole number" if column == "predicted_class" else "a number"
+            value = frame[column].iloc[wrong[0]]
+            value = value if isinstance(value, str) else np.asarray(value).item()
+            raise InputError(
+                f"{path}: row {frame['row'][wrong[0]]}: {column} is {value!r}, expected {kind} from 0 to {most}"
+            )
+    frame["predicted_class"], frame["predicted_probability"] = classes, probability
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """Values as float64; NaN where one is not a number (True and False are not)."""
+    if column.dtype == bool:
+        return np.full(len(column), np.nan)
+    return pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+
+def _logits(frame: pd.DataFrame, path: Path, n_classes: int) -> np.ndarray | None:
+    present = [name for name in frame.columns if name.startswith("logit_")]
+    if not present:
+        return None
+    names = [f"logit_{k}" for k in range(n_classes)]
+    if missing := [name for name in names if name not in frame]:
+        raise InputError(f"{path}: {missing[0]} is missing; expected logit_0 … logit_{n_classes - 1}, or none of them")
+    if surplus := sorted(set(present) - set(names)):
+        raise InputError(f"{path}: {surplus[0]} is too many; expected logit_0 … logit_{n_classes - 1}, or none of them")
+    logits = np.stack([_numbers(frame[name]) for name in names], axis=1).astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(wrong):
+        raise InputError(f"{path}: row {frame['row'][wrong[0]]}: a logit is not a finite number")
+    return logits
+
+
+def _agree(frame, path: Path, logits: np.ndarray, pred, confidence, scored: dict | None) -> None:
+    """The three columns and the logits must tell one story; else a column is out of order, or a scale is missing."""
+    rows = np.arange(len(logits))
+    wrong = np.flatnonzero(logits[rows, pred] < logits.max(axis=1))
+    if len(wrong):
+        raise InputError(
+            f"{path}: row {frame['row'][wrong[0]]}: predicted_class is not the largest logit ({len(wrong)} such rows); "
+            "the columns logit_0… must be in class order"
+        )
+    # On a subset of classes either probability is defensible, so only whole class spaces are compared.
+    off = [] if scored is None else np.flatnonzero(np.abs(scored["confidence"] - confidence) > PROBABILITY_TOLERANCE)
+    if len(off):
+        raise InputError(
+            f"{path}: row {frame['row'][off[0]]}: predicted_probability is {confidence[off[0]]:.4f}, the softmax of "
+            f"the logits gives {scored['confidence'][off[0]]:.4f} ({len(off)} such rows); write logits before any "
+            "softmax, times the logit scale"
+        )

@@ -1,0 +1,185 @@
+"""Which outputs a pass has to produce and where each belongs in the store; needs neither torch nor a network."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import beyond_accuracy
+from beyond_accuracy.base.errors import DataMissing
+from beyond_accuracy.base.paths import in_notebook
+from beyond_accuracy.base.profile import Settings
+from beyond_accuracy.data.classes import ClassSpace
+from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.geometry import Geometry, override
+from beyond_accuracy.data.transforms import Transform, parse
+from beyond_accuracy.inference.precision import check_device
+from beyond_accuracy.inference.store import Entry, Range, Store
+from beyond_accuracy.models.card import Card
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model under one transform on one dataset, and the store entry its outputs go to."""
+
+    card: Card
+    transform: Transform
+    geometry: Geometry  # resize and crop at the input side this transform asks for
+    entry: Entry
+    precision: str  # `fp32`, `bf16` or `fp16`
+    logits: bool  # keep the logits
+    features: bool  # keep the features: of every untransformed run, so that asking for them later costs no second pass
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run; only the device can change a number, through `precision: auto`."""
+
+    device: str = "auto"  # `auto`, `cuda`, `cuda:N`, `mps` or `cpu`
+    engine: str = ""  # `local` or `ray`; empty = as the profile says
+    batch_size: int = 0  # images per forward pass; 0 = chosen from the device, halved on out-of-memory
+    skip_bad: bool = False  # leave images out that cannot be decoded, and count them
+    progress: bool = True  # show a progress bar (in a terminal or JupyterLab, never in a rendered page)
+    imports: tuple[str, ...] = ()  # modules that register architectures; of the profile
+
+    @classmethod
+    def given(cls, **asked) -> "Options":
+        """Options as asked for; else as the command line left them in the environment, for notebooks; else as above."""
+        inherited = {name: os.environ.get(f"BEYOND_ACCURACY_{name.upper()}") for name in ("device", "engine")}
+        inherited["skip_bad"] = os.environ.get("BEYOND_ACCURACY_SKIP_BAD", "") not in ("", "0")
+        given = {name: value for name, value in asked.items() if value or name == "progress"}
+        options = cls(**{name: value for name, value in inherited.items() if value} | given)
+        check_device(options.device)
+        return options
+
+
+Todo = dict[Range, list[Job]]  # what is to be computed of each part
+
+
+def plan(
+    cards: list[Card], dataset: ImageDataset, transforms: list[str], store: Store, settings: Settings, precision: str
+) -> list[Job]:
+    """The jobs of a pass, model by model: input side, resize and crop, and store entry for each transform.
+
+    Raises:
+        InputError: A checkpoint whose number of classes is not the dataset's; an unknown transform.
+    """
+    classes = dataset.classes and dataset.classes.prompted(settings.prompts)
+    jobs = []
+    for card in cards:
+        if classes is not None:
+            card.check(classes)
+        for text in transforms:
+            transform = parse(text)
+            base = override(dataset.preprocess, card.geometry)
+            geometry = base.at(transform.input_size(base.crop, card.patch))
+            logits = classes is not None and dataset.keep in ("all", "logits")
+            features = transform.is_identity and dataset.keep == "all"
+            parts = {
+                **card.key_parts(classes),
+                "geometry": geometry.text,
+                "dataset": dataset.fingerprint,
+                "transform": transform.text,
+                "precision": precision,
+                "keep": [name for name, kept in (("logits", logits), ("features", features)) if kept],
+            }
+            meta = {
+                "model": card.name,
+                "model_id": card.spec.id,
+                "pretrained": card.spec.checkpoint or card.spec.pretrained,
+                "dataset": dataset.name,
+                "transform": transform.text,
+                "preset": settings.preset,
+                "data_source": dataset.source,
+                "code": beyond_accuracy.__version__,
+            }
+            entry = store.entry(parts, meta)
+            jobs.append(Job(card, transform, geometry, entry, precision, logits, features))
+    return jobs
+
+
+@contextmanager
+def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: dict[str, str]) -> Iterator[Todo]:
+    """Hold the entries' locks, give what they lack, and merge their parts once the caller has computed them.
+
+    Args:
+        jobs: Of `plan`; jobs with the same entry are given once, complete ones not at all.
+        dataset: The images.
+        settings: Images per part.
+        facts: What is written down beside the outputs (device, versions).
+
+    Raises:
+        InputError: A store that cannot be written, or a part that is damaged.
+        DataMissing: Only labels of the dataset are here.
+    """
+    jobs = [job for job in {job.entry.key: job for job in jobs}.values() if not job.entry.complete]
+    if jobs and dataset.load is None:
+        raise DataMissing(f"{dataset.name}: only labels are known here, the images are not on this machine")
+    n, chunk = len(dataset), settings.chunk
+    ranges = [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+    with ExitStack() as locks:
+        locked = {}
+        for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
+            locked[job.entry.key] = locks.enter_context(job.entry.lock())
+            job.entry.start(facts, locked[job.entry.key])
+        yield lacking(jobs, ranges)
+        for job in jobs:
+            if locked[job.entry.key]:
+                job.entry.clear()  # of a worker that was killed and replaced meanwhile
+            job.entry.finish(ranges)
+
+
+def lacking(jobs: list[Job], ranges: list[Range]) -> Todo:
+    """The parts that are not in the store, with the jobs that lack them."""
+    missing = {job.entry.key: set(job.entry.missing(ranges)) for job in jobs}
+    todo = {rows: [job for job in jobs if rows in missing[job.entry.key]] for rows in ranges}
+    return {rows: wanted for rows, wanted in todo.items() if wanted}
+
+
+def jobs_of(todo: Todo) -> list[Job]:
+    """Every job of some parts once."""
+    return list({job.entry.key: job for wanted in todo.values() for job in wanted}.values())
+
+
+def image_bytes_of(jobs: list[Job]) -> int:
+    """Bytes of one image under every distinct resize, crop and transform of the jobs, as uint8."""
+    views = {(job.geometry, job.transform) for job in jobs}
+    return sum(3 * geometry.crop**2 for geometry, _ in views)
+
+
+def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
+    """Where the store keeps a CLIP model's embedding of the prompts of these classes."""
+    return store.head_file({"weights": card.weights, "architecture": card.architecture, "prompts": classes.prompt_hash})
+
+
+def interactive() -> bool:
+    """Whether somebody watches: a terminal or JupyterLab, not a log or a rendered page."""
+    return "BEYOND_ACCURACY_QUIET" not in os.environ and (sys.stderr.isatty() or in_notebook())
+
+
+@contextmanager
+def announced(dataset: ImageDataset, jobs: list[Job], wanted: bool = True) -> Iterator[None]:
+    """A line on stderr before and after a dataset is run, where no progress bar is shown: a log, a pipe."""
+    wanted = wanted and not interactive() and "BEYOND_ACCURACY_QUIET" not in os.environ
+    lacking = [job for job in jobs if not job.entry.complete]
+    if wanted:
+        models, transforms = len({job.card for job in lacking}), len({job.transform for job in lacking})
+        sizes = _count(len(dataset), "image"), _count(models, "model"), _count(transforms, "transform")
+        print(f"{dataset.name}: {' x '.join(sizes)}", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    yield
+    if wanted:
+        print(f"{dataset.name}: done ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
+def report_skipped(dataset: ImageDataset, skipped: int) -> None:
+    """Say how many images a run left out."""
+    if skipped:
+        print(f"{dataset.name}: left out {skipped} images that cannot be decoded", file=sys.stderr)

@@ -1,0 +1,235 @@
+"""Outputs of every model of a profile on a dataset: from the store, and by running what the store lacks."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.data.transforms import parse
+from beyond_accuracy.inference import jobs as jobs_
+from beyond_accuracy.inference.precision import choose_precision
+from beyond_accuracy.inference.store import Entry, Predictions, Store
+from beyond_accuracy.models.card import Card
+from beyond_accuracy.models.load import read_card
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one model extracted from every image of one dataset."""
+
+    model: str
+    dataset: str
+    ids: np.ndarray  # image ids (n,)
+    targets: np.ndarray | list[np.ndarray]  # int64 labels (n,), or a list for multi-label sets
+    # float16 (n, width), memory-mapped, by layer: `pre_logits` for timm; `trunk` and `projected` (before and after the
+    # projection into the shared space, not normalised) for CLIP
+    layers: dict[str, np.ndarray]
+    meta: dict  # what made them
+
+
+# Engines besides this process, by name: functions like `inference.run`. `engine_ray` puts itself here.
+RUN_BY: dict[str, Callable] = {}
+
+
+class Outputs:
+    """Reads and fills the store for the models of one profile."""
+
+    def __init__(self, profile: Profile, store: Store, options: dict | None = None, run: bool = True):
+        """Outputs of a profile.
+
+        Args:
+            profile: Models, datasets and conventions.
+            store: The cache.
+            options: Those of `jobs.Options` that were asked for, by name.
+            run: Compute what the store lacks; else that is missing data.
+        """
+        self.profile, self.store, self.run = profile, store, run
+        self.options = replace(jobs_.Options.given(**(options or {})), imports=profile.imports)
+        self.used: dict[str, dict] = {}  # description of every store entry asked for so far, by key
+        self.convention = ""  # what was changed of the profile's conventions; empty = nothing
+
+    def under(self, settings: dict, limit: int = 0) -> "Outputs":
+        """The same store under other conventions (`Profile.under`); what it reads counts as read here, too."""
+        changed = copy.copy(self)
+        changed.profile = self.profile.under(settings, limit)
+        texts = [self.convention, *(f"{name}={value}" for name, value in settings.items())]
+        changed.convention = ", ".join(text for text in texts if text)
+        return changed
+
+    @property
+    def device(self) -> str:
+        """The device asked for."""
+        return self.options.device
+
+    def dataset_spec(self, name: str) -> DatasetSpec:
+        """A dataset's entry in the profile.
+
+        Raises:
+            InputError: It has none.
+        """
+        if name not in self.profile.datasets:
+            raise InputError(f"profile {self.profile.name}: {unknown('dataset', name, self.profile.datasets)}")
+        return self.profile.datasets[name]
+
+    def base(self, name: str) -> str:
+        """The dataset whose images a re-labelled set (ReaL) shares."""
+        spec = self.dataset_spec(name)
+        return str(spec.options.get("of", "imagenet_1k")) if spec.reader == "imagenet_real" else name
+
+    def card(self, spec: ModelSpec) -> Card | None:
+        """What is known of a network without loading it; None for an imported model."""
+        if spec.source == "predictions":
+            return None
+        return read_card(spec, self.profile.settings, self.profile.imports, self.store.root)
+
+    def predictions(self, dataset: str, transforms: list[str]) -> dict[str, dict[str, Predictions]]:
+        """Predictions by transform text as given, and by model; see `Page.predictions_many`."""
+        spec = self.dataset_spec(dataset)
+        if spec.reader == "imagenet_real":
+            from beyond_accuracy.data.annotations import real_labels
+
+            base = self.predictions(self.base(dataset), transforms)
+            labels = real_labels()
+            judged = {t: {m: p.relabel(dataset, labels) for m, p in by_model.items()} for t, by_model in base.items()}
+            if any(len(kept) == 0 for by_model in judged.values() for kept in by_model.values()):
+                raise InputError(
+                    f"{dataset}: no image of {self.base(dataset)} has an ILSVRC validation id, so no ReaL label "
+                    "applies; use a form of the set that keeps the original file names"
+                )
+            return judged
+        data = load_dataset(spec)
+        found = {}
+        for text, by_model in self._entries(data, transforms).items():
+            read = {name: self._read(entry, name, data, text) for name, entry in by_model.items() if entry is not None}
+            found[text] = _on_same_images(read)
+        return found
+
+    def features(self, dataset: str) -> dict[str, Features]:
+        """Features of every network; see `Page.features`."""
+        data = load_dataset(self.dataset_spec(dataset))
+        if data.keep != "all":
+            raise InputError(
+                f"{dataset}: the profile does not keep its features (datasets.{dataset}.keep is {data.keep}, not all)"
+            )
+        found = {}
+        for name, entry in self._entries(data, ["none"], networks_only=True)["none"].items():
+            frame = self._rows(entry, data)
+            layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
+            for layer, values in layers.items():
+                if not _finite(values):
+                    raise InputError(f"{name} on {dataset}: features {layer} are beyond the range of float16")
+            targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
+            found[name] = Features(name, dataset, frame["id"].to_numpy(), targets, layers, entry.meta)
+        return found
+
+    def fill(self, dataset: str, transforms: list[str], networks_only: bool = False) -> None:
+        """Run what the store lacks without reading it: what a report does before its first notebook."""
+        self._entries(load_dataset(self.dataset_spec(self.base(dataset))), transforms, networks_only)
+
+    def _entries(
+        self, data: ImageDataset, transforms: list[str], networks_only: bool = False
+    ) -> dict[str, dict[str, Entry | None]]:
+        """Store entries by transform and model, complete; None where an imported model does not cover the set."""
+        specs = self.profile.models.values()
+        networks = [spec for spec in specs if spec.source != "predictions"]
+        imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
+        if not networks_only:
+            self._check_imported(imported, data.name, bool(networks))
+        entries: dict[str, dict[str, Entry | None]] = {text: dict.fromkeys(self.profile.models) for text in transforms}
+        if networks:
+            for (text, name), entry in self._run(networks, data, transforms).items():
+                entries[text][name] = entry
+        for name in imported:
+            entry = self.store.imported(name, data.name)
+            for text in transforms:
+                entries[text][name] = entry if entry.complete and parse(text).is_identity else None
+        wanted = {spec.name for spec in networks} | set(imported)
+        for text, by_model in entries.items():
+            entries[text] = {name: entry for name, entry in by_model.items() if name in wanted}
+            for entry in by_model.values():
+                if entry is not None:
+                    key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
+                    if self.used.get(key, {}).get("convention", self.convention) == self.convention:
+                        entry.meta["convention"] = self.convention
+                        self.used[key] = entry.meta  # else a changed convention left the plain run as it is
+        return entries
+
+    def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
+        """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
+        there = self.store.imported_models()
+        source = self.profile.source
+        known = list(load_profile(source).models) if names and source.is_file() else []
+        for name in names:
+            if known and name not in there and name not in known:
+                raise InputError(f"{unknown('model', name, [*known, *there])}; or import its predictions")
+        if names and not others and not any(self.store.imported(name, dataset).complete for name in names):
+            near = f" (imported so far: {', '.join(there)})" if there else ""
+            raise DataMissing(
+                f"no predictions of {', '.join(names)} on {dataset}{near}: import them with "
+                f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
+            )
+        if not names and not others:
+            raise DataMissing(
+                f"profile {self.profile.name} names no model: choose imported ones with --models, or import some with "
+                f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
+            )
+
+    def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
+        cards = [self.card(spec) for spec in specs]
+        precision = choose_precision(self.profile.settings.precision, self.device)
+        jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
+        lacking = [job for job in jobs if not job.entry.complete]
+        if lacking and not self.run:
+            raise DataMissing(f"{data.name}: no stored predictions of {lacking[0].card.name}; build its page first")
+        if lacking:
+            with jobs_.announced(data, jobs, self.options.progress):
+                self._engine()(jobs, data, self.store, self.profile.settings, self.options)
+        texts = [text for _ in cards for text in transforms]
+        return {(text, job.card.name): job.entry.described() for text, job in zip(texts, jobs, strict=True)}
+
+    def _engine(self) -> Callable:
+        wanted = self.options.engine or self.profile.settings.engine
+        if wanted not in ENGINES:
+            raise InputError(unknown("engine", str(wanted), ENGINES))
+        if wanted != "local":
+            return RUN_BY[wanted]
+        from beyond_accuracy.inference import run as inference  # here: it imports torch
+
+        return inference.run
+
+    def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
+        frame = entry.frame()
+        left_out = []
+        if len(frame) < len(data):
+            there = set(frame["id"])
+            left_out = [image_id for image_id in data.ids if image_id not in there]
+        if left_out:
+            if not self.options.skip_bad:
+                raise InputError(
+                    f"{data.name}: image {left_out[0]!r} in {data.source} cannot be decoded, and was left out by a run "
+                    f"with --skip-bad ({len(left_out)} such images); replace the file, or pass --skip-bad again"
+                )
+            entry.meta["skipped"] = left_out
+        return frame
+
+    def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
+        frame, text = self._rows(entry, data), parse(transform).text
+        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether a memory-mapped array is finite, looked at in slices: its length may be millions."""
+    return all(np.isfinite(values[start : start + 16384]).all() for start in range(0, len(values), 16384))
+
+
+def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:
+    if len({len(predictions) for predictions in found.values()}) < 2:
+        return found
+    shared = set.intersection(*(set(predictions.ids) for predictions in found.values()))
+    return {name: p.take(np.isin(p.ids.astype(str), list(shared))) for name, p in found.items()}

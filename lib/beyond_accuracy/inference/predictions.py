@@ -1,0 +1,201 @@
+"""What a model said about the images of a dataset, and how it is judged: on all classes, some of them, other labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from beyond_accuracy.base.errors import InputError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model said about every image of one dataset under one transform."""
+
+    model: str
+    dataset: str
+    transform: str  # canonical text, `none` for the plain run
+    frame: pd.DataFrame  # rows `id, target, pred, confidence, target_probability`; `target`: int64, or lists
+    logits: np.ndarray | None  # float16 (n, all classes), memory-mapped, each row's largest is 0; None = not kept
+    columns: np.ndarray | None  # class indices that were scored; None = all
+    meta: dict  # what made these numbers: key, weights, preprocessing, device, precision, versions, skipped images
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Image ids, shape (n,)."""
+        return self.frame["id"].to_numpy()
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether images can have several right answers."""
+        return self.frame["target"].dtype == object
+
+    @property
+    def targets(self) -> np.ndarray | list[np.ndarray]:
+        """int64 labels (n,), or a list of int64 arrays."""
+        values = self.frame["target"]
+        return [np.asarray(v, dtype=np.int64) for v in values] if self.multilabel else values.to_numpy(np.int64)
+
+    @property
+    def pred(self) -> np.ndarray:
+        """Predicted class index, int64 (n,)."""
+        return self.frame["pred"].to_numpy(np.int64)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Largest probability among the scored columns, float64 (n,)."""
+        return self.frame["confidence"].to_numpy(np.float64)
+
+    @property
+    def target_probability(self) -> np.ndarray:
+        """Probability of the label (sum over labels of a multi-label image), float64 (n,); NaN where unknown."""
+        return self.frame["target_probability"].to_numpy(np.float64)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether the prediction is (one of) the label(s), bool (n,)."""
+        if self.multilabel:
+            return np.array([p in t for p, t in zip(self.pred, self.targets, strict=True)], dtype=bool)
+        return self.pred == self.targets
+
+    @cached_property
+    def scored_logits(self) -> np.ndarray | None:
+        """Logits of the scored columns, float32 (n, k)."""
+        if self.logits is None:
+            return None
+        chosen = self.logits if self.columns is None else self.logits[:, self.columns]
+        return np.asarray(chosen, dtype=np.float32)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray | None:
+        """Softmax over the scored columns, float32 (n, k); None without logits."""
+        return None if self.scored_logits is None else softmax(self.scored_logits, axis=1)
+
+    @property
+    def target_positions(self) -> np.ndarray:
+        """Label as a position among the scored columns, int64 (n,). Single-label sets only."""
+        if self.multilabel:
+            raise ValueError(f"{self.dataset}: images have several labels, there is no single target position")
+        return self.targets if self.columns is None else np.searchsorted(self.columns, self.targets)
+
+    def take(self, keep: np.ndarray) -> "Predictions":
+        """Rows at positions or under a boolean mask."""
+        positions = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep)
+        logits = None if self.logits is None else self.logits[positions]
+        frame = self.frame.iloc[positions].reset_index(drop=True)
+        return replace(self, frame=frame, logits=logits)
+
+    def relabel(self, dataset: str, labels: Mapping[str, Sequence[int]]) -> "Predictions":
+        """The same outputs judged by other labels (ReaL); images with an empty or no list are left out.
+
+        Without logits only the predicted class's probability is known: an image whose one label it is has it, others
+        have NaN.
+        """
+        keep = np.array([len(labels.get(image_id, ())) > 0 for image_id in self.ids], dtype=bool)
+        kept = self.take(keep)
+        targets = [np.asarray(labels[image_id], dtype=np.int64) for image_id in kept.ids]
+        frame = kept.frame.assign(target=pd.Series(targets, dtype=object))
+        if kept.scored_logits is not None:
+            scored = score(kept.scored_logits, targets, self.columns)
+            return replace(kept, dataset=dataset, frame=frame.assign(target_probability=scored["target_probability"]))
+        only = np.array([len(t) == 1 and t[0] == p for t, p in zip(targets, kept.pred, strict=True)], dtype=bool)
+        frame["target_probability"] = np.where(only, kept.confidence, np.nan).astype(np.float32)
+        return replace(kept, dataset=dataset, frame=frame)
+
+
+def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
+    """Re-score a run on a subset of classes: only their images, only their columns.
+
+    This is the same-classes clean baseline that stands beside ImageNet-A and -R.
+
+    Args:
+        predictions: A single-label run with logits.
+        columns: Ascending class indices.
+
+    Raises:
+        InputError: The run keeps no logits.
+    """
+    _need_logits(predictions, "classes cannot be restricted afterwards")
+    columns = np.asarray(columns, dtype=np.int64)
+    kept = replace(predictions.take(np.isin(predictions.targets, columns)), columns=columns)
+    scored = score(kept.scored_logits, kept.targets, columns)
+    return replace(kept, frame=kept.frame.assign(**scored))
+
+
+def score(logits: np.ndarray, targets, columns: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Prediction, confidence and label probability from the logits of the scored columns.
+
+    Softmax runs in float32. Ties go to the lowest index, as torch's argmax does.
+
+    Args:
+        logits: Scored columns, shape (n, k).
+        targets: int labels (n,) in the full class space, or a list of int arrays.
+        columns: Class index of each scored column, or None for 0..k-1.
+    """
+    probabilities = softmax(np.asarray(logits, dtype=np.float32), axis=1)
+    best = probabilities.argmax(axis=1)
+    rows = np.arange(len(best))
+    if isinstance(targets, list):
+        where = [t if columns is None else np.searchsorted(columns, t[np.isin(t, columns)]) for t in targets]
+        label = np.array([p[t].sum() for p, t in zip(probabilities, where, strict=True)], dtype=np.float32)
+    else:
+        position = targets if columns is None else np.searchsorted(columns, targets)
+        label = probabilities[rows, position]
+    return {
+        "pred": (best if columns is None else columns[best]).astype(np.int64),
+        "confidence": probabilities[rows, best],
+        "target_probability": label.astype(np.float32),
+    }
+
+
+def rescale(predictions: Predictions, factor: float) -> Predictions:
+    """The run had the logits been multiplied by a number: a CLIP model under another logit scale.
+
+    Answers stay; confidences change.
+
+    Args:
+        predictions: A run with logits.
+        factor: New scale divided by the old one.
+
+    Raises:
+        InputError: The run keeps no logits.
+    """
+    _need_logits(predictions, "it cannot be scaled afterwards")
+    logits = np.asarray(predictions.logits, dtype=np.float32) * np.float32(factor)
+    scaled = replace(predictions, logits=logits)
+    targets = predictions.targets
+    return replace(scaled, frame=scaled.frame.assign(**score(scaled.scored_logits, targets, predictions.columns)))
+
+
+def all_columns(predictions: Predictions) -> Predictions:
+    """Re-score a run on a subset of the classes (ImageNet-A, -R) on all classes of the model.
+
+    Raises:
+        InputError: The run keeps no logits.
+    """
+    _need_logits(predictions, "other classes cannot be scored afterwards")
+    whole = replace(predictions, columns=None)
+    return replace(whole, frame=whole.frame.assign(**score(whole.scored_logits, whole.targets, None)))
+
+
+def folder_positions(predictions: Predictions) -> Predictions:
+    """The run judged as if a label were the position of its class among the classes that occur.
+
+    What a loader does that numbers the folders of a set with 200 of the 1,000 classes from 0 to 199.
+    """
+    _, positions = np.unique(predictions.targets, return_inverse=True)
+    return replace(predictions, frame=predictions.frame.assign(target=positions.astype(np.int64)))
+
+
+def _need_logits(predictions: Predictions, why: str) -> None:
+    if predictions.logits is None:
+        raise InputError(
+            f"{predictions.dataset}: logits of {predictions.model} were not kept, {why}; set `keep: logits` for "
+            f"datasets.{predictions.dataset} in the profile and run again"
+        )

@@ -1,0 +1,405 @@
+"""One pass over a dataset for several models and transforms; the only module that runs a network.
+
+Workers decode each image once (PIL) and apply every transform and every distinct resize and crop to it; uint8 crops
+travel to the device, where they are normalised and go through each model (`Lanes`: how). Outputs stay on the device
+until a part is whole; another thread then fetches and writes it while the next one is computed. Every `chunk` images
+one part per (model, transform) is written, so a killed run continues where it stopped, without repetition.
+"""
+
+import os
+import platform
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from threading import BoundedSemaphore, Lock
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+import beyond_accuracy
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.profile import Settings
+from beyond_accuracy.data.classes import ClassSpace
+from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.inference.jobs import (
+    Job,
+    Options,
+    Todo,
+    filling,
+    head_file,
+    image_bytes_of,
+    interactive,
+    jobs_of,
+    report_skipped,
+)
+from beyond_accuracy.inference.loading import decoded
+from beyond_accuracy.inference.precision import check_device
+from beyond_accuracy.inference.store import Range, Store, save_array, score
+from beyond_accuracy.models.load import model_for
+from beyond_accuracy.models.network import Model
+
+# Uint8 crops of one forward batch, all transforms together, stay below this many bytes: in the memory of a GPU, where
+# small batches are slow; in main memory on a CPU, where they are not.
+BATCH_BYTES = {"cuda": 3 * 2**29}
+CPU_BATCH_BYTES = 192 * 2**20
+SLICE_BYTES = 32 * 2**20  # as much of a batch travels from a decoding process at a time
+# Small batches stay in a core's cache: on the mini models 16 ran as fast as 64 at worst, 1.4 times as fast at best.
+BATCH = {"cuda": 256, "mps": 64}
+CPU_BATCH = 16
+MAX_LANES = 16  # more lanes of fewer threads would hold more activations in memory at once
+QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or run
+FLOAT16_LOWEST = np.finfo(np.float16).min
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """CUDA, else MPS, else CPU.
+
+    Raises:
+        InputError: A device that this machine or this build of torch does not have.
+    """
+    if check_device(name) == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {name!r} is not available here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from error
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the card, or of the processor's architecture."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def text_head(model: Model, classes: ClassSpace, device: torch.device, store: Store) -> torch.Tensor | None:
+    """`Model.head` on a device, kept under `heads/` of the store: 1000 classes x 80 prompts are 80,000 texts."""
+    model.card.check(classes)
+    if not model.is_clip:
+        return None
+    file = head_file(model.card, classes, store)
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
+    except (OSError, ValueError, EOFError):
+        head = model.head(classes, device)
+    values = head.cpu().numpy()
+    atomic_write(file, lambda path: save_array(path, values))
+    return head
+
+
+def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> None:
+    """Compute what the jobs' store entries still lack, in this process.
+
+    Args:
+        jobs: Of `jobs.plan`; jobs with the same entry are computed once.
+        dataset: The images.
+        store: Where the entries are.
+        settings: Conventions, workers, images per part.
+        options: How to run.
+
+    Raises:
+        InputError: An image that cannot be decoded (named), outputs that are not finite (model and image named), a
+            store that cannot be written.
+        DataMissing: Only labels of the dataset are here.
+    """
+    facts = run_facts(pick_device(options.device))
+    with filling(jobs, dataset, settings, facts) as todo:
+        if todo:
+            report_skipped(dataset, compute(todo, dataset, store, settings, options))
+
+
+def run_facts(device: torch.device) -> dict[str, str]:
+    """What is written down beside the outputs of this process."""
+    return {"device": device_name(device), "torch": torch.__version__, "computed_by": beyond_accuracy.__version__}
+
+
+def compute(
+    todo: Todo, dataset: ImageDataset, store: Store, settings: Settings, options: Options, image_bytes: int = 0
+) -> int:
+    """Compute parts and write them; whoever calls holds the entries' locks and merges the parts (`jobs.filling`).
+
+    Args:
+        todo: Jobs by part; parts go to the jobs' entries.
+        dataset: The images.
+        store: Where text heads are kept.
+        settings: Conventions, workers.
+        options: How to run.
+        image_bytes: `jobs.image_bytes_of` the jobs of the run that these parts are a share of: batches are then cut
+            as if the whole run were computed here, so numbers do not depend on how it is shared out.
+
+    Returns:
+        Number of images left out because they cannot be decoded.
+    """
+    return _Pass(todo, dataset, store, settings, options, image_bytes).run()
+
+
+class Lanes:
+    """Runs functions on the device's lanes; use as a context manager, from one thread.
+
+    On a CPU several passes run at once, each on threads of its own (a lane, usually of one thread). Splitting one pass
+    over all cores makes every layer wait for its slowest thread: where decoding or other programs use a core too, that
+    is ten times slower, and on an idle machine it gains nothing (docs/benchmarks.md has the measurements). A GPU has
+    one lane, the caller's own thread: kernels are only queued, and how far ahead is bounded.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device, self._events = device, deque()
+        cores = torch.get_num_threads()
+        self.count = min(cores, MAX_LANES) if device.type == "cpu" else 1
+        self.threads = cores // self.count
+        self._pool: ThreadPoolExecutor | None = None
+        self._slots = BoundedSemaphore(QUEUED * self.count)
+
+    def __enter__(self) -> "Lanes":
+        if self.count > 1:
+            # torch keeps this number per thread, so the caller's own stays as it is.
+            self._pool = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (self.threads,))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(torch.get_num_threads())  # what threads started later begin with
+
+    def submit(self, function: Callable, *arguments: object) -> Future:
+        """Run a function on a lane, at once or when one is free; waits while too much is queued."""
+        if self._pool is not None:
+            self._slots.acquire()
+            future = self._pool.submit(function, *arguments)
+            future.add_done_callback(lambda _: self._slots.release())
+            return future
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def batch_done(self) -> None:
+        """After each loader batch: wait until a GPU has at most `QUEUED` of them still to do."""
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        self._events.append(event)
+        if len(self._events) > QUEUED:
+            self._events.popleft().synchronize()
+
+
+class _Pass:
+    """State of one pass: networks on the device, text heads, and the rows of the part under way."""
+
+    def __init__(self, todo: Todo, dataset, store, settings, options, image_bytes):
+        self.todo, self.dataset, self.settings, self.options = todo, dataset, settings, options
+        self.device = device = pick_device(options.device)
+        jobs = jobs_of(todo)
+        views = {(job.geometry, job.transform): None for job in jobs}
+        self.views = sorted(views, key=lambda view: (view[0].text, view[1].text))
+        self.view_of = {job.entry.key: self.views.index((job.geometry, job.transform)) for job in jobs}
+        classes = dataset.classes and dataset.classes.prompted(settings.prompts)
+        self.models: dict[tuple, Model] = {}
+        self.heads: dict = {}
+        for job in jobs:
+            if job.card not in self.heads:
+                base = model_for(job.card, settings, options.imports).to(device)
+                self.heads[job.card] = None if classes is None else text_head(base, classes, device, store)
+            if (job.card, job.geometry.crop) not in self.models:
+                base = model_for(job.card, settings, options.imports)
+                self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
+        self.precision = jobs[0].precision
+        self.batch = options.batch_size or BATCH.get(device.type, CPU_BATCH)
+        self.shrinking = Lock()
+        most = BATCH_BYTES.get(device.type, CPU_BATCH_BYTES) // (image_bytes or image_bytes_of(jobs))
+        self.group = max(1, min(self.batch, most, settings.chunk))
+
+    def run(self) -> int:
+        skipped = 0
+        cards, transforms = len(self.heads), len({transform for _, transform in self.views})
+        bar = tqdm(
+            total=sum(stop - start for start, stop in self.todo),
+            desc=f"{self.dataset.name}: {cards} models, {transforms} transforms",
+            unit="img",
+            disable=not self.options.progress or not interactive(),
+            leave=False,
+        )
+        loaded = self._loaded()  # before the threads: decoding processes are forked from this one
+        lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
+        with bar, cudnn_for(self.device, self.precision), lanes, writer:
+            written: deque[tuple[Range, Future[int]]] = deque()
+            for rows, groups in self._parts(loaded, lanes):
+                written.append((rows, writer.submit(self._write, rows, groups)))
+                while len(written) > 1:
+                    skipped += _finished(written, bar)
+            while written:
+                skipped += _finished(written, bar)
+        return skipped
+
+    def _loaded(self) -> Iterator[tuple[Range, bool, tuple]]:
+        """Slices of the parts in order: the part, whether the slice ends a forward batch, and what was decoded."""
+        size = max(1, min(self.group, SLICE_BYTES // sum(3 * geometry.crop**2 for geometry, _ in self.views)))
+        slices = [
+            (rows, list(range(at, min(at + size, end))), min(at + size, end) == end)
+            for rows in self.todo
+            for start in range(rows[0], rows[1], self.group)
+            for end in [min(start + self.group, rows[1])]
+            for at in range(start, end, size)
+        ]
+        crops = decoded(
+            self.dataset, tuple(self.views), [there for _, there, _ in slices], self.settings.workers, self.device
+        )
+        return ((rows, last, items) for (rows, _, last), items in zip(slices, crops, strict=True))
+
+    def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list]]:
+        """Parts in order, each with its forward batches, which may still be running."""
+        done, positions, stacks, bad = [], [], [], 0
+        for rows, last, (there, crops, errors) in loaded:
+            for _, message, skippable in errors:
+                if not (skippable and self.options.skip_bad):
+                    raise InputError(message)
+            positions, bad = positions + there, bad + len(errors)
+            if there:
+                stacks.append([crop.to(self.device, non_blocking=True) for crop in crops])
+            if not last:
+                continue
+            done.append((positions, self._forward(rows, stacks, lanes), bad))
+            position = there[-1] if there else errors[-1][0]
+            positions, stacks, bad = [], [], 0
+            if position + 1 == rows[1]:
+                yield rows, done
+                done = []
+
+    def _forward(self, rows: Range, stacks: list[list[torch.Tensor]], lanes: Lanes) -> dict[str, Future]:
+        """Outputs of every job of the part for one forward batch, by entry key."""
+        if not stacks:
+            return {}
+        views = [view[0] if len(view) == 1 else torch.cat(view) for view in zip(*stacks, strict=True)]
+        found = {
+            job.entry.key: lanes.submit(self._outputs, job, views[self.view_of[job.entry.key]])
+            for job in self.todo[rows]
+        }
+        lanes.batch_done()
+        return found
+
+    def _outputs(self, job: Job, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """What is stored of some images, float16 on the device, each with a mask of the rows that were finite."""
+        model = self.models[job.card, job.geometry.crop]
+        pieces: list[dict[str, torch.Tensor]] = []
+        start = 0
+        while start < len(images):
+            size = self.batch
+            piece = self._try(model, job, images[start : start + size])
+            if piece is not None:
+                pieces.append(piece)
+                start += size
+            elif size == 1:
+                raise InputError(f"{job.card.name}: out of memory with a batch of one; try --device cpu")
+            else:
+                _free(self.device)
+                with self.shrinking:  # other lanes run out at the same moment
+                    self.batch = min(self.batch, size // 2)
+        with torch.inference_mode():
+            joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+            finite = {name: values.isfinite().all(dim=1) for name, values in joined.items()}
+            if "logits" in joined:
+                # Softmax does not see a constant added to a row. With the largest logit at 0, float16 is finest where
+                # classes compete, so what is judged from the stored logits is what the run itself would say.
+                shifted = joined["logits"] - joined["logits"].amax(dim=1, keepdim=True)
+                joined["logits"] = shifted.clamp_min_(FLOAT16_LOWEST)
+            # Features beyond float16 become inf; whoever reads them is told.
+            return {name: (values.half(), finite[name]) for name, values in joined.items()}
+
+    def _try(self, model: Model, job: Job, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        """One forward pass, or None when memory ran out (outside the handler, so that its tensors are gone)."""
+        try:
+            with torch.inference_mode(), self._autocast():
+                x = model.normalize(images).contiguous(memory_format=torch.channels_last)
+                wanted = {"logits": self.dataset.classes is not None, "features": job.features}
+                out = model.outputs(x, self.heads[job.card], **wanted)
+                return {name: value.float() for name, value in out.items()}
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _autocast(self):
+        if self.precision == "fp32":
+            return nullcontext()
+        kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, kind)
+
+    def _fetch(self, job: Job, groups: list) -> dict[str, np.ndarray]:
+        """Outputs of a job for one part, float16 by name, once they are computed."""
+        fetched: dict[str, list[np.ndarray]] = {}
+        for positions, futures, _ in groups:
+            for name, (values, finite) in (futures[job.entry.key].result() if futures else {}).items():
+                bad = np.flatnonzero(~finite.cpu().numpy())
+                if len(bad):
+                    raise InputError(
+                        f"{job.card.name}: {name} of image {self.dataset.ids[positions[bad[0]]]!r} "
+                        f"({self.dataset.name}, transform {job.transform.text}) are not finite; the checkpoint may be "
+                        f"damaged, or {self.precision} too narrow for it: try precision fp32"
+                    )
+                fetched.setdefault(name, []).append(values.cpu().numpy())
+        return {name: np.concatenate(values) for name, values in fetched.items()}
+
+    def _write(self, rows: Range, groups: list) -> int:
+        """Write a part of every job; returns how many of its images could not be decoded."""
+        outputs = {job.entry.key: self._fetch(job, groups) for job in self.todo[rows]}
+        positions = [position for there, _, _ in groups for position in there]
+        targets, columns = self.dataset.targets, self.dataset.columns
+        chosen = [targets[p] for p in positions] if self.dataset.multilabel else targets[positions]
+        ids = self.dataset.ids[positions].astype(str)
+        for job in self.todo[rows]:
+            arrays = outputs.pop(job.entry.key)
+            frame = pd.DataFrame({"id": ids})
+            frame["target"] = pd.Series(list(chosen), dtype=object) if self.dataset.multilabel else chosen
+            if "logits" in arrays:
+                scored = arrays["logits"] if columns is None else arrays["logits"][:, columns]
+                frame = frame.assign(**score(scored, chosen, columns))
+                if not job.logits:
+                    del arrays["logits"]
+            job.entry.write_part(rows, frame, arrays)
+        return sum(bad for _, _, bad in groups)
+
+
+def _finished(written: "deque[tuple[Range, Future[int]]]", bar: tqdm) -> int:
+    """Wait for the oldest part under way."""
+    rows, future = written.popleft()
+    skipped = future.result()
+    bar.update(rows[1] - rows[0])
+    return skipped
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out; MPS and the CPU allocator raise a plain RuntimeError."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _free(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
+
+
+@contextmanager
+def cudnn_for(device: torch.device, precision: str) -> Iterator[None]:
+    """Settings of cuDNN for one pass: its fastest kernel for each of the few input shapes, and fp32 that means fp32.
+
+    torch uses TensorFloat-32 for convolutions unless told otherwise.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark = device.type == "cuda"
+    cudnn.allow_tf32 = before[1] and not (device.type == "cuda" and precision == "fp32")
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = before

@@ -1,0 +1,316 @@
+"""Predictions and features on disk: content-addressed, atomic, resumable. Layout and key: docs/store.md.
+
+A file is written under a temporary name and renamed, so it is there whole or not at all. `predictions.parquet` is
+renamed last when a run completes: its presence means complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import atomic_write, cannot_write
+from beyond_accuracy.base.paths import cache_dir, check_name
+from beyond_accuracy.inference.predictions import Predictions, restrict, score
+
+__all__ = ["Entry", "Predictions", "Store", "make_key", "restrict", "rows_table", "save_array", "score"]
+
+FORMAT = 2
+ARRAYS = b"beyond_accuracy.arrays"  # schema key of predictions.parquet: the .npy files that belong to it
+
+Range = tuple[int, int]
+
+
+def make_key(parts: dict) -> str:
+    """Cache key: hash of everything that could change the numbers."""
+    text = json.dumps({"format": FORMAT, **parts}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key of the store: the outputs of one model on one dataset under one transform."""
+
+    folder: Path
+    meta: dict
+
+    @property
+    def key(self) -> str:
+        """The cache key."""
+        return self.folder.name
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image is there."""
+        return (self.folder / "predictions.parquet").is_file()
+
+    def part(self, rows: Range) -> Path:
+        """Path of the part with the images `rows[0]` to `rows[1] - 1`."""
+        return self.folder / f"part-{rows[0]:08d}-{rows[1]:08d}.parquet"
+
+    def missing(self, ranges: list[Range]) -> list[Range]:
+        """Parts that still have to be computed."""
+        if self.complete:
+            return []
+        there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
+        return [rows for rows in ranges if self.part(rows).name not in there]
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Held while the entry is filled: of two runs that want the same outputs, the second waits and then reads.
+
+        The operating system drops the lock when its holder dies. Some cluster file systems have no locks; False is
+        given there, and two runs at once do the same work twice, which is safe because every file is written whole.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
+        path, locked = self.folder / "lock", True
+        lock = FileLock(path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                what = f"{self.meta.get('model')} on {self.meta.get('dataset')}"
+                print(f"another run is computing {what}; waiting for it", file=sys.stderr)
+                lock.acquire()
+        except NotImplementedError:
+            locked = False
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            yield locked
+        finally:
+            lock.release()
+
+    def start(self, facts: dict, locked: bool = True) -> None:
+        """Write down what the folder stands for, and clear what a killed run left half-written.
+
+        Args:
+            facts: How this run computes (device, versions); a run continued elsewhere lists both.
+            locked: Nobody else is at work here, so what is half-written is nobody's.
+        """
+        if locked:
+            self.clear()
+        stored = self._stored_meta()
+        if not all(text in str(stored.get(name, "")).split("; ") for name, text in facts.items()):
+            for name, text in facts.items():
+                before = str(stored[name]).split("; ") if stored.get(name) else []
+                stored[name] = "; ".join(dict.fromkeys([*before, text]))
+            text = json.dumps({**self.meta, **stored}, indent=1, sort_keys=True, default=str)
+            atomic_write(self.folder / "meta.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def clear(self) -> None:
+        """Remove what killed processes left half-written; only for who knows that nobody writes here."""
+        for left in self.folder.glob(".tmp-*"):
+            with suppress(OSError):
+                left.unlink()
+
+    def described(self) -> "Entry":
+        """The entry with the facts of the run that computed it, under the names of this one."""
+        names = {name: self.meta[name] for name in ("model", "model_id", "dataset") if name in self.meta}
+        return replace(self, meta={**self.meta, **self._stored_meta(), **names})
+
+    def write_part(self, rows: Range, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
+        """Write one part whole.
+
+        Args:
+            rows: First image and the one after the last.
+            frame: Rows in dataset order; `id`, `target`, and where the set has classes `pred`, …
+            arrays: Arrays (rows, width) by name, `logits` or `features-<layer>`; stored as float16.
+        """
+        table = rows_table(frame)
+        for name, array in arrays.items():
+            flat = pa.array(np.ascontiguousarray(array, dtype=np.float16).reshape(-1))
+            table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, array.shape[1]))
+        atomic_write(self.part(rows), lambda path: pq.write_table(table, path, compression="zstd"))
+
+    def finish(self, ranges: list[Range]) -> None:
+        """Merge the parts, one at a time; the merged table is renamed into place last, then the parts go.
+
+        Raises:
+            InputError: A damaged part (named), or not one image could be decoded.
+        """
+        try:
+            self.merge(ranges)
+        except InputError:
+            if not self.complete:  # else another run, that no lock could keep away, was faster
+                raise
+        with suppress(OSError):
+            for part in self.folder.glob("part-*.parquet"):
+                part.unlink()
+
+    def merge(self, ranges: list[Range]) -> None:
+        """Make one table and one file for each array of the parts."""
+        if self.complete:
+            return
+        narrow, widths = {}, {}
+        for rows in ranges:
+            schema = self._read(self.part(rows), schema=True)
+            wide = {f.name: f.type.list_size for f in schema if pa.types.is_fixed_size_list(f.type)}
+            table = self._read(self.part(rows), [name for name in schema.names if name not in wide])
+            if len(table):  # a part without one good image has fewer columns, too
+                narrow[rows], widths = table, wide
+        if not narrow:
+            raise InputError(f"{self.meta.get('dataset')}: not one image could be decoded")
+        merged = pa.concat_tables(narrow.values())
+        for name, width in widths.items():
+            shape = (len(merged), width)
+            atomic_write(
+                self.folder / f"{name}.npy", lambda path, n=name, s=shape: self._stream(path, n, s, list(narrow))
+            )
+        self.write_rows(merged, list(widths))
+
+    def write_rows(self, table: pa.Table, arrays: list[str]) -> None:
+        """Write the merged rows, which makes the entry complete; `arrays` are the .npy files beside them."""
+        noted = table.replace_schema_metadata({**(table.schema.metadata or {}), ARRAYS: json.dumps(arrays)})
+        atomic_write(self.folder / "predictions.parquet", lambda path: pq.write_table(noted, path))
+
+    def frame(self) -> pd.DataFrame:
+        """The merged rows."""
+        return self._read(self.folder / "predictions.parquet").to_pandas()
+
+    def array(self, name: str) -> np.ndarray | None:
+        """A memory-mapped array (`logits`, `features-<layer>`); None where not kept.
+
+        Raises:
+            InputError: The file is damaged or gone.
+        """
+        if name not in self.arrays():
+            return None
+        path = self.folder / f"{name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            rows = pq.read_metadata(self.folder / "predictions.parquet").num_rows
+            if len(array) != rows:
+                raise ValueError(f"{len(array)} rows instead of {rows}")
+        except (ValueError, OSError, EOFError, TypeError) as error:
+            raise self._damaged(path, error) from error
+        return array
+
+    def arrays(self) -> list[str]:
+        """Names of the stored arrays."""
+        metadata = self._read(self.folder / "predictions.parquet", schema=True).metadata or {}
+        return json.loads(metadata.get(ARRAYS, b"[]"))
+
+    def layers(self) -> list[str]:
+        """Names of the stored feature layers."""
+        return [name.removeprefix("features-") for name in self.arrays() if name.startswith("features-")]
+
+    def _stream(self, path: Path, name: str, shape: tuple[int, int], parts: list[Range]) -> None:
+        # Written, not memory-mapped: on a full disk a write fails with an error, a mapped page kills the process.
+        with path.open("wb") as handle:
+            np.lib.format.write_array_header_1_0(handle, {"descr": "<f2", "fortran_order": False, "shape": shape})
+            for rows in parts:
+                for chunk in self._read(self.part(rows), [name])[name].chunks:
+                    handle.write(chunk.flatten().to_numpy(zero_copy_only=False).astype("<f2").tobytes())
+
+    def _read(self, path: Path, columns: list[str] | None = None, schema: bool = False):
+        try:
+            return pq.read_schema(path) if schema else pq.read_table(path, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(path, error) from error
+
+    def _damaged(self, path: Path, error: Exception) -> InputError:
+        if path.name.startswith("part-"):
+            cure = "delete that file and run again: only its images are computed anew"
+        elif "key" in self.meta:
+            cure = f"delete the folder {self.folder} and run again: nothing else is computed anew"
+        else:
+            cure = "import the predictions again"
+        return InputError(
+            f"stored results of {self.meta.get('model')} on {self.meta.get('dataset')} are damaged: {path} "
+            f"({' '.join(str(error).split())[:200]}); {cure}"
+        )
+
+    def _stored_meta(self) -> dict:
+        try:
+            stored = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return stored if isinstance(stored, dict) else {}
+
+
+class Store:
+    """The cache folder."""
+
+    def __init__(self, root: Path | None = None):
+        self.root = Path(root) if root is not None else cache_dir()
+
+    def entry(self, parts: dict, meta: dict) -> Entry:
+        """The entry for a key.
+
+        Args:
+            parts: What the key is made of (weights, preprocessing, data, transform, prompts, precision, …).
+            meta: Further information kept beside it (names, versions); not part of the key.
+        """
+        key = make_key(parts)
+        return Entry(self.root / "predictions" / key, {**meta, "key": key, "key_parts": parts})
+
+    def head_file(self, parts: dict) -> Path:
+        """Where the text embeddings of a CLIP model's classes are kept."""
+        return self.root / "heads" / f"{make_key(parts)}.npy"
+
+    def imported(self, model: str, dataset: str) -> Entry:
+        """The entry that holds imported predictions of one model on one dataset."""
+        folder = self.root / "imported" / check_name("model", model) / check_name("dataset", dataset)
+        return Entry(folder, {"model": model, "dataset": dataset}).described()
+
+    def replace_imported(self, model: str, dataset: str, write: Callable[[Entry], None]) -> Entry:
+        """Put imported predictions in place: those of before stay until the new ones are whole.
+
+        Args:
+            model: Model name.
+            dataset: Dataset name.
+            write: Fills the entry it is given.
+        """
+        entry = self.imported(model, dataset)
+        folder = entry.folder
+        token = os.urandom(4).hex()
+        fresh, old = folder.with_name(f".new-{token}"), folder.with_name(f".old-{token}")
+        try:
+            fresh.mkdir(parents=True)
+            write(replace(entry, folder=fresh))
+            with FileLock(folder.parent / ".lock"):
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(fresh, folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        return self.imported(model, dataset)
+
+    def imported_models(self) -> list[str]:
+        """Names of all models with imported predictions."""
+        root = self.root / "imported"
+        return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as .npy, whatever the suffix of the path."""
+    with path.open("wb") as handle:
+        np.save(handle, values, allow_pickle=False)
+
+
+def rows_table(frame: pd.DataFrame) -> pa.Table:
+    """Rows as an Arrow table; labels of multi-label sets are lists of int64."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    if "target" in frame and frame["target"].dtype == object:  # also where no row has a label
+        lists = pa.array([np.asarray(labels).tolist() for labels in frame["target"]], pa.list_(pa.int64()))
+        table = table.set_column(table.schema.get_field_index("target"), "target", lists)
+    return table

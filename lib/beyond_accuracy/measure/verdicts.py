@@ -1,0 +1,97 @@
+"""One verdict per question: which differences between models are real, decided once and read everywhere.
+
+A question is one row of comparisons: a difference between two models (or of one model from zero) on one set in one
+metric. The p-values of a family (`main`: the headline numbers of a page; `detail`: everything else it compares) are
+corrected together by Holm's method. Three levels of a difference:
+
+- ``beyond training noise``: also larger than two training runs differ by the luck of their seeds, images included
+  (each difference judged by itself at 5 %: with three runs a model, a correction would leave nothing to be seen).
+- ``these checkpoints``: real for these two checkpoints on new images; another training run may turn it.
+- ``open``: not told from zero.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm, t
+
+from beyond_accuracy.measure.stats import holm
+
+BEYOND_NOISE, THESE, OPEN = "beyond training noise", "these checkpoints", "open"
+LEVEL = 0.05
+NOISE = ["dataset", "metric", "model", "sd", "df"]
+
+
+def judge(rows: pd.DataFrame, noise: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Adds `p_holm` and `verdict`.
+
+    Args:
+        rows: Comparisons with `dataset, metric, model_a, model_b, difference, ci_low, ci_high, p, family`.
+        noise: Standard deviation of a metric between training runs that differ in nothing but the seed, and its degrees
+            of freedom: columns `NOISE`, one row per (dataset, metric, model); None where no replicate runs are known.
+    """
+    judged = rows.assign(p_holm=np.nan, verdict=OPEN)
+    for _, part in judged.groupby("family", sort=False):
+        judged.loc[part.index, "p_holm"] = holm(part["p"].to_numpy(float))
+    sure = judged["p_holm"] < LEVEL
+    judged.loc[sure, "verdict"] = THESE
+    if noise is not None and len(noise):
+        beyond = [exceeds_noise(row, noise) for row in judged[sure].to_dict("records")]
+        judged.loc[judged.index[sure][np.array(beyond, bool)], "verdict"] = BEYOND_NOISE
+    return judged
+
+
+def exceeds_noise(row: dict, noise: pd.DataFrame) -> bool:
+    """Whether a difference is larger than two training runs differ by the luck of their seeds and of the images.
+
+    |d| > t(df) sqrt(sd_a^2 + sd_b^2 + se^2), se from the interval of the difference; df by Welch and Satterthwaite over
+    the two training variances.
+    """
+    known = noise[(noise["dataset"] == row["dataset"]) & (noise["metric"] == row["metric"])].set_index("model")
+    names = [name for name in (row["model_a"], row["model_b"]) if name]
+    if not set(names) <= set(known.index):
+        return False
+    variance, freedom = known.loc[names, "sd"].to_numpy(float) ** 2, known.loc[names, "df"].to_numpy(float)
+    images = ((row["ci_high"] - row["ci_low"]) / (2 * norm.isf(LEVEL / 2))) ** 2
+    total = variance.sum()
+    df = total**2 / (variance**2 / freedom).sum() if total > 0 else np.inf
+    return bool(abs(row["difference"]) > t.isf(LEVEL / 2, df) * np.sqrt(total + images))
+
+
+def between(judged: pd.DataFrame, a: str, b: str) -> dict | None:
+    """The comparison of two models, turned so that it is a minus b; None if it was not made."""
+    for first, second, sign in ((a, b, 1), (b, a, -1)):
+        found = judged[(judged["model_a"] == first) & (judged["model_b"] == second)]
+        if len(found):
+            row = found.iloc[0].to_dict()
+            ends = sorted((sign * row["ci_low"], sign * row["ci_high"]))
+            return row | dict(
+                model_a=a, model_b=b, difference=sign * row["difference"], ci_low=ends[0], ci_high=ends[1]
+            )
+    return None
+
+
+def leaders(values: pd.Series, judged: pd.DataFrame, better: str = "up") -> list[str]:
+    """The best model, with all that its comparisons do not tell from it; a single name leads.
+
+    Args:
+        values: Model -> value of one metric on one set.
+        judged: Comparisons of that metric and set, with verdicts.
+        better: `up` or `down`.
+    """
+    ordered = list(values.sort_values(ascending=better == "down", kind="stable").index)
+    best = ordered[0]
+    rows = {name: between(judged, best, name) for name in ordered[1:]}
+    return [best, *(name for name, row in rows.items() if row is None or row["verdict"] == OPEN)]
+
+
+def tells_apart(judged: pd.DataFrame) -> tuple[int, int]:
+    """How many pairs of models a set of comparisons tells apart, and how many there are."""
+    pairs = judged[judged["model_b"] != ""]
+    return int((pairs["verdict"] != OPEN).sum()), len(pairs)
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names as a phrase: `A`, `A and B`, `A, B and C`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

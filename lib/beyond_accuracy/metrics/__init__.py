@@ -1,1 +1,0 @@
-"""Pure functions of arrays, one module per question; none of them touches a model, a file or a global."""

@@ -1,0 +1,374 @@
+"""Models: a timm or open_clip name becomes a card, and where it is needed a network with its preprocessing.
+
+Loading and hashing a network takes seconds, and importing torch takes more, so a page whose predictions are stored
+does neither: a card is kept in the store with size and modification time of every file behind the model (a hub model:
+its files in the hub's cache), and read anew when one of them, the library or this code changes.
+
+Both libraries return models in train mode (open_clip's convnext_base has active stochastic depth there): `eval()` is
+called here, always. Weights are loaded through safetensors or `weights_only=True`, never unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import pickle
+import re
+import warnings
+from contextlib import suppress
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+
+from beyond_accuracy.base import paths
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.paths import resolve
+from beyond_accuracy.base.profile import ModelSpec, Settings, unknown
+from beyond_accuracy.data import geometry
+from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.models import card as cards
+from beyond_accuracy.models.card import Card, local_dir
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from beyond_accuracy.models.network import Model
+
+# What libraries raise on files that are not there, do not fit or are damaged.
+LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, SafetensorError)
+# Words of what they raise where the hub cannot be reached.
+OFFLINE = ("localentrynotfound", "offline", "connection", "couldn't connect", "max retries", "resolve host", "download")
+MAX_LOADED = 8
+LOADED: dict[tuple, Model] = {}
+
+
+# Cards ----------------------------------------------------------------------------------------------------------------
+
+
+def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], root: Path) -> Card:
+    """The card of a model: remembered, else from the network itself.
+
+    Args:
+        spec: The profile's entry.
+        settings: Conventions applied to it.
+        imports: Modules that register architectures, imported before a network is loaded.
+        root: The store's folder; cards are kept in `models/` of it.
+
+    Raises:
+        InputError: The model is unknown or its weights do not load.
+        DataMissing: The weights are not on this machine.
+    """
+    origin = json.dumps(_origin(spec, imports), sort_keys=True)
+    file = root / "models" / f"{hashlib.sha256(origin.encode()).hexdigest()[:24]}.json"
+    if (card := _remembered(file, spec)) is None:
+        model = load_model(spec, settings, imports)
+        card = model.own_card
+        if files := source_files(model):
+            content = {"files": [_stamp(path) for path in files], "card": {**asdict(card), "spec": None}}
+            text = json.dumps(content, indent=1)
+            with suppress(InputError):  # a store that cannot be written still serves what it has
+                atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
+    return card.under(settings)
+
+
+def _remembered(file: Path, spec: ModelSpec) -> Card | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]:
+            return None
+        card = content["card"]
+        shape = Geometry(**{**card["geometry"], "fill": tuple(card["geometry"]["fill"])})
+        fields = {**card, "geometry": shape, "mean": tuple(card["mean"]), "std": tuple(card["std"]), "spec": spec}
+        return Card(**fields)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _stamp(path: Path) -> list:
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
+def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
+    """Everything that decides which network a spec means, besides the content of files."""
+    named = [spec.source, spec.id, spec.pretrained, spec.checkpoint]
+    return {
+        "named": named,
+        "where": [str(resolve(name.removeprefix("local-dir:"))) for name in named[1:]],
+        "imports": {name: _module_hash(name) for name in imports},
+        "libraries": {name: importlib.metadata.version(name) for name in ("timm", "open_clip_torch")},
+        "code": _own_code(),
+    }
+
+
+def _module_hash(name: str) -> str:
+    try:
+        return hashlib.sha256(Path(importlib.util.find_spec(name).origin).read_bytes()).hexdigest()
+    except (ImportError, AttributeError, ValueError, OSError, TypeError):
+        return ""  # loading the network will say what is wrong
+
+
+@lru_cache
+def _own_code() -> str:
+    """Hash of the code that fills a card in: a card of older code is not trusted."""
+    files = [__file__, cards.__file__, geometry.__file__, paths.__file__]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = ()) -> Model:
+    """Build a model with its weights; arguments as of `read_card`.
+
+    Raises:
+        InputError: Unknown model name (with near matches), a checkpoint that does not fit, a pickle.
+        DataMissing: Weights are neither on this machine nor downloadable.
+    """
+    from beyond_accuracy.models.network import Model
+
+    for module in imports:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # not there, no name of a module, or broken in its own way
+            raise InputError(
+                f"{spec.name}: module {module!r} of the profile's `imports` cannot be imported "
+                f"({type(error).__name__}: {error})"
+            ) from error
+    builders = {"timm": _load_timm, "open_clip": _load_open_clip}
+    if spec.source not in builders:
+        raise InputError(f"{spec.name}: a model with source {spec.source!r} has no network to run")
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        network, facts = builders[spec.source](spec)
+    network.eval().requires_grad_(False)
+    backbone = network.visual if spec.source == "open_clip" else network
+    card = Card(
+        spec=spec,
+        weights=_weights_hash(network),
+        architecture=_architecture_hash(spec, network),
+        parameters=sum(p.numel() for p in backbone.parameters()),
+        **facts,
+    )
+    model = Model(card.under(settings), network, card)
+    LOADED[_identity(card)] = model
+    while len(LOADED) > MAX_LOADED:
+        del LOADED[next(iter(LOADED))]
+    return model
+
+
+def model_for(card: Card, settings: Settings, imports: tuple[str, ...] = ()) -> Model:
+    """The network a card describes, from memory if this process has loaded it before.
+
+    Raises:
+        InputError: The weights are no longer those of the card.
+    """
+    model = LOADED.get(_identity(card)) or load_model(card.spec, settings, imports)
+    if _identity(model.own_card) != _identity(card):
+        raise InputError(f"{card.name}: the weights changed while they were in use; run the command again")
+    return replace(model, card=card)
+
+
+def _identity(card: Card) -> tuple:
+    return card.spec, card.weights, card.architecture
+
+
+def _load_timm(spec: ModelSpec) -> tuple[nn.Module, dict]:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    options: dict = {"pretrained": True}
+    if spec.checkpoint:
+        options = {"pretrained": False, "checkpoint_path": str(_file(spec, spec.checkpoint))}
+    name = local_dir(spec)
+    if ":" not in name:
+        _known_timm(spec, name)
+    try:
+        network = timm.create_model(name, **options)
+    except (*LOAD_ERRORS, pickle.UnpicklingError) as error:
+        raise _load_error(spec, error) from error
+    config = resolve_model_data_config(network)
+    channels, *sides = config["input_size"]
+    size = _square(spec, sides, channels)
+    mode = {"center": "shortest", "squash": "squash", "border": "longest"}[config["crop_mode"]]
+    fill = [round(255 * value) for value in config["mean"]]
+    facts = {
+        "geometry": Geometry.of(size, config["crop_pct"], config["interpolation"], mode, fill),
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "patch": _patch(network),
+        "n_classes": int(getattr(network, "num_classes", 0)),
+        "logit_scale": None,
+    }
+    return network, facts
+
+
+def _known_timm(spec: ModelSpec, name: str) -> None:
+    import timm
+
+    try:
+        if timm.is_model(name) and timm.get_pretrained_cfg(name) is not None:
+            return
+    except RuntimeError:  # the architecture is known, the tag is not
+        pass
+    known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
+    raise InputError(f"{spec.name}: {unknown('timm model', name, known)}"[:600])
+
+
+def _load_open_clip(spec: ModelSpec) -> tuple[nn.Module, dict]:
+    import open_clip
+
+    name = local_dir(spec)
+    pretrained = spec.checkpoint or spec.pretrained
+    if ":" not in name:
+        if name not in open_clip.list_models():
+            raise InputError(f"{spec.name}: {unknown('open_clip model', name, open_clip.list_models())}"[:600])
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained not in tags:
+            if not resolve(pretrained).is_file() and "/" not in pretrained and "." not in pretrained:
+                raise InputError(f"{spec.name}: {unknown(f'pretrained tag of {name}', pretrained, tags)}")
+            pretrained = str(_file(spec, pretrained))
+    logging.disable(logging.ERROR)  # open_clip logs on the root logger what the exception says again
+    try:
+        network = open_clip.create_model(
+            name, pretrained=pretrained or None, require_pretrained=True, weights_only=True
+        )
+    except (*LOAD_ERRORS, StopIteration, pickle.UnpicklingError) as error:
+        raise _load_error(spec, error) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    config = network.visual.preprocess_cfg
+    size = config["size"]
+    size = _square(spec, [size] if isinstance(size, int) else size, 3)
+    # As open_clip reads them: everything but bilinear is bicubic
+    interpolation = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
+    fill = config.get("fill_color") or 0
+    fill = [fill] * 3 if isinstance(fill, int) else fill
+    facts = {
+        "geometry": Geometry.of(size, 1.0, interpolation, config.get("resize_mode") or "shortest", fill),
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+        "patch": _patch(network.visual),
+        "n_classes": 0,
+        "logit_scale": network.logit_scale.exp().item(),
+    }
+    return network, facts
+
+
+def source_files(model: Model) -> list[Path]:
+    """Files behind a loaded model, for `cards`; empty where they cannot be told, then nothing is remembered."""
+    spec = model.card.spec
+    if spec.id.startswith("local-dir:"):
+        folder = Path(local_dir(spec).removeprefix("local-dir:"))
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        return [*files, _file(spec, spec.checkpoint)] if spec.checkpoint else files
+    if spec.checkpoint:
+        return [] if spec.id.startswith("hf-hub:") else [_file(spec, spec.checkpoint)]
+    if spec.pretrained and resolve(spec.pretrained).is_file():
+        return [resolve(spec.pretrained)]
+    if spec.id.startswith("hf-hub:"):
+        return hub_files(spec.id.removeprefix("hf-hub:"))
+    if spec.source == "timm":
+        return hub_files(model.network.pretrained_cfg.get("hf_hub_id") or "")
+    from open_clip import get_pretrained_cfg
+
+    return hub_files((get_pretrained_cfg(spec.id, spec.pretrained).get("hf_hub") or "").strip("/"))
+
+
+def hub_files(repository: str) -> list[Path]:
+    """The current snapshot of a repository in the hub's cache, and the file that says which one is current."""
+    from huggingface_hub import constants
+
+    owner, _, name = repository.partition("/")
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{owner}--{name.partition('/')[0]}"
+    current = folder / "refs" / "main"
+    if not owner or not name or "@" in repository or not current.is_file():
+        return []
+    files = [path for path in (folder / "snapshots" / current.read_text().strip()).rglob("*") if path.is_file()]
+    return [current, *sorted(files)] if files else []
+
+
+def _square(spec: ModelSpec, sides, channels: int) -> int:
+    if channels != 3 or len(set(sides)) != 1:
+        raise InputError(f"{spec.name}: takes {channels} channels of {'x'.join(map(str, sides))}, expected square RGB")
+    return int(sides[0])
+
+
+def _patch(tower: nn.Module) -> int:
+    """Side of a ViT's patches, from timm's or open_clip's own tower; 1 for convnets."""
+    tower = getattr(tower, "trunk", tower)
+    patch = getattr(getattr(tower, "patch_embed", tower), "patch_size", 1)
+    return int(patch[0]) if isinstance(patch, (tuple, list)) else int(patch or 1)
+
+
+def _file(spec: ModelSpec, name: str) -> Path:
+    path = resolve(name)
+    if not path.is_file():
+        raise DataMissing(f"{spec.name}: checkpoint {path} not found; give a file, or drop it to use the hub's weights")
+    return path
+
+
+def _load_error(spec: ModelSpec, error: Exception) -> Exception:
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError):
+        return InputError(
+            f"{spec.name}: the checkpoint is damaged, or a pickle with more than tensors in it; it was not loaded and "
+            f"nothing in it was run ({text[:160]}); convert it to safetensors with the tool it came from"
+        )
+    what = f"{spec.id} {spec.pretrained}".strip()
+    if (status := _hub_status(error)) in (401, 403, 404):
+        return DataMissing(
+            f"{spec.name}: the hub does not give out the weights of {what} ({status}); if they are gated or private, "
+            "accept their terms on the hub's page and log in with `hf auth login`; else check the name"
+        )
+    chain = f"{type(error).__name__} {type(error.__cause__).__name__} {text}".lower()
+    if any(word in chain for word in OFFLINE):
+        return DataMissing(
+            f"{spec.name}: weights of {what} are not on this machine and the hub cannot be "
+            "reached; run `beyond-accuracy fetch --only models` where it can, or give `checkpoint:` a local file"
+        )
+    if isinstance(error, FileNotFoundError):
+        return DataMissing(f"{spec.name}: {text}")
+    return InputError(f"{spec.name}: weights of {spec.id} do not load: {text}")
+
+
+def _hub_status(error: BaseException | None) -> int | None:
+    """Status of the hub's answer behind an error; the libraries wrap it."""
+    while error is not None:
+        if isinstance(status := getattr(getattr(error, "response", None), "status_code", None), int):
+            return status
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _architecture_hash(spec: ModelSpec, network: nn.Module) -> str:
+    """Hash of layers and configuration, without object addresses, folder names or weights."""
+    config = spec.id
+    if spec.id.startswith("local-dir:"):
+        folder = Path(local_dir(spec).removeprefix("local-dir:"))
+        names = ("config.json", "open_clip_config.json", "token_table.json")
+        config = "".join((folder / name).read_text("utf-8") for name in names if (folder / name).is_file())
+    elif spec.source == "timm" and ":" not in spec.id:
+        config = spec.id.partition(".")[0]  # the tag says where weights came from; they have a hash of their own
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))
+    return hashlib.sha256(f"{spec.source}\n{config}\n{layers}".encode()).hexdigest()[:24]
+
+
+def _weights_hash(network: nn.Module) -> str:
+    """Hash of all parameters and buffers: independent of file format and of where they came from."""
+    from torch import uint8
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,177 @@
+"""A network ready to run: normalisation, class scores, features, other input sides."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import ModelSpec
+from beyond_accuracy.data.classes import ClassSpace
+from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.models.card import Card, local_dir
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network in eval mode with its card."""
+
+    card: Card
+    network: nn.Module  # timm model, or open_clip CLIP model
+    own_card: Card  # under the library's own conventions
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether classes are scored through text prompts."""
+        return self.card.is_clip
+
+    @property
+    def geometry(self) -> Geometry:
+        """Resize and crop (workers, PIL)."""
+        return self.card.geometry
+
+    def to(self, device: torch.device) -> "Model":
+        """Move to a device in channels-last layout."""
+        return replace(self, network=self.network.to(device, memory_format=torch.channels_last))
+
+    def at_size(self, size: int) -> "Model":
+        """The same weights at another input side; a ViT's position embeddings are resampled.
+
+        Raises:
+            InputError: The side is no multiple of the patch size, or the network cannot change its input side.
+        """
+        if size == self.geometry.crop:
+            return self
+        if size % self.card.patch:
+            raise InputError(f"{self.card.name}: input side {size} is no multiple of the patch size {self.card.patch}")
+        network = self.network
+        if self.card.patch > 1:
+            device = next((p.device for p in network.parameters()), torch.device("cpu"))
+            # On the CPU: MPS cannot interpolate so, and the embeddings are then the same wherever the network runs.
+            network = copy.deepcopy(network).cpu()
+            try:
+                _resample_positions(network.visual if self.is_clip else network, size)
+                network.to(device, memory_format=torch.channels_last)
+            except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
+                raise InputError(
+                    f"{self.card.name}: cannot take inputs of side {size} ({error or type(error)})"
+                ) from error
+        return replace(self, network=network, card=replace(self.card, geometry=self.geometry.at(size)))
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images (b, 3, s, s) to normalised float32, in the order of operations of torchvision's transforms."""
+        mean = torch.tensor(self.card.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.card.std, device=images.device).view(1, 3, 1, 1)
+        return images.float().div_(255).sub_(mean).div_(std)
+
+    def head(self, classes: ClassSpace, device: torch.device) -> torch.Tensor | None:
+        """CLIP: text embedding per class, float32 (width, n_classes), by open_clip's zero-shot builder; else None.
+
+        Raises:
+            InputError: A supervised checkpoint with another number of classes than the class space.
+        """
+        self.card.check(classes)
+        if not self.is_clip:
+            return None
+        from open_clip import build_zero_shot_classifier
+
+        templates = [lambda c, t=t: t.replace("{c}", c) for t in classes.templates]
+        with torch.inference_mode():
+            return build_zero_shot_classifier(
+                self.network, tokenizer(self.card.spec), classes.spoken, templates, device=device
+            ).float()
+
+    def outputs(
+        self, images: torch.Tensor, head: torch.Tensor | None, *, logits: bool = True, features: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """Forward pass.
+
+        The classifier itself runs in float32 under any autocast: bf16 has 8 bits, which on logits around 16 are steps
+        of 1/8, coarse enough to tie classes and to move calibration.
+
+        Args:
+            images: Normalised images (b, 3, s, s).
+            head: What `head()` returned.
+            logits: Compute class scores (b, n_classes): `logits`.
+            features: Return `features-pre_logits` (timm) or `features-trunk` and `features-projected` (CLIP: before
+                and after the projection into the shared space, not normalised), each (b, width).
+        """
+        if not self.is_clip:
+            tokens = self.network.forward_features(images)
+            with torch.autocast(images.device.type, enabled=False):
+                tokens = _float(tokens)
+                out = {"logits": self.network.forward_head(tokens)} if logits else {}
+                if features:
+                    out["features-pre_logits"] = self.network.forward_head(tokens, pre_logits=True)
+            return out
+        trunk, projected = _clip_features(self.network.visual, images)
+        out = {"features-trunk": trunk, "features-projected": projected} if features else {}
+        if logits:
+            with torch.autocast(images.device.type, enabled=False):
+                embedding = nn.functional.normalize(projected.float(), dim=-1)
+                out["logits"] = self.card.logit_scale * embedding @ head
+        return out
+
+
+def _float(tokens):
+    """Floating-point tensors as float32, through the containers that some timm models return."""
+    if isinstance(tokens, torch.Tensor):
+        return tokens.float() if tokens.is_floating_point() else tokens
+    return type(tokens)(map(_float, tokens)) if isinstance(tokens, (list, tuple)) else tokens
+
+
+def _clip_features(visual: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image features before and after the projection into the shared space."""
+    if hasattr(visual, "trunk"):  # a timm tower
+        trunk = visual.trunk(images)
+        return trunk, visual.head(trunk)
+    if getattr(visual, "proj", None) is None:
+        features = visual(images)
+        return features, features
+    bare = copy.copy(visual)  # shares all weights; other threads go on using the tower itself
+    bare._parameters = {**visual._parameters, "proj": None}
+    trunk = bare(images)
+    trunk = trunk[0] if isinstance(trunk, tuple) else trunk  # CoCa's tower returns its tokens as well
+    return trunk, trunk @ visual.proj
+
+
+def _resample_positions(backbone: nn.Module, size: int) -> None:
+    target = getattr(backbone, "trunk", backbone)
+    if hasattr(target, "set_input_size"):  # timm
+        target.set_input_size(img_size=size)
+        return
+    from open_clip.model import resize_pos_embed
+
+    # open_clip's own ViT: its helper resamples the embeddings of a state dict to the model's grid
+    patch = backbone.patch_size[0]
+    backbone.image_size, backbone.grid_size = (size, size), (size // patch, size // patch)
+    state = {"visual.positional_embedding": backbone.positional_embedding.detach()}
+    holder = nn.Module()
+    holder.visual = backbone
+    resize_pos_embed(state, holder)
+    backbone.positional_embedding = nn.Parameter(state["visual.positional_embedding"], requires_grad=False)
+
+
+def tokenizer(spec: ModelSpec) -> Callable:
+    """What turns texts into tokens for a CLIP model."""
+    import open_clip
+
+    tokenize = open_clip.get_tokenizer(local_dir(spec))
+    table = Path(local_dir(spec).removeprefix("local-dir:")) / "token_table.json"
+    if not spec.id.startswith("local-dir:") or not table.is_file():
+        return tokenize
+    # A small text tower keeps only the tokens that occur in its captions: ids are ranks in a sorted table.
+    kept = torch.tensor(json.loads(table.read_text(encoding="utf-8")))
+
+    def compact(texts):
+        tokens = tokenize(texts)
+        ranks = torch.searchsorted(kept, tokens)
+        if not torch.equal(kept[ranks.clamp(max=len(kept) - 1)], tokens):
+            raise InputError(f"{spec.name}: a prompt uses a word outside the model's vocabulary: {texts}")
+        return ranks
+
+    return compact

@@ -1,0 +1,397 @@
+"""Builds the report: runs the notebooks that changed, renders their pages, writes the front page.
+
+A page is rebuilt when what it is made of changed: its notebook, its parameters, the library, the profile, the stored
+predictions it reads. Nothing else starts a kernel, and papermill and nbconvert are not even imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import write_atomically
+from beyond_accuracy.base.paths import ASSETS, notebooks_dir, project_root, report_dir
+from beyond_accuracy.base.profile import Profile, available_profiles, load_profile
+from beyond_accuracy.report.schedule import LATE, READS, build_pages, fill_store
+
+LIBRARY = Path(__file__).parents[1]
+# Modules that change how a page looks but not what a notebook computes: this folder's, and these.
+RENDERING = ("cli.py",)
+# Pages made from what the notebooks recorded (report_tools).
+TOOL_PAGES = ("choose", "differences", "images", "metrics")
+PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
+DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook of the report: `<number>_<dimension>.ipynb`."""
+
+    name: str
+    dimension: str
+    notebook: Path
+
+
+@dataclass(frozen=True)
+class PageState:
+    """What is kept of a page between runs (`.state/pages/<name>.json`)."""
+
+    name: str
+    run_key: str = ""
+    render_key: str = ""
+    status: str = "absent"
+    message: str = ""
+    title: str = ""
+    lead: str = ""
+    sections: list[tuple[str, str]] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def build(
+    profile: str | Path | Profile,
+    *,
+    models: str = "",
+    only: Sequence[str] = (),
+    allow_missing: bool = False,
+    force: bool = False,
+    options: Mapping[str, object] | None = None,
+    parameters: Mapping[str, object] | None = None,
+    notebooks: Path | None = None,
+    at_once: int = 0,
+    echo: Callable[[str], None] = print,
+) -> int:
+    """Build the report of a profile in `report/<profile>/`.
+
+    All inference runs first (`plan.fill`), then the notebooks (`report_schedule`).
+
+    Args:
+        profile: A shipped profile's name, a YAML file, or a loaded profile.
+        models: Comma-separated subset of its models; names outside the profile are taken as imported predictions.
+        only: Dimensions to build (default: all that the profile enables); the other pages stay as they are.
+        allow_missing: Pages whose data are missing do not count against the exit code.
+        force: Run the notebooks of unchanged pages too.
+        options: Of the inference: `device`, `batch_size`, `skip_bad`.
+        parameters: Notebook parameters to override, passed to every notebook that has them.
+        notebooks: Folder of the notebooks (default: the checkout's).
+        at_once: Notebooks that run at the same time; 0 = two, or one on a single core.
+        echo: Told one line per page.
+
+    Returns:
+        The exit code: 0 complete, 1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing.
+
+    Raises:
+        InputError: An unknown profile, dimension or parameter; nothing has been built then.
+    """
+    loaded = profile if isinstance(profile, Profile) else load_profile(profile)
+    loaded = loaded.select(models)
+    folder = report_dir(loaded.name)
+    pages = find_pages(loaded, notebooks or notebooks_dir())
+    chosen = _choose(loaded, pages, [name for name in only if name])
+    given = _parameters(loaded, models, parameters or {}, chosen)
+    from beyond_accuracy.inference.plan import WORTH_SAYING, disk_lines
+
+    for line in disk_lines(loaded, [page.dimension for page in chosen], WORTH_SAYING):
+        echo(line)
+    keys = fill_store(loaded, chosen, dict(options or {}), echo)
+    states = {page.name: _read_state(folder, page) for page in pages}
+
+    def build_one(page: Notebook) -> PageState:
+        run_key = _run_key(page, given[page.name], loaded, keys[page.name], folder)
+        state = states[page.name]
+        kept = state.status == "ok" and state.run_key == run_key and _executed(folder, page).is_file() and not force
+        if kept and state.render_key == _render_key(run_key):
+            echo(f"{page.name}: unchanged")
+        elif kept:
+            state = _render(folder, page, run_key, state.facts)
+            echo(f"{page.name}: rendered again")
+        else:
+            echo(f"{page.name}: running")
+            facts = _run(folder, page, given[page.name], loaded)
+            state = _render(folder, page, run_key, facts)
+            echo(f"{page.name}: {state.status} ({facts['Duration']})" + (f": {state.message}" if state.message else ""))
+        return state
+
+    states |= build_pages(chosen, build_one, at_once)
+    _assemble(folder, loaded, models, pages, states, dict(options or {}))
+    echo(f"report: {folder / 'index.html'}")
+    return _exit_code([states[page.name].status for page in chosen], allow_missing)
+
+
+def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
+    """The numbered notebooks whose dimension the profile enables, in reading order."""
+    pages = []
+    for path in sorted(Path(notebooks).glob("[0-9]*_*.ipynb")):
+        stem = path.stem.split("_", 1)[1]
+        dimension = DIMENSION_OF.get(stem, stem)
+        if dimension in profile.dimensions:
+            pages.append(Notebook(path.stem, dimension, path))
+    return sorted(pages, key=lambda page: page.dimension in LATE)  # what sums up comes last
+
+
+def _choose(profile: Profile, pages: list[Notebook], only: Sequence[str]) -> list[Notebook]:
+    known = {page.dimension: page for page in pages}
+    for name in only:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else f"it has: {', '.join(known) or 'none'}"
+            raise InputError(f"profile {profile.name} has no page for dimension {name!r}; {hint}")
+    return [page for page in pages if not only or page.dimension in only]
+
+
+def _exit_code(statuses: Sequence[str], allow_missing: bool) -> int:
+    if "failed" in statuses:
+        return 1
+    if "input" in statuses:
+        return 2
+    return 3 if "missing" in statuses and not allow_missing else 0
+
+
+# Parameters ----------------------------------------------------------------------------------------------------------
+
+
+def _parameters(
+    profile: Profile, models: str, overrides: Mapping[str, object], pages: Sequence[Notebook]
+) -> dict[str, dict[str, object]]:
+    """Parameters of each page by name, checked against what its notebook declares.
+
+    papermill only warns about a parameter that a notebook does not have, and the run then quietly uses the default.
+    """
+    shipped = available_profiles().get(profile.name)
+    base = {
+        "PROFILE": profile.name if shipped == profile.source else str(profile.source.resolve()),
+        "MODELS": models,
+        "SEED": profile.settings.seed,
+        "RESAMPLES": profile.settings.resamples,
+    }
+    declared = {page.name: declared_parameters(page.notebook) for page in pages}
+    everywhere = sorted(set().union(*declared.values()))
+    for name in overrides:
+        if name not in everywhere:
+            near = difflib.get_close_matches(name, everywhere, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(everywhere) or 'none'}"
+            raise InputError(f"no notebook of this report has a parameter {name!r}; {hint}")
+    given = {}
+    for page in pages:
+        for name in ("PROFILE", "MODELS"):
+            if name not in declared[page.name]:
+                raise InputError(f"{page.notebook.name}: its parameters cell must set {name}")
+        given[page.name] = {k: v for k, v in (base | dict(overrides)).items() if k in declared[page.name]}
+    return given
+
+
+def declared_parameters(notebook: Path) -> set[str]:
+    """Names that a notebook's cell tagged `parameters` assigns.
+
+    Read from the syntax tree, which for a cell of plain assignments is what `papermill.inspect_notebook` finds; a run
+    that has nothing to do need not import papermill.
+
+    Raises:
+        InputError: Not a notebook, or a parameters cell that is not Python.
+    """
+    names: set[str] = set()
+    for kind, source, tags in _notebook_source(notebook):
+        if kind != "code" or "parameters" not in tags:
+            continue
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError as error:
+            raise InputError(f"{notebook.name}: parameters cell: {error}") from error
+        for statement in statements:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            names.update(target.id for target in targets if isinstance(target, ast.Name))
+    return names
+
+
+# What a page depends on ----------------------------------------------------------------------------------------------
+
+
+def _run_key(page: Notebook, parameters: Mapping[str, object], profile: Profile, inputs: object, folder: Path) -> str:
+    content = {
+        "notebook": _notebook_source(page.notebook),
+        "parameters": parameters,
+        "models": list(profile.models),
+        "profile": profile.digest,
+        "library": _library_digest(),
+        "inputs": inputs,
+        "results": _read_digest(folder, page.dimension),
+    }
+    return _digest(json.dumps(content, sort_keys=True, default=str).encode())
+
+
+def _render_key(run_key: str) -> str:
+    folder = LIBRARY / "report"
+    names = ("html.py", "reading.py", "template/reading.yaml")
+    files = [*(folder / name for name in names), *sorted((folder / "template" / "notebook").iterdir())]
+    return _digest(run_key.encode(), *(path.read_bytes() for path in files if path.is_file()))
+
+
+def _notebook_source(path: Path) -> list[tuple[str, str, list[str]]]:
+    """Everything of a notebook that decides its page; outputs and counts of a run in JupyterLab do not."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return [
+            (cell["cell_type"], "".join(cell["source"]), cell.get("metadata", {}).get("tags", [])) for cell in cells
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a notebook: {error}") from error
+
+
+def _library_digest() -> str:
+    """Fingerprint of the code a notebook can call, of the small files it reads and of the packages behind it."""
+    sources = [path for path in sorted(LIBRARY.rglob("*.py")) if not _renders(path)]
+    assets = [path for path in sorted(ASSETS.rglob("*")) if path.suffix in {".csv", ".json", ".txt", ".yaml"}]
+    parts = [f"{path.relative_to(LIBRARY)}".encode() + path.read_bytes() for path in sources + assets]
+    return _digest(*parts, *(f"{name}={_version(name)}".encode() for name in PACKAGES))
+
+
+def _renders(path: Path) -> bool:
+    return path.parent == LIBRARY / "report" or path.relative_to(LIBRARY).as_posix() in RENDERING
+
+
+def _read_digest(folder: Path, dimension: str) -> str:
+    """Fingerprint of what other pages recorded and this one reads."""
+    if dimension in LATE:
+        return _results_digest(folder, dimension)
+    files = [folder / "results" / f"{name}.csv" for name in READS.get(dimension, ())]
+    return _digest(*(path.read_bytes() for path in files if path.is_file())) if files else ""
+
+
+def _results_digest(folder: Path, dimension: str) -> str:
+    files = [*sorted((folder / "results").glob("*.csv")), *sorted((folder / "findings").glob("*.json"))]
+    return _digest(*(path.name.encode() + path.read_bytes() for path in files if path.stem != dimension))
+
+
+def _digest(*parts: bytes) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()[:24]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+# Running and rendering ---------------------------------------------------------------------------------------------
+
+
+def _run(folder: Path, page: Notebook, parameters: Mapping[str, object], profile: Profile) -> dict[str, str]:
+    """Execute a page's notebook; returns facts for the page's footer."""
+    from beyond_accuracy.report import run as report_run
+
+    # Numbers of an earlier run must not outlive a run that fails, and a run cut short must not look finished.
+    _state_file(folder, page).unlink(missing_ok=True)
+    for stale in (
+        f"results/{page.dimension}.csv",
+        f"comparisons/{page.dimension}.csv",
+        f"findings/{page.dimension}.json",
+    ):
+        (folder / stale).unlink(missing_ok=True)
+    timeout = profile.settings.notebook_timeout
+    return report_run.execute(page.notebook, _executed(folder, page), parameters, timeout, project_root())
+
+
+def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]) -> PageState:
+    """Render the executed notebook and remember the result."""
+    import nbformat
+
+    from beyond_accuracy.report import html
+
+    notebook = nbformat.read(_executed(folder, page), as_version=4)
+    failure = html.failure_of(notebook)
+    body = html.render_body(notebook, failure, page.notebook.parent, page.dimension)
+    state = PageState(
+        name=page.name,
+        run_key=run_key,
+        render_key=_render_key(run_key),
+        status=failure.status if failure else "ok",
+        message=failure.summary if failure else "",
+        title=body.title or page.dimension.replace("_", " ").capitalize(),
+        lead=body.lead,
+        sections=body.sections,
+        facts=dict(facts),
+    )
+    write_atomically(_body_file(folder, page), body.html.encode())
+    write_atomically(_state_file(folder, page), (json.dumps(asdict(state), indent=1) + "\n").encode())
+    return state
+
+
+def _assemble(
+    folder: Path,
+    profile: Profile,
+    models: str,
+    pages: Sequence[Notebook],
+    states: Mapping[str, PageState],
+    options: dict,
+) -> None:
+    """Put the shell around every body and write the front page; files that come out the same are not touched."""
+    shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
+    recorded = [*sorted((folder / ".state" / "pages").glob("*")), *sorted((folder / "comparisons").glob("*.csv"))]
+    content = [path.read_bytes() for path in (*shell, *recorded)]
+    content += [_results_digest(folder, "").encode(), profile.digest.encode(), models.encode()]
+    key, key_file = _digest(*content), folder / ".state" / "site"
+    expected = [folder / "index.html", folder / "results.csv"]
+    expected += [folder / f"{name}.html" for name in (*_built(states), *TOOL_PAGES)]
+    if key_file.is_file() and key_file.read_text() == key and all(path.is_file() for path in expected):
+        return
+
+    from beyond_accuracy.report import front, html, tools
+
+    views = [_view(page, states[page.name]) for page in pages]
+    site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic}
+    inputs = [profile.digest, models, *(state.run_key for state in states.values())]
+    site = tools.write_tools(folder, profile, pages, views, site, inputs, options)
+    for page, view in zip(pages, views, strict=True):
+        if view.status != "absent":
+            body = html.Body(view.title, view.lead, view.sections, _body_file(folder, page).read_text("utf-8"))
+            text = html.page_html(body, view, views, site)
+            write_atomically(folder / f"{page.name}.html", text.encode())
+    for orphan in folder.glob("[0-9]*_*.html"):
+        if orphan.stem not in _built(states):
+            orphan.unlink()
+    write_atomically(folder / "index.html", front.front_page(folder, profile, models, pages, views, site).encode())
+    write_atomically(key_file, key.encode())
+
+
+def _built(states: Mapping[str, PageState]) -> list[str]:
+    return [name for name, state in states.items() if state.status != "absent"]
+
+
+def _view(page: Notebook, state: PageState):
+    from beyond_accuracy.report.html import PageView
+
+    title = state.title or page.dimension.replace("_", " ").capitalize()
+    return PageView(page.name, title, state.status, state.message, state.lead, state.sections, state.facts)
+
+
+def _read_state(folder: Path, page: Notebook) -> PageState:
+    path = _state_file(folder, page)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["sections"] = [tuple(pair) for pair in content["sections"]]
+        state = PageState(**content)
+    except (OSError, ValueError, KeyError, TypeError):
+        return PageState(page.name)  # never built, or by another version: build it
+    return state if _body_file(folder, page).is_file() else PageState(page.name)
+
+
+def _executed(folder: Path, page: Notebook) -> Path:
+    return folder / "executed" / f"{page.name}.ipynb"
+
+
+def _body_file(folder: Path, page: Notebook) -> Path:
+    return folder / ".state" / "pages" / f"{page.name}.html"
+
+
+def _state_file(folder: Path, page: Notebook) -> Path:
+    return folder / ".state" / "pages" / f"{page.name}.json"

@@ -1,0 +1,322 @@
+"""From an executed notebook to the inside of a page, and from insides to the pages of a report.
+
+nbconvert renders the cells through our own template (`template/notebook`, extending `basic`); the shell around them
+(navigation, banner, footer) is a plain Jinja template shared with the front page. Nothing here loads anything from
+anywhere: styles and script are written into the page, formulas become MathML, pictures are data.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import bs4
+import jinja2
+import latex2mathml.converter
+import nbformat
+from markupsafe import Markup
+from nbconvert.exporters import HTMLExporter
+from nbconvert.exporters.html import MarkdownWithMath
+from nbconvert.filters.markdown_mistune import IPythonRenderer
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+from beyond_accuracy.report import reading
+
+TEMPLATE = Path(__file__).parent / "template"
+SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a notebook did not run to its end."""
+
+    name: str  # of the exception (`DataMissing`, `InputError`, `ZeroDivisionError`, …)
+    message: str
+    traceback: str = ""  # plain text
+    cells_left: int = 0  # code cells after the failing one
+
+    @property
+    def status(self) -> str:
+        """`missing` (data or weights), `input` (bad input) or `failed`."""
+        return {"DataMissing": "missing", "InputError": "input"}.get(self.name, "failed")
+
+    @property
+    def summary(self) -> str:
+        """One line for the list of pages; our own errors speak for themselves."""
+        return self.message if self.status != "failed" else f"{self.name}: {self.message}".rstrip(": ")
+
+
+@dataclass(frozen=True)
+class Body:
+    """The inside of a page."""
+
+    title: str
+    lead: str  # first sentence or two, for the list of pages
+    sections: list[tuple[str, str]]  # (id, text) of the second-level headings
+    html: str
+
+
+@dataclass(frozen=True)
+class PageView:
+    """What the shell and the front page need to know about one page."""
+
+    name: str  # file stem
+    title: str
+    status: str  # ok, failed, input, missing, absent
+    message: str = ""
+    lead: str = ""
+    sections: list[tuple[str, str]] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)  # how the page was made, for its footer
+
+    @property
+    def href(self) -> str:
+        """Address of the page, relative to the report's folder."""
+        return f"{self.name}.html"
+
+
+# The inside --------------------------------------------------------------------------------------------------------
+
+
+def math_html(tex: str, display: str = "inline") -> str:
+    """A formula as MathML, which every current browser shows without help; the TeX source if it cannot be read."""
+    try:
+        mathml = latex2mathml.converter.convert(tex.strip(), display=display)
+    except Exception:  # latex2mathml raises many kinds; an unreadable formula must not cost the page
+        return f'<code class="ba-tex">{html.escape(tex)}</code>'
+    return mathml.replace("<math ", f'<math alttext="{html.escape(tex.strip())}" ', 1)
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown with formulas as MathML and links to the top of nothing left out."""
+
+    def inline_math(self, body: str) -> str:
+        return math_html(body)
+
+    def block_math(self, body: str) -> str:
+        return f'<div class="ba-math" tabindex="0">{math_html(body, "block")}</div>'
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+
+def markdown_html(text: str) -> str:
+    """Our own Markdown (never a reader's) as HTML, formulas as MathML."""
+    renderer = _Renderer(escape=False, attachments={}, embed_images=False, path="", exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(text)
+
+
+class _Exporter(HTMLExporter):
+    """HTMLExporter with our Markdown renderer."""
+
+    def markdown2html(self, context: jinja2.runtime.Context, source: str) -> str:
+        renderer = _Renderer(
+            escape=False,
+            attachments=context.get("cell", {}).get("attachments", {}),
+            embed_images=True,
+            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
+            exclude_anchor_links=True,
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+    markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
+
+
+def render_body(
+    notebook: NotebookNode, failure: Failure | None = None, folder: Path | None = None, dimension: str = ""
+) -> Body:
+    """Render the cells of an executed notebook.
+
+    Args:
+        notebook: The executed notebook; with a `failure`, what comes after the failing cell is left out.
+        failure: Why it stopped, if it did; shown where it stopped.
+        folder: Where pictures referred to in Markdown lie.
+        dimension: Of the page; decides the words under its figures.
+    """
+    config = Config(NbConvertBase={"display_data_priority": SHOWN_TYPES})
+    exporter = _Exporter(
+        config=config, template_name="notebook", extra_template_basedirs=[str(TEMPLATE)], embed_images=True
+    )
+    exporter.register_filter("latex2mathml", lambda tex: math_html(tex.strip("$ \n"), "block"))
+    resources = {"metadata": {"path": str(folder or ".")}}
+    text, _ = exporter.from_notebook_node(for_reading(notebook, failure), resources)
+    soup = bs4.BeautifulSoup(text, "html.parser")
+    title = _take_title(soup)
+    lead = next((" ".join(p.get_text().split()) for p in soup.select(".text_cell p, .cell-text p")), "")
+    sections = _name_headings(soup)
+    _mark_findings(soup)
+    _say_it_first(soup)
+    _fold_provenance(soup)
+    reading.add_folds(soup, dimension)
+    for table in soup.select("table"):
+        if not table.find_parent(class_="ba-scroll"):
+            table.wrap(soup.new_tag("div", attrs={"class": "ba-scroll", "tabindex": "0"}))
+    inside = str(soup)
+    if failure:
+        inside += _environment().get_template("failure.html.j2").render(failure=failure)
+    return Body(title, lead, sections, inside)
+
+
+def for_reading(notebook: NotebookNode, failure: Failure | None = None) -> NotebookNode:
+    """A copy of a notebook cut down to what a reader wants to see.
+
+    Hidden cells and papermill's markers go; bare reprs of a last expression go, as do cells after a failure; code
+    cells without output are folded together with the next one; ids are numbers, so that a rerun gives the same page.
+    """
+    cells: list[NotebookNode] = []
+    stop = next((i for i, cell in enumerate(notebook.cells) if _error_of(cell)), len(notebook.cells))
+    for cell in notebook.cells[: stop + 1] if failure else notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "hide" in tags or any(tag.startswith("papermill-error-cell") for tag in tags):
+            continue
+        cell = nbformat.from_dict(cell)
+        if cell.cell_type != "code":
+            cells += [cell] if cell.source.strip() else []
+            continue
+        cell.outputs = [output for output in cell.outputs if _worth_showing(output)]
+        cell.metadata["fold"] = "Parameters" if {"parameters", "injected-parameters"} & set(tags) else "Code"
+        before = cells[-1] if cells and cells[-1].cell_type == "code" else None
+        if before is not None and not before.outputs and "hide-input" not in tags:
+            cells.pop()
+            cell.source = f"{before.source}\n\n{cell.source}"
+            if before.metadata["fold"] != cell.metadata["fold"]:
+                cell.metadata["fold"] = "Parameters and code"
+        cells.append(cell)
+    for i, cell in enumerate(cells):
+        cell["id"] = f"cell-{i}"
+    return nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
+
+
+def _worth_showing(output: NotebookNode) -> bool:
+    if output.output_type == "stream":
+        return output.name == "stdout" and bool(output.text.strip())
+    if output.output_type == "execute_result":
+        return set(output.data) != {"text/plain"}
+    return output.output_type == "display_data"
+
+
+def failure_of(notebook: NotebookNode) -> Failure | None:
+    """The error a notebook stopped at, None if it ran to its end."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for i, cell in enumerate(code):
+        if error := _error_of(cell):
+            trace = _ANSI.sub("", "\n".join(error.traceback))
+            return Failure(error.ename, error.evalue, trace, len(code) - i - 1)
+    return None
+
+
+def _error_of(cell: NotebookNode) -> NotebookNode | None:
+    outputs = cell.outputs if cell.cell_type == "code" else []
+    return next((output for output in outputs if output.output_type == "error"), None)
+
+
+def _take_title(soup: bs4.BeautifulSoup) -> str:
+    heading = soup.find("h1")
+    if heading is None:
+        return ""
+    return heading.extract().get_text().strip()
+
+
+def _mark_findings(soup: bs4.BeautifulSoup) -> None:
+    """A displayed sentence that is bold from end to end is a finding (`Page.finding`)."""
+    for paragraph in soup.select(".output_markdown > p"):
+        inside = [child for child in paragraph.children if str(child).strip()]
+        if len(inside) == 1 and inside[0].name == "strong":
+            inside[0].unwrap()
+            paragraph["class"] = "ba-finding"
+
+
+def _say_it_first(soup: bs4.BeautifulSoup) -> None:
+    """The page's main finding, which its notebook can only state at the end, also right under the question."""
+    finding, first = soup.select_one("p.ba-finding"), soup.select_one("h2")
+    if finding is None or first is None:
+        return
+    heading = finding.find_previous(["h2", "h3"])
+    box = soup.new_tag("p", attrs={"class": "ba-short"})
+    link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
+    link.string = "In short:"
+    box.extend([link, " ", *(child.__copy__() for child in finding.children)])
+    start = soup.select_one(".cell-text")
+    if start is not None:
+        start.append(box)
+
+
+def _fold_provenance(soup: bs4.BeautifulSoup) -> None:
+    """Hashes and precisions are for whoever asks: folded, at the end of the page as before."""
+    for table in soup.select("figure.ba-table[id^=tab-provenance]"):
+        fold = soup.new_tag("details", attrs={"class": "ba-provenance-fold"})
+        summary = soup.new_tag("summary")
+        summary.string = "What made these numbers: weights, data, precision, device"
+        table.wrap(fold)
+        table.insert_before(summary)
+
+
+def _name_headings(soup: bs4.BeautifulSoup) -> list[tuple[str, str]]:
+    taken: dict[str, int] = {}
+    sections = []
+    for heading in soup.find_all(["h2", "h3", "h4"]):
+        text = " ".join(heading.get_text().split())
+        slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
+        taken[slug] = taken.get(slug, 0) + 1
+        heading["id"] = slug if taken[slug] == 1 else f"{slug}-{taken[slug]}"
+        if heading.name == "h2":
+            sections.append((heading["id"], text))
+    return sections
+
+
+# The shell -----------------------------------------------------------------------------------------------------------
+
+
+def page_html(body: Body, page: PageView, pages: Sequence[PageView], site: Mapping[str, object]) -> str:
+    """A whole page: the shell around a body.
+
+    Args:
+        body: The inside.
+        page: This page.
+        pages: All pages of the report, for the navigation.
+        site: Facts about the run: `profile`, `title`, `synthetic`.
+    """
+    shell = _environment().get_template("page.html.j2")
+    return shell.render(body=Markup(body.html), page=page, pages=pages, site=site, heading=body.title or page.title)
+
+
+def front_html(pages: Sequence[PageView], site: Mapping[str, object], **parts: object) -> str:
+    """The front page; `parts` are the variables of `front.html.j2`."""
+    return _environment().get_template("front.html.j2").render(pages=pages, page=None, site=site, **parts)
+
+
+def fragment(template: str, **variables: object) -> str:
+    """Markup of one of our templates; everything in it is escaped, `source` writes a file of ours as it is."""
+    return _environment().get_template(template).render(**variables)
+
+
+def _source(name: str) -> Markup:
+    return Markup((TEMPLATE / name).read_text(encoding="utf-8"))  # noqa: S704 (a trusted file of this package)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(TEMPLATE)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["codes"] = code_spans
+    environment.globals |= {"style": _source("style.css"), "script": _source("report.js"), "source": _source}
+    return environment
+
+
+def code_spans(text: str) -> Markup:
+    """Plain text with `code` between backticks, as our messages write commands; everything is escaped.
+
+    >>> code_spans("run `a < b`")
+    Markup('run <code>a &lt; b</code>')
+    """
+    parts = html.escape(text).split("`")
+    if len(parts) % 2 == 0:  # an odd backtick: nothing is paired for certain
+        return Markup("`".join(parts))  # noqa: S704 (escaped above)
+    return Markup("".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)))  # noqa: S704

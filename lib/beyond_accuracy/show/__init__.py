@@ -1,0 +1,1 @@
+"""Looks, figures, tables, results on disk."""

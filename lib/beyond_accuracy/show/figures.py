@@ -1,0 +1,372 @@
+"""The kinds of figure of the report: dots, lines, arrows, stacked bars, matrices, leads, scatters.
+
+Each draws a tidy frame in which a row is one mark: `value`, optionally `ci_low` and `ci_high`, `model`, and the columns
+that are named as the axes. It returns the figure and its words for whoever cannot see it, made from the same rows.
+`Page.draw` calls them with the looks of the report's models.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from beyond_accuracy.show.theme import (
+    GREY,
+    HALO,
+    INK,
+    WIDTH,
+    ModelStyle,
+    bar_options,
+    category_axis,
+    chance_line,
+    errorbar,
+    legend,
+    paper_points,
+)
+
+Drawn = tuple[Figure, str]
+
+
+def panels(names: Sequence, height: float, columns: int = 1, **options) -> tuple[Figure, dict]:
+    """A figure with one axes per name, `columns` side by side; surplus axes are hidden."""
+    rows = -(-len(names) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, 0.7 + rows * height), squeeze=False, **options)
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    for ax, name in zip(axes.flat, names, strict=False):
+        ax.set_title(str(name))
+    return fig, dict(zip(names, axes.flat, strict=False))
+
+
+def spell(frame: pd.DataFrame, by: Sequence[str], labels: Mapping[str, str], spec: str = ".3g") -> str:
+    """Rows as words, such as `ViT, World R 12.7; …`."""
+    rows = frame.to_dict("records")
+    return "; ".join(f"{', '.join(_name(row[c], labels) for c in by if c)} {row['value']:{spec}}" for row in rows)
+
+
+def _name(value: object, labels: Mapping[str, str]) -> str:
+    return labels.get(value, f"{value:g}" if isinstance(value, float) else str(value).replace("_", " "))
+
+
+def used(styles: Mapping[str, ModelStyle], frame: pd.DataFrame) -> dict[str, ModelStyle]:
+    """Looks of those models that the frame holds."""
+    return {name: look for name, look in styles.items() if (frame["model"] == name).any()}
+
+
+def dots(
+    frame: pd.DataFrame,
+    y: str,
+    styles: Mapping[str, ModelStyle],
+    xlabel: str,
+    *,
+    panel: str = "",
+    order: Sequence = (),
+    paper: pd.DataFrame | bool | None = None,
+    line: float | None = None,
+    chance: float | None = None,
+    stripes: bool = False,
+    counts: bool = False,
+    xlim: tuple | None = None,
+) -> Drawn:
+    """One row per category, one mark with its interval per model; panels below each other.
+
+    Args:
+        frame: Rows.
+        y: Column of the categories.
+        styles: Looks of the models.
+        xlabel: Axis label.
+        panel: Column with one panel per value.
+        order: Categories from top to bottom.
+        paper: The paper's values in the same columns, drawn as black ticks (True in a call of `Page.draw`).
+        line: Where a line of reference stands.
+        chance: Level of chance, a dotted line.
+        stripes: Shade every other category.
+        counts: Put n behind a category's name.
+        xlim: Limits.
+    """
+    names, looks = list(order) or list(dict.fromkeys(frame[y])), used(styles, frame)
+    each = max(0.4, 0.2 + 0.09 * len(looks)) * len(names)
+    fig, axes = panels(list(dict.fromkeys(frame[panel])) if panel else [""], each + 0.6)
+    for key, ax in axes.items():
+        mine = frame[frame[panel] == key] if panel else frame
+        common = {"x": y, "styles": looks, "order": names, "orient": "h", "dodge": 0.72 / max(len(looks), 4)}
+        errorbar(ax, mine, markersize=6, capsize=0, **common)
+        if paper is not None and len(paper):
+            paper_points(ax, paper[paper[y].isin(names)], **common)
+        if line is not None:
+            ax.axvline(line, color=INK, linewidth=1)
+        if chance is not None:
+            chance_line(ax, chance, orient="h")
+        for i in range(0, len(names) * stripes, 2):
+            ax.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.09, linewidth=0)
+        if counts:
+            size = mine.drop_duplicates(y).set_index(y)["n"]
+            ax.set_yticks(range(len(names)), [f"{str(k).replace('_', ' ')}  ({size[k]:,})" for k in names])
+        ax.set(xlabel=xlabel, xlim=xlim)
+    legend(fig, looks)
+    words = spell(frame, [panel, y, "model"], labels_of(looks))
+    return fig, f"{xlabel} of {len(looks)} models: {words}."
+
+
+def lines(
+    frame: pd.DataFrame,
+    x: str,
+    styles: Mapping[str, ModelStyle],
+    xlabel: str,
+    ylabel: str,
+    *,
+    panel: str = "",
+    columns: int = 2,
+    band: bool = False,
+    level: float | None = None,
+    equal: bool = False,
+    shade: Mapping[str, tuple[float, float]] | None = None,
+    ymin: float | None = None,
+) -> Drawn:
+    """Value against a number, a line per model, a panel per value of a column.
+
+    Args:
+        frame: Rows.
+        x: Column of the horizontal axis.
+        styles: Looks of the models.
+        xlabel: Its label.
+        ylabel: The other label.
+        panel: Column with one panel per value.
+        columns: Panels side by side.
+        band: Intervals as bands (many points), else as whiskers.
+        level: A dotted line of reference.
+        equal: Equal distances between the steps of a ladder.
+        shade: Panel -> (low, high) that is shaded.
+        ymin: Lower limit of the vertical axis.
+    """
+    keys, looks = list(dict.fromkeys(frame[panel])) if panel else [""], used(styles, frame)
+    fig, axes = panels(keys, 3.2, min(2, len(keys)), sharey=True)
+    for key, ax in axes.items():
+        mine = frame[frame[panel] == key] if panel else frame
+        steps = list(dict.fromkeys(mine[x])) if equal else None
+        if shade and key in shade:
+            ax.axvspan(*shade[key], color="#eef0f3", zorder=0)
+        if band:
+            for i, (name, look) in enumerate(looks.items()):
+                part = mine[mine["model"] == name].sort_values(x)
+                every = max(1, len(part) // 5)
+                if "ci_low" in part:
+                    ax.fill_between(part[x], part["ci_low"], part["ci_high"], color=look.color, alpha=0.15, linewidth=0)
+                ax.plot(
+                    part[x], part["value"], color=look.color, linestyle=look.linestyle, marker=look.marker,
+                    markerfacecolor=look.markerfacecolor, markevery=(i * every // max(len(looks), 1), every),
+                )  # fmt: skip
+        else:
+            errorbar(ax, mine, x=x, styles=looks, order=steps, line=True, dodge=0.0, markersize=6, capsize=0)
+            if equal:
+                ax.set_xticks(range(len(steps)), [f"{s:g}" for s in steps])
+        if level is not None:
+            ax.axhline(level, color=GREY, linestyle=":", linewidth=1.4)
+        ax.set_xlabel(xlabel)
+    first = next(iter(axes.values()))
+    first.set_ylim(bottom=ymin)
+    fig.supylabel(ylabel, fontsize=11.5)
+    legend(fig, looks, kind="line")
+    ends = (
+        frame.groupby([*([panel] if panel else []), "model"], sort=False)["value"].agg(["first", "last"]).reset_index()
+    )
+    words = (
+        f"{', '.join(labels_of(looks).get(v, str(v)) for v in row[:-2])} {row[-2]:.3g} to {row[-1]:.3g}"
+        for row in ends.itertuples(index=False)
+    )
+    return fig, f"{ylabel} against {xlabel}, first to last: {'; '.join(words)}."
+
+
+def arrows(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], xlabel: str, panel: str) -> Drawn:
+    """From `before` to `value`, an arrow per model, panels below each other."""
+    looks = used(styles, frame)
+    fig, axes = panels(list(dict.fromkeys(frame[panel])), 0.5 + 0.42 * len(looks), sharex=True)
+    for key, ax in axes.items():
+        mine = frame[frame[panel] == key].set_index("model").reindex(list(looks))
+        for i, (row, look) in enumerate(zip(mine.itertuples(), looks.values(), strict=True)):
+            head = {"arrowstyle": "-|>", "color": look.color, "shrinkA": 0, "shrinkB": 4}
+            ax.annotate("", (row.value, i), (row.before, i), arrowprops=head)
+            ax.plot(row.before, i, "|", color=INK, markersize=15, markeredgewidth=2)
+        errorbar(ax, mine.reset_index(), x="model", styles=looks, order=list(looks), orient="h", dodge=0)
+        category_axis(ax, [look.label for look in looks.values()], "h")
+    ax.set(xlabel=xlabel, xlim=(0, None))
+    words = (
+        f"{r[panel]}, {looks[r['model']].label}: {r['before']:.3f} to {r['value']:.3f}"
+        for r in frame.to_dict("records")
+    )
+    return fig, f"{xlabel}: {'; '.join(words)}."
+
+
+def stacked(
+    frame: pd.DataFrame, kinds: Mapping[str, tuple[str, str]], styles: Mapping[str, ModelStyle], xlabel: str
+) -> Drawn:
+    """One stacked bar per model in percent: rows `model, kind, value`; kind -> (colour, hatch)."""
+    wide = frame.pivot(index="model", columns="kind", values="value").reindex(list(used(styles, frame)))
+    fig, axes = panels([""], 0.6 + 0.5 * len(wide))
+    ax, left = axes[""], np.zeros(len(wide))
+    for kind, (color, hatch) in kinds.items():
+        width = wide[kind].to_numpy(float)
+        bars = ax.barh(range(len(wide)), width, 0.7, left=left, color=color, hatch=hatch, edgecolor="white", label=kind)
+        shown = [f"{w:.0f}" if w >= 6 else "" for w in width]
+        ax.bar_label(bars, shown, label_type="center", bbox={"facecolor": color, "edgecolor": "none", "pad": 1.0})
+        left += width
+    category_axis(ax, [styles[m].label for m in wide.index], "h")
+    ax.set(xlim=(0, 100), xlabel=xlabel)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
+    return fig, f"{xlabel}: {spell(frame, ['model', 'kind'], labels_of(styles), '.0f')}."
+
+
+def matrix(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    label: str,
+    styles: Mapping[str, ModelStyle],
+    *,
+    panel: str = "",
+    spec: str = ".2f",
+    limits: tuple[float, float] = (0, 1),
+    cmap: str = "Greys",
+) -> Drawn:
+    """Numbers in a grid of greys: one cell per (x, y), one panel per value of a column.
+
+    Args:
+        frame: Rows.
+        x: Column whose values stand across.
+        y: Column whose values stand downwards.
+        label: What the numbers are.
+        styles: Looks of the models, for their names.
+        panel: Column with one panel per value.
+        spec: Format of a number.
+        limits: Of the greys.
+        cmap: Colour map.
+    """
+    names = labels_of(styles)
+    keys = list(dict.fromkeys(frame[panel])) if panel else [""]
+    down, across = list(dict.fromkeys(frame[y])), list(dict.fromkeys(frame[x]))
+    fig, axes = panels([names.get(k, k) for k in keys], 0.6 + 0.27 * len(down), min(2, len(keys)), sharey=True)
+    for key, ax in zip(keys, axes.values(), strict=True):
+        mine = frame[frame[panel] == key] if panel else frame
+        grid = mine.pivot(index=y, columns=x, values="value").reindex(index=down, columns=across)
+        image = ax.pcolormesh(grid.to_numpy(), cmap=cmap, vmin=limits[0], vmax=limits[1], edgecolor="white")
+        for i, j in zip(*np.nonzero(grid.notna().to_numpy()), strict=True):
+            value = grid.iat[i, j]
+            shade = "white" if np.mean(image.cmap(image.norm(value))[:3]) < 0.5 else INK
+            text = f"{value:{spec}}".replace("-", "−")
+            ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=shade)
+        ax.set_xticks(np.arange(len(across)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in across])
+        ax.set_yticks(np.arange(len(down)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in down])
+        ax.set_ylim(len(down), 0)
+        ax.grid(visible=False)
+    fig.colorbar(image, ax=list(axes.values()), label=label, location="bottom", shrink=0.6, aspect=30, pad=0.02)
+    return fig, f"{label}: {spell(frame, [panel, y, x], names, spec)}."
+
+
+def labels_of(styles: Mapping[str, ModelStyle]) -> dict[str, str]:
+    """Model -> label."""
+    return {name: look.label for name, look in styles.items()}
+
+
+def lead(
+    frame: pd.DataFrame, y: str, pairs: Sequence[tuple[str, str]], styles: Mapping[str, ModelStyle], gaps: pd.DataFrame
+) -> Drawn:
+    """The paper's lead chart: whoever wins a row pulls the bar to its side; its own value stands at the right edge.
+
+    Args:
+        frame: Rows `y, model, value`.
+        y: Column of the categories.
+        pairs: (left, right) models, one panel each.
+        styles: Looks of the models.
+        gaps: Rows `y, model_a, model_b, difference, ci_low, ci_high`.
+    """
+    names = list(dict.fromkeys(frame[y]))
+    fig, axes = panels([" − ".join(pair) for pair in pairs], 0.9 + 0.42 * len(names))
+    turned = gaps.rename(columns={"model_a": "model_b", "model_b": "model_a"})
+    turned[["difference", "ci_low", "ci_high"]] = -gaps[["difference", "ci_high", "ci_low"]].to_numpy()
+    both = pd.concat([gaps, turned])
+    for ax, (left, right) in zip(axes.values(), pairs, strict=True):
+        mine = both[(both["model_a"] == right) & (both["model_b"] == left)].set_index(y).reindex(names)
+        best = frame[frame["model"].isin([left, right])].groupby(y, sort=False)["value"].max()
+        for i, (name, row) in enumerate(mine.iterrows()):
+            gap, ends = row["difference"], [row["difference"], row["ci_low"], row["ci_high"]]
+            ax.barh(i, gap, 0.68, **bar_options(styles[right if gap > 0 else left]))
+            ax.plot(ends[1:], [i, i], color=INK, linewidth=1.3, path_effects=HALO)
+            side = 1 if gap >= 0 else -1
+            at = {"xytext": (5 * side, 0), "textcoords": "offset points", "ha": "left" if side > 0 else "right"}
+            ax.annotate(f"+{abs(gap):.1f}", (side * max(side * np.array(ends)), i), va="center", fontsize=10.5, **at)
+            ax.text(1.04, i, f"{best[name]:.1f}", transform=ax.get_yaxis_transform(), va="center", fontsize=10.5)
+        reach = 1.5 * np.nanmax(mine[["difference", "ci_low", "ci_high"]].abs().to_numpy())
+        ax.axvline(0, color=INK, linewidth=1)
+        category_axis(ax, names, "h")
+        ax.set(xlim=(-reach, reach), ylim=(len(names) - 0.4, -1.2), xlabel="lead (points)", title="")
+        for spot, text, ha in ((0.0, f"← {styles[left].label}", "left"), (1.0, f"{styles[right].label} →", "right")):
+            ax.text(spot, 1.01, text, transform=ax.transAxes, ha=ha, va="bottom", fontsize=11, fontweight="bold")
+    spoken = gaps[[pair in pairs for pair in zip(gaps["model_a"], gaps["model_b"], strict=True)]]
+    words = spell(spoken.assign(value=spoken["difference"]), [y, "model_a", "model_b"], labels_of(styles), "+.1f")
+    return fig, f"Lead in points, first minus second model: {words}."
+
+
+def scatter(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    styles: Mapping[str, ModelStyle],
+    labels: tuple[str, str],
+    panel: str,
+    board: pd.DataFrame,
+    line: pd.Series,
+    to: Callable = lambda v: v,
+) -> Drawn:
+    """Two numbers of every model against each other, panels two by two, with published models and their line.
+
+    Args:
+        frame: Rows with `x` and `y`, optionally `<x>_low`, `<x>_high` and those of y.
+        x: Column.
+        y: Column.
+        styles: Looks of the models.
+        labels: Of the axes.
+        panel: Column with one panel per value; also the board's column of that panel.
+        board: Published models with `imagenet_1k`; may be empty.
+        line: Those of the board that the line is fitted to.
+        to: Scale on which both are drawn, such as log-odds.
+    """
+    keys, looks = list(dict.fromkeys(frame[panel])), used(styles, frame)
+    fig, axes = panels(keys, 2.9, 2)
+    for key, ax in axes.items():
+        seen = [frame[frame[panel] == key][[x, y]].to_numpy(float)]
+        if key in board:
+            known = board[["imagenet_1k", key]].notna().all(axis=1)
+            for chosen, mark, color in ((known & ~line, "x", "#b9bdc5"), (known & line, ".", "#6d737c")):
+                ax.plot(
+                    to(board.loc[chosen, "imagenet_1k"]), to(board.loc[chosen, key]), mark, color=color, markersize=4
+                )
+            fit = board[known & line]
+            seen.append(fit[["imagenet_1k", key]].to_numpy(float))
+            slope, start = np.polyfit(to(fit["imagenet_1k"]), to(fit[key]), 1)
+            for part, style in ((board[known], ":"), (fit, "-")):
+                ends = to(np.array([part["imagenet_1k"].min(), part["imagenet_1k"].max()]))
+                ax.plot(ends, start + slope * ends, color=INK, linestyle=style, linewidth=1.3)
+        for row in frame[frame[panel] == key].to_dict("records"):
+            look, reach = looks[row["model"]], {}
+            for side, name in (("xerr", x), ("yerr", y)):
+                ends = to(np.array([row[f"{name}_low"], row[name], row[f"{name}_high"]]))
+                reach[side] = np.clip(np.diff(ends), 0, None)[:, None]
+            marks = {"marker": look.marker, "color": look.color, "markerfacecolor": look.markerfacecolor}
+            ax.errorbar(to(row[x]), to(row[y]), **reach, **marks, markeredgewidth=1.6, elinewidth=1.2, zorder=3)
+        values = np.concatenate(seen)
+        for axis, limits, column in ((ax.xaxis, ax.set_xlim, values[:, 0]), (ax.yaxis, ax.set_ylim, values[:, 1])):
+            low, high = to(column.min()) - 0.25, to(column.max()) + 0.25
+            ticks: list[float] = []
+            for tick in (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95, 98, 99):
+                if low <= to(tick) <= high and (not ticks or to(tick) - to(ticks[-1]) >= (high - low) / 6):
+                    ticks.append(tick)
+            axis.set_ticks(to(np.array(ticks)), ticks)
+            limits(low, high)
+        ax.axline((0, 0), slope=1, color=GREY, linestyle="--", linewidth=1, zorder=0.5)
+    fig.supxlabel(labels[0], fontsize=11.5)
+    fig.supylabel(labels[1], fontsize=11.5)
+    legend(fig, looks)
+    words = spell(frame.assign(value=frame[y]), ["model", panel, x], labels_of(looks))
+    return fig, f"{labels[1]} by {labels[0]}: {words}."

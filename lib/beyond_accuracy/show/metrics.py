@@ -1,0 +1,32 @@
+"""What every metric is called, how it is written, which end is better and what it means: `metrics.yaml`, read once."""
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+FILE = Path(__file__).with_name("metrics.yaml")
+ARROWS = {"up": "↑", "down": "↓"}
+
+
+@cache
+def document() -> dict:
+    """The whole file: `intro`, `sections` (title, lead, metrics) and `headlines`."""
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+
+
+@cache
+def described() -> dict[str, dict]:
+    """Metric -> its entry: `heading`, `format`, `better` (`up`, `down` or absent), `text`."""
+    return {name: entry for section in document()["sections"] for name, entry in (section["metrics"] or {}).items()}
+
+
+def about(metric: str) -> dict:
+    """The entry of a metric; `accuracy:coverage=0.8` is found under `accuracy:coverage`, then under `accuracy`.
+
+    A metric that is not described is shown by its own name.
+    """
+    for name in (metric, metric.partition("=")[0], metric.partition(":")[0]):
+        if name in described():
+            return described()[name]
+    return {"heading": metric.replace("_", " "), "format": ".3g"}

@@ -1,0 +1,237 @@
+"""Profiles: what is accepted, what is merged, and one clear message for everything else."""
+
+import dataclasses
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import (
+    DIMENSIONS,
+    DatasetSpec,
+    ModelSpec,
+    Settings,
+    available_profiles,
+    load_profile,
+    parse_profile,
+    unknown,
+)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(content, name="mine.yaml"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", sorted(available_profiles()))
+def test_shipped_profiles_are_valid_and_roles_name_datasets(name):
+    profile = load_profile(name)
+    assert profile.name == name and set(profile.dimensions) <= set(DIMENSIONS)
+    for roles in profile.dimensions.values():
+        if "clean" in roles:
+            assert roles["clean"] in profile.datasets
+
+
+def test_the_shortest_profile(written):
+    profile = load_profile(written("models: {}"))
+    assert (profile.name, profile.title, profile.synthetic) == ("mine", "mine", False)
+    assert profile.settings == Settings() and profile.models == {} and profile.imports == ()
+
+
+def test_a_whole_profile(written):
+    path = written(
+        """
+        name: "Größe & 'quotes'"
+        title: T
+        synthetic: true
+        description: " two words "
+        settings: {preset: paper, logit_scale: 100, precision: fp32, seed: 3, prompts: "a {c}\\nthe {c}"}
+        imports: [my_module]
+        models:
+          a: {source: timm, name: resnet50.a1_in1k, family: convnet}
+          b: {source: open_clip, name: ViT-B-16, pretrained: laion400m_e31, label: B, paradigm: clip}
+          c: {source: predictions}
+        datasets: {d: {reader: class_folder, path: x, classes: "", limit: 5, options: {1: {2: 3}}, keep: none}}
+        dimensions: {calibration: {clean: d}, landscape: null}
+        """
+    )
+    profile = load_profile(path)
+    assert profile.name == "Größe & 'quotes'" and profile.synthetic and profile.description == "two words"
+    assert profile.settings.logit_scale == "100" and profile.settings.prompts.splitlines() == ["a {c}", "the {c}"]
+    assert profile.models["a"] == ModelSpec("a", "timm", id="resnet50.a1_in1k", label="a", family="convnet")
+    assert profile.models["b"].pretrained == "laion400m_e31" and profile.models["b"].label == "B"
+    assert profile.datasets["d"] == DatasetSpec(
+        "d", "class_folder", "x", "", options={"1": {"2": 3}}, limit=5, keep="none"
+    )
+    assert profile.dimensions == {"calibration": {"clean": "d"}, "landscape": {}} and profile.imports == ("my_module",)
+    assert load_profile(path).digest == profile.digest
+    assert dataclasses.replace(profile, title="U").digest != profile.digest
+
+
+def test_extending(written):
+    written({"models": {"a": {"source": "timm", "name": "x"}, "b": {"source": "timm", "name": "y"}}}, "base.yaml")
+    written({"extends": "base.yaml", "settings": {"seed": 1, "chunk": 7}}, "middle.yaml")
+    profile = load_profile(
+        written({"extends": "middle.yaml", "name": "top", "settings": {"seed": 2}, "models": {"a": None}})
+    )
+    assert list(profile.models) == ["b"] and profile.settings.seed == 2 and profile.settings.chunk == 7
+    assert load_profile(written({"extends": "predictions", "name": "p2"})).datasets.keys() == (
+        load_profile("predictions").datasets.keys()
+    )
+
+
+def test_profiles_that_extend_each_other(written):
+    written("extends: two.yaml", "one.yaml")
+    with pytest.raises(InputError, match="leads back to itself"):
+        load_profile(written("extends: one.yaml", "two.yaml"))
+    with pytest.raises(InputError, match="leads back to itself"):
+        load_profile(written("extends: mine.yaml"))
+
+
+def model(**content):
+    return {"models": {"m": {"source": "timm", "name": "resnet18", **content}}}
+
+
+def dataset(**content):
+    return {"datasets": {"d": {"reader": "class_folder", **content}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("a: 2001-99-99", "not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a: !!int ''", "not valid YAML"),
+        ("&a [*a]", "nested too deeply"),
+        ("a: &a {b: *a}", "nested too deeply"),
+        ("&a {a: &b [x, x, x, x, x, x, x, x, x, x]}", "unknown key 'a'"),
+        ("- a list", "expected a mapping of names to values, got list"),
+        ("", "expected a mapping of names to values, got NoneType"),
+        ({"modles": {}}, "unknown key 'modles'; did you mean models"),
+        ({"models": ["a"]}, "models: expected a mapping"),
+        ({"models": {"m": "resnet"}}, "models.m: expected a mapping"),
+        (model(source="tim"), "unknown source 'tim'; did you mean timm"),
+        ({"models": {"m": {"name": "resnet18"}}}, "m: missing 'source'"),
+        ({"models": {"m": {"source": "timm"}}}, "models.m: 'name' is missing"),
+        (model(chekpoint="x"), "unknown key 'chekpoint'; did you mean checkpoint"),
+        (model(label=["x"]), "label: expected text"),
+        ({"models": {"../../x": {"source": "predictions"}}}, "model name '../../x' cannot be used"),
+        ({"models": {"": {"source": "predictions"}}}, "model name '' cannot be used"),
+        ({"datasets": {".d": {"reader": "parquet"}}}, "dataset name '.d' cannot be used"),
+        ({"datasets": {"d": {}}}, "d: missing 'reader'"),
+        (dataset(name="e"), "a dataset's name is its key"),
+        (dataset(limit=-1), "limit: expected 0 or more"),
+        (dataset(limit=True), "limit: expected a whole number, got True"),
+        (dataset(limit="5"), "limit: expected a whole number, got '5'"),
+        (dataset(options=[1]), "options: expected a mapping"),
+        (dataset(keep="logit"), "unknown value 'logit'; did you mean logits"),
+        ({"dimensions": {"calibrations": {}}}, "unknown dimension 'calibrations'; did you mean calibration"),
+        ({"dimensions": {"calibration": "x"}}, "dimensions.calibration: expected a mapping"),
+        ({"settings": {"preset": "papper"}}, "settings.preset: unknown value 'papper'; did you mean paper"),
+        ({"settings": {"precision": "int8"}}, "settings.precision: unknown value 'int8'"),
+        ({"settings": {"logit_scale": "large"}}, "logit_scale: expected `learned` or a positive number"),
+        ({"settings": {"logit_scale": 0}}, "logit_scale: expected"),
+        ({"settings": {"logit_scale": "nan"}}, "logit_scale: expected"),
+        ({"settings": {"logit_scale": "inf"}}, "logit_scale: expected"),
+        ({"settings": {"prompts": "a photo"}}, "settings.prompts: expected"),
+        ({"settings": {"prompts": ""}}, "settings.prompts: expected"),
+        ({"settings": {"chunk": 0}}, "settings.chunk: expected at least 1"),
+        ({"settings": {"seed": -1}}, "settings.seed: expected at least 0"),
+        ({"settings": {"workers": -2}}, "settings.workers: expected at least -1"),
+        ({"settings": {"resamples": 2000.0}}, "resamples: expected a whole number"),
+        ({"settings": {"name": "x"}}, "unknown key 'name'"),
+        ({"imports": "my_module"}, "imports: expected a list of module names"),
+        ({"imports": [1]}, "imports: expected a list of module names"),
+        ({"synthetic": "no way"}, "synthetic: expected true or false"),
+        ({"name": "a/b"}, "profile name 'a/b' cannot be used"),
+        ({"name": ["a"]}, "name: expected text"),
+        ({"title": {"a": 1}}, "title: expected text"),
+        ({"extends": "papr"}, "extends: unknown profile 'papr'"),
+        ({"extends": ["x"]}, "extends: unknown profile"),
+    ],
+)
+def test_what_is_wrong_is_said(written, content, message):
+    path = written(content)
+    with pytest.raises(InputError) as raised:
+        load_profile(path)
+    assert message in str(raised.value) and "mine.yaml" in str(raised.value)
+
+
+def test_aliases_that_unfold_without_end(written):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    with pytest.raises(InputError, match="too large for a profile"):
+        load_profile(written("\n".join(lines)))
+
+
+@pytest.mark.parametrize("name", ["minni", "no/such.yaml", "x" * 5000, "", "."])
+def test_unknown_profiles(name):
+    with pytest.raises(InputError, match="unknown profile .*YAML file"):
+        load_profile(name)
+
+
+def test_a_binary_file_is_no_profile(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00models")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_profile(tmp_path / "x.yaml")
+
+
+def test_selecting_models(written):
+    profile = load_profile(written({"models": {n: {"source": "timm", "name": n} for n in "abc"}}))
+    assert profile.select("") is profile and profile.select(" , ") is profile
+    assert list(profile.select("c, a,c").models) == ["c", "a"]
+    chosen = profile.select(["mine", "b"]).models
+    assert chosen["mine"] == ModelSpec("mine", "predictions", label="mine") and chosen["b"].source == "timm"
+    with pytest.raises(InputError, match="cannot be used"):
+        profile.select("../x")
+
+
+def test_near_matches():
+    assert unknown("model", "vit_supp", ["vit_sup", "other"]) == "unknown model 'vit_supp'; did you mean vit_sup?"
+    assert unknown("model", "zzz", ["a", "b"]) == "unknown model 'zzz'; known: a, b"
+    assert unknown("model", "zzz", []) == "unknown model 'zzz'; known: none"
+
+
+# Fuzz: whatever a file holds, a profile comes out or an InputError does -----------------------------------------------
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
+WORDS = st.sampled_from(
+    ["name", "title", "models", "datasets", "settings", "dimensions", "imports", "extends", "synthetic", "source"]
+    + ["reader", "options", "limit", "keep", "label", "seed", "chunk", "prompts", "logit_scale", "calibration", "timm"]
+)
+TREES = st.recursive(
+    SCALARS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.integers() | st.text(max_size=3), inner),
+    max_leaves=12,
+)
+QUICK = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@QUICK
+@given(st.dictionaries(WORDS, TREES, max_size=5) | TREES)
+def test_any_tree(tmp_path_factory, tree):
+    source = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    try:
+        profile = parse_profile(tree, source)
+    except InputError:
+        return
+    assert len(profile.digest) == 16 and profile.name
+
+
+@QUICK
+@given(st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>#\"'%@`?,\n\t 0123.~\x00\x85é"), max_size=60) | st.binary())
+def test_any_text(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "fuzz-text.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    try:
+        load_profile(path)
+    except InputError as error:
+        assert "fuzz-text.yaml" in str(error)

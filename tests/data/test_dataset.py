@@ -1,0 +1,262 @@
+"""Datasets: what identifies one, how images are decoded, and what is refused."""
+
+import io
+import pickle
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import DatasetSpec
+from beyond_accuracy.data import readers
+from beyond_accuracy.data.dataset import BadImage, BytesLoader, build_dataset
+from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.data.readers.files import PathLoader, pack
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def plain(value=90, size=(8, 6)):
+    return Image.new("RGB", size, (value, 20, 30))
+
+
+def build(ids=("a", "b", "c"), targets=(0, 1, 2), blobs=None, classes="", content="x", **more):
+    spec = DatasetSpec("set", "parquet", classes=classes, **more.pop("spec", {}))
+    blobs = [encoded(plain(k)) for k in range(len(ids))] if blobs is None else blobs
+    return build_dataset(spec, list(ids), targets, BytesLoader(blobs), content=content, source="here", **more)
+
+
+def test_a_dataset():
+    frame = pd.DataFrame({"yaw": [1.0, 2.0, 3.0]})
+    data = build(targets=[0, 1, 0], metadata=frame, spec={"title": "Set", "options": {"preprocess": "native"}})
+    assert len(data) == 3 and not data.multilabel and data.classes is None and data.title == "Set"
+    assert data.metadata.loc["b", "yaw"] == 2.0 and data.position("c") == 2 and data.preprocess == "native"
+    assert data.targets.dtype == np.int64 and data.image(1).getpixel((0, 0)) == (1, 20, 30)
+    with pytest.raises(InputError, match="no image with id 'd'"):
+        data.position("d")
+
+
+def test_the_fingerprint_sees_content_ids_labels_order_and_columns():
+    base = build()
+    variants = [
+        build(content="y"),
+        build(ids=("a", "b", "d")),
+        build(targets=(0, 1, 1)),
+        build(ids=("b", "a", "c"), targets=(1, 0, 2)),
+        build(targets=[[0], [1], [2]]),
+        build(targets=[[0], [1, 2], []]),
+        build(columns=np.array([0, 1, 2])),
+        build(columns=np.array([0, 1, 2, 5])),
+        base.take(np.array([0, 1])),
+        base.take(np.array([2, 1, 0])),
+    ]
+    prints = [base.fingerprint, *(data.fingerprint for data in variants)]
+    assert len(set(prints)) == len(prints)
+    same = build(metadata=pd.DataFrame({"m": [1, 2, 3]}), spec={"title": "Other", "licence": "x", "limit": 9})
+    assert same.fingerprint == base.fingerprint
+
+
+def test_take_and_limit():
+    data = build([f"i{k:02d}" for k in range(20)], list(range(20)))
+    cut = data.limit(5)
+    assert cut.ids.tolist() == ["i00", "i05", "i10", "i14", "i19"]  # round(linspace(0, 19, 5)): evenly spaced
+    assert cut.targets.tolist() == [0, 5, 10, 14, 19] and cut.metadata.index.tolist() == cut.ids.tolist()
+    assert cut.image(3).getpixel((0, 0))[0] == 14
+    assert data.limit(0) is data and data.limit(20) is data and data.limit(99) is data
+    assert data.limit(1).ids.tolist() == ["i00"] and data.limit(19).ids[-1] == "i19"
+    again = cut.take(np.array([4, 0]))
+    assert again.ids.tolist() == ["i19", "i00"] and again.image(0).getpixel((0, 0))[0] == 19
+    copied = pickle.loads(pickle.dumps(cut))  # as a worker process gets it
+    assert copied.image(2).getpixel((0, 0))[0] == 10
+    multi = build(targets=[[0], [1, 2], []]).take(np.array([1, 2]))
+    assert multi.multilabel and [t.tolist() for t in multi.targets] == [[1, 2], []]
+
+
+def test_limit_keeps_classes_balanced():
+    data = build([f"{k:03d}" for k in range(120)], np.repeat(np.arange(12), 10))
+    assert np.bincount(data.limit(36).targets).tolist() == [3] * 12
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK", "I;16"])
+def test_every_mode_becomes_rgb(mode):
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    image = Image.fromarray(np.full((5, 4), 7, np.uint16)) if mode == "I;16" else plain().convert(mode)
+    decoded = build(ids=("a",), targets=(0,), blobs=[encoded(image, kind)]).image(0)
+    assert decoded.mode == "RGB" and decoded.size == image.size
+
+
+def bad_blobs():
+    rng = np.random.default_rng(0)
+    noisy = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    jpeg, png, webp = encoded(noisy, "JPEG"), encoded(noisy), encoded(noisy, "WEBP")
+    huge = bytearray(png)
+    huge[16:24] = struct.pack(">II", 60000, 60000)  # a decompression bomb's header
+    return {
+        "empty": b"",
+        "text": b"<html>not found</html>",
+        "truncated jpeg": jpeg[: len(jpeg) // 2],
+        "truncated png": png[: len(png) // 2],
+        "truncated webp": webp[: len(webp) // 2],
+        "header only": jpeg[:40],
+        "flipped": png[:60] + bytes(b ^ 0xFF for b in png[60:90]) + png[90:],
+        "bomb": bytes(huge),
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(bad_blobs()))
+def test_bad_images_are_named(kind):
+    data = build(blobs=[encoded(plain()), bad_blobs()[kind], encoded(plain())])
+    with pytest.raises(BadImage, match=r"set: image 'b' in here cannot be decoded \(.*--skip-bad"):
+        data.image(1)
+    assert data.image(2).size == (8, 6)
+
+
+def test_files_that_cannot_be_read_are_no_bad_images(tmp_path):
+    files = PathLoader(str(tmp_path), pack(["gone.png", "."]))
+    data = build_dataset(DatasetSpec("set", "x", classes=""), ["g", "f"], [0, 0], files, content="", source="here")
+    for position, reason in ((0, "No such file"), (1, "Is a directory")):
+        with pytest.raises(InputError, match=f"cannot be read \\({reason}") as raised:
+            data.image(position)
+        assert not isinstance(raised.value, BadImage)
+
+
+def test_labels_without_images():
+    data = build_dataset(DatasetSpec("set", "x", classes=""), ["a"], [0], None, content="", source="here")
+    with pytest.raises(DataMissing, match="only labels"):
+        data.image(0)
+    assert data.limit(1).load is None and data.take(np.array([0])).load is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": (), "targets": ()}, "no images found in here"),
+        ({"ids": ("a", "b", "a")}, "id 'a' occurs more than once"),
+        ({"targets": (0, 1)}, "3 images but 2 labels"),
+        ({"ids": ("a", 7, "c")}, "7 in here: an id must be text"),
+        ({"ids": ("a", "b\udcff", "c")}, "an id must be text in valid UTF-8"),
+        ({"targets": (0, 1.5, 2)}, "a label in here is not a whole number"),
+        ({"targets": (0, None, 2)}, "a label in here is not a whole number"),
+        ({"targets": (0.0, float("nan"), 2.0)}, "a label in here is not a whole number"),
+        ({"targets": ("0", "1", "2")}, "a label in here is not a whole number"),
+        ({"targets": [[0], ["x"], [2]]}, "a label in here is not a whole number"),
+        ({"targets": (0, 1, 1000), "classes": "imagenet_1k"}, "label 1000 of 'c' in here is outside 0..999"),
+        ({"targets": (0, -1, 5), "classes": "imagenet_1k"}, "label -1 of 'b' in here is outside 0..999"),
+        ({"targets": [[0], [3, 1000], [2]], "classes": "imagenet_1k"}, "label 1000 of 'b' in here is outside"),
+        (
+            {"targets": (0, 1, 2), "classes": "imagenet_1k", "columns": np.array([0, 2, 7])},
+            "label 1 of 'b' in here is not one of the 3 classes",
+        ),
+    ],
+)
+def test_what_is_refused(change, message):
+    with pytest.raises(InputError) as raised:
+        build(**change)
+    assert message in str(raised.value) and str(raised.value).startswith("set: ")
+
+
+def test_labels_outside_the_scored_columns_are_fine_where_images_have_several():
+    data = build(targets=[[0, 1], [1], []], classes="imagenet_1k", columns=np.array([0, 2]))
+    assert data.multilabel and data.columns.tolist() == [0, 2]
+
+
+def test_whole_numbers_as_floats_are_labels():
+    assert build(targets=np.array([0.0, 1.0, 2.0])).targets.tolist() == [0, 1, 2]
+
+
+# Readers through the front door ---------------------------------------------------------------------------------------
+
+
+def spec_for(toy, path=None, **more):
+    return DatasetSpec("images", "class_folder", str(path or toy.data / "images"), str(toy.classes), **more)
+
+
+def test_unknown_reader(toy):
+    with pytest.raises(InputError, match="images: unknown reader 'class_foldr'; did you mean class_folder"):
+        load_dataset(DatasetSpec("images", "class_foldr", "x"))
+
+
+def test_unknown_folders_and_absent_ones(toy):
+    toy.images(1)
+    (toy.data / "images" / "n99999999").mkdir()
+    (toy.data / "images" / "n99999999" / "x.png").write_bytes(encoded(plain()))
+    with pytest.raises(InputError, match="n99999999"):
+        load_dataset(spec_for(toy))
+    with pytest.raises(DataMissing, match=r"nowhere not found.*beyond-accuracy fetch --only images"):
+        load_dataset(spec_for(toy, toy.data / "nowhere"))
+
+
+def test_a_dataset_is_read_once_and_limited(toy):
+    toy.images(4)
+    first = load_dataset(spec_for(toy))
+    assert load_dataset(spec_for(toy)) is first
+    cut = load_dataset(spec_for(toy, limit=3))
+    assert len(cut) == 3 and np.bincount(cut.targets).tolist() == [1, 1, 1]
+    for k in range(readers.MAX_LOADED + 2):
+        load_dataset(spec_for(toy, title=str(k)))
+    assert len(readers.LOADED) == readers.MAX_LOADED
+
+
+def test_odd_file_names(toy):
+    folder = toy.images(1)
+    names = ["quote'\"s", "<b>&amp;", "größe 日本 😀", "a.b.c", "-n", "%20 #;", "new\nline"]
+    for name in names:
+        (folder / "red" / f"{name}.PNG").write_bytes(encoded(plain(200)))
+    data = load_dataset(spec_for(toy))
+    assert {f"red/{name}" for name in names} <= set(data.ids)
+    for name in names:
+        assert data.image(data.position(f"red/{name}")).getpixel((0, 0))[0] == 200
+
+
+def test_file_names_that_are_not_text(toy):
+    folder = toy.images(1)
+    with open(bytes(folder / "red") + b"/bad\xff.png", "wb") as handle:
+        handle.write(encoded(plain()))
+    with pytest.raises(InputError, match="must be text in valid UTF-8"):
+        load_dataset(spec_for(toy))
+
+
+def test_symbolic_links_are_followed_wherever_they_lead(toy):
+    """Data folders are often made of links, the hub's cache always is: see `load_dataset`."""
+    folder = toy.images(1)
+    outside = toy.root / "outside.png"
+    outside.write_bytes(encoded(plain(77)))
+    (folder / "red" / "link.png").symlink_to(outside)
+    data = load_dataset(spec_for(toy))
+    assert data.image(data.position("red/link")).getpixel((0, 0))[0] == 77
+    # what the link shows is part of the fingerprint
+    outside.write_bytes(encoded(plain(78, (9, 9))))
+    readers.LOADED.clear()
+    assert load_dataset(spec_for(toy)).fingerprint != data.fingerprint
+    # a link to something that is no image is a bad image, and its content goes nowhere
+    (folder / "red" / "link.png").unlink()
+    (folder / "red" / "link.png").symlink_to("/etc/passwd")
+    readers.LOADED.clear()
+    data = load_dataset(spec_for(toy))
+    with pytest.raises(BadImage) as raised:
+        data.image(data.position("red/link"))
+    assert "root:" not in str(raised.value)
+
+
+def test_links_to_nothing_are_one_message(toy):
+    folder = toy.images(1)
+    (folder / "red" / "dangling.png").symlink_to(toy.root / "nothing")
+    with pytest.raises(InputError, match="dangling.png"):
+        load_dataset(spec_for(toy))
+
+
+def test_replaced_files_change_the_fingerprint(toy):
+    folder = toy.images(2)
+    first = load_dataset(spec_for(toy)).fingerprint
+    readers.LOADED.clear()
+    assert load_dataset(spec_for(toy)).fingerprint == first
+    (folder / "red" / "red000.png").write_bytes(encoded(plain(1, (30, 30))))
+    readers.LOADED.clear()
+    assert load_dataset(spec_for(toy)).fingerprint != first

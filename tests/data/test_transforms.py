@@ -1,0 +1,219 @@
+"""Transforms: one spelling, exact definitions, identity at zero strength, reproducible randomness."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.data import transforms
+from beyond_accuracy.data.transforms import IDENTITY, parse
+
+
+def picture(width=40, height=30, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def run(text, image, image_id="a"):
+    """Source and input step in sequence, as inference applies them to an image that needs no resize."""
+    transform = parse(text)
+    rng = transform.generator(image_id)
+    return np.asarray(transform.apply_input(transform.apply_source(image, rng), rng))
+
+
+@pytest.mark.parametrize(
+    "text, canonical",
+    [
+        ("scale=1.50", "scale=1.5"),
+        ("scale=2@paper", "scale=2"),
+        ("shift=30@library", "shift=30"),
+        ("shift=30@paper", "shift=30@paper"),
+        ("resolution=336.0", "resolution=336"),
+        ("scale=1.23456789", "scale=1.23456789"),
+        ("corrupt:gaussian_noise=3", "corrupt:gaussian_noise=3"),
+        ("corrupt:fog=1@paper", "corrupt:fog=1@paper"),
+        (" jpeg=30 ", "jpeg=30"),
+    ],
+)
+def test_text_has_one_spelling(text, canonical):
+    assert parse(text).text == canonical
+    assert parse(parse(text).text) == parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "none",
+        "scale=1",
+        "shift=0",
+        "shift=0@paper",
+        "resolution=224",
+        "rotation=0",
+        "rotation=360",
+        "jitter=0",
+        "noise=0",
+    ]
+    + ["blur=0", "hflip=0", "corrupt:fog=0"],
+)
+def test_zero_strength_is_the_untransformed_run(text):
+    transform, image = parse(text), picture()
+    rng = np.random.default_rng(0)
+    assert transform is IDENTITY and transform.text == "none"
+    assert transform.apply_source(image, rng) is image and transform.apply_input(image, rng) is image
+    assert transform.input_size(224, 16) == 224 and transform.input_size(65, 8) == 65
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("shfit=3", "did you mean shift"),
+        ("shift", "not a number"),
+        ("shift=nan", "not possible"),
+        ("scale=0", "from 0.1 to 20"),
+        ("hflip=0.5", "whole number"),
+        ("jpeg=0", "from 1 to 100"),
+        ("noise=0.1@paper", "without @paper"),
+        ("shift=3@other", "@library or @paper"),
+        ("corrupt:gausian_noise=3", "gaussian_noise"),
+        ("corrupt=3", "unknown corruption ''"),
+        ("corrupt:fog=6", "from 0 to 5"),
+        ("scale:fog=2", "only 'corrupt'"),
+    ],
+)
+def test_bad_text_gets_one_clear_message(text, says):
+    with pytest.raises(InputError, match="transform") as caught:
+        parse(text)
+    assert says in str(caught.value)
+
+
+def test_scale_keeps_the_central_part():
+    image = picture(40, 30)
+    assert np.array_equal(run("scale=2", image), np.asarray(image)[7:22, 10:30])
+    out = run("scale=0.5", image)
+    assert out.shape == (60, 80, 3)
+    assert np.array_equal(out[15:45, 20:60], np.asarray(image))
+    assert np.array_equal(out[15:45, 19], np.asarray(image)[:, 0])  # the border is mirrored
+
+
+def test_shift_moves_the_content_right_by_pixels_of_a_224_frame():
+    image = picture(112, 112)
+    out, source = run("shift=30", image), np.asarray(image)
+    assert np.array_equal(out[:, 15:], source[:, :-15])
+    assert (out[:, :15] == np.rint(source.mean(axis=(0, 1)))).all()
+    left = run("shift=-30", image)
+    assert np.array_equal(left[:, :-15], source[:, 15:])
+    assert (left[:, -15:] == np.rint(source.mean(axis=(0, 1)))).all()
+    assert len(np.unique(run("shift=300", image).reshape(-1, 3), axis=0)) == 1  # nothing of the image is left
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (30, 30)])
+def test_paper_shift_moves_the_view_along_the_longer_side_over_zeros(size):
+    image = picture(*size)
+    source, out = np.asarray(image), run("shift=8@paper", image)
+    if size[0] <= size[1]:  # the paper's code takes the vertical axis for a square image
+        source, out = source.transpose(1, 0, 2), out.transpose(1, 0, 2)
+    assert np.array_equal(out[:, :-8], source[:, 8:])
+    assert (out[:, -8:] == 0).all()
+
+
+def test_paper_shift_equals_cropping_at_the_shifted_place():
+    """The paper crops the source at an offset and resizes; here: 224 of 256 parts of the height, scale 1."""
+    image = picture(300, 256)
+    ours = Image.fromarray(run("shift=5@paper", image)).crop((38, 16, 262, 240))
+    theirs = image.crop((int((300 - 224) / 2) + 5, 16, int((300 - 224) / 2) + 5 + 224, 240))
+    assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_resolution_is_relative_to_224_and_rounded_to_the_patch():
+    assert parse("resolution=112").input_size(224, 16) == 112
+    assert parse("resolution=640").input_size(224, 16) == 640
+    assert parse("resolution=336").input_size(64, 8) == 96
+    assert parse("resolution=512").input_size(64, 8) == 144  # 146.3
+    assert parse("resolution=16").input_size(64, 8) == 8  # never zero
+    assert parse("scale=2").input_size(64, 8) == 64
+
+
+def test_rotation_by_quarter_turns_is_exact():
+    image = picture(31, 31)
+    assert np.array_equal(run("rotation=90", image), np.rot90(np.asarray(image)))
+    assert np.array_equal(run("rotation=180", picture(41, 31)), np.asarray(picture(41, 31))[::-1, ::-1])
+
+
+@settings(deadline=None)
+@given(st.floats(-359, 359), st.integers(8, 40), st.integers(8, 40))
+def test_rotation_leaves_no_empty_corner(degrees, width, height):
+    white = Image.new("RGB", (width, height), (255, 255, 255))
+    assert (run(f"rotation={degrees}", white) == 255).all()
+
+
+def test_hflip_mirrors():
+    assert np.array_equal(run("hflip=1", picture()), np.asarray(picture())[:, ::-1])
+
+
+def test_noise_has_the_stated_deviation():
+    grey = Image.new("RGB", (200, 200), (128, 128, 128))
+    assert np.std(run("noise=0.1", grey) / 255) == pytest.approx(0.1, rel=0.02)
+
+
+def test_blur_sigma_is_in_pixels_of_a_224_frame():
+    dot = np.zeros((112, 112, 3), dtype=np.uint8)
+    dot[56, 56] = 255
+    out = run("blur=2", Image.fromarray(dot))[..., 0].astype(float)  # sigma is 1 pixel at 112
+    assert out[56, 56] == pytest.approx(255 / (2 * np.pi), abs=1.5)
+    assert out[56, 57] / out[56, 56] == pytest.approx(np.exp(-0.5), abs=0.02)
+
+
+def test_jitter_of_a_grey_image_only_changes_its_level():
+    out = run("jitter=0.5", Image.new("RGB", (20, 20), (100, 100, 100)))
+    assert len(np.unique(out)) == 1 and 50 <= out[0, 0, 0] <= 150
+
+
+def test_jpeg_loses_more_at_lower_quality():
+    image = picture(64, 64)
+    losses = [
+        np.abs(run(f"jpeg={quality}", image) - np.asarray(image).astype(float)).mean() for quality in (95, 50, 10)
+    ]
+    assert losses == sorted(losses) and losses[0] > 0
+
+
+@pytest.mark.parametrize("text", ["noise=0.1", "jitter=0.4", "corrupt:snow=3", "corrupt:elastic_transform=2@paper"])
+def test_randomness_depends_on_the_image_id_and_nothing_else(text):
+    image = picture(64, 64)
+    first = run(text, image, "one")
+    other = run(text, image, "two")
+    assert np.array_equal(first, run(text, image, "one"))
+    assert not np.array_equal(first, other)
+    transform = parse(text)
+    assert transform.generator("one").integers(2**60) != transform.generator("one", seed=1).integers(2**60)
+
+
+def test_paper_corruption_yields_a_224_source_image():
+    out = parse("corrupt:contrast=5@paper").apply_source(picture(300, 500), np.random.default_rng(0))
+    assert out.size == (224, 224) and out.mode == "RGB"
+
+
+def test_paper_corruption_crops_as_torchvision_does():
+    from torchvision.transforms import CenterCrop, Compose, Resize
+
+    image = picture(333, 417)
+    expected = transforms._jpeg(Compose([Resize(256), CenterCrop(224)])(image), 85)
+    seen = {}
+    original = transforms.corruptions.corrupt_image
+    try:
+        transforms.corruptions.corrupt_image = lambda image, *_: seen.setdefault("image", image)
+        out = parse("corrupt:fog=1@paper").apply_source(image, np.random.default_rng(0))
+    finally:
+        transforms.corruptions.corrupt_image = original
+    assert np.array_equal(np.asarray(out), np.asarray(expected))
+
+
+def test_ladders_parse_and_start_at_the_identity_where_there_is_one():
+    assert transforms.ladder("scale") == ["none", "scale=1.25", "scale=1.5", "scale=2", "scale=3"]
+    assert transforms.ladder("resolution")[1] == "none"
+    assert transforms.ladder("jpeg")[0] == "jpeg=90"
+    for name in transforms.LADDERS:
+        assert [parse(text).text for text in transforms.ladder(name)] == transforms.ladder(name)
+    assert transforms.steps("shift@paper")[:2] == [(0.0, "none"), (5.0, "shift=5@paper")]
+    with pytest.raises(InputError, match="did you mean shift"):
+        transforms.ladder("shfit")

@@ -1,0 +1,296 @@
+"""Mistakes: worked cases, the imagenet-x package as oracle, ReaL, edges."""
+
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_accuracy.dimensions import mistakes as mis
+from beyond_accuracy.measure import stats
+
+MODELS = ("ResNet50", "ViT")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def ratio_rows(*arguments, **options):
+    table = mis.factor_table(*arguments, **options)
+    return table[table["kind"] == "error_ratio"].drop(columns="kind")
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Two models on 3,000 images: `texture` triples the errors of b and leaves a alone, `rare` has 3 images."""
+    n = 3000
+    factors = pd.DataFrame({"texture": rng(1).random(n) < 0.2, "pose": rng(2).random(n) < 0.4}).astype(int)
+    factors["rare"], factors["never"] = (np.arange(n) < 3).astype(int), 0
+    a = rng(3).random(n) >= 0.2
+    b = rng(4).random(n) >= np.where(factors["texture"] == 1, 0.45, 0.15)
+    return {"a": a, "b": b}, factors
+
+
+def test_error_ratio_by_hand():
+    # Overall error 2/6. Factor one: 2 of 3 wrong -> 2; factor two: 0 of 2 wrong -> 0; factor three: no image.
+    correct = [True, False, False, True, True, True]
+    factors = [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert mis.error_ratio(correct, factors) == pytest.approx(np.array([2, 0, np.nan]), nan_ok=True)
+    both = mis.error_ratio(np.column_stack([correct, np.zeros(6)]), factors)
+    assert both[1] == pytest.approx(np.array([1, 1, np.nan]), nan_ok=True)
+
+
+def test_a_model_without_errors_has_no_ratio():
+    assert np.isnan(mis.error_ratio([True, True], [[1], [0]])).all()
+
+
+@pytest.mark.parametrize(
+    "correct,factors",
+    [([1, 0], [[1]]), ([1.0, np.nan], [[1], [0]]), ([1, 0], [[2], [0]]), ([], np.zeros((0, 2)))],
+    ids=["lengths", "nan", "not a mark", "empty"],
+)
+def test_bad_input(correct, factors):
+    with pytest.raises(ValueError):
+        mis.error_ratio(correct, factors)
+
+
+def test_bootstrap_recomputes_the_whole_ratio(world):
+    correct, factors = world
+    table, marks = np.column_stack(list(correct.values())), factors[["texture", "pose"]].to_numpy()
+    draws = mis.error_ratio_bootstrap(table, marks, 2000, rng())
+    generator = rng(7)
+    loop = []
+    for _ in range(400):
+        rows = generator.integers(0, len(table), len(table))
+        loop.append(mis.error_ratio(table[rows], marks[rows]))
+    assert draws.shape == (2000, 2, 2)
+    assert draws.mean(axis=0) == pytest.approx(np.mean(loop, axis=0), abs=0.02)
+    assert draws.std(axis=0) == pytest.approx(np.std(loop, axis=0), rel=0.15)
+
+
+def test_error_ratios_table(world):
+    correct, factors = world
+    table = ratio_rows(correct, factors, 500, rng()).set_index(["model", "factor"])
+    assert table["metric"].tolist() == [f"error_ratio:{factor}" for _, factor in table.index]
+    assert table.index.get_level_values("factor").unique().tolist() == ["texture", "pose", "rare", "average"]
+    row = table.loc[("b", "texture")]
+    marked = factors["texture"] == 1
+    assert row["n"] == marked.sum() and row["errors"] == (~correct["b"][marked]).sum()
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    ratios = [table.loc[("b", f), "value"] for f in ("texture", "pose", "rare")]
+    assert table.loc[("b", "average"), "value"] == pytest.approx(np.mean(ratios))
+    # Three images are missing from a resample with probability e^-3 = 5 %: no interval can be given.
+    assert table.loc[("b", "rare"), "n"] == 3
+
+
+def test_a_factor_too_rare_to_resample_has_no_interval():
+    factors = pd.DataFrame({"two": np.arange(50) < 2, "half": np.arange(50) < 25}).astype(int)
+    table = ratio_rows({"m": np.arange(50) % 2 == 0}, factors, 300, rng()).set_index("factor")
+    assert np.isnan(table.loc["two", ["ci_low", "ci_high"]].astype(float)).all()
+    assert np.isfinite(table.loc["half", ["ci_low", "ci_high"]].astype(float)).all()
+
+
+def outcomes(images, errors):
+    """One model's answers on images of factors that exclude each other: `errors` of `images` are wrong in each."""
+    right = np.concatenate([np.arange(n) >= k for n, k in zip(images, errors, strict=True)])
+    names = np.repeat(range(len(images)), images)
+    return right, pd.DataFrame({f"f{i}": (names == i).astype(int) for i in range(len(images))})
+
+
+def test_effects_and_rates_by_hand():
+    right, factors = outcomes([4, 8], [3, 2])
+    table = mis.factor_table({"m": right}, factors, 50, rng()).set_index("metric")
+    odds = np.log([3.5 / 1.5, 2.5 / 6.5])
+    usual = (4 * odds[0] + 8 * odds[1]) / 12
+    effects = table.loc[["factor_effect:f0", "factor_effect:f1", "factor_effect:average"], "value"]
+    assert effects.tolist() == pytest.approx([*(odds - usual), odds.mean() - usual])
+    assert (table.loc["factor_effect:f0", "unit"], table.loc["error_rate:f1", "unit"]) == ("log-odds", "percent")
+    rate = table.loc["error_rate:f1", ["value", "ci_low", "ci_high", "n", "errors"]].tolist()
+    assert rate == pytest.approx([25, *(100 * x for x in stats.wilson(2, 8)), 8, 2])
+    assert "error_rate:average" not in table.index
+
+
+def test_a_weaker_model_with_the_same_effects_has_a_lower_ratio_but_no_other_effect():
+    images, odds = np.array([30_000, 20_000, 10_000]), np.array([0.02, 0.1, 1.0])
+    strong, factors = outcomes(images, np.round(images * odds / (1 + odds)).astype(int))
+    weak, _ = outcomes(images, np.round(images * 8 * odds / (1 + 8 * odds)).astype(int))
+    table = mis.factor_table({"strong": strong, "weak": weak}, factors, 20, rng())
+    table = table.set_index(["metric", "model"]).sort_index()["value"]
+    assert table["error_ratio:average", "weak"] < 0.85 * table["error_ratio:average", "strong"]
+    for name in ("f0", "f1", "f2", "average"):
+        weaker, stronger = (table[f"factor_effect:{name}", model] for model in ("weak", "strong"))
+        assert weaker == pytest.approx(stronger, abs=0.01)
+
+
+def test_equal_outcomes_have_no_spread_to_resample():
+    right, factors = outcomes([30, 40], [0, 10])
+    other, _ = outcomes([30, 40], [5, 10])
+    table = mis.factor_table({"m": right}, factors, 50, rng()).set_index("metric")
+    bounds = table.loc["error_ratio:f0", ["value", "ci_low", "ci_high"]].tolist()
+    assert bounds == pytest.approx([0, 0, stats.wilson(0, 30).high / (10 / 70)])
+    assert table.loc["factor_effect:f0", ["ci_low", "ci_high"]].isna().all()
+    gaps = mis.factor_differences({"m": right, "o": other}, factors, rng(), 200).set_index("metric")
+    assert np.isnan(gaps.loc["factor_effect:f0", "p"]) and np.isfinite(gaps.loc["factor_effect:f1", "p"])
+
+
+def test_differences_find_the_planted_one():
+    a, factors = outcomes([600, 900, 1200, 300], [90, 130, 185, 45])
+    b, _ = outcomes([600, 900, 1200, 300], [95, 130, 175, 130])
+    table = mis.factor_differences({"a": a, "b": b}, factors, rng()).set_index("metric")
+    assert (table["model_a"] == "a").all() and (table["model_b"] == "b").all()
+    # a question is asked once: factors on the scale without a bound, the ratio for its average only
+    effects = [f"factor_effect:{name}" for name in ("f0", "f1", "f2", "f3", "average")]
+    assert table.index.tolist() == ["error_ratio:average", *effects]
+    assert table["n"].tolist() == [3000, 600, 900, 1200, 300, 3000]
+    assert table.loc["factor_effect:f3", "ci_high"] < -0.5
+    corrected = stats.holm(table.loc[effects[:4], "p"])
+    assert corrected[3] < 0.001 and table.loc[effects[:3], "difference"].abs().max() < 0.25
+    assert (table["p_floor"] == stats.p_value_floor(20_000)).all() and table["p"].min() == table["p_floor"].iloc[0]
+    same = mis.factor_differences({"x": a, "y": a}, factors, rng(), 200)
+    assert (same["difference"] == 0).all() and (same["p"] == 1).all()
+
+
+def test_ties_do_not_hang_on_the_order_of_the_images(world):
+    """Sums in another order are rounded otherwise; draws that are zero in exact arithmetic stay ties."""
+    right, factors = outcomes([7, 9, 11], [2, 4, 5])
+    other, _ = outcomes([7, 9, 11], [3, 4, 5])
+    one = mis.factor_differences({"a": right, "b": other}, factors, rng(), 500)
+    turned = mis.factor_differences({"b": other, "a": right}, factors[["f2", "f0", "f1"]], rng(), 500)
+    together = one.merge(turned, on="metric")
+    assert together["p_x"].tolist() == together["p_y"].tolist()
+    assert together["difference_x"].to_numpy() == pytest.approx(-together["difference_y"].to_numpy())
+
+
+def test_hardest_factor_is_named_only_if_it_is_told_from_the_next():
+    images = [100, 90, 80, 200]
+    clear, factors = outcomes(images, [70, 30, 20, 20])
+    open_, _ = outcomes(images, [40, 38, 10, 20])
+    none, _ = outcomes(images, [10, 9, 8, 20])
+    table = mis.factor_table({"clear": clear, "open": open_, "none": none}, factors, 20, rng())
+    found = mis.hardest(table)
+    assert found == {"clear": ["f0"], "open": ["f1", "f0"], "none": ["f0", "f1", "f2", "f3"]}
+
+
+def test_a_model_without_errors_has_no_rows(world):
+    correct, factors = world
+    models = correct | {"perfect": np.ones(3000, bool)}
+    assert set(ratio_rows(models, factors, 20, rng())["model"]) == {"a", "b"}
+    assert len(mis.factor_differences(models, factors[["pose"]], rng(), 50)) == 3
+
+
+def test_clusters_widen_the_intervals(world):
+    correct, factors = world
+    copies = {"a": np.repeat(correct["a"][:300], 10)}
+    marks = factors[["pose"]].iloc[np.repeat(np.arange(300), 10)].reset_index(drop=True)
+    plain = ratio_rows(copies, marks, 400, rng()).iloc[0]
+    grouped = ratio_rows(copies, marks, 400, rng(), clusters=np.repeat(np.arange(300), 10)).iloc[0]
+    assert (grouped.ci_high - grouped.ci_low) > 2.5 * (plain.ci_high - plain.ci_low)
+
+
+def test_groups_by_hand():
+    table = mis.errors_by_group({"m": [True, False, False, False]}, ["x", "x", "y", "y"]).set_index("group")
+    assert table.loc["x", ["n", "errors"]].tolist() == [2, 1]
+    assert table["error_rate"].tolist() == [0.5, 1.0]
+    assert table["ratio"].tolist() == pytest.approx([0.5 / 0.75, 1 / 0.75])
+    assert table.loc["y", ["ci_low", "ci_high"]].tolist() == pytest.approx(stats.wilson(2, 2))
+
+
+def test_ratio_by_group(world):
+    correct, factors = world
+    groups = np.where(np.arange(3000) % 3 == 0, "x", "y")
+    table = mis.ratio_by_group(correct, factors, groups).set_index(["group", "factor", "model"])
+    inside = groups == "x"
+    expected = mis.error_ratio(correct["b"][inside], factors[["texture"]].to_numpy()[inside])[0]
+    assert table.loc[("x", "texture", "b"), "value"] == pytest.approx(expected)
+    assert "rare" not in table.index.get_level_values("factor")
+    assert mis.ratio_by_group(correct, factors[["rare"]], groups).empty
+
+
+def test_real_by_hand():
+    real = [[1, 2], [], [3], [5], [7]]
+    assert mis.real_correct([2, 4, 4, 5, 7], real) == pytest.approx(np.array([1, np.nan, 0, 1, 1]), nan_ok=True)
+    # Labels 1, 1, 3, 5, 8: errors are images 0 (noise), 1 (no list), 2 (mistake), 4 (noise); image 3 is right.
+    split = mis.real_split([2, 4, 4, 5, 7], [1, 1, 3, 5, 8], real).set_index("kind")
+    assert split["n"].to_dict() == {"label noise": 2, "true mistake": 1, "no ReaL label": 1}
+    assert split.loc["label noise", "share"] == 0.5
+    assert split.loc["true mistake", ["ci_low", "ci_high"]].tolist() == pytest.approx(stats.wilson(1, 4))
+    assert mis.real_split([1], [1], [[1]])["share"].isna().all()
+    assert np.isnan(mis.real_correct([1, 2], [[], []])).all()
+    with pytest.raises(ValueError):
+        mis.real_correct([1], [])
+
+
+def test_confused_pairs_by_hand():
+    targets, names = [0, 0, 0, 1, 1, 2], ["cat", "dog", "car"]
+    table = mis.confused_pairs({"a": [1, 1, 0, 0, 1, 2], "b": [1, 0, 0, 1, 1, 0]}, targets, names)
+    assert list(table.columns) == ["target", "pred", "n", "a", "b", "back"]
+    assert table.values.tolist() == [
+        ["cat", "dog", 3, 2, 1, 0.5],
+        ["dog", "cat", 2, 1, 0, 1.5],
+        ["car", "cat", 1, 0, 1, 0],
+    ]
+    assert len(mis.confused_pairs({"a": [1, 1, 0, 0, 1, 2]}, targets, names, top=1)) == 1
+    assert mis.confused_pairs({"a": [1, 2]}, [1, 2], names).empty
+    cranes = mis.confused_pairs({"a": [1]}, [0], ["crane", "crane", "car"])
+    assert cranes[["target", "pred"]].values.tolist() == [["crane (0)", "crane (1)"]]
+    with pytest.raises(ValueError):
+        mis.confused_pairs({"a": [1]}, [1, 2], names)
+
+
+def test_shown_factors(world):
+    correct, factors = world
+    table = ratio_rows(correct, factors[["pose", "texture"]], 50, rng())
+    paper = pd.DataFrame({"factor": ["pose"], "model": ["b"], "value": [0.7]})
+    shown = mis.shown_factors(table, {"a": "A", "b": "B"}, paper, ["texture", "pose", "average"])
+    assert shown.columns.tolist() == ["factor", "n", "A", "A_low", "A_high", "B", "B_low", "B_high", "B: paper"]
+    assert shown["n"].tolist() == [factors["texture"].sum(), factors["pose"].sum(), 3000]
+    assert shown["B: paper"].tolist() == pytest.approx([np.nan, 0.7, np.nan], nan_ok=True)
+
+
+@pytest.fixture(scope="module")
+def published(shared_dir):
+    pytest.importorskip("imagenet_x", reason="the optional extra imagenet-x is not installed")
+    labels = pd.read_csv(files("imagenet_x") / "annotations" / "filename_label.csv").set_index("file_name")["label"]
+    labels.index = labels.index.str.removesuffix(".JPEG")
+    folder = shared_dir / "data" / "predictions"
+    pred = {}
+    for name in MODELS:
+        frame = pd.read_csv(folder / f"{name}.csv")
+        frame.index = frame["file_name"].str.removesuffix(".JPEG")
+        pred[name] = frame["predicted_class"].loc[labels.index]
+    return folder, labels, pred
+
+
+@pytest.mark.filterwarnings("ignore:Constructing a DataFrame")  # inside imagenet-x
+@pytest.mark.parametrize("which", ["top", "multi"])
+def test_equals_imagenet_x(published, which):
+    from imagenet_x import error_ratio, get_factor_accuracies
+
+    from beyond_accuracy.data.annotations import FACTORS, factors_imagenet_x
+
+    folder, labels, pred = published
+    expected = error_ratio(get_factor_accuracies(str(folder), which_factor=which))
+    annotated = factors_imagenet_x(which)
+    correct = {m: (p == labels).loc[annotated.index].to_numpy() for m, p in pred.items()}
+    table = ratio_rows(correct, annotated[list(FACTORS)], 100, rng())
+    wide = table.pivot(index="model", columns="factor", values="value")
+    assert wide[list(FACTORS)].to_numpy() == pytest.approx(expected.loc[wide.index, list(FACTORS)].to_numpy(), abs=1e-9)
+    if which == "top":
+        # The table of the imagenet-x README, printed with six significant digits.
+        assert wide["texture"].tolist() == pytest.approx([2.39386, 2.04465], abs=6e-6)
+        assert wide["pose"].tolist() == pytest.approx([0.694739, 0.74067], abs=6e-6)
+        assert table[["ci_low", "ci_high"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("model,real,top1", [("ResNet50", 82.958, 76.130), ("ViT", 83.987, 78.006)])
+def test_real_accuracy_of_published_predictions(published, model, real, top1):
+    from beyond_accuracy.data.annotations import real_labels
+
+    _, labels, pred = published
+    lists = [real_labels()[i] for i in labels.index]
+    outcome = mis.real_correct(pred[model], lists)
+    assert np.isfinite(outcome).sum() == 46_837
+    assert 100 * np.nanmean(outcome) == pytest.approx(real, abs=5e-4)
+    split = mis.real_split(pred[model], labels, lists)
+    assert split["n"].sum() == round(50_000 * (1 - top1 / 100))

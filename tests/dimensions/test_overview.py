@@ -1,0 +1,82 @@
+"""Cost counting against hand-worked layers and published figures."""
+
+import pytest
+import torch
+from torch import nn
+
+from beyond_accuracy.dimensions import overview
+
+
+def test_linear_and_convolution_by_hand():
+    network = nn.Sequential(nn.Conv2d(3, 8, kernel_size=4, stride=4), nn.Flatten(), nn.Linear(8 * 8 * 8, 10))
+    # 8 x 8 places, each 3 * 4 * 4 inputs to 8 channels; then 512 x 10
+    assert overview.forward_macs(network, 32) == 8 * 8 * 3 * 16 * 8 + 512 * 10
+
+
+class Attention(nn.Module):
+    """One attention layer over the pixels' tokens."""
+
+    def __init__(self, fused: bool):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+        self.fused = fused
+
+    def forward(self, images):
+        tokens = images.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens, need_weights=not self.fused)[0]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_is_counted_whatever_kernel_would_run(fused):
+    tokens, width = 16, 3
+    projections = 4 * tokens * width * width  # query, key, value, output
+    products = 2 * tokens * tokens * width  # scores, weighted sum
+    network = Attention(fused).eval().requires_grad_(False)
+    assert overview.forward_macs(network, 4) == projections + products
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),  # GMACs as published by timm (results/benchmark tables) for 224 pixels
+    [("deit_tiny_patch16_224", 1.26), ("convnextv2_atto", 0.55), ("resnet18", 1.82)],
+)
+def test_published_counts(name, published):
+    import timm
+
+    network = timm.create_model(name, pretrained=False).eval()
+    assert overview.forward_macs(network, 224) / 1e9 == pytest.approx(published, abs=0.01)
+
+
+def test_rate_is_the_median_of_at_least_three_batches():
+    times = iter([9.0, 0.5, 4.0, 0.25])
+    rate = overview.images_per_second(nn.Conv2d(3, 1, 1), 8, 0.1, batch=10, timed=lambda network, images: next(times))
+    assert rate == 20.0  # warm-up left out, median 0.5
+
+
+def test_rate_is_measured_without_gradients():
+    seen = []
+
+    class Probe(nn.Conv2d):
+        def forward(self, images):
+            seen.append(torch.is_grad_enabled())
+            return super().forward(images)
+
+    assert overview.images_per_second(Probe(3, 1, 1), 8, seconds=0.0, batch=2) > 0
+    assert seen == [False] * 4
+
+
+def test_published_rates_are_those_of_the_model_at_its_own_side():
+    from types import SimpleNamespace
+
+    from beyond_accuracy.base.profile import ModelSpec
+
+    specs = {
+        "a": ModelSpec("a", "timm", "convnext_base.fb_in22k_ft_in1k"),
+        "b": ModelSpec("b", "timm", "local-dir:assets:mini_world/models/vit_sup"),
+        "c": ModelSpec("c", "predictions"),
+    }
+    cards = {name: SimpleNamespace(geometry=SimpleNamespace(crop=288)) for name in "ab"}
+    study = SimpleNamespace(models=list(specs), spec=specs.get, card=cards.get)
+    table = overview.published_table(study)
+    assert set(table["model"]) == {"a"} and set(table["side"]) == {288} and len(table) == 5
+    assert list(table.columns)[:4] == ["model", "card", "images_per_second", "source"]
+    assert overview.published_table(SimpleNamespace(models=[])).empty

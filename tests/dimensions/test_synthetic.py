@@ -1,0 +1,249 @@
+"""Factor sweeps: PUG's mapping and its collision, accuracies by hand, intervals over scenes, sensitivity, chance."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from scipy.stats import binom, norm, ttest_rel
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.data.readers.stimuli import pug_classes
+from beyond_accuracy.dimensions import synthetic as syn
+
+# The quirk of the published mapping, in small: one index in two classes, the later name taking it.
+CLASSES = {"Goldfish": [1], "Shirt": [841], "Sweatshirt": [841], "Wolf": [269, 270]}
+
+
+def test_official_rule_gives_the_shared_index_to_the_later_name():
+    names = ["Shirt", "Sweatshirt", "Wolf", "Goldfish"]
+    assert syn.pug_correct([841, 841, 270, 269], names, CLASSES).tolist() == [False, True, True, False]
+    assert syn.pug_correct([841, 841, 270, 269], names, CLASSES, "membership").tolist() == [True, True, True, False]
+    assert syn.unreachable(CLASSES) == ["Shirt"]
+
+
+def test_official_rule_equals_the_authors_loop():
+    rng = np.random.default_rng(0)
+    names = rng.choice(list(CLASSES), 300)
+    pred = rng.choice([1, 269, 270, 841, 5], 300)
+    inverse = {}
+    for rank, name in enumerate(sorted(CLASSES)):
+        for index in CLASSES[name]:
+            inverse[index] = rank
+    slow = [inverse.get(p, 999) == sorted(CLASSES).index(name) for p, name in zip(pred, names, strict=True)]
+    assert syn.pug_correct(pred, names, CLASSES).tolist() == slow
+
+
+def test_unknown_rule_or_class():
+    with pytest.raises(ValueError, match="'official' or 'membership'"):
+        syn.pug_correct([1], ["Wolf"], CLASSES, "strict")
+    with pytest.raises(ValueError, match="'Wolfe' is not in the mapping"):
+        syn.pug_correct([1], ["Wolfe"], CLASSES)
+
+
+def test_mapping_file_is_read_and_checked(tmp_path):
+    path = tmp_path / "class_to_imagenet_idx.json"
+    with pytest.raises(DataMissing, match="facebookresearch/PUG"):
+        pug_classes(path)
+    path.write_text(json.dumps({"Wolf": [269, 270], "Brocolli": [937]}))
+    assert list(pug_classes(path).items()) == [("Brocolli", [937]), ("Wolf", [269, 270])]
+    for content, says in (
+        ("[1, 2]", "JSON object"),
+        ("{", "JSON object"),
+        ('{"A": []}', "class A"),
+        ("{}", "the file"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=says):
+            pug_classes(path)
+    path.write_text('{"A": [1000]}')
+    with pytest.raises(InputError, match="0..999"):
+        pug_classes(path)
+
+
+def test_mapping_from_the_images_themselves():
+    assert syn.classes_of(["Wolf", "Shirt", "Wolf"], [[269, 270], [841], [269, 270]]) == {
+        "Wolf": [269, 270],
+        "Shirt": [841],
+    }
+
+
+def test_usual_ranges_of_ordinary_images():
+    metadata = pd.DataFrame({"scale": np.linspace(0, 1, 101), "camera_yaw": 0.0, "background": "sea"})
+    ranges = syn.usual_ranges(metadata, ["object_scale", "camera_yaw", "scene_light", "background"])
+    assert ranges == {"object_scale": pytest.approx((0.05, 0.95)), "camera_yaw": (0.0, 0.0)}
+
+
+def sweep(scenes=60, seed=0, effect=0.5):
+    """Two factors of three levels over the same scenes; `light` hurts at its last level, `yaw` does nothing."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"scene{s}", factor, level, rng.random() < 0.8 - effect * (factor == "light" and level == "dark"))
+        for s in range(scenes)
+        for factor, levels in (("yaw", ("0", "45", "90")), ("light", ("bright", "mid", "dark")))
+        for level in levels
+    ]
+    return pd.DataFrame(rows, columns=["scene", "factor", "level", "right"])
+
+
+def test_factor_table_by_hand():
+    frame = sweep()
+    table, _ = syn.factor_table({"m": frame.right}, frame.factor, frame.scene)
+    value = table.set_index("metric").value
+    for name, part in frame.groupby("factor"):
+        assert value[f"accuracy:{name}"] == pytest.approx(100 * part.right.mean())
+    assert value["accuracy:average"] == pytest.approx((value["accuracy:yaw"] + value["accuracy:light"]) / 2)
+    assert ((table.ci_low < table.value) & (table.value < table.ci_high)).all()
+    assert table.n.tolist() == [60, 60, 60]  # scenes inform, not their images
+
+
+def test_differences_share_the_scenes():
+    frame = sweep()
+    worse = frame.right & (np.arange(len(frame)) % 10 != 0)
+    _, gaps = syn.factor_table({"a": frame.right, "b": worse}, frame.factor, frame.scene)
+    row = gaps.set_index("metric").loc["accuracy:average"]
+    assert row.difference == pytest.approx(100 * (frame.right.mean() - worse.mean()))
+    assert 0 < row.ci_low < row.difference < row.ci_high and row.p < 0.01
+
+
+def test_scenes_are_the_units():
+    """All six images of a scene share its fate: the interval is that of 60 scenes, not of 360 images."""
+    frame = sweep()
+    fate = frame.scene.map({f"scene{s}": s % 2 == 0 for s in range(60)})
+    table, _ = syn.factor_table({"m": fate}, frame.factor, frame.scene)
+    row = table.set_index("metric").loc["accuracy:average"]
+    assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 * 50 / np.sqrt(60), rel=0.1)
+
+
+def test_level_curve():
+    frame = sweep()
+    rows = syn.level_curve({"m": frame.right}, frame.factor, frame.level, frame.scene)
+    assert rows.level.tolist() == ["0", "45", "90", "bright", "mid", "dark"]
+    dark = rows[rows.metric == "accuracy:light=dark"].iloc[0]
+    part = frame[(frame.factor == "light") & (frame.level == "dark")]
+    assert dark.value == pytest.approx(100 * part.right.mean()) and dark.n == 60
+    assert (rows.ci_low <= rows.value).all() and (rows.value <= rows.ci_high).all()
+
+
+def test_sensitivity_tells_an_effect_from_noise():
+    frame = sweep()
+    rows = syn.sensitivity({"m": frame.right}, frame.factor, frame.level, frame.scene, 0).set_index("factor")
+    assert rows.loc["light", "worst_level"] == "dark"
+    assert rows.loc["light", "range"] > rows.loc["light", "range_chance"]
+    levels = frame[frame.factor == "light"].groupby("level").right.mean() * 100
+    assert rows.loc["light", "range"] == pytest.approx(levels.max() - levels.min())
+    assert rows.loc["light", "sd"] == pytest.approx(levels.std(ddof=1))
+    assert rows.loc["light", "worst"] == pytest.approx(levels.min())
+
+
+def test_chance_range_is_exceeded_as_rarely_as_it_says():
+    frames = [sweep(30, seed, effect=0.0) for seed in range(40)]
+    rows = pd.concat([syn.sensitivity({"m": f.right}, f.factor, f.level, f.scene, 0, 100) for f in frames])
+    assert (rows["range"] > rows.range_chance + 1e-9).mean() < 0.1  # 5 % of 80, with room for its own noise
+    assert (rows.p < 0.05).mean() < 0.1
+
+
+def test_a_range_that_chance_reaches_exactly_is_no_more_than_chance():
+    """Two levels and one image that differs: every shuffle gives the same range, whatever its last bits."""
+    for scenes in (3, 7, 11, 13, 96):
+        right = np.arange(2 * scenes) > 0
+        level, scene = np.tile(["x", "y"], scenes), np.repeat(np.arange(scenes), 2)
+        row = syn.sensitivity({"m": right}, np.full(2 * scenes, "f"), level, scene, 0, 50).iloc[0]
+        assert row.p == 1 and row["range"] == pytest.approx(row.range_chance, abs=1e-9)
+
+
+def test_a_factor_of_one_level_has_no_range():
+    row = syn.sensitivity({"m": [True, False]}, ["f", "f"], ["x", "x"], ["a", "b"], 0, 10).iloc[0]
+    assert row["range"] == row.range_high == row.sd == 0
+
+
+LEVELS, SCENES = 8, 96
+
+
+def drawn(rng, level, effect, like):
+    """Right and wrong of 8 levels x 96 scenes, and the levels' true accuracies in percent; log-odds, scenes alike."""
+    odds = level + effect * np.linspace(0, 1, LEVELS)
+    truth = expit(odds + like * norm.ppf((np.arange(2000)[:, None] + 0.5) / 2000)).mean(axis=0)
+    return rng.random((SCENES, LEVELS)) < expit(odds + like * rng.normal(size=(SCENES, 1))), 100 * truth
+
+
+@pytest.mark.parametrize("level, effect", [(1.2, 0.0), (1.2, -0.6), (1.2, -4.0), (4.5, 0.0)])
+def test_intervals_of_the_worst_level_and_of_the_range_cover(level, effect):
+    """Best and worst are picked from the data: the bootstrap of the picked covers 0 to 80 % and 41 to 89 %."""
+    scene, name = np.repeat(np.arange(SCENES), LEVELS), np.tile(np.arange(LEVELS).astype(str), SCENES)
+    found = []
+    for seed in range(60):
+        right, truth = drawn(np.random.default_rng(seed), level, effect, 1.0)
+        row = syn.sensitivity({"m": right.ravel()}, np.full(right.size, "f"), name, scene, 0, 2).iloc[0]
+        found.append((row.worst_low <= truth.min() <= row.worst_high, row.range_low <= np.ptp(truth) <= row.range_high))
+        assert row.range_low <= row["range"] <= row.range_high and row.worst_low <= row.worst <= row.worst_high
+    assert np.mean(found, axis=0).min() >= 0.9
+
+
+def test_intervals_of_the_widest_factor_cover_and_the_true_one_is_among_the_named():
+    """A factor picked for its range has a range that was lucky, too."""
+    scene, name = np.repeat(np.arange(SCENES), LEVELS), np.tile(np.arange(LEVELS).astype(str), SCENES)
+    effects, inside, named = [0.0, -0.8, -1.0, -1.2], [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        parts = [drawn(rng, 1.2, effect, 1.0) for effect in effects]
+        outcome = {"m": np.concatenate([right.ravel() for right, _ in parts])}
+        factor = np.repeat([f"f{k}" for k in range(4)], SCENES * LEVELS)
+        rows = syn.sensitivity(outcome, factor, np.tile(name, 4), np.tile(scene, 4), 0, 2)
+        most = rows.loc[rows["range"].idxmax()]
+        truth = dict(zip(("f0", "f1", "f2", "f3"), (np.ptp(t) for _, t in parts), strict=True))
+        inside.append(most.range_low <= truth[most.factor] <= most.range_high)
+        named.append("f3" in set(syn.widest(rows)["factor"]))
+    assert np.mean(inside) >= 0.9 and np.mean(named) >= 0.9
+    clear = rows.assign(range_low=[0, 5, 50, 70], range_high=[10, 60, 65, 90])
+    assert syn.widest(clear)["factor"].tolist() == ["f3"]
+
+
+@pytest.mark.parametrize("share", [0.97, 0.98, 0.99])
+def test_levels_near_a_hundred_percent_have_intervals_that_cover(share):
+    """One image per scene: the bootstrap of 96 right answers has no width and covers .62 where .99 is true."""
+    scene, inside = np.arange(SCENES), []
+    for hits in range(80, SCENES + 1):
+        row = syn.level_curve({"m": scene < hits}, np.full(SCENES, "f"), np.full(SCENES, "x"), scene).iloc[0]
+        assert row.ci_high - row.ci_low > 3 and row.n == SCENES
+        inside.append((row.ci_low <= 100 * share <= row.ci_high) * binom.pmf(hits, SCENES, share))
+    assert sum(inside) >= 0.92
+
+
+def test_the_mean_of_factors_is_a_paired_t_test_of_the_scenes():
+    """A percentile bootstrap of few scenes rejects too often: .068 to .10 instead of .05."""
+    frame = sweep()
+    other = frame.assign(right=np.random.default_rng(5).random(len(frame)) < 0.7)
+    _, gaps = syn.factor_table({"a": frame.right, "b": other.right}, frame.factor, frame.scene)
+    scenes = [f.astype({"right": float}).groupby("scene").right.mean() for f in (frame, other)]
+    expected = ttest_rel(*scenes)
+    row = gaps.set_index("metric").loc["accuracy:average"]
+    assert row.p == pytest.approx(expected.pvalue) and row.n == 60
+    low, high = expected.confidence_interval()
+    assert (row.ci_low, row.ci_high) == pytest.approx((100 * low, 100 * high))
+
+
+def test_equal_models_tie_whatever_the_order_of_their_errors():
+    """In each scene both are right at two of three levels, though not the same: no difference, rounding or not."""
+    scene, factor = np.repeat(np.arange(7), 3), np.full(21, "f")
+    a, b = np.tile([True, True, False], 7), np.tile([False, True, True], 7)
+    _, gaps = syn.factor_table({"a": a, "b": b}, factor, scene)
+    assert (gaps.p == 1).all() and (gaps.difference.abs() < 1e-9).all()
+
+
+def test_failures_are_at_the_hardest_level_and_missed_by_most():
+    frame = sweep()
+    models = {"a": frame.right, "b": frame.right}
+    picked = syn.pick_failures(models, frame.factor, frame.level, frame.scene, frame.index.astype(str), 6, 0)
+    light = picked.set_index("factor").loc["light"]
+    chosen = frame.loc[int(light.id)]
+    assert light.level == chosen.level == "dark" and not chosen.right and light.missed_by == 2
+    assert picked["factor"].tolist()[0] == "light"  # the hardest level of all comes first
+    perfect = {"a": np.ones(len(frame), bool)}
+    assert syn.pick_failures(perfect, frame.factor, frame.level, frame.scene, frame.index.astype(str), 6, 0).empty
+
+
+def test_no_images():
+    with pytest.raises(ValueError, match="at least one image"):
+        syn.factor_table({"m": []}, [], [])

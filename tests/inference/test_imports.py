@@ -1,0 +1,288 @@
+"""Imported predictions: the layout, the checks, and that nothing but a message comes out of anything else."""
+
+import gzip
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import DatasetSpec
+from beyond_accuracy.data.dataset import BytesLoader, build_dataset
+from beyond_accuracy.inference.imports import import_predictions
+from beyond_accuracy.inference.store import Store
+
+N = 6
+VAL = [f"ILSVRC2012_val_{k:08d}" for k in range(1, N + 1)]
+
+
+def dataset(ids=VAL, targets=tuple(range(N)), columns=None, classes="imagenet_1k", name="imagenet_1k"):
+    spec = DatasetSpec(name, "imagenet_labels", classes=classes)
+    return build_dataset(spec, ids, targets, BytesLoader([]), content="x", source="here", columns=columns)
+
+
+def table(**columns):
+    """Right for images 0 to 3, wrong for the last two; rows not in the dataset's order."""
+    frame = pd.DataFrame(
+        {
+            "file_name": [f"{image_id}.JPEG" for image_id in VAL],
+            "predicted_class": [0, 1, 2, 3, 0, 0],
+            "predicted_probability": [0.9, 0.8, 0.7, 0.6, 0.5, 1.0],
+        }
+    )
+    return frame.assign(**columns).iloc[::-1]
+
+
+@pytest.fixture
+def load(tmp_path):
+    def run(content, data=None, name="mine.csv", model="mine"):
+        path = tmp_path / name
+        if isinstance(content, pd.DataFrame):
+            content = content.to_csv(index=False)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return import_predictions(path, model, data or dataset(), Store(tmp_path / "store"))
+
+    return run
+
+
+def test_the_imagenet_x_layout(load):
+    entry = load(table())
+    frame = entry.frame()
+    assert entry.complete and frame["id"].tolist() == VAL and frame["target"].tolist() == list(range(N))
+    assert frame["pred"].tolist() == [0, 1, 2, 3, 0, 0] and entry.array("logits") is None
+    np.testing.assert_allclose(frame["confidence"], [0.9, 0.8, 0.7, 0.6, 0.5, 1.0], rtol=1e-6)
+    # the label's probability is known where it was predicted
+    np.testing.assert_allclose(frame["target_probability"], [0.9, 0.8, 0.7, 0.6, np.nan, np.nan], rtol=1e-6)
+    assert (entry.meta["file"], entry.meta["n"], entry.meta["model"]) == ("mine.csv", N, "mine")
+
+
+def test_file_names_in_their_several_forms(load):
+    names = [VAL[0], f"val/n01440764/{VAL[1]}.JPEG", f"{VAL[2]}_n01440764.JPEG", f"{VAL[3]}.png", VAL[4], VAL[5]]
+    assert load(table(file_name=names)).frame()["pred"].tolist() == [0, 1, 2, 3, 0, 0]
+
+
+def test_ids_that_look_like_numbers_missing_values_or_extensions(load):
+    ids = ["001", "NA", "a.b", "null", "größe <b>'\"", "n/a.c"]
+    data = dataset(ids=ids)
+    assert load(table(file_name=ids), data).frame()["pred"].tolist() == [0, 1, 2, 3, 0, 0]
+    assert load(table(file_name=[f"{i}.png" for i in ids]), data).frame()["id"].tolist() == ids
+
+
+def test_extra_columns_byte_order_marks_and_compression(load):
+    frame = table().assign(note='x,"y"')
+    expected = load(frame).frame()
+    for content, name in (
+        (b"\xef\xbb\xbf" + frame.to_csv(index=False).encode(), "bom.csv"),
+        (gzip.compress(frame.to_csv(index=False).encode()), "zipped.csv.gz"),
+        (frame.to_csv(index=False, lineterminator="\r\n").encode(), "windows.csv"),
+    ):
+        pd.testing.assert_frame_equal(load(content, name=name).frame(), expected)
+
+
+def logits_table(scale=3.0, n_classes=1000, **changes):
+    logits = np.random.default_rng(0).normal(0, scale, (N, n_classes)).round(4)
+    probabilities = softmax(logits, axis=1)
+    frame = table(predicted_class=logits.argmax(1), predicted_probability=probabilities.max(1)).sort_index()
+    wide = pd.DataFrame(logits, columns=[f"logit_{k}" for k in range(n_classes)])
+    return pd.concat([frame, wide], axis=1).assign(**changes).iloc[::-1], logits
+
+
+def test_logits(load):
+    frame, logits = logits_table()
+    entry = load(frame)
+    rows, probabilities = entry.frame(), softmax(logits, axis=1)
+    np.testing.assert_allclose(entry.array("logits"), logits - logits.max(1, keepdims=True), atol=0.02)
+    np.testing.assert_allclose(rows["confidence"], probabilities.max(1), rtol=1e-4)
+    np.testing.assert_allclose(rows["target_probability"], probabilities[np.arange(N), np.arange(N)], rtol=1e-3)
+    shuffled = frame[[*sorted(frame.columns)]]  # logit_0, logit_1, logit_10, …
+    np.testing.assert_array_equal(load(shuffled).array("logits"), entry.array("logits"))
+    # an import without logits replaces one with them
+    assert load(table()).array("logits") is None
+
+
+def test_logits_on_a_subset_of_classes(load):
+    frame, logits = logits_table()
+    columns = np.arange(0, 1000, 5)
+    data = dataset(targets=columns[:N], columns=columns, name="imagenet_a")
+    rows = load(frame, data).frame()
+    assert rows["pred"].tolist() == columns[logits[:, columns].argmax(1)].tolist()
+    np.testing.assert_allclose(rows["confidence"], softmax(logits[:, columns], axis=1).max(1), rtol=1e-4)
+    with pytest.raises(InputError, match="is not one of the 200 classes imagenet_a is scored on"):
+        load(table(predicted_class=[0, 5, 10, 15, 20, 21]), data)
+    assert load(table(predicted_class=[0, 5, 10, 15, 20, 25]), data).complete
+
+
+def test_images_with_several_labels(load):
+    data = dataset(targets=[[0, 7], [2], [2], [], [0], [1]])
+    rows = load(table(), data).frame()
+    assert [t.tolist() for t in rows["target"]] == [[0, 7], [2], [2], [], [0], [1]]
+    np.testing.assert_allclose(rows["target_probability"], [0.9, np.nan, 0.7, np.nan, 0.5, np.nan], rtol=1e-6)
+
+
+WRONG = [
+    (lambda: table().drop(columns="predicted_class"), "column 'predicted_class' is missing (it has file_name"),
+    (lambda: table().rename(columns=str.upper), "column 'file_name' is missing"),
+    (lambda: table(file_name=[*VAL[:5], VAL[0]]), "occurs a second time"),
+    (lambda: table(file_name=[*VAL[:5], f"x/{VAL[0]}.png"]), "occurs a second time"),
+    (lambda: table().iloc[1:], "1 of the 6 images of imagenet_1k have no row, for example ILSVRC2012_val_00000006"),
+    (lambda: table(file_name=[*VAL[:5], "cat.jpg"]), "row 2: 'cat.jpg' is not an image of imagenet_1k (expected names"),
+    (lambda: table(file_name=[*VAL[:5], ""]), "row 2: '' is not an image"),
+    (lambda: table(predicted_class=[0, 1, 2, 3, 0, 1000]), "row 2: predicted_class is 1000, expected a whole number"),
+    (lambda: table(predicted_class=[-1, 1, 2, 3, 0, 0]), "row 7: predicted_class is -1, expected a whole number"),
+    (lambda: table(predicted_class=[0, 1, 2.5, 3, 0, 0]), "row 5: predicted_class is 2.5"),
+    (lambda: table(predicted_class=[0, 1, "tench", 3, 0, 0]), "row 5: predicted_class is 'tench'"),
+    (lambda: table(predicted_class=[0, 1, None, 3, 0, 0]), "row 5: predicted_class is ''"),
+    (lambda: table(predicted_class=[True] * 6), "predicted_class is True"),
+    (lambda: table(predicted_class=[10**30, 1, 2, 3, 0, 0]), "row 7: predicted_class is"),
+    (
+        lambda: table(predicted_probability=[0.9, 0.8, 0.7, 0.6, 0.5, 1.01]),
+        "row 2: predicted_probability is 1.01, expec",
+    ),
+    (lambda: table(predicted_probability=[0.9, 0.8, 0.7, 0.6, -0.5, 1]), "row 3: predicted_probability is -0.5"),
+    (lambda: table(predicted_probability=[0.9, np.nan, 0.7, 0.6, 0.5, 1]), "row 6: predicted_probability is ''"),
+    (lambda: table(predicted_probability=["0.9", "nan", "0.7", "0.6", "0.5", "1"]), "row 6: predicted_probability is"),
+    (lambda: table(predicted_probability=[0.9, np.inf, 0.7, 0.6, 0.5, 1]), "row 6: predicted_probability is inf"),
+    (lambda: table(predicted_probability=[0.9, "high", 0.7, 0.6, 0.5, 1]), "row 6: predicted_probability is 'high'"),
+    (lambda: table(predicted_probability=[0.9, "80%", 0.7, 0.6, 0.5, 1]), "row 6: predicted_probability is '80%'"),
+    (lambda: logits_table()[0].drop(columns="logit_7"), "logit_7 is missing; expected logit_0 … logit_999"),
+    (lambda: logits_table(n_classes=1001)[0], "logit_1000 is too many"),
+    (lambda: logits_table(logit_3="x")[0], "row 7: a logit is not a finite number"),
+    (lambda: logits_table(logit_3=np.inf)[0], "row 7: a logit is not a finite number"),
+    (lambda: logits_table(predicted_class=3)[0], "predicted_class is not the largest logit"),
+    (lambda: logits_table(predicted_probability=0.01)[0], "the softmax of the logits gives"),
+    (lambda: "", "not a CSV table"),
+    (lambda: "\n\n", "not a CSV table"),
+    (lambda: "file_name,predicted_class,predicted_probability\n", "6 of the 6 images of imagenet_1k have no row"),
+    (lambda: bytes(range(256)) * 20, "not a CSV table"),
+    (lambda: b"\x89PNG\r\n\x1a\n" + b"\x00" * 100, "mine.csv"),
+    (lambda: "<!DOCTYPE html>\n<html>\n", "column 'file_name' is missing"),
+    (lambda: "file_name;predicted_class;predicted_probability\na;1;0.5", "column 'file_name' is missing"),
+    (
+        lambda: table().to_csv(index=False).replace("\n", ",9\n", 1).replace(",9\n", "\n", 1) + "a,b,c,d,e\n",
+        "not a CSV",
+    ),
+    (lambda: "file_name,predicted_class,predicted_probability\na,1,0.5,7\nb,1,0.5,7\n", "not a CSV table"),
+    (
+        lambda: "file_name,predicted_class,predicted_class,predicted_probability\na,1,1,0.5\n",
+        "'predicted_class' occurs twice",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", range(len(WRONG)))
+def test_what_is_wrong_is_said_and_nothing_is_lost(load, tmp_path, case):
+    make, message = WRONG[case]
+    before = load(table(predicted_probability=0.25)).frame()
+    with pytest.raises(InputError) as raised:
+        load(make())
+    assert message in str(raised.value) and "mine.csv" in str(raised.value)
+    after = Store(tmp_path / "store").imported("mine", "imagenet_1k")
+    pd.testing.assert_frame_equal(after.frame(), before)
+
+
+def test_files_that_are_not_there(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(InputError, match="no such file; expected a CSV"):
+            import_predictions(path, "m", dataset(), Store(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["x.csv.gz", "x.zip", "x.csv.bz2", "x.csv.xz", "x.csv.zst", "x.tar"])
+def test_archives_that_are_none(load, name):
+    with pytest.raises(InputError, match="not a CSV table|column 'file_name' is missing"):
+        load(b"this is not compressed", name=name)
+
+
+def test_sets_without_classes(load):
+    with pytest.raises(InputError, match="has no class space"):
+        load(table(), dataset(classes=""))
+
+
+def test_a_name_that_leaves_the_store(load):
+    with pytest.raises(InputError, match="cannot be used"):
+        load(table(), model="../../evil")
+
+
+@pytest.mark.parametrize(("model", "accuracy", "ece"), [("ResNet50", 0.76130, 0.03731), ("ViT", 0.78006, 0.01413)])
+def test_published_predictions(shared_dir, tmp_path, model, accuracy, ece):
+    """The predictions that imagenet-x ships: top-1 and 15-bin ECE as computed from the files by hand."""
+    pytest.importorskip("imagenet_x", reason="the validation labels come with the optional package imagenet-x")
+    from beyond_accuracy.base.profile import load_profile
+    from beyond_accuracy.data.readers import load_dataset
+
+    data = load_dataset(load_profile("predictions").datasets["imagenet_1k"])
+    path = shared_dir / "data" / "predictions" / f"{model}.csv"
+    rows = import_predictions(path, model, data, Store(tmp_path)).frame()
+    correct = rows["pred"] == rows["target"]
+    assert len(rows) == 50_000 and correct.mean() == pytest.approx(accuracy, abs=5e-6)
+    bins = np.ceil(rows["confidence"].to_numpy() * 15).clip(1, 15)  # right-closed
+    gaps = [
+        abs(correct[bins == b].mean() - rows["confidence"][bins == b].mean()) * (bins == b).mean() for b in set(bins)
+    ]
+    assert sum(gaps) == pytest.approx(ece, abs=5e-6)
+
+
+# Fuzz -----------------------------------------------------------------------------------------------------------------
+
+CELLS = st.one_of(
+    st.sampled_from(
+        [f"{VAL[0]}.JPEG", VAL[1], "", "0", "1", "0.5", "-1", "1e400", "nan", "inf", "True", '"', "'", "=1+1"]
+    ),
+    st.text(alphabet=st.characters(codec="utf-8"), max_size=6),
+    st.integers().map(str),
+    st.floats().map(str),
+)
+HEADERS = st.lists(
+    st.sampled_from(["file_name", "predicted_class", "predicted_probability", "logit_0", "logit_1", "", "x"]),
+    max_size=6,
+)
+QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FULL = st.just(["file_name", "predicted_class", "predicted_probability"])
+
+
+@QUICK
+@given(HEADERS | FULL, st.lists(st.lists(CELLS, max_size=5), max_size=5), st.sampled_from([",", ";", "\t"]))
+def test_any_table(tmp_path_factory, header, rows, separator):
+    import csv
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=separator)
+    writer.writerows([header, *rows])
+    _only_input_errors(tmp_path_factory, buffer.getvalue().encode("utf-8", "surrogatepass"))
+
+
+@QUICK
+@given(st.binary(max_size=200) | st.text(max_size=80).map(lambda t: b"file_name,predicted_class," + t.encode()))
+def test_any_bytes(tmp_path_factory, content):
+    _only_input_errors(tmp_path_factory, content)
+
+
+def _only_input_errors(tmp_path_factory, content):
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / "fuzz.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="fuzz.csv"):  # six particular images in six rows are not drawn by chance
+        import_predictions(path, "m", dataset(), Store(folder / "fuzz-store"))
+
+
+@QUICK
+@given(
+    st.lists(st.integers(-3, 1002) | st.floats(width=32), min_size=N, max_size=N),
+    st.lists(st.floats(-0.1, 1.1) | st.sampled_from([0.0, 1.0]), min_size=N, max_size=N),
+)
+def test_any_numbers(tmp_path_factory, classes, probabilities):
+    """A table is taken exactly when every number is what it has to be."""
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / "numbers.csv"
+    pd.DataFrame({"file_name": VAL, "predicted_class": classes, "predicted_probability": probabilities}).to_csv(path)
+    good = all(0 <= c <= 999 and c == int(c) for c in map(float, classes)) and all(0 <= p <= 1 for p in probabilities)
+    try:
+        entry = import_predictions(path, "m", dataset(), Store(folder / "fuzz-store"))
+    except InputError:
+        assert not good
+        return
+    assert good and entry.frame()["pred"].tolist() == [int(c) for c in classes]
+    np.testing.assert_allclose(entry.frame()["confidence"], probabilities, rtol=1e-6, atol=1e-7)

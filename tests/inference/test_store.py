@@ -1,0 +1,425 @@
+"""The store: keys, parts, locks, damage; and how stored outputs are judged."""
+
+import json
+import multiprocessing
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from scipy.special import softmax
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.inference.store import Entry, Predictions, Store, make_key, restrict, rows_table, score
+
+# Judging --------------------------------------------------------------------------------------------------------------
+
+
+def test_score_by_hand():
+    logits = np.array([[0.0, np.log(3), 0.0], [2.0, 2.0, 2.0]])
+    out = score(logits, np.array([0, 2]), None)
+    assert out["pred"].tolist() == [1, 0]  # a tie goes to the lowest index
+    np.testing.assert_allclose(out["confidence"], [0.6, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(out["target_probability"], [0.2, 1 / 3], rtol=1e-6)
+    assert out["pred"].dtype == np.int64 and out["confidence"].dtype == np.float32
+    multi = score(logits, [np.array([0, 1]), np.array([], dtype=int)], None)
+    np.testing.assert_allclose(multi["target_probability"], [0.8, 0.0], rtol=1e-6)
+
+
+def test_score_on_columns():
+    full = np.log(np.array([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4]]))
+    columns = np.array([1, 3])
+    out = score(full[:, columns], np.array([3, 1]), columns)
+    assert out["pred"].tolist() == [1, 3]
+    np.testing.assert_allclose(out["confidence"], [0.3 / 0.35, 0.4 / 0.6], rtol=1e-5)
+    np.testing.assert_allclose(out["target_probability"], [0.05 / 0.35, 0.2 / 0.6], rtol=1e-5)
+    # labels of a multi-label image that are not scored count for nothing
+    multi = score(full[:, columns], [np.array([0, 3]), np.array([2])], columns)
+    np.testing.assert_allclose(multi["target_probability"], [0.05 / 0.35, 0.0], rtol=1e-5)
+
+
+def predictions(logits, targets, columns=None, ids=None):
+    stored = (logits - logits.max(axis=1, keepdims=True)).astype(np.float16)
+    multi = isinstance(targets, list)
+    frame = pd.DataFrame({"id": ids or [f"i{k}" for k in range(len(logits))]})
+    frame["target"] = pd.Series(targets, dtype=object) if multi else targets
+    scored = stored if columns is None else stored[:, columns]
+    return Predictions("m", "d", "none", frame.assign(**score(scored, targets, columns)), stored, columns, {})
+
+
+def test_a_set_scored_on_200_of_1000_classes():
+    """Constructed so that the full argmax is always outside the subset, and the subset's is always right."""
+    from beyond_accuracy.data.classes import imagenet_subset
+
+    rng = np.random.default_rng(0)
+    columns = imagenet_subset("r")
+    others = np.setdiff1d(np.arange(1000), columns)
+    targets = rng.choice(columns, 300)
+    logits = rng.normal(0, 1, (300, 1000))
+    logits[np.arange(300), rng.choice(others, 300)] = 12
+    logits[np.arange(300), targets] = 9
+    whole, subset = predictions(logits, targets), predictions(logits, targets, columns)
+    assert not whole.correct.any() and subset.correct.all()
+    assert (columns[subset.target_positions] == targets).all()
+    assert subset.probabilities.shape == (300, 200) and whole.probabilities.shape == (300, 1000)
+    np.testing.assert_allclose(subset.probabilities.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(subset.confidence, softmax(logits[:, columns], axis=1).max(1), atol=2e-3)
+    # The same-classes baseline of a clean run: only its images of these classes, on these columns.
+    clean_targets = np.concatenate([targets[:100], rng.choice(others, 200)])
+    clean = restrict(predictions(logits, clean_targets), columns)
+    assert len(clean) == 100 and clean.correct.all() and (clean.columns == columns).all()
+    assert clean.ids.tolist() == [f"i{k}" for k in range(100)]
+    pd.testing.assert_frame_equal(clean.frame, subset.take(np.arange(100)).frame)
+
+
+def test_restriction_needs_logits():
+    bare = Predictions("m", "d", "none", pd.DataFrame({"id": ["a"], "target": [0], "pred": [0]}), None, None, {})
+    with pytest.raises(InputError, match="logits of m were not kept, .* set `keep: logits` for datasets.d"):
+        restrict(bare, np.array([0]))
+    assert bare.probabilities is None and bare.scored_logits is None
+
+
+def test_images_with_several_labels():
+    logits = np.log(np.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1]]))
+    found = predictions(logits, [np.array([0, 1]), np.array([0]), np.array([1, 2])])
+    assert found.multilabel and found.correct.tolist() == [True, False, True]
+    np.testing.assert_allclose(found.target_probability, [0.9, 0.2, 0.9], atol=1e-3)
+    assert [t.tolist() for t in found.targets] == [[0, 1], [0], [1, 2]]
+    with pytest.raises(ValueError, match="several labels"):
+        _ = found.target_positions
+    assert found.take(np.array([False, True, True])).ids.tolist() == ["i1", "i2"]
+    assert found.take(np.array([2, 0])).pred.tolist() == [1, 0]
+
+
+def test_other_labels():
+    logits = np.log(np.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1], [0.7, 0.2, 0.1]]))
+    found = predictions(logits, np.array([0, 0, 1, 2]))
+    labels = {"i0": np.array([0]), "i1": [2, 1], "i2": np.array([], int)}  # i3 has no entry
+    other = found.relabel("real", labels)
+    assert other.dataset == "real" and other.ids.tolist() == ["i0", "i1"] and other.correct.all()
+    np.testing.assert_allclose(other.target_probability, [0.6, 0.8], atol=1e-3)
+    bare = Predictions("m", "d", "none", found.frame, None, None, {}).relabel("real", labels)
+    assert bare.correct.tolist() == [True, True]
+    assert bare.target_probability[0] == found.confidence[0] and np.isnan(bare.target_probability[1])
+    assert len(found.relabel("real", {})) == 0
+
+
+def test_labels_are_judged_among_the_scored_columns():
+    logits = np.log(np.array([[0.5, 0.3, 0.15, 0.05]]))
+    found = predictions(logits, np.array([1]), np.array([1, 2])).relabel("real", {"i0": [0, 2]})
+    np.testing.assert_allclose(found.target_probability, [0.15 / 0.45], atol=1e-3)
+
+
+def test_real_labels_of_the_original_answers():
+    """Predicting the original label scores 42,164 of the 46,837 images with a ReaL label: 90.0228 %."""
+    pytest.importorskip("imagenet_x", reason="the validation labels come with the optional package imagenet-x")
+    from beyond_accuracy.base.profile import load_profile
+    from beyond_accuracy.data.annotations import real_labels
+    from beyond_accuracy.data.readers import load_dataset
+
+    data = load_dataset(load_profile("predictions").datasets["imagenet_1k"])
+    frame = pd.DataFrame({"id": data.ids.astype(str), "target": data.targets, "pred": data.targets, "confidence": 1.0})
+    found = Predictions("labels", "imagenet_1k", "none", frame, None, None, {}).relabel("imagenet_real", real_labels())
+    assert (int(found.correct.sum()), len(found)) == (42164, 46837)
+    assert found.correct.mean() == pytest.approx(0.900228, abs=5e-7)
+
+
+# Keys -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_depends_on_values_not_on_their_order():
+    assert make_key({"a": 1, "b": [1, 2]}) == make_key({"b": [1, 2], "a": 1})
+    assert make_key({"a": 1}) != make_key({"a": 2}) != make_key({"b": 2})
+
+
+def test_the_key_changes_with_each_of_its_parts_and_with_nothing_else(toy):
+    import torch
+    from safetensors.torch import save_file
+
+    toy.images(2)
+    toy.checkpoint()
+    toy.clip()
+    models = {
+        "colour": {"source": "timm", "name": f"local-dir:{toy.root / 'colour'}"},
+        "clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"},
+    }
+
+    def keys(transform="none", content=None, options=None, **settings):
+        outputs = toy.outputs(content or toy.content(models, **settings), options)
+        outputs.fill("images", [transform])
+        return {meta["model"]: key for key, meta in outputs.used.items()}
+
+    base = keys()
+
+    def changed(**how):
+        new = keys(**how)
+        return {name for name in base if new[name] != base[name]}
+
+    both = {"colour", "clip"}
+    assert changed() == set()
+    assert changed(precision="bf16") == both  # precision
+    assert changed(transform="hflip=1") == both  # transform
+    assert changed(preset="paper") == {"colour"}  # preprocessing
+    assert changed(logit_scale="100") == {"clip"}
+    assert changed(prompts="a {c}") == {"clip"}  # prompts
+    # Nothing else:
+    assert changed(seed=5, resamples=10, chunk=3, notebook_timeout=9) == set()
+    assert changed(options={"batch_size": 2}) == changed(transform="shift=0") == set()
+    renamed = toy.content(models)
+    renamed["name"], renamed["title"] = "other", "Other"
+    renamed["datasets"]["images"] |= {"title": "T", "licence": "L", "expected": 6}
+    for model in renamed["models"].values():
+        model |= {"label": "L", "family": "F", "paradigm": "P"}
+    assert changed(content=renamed) == set()
+    other_names = toy.content({f"{name}_2": spec for name, spec in models.items()})
+    assert set(keys(content=other_names).values()) == set(base.values())
+    moved = toy.root / "moved"
+    (toy.root / "colour").rename(moved)
+    models["colour"]["name"] = f"local-dir:{moved}"
+    assert changed() == set()
+    # The data
+    limited = toy.content(models)
+    limited["datasets"]["images"]["limit"] = 3
+    assert changed(content=limited) == both
+    # Weights, one value of one tensor
+    save_file({"head.weight": torch.tensor([[8.0, 0, 0], [0, 8, 0], [0, 0, 8.000001]])}, moved / "model.safetensors")
+    assert changed() == {"colour"}
+
+
+# Entries --------------------------------------------------------------------------------------------------------------
+
+RANGES = [(0, 2), (2, 4), (4, 5)]
+
+
+def entry_in(folder, **meta):
+    return Store(folder).entry({"weights": "w"}, {"model": "m", "dataset": "d", **meta})
+
+
+def write_parts(entry, ranges=RANGES):
+    for start, stop in ranges:
+        ids = [f"i{k}" for k in range(start, stop)]
+        values = np.arange(3 * start, 3 * stop, dtype=np.float16).reshape(-1, 3)
+        frame = pd.DataFrame({"id": ids, "target": np.arange(start, stop)})
+        entry.write_part((start, stop), frame, {"logits": values, "features-x": values[:, :2]})
+
+
+def test_parts_become_one_table(tmp_path):
+    entry = entry_in(tmp_path)
+    assert entry.missing(RANGES) == RANGES and not entry.complete
+    with entry.lock():
+        entry.start({"device": "cpu"})
+        write_parts(entry, [RANGES[2], RANGES[0]])  # in any order
+        assert entry.missing(RANGES) == [RANGES[1]]
+        write_parts(entry, [RANGES[1]])
+        entry.finish(RANGES)
+    assert entry.complete and entry.missing(RANGES) == [] and not list(entry.folder.glob("part-*"))
+    assert entry.frame()["id"].tolist() == [f"i{k}" for k in range(5)]
+    logits = entry.array("logits")
+    assert isinstance(logits, np.memmap) and logits.dtype == np.float16
+    np.testing.assert_array_equal(logits, np.arange(15).reshape(5, 3))
+    assert entry.layers() == ["x"] and entry.array("features-x").shape == (5, 2) and entry.array("other") is None
+    with entry.lock():
+        entry.finish(RANGES)  # a second run that had waited
+    table = pq.read_table(entry.folder / "predictions.parquet")
+    assert table.column_names == ["id", "target"]
+
+
+def test_lists_of_labels_keep_their_type(tmp_path):
+    entry = entry_in(tmp_path)
+    for start, labels in ((0, [[], []]), (2, [[1, 2], [3]])):
+        frame = pd.DataFrame({"id": [f"i{start}", f"i{start + 1}"], "target": pd.Series(labels, dtype=object)})
+        entry.write_part((start, start + 2), frame, {})
+    entry.finish([(0, 2), (2, 4)])
+    assert [np.asarray(t).tolist() for t in entry.frame()["target"]] == [[], [], [1, 2], [3]]
+    assert rows_table(pd.DataFrame({"target": pd.Series([[]], dtype=object)})).schema.field("target").type.value_type
+
+
+def test_what_computed_an_entry_is_remembered(tmp_path):
+    entry = entry_in(tmp_path, model_id="id", preset="library")
+    entry.lock().__enter__()
+    entry.start({"device": "cpu", "torch": "1"})
+    entry.start({"device": "cuda", "torch": "1"})  # continued elsewhere
+    entry.start({"device": "cpu", "torch": "1"})
+    later = entry_in(tmp_path, model_id="id", preset="library", model="renamed").described().meta
+    assert later["device"] == "cpu; cuda" and later["torch"] == "1" and later["model"] == "renamed"
+    (entry.folder / "meta.json").write_text("{damaged")
+    assert entry.described().meta["model"] == "m"
+    entry.start({"device": "cpu"})
+    assert json.loads((entry.folder / "meta.json").read_text())["device"] == "cpu"
+
+
+def test_a_killed_runs_leftovers_are_cleared(tmp_path):
+    entry = entry_in(tmp_path)
+    entry.folder.mkdir(parents=True)
+    (entry.folder / ".tmp-123-abc.parquet").write_bytes(b"half")
+    with entry.lock():
+        entry.start({})
+    assert not list(entry.folder.glob(".tmp-*"))
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "noise": b"\x93NUMPY" + b"\x07" * 50}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "noise"])
+def test_a_damaged_part_is_named_and_only_it_is_done_again(tmp_path, how):
+    entry = entry_in(tmp_path)
+    write_parts(entry)
+    damage(entry.part(RANGES[1]), how)
+    with pytest.raises(InputError, match=r"m on d are damaged: .*part-00000002-00000004.parquet .*only its images"):
+        entry.finish(RANGES)
+    assert not entry.complete
+    entry.part(RANGES[1]).unlink()
+    assert entry.missing(RANGES) == [RANGES[1]]
+    write_parts(entry, [RANGES[1]])
+    entry.finish(RANGES)
+    assert len(entry.frame()) == 5
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "noise", "gone"])
+@pytest.mark.parametrize("name", ["logits.npy", "predictions.parquet"])
+def test_damaged_results_are_named(tmp_path, name, how):
+    entry = entry_in(tmp_path)
+    write_parts(entry)
+    entry.finish(RANGES)
+    path = entry.folder / name
+    if how == "gone":
+        path.unlink()
+    else:
+        damage(path, how)
+    if (name, how) == ("predictions.parquet", "gone"):
+        assert not entry.complete
+        return
+    with pytest.raises(InputError, match=rf"m on d are damaged: .*{name} .*delete the folder .*run again"):
+        (entry.array("logits"), entry.frame())
+
+
+def test_an_array_of_another_run_is_refused(tmp_path):
+    entry = entry_in(tmp_path)
+    write_parts(entry)
+    entry.finish(RANGES)
+    np.save(entry.folder / "logits.npy", np.zeros((4, 3), np.float16))
+    with pytest.raises(InputError, match="4 rows instead of 5"):
+        entry.array("logits")
+    np.save(entry.folder / "logits.npy", np.array([{"a": 1}] * 5), allow_pickle=True)  # objects are pickles
+    with pytest.raises(InputError, match="damaged"):
+        entry.array("logits")
+
+
+def hold(folder, seconds, ready):
+    with entry_in(folder).lock():
+        ready.set()
+        time.sleep(seconds)
+
+
+def test_the_second_of_two_runs_waits(tmp_path, capsys):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    other = context.Process(target=hold, args=(tmp_path, 60, ready))
+    other.start()
+    assert ready.wait(20)
+    entered = threading.Event()
+
+    def enter():
+        with entry_in(tmp_path).lock():
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    assert not entered.wait(1.5)
+    assert "another run is computing m on d; waiting" in capsys.readouterr().err
+    other.kill()  # a dead run holds nothing
+    assert entered.wait(10)
+    thread.join()
+    other.join()
+
+
+def test_a_file_system_without_locks(toy, monkeypatch):
+    """Two runs then do the same work; whoever is slower finds it done."""
+    from beyond_accuracy.inference import store
+
+    def unsupported(*_, **__):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(store.FileLock, "acquire", unsupported)
+    toy.images(2)
+    toy.checkpoint()
+    original = Entry.merge
+
+    def overtaken(self, ranges):
+        half_written = self.folder / ".tmp-of-the-other"
+        half_written.write_bytes(b"")
+        self.start({"device": "cpu"}, locked=False)
+        assert half_written.exists()
+        original(self, ranges)
+        for part in self.folder.glob("part-*"):
+            part.unlink()
+        raise InputError("a part is gone")
+
+    monkeypatch.setattr(Entry, "merge", overtaken)
+    assert toy.outputs().predictions("images", ["none"])["none"]["colour"].correct.all()
+
+
+def test_atomic_write_keeps_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    atomic_write(path, lambda p: p.write_text("first"))
+
+    def fail(p):
+        p.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"cannot write .*a.txt \(No space left on device\); .*--cache-dir"):
+        atomic_write(path, fail)
+    assert path.read_text() == "first" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    with pytest.raises(InputError, match="cannot write"):
+        atomic_write(path / "below a file" / "b", lambda p: None)
+    with pytest.raises(ZeroDivisionError):
+        atomic_write(path, lambda p: p.write_text("half") / 0 if p.write_text("half") else 1 / 0)
+    assert path.read_text() == "first" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+# Imported predictions -------------------------------------------------------------------------------------------------
+
+
+def put(store, value, model="mine", dataset="d", fail=False):
+    def write(entry: Entry):
+        frame = pd.DataFrame({"id": ["a"], "target": [0], "pred": [value]})
+        entry.write_rows(rows_table(frame), [])
+        if fail:
+            raise InputError("disk full")
+
+    return store.replace_imported(model, dataset, write)
+
+
+def test_imported_predictions_are_replaced_whole(tmp_path):
+    store = Store(tmp_path)
+    assert not store.imported("mine", "d").complete and store.imported_models() == []
+    assert put(store, 1).frame()["pred"].tolist() == [1]
+    put(store, 9, dataset="e")
+    assert put(store, 2).frame()["pred"].tolist() == [2]
+    with pytest.raises(InputError, match="disk full"):
+        put(store, 3, fail=True)
+    assert store.imported("mine", "d").frame()["pred"].tolist() == [2]
+    assert store.imported("mine", "e").frame()["pred"].tolist() == [9]
+    assert store.imported_models() == ["mine"]
+    assert sorted(p.name for p in (tmp_path / "imported" / "mine").iterdir() if p.is_dir()) == ["d", "e"]
+    damage(store.imported("mine", "d").folder / "predictions.parquet", "cut")
+    with pytest.raises(InputError, match="import the predictions again"):
+        store.imported("mine", "d").frame()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "~root", "x" * 101, "a\nb", "a\x00b"])
+def test_names_that_would_leave_the_folder(tmp_path, name):
+    for pair in ((name, "d"), ("m", name)):
+        with pytest.raises(InputError, match="cannot be used"):
+            Store(tmp_path).imported(*pair)
+
+
+@pytest.mark.parametrize("name", ["ResNet-50 (v1)", "größe", "日本", "<b>'\"&", "a.b", "-x"])
+def test_names_that_are_fine(tmp_path, name):
+    put(Store(tmp_path), 4, model=name)
+    assert Store(tmp_path).imported_models() == [name]

@@ -1,0 +1,89 @@
+"""One verdict per question: correction in families, training noise, ties."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+
+from beyond_accuracy.measure import verdicts
+from beyond_accuracy.measure.verdicts import BEYOND_NOISE, OPEN, THESE
+
+
+def comparisons(*rows: tuple) -> pd.DataFrame:
+    """Rows (metric, a, b, difference, half width, p, family)."""
+    table = [
+        {"dataset": "d", "metric": m, "model_a": a, "model_b": b, "difference": d, "ci_low": d - h, "ci_high": d + h,
+         "p": p, "family": family}
+        for m, a, b, d, h, p, family in rows
+    ]  # fmt: skip
+    return pd.DataFrame(table)
+
+
+def noise(**sd: float) -> pd.DataFrame:
+    return pd.DataFrame([("d", "accuracy", m, s, 2) for m, s in sd.items()], columns=verdicts.NOISE)
+
+
+def test_holm_runs_within_a_family():
+    rows = comparisons(
+        ("accuracy", "a", "b", 1, 0.5, 0.02, "main"),
+        ("accuracy", "a", "c", 1, 0.5, 0.03, "main"),
+        ("nll", "a", "b", 1, 0.5, 0.04, "detail"),
+    )
+    judged = verdicts.judge(rows)
+    assert judged["p_holm"].tolist() == pytest.approx([0.04, 0.04, 0.04])
+    assert judged["verdict"].tolist() == [THESE, THESE, THESE]
+    together = verdicts.judge(rows.assign(family="main"))
+    assert together["p_holm"].tolist() == pytest.approx([0.06, 0.06, 0.06])
+    assert together["verdict"].tolist() == [OPEN, OPEN, OPEN]
+
+
+def test_undefined_p_values_are_open():
+    judged = verdicts.judge(comparisons(("accuracy", "a", "b", 0.0, 0.5, np.nan, "main")))
+    assert judged["verdict"].tolist() == [OPEN]
+
+
+def test_training_noise_by_hand():
+    row = ("accuracy", "a", "b", 10.0, 1.96, 0.0001, "main")
+    # equal variances of 2 degrees of freedom each: Welch-Satterthwaite gives 4; images add a standard error of 1
+    edge = np.sqrt(((10 / t.isf(0.025, 4)) ** 2 - 1) / 2)
+    for sd, verdict in ((0.99 * edge, BEYOND_NOISE), (1.01 * edge, THESE)):
+        assert verdicts.judge(comparisons(row), noise(a=sd, b=sd))["verdict"].tolist() == [verdict]
+    assert verdicts.judge(comparisons(row), noise(a=0.1))["verdict"].tolist() == [THESE]  # one model's noise is unknown
+    assert verdicts.judge(comparisons(row), noise(a=0.0, b=0.0))["verdict"].tolist() == [BEYOND_NOISE]
+    assert verdicts.judge(comparisons(("nll", *row[1:])), noise(a=0.1, b=0.1))["verdict"].tolist() == [THESE]
+
+
+def test_equal_recipes_are_seldom_told_apart_by_training_noise():
+    """P(beyond noise) for two runs of one recipe, sd from three runs of which the compared one is the first."""
+    rng = np.random.default_rng(0)
+    runs = rng.normal(0, 1, (4000, 2, 3))
+    gap, sd = runs[:, 0, 0] - runs[:, 1, 0], runs.std(-1, ddof=1)
+    said = [
+        verdicts.exceeds_noise(
+            comparisons(("accuracy", "a", "b", g, 1e-9, 0, "main")).iloc[0].to_dict(), noise(a=x, b=y)
+        )
+        for g, (x, y) in zip(gap, sd, strict=True)
+    ]
+    assert np.mean(said) < 0.05
+
+
+def test_between_turns_a_row_around():
+    judged = verdicts.judge(comparisons(("accuracy", "a", "b", 2.0, 0.5, 0.01, "main")))
+    row = verdicts.between(judged, "b", "a")
+    assert (row["difference"], row["ci_low"], row["ci_high"]) == (-2.0, -2.5, -1.5)
+    assert verdicts.between(judged, "a", "c") is None
+
+
+def test_leaders_tie_unless_told_apart():
+    judged = verdicts.judge(
+        comparisons(
+            ("accuracy", "a", "b", 1, 2, 0.4, "main"),
+            ("accuracy", "a", "c", 9, 2, 0.001, "main"),
+            ("accuracy", "b", "c", 8, 2, 0.001, "main"),
+        )
+    )
+    values = pd.Series({"a": 60.0, "b": 59.0, "c": 51.0})
+    assert verdicts.leaders(values, judged) == ["a", "b"]
+    assert verdicts.leaders(values, judged, better="down") == ["c"]
+    assert verdicts.tells_apart(judged) == (2, 3)
+    assert verdicts.joined(["a", "b", "c"]) == "a, b and c"

@@ -1,0 +1,490 @@
+"""Models load as their libraries load them, and say clearly when they do not."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import ModelSpec, Settings
+from beyond_accuracy.data.classes import ClassSpace, class_space
+from beyond_accuracy.models import load
+from beyond_accuracy.models.card import Card
+from beyond_accuracy.models.load import load_model
+from beyond_accuracy.models.network import Model
+
+LIBRARY = Settings(precision="fp32")
+
+
+def photograph(size=(217, 171)):
+    rng = np.random.default_rng(11)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+def close(ours, theirs):
+    """Equal but for the last bits, which depend on where in memory a tensor happens to lie."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def prepared(model, image):
+    pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None]
+    return model.normalize(pixels)
+
+
+def timm_folder(root, name, n_classes=5, **overrides):
+    """A randomly initialised timm model as a `local-dir:` folder."""
+    import timm
+
+    torch.manual_seed(1)
+    network = timm.create_model(name, num_classes=n_classes)
+    folder = root / name
+    folder.mkdir()
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+    keys = ("input_size", "crop_pct", "interpolation", "mean", "std", "classifier", "first_conv", "crop_mode")
+    keys += ("fixed_input_size",)
+    config = {key: network.pretrained_cfg[key] for key in keys if network.pretrained_cfg.get(key) is not None}
+    content = {"architecture": name, "num_classes": n_classes, "pretrained_cfg": config | overrides}
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    return timm_folder(tmp_path_factory.mktemp("timm"), "test_vit", crop_pct=0.95, mean=[0.5, 0.4, 0.3])
+
+
+@pytest.fixture(scope="module")
+def convnext(tmp_path_factory):
+    return timm_folder(tmp_path_factory.mktemp("timm"), "test_convnext")
+
+
+def spec_of(folder, source="timm", **more):
+    return ModelSpec("m", source, id=f"local-dir:{folder}", **more)
+
+
+# timm ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+def test_timm_preprocessing_logits_and_features(name, request):
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    folder = request.getfixturevalue(name)
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model = load_model(spec_of(folder), LIBRARY)
+    x = create_transform(**resolve_model_data_config(network))(photograph())[None]
+    assert torch.equal(prepared(model, photograph()), x)
+    with torch.inference_mode():
+        out = model.outputs(x, None, features=True)
+        close(out["logits"], network(x))
+        close(out["features-pre_logits"], network.forward_head(network.forward_features(x), True))
+    assert model.card.parameters == sum(p.numel() for p in network.parameters()) and model.card.logit_scale is None
+    assert not any(module.training for module in model.network.modules())
+
+
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+def test_the_classifier_runs_in_float32_under_autocast(name, request):
+    model = load_model(spec_of(request.getfixturevalue(name)), LIBRARY)
+    x = torch.rand(4, 3, 160, 160)
+    with torch.inference_mode():
+        exact = model.outputs(x, None)["logits"]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model.outputs(x, None)["logits"]
+            assert model.network(x).dtype == torch.bfloat16  # what it would be
+    assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())
+    torch.testing.assert_close(logits, exact, rtol=0, atol=0.05)
+
+
+def test_models_arrive_in_eval_mode(toy):
+    toy.checkpoint()
+    model = load_model(spec_of(toy.root / "colour"), LIBRARY, ("toy_networks",))
+    x = torch.rand(2, 3, 16, 16)
+    assert not model.network.drop.training
+    assert torch.equal(model.outputs(x, None)["logits"], model.outputs(x, None)["logits"])
+    assert not any(p.requires_grad for p in model.network.parameters())
+
+
+def test_paper_preset_is_for_supervised_models(vit, toy):
+    paper = load_model(spec_of(vit), Settings(preset="paper"))
+    assert paper.geometry.text == "Resize(182, bilinear) CenterCrop(160)"  # int(160 * 256 / 224)
+    assert load_model(spec_of(vit), LIBRARY).geometry.text == "Resize(168, bicubic) CenterCrop(160)"
+    toy.clip()
+    clip = spec_of(toy.root / "clip", "open_clip")
+    assert load_model(clip, Settings(preset="paper")).geometry == load_model(clip, LIBRARY).geometry
+
+
+@pytest.mark.parametrize("size", [96, 224])
+def test_timm_at_another_size(vit, size):
+    """The same as timm's own `img_size=` at loading, which resamples the stored position embeddings."""
+    import timm
+
+    theirs = timm.create_model(f"local-dir:{vit}", pretrained=True, img_size=size).eval()
+    model = load_model(spec_of(vit), LIBRARY)
+    resized = model.at_size(size)
+    x = torch.rand(1, 3, size, size)
+    close(resized.network.pos_embed, theirs.pos_embed)
+    with torch.inference_mode():
+        close(resized.outputs(x, None)["logits"], theirs(x))
+        model.outputs(torch.rand(1, 3, 160, 160), None)  # the original is untouched
+    assert resized.geometry.text == f"Resize({int(size / 0.95)}, bicubic) CenterCrop({size})"
+
+
+def test_sizes_that_cannot_be(vit, convnext):
+    with pytest.raises(InputError, match="no multiple of the patch size 16"):
+        load_model(spec_of(vit), LIBRARY).at_size(100)
+    model = load_model(spec_of(convnext), LIBRARY)
+    assert model.at_size(100).outputs(torch.rand(1, 3, 100, 100), None)["logits"].shape == (1, 5)
+    mixer = ModelSpec("mixer", "timm", id="x")
+    fixed = Model(Card(mixer, "", "", model.geometry, (), (), 16, 5, None, 0), torch.nn.Identity(), None)
+    with pytest.raises(InputError, match="mixer: cannot take inputs of side 320"):
+        fixed.at_size(320)
+
+
+def test_wrong_number_of_classes(convnext, toy):
+    model = load_model(spec_of(convnext), LIBRARY)
+    with pytest.raises(InputError, match=r"checkpoint has 5 classes, the dataset's class space .* has 1000"):
+        model.head(class_space("imagenet_1k"), torch.device("cpu"))
+    toy.images(1)
+    toy.checkpoint(n_classes=4)
+    with pytest.raises(InputError, match="checkpoint has 4 classes, .* has 3"):
+        toy.outputs().predictions("images", ["none"])
+
+
+# open_clip -----------------------------------------------------------------------------------------------------------
+
+COLOURS = ClassSpace("c", ("r", "g", "b"), ("red", "green", "blue"), ("a {c} photo.", "{c}", "the {c} {c}"))
+
+
+def test_open_clip_preprocessing_head_logits_and_features(toy):
+    import open_clip
+
+    folder = toy.clip()
+    network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    network.eval()
+    model = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    x = preprocess(photograph())[None]
+    assert torch.equal(prepared(model, photograph()), x)
+    head = model.head(COLOURS, torch.device("cpu"))
+    templates = [lambda c: f"a {c} photo.", lambda c: c, lambda c: f"the {c} {c}"]
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    expected = open_clip.build_zero_shot_classifier(network, tokenizer, COLOURS.names, templates)
+    assert torch.equal(head, expected) and head.shape == (16, 3)
+    with torch.inference_mode():
+        out = model.outputs(x, head, features=True)
+        projected = network.encode_image(x)
+        torch.testing.assert_close(out["features-projected"], projected)
+        torch.testing.assert_close(out["features-trunk"] @ network.visual.proj, projected)
+        scale = network.logit_scale.exp()
+        torch.testing.assert_close(out["logits"], scale * network.encode_image(x, normalize=True) @ expected)
+        assert network.visual.proj is not None and torch.equal(network.encode_image(x), projected)
+    assert out["features-trunk"].shape == (1, 32) and model.card.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)
+    assert model.card.parameters == sum(p.numel() for p in network.visual.parameters())
+
+
+def test_open_clip_with_a_timm_tower(toy):
+    import open_clip
+
+    folder = toy.root / "tower"
+    folder.mkdir()
+    vision = {"timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear"}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision | {"image_size": 64}, "text_cfg": text}
+    torch.manual_seed(0)
+    state = open_clip.CLIP(**json.loads(json.dumps(config))).state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, folder / "open_clip_model.safetensors")
+    content = {"model_cfg": config, "preprocess_cfg": {"interpolation": "bilinear", "resize_mode": "squash"}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    model = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    x = preprocess(photograph())[None]
+    assert torch.equal(prepared(model, photograph()), x)
+    assert model.geometry.mode == "squash" and model.card.patch == 16
+    with torch.inference_mode():
+        out = model.outputs(x, torch.rand(16, 3), features=True)
+        torch.testing.assert_close(out["features-projected"], network.eval().encode_image(x))
+        torch.testing.assert_close(out["features-trunk"], network.visual.trunk(x))
+        larger = open_clip.create_model(f"local-dir:{folder}", force_image_size=96).eval()
+        y = torch.rand(1, 3, 96, 96)
+        resized = model.at_size(96).outputs(y, torch.rand(16, 3), features=True)
+        torch.testing.assert_close(resized["features-projected"], larger.encode_image(y))
+
+
+@pytest.mark.parametrize("size", [24, 64])
+def test_open_clip_at_another_size(toy, size):
+    """The same as open_clip's own `force_image_size=`."""
+    import open_clip
+
+    folder = toy.clip()
+    theirs = open_clip.create_model(f"local-dir:{folder}", force_image_size=size).eval()
+    model = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    x = torch.rand(1, 3, size, size)
+    with torch.inference_mode():
+        out = model.at_size(size).outputs(x, torch.rand(16, 3), features=True)
+        torch.testing.assert_close(out["features-projected"], theirs.encode_image(x))
+        model.outputs(torch.rand(1, 3, 32, 32), torch.rand(16, 3))
+    with pytest.raises(InputError, match="no multiple of the patch size 8"):
+        model.at_size(size + 1)
+
+
+def test_logit_scale_is_a_convention(toy):
+    folder = toy.clip()
+    learned = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    hundred = load_model(spec_of(folder, "open_clip"), Settings(logit_scale="100"))
+    x, head = torch.rand(2, 3, 32, 32), torch.nn.functional.normalize(torch.rand(16, 3), dim=0)
+    with torch.inference_mode():
+        ratio = hundred.outputs(x, head)["logits"] / learned.outputs(x, head)["logits"]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 100 / learned.card.logit_scale))
+    assert hundred.card.key_parts(COLOURS)["logit_scale"] == 100.0
+    assert learned.card.key_parts(COLOURS)["logit_scale"] == learned.card.logit_scale
+    assert learned.card.key_parts(None)["logit_scale"] is None  # features know no scale
+
+
+def test_a_token_table_maps_to_ranks(toy):
+    import open_clip
+
+    folder = toy.clip()
+    spec = spec_of(folder, "open_clip")
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a red photo.", "red"])
+    kept = sorted(set(tokens.flatten().tolist()))
+    (folder / "token_table.json").write_text(json.dumps(kept))
+    from beyond_accuracy.models.network import tokenizer
+
+    assert torch.equal(torch.tensor(kept)[tokenizer(spec)(["a red photo.", "red"])], tokens)
+    with pytest.raises(InputError, match="outside the model's vocabulary"):
+        tokenizer(spec)(["a zebra"])
+
+
+# What goes wrong -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (ModelSpec("m", "timm", id="resnet5O"), "m: unknown timm model 'resnet5O'; did you mean .*resnet50"),
+        (ModelSpec("m", "timm", id="resnet50.a1_in1kk"), "unknown timm model .* did you mean .*resnet50.a1_in1k"),
+        (ModelSpec("m", "open_clip", id="ViT-B-61", pretrained="x"), "unknown open_clip model .* mean .*ViT-B-16"),
+        (ModelSpec("m", "open_clip", id="ViT-B-16", pretrained="laion400m_e13"), "did you mean .*laion400m_e31"),
+        (ModelSpec("m", "predictions"), "has no network to run"),
+    ],
+)
+def test_unknown_names(spec, message):
+    with pytest.raises(InputError, match=message):
+        load_model(spec, LIBRARY)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ModelSpec("m", "timm", id="local-dir:/nowhere/at/all"),
+        ModelSpec("m", "timm", id="resnet50", checkpoint="/nowhere/w.safetensors"),
+        ModelSpec("m", "open_clip", id="ViT-B-16", pretrained="/nowhere/w.pt"),
+    ],
+)
+def test_absent_files(spec):
+    with pytest.raises(DataMissing, match="not found"):
+        load_model(spec, LIBRARY)
+
+
+@pytest.mark.parametrize("source", ["timm", "open_clip"])
+def test_weights_that_the_hub_would_have(monkeypatch, source):
+    import open_clip
+    import timm
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*_, **__):
+        raise LocalEntryNotFoundError("Cannot find the requested files in the disk cache")
+
+    def wrapped(*_, **__):
+        try:
+            offline()
+        except LocalEntryNotFoundError as error:
+            raise RuntimeError(f"Failed to download weights for tag 'laion400m_e31': {error}") from error
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(open_clip, "create_model", wrapped)
+    spec = {
+        "timm": ModelSpec("m", "timm", id="resnet50.a1_in1k"),
+        "open_clip": ModelSpec("m", "open_clip", id="ViT-B-16", pretrained="laion400m_e31"),
+    }[source]
+    with pytest.raises(DataMissing, match="are not on this machine .*`beyond-accuracy fetch"):
+        load_model(spec, LIBRARY)
+
+
+def test_modules_to_import():
+    with pytest.raises(InputError, match="'no_such_module' of the profile's `imports`"):
+        load_model(ModelSpec("m", "timm", id="x"), LIBRARY, ("no_such_module",))
+
+
+def test_checkpoints_that_do_not_fit_or_are_damaged(convnext, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({"stem.weight": torch.zeros(3)}, other)
+    with pytest.raises(InputError, match="weights of test_convnext do not load"):
+        load_model(ModelSpec("m", "timm", id="test_convnext", checkpoint=str(other)), LIBRARY)
+    half = tmp_path / "half.safetensors"
+    half.write_bytes((convnext / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(InputError, match="weights of test_convnext do not load"):
+        load_model(ModelSpec("m", "timm", id="test_convnext", checkpoint=str(half)), LIBRARY)
+    garbage = tmp_path / "garbage.pth"
+    garbage.write_bytes(b"not a checkpoint at all")
+    with pytest.raises(InputError, match="was not loaded"):
+        load_model(ModelSpec("m", "timm", id="test_convnext", checkpoint=str(garbage)), LIBRARY)
+    # Weights of five classes in a folder that promises seven
+    folder = tmp_path / "seven"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes((convnext / "model.safetensors").read_bytes())
+    content = json.loads((convnext / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "num_classes": 7}))
+    with pytest.raises(InputError, match="do not load.*(7|5)"):
+        load_model(spec_of(folder), LIBRARY)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="do not load"):
+        load_model(spec_of(folder), LIBRARY)
+
+
+def test_networks_that_are_not_square_rgb(tmp_path):
+    folder = timm_folder(tmp_path, "test_resnet", input_size=[3, 160, 128])
+    with pytest.raises(InputError, match="expected square RGB"):
+        load_model(spec_of(folder), LIBRARY)
+
+
+class Exploit:
+    """What a malicious pickle does: run a command when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def exploits(folder, target):
+    plain, zipped, wrapped = folder / "plain.pth", folder / "zipped.pth", folder / "wrapped.pth"
+    plain.write_bytes(pickle.dumps(Exploit(target)))
+    torch.save(Exploit(target), zipped)
+    torch.save({"state_dict": {"head.weight": torch.zeros(1)}, "epoch": Exploit(target)}, wrapped)
+    return [plain, zipped, wrapped]
+
+
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, toy):
+    import open_clip
+
+    target = tmp_path / "executed"
+    small = json.loads((toy.clip("small") / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "toy-clip.json").write_text(json.dumps(small))
+    open_clip.add_model_config(tmp_path / "toy-clip.json")
+    for path in exploits(tmp_path, target):
+        for spec in (
+            ModelSpec("m", "timm", id="test_convnext", checkpoint=str(path)),
+            ModelSpec("m", "open_clip", id="toy-clip", pretrained=str(path)),
+        ):
+            with pytest.raises(InputError, match="was not loaded and nothing in it was run .* safetensors"):
+                load_model(spec, LIBRARY)
+        assert not target.exists()
+    # as the only weights of a local folder
+    for folder, source, name in (
+        (toy.checkpoint(), "timm", "pytorch_model.bin"),
+        (toy.clip(), "open_clip", "open_clip_pytorch_model.bin"),
+    ):
+        next(folder.glob("*.safetensors")).unlink()
+        (folder / name).write_bytes(exploits(tmp_path, target)[1].read_bytes())
+        with pytest.raises(InputError, match="was not loaded and nothing in it was run"):
+            load_model(spec_of(folder, source), LIBRARY, ("toy_networks",))
+    assert not target.exists()
+    with pytest.raises(ModuleNotFoundError):  # the fixture itself does what it says
+        pickle.loads(b"cno_such_module\nx\n.")
+    pickle.loads(pickle.dumps(Exploit(target)))
+    assert target.exists()
+
+
+# Cards ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_is_read_without_the_network_until_something_changes(toy, monkeypatch):
+    toy.checkpoint()
+    spec = spec_of(toy.root / "colour")
+    loaded = []
+    original = load.load_model
+    monkeypatch.setattr(load, "load_model", lambda *a: loaded.append(a) or original(*a))
+
+    def card(spec=spec, settings=LIBRARY):
+        return load.read_card(spec, settings, ("toy_networks",), toy.store)
+
+    first = card()
+    assert card() == first and len(loaded) == 1
+    assert card(settings=Settings(preset="paper")).geometry.resize == 18 and len(loaded) == 1
+    weights = toy.root / "colour" / "model.safetensors"
+    save_file({"head.weight": 3 * torch.eye(3)}, weights)
+    changed = card()
+    assert len(loaded) == 2 and changed.weights != first.weights and changed.architecture == first.architecture
+    os.utime(weights, ns=(1, 1))  # touched, not changed: read again, found the same
+    assert card() == changed and len(loaded) == 3
+    config = toy.root / "colour" / "config.json"
+    config.write_text(config.read_text().replace('"crop_pct": 0.8', '"crop_pct": 0.5'))
+    assert card().geometry.resize == 32 and len(loaded) == 4
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "another")
+    assert card().geometry.resize == 32 and len(loaded) == 5
+    for file in (toy.store / "models").iterdir():
+        file.write_text('{"files": [], "card": {"weights": 1}}')
+    card()
+    assert len(loaded) == 6
+
+
+def test_cards_of_hub_models_follow_the_hub_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--timm--resnet"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    assert load.hub_files("timm/resnet") == []
+    (repository / "refs" / "main").write_text("abc")
+    assert load.hub_files("timm/resnet") == []
+    (snapshot / "model.safetensors").write_bytes(b"1")
+    assert load.hub_files("timm/resnet") == [repository / "refs" / "main", snapshot / "model.safetensors"]
+    assert load.hub_files("timm/resnet/file.bin") == load.hub_files("timm/resnet")
+    assert load.hub_files("timm/resnet@v2") == load.hub_files("") == load.hub_files("timm") == []
+
+
+def test_weights_hash_ignores_format_and_sees_every_value(toy, tmp_path):
+    folder = toy.checkpoint()
+    safe = load_model(spec_of(folder), LIBRARY, ("toy_networks",)).card
+    state = load_file(folder / "model.safetensors")
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    spec = ModelSpec("n", "timm", id="toy_colour", checkpoint=str(tmp_path / "w.pth"))
+    assert load_model(spec, LIBRARY).card.weights == safe.weights
+    state["head.weight"][2, 2] += 1e-6
+    save_file(state, folder / "model.safetensors")
+    assert load_model(spec_of(folder), LIBRARY).card.weights != safe.weights
+
+
+def test_the_same_weights_under_another_activation_are_another_model(toy):
+    folder = toy.clip()
+    plain = load_model(spec_of(folder, "open_clip"), LIBRARY).card
+    config = folder / "open_clip_config.json"
+    content = json.loads(config.read_text())
+    content["model_cfg"]["quick_gelu"] = True
+    config.write_text(json.dumps(content))
+    quick = load_model(spec_of(folder, "open_clip"), LIBRARY).card
+    assert quick.weights == plain.weights and quick.architecture != plain.architecture
+
+
+def test_networks_in_memory_are_used_again_and_checked(toy):
+    folder = toy.checkpoint()
+    model = load_model(spec_of(folder), LIBRARY, ("toy_networks",))
+    again = load.model_for(model.card, LIBRARY)
+    assert again.network is model.network
+    load.LOADED.clear()
+    save_file({"head.weight": torch.eye(3)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="weights changed while they were in use"):
+        load.model_for(model.card, LIBRARY)
+    for k in range(load.MAX_LOADED + 3):
+        load_model(ModelSpec(f"m{k}", "timm", id=f"local-dir:{folder}"), LIBRARY)
+    assert len(load.LOADED) == load.MAX_LOADED

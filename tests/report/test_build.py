@@ -1,0 +1,582 @@
+"""The built report: offline, complete, honest about what failed, and built again only where something changed."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import bs4
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import parse_profile
+from beyond_accuracy.report import build as report
+from beyond_accuracy.report import front as report_front
+from beyond_accuracy.report import html
+from beyond_accuracy.show import results
+
+LIBRARY_DIGEST = report._library_digest
+PARAMETERS = (
+    'PROFILE = "mini"  # profile\nMODELS = ""  # subset\nSEED = 7  # of the bootstrap\nBINS = 15  # of the diagram'
+)
+FIGURE = """
+import pandas as pd
+from pathlib import Path
+from beyond_accuracy.show.results import FigureRecord, display_figure
+Path("picture.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='9pt' height='9pt'></svg>")
+Path("picture.png").write_bytes(b"png")
+Path("picture.csv").write_text("x\\n1\\n")
+paths = [Path(f"picture.{kind}") for kind in ("svg", "png", "csv")]
+display_figure(FigureRecord("rise", 'A "line" <rising>', "It rises & rises.", *paths, (640, 400)))
+"""
+RESULTS = """
+from beyond_accuracy.base.paths import report_dir
+from beyond_accuracy.show import results, tables
+import json
+rows = pd.DataFrame({"dimension": "calibration", "dataset": "imagenet_1k", "metric": "ece",
+                     "model": ["vit_sup", "vit_clip", "resnet"], "value": [0.02, 0.05, 0.015],
+                     "ci_low": 0.01, "ci_high": 0.06,
+                     "n": 200, "unit": "fraction"})
+results.write_dimension(report_dir("trial"), "calibration", rows)
+path = report_dir("trial") / "findings" / "calibration.json"
+path.parent.mkdir(exist_ok=True)
+path.write_text(json.dumps(["Confidence of `vit_sup` <is> off by 2 points.", "A second finding."]))
+tables.display_table(rows, "Calibration error", name="ece")
+"""
+
+
+def code(source, *tags):
+    cell = new_code_cell(source.strip())
+    cell.metadata["tags"] = list(tags)
+    return cell
+
+
+def write(path, *cells):
+    notebook = new_notebook(cells=list(cells))
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for i, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell{i}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+def write_notebooks(folder):
+    write(
+        folder / "03_calibration.ipynb",
+        new_markdown_cell("# Calibration\n\nCan confidence be trusted?"),
+        code(PARAMETERS, "parameters"),
+        code("import sys\nhidden_setup = 1", "hide"),
+        new_markdown_cell("## Method\n\nThe error $x^2 < y$ is\n\n$$\\sum_{m} \\frac{|B_m|}{N}$$\n\n## Method"),
+        code(FIGURE),
+        code('print("noise", file=sys.stderr)\nprint("said <aloud>")\nimport warnings; warnings.warn("careful")'),
+        code("secret_code = 2\nprint('shown')", "hide-input"),
+        code(RESULTS),
+        code("from IPython.display import Markdown, display\ndisplay(Markdown(f'**It rises by {SEED} of {BINS}.**'))"),
+        code("2 * 171717171"),
+    )
+    write(
+        folder / "01_mistakes.ipynb",
+        new_markdown_cell("# Mistakes\n\nWhat goes wrong?"),
+        code(PARAMETERS, "parameters"),
+        new_markdown_cell("## Before"),
+        code('print("before the failure")\nraise ValueError("no <such> factor")'),
+        new_markdown_cell("## After"),
+        code("print('never')"),
+    )
+    missing = "raise DataMissing('imagenet_r: no images; get them with `beyond-accuracy fetch --profile paper`')"
+    write(
+        folder / "04_robustness.ipynb",
+        new_markdown_cell("# Robustness\n\nWhat does a shift do?"),
+        code(PARAMETERS, "parameters"),
+        code(f"from beyond_accuracy.base.errors import DataMissing\n{missing}"),
+    )
+    write(folder / "explore.ipynb", code("raise RuntimeError('not a page')"))
+
+
+def trial_profile(**changes):
+    content = {
+        "name": "trial",
+        "title": "Trial <world>",
+        "synthetic": True,
+        "dimensions": {"calibration": {"clean": "imagenet_1k"}, "mistakes": {}, "robustness": {}},
+    }
+    return parse_profile(content | changes, Path("trial.yaml"))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A report of three pages: one complete, one whose notebook fails, one whose data are missing."""
+    root = tmp_path_factory.mktemp("root")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("BEYOND_ACCURACY_ROOT", str(root))
+    patch.setattr(report, "_library_digest", lambda: "fixed")  # else saving a module while tests run reruns pages
+    write_notebooks(root / "notebooks")
+    said = []
+    status = report.build(trial_profile(), notebooks=root / "notebooks", echo=said.append)
+    yield root, status, said
+    patch.undo()
+
+
+def soup(root, page):
+    return bs4.BeautifulSoup((root / "report" / "trial" / f"{page}.html").read_text("utf-8"), "html.parser")
+
+
+def pages(root):
+    written = {path.stem for path in (root / "report" / "trial").glob("*.html")}
+    assert written.issuperset(report.TOOL_PAGES)
+    return sorted(written.difference(report.TOOL_PAGES))
+
+
+def test_a_failing_notebook_costs_the_exit_code_and_nothing_else(built):
+    root, status, said = built
+    assert status == 1
+    assert pages(root) == ["01_mistakes", "03_calibration", "04_robustness", "index"]
+    page = soup(root, "01_mistakes")
+    assert "before the failure" in page.text and "never" not in page.select_one("main").text
+    assert "ValueError" in page.select_one("#why").text and "no <such> factor" in page.select_one("#why").text
+    assert "1 later cell did not run" in page.select_one("#why").text
+    assert not page.find("h2", string="After")
+    assert any("01_mistakes: failed" in line for line in said)
+
+
+def test_missing_data_say_what_and_how(built):
+    root, *_ = built
+    page = soup(root, "04_robustness")
+    assert page.select_one("#why code").text == "beyond-accuracy fetch --profile paper"
+    assert "Traceback" not in page.text and "DataMissing" not in page.select_one("#why").text
+
+
+def test_nothing_is_loaded_from_outside(built):
+    root, *_ = built
+    for name in pages(root):
+        text = (root / "report" / "trial" / f"{name}.html").read_text("utf-8")
+        page = bs4.BeautifulSoup(text, "html.parser")
+        for tag in page.find_all(["script", "link", "img", "iframe", "source", "object", "embed", "video", "audio"]):
+            for attribute in ("src", "href", "data", "srcset"):
+                assert tag.get(attribute, "data:").startswith("data:"), f"{name}: {str(tag)[:100]}"
+        for style in [*page.find_all("style"), *page.find_all(style=True)]:
+            css = style.text if style.name == "style" else style["style"]
+            assert "@import" not in css and "url(" not in css, name
+        assert "default-src 'none'" in page.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
+        for link in page.select("a[href]"):
+            target = link["href"]
+            assert not re.match(r"[a-z]+:", target) or target.startswith(("data:text/csv", "https://")), target
+
+
+def test_links_lead_somewhere(built):
+    root, *_ = built
+    for name in pages(root):
+        page = soup(root, name)
+        ids = {tag["id"] for tag in page.find_all(id=True)}
+        assert len(ids) == len(page.find_all(id=True)), f"{name}: an id is repeated"
+        for link in page.select("a[href]"):
+            target = link["href"]
+            if target.startswith("#"):
+                assert target[1:] in ids, f"{name}: {target}"
+            elif not re.match(r"[a-z]+:", target):
+                assert (root / "report" / "trial" / target.split("#")[0]).is_file(), f"{name}: {target}"
+
+
+def test_pictures_have_alt_text_and_captions(built):
+    root, *_ = built
+    pictures = soup(root, "03_calibration").select("main img")
+    assert [picture["alt"] for picture in pictures] == ['A "line" <rising>']
+    for name in pages(root):
+        for picture in soup(root, name).select("img"):
+            assert picture["alt"].strip() and "No description" not in picture["alt"]
+    assert "It rises & rises." in soup(root, "03_calibration").select_one(".ba-figure figcaption").text
+
+
+def test_formulas_are_mathml(built):
+    root, *_ = built
+    page = soup(root, "03_calibration")
+    inline, block = page.find_all("math")
+    assert inline["display"] == "inline" and inline["alttext"] == "x^2 < y"
+    assert block["display"] == "block" and block.find("mfrac")
+    assert "$" not in page.select_one("main").text
+
+
+def test_cells_show_what_a_reader_wants(built):
+    root, *_ = built
+    page = soup(root, "03_calibration")
+    text = page.select_one("main").text
+    assert "noise" not in text.replace('print("noise"', "") and "careful" not in text.replace('warn("careful")', "")
+    assert "said <aloud>" in text
+    assert "hidden_setup" not in text and "secret_code" not in text and "shown" in text
+    assert "343434342" not in text  # the bare value of a last expression
+    for fold in page.select("main details"):
+        assert not fold.has_attr("open")
+    assert page.select_one("main details summary").text == "Parameters"
+    assert page.select_one("p.ba-finding").text == "It rises by 0 of 15."  # the profile's seed came in
+    headings = [heading["id"] for heading in page.select("article h2")]
+    assert headings == ["method", "method-2"]
+    assert page.h1.text == "Calibration" and len(page.find_all("h1")) == 1
+
+
+def test_every_page_has_landmarks_navigation_and_banner(built):
+    root, *_ = built
+    for name in pages(root):
+        page = soup(root, name)
+        assert page.html["lang"] == "en" and page.find("main") and page.find("header")
+        assert page.select_one("a.ba-skip")["href"] == "#" + page.find("main")["id"]
+        assert [link["href"] for link in page.select(".ba-nav > ol > li > a")] == [
+            "index.html",
+            "01_mistakes.html",
+            "03_calibration.html",
+            "04_robustness.html",
+            *(f"{tool}.html" for tool in report.TOOL_PAGES),
+        ]
+        current = page.select(".ba-nav [aria-current=page]")
+        assert [link["href"] for link in current] == [f"{name}.html"]
+        assert "Not the paper" in page.select_one(".ba-banner").text
+        assert "Trial <world>" in page.title.text
+
+
+def test_front_page_lists_findings_pages_and_the_command(built):
+    root, *_ = built
+    page = soup(root, "index")
+    assert page.select_one(".ba-findings li").text.startswith("Confidence of vit_sup <is> off by 2 points.")
+    assert page.select_one("details .ba-findings li").text.startswith("A second finding.")
+    states = {item.a.text: item["class"] for item in page.select("[aria-labelledby=all-pages] .ba-pages li")}
+    assert states == {"Mistakes": ["failed"], "Calibration": ["ok"], "Robustness": ["missing"]}
+    assert "beyond-accuracy report --profile trial.yaml" in page.select_one(".ba-command").text
+    assert (root / "report" / "trial" / "results.parquet").is_file()
+
+
+def test_executed_copies_carry_no_paths_of_this_machine(built):
+    root, *_ = built
+    for path in (root / "report" / "trial" / "executed").iterdir():
+        assert "papermill" not in json.loads(path.read_text())["metadata"]
+        assert not path.name.startswith(".")
+
+
+def test_unchanged_pages_are_not_rebuilt(built):
+    root, *_ = built
+    folder = root / "report" / "trial"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    said = []
+    status = report.build(trial_profile(), only=["calibration"], notebooks=root / "notebooks", echo=said.append)
+    assert status == 0
+    assert said[0] == "03_calibration: unchanged"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_incomplete_pages_are_tried_again_and_missing_data_may_be_allowed(built):
+    root, *_ = built
+    build = {"notebooks": root / "notebooks", "only": ["robustness"], "echo": lambda line: None}
+    assert report.build(trial_profile(), **build) == 3
+    assert report.build(trial_profile(), allow_missing=True, **build) == 0
+
+
+def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path):
+    root, *_ = built
+    notebooks = tmp_path / "notebooks"
+    shutil.copytree(root / "notebooks", notebooks)
+    others = root / "report" / "trial" / "01_mistakes.html"
+    before = others.stat().st_mtime_ns
+    said = []
+    build = {"notebooks": notebooks, "only": ["calibration"], "echo": said.append}
+    assert report.build(trial_profile(), parameters={"BINS": 20}, **build) == 0
+    assert said[0] == "03_calibration: running"
+    assert soup(root, "03_calibration").select_one("p.ba-finding").text == "It rises by 0 of 20."
+    assert others.stat().st_mtime_ns == before
+    # Outputs and counts left by a run in JupyterLab are no change.
+    path = notebooks / "03_calibration.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].execution_count = 5
+    nbformat.write(notebook, path)
+    said.clear()
+    report.build(trial_profile(), parameters={"BINS": 20}, **build)
+    assert said[0] == "03_calibration: unchanged"
+
+
+def test_a_run_cut_short_is_done_again(built, monkeypatch):
+    root, *_ = built
+    build = {"notebooks": root / "notebooks", "only": ["calibration"], "echo": lambda line: None}
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("beyond_accuracy.report.run.execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            report.build(trial_profile(), parameters={"BINS": 30}, **build)
+    said = []
+    assert report.build(trial_profile(), **build | {"echo": said.append}) == 0
+    assert said[0] == "03_calibration: running"  # back to the parameters of before, whose results are gone
+    assert not results.read_results(root / "report" / "trial" / "results" / "calibration.csv").empty
+
+
+def test_misspelt_parameters_and_pages_are_refused_before_anything_runs(built):
+    root, *_ = built
+    build = {"notebooks": root / "notebooks", "echo": lambda line: None}
+    with pytest.raises(InputError, match="parameter 'BINZ'; did you mean BINS"):
+        report.build(trial_profile(), parameters={"BINZ": 20}, **build)
+    with pytest.raises(InputError, match="dimension 'calibraton'; did you mean calibration"):
+        report.build(trial_profile(), only=["calibraton"], **build)
+    assert InputError.exit_code == 2
+
+
+def test_a_notebook_without_the_common_parameters_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
+    write(tmp_path / "03_calibration.ipynb", new_markdown_cell("# A"), code('PROFIL = "mini"', "parameters"))
+    with pytest.raises(InputError, match=r"03_calibration\.ipynb: its parameters cell must set PROFILE"):
+        report.build(trial_profile(), notebooks=tmp_path, echo=lambda line: None)
+    (tmp_path / "03_calibration.ipynb").write_text("{}")
+    with pytest.raises(InputError, match="not a notebook"):
+        report.build(trial_profile(), notebooks=tmp_path, echo=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "allowed", "expected"),
+    [
+        (["ok", "ok"], False, 0),
+        (["ok", "missing"], False, 3),
+        (["ok", "missing"], True, 0),
+        (["missing", "input"], True, 2),
+        (["input", "failed", "missing"], False, 1),
+        ([], False, 0),
+    ],
+)
+def test_exit_codes(statuses, allowed, expected):
+    assert report._exit_code(statuses, allowed) == expected
+
+
+def test_a_kernel_that_dies_marks_the_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
+    write(
+        tmp_path / "notebooks" / "03_calibration.ipynb",
+        new_markdown_cell("# Calibration\n\nWhy?"),
+        code(PARAMETERS, "parameters"),
+        code("print('alive')"),
+        code("import os\nos._exit(1)"),
+        code("print('never')"),
+    )
+    assert report.build(trial_profile(), notebooks=tmp_path / "notebooks", echo=lambda line: None) == 1
+    page = soup(tmp_path, "03_calibration")
+    assert "alive" in page.text and "never" not in page.select_one("article").text
+    assert "DeadKernelError" in page.select_one("#why").text
+
+
+# In a browser
+
+PROBE = """
+<body><iframe src="{page}" style="width:{width}px;height:900px;border:0"></iframe><script>
+addEventListener("load", () => {{
+  const page = document.querySelector("iframe").contentDocument;
+  const column = () => [...page.querySelectorAll("#tab-ece tbody td[data-sort]")].filter((_, i) => i % 2 == 0);
+  const found = {{ width: page.documentElement.scrollWidth, sorted: [] }};
+  const button = page.querySelector("#tab-ece thead th:nth-child(5) button");
+  for (let i = 0; button && i < 2; i++) {{ button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }}
+  page.querySelector(".ba-codes")?.click();
+  found.open = [...page.querySelectorAll("details.ba-code")].map((fold) => fold.open);
+  const out = document.createElement("pre");
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+}});
+</script>"""
+
+
+def look(page, width, folder):
+    """Open a page in Chromium within a frame of the given width; what it measured, and what the console said."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium is not installed")
+    probe = folder / "probe.html"
+    probe.write_text(PROBE.format(page=page.as_uri(), width=width), encoding="utf-8")
+    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
+    command += ["--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"]
+    command += ["--virtual-time-budget=4000", "--dump-dom", probe.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    found = json.loads(bs4.BeautifulSoup(done.stdout, "html.parser").find_all("pre")[-1].text)
+    return found, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.browser
+def test_pages_fit_a_phone_and_the_script_works(built, tmp_path):
+    root, *_ = built
+    for name in ("03_calibration", "index"):
+        found, console = look(root / "report" / "trial" / f"{name}.html", 390, tmp_path)
+        assert found["width"] <= 390, name
+        assert console == [], name
+        assert all(found["open"])
+        if name == "03_calibration":
+            assert len(found["open"]) > 2
+            assert found["sorted"] == [["0.015", "0.02", "0.05"], ["0.05", "0.02", "0.015"]]
+
+
+# Parts that need no kernel
+
+
+def test_the_library_fingerprint_follows_code_but_not_looks(tmp_path, monkeypatch):
+    for name in ("stats.py", "report_pages.py", "assets/paper.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one")
+    monkeypatch.setattr(report, "LIBRARY", tmp_path)
+    monkeypatch.setattr(report, "ASSETS", tmp_path / "assets")
+    first = LIBRARY_DIGEST()
+    (tmp_path / "report_pages.py").write_text("two")
+    assert LIBRARY_DIGEST() == first
+    for name in ("stats.py", "assets/paper.csv"):
+        before = LIBRARY_DIGEST()
+        (tmp_path / name).write_text("two")
+        assert LIBRARY_DIGEST() != before
+
+
+def test_pages_that_read_the_others_depend_on_their_results(tmp_path):
+    results.write_dimension(tmp_path, "calibration", result_rows().iloc[2:3])
+    before = report._results_digest(tmp_path, "summary")
+    results.write_dimension(tmp_path, "models", result_rows().iloc[:1])
+    assert report._results_digest(tmp_path, "models") == before  # a page's own results do not count
+    assert report._results_digest(tmp_path, "summary") != before
+
+
+def test_code_spans_escape_and_pair():
+    assert html.code_spans("run `a < b` & go") == "run <code>a &lt; b</code> &amp; go"
+    assert html.code_spans("one ` only") == "one ` only"
+
+
+def test_unreadable_formulas_stay_as_source():
+    assert html.math_html(r"\frac{1}{2}").startswith('<math alttext="\\frac{1}{2}"')
+    assert html.math_html(r"\left( x") == '<code class="ba-tex">\\left( x</code>'
+
+
+def front(tmp_path, rows, **changes):
+    models = {
+        "vit_sup": {"source": "predictions", "label": "ViT <s>", "family": "transformer"},
+        "vit_clip": {"source": "predictions", "label": "ViT, CLIP", "family": "transformer", "paradigm": "clip"},
+        "resnet": {"source": "predictions", "label": "ResNet", "family": "convnet"},
+    }
+    dimensions = {"models": {"clean": "val"}, "calibration": {"clean": "val", "shifted": ["sketch", "r"]}}
+    profile = trial_profile(models=models, dimensions=dimensions, **changes)
+    for dimension, frame in rows.groupby("dimension"):
+        results.write_dimension(tmp_path, dimension, frame)
+    listed = [
+        report.Notebook("00_overview", "models", tmp_path),
+        report.Notebook("03_calibration", "calibration", tmp_path),
+    ]
+    views = [html.PageView(page.name, page.dimension, "ok") for page in listed]
+    site = {"profile": "trial", "title": "Trial", "synthetic": False}
+    page = report_front.front_page(tmp_path, profile, "vit_sup,vit_clip", listed, views, site)
+    return profile, bs4.BeautifulSoup(page, "html.parser")
+
+
+def result_rows():
+    import pandas as pd
+
+    rows = [
+        ("models", "val", "accuracy", "vit_sup", 81.25, 80.0, 82.0, "percent"),
+        ("models", "val", "accuracy", "resnet", 76.0, 75.0, 77.0, "percent"),
+        ("calibration", "val", results.ECE, "vit_clip", 0.05, None, None, "fraction"),
+        ("calibration", "r", results.ECE, "vit_clip", 0.1, 0.08, 0.12, "fraction"),
+        ("calibration", "r", results.ECE, "vit_sup", 0.2, 0.18, 0.22, "fraction"),
+    ]
+    frame = pd.DataFrame(
+        rows, columns=["dimension", "dataset", "metric", "model", "value", "ci_low", "ci_high", "unit"]
+    )
+    return frame.assign(n=1_000)
+
+
+def test_front_page_numbers_come_from_the_results(tmp_path):
+    profile, page = front(tmp_path, result_rows())
+    panels = {panel.h3.text.split(" ↑")[0].split(" ↓")[0]: panel for panel in page.select(".ba-panel")}
+    assert list(panels) == [
+        "Accuracy",
+        "Calibration error (ECE)",
+        "Calibration error under shift (ECE)",
+    ]
+    cells = [[cell.text for cell in row.select("th, td.num")] for row in panels["Accuracy"].select("tbody tr")]
+    assert cells == [["ViT <s>", "81.2 [80.0, 82.0]"], ["ResNet", "76.0 [75.0, 77.0]"]]
+    assert "n = 1,000" in panels["Accuracy"].p.text
+    shifted = panels["Calibration error under shift (ECE)"]
+    assert [row.th.text for row in shifted.select("tbody tr")] == ["ViT <s>", "ViT, CLIP"]  # profile order
+    assert "kindr · n = 1,000 images" in shifted.p.text  # the first shifted set that has rows
+    table = page.select_one("#tab-headline table")
+    assert [row.th.text for row in table.select("tbody tr")] == ["ViT <s>", "ViT, CLIP", "ResNet"]
+    assert [cell.text for cell in table.select("tbody tr")[1].select("td")] == ["–", "0.050", "0.100 [0.080, 0.120]"]
+    assert page.select_one(".ba-models code").text == "imported predictions"
+    assert "--models vit_sup,vit_clip" in page.select_one(".ba-command").text
+    assert not page.select(".ba-banner")
+
+
+def test_front_page_marks_lie_on_a_common_scale(tmp_path):
+    _, page = front(tmp_path, result_rows())
+    panel = page.select(".ba-panel")[0]
+    lines = panel.select("line[stroke-width]")
+    ends = [(float(line["x1"].rstrip("%")), float(line["x2"].rstrip("%"))) for line in lines]
+    assert ends[1][0] == 6 and ends[0][1] == 94  # lowest and highest end of all intervals
+    assert ends[1][1] == pytest.approx(6 + 88 * 2 / 7, abs=0.01)
+
+
+def test_front_page_unfolds_five_findings_and_sets_the_claims_apart():
+    def page(dimension, *texts):
+        return [{"text": text, "dimension": dimension} for text in texts]
+
+    found = [page("models", "m"), page("mistakes", "k", "k2"), page("shape_bias", "s"), page("calibration", "c")]
+    found += [page("robustness", "r"), page("invariance", "i"), page("own", "o"), page("summary", "claims", "more")]
+    parts = {name: [sentence["text"] for sentence in rows] for name, rows in report_front._arranged(found).items()}
+    assert parts == {
+        "findings": ["k", "s", "c", "r", "i"],
+        "more_findings": ["m", "k2", "o"],
+        "claims": ["claims", "more"],
+    }
+    assert report_front._arranged([]) == {"findings": [], "more_findings": [], "claims": []}
+
+
+def test_front_page_without_results_is_still_a_page(tmp_path):
+    profile, page = front(tmp_path, result_rows().iloc[:0])
+    assert page.h1 and not page.select(".ba-panel") and not page.select("#tab-headline")
+
+
+def test_the_error_browser_is_picked_again_only_where_something_changed(tmp_path, monkeypatch):
+    from beyond_accuracy.report import images, tools
+
+    calls = []
+    body = html.Body("Look", "lead", [("a", "A")], "<p>inside</p>")
+    monkeypatch.setattr(images, "body", lambda *_: calls.append(1) or body)
+    for inputs, count in ((["one"], 1), (["one"], 1), (["two"], 2)):
+        assert tools._images(tmp_path, trial_profile(), inputs, {}) == body
+        assert len(calls) == count
+    (tmp_path / ".state" / "images.json").write_text("{")
+    assert tools._images(tmp_path, trial_profile(), ["two"], {}) == body and len(calls) == 3
+
+
+def test_pages_one_after_the_other_give_the_same_results(built, tmp_path, monkeypatch):
+    root, *_ = built
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
+    before = os.getcwd()
+    assert report.build(trial_profile(), notebooks=root / "notebooks", at_once=1, echo=lambda line: None) == 1
+    assert os.getcwd() == before
+    for name in ("results.csv", "results/calibration.csv"):
+        one, two = (folder / "report" / "trial" / name for folder in (tmp_path, root))
+        assert one.read_bytes() == two.read_bytes() != b""
+
+
+def test_the_finding_also_stands_first_and_provenance_is_folded():
+    cells = [
+        new_markdown_cell("# Title\n\nWhy?"),
+        new_markdown_cell("## Finding"),
+        nbformat.v4.new_code_cell(
+            "x",
+            outputs=[
+                nbformat.v4.new_output(
+                    "display_data",
+                    data={"text/html": '<p class="ba-finding">A <code>b</code> &lt; c.</p><figure class="ba-table" '
+                    'id="tab-provenance-x"><figcaption>f</figcaption><table></table></figure>'},
+                )
+            ],
+        ),
+    ]  # fmt: skip
+    soup = bs4.BeautifulSoup(html.render_body(nbformat.v4.new_notebook(cells=cells)).html, "html.parser")
+    short = soup.select_one("p.ba-short")
+    assert short.text == "In short: A b < c." and short.a["href"] == "#finding" and short.code.text == "b"
+    assert short.find_next("h2")["id"] == "finding" and soup.select_one("p.ba-finding").text == "A b < c."
+    fold = soup.select_one("details.ba-provenance-fold")
+    assert fold.summary and fold.select_one("#tab-provenance-x")
+    plain = html.render_body(nbformat.v4.new_notebook(cells=cells[:2])).html
+    assert "ba-short" not in plain

@@ -1,0 +1,315 @@
+"""Choosing a model: utilities, draws, ranking and flips by hand, and the page's script against the same numbers."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import bs4
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_accuracy.base.profile import parse_profile
+from beyond_accuracy.report import choose, choosing, html
+from beyond_accuracy.show import results
+from beyond_accuracy.show.results import ECE
+from browser import ask  # noqa: E402 - the folder of tests is on no import path
+
+MODELS = ["a", "b", "c"]
+NUMBERS = {  # (dimension, dataset, metric, unit): values of a, b, c and the half width of their intervals
+    ("models", "val", "accuracy", "percent"): ([80, 75, 70], 1.0),
+    ("calibration", "val", ECE, "fraction"): ([0.08, 0.04, 0.02], 0.01),
+    ("shape_bias", "cue", "shape_bias", "fraction"): ([0.5, 0.4, 0.3], 0.02),
+    ("models", "none", "params", "millions"): ([40, 20, 10], None),
+}
+
+
+def table(numbers=NUMBERS):
+    rows = []
+    for (dimension, dataset, metric, unit), (values, half) in numbers.items():
+        for model, value in zip(MODELS, values, strict=True):
+            if value is not None:
+                ends = (None, None) if half is None else (value - half, value + half)
+                rows.append((dimension, dataset, metric, model, value, *ends, 400 if half else None, unit))
+    return results.validate_results(pd.DataFrame(rows, columns=results.RESULT_COLUMNS))
+
+
+def profile(label="{}"):
+    models = {
+        name: {"source": "predictions", "label": label.format(name), "family": "convnet", "paradigm": "clip"}
+        for name in MODELS
+    }
+    dimensions = {
+        "models": {"clean": "val"}, "calibration": {"clean": "val"}, "shape_bias": {"cue_conflict": "cue"},
+    }  # fmt: skip
+    datasets = {name: {"reader": "imagenet_folder", "path": name} for name in ("val", "cue")}
+    content = {"name": "t", "title": "T", "models": models, "datasets": datasets, "dimensions": dimensions}
+    return parse_profile(content, Path("trial.yaml"))
+
+
+NONE = pd.DataFrame(columns=["dimension", "dataset", "metric", "model_a", "model_b", "ci_low", "ci_high"])
+
+
+def gathered(numbers=NUMBERS, comparisons=NONE, draws=400):
+    return choosing.gather(table(numbers), comparisons, profile(), draws, 0)
+
+
+def test_utilities_are_steps_above_the_mean_in_thousandths():
+    choice = gathered()
+    assert [criterion.key for criterion in choice.criteria] == ["accuracy", "ece", "shape", "params"]
+    # 5 points a step; 0.02 a step, lower is better (mean 0.14/3); 0.1 a step; factors of two.
+    assert choice.means.tolist() == [[1000, 0, -1000], [-1667, 333, 1333], [1000, 0, -1000], [-1000, 0, 1000]]
+    assert choice.draws[3].tolist() == [[-1000], [0], [1000]]
+
+
+def test_draws_have_the_intervals_spread():
+    choice = gathered(draws=20_000)
+    assert choice.draws[0].std(axis=1) == pytest.approx(np.full(3, 1 / 1.96 / 5 * 1000), rel=0.03)
+    assert np.corrcoef(choice.draws[0])[0, 1] == pytest.approx(0, abs=0.03)
+
+
+def test_paired_differences_make_the_draws_move_together():
+    half = 0.5  # of the difference; independent models would have sqrt(2)
+    paired = pd.DataFrame([("models", "val", "accuracy", "b", "a", -5 - half, -5 + half)], columns=NONE.columns)
+    draws = gathered(comparisons=paired, draws=20_000).draws[0]
+    assert (draws[0] - draws[1]).std() == pytest.approx(half / 1.96 / 5 * 1000, rel=0.03)
+    assert draws.std(axis=1) == pytest.approx(np.full(3, 1 / 1.96 / 5 * 1000), rel=0.03)
+
+
+def test_an_impossible_covariance_keeps_the_variances():
+    sd = np.array([1.0, 1.0, 1.0])
+    matrix = choosing.covariance(sd, {(0, 1): 0.0, (1, 2): 0.0})  # a = b = c, yet a and c uncorrelated
+    root = choosing._root(matrix)
+    assert np.diag(root @ root.T) == pytest.approx(np.ones(3))
+
+
+def test_ranking_by_hand():
+    choice = gathered()
+    found = choosing.rank(choice, {"accuracy": 50, "ece": 20})
+    # a: 50*1000 - 20*1667, b: 20*333, c: -50*1000 + 20*1333
+    assert (found.order, found.scores) == (["a", "b", "c"], [16660, 6660, -23340])
+    assert sum(found.best) == pytest.approx(1) and found.best[0] > found.best[1] > found.best[2]
+    # b overtakes a when 50000 - w*1667 < w*333, first at w = 26; accuracy when w*1000 - 33340 < 6660, below 40: at 39;
+    # size when 16660 - w*1000 < 6660, at 11; shape the same at -11.
+    flips = [(flip.criterion, flip.weight, flip.change, flip.winner) for flip in found.flips]
+    assert flips == [("ece", 26, 6, "b"), ("accuracy", 39, -11, "b"), ("shape", -11, -11, "b"), ("params", 11, 11, "b")]
+
+
+def brute_winner(choice, weights):
+    totals = [
+        sum(weights.get(c.key, 0) * int(choice.means[i, m]) for i, c in enumerate(choice.criteria)) for m in range(3)
+    ]
+    return totals
+
+
+def test_flips_agree_with_ranking_again_at_every_weight():
+    choice = gathered()
+    for accuracy, ece in itertools.product((10, 40, 90), (0, 30, 70)):
+        weights = {"accuracy": accuracy, "ece": ece, "params": 5}
+        found = {flip.criterion: flip for flip in choosing.rank(choice, weights).flips}
+        winner = choosing.rank(choice, weights).order[0]
+        for criterion in choice.criteria:
+            lowest = -100 if criterion.neutral else 0
+            changes = []
+            for w in range(lowest, 101):
+                totals = brute_winner(choice, weights | {criterion.key: w})
+                if max(totals) > totals[MODELS.index(winner)]:
+                    changes.append(abs(w - weights.get(criterion.key, 0)))
+            assert (min(changes) if changes else None) == (
+                abs(found[criterion.key].change) if criterion.key in found else None
+            )
+
+
+def test_edges():
+    choice = gathered()
+    equal = choosing.rank(choice, {})
+    assert equal.order == MODELS and equal.best == pytest.approx([1 / 3] * 3) and equal.flips == []
+    with pytest.raises(ValueError, match="weight of ece out of range: -1"):
+        choosing.rank(choice, {"ece": -1})
+    assert choosing.rank(choice, {"shape": -100}).order == ["c", "b", "a"]
+    gap = gathered(NUMBERS | {("models", "none", "params", "millions"): ([40, None, 10], None)})
+    found = choosing.rank(gap, {"params": 10, "accuracy": 1})
+    assert found.unranked == ["b"] and found.order == ["c", "a"]
+    assert choosing.rank(gap, {"accuracy": 1}).unranked == []
+    assert not gathered({("models", "val", "accuracy", "percent"): ([80, None, None], 1.0)}).criteria
+
+
+def test_mean_agreement_is_over_kinds_not_strengths():
+    rows = table({("invariance", "val", f"agreement:{kind}", "fraction"): ([v, v, v], 0.1)
+                  for kind, v in (("scale", 0.8), ("shift", 0.6), ("scale=1.5", 0.1))})  # fmt: skip
+    found = choosing.mean_agreement(rows)
+    assert found["value"].tolist() == pytest.approx([0.7] * 3) and set(found["metric"]) == {"agreement"}
+    assert found["ci_low"].tolist() == pytest.approx([0.6] * 3)
+
+
+def page(folder, **options):
+    body = choose.body(table(), NONE, profile(**options))
+    view = html.PageView("choose", body.title, "ok", "", body.lead, body.sections)
+    path = folder / "choose.html"
+    path.write_text(html.page_html(body, view, [], {"profile": "t", "title": "T", "synthetic": False}), "utf-8")
+    return path
+
+
+def test_the_page_is_complete_without_a_script_and_escaped(tmp_path):
+    soup = bs4.BeautifulSoup(page(tmp_path, label="</script><b>{}").read_text("utf-8"), "html.parser")
+    assert not soup.select("main b")
+    data = json.loads(soup.select_one("#choose-data").string)
+    assert data["models"][0]["label"] == "</script><b>a"
+    purposes = [row.th.text for row in soup.select("table[data-name=purposes] tbody tr")]
+    assert purposes == ["A bit of everything", "Needs trustworthy confidence"]
+    assert "“Shifted data”" in soup.text and "“Cheap”" in soup.text
+    for control in soup.select("input[type=range]"):
+        assert soup.select_one(f"label[for={control['id']}]") and soup.select_one(f"#{control['aria-describedby']}")
+    assert soup.select_one("input[name=shape]")["min"] == "-100" and soup.select_one("input[name=ece]")["min"] == "0"
+
+
+def test_advice_names_the_first_model_and_how_sure_that_is():
+    rows = {row["purpose"]: row for row in choose.advice(table(), NONE, profile())}
+    assert list(rows) == ["A bit of everything", "Needs trustworthy confidence"]
+    trust = rows["Needs trustworthy confidence"]
+    # 80 x ece + 30 x accuracy: a 30*1000 - 80*1667, b 80*333, c 80*1333 - 30*1000
+    assert trust["model"] == "c" and trust["href"] == "choose.html#ece=80&accuracy=30"
+    assert trust["numbers"] == "Calibration error ↓: 0.020 [0.010, 0.030] against 0.040 [0.030, 0.050] (b)"
+    equal = {("models", "val", "accuracy", "percent"): ([80, 79.9, 70], 2.0)}
+    (row,) = choose.advice(table(equal), NONE, profile())
+    assert row["sure"].startswith("open: first in 5") and ", b in 4" in row["sure"]
+    far = {("models", "val", "accuracy", "percent"): ([80, 60, 70], 1.0)}
+    assert choose.advice(table(far), NONE, profile())[0]["sure"] == "clear: first in >99% of draws"
+    assert choose.advice(table().iloc[:0], NONE, profile()) == []
+
+
+COSTS = {
+    ("models", "val", "accuracy", "percent"): ([80, 80, 70], 1.0),
+    ("models", "none", "gflops", "gflops"): ([0.023414, 0.023439, 0.0468], None),
+    ("models", "none", "images_per_second", "images/s"): ([1707, 1377, 700], None),
+}
+
+
+def test_equal_cost_is_a_tie():
+    """What prints alike (0.0234) decides nothing, and nothing that rests on it is clear."""
+    choice = gathered(COSTS)
+    found = choosing.rank(choice, {"macs": 60})
+    assert found.scores[0] == found.scores[1] > 0 and found.tied == 2 and found.runner_up == "c"
+    assert sorted(found.best) == pytest.approx([0, 0.5, 0.5])
+    only = {key: value for key, value in COSTS.items() if key[2] != "images_per_second"}
+    rows = {row["purpose"]: row for row in choose.advice(table(only), NONE, profile())}
+    assert (rows["Cheap"]["model"], rows["Cheap"]["sure"]) == ("a or b", "a tie: equal in all that is weighed")
+    assert rows["Cheap"]["numbers"].startswith("Computation ↓, GMACs: 0.0234 against 0.0468 (c); ")
+    body = choose.body(table(only), NONE, profile())
+    assert re.search(r"a \(\d\d%\) = b \(\d\d%\) › c \(&lt;1%\)", body.html) and "equal cost is a tie" in body.html
+
+
+def test_a_rate_that_was_timed_once_is_never_clear_by_a_quarter():
+    choice = gathered(COSTS, draws=20_000)
+    rate = [criterion.key for criterion in choice.criteria].index("rate")
+    assert choice.draws[rate].std(axis=1) == pytest.approx(np.full(3, np.log2(1.25) / 1.96 * 1000), rel=0.03)
+    found = choosing.rank(choice, {"rate": 60})
+    assert found.order == ["a", "b", "c"] and 0.8 < found.best[0] < 0.95  # 1,707 against 1,377; by 700 it is clear
+    assert choosing.rank(choice, {"rate": 60, "accuracy": 1}).best[2] == 0
+
+
+def test_the_number_shown_is_the_one_that_decides():
+    numbers = {
+        ("models", "val", "accuracy", "percent"): ([92, 86, 70], 0.5),
+        ("transfer", "average", "accuracy", "percent"): ([57.7, 57.6, 50], 1.3),
+    }
+    rows = {row["purpose"]: row for row in choose.advice(table(numbers), NONE, profile())}
+    row = rows["Transfer to small data"]
+    assert row["model"] == "a" and row["sure"].startswith("likely: first in 9")
+    assert row["numbers"] == (
+        "Transfer accuracy ↑, %: 57.7 [56.4, 59.0] against 57.6 [56.3, 58.9] (b); "
+        "decided by Accuracy, clean ↑, %: 92.0 [91.5, 92.5] against 86.0 [85.5, 86.5] (b)"
+    )
+    choice = gathered(numbers)
+    ranking = choosing.rank(choice, {})
+    assert ranking.tied == 3 and choosing.decisive(choice, {}, ranking) is None
+
+
+def test_an_estimate_without_an_interval_is_not_weighed_as_certain():
+    bare = NUMBERS | {("calibration", "val", ECE, "fraction"): ([0.08, 0.04, 0.02], None)}
+    assert [criterion.key for criterion in gathered(bare).criteria] == ["accuracy", "shape", "params"]
+
+
+def test_evenness_over_factors_is_no_reward_for_errors():
+    keys = {criterion.key: criterion.headline.metric for criterion in choosing.CRITERIA}
+    assert keys["mistakes"] == "factor_effect:average" and keys["ece"] == keys["ece_shift"] == ECE
+
+
+def test_without_results_the_page_says_so():
+    body = choose.body(table().iloc[:0], NONE, profile())
+    assert "nothing to choose by" in body.html
+
+
+SCRIPT = """
+  const read = () => ({
+    order: [...page.querySelectorAll("#ranking tbody tr")].map(({ dataset: d }) => [d.model, +d.score, +d.best]),
+    flip: [page.getElementById("flip").dataset.criterion, Number(page.getElementById("flip").dataset.weight)],
+    hash: frame.contentWindow.location.hash,
+  });
+  const out = { first: read() };
+  const slider = page.getElementById("w-ece");
+  for (const value of [10, 20, 30, 40, 90]) {
+    slider.value = value;
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  out.moved = read();
+  page.querySelector("[data-preset=confidence]").click();
+  out.preset = read();
+  out.pressed = [...page.querySelectorAll("[aria-pressed=true]")].map((b) => b.dataset.preset);
+  await new Promise((done) => setTimeout(done, 400));
+  out.said = page.getElementById("choice").textContent;
+  out.wide = page.documentElement.scrollWidth;
+  return out;
+"""
+
+
+@pytest.mark.browser
+def test_the_script_ranks_as_python_does(tmp_path):
+    choice = choosing.gather(table(), NONE, profile(), choose.DRAWS, 0)
+    found, console = ask(page(tmp_path), SCRIPT, tmp_path, fragment="#accuracy=50&ece=20&shape=-3")
+    assert "error" not in found, found
+    weights = {"confidence": next(p.weights for p in choose.offered(choice) if p.key == "confidence")}
+    for got, given in (
+        (found["first"], {"accuracy": 50, "ece": 20, "shape": -3}),
+        (found["moved"], {"accuracy": 50, "ece": 90, "shape": -3}),
+        (found["preset"], weights["confidence"]),
+    ):
+        expected = choosing.rank(choice, given)
+        assert [row[0] for row in got["order"]] == expected.order
+        assert [row[1] for row in got["order"]] == expected.scores
+        assert [row[2] for row in got["order"]] == pytest.approx(expected.best, abs=1e-9)
+        assert got["flip"] == [expected.flips[0].criterion, expected.flips[0].weight]
+    assert found["moved"]["hash"] == "#accuracy=50&ece=90&shape=-3"
+    assert found["pressed"] == ["confidence"] and "comes first, with a chance of" in found["said"]
+    assert found["wide"] <= 390 and console == []
+
+
+def test_speed_is_published_and_measured_or_said_to_be_lacking(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path))
+    models = {
+        "swin": {"source": "timm", "name": "swin_base_patch4_window7_224.ms_in22k_ft_in1k", "label": "Swin"},
+        "mine": {"source": "timm", "name": "local-dir:x", "label": "Mine <b>"},
+    }
+    content = {"name": "t", "title": "T", "models": models, "dimensions": {"models": {}}}
+    found = parse_profile(content, Path("trial.yaml"))
+    labels = {name: spec.label for name, spec in found.models.items()}
+    soup = bs4.BeautifulSoup(choose._speed(found, labels), "html.parser")
+    rows = [[cell.text for cell in row.select("th, td")] for row in soup.select("tbody tr")]
+    assert rows and {row[0] for row in rows} == {"Swin"} and {row[5] for row in rows} == {"published"}
+    assert soup.select_one("p.ba-hint").text.endswith("Mine <b>.")
+    alone = choose._speed(found.select("mine"), {"mine": "Mine"})
+    assert "<table" not in alone and "Mine" in alone
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "unit", "spec"),
+    [
+        ([554, 1020], None, "images/s", ",.0f"),
+        ([0.0234, 1.6], None, "gflops", ".3g"),
+        ([0.02, 0.03], 0.01, "fraction", ".3f"),
+        ([80, 90], 70, "percent", ".1f"),
+    ],
+)
+def test_digits_follow_the_size_of_the_numbers(values, low, unit, spec):
+    assert choose._spec(pd.DataFrame({"value": values, "ci_low": low, "unit": unit})) == spec

@@ -1,0 +1,193 @@
+"""The error browser: what is picked, from the store only, with pictures where they may be shown, everything escaped."""
+
+import base64
+import io
+import re
+
+import bs4
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from beyond_accuracy.base.errors import DataMissing
+from beyond_accuracy.inference.outputs import Outputs
+from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.inference.store import Store
+from beyond_accuracy.report import html, images
+from beyond_accuracy.report import images as picks
+from browser import ask  # noqa: E402 - the folder of tests is on no import path
+
+
+def run(pred, confidence, target=(0, 0, 0, 0, 1, 1)):
+    frame = pd.DataFrame({"id": [f"i{k}" for k in range(len(pred))], "target": list(target)[: len(pred)]})
+    frame = frame.assign(pred=pred, confidence=confidence, target_probability=0.0)
+    return Predictions("m", "d", "none", frame, None, None, {})
+
+
+A = run([1, 0, 1, 0, 1, 0], [0.6, 0.9, 0.8, 0.5, 0.9, 0.7])  # wrong at 0, 2, 5
+B = run([1, 0, 0, 1, 1, 1], [0.7, 0.9, 0.6, 0.4, 0.9, 0.8])  # wrong at 0, 3
+C = run([0, 0, 0, 0, 0, 1], [0.5] * 6)  # wrong at 4
+
+
+def spots(found):
+    return [(pick.position, pick.models) for pick in found]
+
+
+def test_confident_mistakes_by_hand():
+    assert spots(picks.confident_mistakes({"a": A, "b": B}, 2)) == [(2, ("a",)), (5, ("a",)), (0, ("b",)), (3, ("b",))]
+    assert spots(picks.confident_mistakes({"a": A, "b": B}, 9))[2] == (0, ("a", "b"))
+    perfect = run([0, 0, 0, 0, 1, 1], [0.9] * 6)
+    assert picks.confident_mistakes({"a": perfect}, 3) == []
+
+
+def test_disagreements_by_hand():
+    found = picks.disagreements({"a": A, "b": B, "c": C}, 9)
+    assert {(p.position, p.models, p.factor) for p in found} == {
+        (0, ("c",), "only one right"),
+        (2, ("a",), "only one wrong"),
+        (5, ("a",), "only one wrong"),
+        (3, ("b",), "only one wrong"),
+        (4, ("c",), "only one wrong"),
+    }
+    two = picks.disagreements({"a": A, "b": B}, 9)
+    assert spots(two) == [(3, ("a",)), (5, ("b",)), (2, ("b",))] and {p.factor for p in two} == {"only one right"}
+    assert picks.disagreements({"a": A}, 9) == []
+
+
+def test_cue_decisions_by_hand():
+    cues = {"shape": ["cat", "cat", "dog", "cat"], "texture": ["dog", "dog", "cat", "cat"]}
+    decisions = {"a": np.array(["cat", "dog", "car", "cat"])}
+    found = picks.cue_decisions(decisions, {"a": [0.5, 0.6, 0.7, 0.8]}, cues, 3)
+    assert [(p.position, p.factor) for p in found] == [(0, "by shape"), (1, "by texture"), (2, "by neither")]
+
+
+def test_confidence_of_a_category_is_the_sum_of_its_classes():
+    probabilities = np.array([[0.5, 0.2, 0.3], [0.1, 0.2, 0.7]])
+    categories = {"cat": [0, 1], "dog": [2]}
+    found = images.category_share(probabilities, np.array(["cat", "dog"]), categories)
+    assert found == pytest.approx([0.7, 0.7])
+
+
+def test_hard_levels_by_hand():
+    factor = ["yaw", "yaw", "yaw", "yaw", "light_x", "light_x"]
+    level = ["0", "0", "90", "90", "dim", "dim"]
+    found = picks.hard_levels({"a": A, "b": B}, factor, level, 1)
+    # yaw: half of the answers are right at both levels, the first counts; both miss image 0. light: only a misses 5.
+    assert [(p.position, p.models, p.factor) for p in found] == [
+        (0, ("a", "b"), "yaw = 0"),
+        (5, ("a",), "light x = dim"),
+    ]
+
+
+def test_flips_by_hand():
+    changed = run([1, 1, 0, 1, 1, 0], [0.5, 0.6, 0.7, 0.9, 0.5, 0.5])
+    assert spots(picks.flips({"a": A}, {"a": changed}, 5, "scale 2")) == [(3, ("a",)), (1, ("a",))]
+    assert picks.flips({"a": A}, {}, 5, "scale 2") == []
+
+
+# The page over a store -----------------------------------------------------------------------------------------------
+
+
+def toy_content(toy, options=None, **more):
+    toy.images(4)
+    toy.checkpoint("colour")
+    toy.checkpoint("blind", scale=0.0)  # always answers red
+    models = {
+        name: {"source": "timm", "name": f"local-dir:{toy.root / name}", "label": f"<b>{name}</b>"}
+        for name in ("colour", "blind")
+    }
+    content = toy.content(models) | more
+    content["datasets"]["images"] |= {"options": options or {}, "title": "Colours <i>"}
+    content["dimensions"] = {"models": {"clean": "images"}, "invariance": {"clean": "images", "transforms": ["hflip"]}}
+    return content
+
+
+def page_of(toy, content):
+    profile = toy.profile(content)
+    outputs = toy.outputs(content)
+    outputs.predictions("images", ["none", "hflip=1"])
+    return profile, images.body(profile, {"device": "cpu"}, Store(toy.store))
+
+
+def test_the_page_shows_pictures_of_a_synthetic_world(toy):
+    _, body = page_of(toy, toy_content(toy, synthetic=True))
+    soup = bs4.BeautifulSoup(body.html, "html.parser")
+    cards = soup.select("section:has(#mistakes) .ba-shot")
+    assert len(cards) == 4 and {card["data-models"] for card in cards} == {"blind"}
+    assert {card["data-truth"] for card in cards} <= {"green", "blue"}
+    assert "✗ <b>blind</b>: red 33%" in cards[0].text and "✓ <b>colour</b>" in cards[0].text
+    assert soup.select_one("option[value=blind]").text == "<b>blind</b>" and not soup.select("i")
+    for image in soup.select("img"):
+        assert image["alt"].endswith("from Colours <i>") and image["loading"] == "lazy"
+    picture = Image.open(io.BytesIO(base64.b64decode(soup.img["src"].split(",")[1])))
+    assert picture.format == "WEBP" and max(picture.size) <= images.SIDE
+    assert not re.search(r"https?://", body.html)
+    assert "There are none in this report." in soup.select_one("section:has(#cues)").text
+
+
+def test_other_data_stay_out_unless_asked_for(toy):
+    content = toy_content(toy)
+    profile, body = page_of(toy, content)
+    assert not images.may_show(profile, "images")
+    soup = bs4.BeautifulSoup(body.html, "html.parser")
+    assert not soup.select("img") and soup.select(".ba-shot") and "thumbnails: true" in soup.select_one(".ba-note").text
+    content["datasets"]["images"]["options"] = {"thumbnails": True}
+    body = images.body(toy.profile(content), {"device": "cpu"}, Store(toy.store))
+    assert "<img" in body.html and "ba-note" not in body.html
+
+
+def test_nothing_is_run_for_the_page(toy, toy_networks):
+    content = toy_content(toy, synthetic=True)
+    body = images.body(toy.profile(content), {"device": "cpu"}, Store(toy.store))
+    assert toy_networks.CALLS == []
+    assert "There are no images to look at yet" in body.html and "images: no stored predictions of colour" in body.html
+    outputs = Outputs(toy.profile(content), Store(toy.store), {"device": "cpu"}, run=False)
+    with pytest.raises(DataMissing, match="build its page first"):
+        outputs.predictions("images", ["none"])
+
+
+def test_the_page_stays_light(toy, monkeypatch):
+    monkeypatch.setattr(images, "MOST_BYTES", 600)
+    _, body = page_of(toy, toy_content(toy, synthetic=True))
+    shown = body.html.count('class="ba-shot"')
+    assert 1 <= shown < 5
+    assert re.search(r"\d+ more were left out to keep this page light", body.html)
+
+
+SCRIPT = """
+  const seen = () => [...page.querySelectorAll(".ba-shot")].filter((s) => s.offsetParent !== null).length;
+  const set = (name, value) => {
+    const select = page.querySelector(`#filters [name=${name}]`);
+    select.value = value;
+    select.dispatchEvent(new Event("change", { bubbles: true }));
+    return [seen(), page.getElementById("shown").textContent];
+  };
+  return { all: seen(), none: set("model", "colour"), blind: set("model", "blind"), green: set("truth", "green"),
+           wide: page.documentElement.scrollWidth };
+"""
+
+
+@pytest.mark.browser
+def test_filters(toy):
+    profile, body = page_of(toy, toy_content(toy, synthetic=True))
+    view = html.PageView("images", body.title, "ok", "", body.lead, body.sections)
+    path = toy.root / "images.html"
+    site = {"profile": "toy", "title": "Toy", "synthetic": True}
+    path.write_text(html.page_html(body, view, [], site), "utf-8")
+    found, console = ask(path, SCRIPT, toy.root)
+    soup = bs4.BeautifulSoup(body.html, "html.parser")
+    cards = [(card["data-models"].split(), card["data-truth"]) for card in soup.select(".ba-shot")]
+
+    def count(model, truth=None):
+        number = sum(model in models and truth in (None, shown) for models, shown in cards)
+        return [number, f"{number} of {len(cards)} images shown."]
+
+    assert found.pop("wide") <= 390  # less where the page is long enough for a scroll bar
+    assert found == {
+        "all": len(cards),
+        "none": count("colour"),
+        "blind": count("blind"),
+        "green": count("blind", "green"),
+    }
+    assert console == []

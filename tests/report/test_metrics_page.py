@@ -1,0 +1,55 @@
+"""The glossary: every metric that is recorded is described, and every link to it arrives."""
+
+import re
+
+import bs4
+import pandas as pd
+import pytest
+
+from beyond_accuracy.base.paths import project_root
+from beyond_accuracy.dimensions import conventions, invariance
+from beyond_accuracy.report import choosing, front, metrics_page, reading
+from beyond_accuracy.report.build import LIBRARY
+from beyond_accuracy.show import metrics
+
+
+def test_every_metric_the_code_records_is_described():
+    named = {headline.metric.partition(":")[0] for headline in front.HEADLINES}
+    named |= {criterion.headline.metric for criterion in choosing.CRITERIA} - {"accuracy:average"}
+    named |= set(invariance.KINDS)
+    named |= {f"{name.replace(':', '_')}_change" for name in conventions.METRICS}
+    rows = re.compile(r'tidy\.row\(\s*f?"([a-z_]+)')
+    for path in sorted((LIBRARY / "dimensions").rglob("*.py")):
+        named |= set(rows.findall(path.read_text(encoding="utf-8")))
+    assert len(named) > 20
+    assert {name.partition(":")[0] for name in named} - set(metrics.described()) == set()
+
+
+@pytest.mark.parametrize("report", ["docs/report", "report/mini"])
+def test_every_metric_of_a_built_report_is_described(report):
+    path = project_root() / report / "results.csv"
+    if not path.is_file():
+        pytest.skip(f"{report} is not built")
+    names = set(pd.read_csv(path)["metric"].str.partition(":")[0])
+    assert names - set(metrics.described()) == set()
+
+
+def test_the_page_has_an_anchor_per_metric_and_readable_formulas():
+    body = metrics_page.body()
+    soup = bs4.BeautifulSoup(body.html, "html.parser")
+    assert {h["id"].removeprefix("metric-") for h in soup.select("h3")} == set(metrics.described())
+    assert [text for _, text in body.sections][:3] == ["Cost", "Right and wrong", "Confidence"]
+    assert len(soup.select("math")) > 10 and not soup.select(".ba-tex")
+    for h3 in soup.select("h3"):
+        words = ""
+        for sibling in h3.find_next_siblings():
+            if sibling.name in {"h2", "h3"}:
+                break
+            words += sibling.get_text()
+        assert len(words) > 40, h3["id"]
+
+
+def test_links_from_the_folds_arrive():
+    texts = reading.texts()
+    assert set(texts["metrics"]) <= set(texts["kinds"])
+    assert {name for names in texts["metrics"].values() for name in names} <= set(metrics.described())

@@ -1,0 +1,64 @@
+"""Words under figures: every figure has a kind or is a picture, every kind is used, everything is text."""
+
+import ast
+from pathlib import Path
+
+import bs4
+import nbformat
+import pytest
+
+from beyond_accuracy.report import build, reading
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def figure_names(notebook):
+    """Names that a notebook's `study.figure` calls give; the varying part of a name becomes `x`."""
+    names = []
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "study.figure":
+                given = node.args[1] if len(node.args) > 1 else next(k.value for k in node.keywords if k.arg == "name")
+                if isinstance(given, ast.Constant):
+                    names.append(given.value)
+                elif isinstance(given, ast.JoinedStr):
+                    parts = [part.value if isinstance(part, ast.Constant) else "x" for part in given.values]
+                    names.append("".join(parts))
+    return names
+
+
+def all_figures():
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        stem = path.stem.split("_", 1)[1]
+        yield from ((build.DIMENSION_OF.get(stem, stem), name) for name in figure_names(path))
+
+
+def test_every_figure_of_every_notebook_is_known():
+    found = list(all_figures())
+    assert len(found) > 40
+    assert [pair for pair in found if reading.kind(*pair) is None] == []
+
+
+def test_kinds_exist_and_are_used():
+    content = reading.texts()
+    assert set(content["figures"].values()) - {""} == set(content["kinds"])
+    for name, paragraphs in content["kinds"].items():
+        assert all(isinstance(text, str) and 20 < len(text) < 600 for text in paragraphs), name
+
+
+@pytest.mark.parametrize(("figure", "words"), [("reliability-val", "right about 65 %"), ("risk-coverage", "surest")])
+def test_folds_follow_their_figures(figure, words):
+    soup = bs4.BeautifulSoup(f'<figure class="ba-figure" id="fig-{figure}"><img></figure><p>next</p>', "html.parser")
+    reading.add_folds(soup, "calibration")
+    fold = soup.find("figure").find_next_sibling()
+    assert fold.name == "details" and fold.summary.text == "How to read this" and words in fold.text
+    assert fold.find_next_sibling().text == "next"
+
+
+def test_pictures_and_unknown_figures_stay_alone():
+    for dimension, figure in (("robustness", "sets"), ("mine", "new")):
+        soup = bs4.BeautifulSoup(f'<figure class="ba-figure" id="fig-{figure}"></figure>', "html.parser")
+        reading.add_folds(soup, dimension)
+        assert not soup.select("details")

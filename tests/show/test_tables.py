@@ -1,0 +1,98 @@
+"""Tables as HTML."""
+
+import csv
+import io
+from urllib.parse import unquote
+
+import bs4
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.show import results, tables
+
+
+def rows(**changes):
+    row = {
+        "dimension": "calibration",
+        "dataset": "imagenet_1k",
+        "metric": "ece",
+        "model": "vit_sup",
+        "value": 0.0196,
+        "ci_low": 0.0178,
+        "ci_high": 0.0216,
+        "n": 50_000,
+        "unit": "fraction",
+    }
+    return pd.DataFrame([row | changes])
+
+
+def parse(frame, **options):
+    page = tables.table_html(frame, options.pop("caption", "What it holds"), name="t", **options)
+    return bs4.BeautifulSoup(page, "html.parser")
+
+
+def test_table_merges_intervals_and_formats_n():
+    table = parse(rows(), formats={"value": ".3f"})
+    heads = [head.text for head in table.select("thead th")]
+    assert heads == ["dimension", "dataset", "metric", "model", "value", "n", "unit"]
+    cells = [cell.text for cell in table.select("tbody tr > *")]
+    assert cells[4:6] == ["0.020 [0.018, 0.022]", "50,000"]
+    assert table.select("tbody tr > *")[4]["data-sort"] == "0.0196"
+    assert table.select_one("tbody th")["scope"] == "row"
+
+
+def test_named_intervals_missing_values_and_signs():
+    frame = pd.DataFrame(
+        {"pair": ["a", "b", "c"], "gap": [-0.25, np.nan, -0.0001], "gap_low": [-0.5, np.nan, np.nan]}
+    ).assign(gap_high=[0.0, np.nan, np.nan], n=pd.array([10, None, 1_200], dtype="Int64"))
+    table = parse(frame, formats={"gap": "+.2f"})
+    texts = [[cell.text for cell in row.select("th, td")] for row in table.select("tbody tr")]
+    assert texts == [["a", "−0.25 [−0.50, +0.00]", "10"], ["b", "–", "–"], ["c", "+0.00", "1,200"]]
+
+
+def test_table_text_is_escaped_and_download_is_the_full_numbers():
+    frame = pd.DataFrame({"file <name>": ["<script>alert(1)</script>", "a,b"], "share": [1 / 3, 2 / 3]})
+    page = tables.table_html(frame, 'of "all" <files>', name="t")
+    assert "<script>" not in page and "<files>" not in page
+    table = bs4.BeautifulSoup(page, "html.parser")
+    content = unquote(table.select_one("a[download]")["href"].split(",", 1)[1])
+    read = list(csv.reader(io.StringIO(content)))
+    assert read[1] == ["<script>alert(1)</script>", "0.3333333333"]
+    assert read[2][0] == "a,b"
+
+
+def test_table_is_named_by_its_caption():
+    table = parse(rows(), caption="ECE by model")
+    assert table.select_one("figcaption")["id"] == table.table["aria-labelledby"] == "cap-t"
+    with pytest.raises(InputError, match="a caption is needed"):
+        parse(rows(), caption="")
+    with pytest.raises(InputError, match="repeated"):
+        parse(pd.concat([rows(), rows()], axis=1))
+
+
+def test_big_tables_leave_the_download_to_the_saved_file():
+    frame = pd.DataFrame({"x": np.arange(20_000)})
+    assert parse(frame.head(10)).select_one("a[download]") is not None
+    assert results.csv_link(results.csv_text(frame), "t.csv", "t") == ""
+
+
+def test_p_values_at_their_floor_are_bounds():
+    frame = pd.DataFrame(
+        {"pair": ["a", "b", "c"], "p_holm": [0.0042, 0.0042, 0.0001], "p_holm_floor": [0.0042, np.nan, 1]}
+    )
+    table = parse(frame, formats={"p_holm": ".4f"})
+    assert [head.text for head in table.select("thead th")] == ["pair", "p (Holm)"]
+    assert [cell.text for cell in table.select("tbody td")] == ["< 0.0042", "0.0042", "< 0.001"]
+    assert table.select("tbody td")[0]["data-sort"] == "0.0042"
+    other = parse(
+        frame.rename(columns={"p_holm": "p (NLL)", "p_holm_floor": "p (NLL)_floor"}), formats={"p (NLL)": ".3f"}
+    )
+    assert [cell.text for cell in other.select("tbody td")] == ["< 0.004", "0.004", "< 0.001"]
+
+
+def test_tables_with_many_intervals_put_them_below_the_values():
+    columns = {f"m{i}{end}": [1.0] for i in range(3) for end in ("", "_low", "_high")}
+    assert "ba-dense" in parse(pd.DataFrame({"model": ["a"], **columns})).figure["class"]
+    assert "ba-dense" not in parse(rows()).figure["class"]

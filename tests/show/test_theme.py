@@ -1,0 +1,191 @@
+"""Model looks and the shared drawing helpers."""
+
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.colors import to_hex, to_rgb
+
+from beyond_accuracy.dimensions import plots_robustness
+from beyond_accuracy.show import theme
+
+
+def spec(name, family="transformer", paradigm="supervised", label=""):
+    return SimpleNamespace(name=name, label=label or name, family=family, paradigm=paradigm)
+
+
+OWN = [
+    spec("vit_sup"),
+    spec("convnext_sup", "convnet"),
+    spec("vit_clip", paradigm="clip"),
+    spec("convnext_clip", "convnet", "clip"),
+]
+
+
+@pytest.fixture
+def ax():
+    theme.use_theme()
+    fig, axes = plt.subplots()
+    yield axes
+    plt.close(fig)
+
+
+def tidy(values, low=None, high=None, **columns):
+    frame = pd.DataFrame({"value": values, **columns})
+    return frame if low is None else frame.assign(ci_low=low, ci_high=high)
+
+
+def test_own_models_have_the_fixed_looks():
+    looks = theme.styles(OWN)
+    assert [(s.color, s.marker, s.linestyle, bool(s.hatch)) for s in looks.values()] == [
+        ("#fc8e62", "o", "-", False),
+        ("#412f8a", "^", "-", False),
+        ("#fc8e62", "o", "--", True),
+        ("#412f8a", "^", "--", True),
+    ]
+    assert [s.markerfacecolor for s in looks.values()] == ["#fc8e62", "#412f8a", "white", "white"]
+
+
+def test_extra_models_are_distinct_and_do_not_depend_on_the_rest_of_the_run():
+    extras = [spec(f"model_{i}", "convnet") for i in range(9)]
+    looks = theme.styles(OWN + extras)
+    assert (
+        len({(s.color, s.marker) for s in looks.values()} - {(s.color, s.marker) for s in theme.styles(OWN).values()})
+        == 9
+    )
+    assert len({s.color for s in looks.values()}) == 2 + 9
+    assert looks["model_3"] == theme.styles(extras)["model_3"]
+    assert theme.style(extras[3]) == theme.style(extras[3])  # alone: from its name
+
+
+def test_the_two_main_colours_differ_in_greyscale():
+    grey = [np.dot(to_rgb(color), [0.2126, 0.7152, 0.0722]) for color in (theme.ORANGE, theme.PURPLE)]
+    assert abs(grey[0] - grey[1]) > 0.3
+
+
+def test_errorbar_draws_values_and_intervals_where_they_are(ax):
+    looks = theme.styles(OWN[:2])
+    frame = tidy(
+        [1.0, 2.0, 3.0, 4.0],
+        [0.9, 1.5, 2.9, 3.0],
+        [1.2, 2.5, 3.3, 4.5],
+        model=["vit_sup"] * 2 + ["convnext_sup"] * 2,
+        scale=[1, 2, 1, 2],
+    )
+    theme.errorbar(ax, frame, x="scale", styles=looks, line=True)
+    first, second = ax.containers
+    np.testing.assert_allclose(first.lines[0].get_xydata(), [[1, 1], [2, 2]])
+    assert first.lines[0].get_linestyle() == "-"
+    segments = [np.round(segment, 6).tolist() for segment in second.lines[2][0].get_segments()]
+    assert segments == [[[1.0, 2.9], [1.0, 3.3]], [[2.0, 3.0], [2.0, 4.5]]]
+    assert [c.get_label() for c in ax.containers] == ["vit_sup", "convnext_sup"]
+
+
+def test_errorbar_puts_models_of_a_category_side_by_side(ax):
+    looks = theme.styles(OWN)
+    names = list(looks)
+    frame = tidy(range(8), model=names * 2, factor=["object_blocking"] * 4 + ["pose"] * 4)
+    theme.errorbar(ax, frame, x="factor", styles=looks, order=["pose", "object_blocking"], orient="h", dodge=0.2)
+    at = np.array([container.lines[0].get_ydata() for container in ax.containers])
+    np.testing.assert_allclose(at[:, 0], [-0.3, -0.1, 0.1, 0.3])  # rows are sorted by place: pose first
+    np.testing.assert_allclose(ax.containers[0].lines[0].get_xdata(), [4, 0])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["pose", "object blocking"]
+    assert ax.yaxis_inverted()
+
+
+def test_errorbar_refuses_unknown_models_and_categories(ax):
+    frame = tidy([1.0], model=["other"], factor=["pose"])
+    with pytest.raises(ValueError, match="no style for model other"):
+        theme.errorbar(ax, frame, x="factor", styles=theme.styles(OWN))
+    with pytest.raises(ValueError, match=r"order lacks: \['pose'\]"):
+        theme.errorbar(ax, frame.assign(model="vit_sup"), x="factor", styles=theme.styles(OWN), order=["size"])
+
+
+def test_missing_intervals_draw_no_whisker_and_outside_estimates_no_error(ax):
+    looks = theme.styles(OWN[:1])
+    frame = tidy([1.0, 2.0], [np.nan, 2.1], [np.nan, 2.4], model=["vit_sup"] * 2, x=[0, 1])
+    theme.errorbar(ax, frame, x="x", styles=looks)
+    drawn = [s for s in ax.containers[0].lines[2][0].get_segments() if np.isfinite(s).all() and len(s)]
+    np.testing.assert_allclose(drawn[-1][:, 1], [2.0, 2.4])
+
+
+def test_bars_have_colour_and_hatch(ax):
+    looks = theme.styles(OWN)
+    frame = tidy([1.0, 2.0, 3.0, 4.0], [0.5] * 4, [4.5] * 4, model=list(looks), factor=["pose"] * 4)
+    theme.bars(ax, frame, x="factor", styles=looks)
+    patches = ax.patches
+    assert [to_hex(patch.get_facecolor()) for patch in patches] == [s.color for s in looks.values()]
+    assert [patch.get_hatch() or "" for patch in patches] == ["", "", "///", "///"]
+    np.testing.assert_allclose([patch.get_height() for patch in patches], [1, 2, 3, 4])
+    assert sum(patch.get_width() for patch in patches) == pytest.approx(0.8)
+
+
+def lead_chart(ax, **options):
+    frame = tidy(
+        [85.5, 85.5, 60.0, 62.5, 50.0, 48.8],
+        model=["vit_sup", "convnext_sup"] * 3,
+        dataset=["a", "a", "b", "b", "c", "c"],
+    )
+    plots_robustness.diverging_bars(
+        ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=theme.styles(OWN), **options
+    )
+    return frame
+
+
+def test_diverging_bars_point_to_the_winner(ax):
+    lead_chart(ax)
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [0, 2.5, -1.2])
+    assert [to_hex(bar.get_facecolor()) for bar in ax.patches[1:]] == [theme.PURPLE, theme.ORANGE]
+    texts = [text.get_text() for text in ax.texts]
+    assert {"+0.0", "+2.5", "+1.2", "85.5", "62.5", "50.0", "winner"} <= set(texts)
+    assert ax.get_xlim()[0] == -ax.get_xlim()[1]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_diverging_bars_leave_room_for_intervals(ax):
+    intervals = pd.DataFrame({"dataset": ["b", "c"], "ci_low": [1.0, -6.0], "ci_high": [4.0, 0.4]})
+    lead_chart(ax, intervals=intervals, order=["c", "b", "a"])
+    assert ax.get_xlim()[1] > 6
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["c", "b", "a"]
+
+
+def test_diverging_bars_demand_both_models_once(ax):
+    frame = tidy([1.0], model=["vit_sup"], dataset=["a"])
+    looks = theme.styles(OWN)
+    with pytest.raises(ValueError, match=r"no value for \['a'\]"):
+        plots_robustness.diverging_bars(ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=looks)
+    with pytest.raises(ValueError, match="more than one value"):
+        plots_robustness.diverging_bars(
+            ax, pd.concat([frame, frame]), y="dataset", left="vit_sup", right="convnext_sup", styles=looks
+        )
+
+
+def test_all_ties_still_give_an_axis(ax):
+    frame = tidy([1.0, 1.0], model=["vit_sup", "convnext_sup"], dataset=["a", "a"])
+    plots_robustness.diverging_bars(
+        ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=theme.styles(OWN)
+    )
+    assert ax.get_xlim() == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["point", "line", "bar"])
+def test_legend_names_every_model(ax, kind):
+    looks = theme.styles(OWN)
+    theme.legend(ax, looks, kind=kind)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [s.label for s in looks.values()]
+
+
+def test_paper_points_fall_on_the_measured_ones(ax):
+    looks = theme.styles(OWN[:2])
+    frame = tidy([1.0, 2.0], model=["vit_sup", "convnext_sup"], factor=["pose", "pose"])
+    theme.errorbar(ax, frame, x="factor", styles=looks)
+    theme.paper_points(ax, frame.assign(value=[1.1, 2.1]), x="factor", styles=looks)
+    places = [container.lines[0].get_xdata()[0] for container in ax.containers]
+    assert places[:2] == places[2:]
+    theme.chance_line(ax, 0.5)
+    assert ax.texts[-1].get_text().strip() == "chance"

@@ -1,0 +1,307 @@
+"""What a notebook talks to."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.inference.imports import import_predictions
+from beyond_accuracy.inference.store import Store
+from beyond_accuracy.page import COMPARISON_COLUMNS, Page, classify, open_page
+
+
+def study_of(toy, content=None, options=None, models="", dimension="calibration"):
+    return Page(toy.profile(content).select(models), dimension, Store(toy.store), {"device": "cpu", **(options or {})})
+
+
+def imported(toy, name="mine", wrong=0):
+    """Predictions of the labels, with probability 0.5, the first `wrong` of them wrong."""
+    from beyond_accuracy.data.readers import load_dataset
+
+    data = load_dataset(toy.profile().datasets["images"])
+    pred = data.targets.copy()
+    pred[:wrong] = (pred[:wrong] + 1) % 3
+    frame = pd.DataFrame({"file_name": data.ids, "predicted_class": pred, "predicted_probability": 0.5})
+    frame.to_csv(toy.root / f"{name}.csv", index=False)
+    return import_predictions(toy.root / f"{name}.csv", name, data, Store(toy.store))
+
+
+def test_models_roles_and_data(toy):
+    toy.images()
+    toy.checkpoint()
+    study = study_of(toy)
+    assert study.models == ["colour"] and study.spec("colour").source == "timm" and study.has_networks
+    assert study.role("clean") == "images" and study.has_role("shifted") and not study.has_role("x")
+    assert study.title("images") == "images" and study.class_names("images") == ("red", "green", "blue")
+    assert study.metadata("images").index.tolist() == study.dataset("images").ids.tolist()
+    assert study.image("images", "red/red001").mode == "RGB"
+    with pytest.raises(InputError, match="dimensions.calibration has no 'cleen' .it has clean, shifted"):
+        study.role("cleen")
+    with pytest.raises(InputError, match="unknown model 'color'; did you mean colour"):
+        study.spec("color")
+    with pytest.raises(InputError, match="profile toy: unknown dataset 'image'; did you mean images"):
+        study.predictions("image")
+
+
+def test_open_study(toy, monkeypatch):
+    toy.images(1)
+    toy.checkpoint()
+    toy.profile()
+    study = open_page(str(toy.root / "toy.yaml"), "calibration", device="cpu", progress=False)
+    assert study.predictions("images")["colour"].correct.all()
+    with pytest.raises(InputError, match="profile toy: unknown dimension 'robustness'"):
+        open_page(str(toy.root / "toy.yaml"), "robustness")
+
+
+def test_predictions_of_networks_and_imports_side_by_side(toy):
+    toy.images()
+    toy.checkpoint()
+    imported(toy, wrong=3)
+    study = study_of(toy, models="mine,colour")
+    found = study.predictions("images")
+    assert list(found) == ["mine", "colour"]
+    assert found["mine"].ids.tolist() == found["colour"].ids.tolist()
+    assert (found["mine"].correct.sum(), found["colour"].correct.sum()) == (9, 12)
+    assert found["mine"].logits is None and study.card("mine") is None and study.card("colour").parameters == 9
+    many = study.predictions_many("images", ["none", "hflip=1", "scale=1"])
+    assert list(many["hflip=1"]) == ["colour"] and list(many["scale=1"]) == ["mine", "colour"]
+    assert many["scale=1"]["colour"].transform == "none"
+    assert list(study.features("images")) == ["colour"]
+    assert len(study.used) == 3  # two of the network's, one import
+
+
+def test_models_are_judged_on_the_same_images(toy):
+    folder = toy.images()
+    toy.checkpoint()
+    imported(toy)
+    bad = folder / "red" / "red002.png"
+    bad.write_bytes(b"no image")
+    # the listing has changed with the file, the ids have not: the import still covers them
+    found = study_of(toy, models="mine,colour", options={"skip_bad": True}).predictions("images")
+    assert len(found["mine"]) == len(found["colour"]) == 11
+    assert found["mine"].ids.tolist() == found["colour"].ids.tolist() and "red/red002" not in found["mine"].ids
+
+
+def test_missing_and_misspelt_models(toy):
+    toy.images(1)
+    toy.checkpoint()
+    with pytest.raises(InputError, match="unknown model 'colur'; did you mean colour.; or import its predictions"):
+        study_of(toy, models="colur").predictions("images")
+    bare = toy.content(models={})
+    with pytest.raises(DataMissing, match="import-predictions FILE.csv --model NAME --dataset images"):
+        study_of(toy, bare).predictions("images")
+    with pytest.raises(DataMissing, match="no predictions of other on images: import them"):
+        study_of(toy, bare, models="other").predictions("images")
+    assert study_of(toy, bare, models="other").features("images") == {}
+
+
+def test_what_is_not_there_is_left_out_and_listed(toy):
+    toy.images(1)
+    toy.checkpoint()
+    content = toy.content()
+    content["datasets"]["away"] = {"reader": "class_folder", "path": "nowhere", "classes": str(toy.classes)}
+    study = study_of(toy, content)
+    assert study.available(["images", "away"]) == ["images"]
+    assert len(study.skipped) == 1 and study.skipped[0].startswith("away: ")
+    with pytest.raises(DataMissing):
+        study.predictions("away")
+
+
+def test_features(toy):
+    toy.images()
+    toy.checkpoint()
+    toy.clip()
+    models = {
+        "colour": {"source": "timm", "name": f"local-dir:{toy.root / 'colour'}"},
+        "clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"},
+    }
+    study = study_of(toy, toy.content(models))
+    found = study.features("images")
+    assert sorted(found["clip"].layers) == ["projected", "trunk"] and list(found["colour"].layers) == ["pre_logits"]
+    assert found["clip"].layers["projected"].shape == (12, 16) and found["clip"].layers["trunk"].dtype == np.float16
+    assert found["colour"].targets.tolist() == study.dataset("images").targets.tolist()
+    predictions = study.predictions("images")["clip"]
+    assert predictions.meta["key_parts"]["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-4)
+    scaled = found["colour"].layers["pre_logits"].astype(np.float32) * 8
+    np.testing.assert_allclose(
+        study.predictions("images")["colour"].scored_logits, scaled - scaled.max(1, keepdims=True), atol=0.01
+    )
+
+
+def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypatch):
+    from beyond_accuracy.data import readers
+    from beyond_accuracy.data.dataset import BytesLoader, build_dataset
+
+    folder = toy.images()
+
+    def probe(spec):
+        files = sorted(folder.rglob("*.png"))
+        ids = [path.stem for path in files]
+        load = BytesLoader([path.read_bytes() for path in files])
+        return build_dataset(spec, ids, [[k % 2, 5] for k in range(12)], load, content="x", source="here")
+
+    monkeypatch.setitem(readers.READERS, "probe", probe)
+    toy.checkpoint()
+    content = toy.content()
+    content["datasets"]["task"] = {"reader": "probe", "classes": ""}
+    study = study_of(toy, content)
+    features = study.features("task")["colour"]
+    assert features.layers["pre_logits"].shape == (12, 3) and [t.tolist() for t in features.targets[:2]] == [
+        [0, 5],
+        [1, 5],
+    ]
+    with pytest.raises(InputError, match="has no class space"):
+        study.class_names("task")
+
+
+def test_relabelled_sets_share_the_images(toy, monkeypatch):
+    from beyond_accuracy.data import annotations
+
+    toy.images()
+    toy.checkpoint()
+    labels = {"red/red000": np.array([0]), "red/red001": np.array([1, 2]), "green/green000": np.array([], int)}
+    monkeypatch.setattr(annotations, "real_labels", lambda: labels)
+    content = toy.content()
+    content["datasets"]["real"] = {"reader": "imagenet_real", "options": {"of": "images"}, "title": "ReaL"}
+    study = study_of(toy, content)
+    found = study.predictions("real")["colour"]
+    assert found.dataset == "real" and found.ids.tolist() == ["red/red000", "red/red001"]
+    assert found.correct.tolist() == [True, False] and found.multilabel
+    assert study.metadata("real").equals(study.metadata("images")) and study.title("real") == "ReaL"
+    assert study.available(["real"]) == ["real"] and study.image("real", "red/red000").size == (24, 21)
+
+
+def test_a_second_study_loads_no_network(toy, monkeypatch):
+    from beyond_accuracy.models import load as models
+
+    toy.images()
+    toy.checkpoint()
+    first = study_of(toy).predictions("images")["colour"]
+    models.LOADED.clear()
+    monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("a network was loaded"))
+    again = study_of(toy)
+    pd.testing.assert_frame_equal(again.predictions("images")["colour"].frame, first.frame)
+    assert again.features("images")["colour"].layers["pre_logits"].shape == (12, 3)
+    assert again.card("colour").geometry.text == "Resize(20, bilinear) CenterCrop(16)"
+
+
+def test_the_device_of_a_stored_result_is_the_one_that_computed_it(toy):
+    toy.images(1)
+    toy.checkpoint()
+    entry_meta = study_of(toy).predictions("images")["colour"].meta
+    file = toy.store / "predictions" / entry_meta["key"] / "meta.json"
+    file.write_text(file.read_text().replace(entry_meta["device"], "an older machine"))
+    assert study_of(toy).predictions("images")["colour"].meta["device"] == "an older machine"
+
+
+# Results -------------------------------------------------------------------------------------------------------------
+
+
+def rows(value=1.0):
+    return pd.DataFrame(
+        {"dataset": ["images"], "metric": ["accuracy"], "model": ["colour"], "value": [value], "ci_low": [0.5]}
+        | {"ci_high": [100.0], "n": [12], "unit": ["percent"]}
+    )
+
+
+def test_results_comparisons_and_findings_are_written(toy, capsys):
+    toy.images(1)
+    toy.checkpoint()
+    study = study_of(toy)
+    study.record(rows(50.0))
+    study.record(rows(60.0).assign(dataset="other"))
+    written = pd.read_csv(toy.root / "report" / "toy" / "results" / "calibration.csv")
+    assert written["value"].tolist() == [50.0, 60.0] and set(written["dimension"]) == {"calibration"}
+    words = {"dataset": "d", "metric": "ece", "model_a": "a", "model_b": "b", "unit": "share", "family": "main"}
+    pair = {**words, "difference": [0.5], "ci_low": 0.25, "ci_high": 0.75, "p": 0.01, "n": 12}
+    judged = study.compare(pd.DataFrame(pair))
+    assert judged["verdict"].tolist() == ["these checkpoints"] and judged["p_holm"].tolist() == [0.01]
+    table = pd.read_csv(toy.root / "report" / "toy" / "comparisons" / "calibration.csv")
+    assert list(table.columns) == list(COMPARISON_COLUMNS) and table["p_floor"].tolist() == [0]
+    assert table["dimension"].tolist() == ["calibration"]
+    with pytest.raises(InputError, match="comparisons: missing columns model_a"):
+        study_of(toy).compare(pd.DataFrame(pair).drop(columns="model_a"))
+    with pytest.raises(InputError, match="recorded once"):
+        study.compare(pd.DataFrame(pair))
+    with pytest.raises(InputError, match="asked twice"):
+        study_of(toy).compare(pd.concat([pd.DataFrame(pair)] * 2))
+    study.finding("<b>colour</b> & others are right")
+    study.finding("second")
+    kept = json.loads((toy.root / "report" / "toy" / "findings" / "calibration.json").read_text())
+    assert kept == ["<b>colour</b> & others are right", "second"]
+
+
+def test_a_finding_shows_names_as_text(toy, monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda value, **_: shown.append(value.data))
+    toy.images(1)
+    toy.checkpoint()
+    study_of(toy).finding("<script>alert(1)</script> leads")
+    assert shown == ["**&lt;script&gt;alert(1)&lt;/script&gt; leads**"]
+
+
+def test_provenance_says_what_made_the_numbers(toy, monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda value, **_: shown.append(value["text/plain"]))
+    folder = toy.images()
+    toy.checkpoint()
+    study = study_of(toy)
+    study.predictions_many("images", ["none", "hflip=1"])
+    study.provenance()
+    for text in ("colour", "fp32", "Resize(20, bilinear) CenterCrop(16)", study.card("colour").weights, "cpu"):
+        assert text in shown[0]
+    assert "left out" not in shown[0]
+    (folder / "red" / "red000.png").write_bytes(b"")
+    second = study_of(toy, options={"skip_bad": True})
+    from beyond_accuracy.data import readers
+
+    readers.LOADED.clear()
+    second.predictions("images")
+    second.provenance()
+    assert "images left out" in shown[1]
+
+
+def test_seeds_and_streams(toy):
+    toy.images(1)
+    toy.checkpoint()
+    study = study_of(toy)
+    assert study.rng().integers(10**9) == study.rng(0).integers(10**9) != study.rng(1).integers(10**9)
+
+
+def test_the_papers_numbers_stand_beside_the_papers_checkpoints_only(toy):
+    checkpoint = {"source": "timm", "name": "deit3_base_patch16_224.fb_in22k_ft_in1k"}
+    content = toy.content({"vit_sup": checkpoint, "convnext_sup": {"source": "timm", "name": "x"}})
+    assert list(study_of(toy, content).paper("imagenet_1k", "ece")["model"]) == ["vit_sup"]
+    content["synthetic"] = True
+    assert study_of(toy, content).paper("imagenet_1k", "ece").empty
+
+
+def test_real_labels_that_match_no_image_are_an_error(toy):
+    toy.images(1)
+    toy.checkpoint()
+    content = toy.content()
+    content["datasets"]["real"] = {"reader": "imagenet_real", "options": {"of": "images"}}
+    with pytest.raises(InputError, match="no ReaL label"):
+        study_of(toy, content).predictions("real")
+
+
+def test_one_image_of_ones_own(toy):
+    from PIL import Image
+
+    toy.images(1)
+    toy.checkpoint()
+    toy.clip()
+    models = {
+        "colour": {"source": "timm", "name": f"local-dir:{toy.root / 'colour'}"},
+        "clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"},
+    }
+    answers = classify(study_of(toy, toy.content(models)), "images", Image.new("RGB", (50, 40), (10, 200, 10)), top=2)
+    assert answers["model"].tolist() == ["colour", "colour", "clip", "clip"]
+    assert answers["label"][0] == "green" and answers["probability"].between(0, 1).all()
+    assert answers["probability"][0] > answers["probability"][1]
