@@ -25,7 +25,7 @@ def own(model, value, half, n=400, metric="accuracy"):
 
 def compared(a, b, gap, half, p, metric="accuracy", dimension="calibration", floor=0.0):
     row = (dimension, "val", metric, a, b, gap, gap - half, gap + half, p, 400, "percent")
-    return dict(zip(page.COMPARISON_COLUMNS, row, strict=True)) | {"p_floor": floor}
+    return dict(zip(page.COMPARISON_COLUMNS[:11], row, strict=True)) | {"p_floor": floor}
 
 
 TABLE = pd.DataFrame([own("a", 80.0, 2.0), own("b", 77.0, 1.5), own("c", 70.0, 2.0)])

@@ -1,0 +1,40 @@
+"""Nothing moves a number unnoticed: whole reports against their frozen tables (tools/golden.py)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import golden
+
+
+def built(profile: str, root: Path) -> dict:
+    """Tables of a report built in a folder of its own, from an empty store."""
+    environment = {**os.environ, "BEYOND_ACCURACY_ROOT": str(root), "BEYOND_ACCURACY_CACHE": str(root / "store")}
+    command = [sys.executable, "-m", "beyond_accuracy.cli", "report", "--profile", profile, "--device", "cpu"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return golden.collect(root / "report" / profile, root / "figures" / profile)
+
+
+def test_smoke_says_what_it_said(tmp_path):
+    assert golden.moved(golden.read(golden.GOLDEN / "smoke"), built("smoke", tmp_path)) == []
+
+
+@pytest.mark.slow
+def test_mini_says_what_it_said(tmp_path):
+    assert golden.moved(golden.read(golden.GOLDEN / "mini"), built("mini", tmp_path)) == []
+
+
+def test_a_moved_number_a_lost_row_and_another_sentence_are_seen():
+    frozen = golden.read(golden.GOLDEN / "smoke")
+    assert golden.moved(frozen, frozen) == []
+    results, sentences = frozen["results"].copy(), frozen["findings"].copy()
+    column = results.columns.get_loc("value")
+    results.iloc[3, column] = results.iloc[3, column] + 0.01
+    sentences.iloc[0, 1] = "Something else."
+    changed = golden.moved(frozen, {**frozen, "results": results.iloc[:-1], "findings": sentences})
+    assert sorted(line.split(": ")[0] for line in changed) == ["findings", "findings", "results", "results"]
+    assert sum(" value " in line for line in changed) == 1 and sum("results: gone" in line for line in changed) == 1
