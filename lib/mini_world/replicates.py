@@ -71,11 +71,12 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the runs")
+    parser.add_argument("--recipe", default="default", help="folder of the runs under the cache's `runs`")
     parser.add_argument("--out", type=Path, default=TABLE)
     arguments = parser.parse_args()
     folder = arguments.cache / "replicates"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "replicates.yaml").write_text(profile_text(run_folders(arguments.cache)))
+    (folder / "replicates.yaml").write_text(profile_text(run_folders(arguments.cache, arguments.recipe)))
     os.environ["BEYOND_ACCURACY_ROOT"] = str(folder)
     if build(folder / "replicates.yaml", only=PAGES):
         raise InputError(f"{folder}: a page of the replicate runs failed; its message stands above")
