@@ -57,20 +57,9 @@ def check(
     options: dict | None = None,
     echo: Callable[[str], None] = print,
 ) -> int:
-    """Check every dataset and model of a profile and print what was found.
+    """Check every dataset and model of a profile (or `only` some), print a line per finding, return the exit code.
 
-    Args:
-        profile: The profile.
-        only: Names of datasets or models; empty = all.
-        forward: Run each model on up to 500 images and compare with published accuracies.
-        options: Of the inference: `device`, `batch_size`, `skip_bad`.
-        echo: Told one line per finding.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        InputError: An unknown name in `only`.
+    `forward`: run each model on up to 500 images and compare with published accuracies.
     """
     for name in only:
         if name not in profile.datasets and name not in profile.models:
@@ -119,12 +108,7 @@ def _findings(profile: Profile, only: set[str], forward: bool, options: dict) ->
 
 
 def check_dataset(spec: DatasetSpec, profile: Profile) -> list[Finding]:
-    """Everything that can be said of a dataset without a model.
-
-    Args:
-        spec: Its entry in the profile.
-        profile: The profile, for the command that gets it.
-    """
+    """Everything that can be said of a dataset without a model."""
     if spec.reader == "imagenet_real":
         return [_real()]
     try:
@@ -295,11 +279,7 @@ def _imagenet_x() -> Finding:
 
 
 def check_accuracy(profile: Profile, models: list[str], ready: list[str], options: dict) -> Iterator[Finding]:
-    """Run every model on a sample of the clean set, and the first one on samples of the others.
-
-    A sample's accuracy far from the published one means wrong labels, weights or preprocessing; which, the pattern of
-    the answers often tells (`diagnose`).
-    """
+    """Run every model on a sample of the clean set, the first one on samples of the others, and `diagnose`."""
     from beyond_accuracy.inference.outputs import Outputs
     from beyond_accuracy.inference.store import Store
 
@@ -328,10 +308,7 @@ def check_accuracy(profile: Profile, models: list[str], ready: list[str], option
 
 
 def published_accuracy(spec: ModelSpec, dataset: str) -> float:
-    """Published top-1 accuracy of a checkpoint in percent, NaN where none is known.
-
-    From the libraries' result tables for the paper's checkpoints, else from the leaderboard of 300 models.
-    """
+    """Published top-1 accuracy of a checkpoint in percent (the leaderboard), NaN where none is known."""
     board = published.leaderboard()
     if dataset not in board.columns or spec.checkpoint and "." in spec.id:
         return float("nan")
@@ -374,14 +351,9 @@ class Diagnosis:
 def diagnose(
     pred: ArrayLike, target: ArrayLike, n_classes: int, columns: NDArray | None = None, expected: float = float("nan")
 ) -> Diagnosis:
-    """Compare answers with labels, and name the mapping mistake that would explain a low accuracy.
+    """Compare answers with labels (n,), and name the mapping mistake that would explain a low accuracy.
 
-    Args:
-        pred: (n,) answers as class indices.
-        target: (n,) labels as class indices.
-        n_classes: Size of the class space.
-        columns: Scored class indices (ImageNet-A, -R), or None.
-        expected: Published accuracy as a share; NaN = unknown, then only what is surely wrong is called wrong.
+    `expected` is a share; NaN = unknown, then only what is surely wrong is called wrong.
 
     >>> target = np.arange(0, 1000, 5)
     >>> diagnose(target, np.arange(200), 1000).text.split(":")[0]

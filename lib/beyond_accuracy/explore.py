@@ -82,20 +82,7 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
 
 
 def select(predictions: dict[str, Predictions], model: str, kind: str, label: int = -1) -> pd.DataFrame:
-    """Rows of one model to look at, most telling first.
-
-    Args:
-        predictions: Of every model on one single-label dataset.
-        model: Whose rows.
-        kind: One of `KINDS`.
-        label: Only images of this class index; -1 for all.
-
-    Returns:
-        Columns `id, target, pred, confidence`.
-
-    Raises:
-        InputError: Unknown kind.
-    """
+    """Rows `id, target, pred, confidence` of one model of a single-label dataset, most telling first (`KINDS`)."""
     mine = predictions[model]
     frame = mine.frame[["id", "target", "pred", "confidence"]]
     others = np.stack([p.pred for p in predictions.values()])
@@ -147,10 +134,7 @@ def factor_panel(study: Page, dataset: str, factor: str = "factor", level: str =
 
 
 def own_images(study: Page, dataset: str) -> widgets.Widget:
-    """Upload images, or give a folder: every network's most likely classes with their probabilities.
-
-    `dataset` names the dataset whose class space is asked about.
-    """
+    """Upload images, or give a folder: every network's likeliest classes of the dataset's class space."""
     upload = widgets.FileUpload(accept="image/*", multiple=True)
     folder = widgets.Text(placeholder="or a folder of images", description="folder")
     output = widgets.Output()
@@ -173,11 +157,7 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
 
 
 def open_folder(folder: Path, limit: int = 24) -> dict[str, Image.Image]:
-    """The first images of a folder, by name.
-
-    Raises:
-        InputError: No such folder, or no images in it.
-    """
+    """The first images of a folder, by name."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)[:limit]

@@ -42,14 +42,9 @@ def sampled_stamp(path: Path) -> str:
 
 
 def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int]) -> str:
-    """Stamp of many files: their names and sizes, and the content of up to 64 of them (of all, in sets up to 64 MB).
+    """Stamp of files below `root`: names, sizes, and the content of up to 64 (of all, in sets up to 64 MB).
 
     A file that cannot be read counts as such here; whoever needs it says so.
-
-    Args:
-        root: Folder.
-        names: Paths below it, in a fixed order.
-        sizes: Bytes of each.
     """
     stamp = hashlib.sha256()
     for name, size in zip(names, sizes, strict=True):
@@ -66,11 +61,7 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int]) -> str:
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write through a temporary file in the same folder, then rename: never a half-written file under `path`.
-
-    Raises:
-        InputError: The folder cannot be written (full disk, read-only); what was there before stays.
-    """
+    """Write through a temporary file in the same folder, then rename: never a half-written file under `path`."""
     temporary = path.with_name(f".tmp-{os.getpid()}-{os.urandom(4).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

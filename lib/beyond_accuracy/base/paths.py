@@ -11,10 +11,7 @@ PROFILES = Path(__file__).parents[1] / "profiles"
 
 
 def project_root() -> Path:
-    """The checkout this package is installed from, else the current folder.
-
-    `BEYOND_ACCURACY_ROOT` overrides it: reports and figures of a test or a second study go elsewhere.
-    """
+    """The checkout this package is installed from, else the current folder; `BEYOND_ACCURACY_ROOT` overrides both."""
     if override := os.environ.get("BEYOND_ACCURACY_ROOT"):
         return Path(override)
     checkout = Path(__file__).resolve().parents[3]
@@ -68,11 +65,7 @@ def in_notebook() -> bool:
 
 
 def check_name(kind: str, name: str, where: str = "") -> str:
-    """A name that also becomes a folder: any language and any quotes, but never a way out of its parent folder.
-
-    Raises:
-        InputError: Empty, longer than 100 characters, hidden, or with a slash or a control character.
-    """
+    """A name that also becomes a folder: any language and any quotes, but never a way out of its parent folder."""
     if not name or len(name) > 100 or name[0] in ".~" or not name.isprintable() or "/" in name or "\\" in name:
         raise InputError(
             f"{where}{kind} name {name[:40]!r} cannot be used: expected 1 to 100 printable characters without slashes, "

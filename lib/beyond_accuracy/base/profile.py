@@ -143,15 +143,7 @@ class Profile:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def under(self, settings: dict, limit: int = 0) -> "Profile":
-        """The profile under other conventions, for asking what they change.
-
-        Args:
-            settings: Values of `Settings` by name.
-            limit: Use at most this many images of every dataset, evenly spaced; 0 = as the profile says.
-
-        Raises:
-            InputError: An unknown setting or value.
-        """
+        """The profile under other `Settings`, and with at most `limit` images of every dataset (0 = as it says)."""
         changed = replace(self, settings=_settings({**vars(self.settings), **settings}, self.source))
         if not limit:
             return changed
@@ -159,10 +151,7 @@ class Profile:
         return replace(changed, datasets=cut)
 
     def select(self, models: str | list[str]) -> "Profile":
-        """The profile with a subset of its models (a list, or comma-separated); empty keeps all.
-
-        Names that are not in it are taken as imported predictions.
-        """
+        """The profile with some of its models (empty keeps all); names that are not in it are imported predictions."""
         names = models.split(",") if isinstance(models, str) else models
         names = [name.strip() for name in names if name.strip()]
         if not names:
@@ -180,11 +169,7 @@ def available_profiles() -> dict[str, Path]:
 
 
 def load_profile(name: str | Path) -> Profile:
-    """Read a profile that ships with the package (`mini`, `paper`, …), or any YAML file.
-
-    Raises:
-        InputError: Unknown profile, invalid YAML, unknown key or missing value, each with where and what to do.
-    """
+    """Read a profile that ships with the package (`mini`, `paper`, …), or any YAML file."""
     shipped = available_profiles()
     path = shipped.get(str(name), Path(name))
     if not os.path.isfile(path):  # never an error, not even for a name too long for a file

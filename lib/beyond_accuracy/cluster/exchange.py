@@ -66,11 +66,7 @@ def elsewhere(todo: Todo, url: str, scratch: Path) -> Todo:
 
 
 def collect(todo: Todo, url: str) -> None:
-    """Fetch what has been handed over of these parts and is not in the store.
-
-    Raises:
-        InputError: The storage cannot be reached.
-    """
+    """Fetch what has been handed over of these parts and is not in the store."""
     for job in jobs_of(todo):
         lacking = job.entry.missing([rows for rows, wanted in todo.items() if job in wanted])
         there = _moved(job, url, job.entry.folder).entry.names() if lacking else set()

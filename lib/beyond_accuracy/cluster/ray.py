@@ -82,15 +82,7 @@ class Done:
 
 
 def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> None:
-    """Compute what the jobs' store entries still lack on a Ray cluster; arguments and errors as `inference.run`.
-
-    The cluster is that of `RAY_ADDRESS`, else one that runs on this machine, else one that is started for this
-    process with all its GPUs or cores.
-
-    Raises:
-        InputError: Ray is not installed or cannot be reached; the cluster has no device as asked for; a worker died
-            time and again; the store is not on a path that all machines share.
-    """
+    """Compute what the entries lack on a Ray cluster: `RAY_ADDRESS`, else one on this machine, else a new one here."""
     ray = _connected()
     slots = _slots(ray, options.device)
     if options.device != "cpu":
@@ -110,11 +102,7 @@ RUN_BY["ray"] = run
 
 
 def shares(todo: Todo, slots: Slots) -> list[Todo]:
-    """Cut parts and jobs into pieces for one task each, big enough to be worth one.
-
-    Parts first, since an image is decoded once for all jobs of its share; models and transforms only where there are
-    too few parts for the cluster.
-    """
+    """Cut parts and jobs into pieces for one task each: parts first, since an image is decoded once per share."""
     wanted = SHARES_PER_SLOT * slots.number
     if slots.gpus:
         wanted = min(wanted, max(1, _passes(todo) // GPU_SHARE))
@@ -307,11 +295,7 @@ def _connected():
 
 
 def start(ray, **options) -> None:
-    """`ray.init`, tried again where a busy machine was too slow: Ray waits 30 seconds for its own processes.
-
-    Raises:
-        InputError: The cluster cannot be reached or started.
-    """
+    """`ray.init`, tried again where a busy machine was too slow: Ray waits 30 seconds for its own processes."""
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     for attempt in range(STARTS):
         try:
@@ -345,13 +329,7 @@ def _slots(ray, device: str) -> Slots:
 
 
 def _check_precision(jobs: list[Job], settings: Settings, slots: Slots) -> None:
-    """`auto` is decided where the command runs, since it is part of every key; it must suit the machines that compute.
-
-    Not asked with `--device cpu`, which means a processor on both sides.
-
-    Raises:
-        InputError: Only one of the two has GPUs.
-    """
+    """`auto` is decided where the command runs and part of every key: it must suit the machines that compute."""
     import torch
 
     here = torch.cuda.is_available()

@@ -39,17 +39,9 @@ FACTORS = (
 def factors_imagenet_x(which: Literal["top", "multi"] = "top", filter_prototypes: bool = True) -> pd.DataFrame:
     """ImageNet-X annotations of the validation set (Idrissi et al. 2022, arXiv 2211.01866; CC BY-NC 4.0).
 
-    Args:
-        which: `"top"` marks the one factor that sets an image most apart, `"multi"` all that raters named.
-        filter_prototypes: Leave out the prototypical images, as the package and the paper do.
-
-    Returns:
-        Index `id`; columns: the 16 factors (0/1 int8), `metaclass`, `target` (class 0..999). 46,110 rows with the
-        filter, 48,868 without. Do not modify it: the frame is shared.
-
-    Raises:
-        DataMissing: If the optional package imagenet-x is not installed.
-        ValueError: If `which` is neither top nor multi.
+    `top` marks the one factor that sets an image most apart, `multi` all that raters named; prototypical images are
+    left out as in the paper (46,110 of 48,868 stay). Index `id`; the 16 factors (0/1), `metaclass`, `target`. Shared:
+    do not modify it.
     """
     if which not in ("top", "multi"):
         raise ValueError(f"which is 'top' or 'multi', got {which!r}")
@@ -69,23 +61,10 @@ def factors_imagenet_x(which: Literal["top", "multi"] = "top", filter_prototypes
 def factor_frame(
     ids: NDArray, metadata: pd.DataFrame, source: str | None, which: Literal["top", "multi"] = "top"
 ) -> pd.DataFrame:
-    """Factors of a dataset's images, wherever they come from.
+    """Factors of a dataset's annotated images: index `id` in the order of `ids`, a 0/1 column per factor.
 
-    Args:
-        ids: (n,) image ids.
-        metadata: The dataset's metadata, index `id`. Without a source its columns are read: `x_<factor>` (0/1) for
-            `"multi"`, `x_top` (a factor's name) for `"top"`.
-        source: `"imagenet_x"` for the annotations of ImageNet val, or None.
-        which: As in `factors_imagenet_x`.
-
-    Returns:
-        Index `id`, in the order of `ids`, one 0/1 column per factor; only images that are annotated. Of metadata these
-        are the images with at least one factor: those without are typical of their class and left out as ImageNet-X
-        leaves out its prototypes, and their `x_top`, the nearest to a factor that they come, is none.
-
-    Raises:
-        DataMissing: If the optional package imagenet-x is needed and not installed.
-        InputError: If the metadata have no factors, or no image is annotated.
+    `source` is `imagenet_x`, or None for the metadata: columns `x_<factor>` (`multi`) and `x_top` (`top`). Images of
+    metadata without a factor are typical of their class and left out, as ImageNet-X leaves out its prototypes.
     """
     if source == "imagenet_x":
         table = factors_imagenet_x(which)[list(FACTORS)]
@@ -104,16 +83,7 @@ def factor_frame(
 
 
 def image_groups(ids: NDArray, source: str | None, class_names: NDArray) -> tuple[str, NDArray]:
-    """Groups of classes for a drill-down: the 17 metaclasses of ImageNet-X, else the classes themselves.
-
-    Args:
-        ids: (n,) annotated images.
-        source: As in `factor_frame`.
-        class_names: (n,) name of each image's class.
-
-    Returns:
-        What a group is called (`metaclass` or `class`), and the (n,) groups.
-    """
+    """What a group of a drill-down is called, and the (n,) groups: ImageNet-X's 17 metaclasses, else the classes."""
     if source == "imagenet_x":
         return "metaclass", factors_imagenet_x("top").loc[ids, "metaclass"].to_numpy()
     return "class", np.asarray(class_names)
@@ -121,10 +91,9 @@ def image_groups(ids: NDArray, source: str | None, class_names: NDArray) -> tupl
 
 @cache
 def real_labels() -> dict[str, NDArray[np.int64]]:
-    """ReaL labels (Beyer et al. 2020, "Are we done with ImageNet?", arXiv 2006.07159), as shipped with timm.
+    """ReaL labels (Beyer et al. 2020, arXiv 2006.07159), from timm: id -> sorted class indices.
 
-    Returns:
-        id -> sorted class indices, 50,000 entries; 3,163 are empty and are scored by no one.
+    50,000 entries; 3,163 are empty and scored by no one.
     """
     text = resources.files("timm.data").joinpath("_info", "imagenet_real_labels.json").read_text()
     return {f"ILSVRC2012_val_{i:08d}": np.array(x, np.int64) for i, x in enumerate(json.loads(text), start=1)}

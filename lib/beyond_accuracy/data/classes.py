@@ -48,24 +48,13 @@ class ClassSpace:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def prompted(self, prompts: str) -> "ClassSpace":
-        """The same classes asked for by other prompts.
-
-        Args:
-            prompts: `default` for these, else templates with `{c}`, one a line (`settings.prompts`).
-        """
+        """The same classes asked for by other prompts: `default`, or templates with `{c}`, one a line."""
         return self if prompts == "default" else replace(self, templates=tuple(prompts.splitlines()))
 
 
 @lru_cache
 def class_space(name: str) -> ClassSpace:
-    """Look up a class space.
-
-    Args:
-        name: `imagenet_1k`, `mini_world`, or the path of a JSON file with `ids`, `names` and `templates`.
-
-    Raises:
-        InputError: Unknown name, or a file that does not hold the three lists.
-    """
+    """A class space: `imagenet_1k`, `mini_world`, or the path of a JSON file with `ids`, `names` and `templates`."""
     if name == "imagenet_1k":
         return _imagenet()
     candidates = (ASSETS / name / "classes.json", Path(name), resolve(name))
@@ -108,14 +97,7 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 @lru_cache
 def imagenet_subset(name: str) -> np.ndarray:
-    """Columns scored on a 200-class set.
-
-    Args:
-        name: `a` (ImageNet-A) or `r` (ImageNet-R).
-
-    Returns:
-        Ascending int64 class indices, shape (200,). Source: timm's packaged index lists.
-    """
+    """Ascending class indices, int64 (200,), scored on ImageNet-A (`a`) or ImageNet-R (`r`); timm's packaged lists."""
     if name not in ("a", "r"):
         raise InputError(unknown("subset of ImageNet classes", name, ("a", "r")))
     indices = np.array(sorted(map(int, _timm_info(f"imagenet_{name}_indices.txt").split())), dtype=np.int64)

@@ -108,17 +108,7 @@ def frame_for(side: int) -> int:
 
 
 def corrupt_image(image: Image.Image, name: str, severity: int, rng: np.random.Generator) -> Image.Image:
-    """Corrupt an RGB image at model input size.
-
-    Args:
-        image: RGB, square, already resized and cropped.
-        name: one of `NAMES`.
-        severity: 1 to 5.
-        rng: the source of all randomness.
-
-    Returns:
-        An RGB image of the same size.
-    """
+    """Corrupt an RGB, square image at model input size; `severity` is 1 to 5."""
     size = image.size
     frame = frame_for(max(size))
     if size != (frame, frame):
@@ -161,8 +151,8 @@ def defocus_blur(pixels: np.ndarray, parameters: tuple[float, float], rng: np.ra
 def glass_blur(pixels: np.ndarray, parameters: tuple[float, int, int], rng: np.random.Generator) -> np.ndarray:
     """Blur, replace pixels by random near neighbours, blur; parameters: sigma, largest step, passes.
 
-    The generator means to swap two pixels, but assigns through views, so the second assignment copies the first back:
-    each pixel takes its neighbour's value. That is what the released files show, so it is what happens here.
+    The generator means to swap two pixels, but assigns through views, which copies the first back: each takes its
+    neighbour's value, as the released files show.
     """
     sigma, step, passes = parameters
     blurred = (gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest") * 255).astype(np.uint8)
@@ -197,8 +187,7 @@ def zoom_blur(pixels: np.ndarray, parameters: tuple[float, float], rng: np.rando
 def snow(pixels: np.ndarray, parameters: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
     """Whiten and add falling streaks.
 
-    Parameters: mean and deviation of the flakes' noise, its zoom, threshold, streak radius, streak sigma, weight of the
-    original image.
+    Parameters: mean, deviation and zoom of the flakes' noise, threshold, streak radius and sigma, weight of the image.
     """
     mean, deviation, zoom, threshold, radius, sigma, weight = parameters
     layer = rng.normal(size=pixels.shape[:2], loc=mean, scale=deviation).astype(np.float32)[..., None]

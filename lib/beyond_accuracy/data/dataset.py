@@ -52,13 +52,7 @@ class ImageDataset:
         return isinstance(self.targets, list)
 
     def image(self, position: int) -> Image.Image:
-        """Decode one image as RGB.
-
-        Raises:
-            BadImage: The file is truncated or not an image; the message names it.
-            InputError: The file cannot be read.
-            DataMissing: The dataset holds labels only.
-        """
+        """Decode one image as RGB."""
         if self.load is None:
             raise DataMissing(f"{self.name}: only labels are known here, the images are not on this machine")
         where = f"{self.name}: image {self.ids[position]!r} in {self.source}"
@@ -78,11 +72,7 @@ class ImageDataset:
             ) from error
 
     def position(self, image_id: str) -> int:
-        """Position of an id.
-
-        Raises:
-            InputError: No such id.
-        """
+        """Position of an id."""
         found = np.flatnonzero(self.ids == image_id)
         if not len(found):
             raise InputError(f"{self.name}: no image with id {image_id!r}")
@@ -162,20 +152,10 @@ def build_dataset(
     columns: np.ndarray | None = None,
     metadata: pd.DataFrame | None = None,
 ) -> ImageDataset:
-    """Check and assemble what a reader found.
+    """Check and assemble what a reader found: unique ids in UTF-8, labels inside the class space.
 
-    Args:
-        spec: The dataset's entry in the profile.
-        ids: Unique ids, length n.
-        targets: Labels: int array (n,), or list of int arrays.
-        load: Loader of encoded bytes, or None.
-        content: Anything that changes when the files change (`stamps`); hashed into the fingerprint.
-        source: Where it was read from.
-        columns: Scored class indices, or None for all.
-        metadata: Frame in the order of `ids`, or None.
-
-    Raises:
-        InputError: No image, a repeated id, or a label outside the class space.
+    `content` is anything that changes when the files change, hashed into the fingerprint; `metadata` is in the order of
+    `ids`.
     """
     ids = np.asarray(ids, dtype=object)
     if len(ids) == 0:
@@ -249,11 +229,7 @@ def _check_labels(spec, ids, targets: Targets, classes: ClassSpace, columns, sou
 
 
 def require(path: Path, spec: DatasetSpec, kind: str = "folder") -> Path:
-    """The path when it is there.
-
-    Raises:
-        DataMissing: It is not; the message says where it was looked for and how to get it.
-    """
+    """The path when it is there."""
     if not (path.is_dir() if kind == "folder" else path.exists()):
         raise DataMissing(
             f"{spec.name}: {kind} {path} not found. Get it with `beyond-accuracy fetch --only {spec.name}`, or point "

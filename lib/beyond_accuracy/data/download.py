@@ -117,10 +117,7 @@ def how_to_get(name: str, profile: Profile) -> str:
 
 @lru_cache
 def hub_reachable() -> bool:
-    """Whether the hub can be connected to within `PROBE_SECONDS`; asked once per process.
-
-    Where a proxy is configured the answer is yes: only the client knows how to use it.
-    """
+    """Whether the hub answers within `PROBE_SECONDS`, asked once; assumed behind a proxy, which only its client can use."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     if any(os.environ.get(name) or os.environ.get(name.upper()) for name in ("https_proxy", "http_proxy", "all_proxy")):
@@ -148,20 +145,7 @@ class _Again(Exception):
 
 
 def download(file: Download, folder: Path, wait: Callable[[float], None] = time.sleep) -> Path:
-    """Get one file, continuing where an earlier transfer stopped, and verify it.
-
-    Args:
-        file: What to get.
-        folder: Where to put it; the unfinished file is `<name>.part` beside it.
-        wait: Sleeps between attempts.
-
-    Returns:
-        The verified file.
-
-    Raises:
-        DataMissing: The server refuses (401, 403, 404), cannot be reached, or breaks off again and again.
-        InputError: Wrong size or checksum (the file is removed), or the disk is full (the part is kept).
-    """
+    """Get one file into a folder, continuing where an earlier transfer stopped (`<name>.part`), and verify it."""
     target = folder / file.name
     if target.is_file():
         return target
@@ -259,11 +243,7 @@ def _total(response: requests.Response) -> int:
 
 
 def verify(file: Download, path: Path) -> None:
-    """Compare a downloaded file with its size and checksums; a wrong one is removed.
-
-    Raises:
-        InputError: It differs.
-    """
+    """Compare a downloaded file with its size and checksums; a wrong one is removed."""
     size = path.stat().st_size
     wrong = f"{size:,} bytes, expected {file.bytes:,}" if file.bytes and size != file.bytes else ""
     for kind, expected in (("md5", file.md5), ("sha256", file.sha256)):
@@ -290,16 +270,10 @@ def is_compressed(path: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path) -> list[str]:
-    """Unpack an archive into a folder, whole or not at all, and only below that folder.
+    """Unpack an archive, whole or not at all and only below `folder`; returns the names of its top-level content.
 
-    What its content is called decides nothing: absolute paths, paths that lead out of the folder, links that do, and
-    device files are refused. A file with the suffix .tar.gz that is not compressed is unpacked too.
-
-    Returns:
-        Names of the top-level files and folders it held.
-
-    Raises:
-        InputError: Damaged, or with a member that is refused, or the disk is full.
+    Names decide nothing: absolute paths, paths and links that lead out, and device files are refused. A .tar.gz that is
+    not compressed is unpacked too.
     """
     staging = folder / f".{archive.name}.unpacking"
     shutil.rmtree(staging, ignore_errors=True)

@@ -58,22 +58,9 @@ def fetch(
     echo: Callable[[str], None] = print,
     ask: Callable[[str], str] | None = None,
 ) -> int:
-    """Download the datasets and weights of a profile.
+    """Download the datasets and weights of a profile; `only` names datasets, pages, or `models`.
 
-    Args:
-        profile: The profile.
-        only: Names of datasets, pages (all their datasets), or `models`; empty = everything.
-        models: Those whose weights are to be downloaded too.
-        get_model: Downloads the weights of one.
-        yes: Do not ask before downloading.
-        echo: Told what is done.
-        ask: Asks a question and returns the answer; None = nobody can be asked.
-
-    Returns:
-        Exit code: 0 everything is here; 2 something arrived damaged; 3 something is still missing.
-
-    Raises:
-        InputError: An unknown name, or not enough disk space.
+    Returns the exit code: 0 everything is here; 2 something arrived damaged; 3 something is still missing.
     """
     plan = make_plan(profile, only, models)
     _describe(plan, profile, echo)
@@ -188,12 +175,7 @@ def _free(folder: Path) -> int:
 
 
 def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None] = print) -> None:
-    """Get one dataset into its folder, verified and unpacked.
-
-    Raises:
-        DataMissing: The server refuses or cannot be reached; the message says which page or command helps.
-        InputError: A file that arrived damaged, or an archive that is refused.
-    """
+    """Get one dataset into its folder, verified and unpacked."""
     folder = resolve(spec.path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -252,14 +234,7 @@ def _record(folder: Path, origin: str, facts: dict) -> None:
 
 
 def download_hub(hub: Hub, folder: Path, gated: str = "") -> str:
-    """Get files of a dataset repository into a folder; the hub's client resumes and verifies.
-
-    Returns:
-        The commit they are from.
-
-    Raises:
-        DataMissing: Terms not accepted, no such repository, or the hub cannot be reached.
-    """
+    """Get files of a dataset repository (the hub's client resumes and verifies); returns the commit they are from."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -70,11 +70,7 @@ class Geometry:
         return Compose([*steps, CenterCrop(self.crop)])(image)
 
     def at(self, size: int) -> "Geometry":
-        """The same preprocessing for another input side.
-
-        The resize follows the library's own rounding: timm's floor(size / crop_pct), and for the paper's 0.875 the same
-        as its int(size * 256 / 224).
-        """
+        """The same preprocessing for another input side, with the libraries' own rounding: floor(size / crop_pct)."""
         if size == self.crop:
             return self
         if not self.resize:
@@ -83,16 +79,10 @@ class Geometry:
 
 
 def override(name: str, base: Geometry) -> Geometry:
-    """The resize and crop a dataset prescribes in place of the model's own.
+    """The resize and crop a dataset prescribes in place of the model's own (empty name).
 
-    Args:
-        name: Empty for the model's own; `native`: no resize, centre crop (ImageNet-C's official protocol, and
-            cue-conflict, whose files are at input size already); `pug_official`: CenterCrop(256), then resize to the
-            input side (PUG-ImageNet's author code).
-        base: The model's own geometry.
-
-    Raises:
-        InputError: Unknown name.
+    `native`: no resize, centre crop (ImageNet-C's protocol; cue-conflict's files are at input size). `pug_official`:
+    CenterCrop(256), then resize to the input side (PUG-ImageNet's author code).
     """
     if not name:
         return base

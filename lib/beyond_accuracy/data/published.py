@@ -44,10 +44,9 @@ def _json(name: str) -> dict:
 
 
 def paper() -> pd.DataFrame:
-    """The paper's 384 numbers: ``dimension, dataset, metric, model, value, unit, source, tolerance``.
+    """The paper's 384 numbers; accuracies in percent, ECE and shape bias as fractions.
 
-    ``source`` is printed, derived (printed winner minus printed lead) or digitised (read off a figure); ``tolerance``
-    is the reading error, in the unit of ``value``. Accuracies are in percent, ECE and shape bias are fractions.
+    ``source``: printed, derived (printed winner minus printed lead) or digitised; ``tolerance``: the reading error.
     """
     return _table("paper.csv").copy()
 
@@ -60,10 +59,7 @@ def paper_values(dimension: str, dataset: str, metric: str) -> pd.DataFrame:
 
 
 def published() -> pd.DataFrame:
-    """Published values of the paper's four checkpoints by timm, open_clip and the paper's stored predictions.
-
-    Same columns as `paper`; ``source`` names the publisher. They hold for the libraries' own preprocessing.
-    """
+    """The same columns for the paper's checkpoints by timm, open_clip and the paper's stored predictions."""
     return _table("published.csv").copy()
 
 
@@ -73,12 +69,7 @@ def leaderboard() -> pd.DataFrame:
 
 
 def caveat(dimension: str, dataset: str, metric: str, model: str) -> tuple[bool, str]:
-    """Whether one of the paper's numbers is a target to match, and what is known to be odd about it.
-
-    Returns:
-        ``(target, text)``: ``target`` is False where matching the number would be wrong (SUN397); ``text`` joins the
-        caveats that apply, empty when there is none.
-    """
+    """Whether one of the paper's numbers is a target to match (SUN397 is not), and what is odd about it, or ""."""
     table = _table("caveats.csv")
     applies = np.ones(len(table), dtype=bool)
     for column, value in zip(KEY, (dimension, dataset, metric, model), strict=True):
@@ -88,11 +79,9 @@ def caveat(dimension: str, dataset: str, metric: str, model: str) -> tuple[bool,
 
 
 def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list[int]]:
-    """Categories of a cue-conflict decision: name -> indices of the member classes.
+    """Categories of a cue-conflict decision -> indices of the member classes.
 
-    Args:
-        class_names: Names of the class space. For the 1000 ImageNet classes (or None) these are the 16 categories of
-            the cue-conflict set over 207 of them; in any other space each class is a category of its own.
+    For the 1000 ImageNet classes 16 categories over 207 of them; in any other space each class is its own.
     """
     if class_names is not None and len(class_names) != 1000:
         return {name: [index] for index, name in enumerate(class_names)}
@@ -100,10 +89,9 @@ def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list
 
 
 def human_cue_counts() -> pd.DataFrame:
-    """Human answers to the cue-conflict images, counted: one row per observer and shape category.
+    """Human answers to the cue-conflict images, a row per observer and shape; source: `HUMAN_CITATION`.
 
-    Columns `observer, shape, shape_hits, texture_hits` (decisions for either cue among the conflicting images),
-    `conflicts` (their number), `correct`, `n` (answers equal to the shape, over all images). Source: `HUMAN_CITATION`.
+    `shape_hits`, `texture_hits`: decisions for a cue among the `conflicts` images; `correct` of `n`: over all images.
     """
     return _table("human_cue_conflict.csv").copy()
 
@@ -143,23 +131,11 @@ def is_checkpoint(spec: ModelSpec) -> bool:
 
 
 def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Put this run's numbers beside a reference's.
+    """Put this run's numbers (results schema) beside a reference's (columns of `paper`, the default).
 
-    A number agrees when its 95 % interval, widened by the reference's reading tolerance, covers the reference value;
-    without an interval, when the two differ by no more than the tolerance. That is a test of the run's own sampling
-    error only: conventions (preprocessing, logit scale, protocol) must match before the verdict means anything, which
-    is the caller's part.
-
-    Args:
-        results: Rows of the results schema (``dimension, dataset, metric, model, value, ci_low, ci_high, n, unit``).
-        reference: Rows as `paper` returns; the paper by default.
-
-    Returns:
-        One row per reference number that ``results`` holds too: the key, ``value, ci_low, ci_high, n, unit,
-        reference, tolerance, source, difference`` (ours minus reference), ``agrees``, ``target``, ``caveat``.
-
-    Raises:
-        InputError: If a key occurs twice in ``results``, or if the two give a number in different units.
+    A number agrees when its 95 % interval, widened by the reading tolerance, covers the reference; without an interval,
+    when the two differ by no more than the tolerance. That tests the run's own sampling error only: that conventions
+    match is the caller's part.
     """
     reference = paper() if reference is None else reference
     repeated = results.duplicated(KEY)
@@ -188,12 +164,7 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
 
 
 def summarise_agreement(compared: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Count agreements per dimension: ``dimension, numbers, measured, agree, differ, not_a_target``.
-
-    Args:
-        compared: The frame of `compare`.
-        reference: What it was compared with; the paper by default. ``numbers`` counts its rows.
-    """
+    """Agreements per dimension: ``dimension, numbers, measured, agree, differ, not_a_target``."""
     reference = paper() if reference is None else reference
     rows = []
     for dimension, group in reference.groupby("dimension", sort=False):

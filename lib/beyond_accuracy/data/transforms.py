@@ -158,16 +158,7 @@ class Transform:
         return corruptions.corrupt_image(image, self.corruption, int(self.strength), rng)
 
     def input_size(self, base_size: int, multiple: int = 1) -> int:
-        """The side to give the model instead of `base_size`.
-
-        Args:
-            base_size: the side of the untransformed run, pixels.
-            multiple: the side must be a multiple of this (a ViT's patch size; the stride of a network that needs it).
-
-        Returns:
-            `base_size` itself unless this is a `resolution` transform; then the nearest allowed side, at least one
-            `multiple`.
-        """
+        """The side to give the model instead of `base_size`: the nearest `multiple` (patch size), at least one."""
         if self.name != "resolution":
             return base_size
         return max(multiple, multiple * round(base_size * self.strength / REFERENCE / multiple))
@@ -178,17 +169,7 @@ IDENTITY = Transform()
 
 
 def parse(text: str) -> Transform:
-    """Read a transform's text.
-
-    Args:
-        text: `none`, or `name=strength` with an optional `@paper` or `@library`.
-
-    Returns:
-        The transform; `IDENTITY` when the strength leaves the image alone.
-
-    Raises:
-        InputError: unknown name, strength that is no number or out of range, variant that does not exist.
-    """
+    """Read a transform: `none`, or `name=strength` with `@paper` or `@library`; `IDENTITY` where nothing changes."""
     body, _, variant = text.strip().partition("@")
     name, separator, value = body.partition("=")
     variant = variant or "library"
@@ -215,10 +196,7 @@ def parse(text: str) -> Transform:
 
 
 def ladder(kind: str) -> list[str]:
-    """The texts of a transform's strengths in the report.
-
-    Args:
-        kind: A key of `LADDERS`, optionally with a variant: `scale`, `shift@paper`.
+    """The texts of a transform's strengths in the report; `kind` may name a variant (`shift@paper`).
 
     >>> ladder("scale")
     ['none', 'scale=1.25', 'scale=1.5', 'scale=2', 'scale=3']
@@ -227,11 +205,7 @@ def ladder(kind: str) -> list[str]:
 
 
 def steps(kind: str) -> list[tuple[float, str]]:
-    """Strengths of a transform in the report, each with its text; `kind` as for `ladder`.
-
-    Raises:
-        InputError: No such transform or variant.
-    """
+    """Strengths of a transform in the report, each with its text; `kind` as for `ladder`."""
     name, at, variant = kind.partition("@")
     if name not in LADDERS:
         raise InputError(unknown("ladder of transforms", kind, LADDERS))

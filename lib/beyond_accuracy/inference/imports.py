@@ -22,16 +22,9 @@ UNREADABLE += (OverflowError, OSError, EOFError, zlib.error, MemoryError)
 
 
 def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Store) -> Entry:
-    """Check a CSV of predictions and put it into the store.
+    """Check a CSV of predictions (`COLUMNS`, optionally `logit_0` …) and put it into the store.
 
-    Args:
-        path: CSV with `file_name,predicted_class,predicted_probability` and optionally `logit_0` … `logit_{k-1}`.
-        model: Name the predictions get in the report.
-        dataset: The images they are about; every image must be there once.
-        store: Where they go. Predictions of the same model and dataset are replaced, others are untouched.
-
-    Raises:
-        InputError: No such file, or anything malformed, with the row. What was imported before is kept then.
+    Every image must be there once. Predictions of the same model and dataset are replaced once the new ones are whole.
     """
     path = Path(path)
     if dataset.classes is None:

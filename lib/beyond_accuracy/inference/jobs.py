@@ -62,11 +62,7 @@ Todo = dict[Range, list[Job]]  # what is to be computed of each part
 def plan(
     cards: list[Card], dataset: ImageDataset, transforms: list[str], store: Store, settings: Settings, precision: str
 ) -> list[Job]:
-    """The jobs of a pass, model by model: input side, resize and crop, and store entry for each transform.
-
-    Raises:
-        InputError: A checkpoint whose number of classes is not the dataset's; an unknown transform.
-    """
+    """The jobs of a pass, model by model: input side, resize and crop, and store entry for each transform."""
     classes = dataset.classes and dataset.classes.prompted(settings.prompts)
     jobs = []
     for card in cards:
@@ -105,15 +101,7 @@ def plan(
 def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: dict[str, str]) -> Iterator[Todo]:
     """Hold the entries' locks, give what they lack, and merge their parts once the caller has computed them.
 
-    Args:
-        jobs: Of `plan`; jobs with the same entry are given once, complete ones not at all.
-        dataset: The images.
-        settings: Images per part.
-        facts: What is written down beside the outputs (device, versions).
-
-    Raises:
-        InputError: A store that cannot be written, or a part that is damaged.
-        DataMissing: Only labels of the dataset are here.
+    Jobs with the same entry are given once, complete ones not at all; `facts` (device, versions) are written down.
     """
     jobs = [job for job in {job.entry.key: job for job in jobs}.values() if not job.entry.complete]
     if jobs and dataset.load is None:

@@ -29,17 +29,9 @@ def decoded(
     workers: int,
     device: torch.device,
 ) -> Iterator[Decoded]:
-    """Crops of slices of a dataset, in order; the decoding processes start before this returns.
+    """Crops of slices of positions, in order; the decoding processes start before this returns.
 
-    Args:
-        dataset: The images.
-        views: Resize and crop, and transform, of each stack of crops.
-        slices: Positions of images; a slice travels at once.
-        workers: Decoding processes; -1 = chosen from the machine, 0 = none.
-        device: Where the crops will go; for a GPU they come in pinned memory.
-
-    Returns:
-        Iterator over slices: positions of good images, uint8 (b, 3, side, side) per view, the bad images.
+    A slice: positions of good images, uint8 (b, 3, side, side) per view, the bad images.
     """
     workers = worker_count(workers, len(slices), device)
     loader = DataLoader(

@@ -41,14 +41,7 @@ class Outputs:
     """Reads and fills the store for the models of one profile."""
 
     def __init__(self, profile: Profile, store: Store, options: dict | None = None, run: bool = True):
-        """Outputs of a profile.
-
-        Args:
-            profile: Models, datasets and conventions.
-            store: The cache.
-            options: Those of `jobs.Options` that were asked for, by name.
-            run: Compute what the store lacks; else that is missing data.
-        """
+        """`options`: those of `jobs.Options` asked for; without `run`, what the store lacks is missing data."""
         self.profile, self.store, self.run = profile, store, run
         self.options = replace(jobs_.Options.given(**(options or {})), imports=profile.imports)
         self.used: dict[str, dict] = {}  # description of every store entry asked for so far, by key
@@ -68,11 +61,7 @@ class Outputs:
         return self.options.device
 
     def dataset_spec(self, name: str) -> DatasetSpec:
-        """A dataset's entry in the profile.
-
-        Raises:
-            InputError: It has none.
-        """
+        """A dataset's entry in the profile."""
         if name not in self.profile.datasets:
             raise InputError(f"profile {self.profile.name}: {unknown('dataset', name, self.profile.datasets)}")
         return self.profile.datasets[name]

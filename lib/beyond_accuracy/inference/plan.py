@@ -43,13 +43,7 @@ class Filled:
 
 
 def requests(profile: Profile, dimension: str, options: dict | None = None) -> list[Request]:
-    """The page's requests, most basic first; empty for pages that only read published or recorded results.
-
-    Args:
-        profile: The profile.
-        dimension: The page.
-        options: As of `open_page`; the device decides which precisions are compared.
-    """
+    """The page's requests, most basic first; empty for pages that only read published or recorded results."""
     roles = profile.dimensions.get(dimension, {})
     known = [name for name in dict.fromkeys(_texts(roles)) if name in profile.datasets]
     if dimension == "transfer":
@@ -98,17 +92,7 @@ def _texts(value: object) -> list[str]:
 
 
 def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Filled:
-    """Run whatever the page needs and the store lacks.
-
-    Args:
-        profile: The run's profile, already cut to the requested models.
-        dimension: The page.
-        store: The cache.
-        options: As of `open_page`.
-
-    Raises:
-        InputError: Bad input; data or weights that are merely absent are reported in the result instead.
-    """
+    """Run whatever the page needs and the store lacks; data or weights that are absent are in the result."""
     outputs, filled = Outputs(profile, store, options), Filled()
     for request in requests(profile, dimension, options):
         try:
@@ -138,13 +122,8 @@ class Convention:
 def conventions(profile: Profile, dataset: str, device: str = "auto") -> list[Convention]:
     """Every other choice that a run of this profile could have made on one dataset.
 
-    Which of them touch which model shows in the store's keys: a choice that leaves a model's key as it is (a preset
-    that its preprocessing follows already, prompts of a supervised model) does not touch it.
-
-    Args:
-        profile: The profile, with the conventions that the others are compared with.
-        dataset: The dataset that is scored under all of them.
-        device: As of `open_page`: a precision that it does not have, or only in emulation, is left out.
+    Which of them touch which model shows in the store's keys. A precision that the device lacks or emulates is left
+    out.
     """
     now = profile.settings
     preset = "paper" if now.preset == "library" else "library"
@@ -191,12 +170,7 @@ class Run:
 
 
 def runs(profile: Profile, dimensions: Iterable[str] = ()) -> list[Run]:
-    """Every pass of a report once, whichever pages ask for it.
-
-    Args:
-        profile: The profile.
-        dimensions: Its pages; empty = all.
-    """
+    """Every pass of a report (or of some pages) once, whichever pages ask for it."""
     found: dict[tuple, Run] = {}
     for dimension in list(dimensions) or profile.dimensions:
         for request in requests(profile, dimension):
@@ -248,14 +222,7 @@ def free_gigabytes() -> float:
 def disk_lines(
     profile: Profile, dimensions: Iterable[str] = (), least: float = 0.0, free: float | None = None
 ) -> Iterator[str]:
-    """What to say of the room that the store needs; nothing below `least` gigabytes.
-
-    Args:
-        profile: The profile.
-        dimensions: Its pages; empty = all.
-        least: Gigabytes from which it is worth a line.
-        free: Gigabytes that are free; by default those of the store's disk.
-    """
+    """What to say of the room that the store needs; nothing up to `least` gigabytes."""
     need = store_gigabytes(profile, dimensions)
     if need <= least:
         return

@@ -26,11 +26,7 @@ ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/de
 
 
 def check_device(name: str) -> str:
-    """The device option as given.
-
-    Raises:
-        InputError: Not `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
-    """
+    """The device option as given."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise InputError(f"unknown device {name!r}; expected auto, cuda, cuda:0, mps or cpu")
     return name
@@ -50,10 +46,9 @@ def usable_precisions(device: str) -> tuple[str, ...]:
 
 
 def choose_precision(wanted: str, device: str, cpu: Callable[[], str] | None = None) -> str:
-    """`auto` is bf16 where the device is fast in it, a CPU by a measurement (`cpu_precision`), and fp32 elsewhere.
+    """`auto` is bf16 where the device is fast in it (a CPU: `cpu_precision`), and fp32 elsewhere.
 
-    Part of every cache key, so it is asked for even when nothing has to run; torch, whose import takes seconds, is
-    only asked where there could be a CUDA device, and once per processor.
+    Part of every cache key, so asked even when nothing runs; torch is imported only where there could be a CUDA device.
     """
     if wanted != "auto":
         return wanted
@@ -83,13 +78,7 @@ def processor() -> str:
 
 
 def cpu_precision(file: Path | None = None, measure: Callable[[], float] | None = None, name: str = "") -> str:
-    """`bf16` where the processor multiplies matrices in it at least 1.3 times as fast as in fp32, else `fp32`.
-
-    Args:
-        file: Where the answer is kept; by default `calibration.json` of the cache folder.
-        measure: Measures how many times as fast; by default `bf16_gain`.
-        name: The processor; empty = this one.
-    """
+    """`bf16` where the processor is at least 1.3 times as fast in it as in fp32, else `fp32`; kept in `file`."""
     from importlib.metadata import version
 
     file = file or cache_dir() / "calibration.json"

@@ -94,8 +94,7 @@ class Predictions:
     def relabel(self, dataset: str, labels: Mapping[str, Sequence[int]]) -> "Predictions":
         """The same outputs judged by other labels (ReaL); images with an empty or no list are left out.
 
-        Without logits only the predicted class's probability is known: an image whose one label it is has it, others
-        have NaN.
+        Without logits an image whose one label was predicted has that probability, others NaN.
         """
         keep = np.array([len(labels.get(image_id, ())) > 0 for image_id in self.ids], dtype=bool)
         kept = self.take(keep)
@@ -110,17 +109,7 @@ class Predictions:
 
 
 def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
-    """Re-score a run on a subset of classes: only their images, only their columns.
-
-    This is the same-classes clean baseline that stands beside ImageNet-A and -R.
-
-    Args:
-        predictions: A single-label run with logits.
-        columns: Ascending class indices.
-
-    Raises:
-        InputError: The run keeps no logits.
-    """
+    """Re-score a single-label run on some classes, only their images: the baseline of ImageNet-A and -R."""
     _need_logits(predictions, "classes cannot be restricted afterwards")
     columns = np.asarray(columns, dtype=np.int64)
     kept = replace(predictions.take(np.isin(predictions.targets, columns)), columns=columns)
@@ -129,14 +118,9 @@ def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
 
 
 def score(logits: np.ndarray, targets, columns: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Prediction, confidence and label probability from the logits of the scored columns.
+    """Prediction, confidence and label probability from the logits (n, k) of the scored `columns` (None = all).
 
     Softmax runs in float32. Ties go to the lowest index, as torch's argmax does.
-
-    Args:
-        logits: Scored columns, shape (n, k).
-        targets: int labels (n,) in the full class space, or a list of int arrays.
-        columns: Class index of each scored column, or None for 0..k-1.
     """
     probabilities = softmax(np.asarray(logits, dtype=np.float32), axis=1)
     best = probabilities.argmax(axis=1)
@@ -155,17 +139,7 @@ def score(logits: np.ndarray, targets, columns: np.ndarray | None) -> dict[str, 
 
 
 def rescale(predictions: Predictions, factor: float) -> Predictions:
-    """The run had the logits been multiplied by a number: a CLIP model under another logit scale.
-
-    Answers stay; confidences change.
-
-    Args:
-        predictions: A run with logits.
-        factor: New scale divided by the old one.
-
-    Raises:
-        InputError: The run keeps no logits.
-    """
+    """The run had the logits been multiplied by `factor` (another CLIP scale): answers stay, confidences change."""
     _need_logits(predictions, "it cannot be scaled afterwards")
     logits = np.asarray(predictions.logits, dtype=np.float32) * np.float32(factor)
     scaled = replace(predictions, logits=logits)
@@ -174,21 +148,14 @@ def rescale(predictions: Predictions, factor: float) -> Predictions:
 
 
 def all_columns(predictions: Predictions) -> Predictions:
-    """Re-score a run on a subset of the classes (ImageNet-A, -R) on all classes of the model.
-
-    Raises:
-        InputError: The run keeps no logits.
-    """
+    """Re-score a run on a subset of the classes (ImageNet-A, -R) on all classes of the model."""
     _need_logits(predictions, "other classes cannot be scored afterwards")
     whole = replace(predictions, columns=None)
     return replace(whole, frame=whole.frame.assign(**score(whole.scored_logits, whole.targets, None)))
 
 
 def folder_positions(predictions: Predictions) -> Predictions:
-    """The run judged as if a label were the position of its class among the classes that occur.
-
-    What a loader does that numbers the folders of a set with 200 of the 1,000 classes from 0 to 199.
-    """
+    """The run judged as by a loader that numbers the folders of a 200-class set from 0 to 199."""
     _, positions = np.unique(predictions.targets, return_inverse=True)
     return replace(predictions, frame=predictions.frame.assign(target=positions.astype(np.int64)))
 

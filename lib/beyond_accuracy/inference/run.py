@@ -56,11 +56,7 @@ FLOAT16_LOWEST = np.finfo(np.float16).min
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """CUDA, else MPS, else CPU.
-
-    Raises:
-        InputError: A device that this machine or this build of torch does not have.
-    """
+    """CUDA, else MPS, else CPU."""
     if check_device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -96,20 +92,7 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
 
 
 def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> None:
-    """Compute what the jobs' store entries still lack, in this process.
-
-    Args:
-        jobs: Of `jobs.plan`; jobs with the same entry are computed once.
-        dataset: The images.
-        store: Where the entries are.
-        settings: Conventions, workers, images per part.
-        options: How to run.
-
-    Raises:
-        InputError: An image that cannot be decoded (named), outputs that are not finite (model and image named), a
-            store that cannot be written.
-        DataMissing: Only labels of the dataset are here.
-    """
+    """Compute what the jobs' store entries still lack, in this process."""
     facts = run_facts(pick_device(options.device))
     with filling(jobs, dataset, settings, facts) as todo:
         if todo:
@@ -124,19 +107,10 @@ def run_facts(device: torch.device) -> dict[str, str]:
 def compute(
     todo: Todo, dataset: ImageDataset, store: Store, settings: Settings, options: Options, image_bytes: int = 0
 ) -> int:
-    """Compute parts and write them; whoever calls holds the entries' locks and merges the parts (`jobs.filling`).
+    """Compute parts and write them; returns how many images cannot be decoded. The caller locks and merges.
 
-    Args:
-        todo: Jobs by part; parts go to the jobs' entries.
-        dataset: The images.
-        store: Where text heads are kept.
-        settings: Conventions, workers.
-        options: How to run.
-        image_bytes: `jobs.image_bytes_of` the jobs of the run that these parts are a share of: batches are then cut
-            as if the whole run were computed here, so numbers do not depend on how it is shared out.
-
-    Returns:
-        Number of images left out because they cannot be decoded.
+    `image_bytes`: `jobs.image_bytes_of` the run that these parts are a share of: batches are cut as if all of it were
+    computed here, so numbers do not depend on how it is shared out.
     """
     return _Pass(todo, dataset, store, settings, options, image_bytes).run()
 
@@ -144,10 +118,8 @@ def compute(
 class Lanes:
     """Runs functions on the device's lanes; use as a context manager, from one thread.
 
-    On a CPU several passes run at once, each on threads of its own (a lane, usually of one thread). Splitting one pass
-    over all cores makes every layer wait for its slowest thread: where decoding or other programs use a core too, that
-    is ten times slower, and on an idle machine it gains nothing (docs/benchmarks.md has the measurements). A GPU has
-    one lane, the caller's own thread: kernels are only queued, and how far ahead is bounded.
+    On a CPU several passes run at once, each on threads of its own: splitting one pass over all cores makes every layer
+    wait for its slowest thread (docs/benchmarks.md). A GPU has one lane, the caller's thread: kernels are only queued.
     """
 
     def __init__(self, device: torch.device):
@@ -391,10 +363,7 @@ def _free(device: torch.device) -> None:
 
 @contextmanager
 def cudnn_for(device: torch.device, precision: str) -> Iterator[None]:
-    """Settings of cuDNN for one pass: its fastest kernel for each of the few input shapes, and fp32 that means fp32.
-
-    torch uses TensorFloat-32 for convolutions unless told otherwise.
-    """
+    """Settings of cuDNN for one pass: its fastest kernel per input shape, and fp32 that is not TensorFloat-32."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.allow_tf32
     cudnn.benchmark = device.type == "cuda"

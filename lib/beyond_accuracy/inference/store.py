@@ -71,11 +71,7 @@ class Entry:
     def lock(self) -> Iterator[bool]:
         """Held while the entry is filled: of two runs that want the same outputs, the second waits and then reads.
 
-        The operating system drops the lock when its holder dies. Some cluster file systems have no locks; False is
-        given there, and two runs at once do the same work twice, which is safe because every file is written whole.
-
-        Raises:
-            InputError: The folder cannot be written.
+        False where the file system has no locks: two runs then do the same work twice, which is safe.
         """
         path, locked = self.folder / "lock", True
         lock = FileLock(path)
@@ -97,11 +93,9 @@ class Entry:
             lock.release()
 
     def start(self, facts: dict, locked: bool = True) -> None:
-        """Write down what the folder stands for, and clear what a killed run left half-written.
+        """Write down what the folder stands for and how this run computes (a run continued elsewhere lists both).
 
-        Args:
-            facts: How this run computes (device, versions); a run continued elsewhere lists both.
-            locked: Nobody else is at work here, so what is half-written is nobody's.
+        `locked`: nobody else is at work here, so what is half-written is nobody's.
         """
         if locked:
             self.clear()
@@ -125,13 +119,7 @@ class Entry:
         return replace(self, meta={**self.meta, **self._stored_meta(), **names})
 
     def write_part(self, rows: Range, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
-        """Write one part whole.
-
-        Args:
-            rows: First image and the one after the last.
-            frame: Rows in dataset order; `id`, `target`, and where the set has classes `pred`, …
-            arrays: Arrays (rows, width) by name, `logits` or `features-<layer>`; stored as float16.
-        """
+        """Write one part whole: rows in dataset order, and arrays (rows, width) by name as float16."""
         table = rows_table(frame)
         for name, array in arrays.items():
             flat = pa.array(np.ascontiguousarray(array, dtype=np.float16).reshape(-1))
@@ -139,11 +127,7 @@ class Entry:
         atomic_write(self.part(rows), lambda path: pq.write_table(table, path, compression="zstd"))
 
     def finish(self, ranges: list[Range]) -> None:
-        """Merge the parts, one at a time; the merged table is renamed into place last, then the parts go.
-
-        Raises:
-            InputError: A damaged part (named), or not one image could be decoded.
-        """
+        """Merge the parts, one at a time; the merged table is renamed into place last, then the parts go."""
         try:
             self.merge(ranges)
         except InputError:
@@ -184,11 +168,7 @@ class Entry:
         return self._read(self.folder / "predictions.parquet").to_pandas()
 
     def array(self, name: str) -> np.ndarray | None:
-        """A memory-mapped array (`logits`, `features-<layer>`); None where not kept.
-
-        Raises:
-            InputError: The file is damaged or gone.
-        """
+        """A memory-mapped array (`logits`, `features-<layer>`); None where not kept."""
         if name not in self.arrays():
             return None
         path = self.folder / f"{name}.npy"
@@ -251,12 +231,7 @@ class Store:
         self.root = Path(root) if root is not None else cache_dir()
 
     def entry(self, parts: dict, meta: dict) -> Entry:
-        """The entry for a key.
-
-        Args:
-            parts: What the key is made of (weights, preprocessing, data, transform, prompts, precision, …).
-            meta: Further information kept beside it (names, versions); not part of the key.
-        """
+        """The entry for a key made of `parts`; `meta` is kept beside it and is not part of the key."""
         key = make_key(parts)
         return Entry(self.root / "predictions" / key, {**meta, "key": key, "key_parts": parts})
 
@@ -270,13 +245,7 @@ class Store:
         return Entry(folder, {"model": model, "dataset": dataset}).described()
 
     def replace_imported(self, model: str, dataset: str, write: Callable[[Entry], None]) -> Entry:
-        """Put imported predictions in place: those of before stay until the new ones are whole.
-
-        Args:
-            model: Model name.
-            dataset: Dataset name.
-            write: Fills the entry it is given.
-        """
+        """Put imported predictions in place: those of before stay until the new ones are whole."""
         entry = self.imported(model, dataset)
         folder = entry.folder
         token = os.urandom(4).hex()

@@ -25,25 +25,15 @@ VIT_SIZES |= {(1408, 40): "giant", (1664, 48): "gigantic"}
 
 
 def published_throughput(spec: ModelSpec, side: int = 0) -> pd.DataFrame:
-    """Published rates of a model's architecture; weights do not matter for speed.
+    """Published rates of a model's architecture, one row per card, fastest first; empty where none is known.
 
-    Args:
-        spec: A timm or open_clip model of a profile; the image tower stands for a CLIP model.
-        side: Input side in pixels; 0 = of the sides that were published, the one nearest to 224.
-
-    Returns:
-        `card, images_per_second, source, precision, side`, one row per card, the fastest first; empty where nothing is
-        published for this architecture at this side (and for imported predictions and `local-dir:` models).
+    `card, images_per_second, source, precision, side`; `side` 0 = the published one nearest to 224.
     """
     return _at_side(published_rates(), architecture(spec), side)
 
 
 def measured_throughput(spec: ModelSpec, side: int = 0) -> pd.DataFrame:
-    """As `published_throughput`, from `rates.csv` of the cache folder, which `make bench` writes.
-
-    Raises:
-        InputError: The table lacks a column.
-    """
+    """As `published_throughput`, from `rates.csv` of the cache folder, which `make bench` writes."""
     file = cache_dir() / "rates.csv"
     table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=COLUMNS)
     if lacking := set(COLUMNS) - set(table.columns):
@@ -119,13 +109,10 @@ def usual_passes(profile: Profile) -> float:
 
 
 def projected_hours(profile: Profile) -> pd.DataFrame:
-    """Projected hours of all models of a profile, one after the other, by card.
+    """Projected hours of all models of a profile, one after the other, by card: `card, hours, precision, source`.
 
-    The network alone at its published or measured rate: a lower bound, close where decoding keeps up.
-
-    Returns:
-        `card, hours, precision, source`, measured cards first, then by hours; only cards with a rate for every model
-        that has any rate. `attrs["without"]` names the models that have none.
+    The network alone: a lower bound. Measured cards first; only cards with a rate for every model that has any;
+    `attrs["without"]` names those that have none.
     """
     by_model = {
         name: pd.concat(

@@ -50,11 +50,7 @@ class Card:
         return card
 
     def check(self, classes: ClassSpace) -> None:
-        """Refuse a supervised checkpoint whose columns cannot be these classes.
-
-        Raises:
-            InputError: Another number of classes than the class space.
-        """
+        """Refuse a supervised checkpoint whose columns cannot be these classes."""
         if not self.is_clip and self.n_classes != len(classes):
             raise InputError(
                 f"{self.name}: the checkpoint has {self.n_classes} classes, the dataset's class space {classes.name} "
@@ -75,11 +71,7 @@ class Card:
 
 
 def local_dir(spec: ModelSpec) -> str:
-    """The name that timm and open_clip take; for `local-dir:` with the folder where it is on this machine.
-
-    Raises:
-        DataMissing: No such folder.
-    """
+    """The name that timm and open_clip take; for `local-dir:` with the folder where it is on this machine."""
     if not spec.id.startswith("local-dir:"):
         return spec.id
     folder = resolve(spec.id.removeprefix("local-dir:"))

@@ -53,18 +53,7 @@ LOADED: dict[tuple, Model] = {}
 
 
 def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], root: Path) -> Card:
-    """The card of a model: remembered, else from the network itself.
-
-    Args:
-        spec: The profile's entry.
-        settings: Conventions applied to it.
-        imports: Modules that register architectures, imported before a network is loaded.
-        root: The store's folder; cards are kept in `models/` of it.
-
-    Raises:
-        InputError: The model is unknown or its weights do not load.
-        DataMissing: The weights are not on this machine.
-    """
+    """The card of a model: remembered in `root/models/`, else from the network itself."""
     origin = json.dumps(_origin(spec, imports), sort_keys=True)
     file = root / "models" / f"{hashlib.sha256(origin.encode()).hexdigest()[:24]}.json"
     if (card := _remembered(file, spec)) is None:
@@ -126,12 +115,7 @@ def _own_code() -> str:
 
 
 def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = ()) -> Model:
-    """Build a model with its weights; arguments as of `read_card`.
-
-    Raises:
-        InputError: Unknown model name (with near matches), a checkpoint that does not fit, a pickle.
-        DataMissing: Weights are neither on this machine nor downloadable.
-    """
+    """Build a model with its weights; arguments as of `read_card`."""
     from beyond_accuracy.models.network import Model
 
     for module in imports:
@@ -166,11 +150,7 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
 
 
 def model_for(card: Card, settings: Settings, imports: tuple[str, ...] = ()) -> Model:
-    """The network a card describes, from memory if this process has loaded it before.
-
-    Raises:
-        InputError: The weights are no longer those of the card.
-    """
+    """The network a card describes, from memory if this process has loaded it before."""
     model = LOADED.get(_identity(card)) or load_model(card.spec, settings, imports)
     if _identity(model.own_card) != _identity(card):
         raise InputError(f"{card.name}: the weights changed while they were in use; run the command again")

@@ -39,11 +39,7 @@ class Model:
         return replace(self, network=self.network.to(device, memory_format=torch.channels_last))
 
     def at_size(self, size: int) -> "Model":
-        """The same weights at another input side; a ViT's position embeddings are resampled.
-
-        Raises:
-            InputError: The side is no multiple of the patch size, or the network cannot change its input side.
-        """
+        """The same weights at another input side; a ViT's position embeddings are resampled."""
         if size == self.geometry.crop:
             return self
         if size % self.card.patch:
@@ -69,11 +65,7 @@ class Model:
         return images.float().div_(255).sub_(mean).div_(std)
 
     def head(self, classes: ClassSpace, device: torch.device) -> torch.Tensor | None:
-        """CLIP: text embedding per class, float32 (width, n_classes), by open_clip's zero-shot builder; else None.
-
-        Raises:
-            InputError: A supervised checkpoint with another number of classes than the class space.
-        """
+        """CLIP: text embedding per class, float32 (width, n_classes), by open_clip's zero-shot builder; else None."""
         self.card.check(classes)
         if not self.is_clip:
             return None
@@ -88,17 +80,11 @@ class Model:
     def outputs(
         self, images: torch.Tensor, head: torch.Tensor | None, *, logits: bool = True, features: bool = False
     ) -> dict[str, torch.Tensor]:
-        """Forward pass.
+        """Forward pass of normalised images (b, 3, s, s): `logits` (b, n_classes), and (b, width) features by layer.
 
-        The classifier itself runs in float32 under any autocast: bf16 has 8 bits, which on logits around 16 are steps
-        of 1/8, coarse enough to tie classes and to move calibration.
-
-        Args:
-            images: Normalised images (b, 3, s, s).
-            head: What `head()` returned.
-            logits: Compute class scores (b, n_classes): `logits`.
-            features: Return `features-pre_logits` (timm) or `features-trunk` and `features-projected` (CLIP: before
-                and after the projection into the shared space, not normalised), each (b, width).
+        `features-pre_logits` (timm), or `features-trunk` and `features-projected` (CLIP: before and after the
+        projection, not normalised). The classifier runs in float32 under any autocast: bf16 has 8 bits, on logits
+        around 16 steps of 1/8, coarse enough to tie classes and to move calibration.
         """
         if not self.is_clip:
             tokens = self.network.forward_features(images)

@@ -37,11 +37,7 @@ class Weights:
 
 
 def locate(spec: ModelSpec) -> Weights | None:
-    """Look for a model's weights on this machine; None for imported predictions.
-
-    Raises:
-        InputError: A timm or open_clip name without pretrained weights.
-    """
+    """Look for a model's weights on this machine; None for imported predictions."""
     if spec.source == "predictions":
         return None
     if spec.checkpoint:
@@ -104,12 +100,9 @@ def may_need_hub(spec: ModelSpec) -> bool:
 
 
 def stay_offline_without_network(specs: Iterable[ModelSpec]) -> None:
-    """Tell the hub's client not to try where the hub cannot be reached; must run before it is first imported.
+    """Tell the hub's client not to try where the hub cannot be reached; before it is first imported.
 
     Child processes (notebooks, workers) inherit it.
-
-    Args:
-        specs: The models about to be used; where none may need the hub, it is not asked.
     """
     if "huggingface_hub" not in sys.modules and any(map(may_need_hub, specs)) and not hub_reachable():
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -122,11 +115,7 @@ def missing_weights(profile: Profile) -> list[ModelSpec]:
 
 
 def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
-    """Get a model's weights into the hub's cache, where timm and open_clip look for them.
-
-    Raises:
-        DataMissing: The hub refuses or cannot be reached.
-    """
+    """Get a model's weights into the hub's cache, where timm and open_clip look for them."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HTTPError
 

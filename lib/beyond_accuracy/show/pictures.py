@@ -18,17 +18,7 @@ PHOTO_SIDE = 160  # pixels: sharp at three columns on a phone, and light in the 
 def gallery(
     images: Sequence[Image.Image], captions: Sequence[str], columns: int = 3, pixelated: bool = False
 ) -> Figure:
-    """Images in a grid, each with its caption below.
-
-    Args:
-        images: RGB images of any size; shown as squares of their centre.
-        captions: As many texts; lines are separated by newlines.
-        columns: Images per row; three are legible on a phone.
-        pixelated: Enlarge without smoothing, to show the pixels a small model gets.
-
-    Raises:
-        ValueError: No images, or another number of captions.
-    """
+    """RGB images as squares of their centre in a grid, each with its caption (lines split by newlines) below."""
     if not images or len(images) != len(captions):
         raise ValueError(f"{len(images)} images with {len(captions)} captions")
     columns = min(columns, len(images))

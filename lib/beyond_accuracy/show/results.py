@@ -38,15 +38,7 @@ _INLINE_CSV = 48_000  # bytes; heavier data stay beside the figure only
 
 
 def validate_results(frame: pd.DataFrame) -> pd.DataFrame:
-    """Check rows of the results schema and return them with the columns in order.
-
-    Args:
-        frame: Rows with exactly the columns `RESULT_COLUMNS`; `ci_low`, `ci_high` and `n` may be missing values.
-
-    Raises:
-        InputError: A missing or unknown column, a value that is not a finite number, an interval of one end, or with
-            its ends in the wrong order, a negative or fractional n, an empty name, or a repeated row key.
-    """
+    """Check rows of the results schema and return them with the columns in order; `ci_*` and `n` may be missing."""
     missing = [name for name in RESULT_COLUMNS if name not in frame.columns]
     unknown = [str(name) for name in frame.columns if name not in RESULT_COLUMNS]
     if missing or unknown:
@@ -82,11 +74,7 @@ def _demand(frame: pd.DataFrame, good: pd.Series, expectation: str) -> None:
 
 
 def write_dimension(report_folder: Path, dimension: str, frame: pd.DataFrame) -> Path:
-    """Replace the results of one dimension: `<report_folder>/results/<dimension>.csv`.
-
-    Raises:
-        InputError: As `validate_results`, or rows of another dimension.
-    """
+    """Replace the results of one dimension: `<report_folder>/results/<dimension>.csv`."""
     frame = validate_results(frame)
     strangers = sorted(set(frame["dimension"]) - {dimension})
     if strangers:
@@ -102,12 +90,7 @@ def read_results(path: Path) -> pd.DataFrame:
 
 
 def collect(report_folder: Path, dimensions: Iterable[str] | None = None) -> pd.DataFrame:
-    """Join the per-dimension files into `results.csv` and `results.parquet` and return the table.
-
-    Args:
-        report_folder: `report/<profile>`.
-        dimensions: Keep these, in this order (default: all there are, by name).
-    """
+    """Join the files of some pages (default: all) into `results.csv` and `.parquet`, and return the table."""
     folder = Path(report_folder) / "results"
     names = sorted(path.stem for path in folder.glob("*.csv")) if dimensions is None else list(dimensions)
     frames = [read_results(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").is_file()]
@@ -146,19 +129,7 @@ class FigureRecord:
 
 
 def save_figure(fig: Figure, folder: Path, name: str, alt: str, caption: str, data: pd.DataFrame) -> FigureRecord:
-    """Save a figure as SVG and PNG with its data (CSV) and its words (JSON) side by side.
-
-    Args:
-        fig: The figure.
-        folder: `figures/<profile>/<dimension>`; made if needed.
-        name: File stem: lower-case letters, digits, `_` and `-`.
-        alt: What the picture shows, for whoever cannot see it.
-        caption: What to read from it.
-        data: The numbers drawn.
-
-    Raises:
-        InputError: An empty alt text or caption, a name that is no file stem, or data that is not a frame.
-    """
+    """Save a figure as SVG and PNG with its data (CSV) and its words (JSON) side by side, under `<folder>/<name>.*`."""
     import matplotlib as mpl
 
     from beyond_accuracy.show.theme import HASH_SALT
@@ -223,8 +194,7 @@ def _svg_size(svg: bytes) -> tuple[int, int]:
 def figure_html(record: FigureRecord) -> str:
     """The figure as one self-contained `<figure>`: picture with alt text, caption, data to download.
 
-    nbconvert passes `text/html` through, so alt text and caption reach the page whatever the template does with images.
-    A light drawing goes in as SVG (sharp at every size; inside `<img>` its ids cannot clash), a heavy one as PNG.
+    A light drawing goes in as SVG (inside `<img>` its ids cannot clash), a heavy one as PNG.
     """
     svg, png = record.svg.read_bytes(), record.png.read_bytes()
     mime, picture = ("image/svg+xml", svg) if len(svg) <= max(_INLINE_SVG, len(png)) else ("image/png", png)

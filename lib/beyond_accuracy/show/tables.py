@@ -22,21 +22,9 @@ def table_html(
 ) -> str:
     """A table as HTML: escaped, captioned, sortable, with its full-precision numbers to download.
 
-    Columns `value`, `ci_low`, `ci_high` become one cell "12.3 [11.9, 12.8]"; so do `X`, `X_low`, `X_high` for any X
-    (differences, paper comparisons). A p-value at its `X_floor` is shown as a bound. `n` gets thousands separators.
-    Numbers are right-aligned; a missing value is a dash. The ids depend on `name` only.
-
-    Args:
-        frame: Rows to show, in order.
-        caption: What the table holds; plain text.
-        name: Stem of ids and of the CSV.
-        labels: Column name -> heading (default: the name with spaces for underscores).
-        formats: Column name -> format spec such as `.3f` (default: by size of the numbers).
-        decimals: Digits of every float column without a format.
-        index: Show the index as first columns.
-
-    Raises:
-        InputError: An empty caption, a bad name, or repeated column names.
+    Columns `value`, `ci_low`, `ci_high` become one cell "12.3 [11.9, 12.8]"; so do `X`, `X_low`, `X_high`. A p-value at
+    its `X_floor` is shown as a bound. `labels`, `formats`: per column; `decimals`: of float columns without a format.
+    Ids depend on `name` only.
     """
     check_name(name, "table")
     if not caption.strip():

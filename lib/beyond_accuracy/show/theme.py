@@ -102,13 +102,8 @@ def use_theme() -> None:
 def style(spec: Spec, among: Iterable[Spec] = ()) -> ModelStyle:
     """The look of one model, the same on every page.
 
-    The study's four models have fixed looks (family gives colour and marker, CLIP is dashed and hatched). Any other
-    model takes the next free extra colour, marker and hatch in the order of `among`.
-
-    Args:
-        spec: The model, with `.name`, `.label`, `.family` and `.paradigm`.
-        among: All models of the run in profile order. Without it an extra model's look follows from its name alone,
-            which is stable but may coincide with that of another extra model.
+    The study's four models have fixed looks. Any other takes the next free extra colour, marker and hatch in the order
+    of `among`; without it the look follows from the name alone, and may coincide with another's.
     """
     clip = spec.paradigm == "clip"
     linestyle = "--" if clip else "-"
@@ -139,24 +134,10 @@ def errorbar(
     dodge: float | None = None,
     **kwargs: object,
 ) -> None:
-    """Draw one point per row with its interval, models side by side.
+    """One point per row (`model`, `value`, column `x`, optional `ci_low`, `ci_high`), models side by side.
 
-    seaborn cannot take intervals that were computed elsewhere, so this goes to `Axes.errorbar` directly.
-
-    Args:
-        ax: Where to draw.
-        frame: Tidy rows with columns `model`, `value`, the column named by `x`, and optionally `ci_low`, `ci_high`
-            (a missing interval draws no whisker).
-        x: Column of the position. Numbers stay where they are; anything else becomes categories.
-        styles: Look of every model in the frame; its order is the drawing and legend order.
-        order: Order of the categories (default: first appearance); makes a numeric column categorical too.
-        orient: `"v"` puts the value on the y axis; `"h"` on the x axis, categories downwards.
-        line: Join the points of a model, in the order of `x`.
-        dodge: Distance between models, in units of the position axis (default 0.16 for categories, 0 for numbers).
-        **kwargs: Passed on to `Axes.errorbar`.
-
-    Raises:
-        ValueError: A model without a style or a category that `order` lacks.
+    seaborn cannot take intervals that were computed elsewhere. `order` makes a numeric `x` categorical; `orient="h"`
+    puts categories downwards; `dodge`: distance between models (default 0.16 for categories, 0 for numbers).
     """
     frame, categories = _positions(frame, x, styles, order)
     names = [name for name in styles if (frame["model"] == name).any()]
@@ -246,14 +227,7 @@ def paper_points(
 
 
 def legend(target: Axes | Figure, styles: Mapping[str, ModelStyle], *, kind: str = "point", columns: int = 2) -> None:
-    """Put the models' legend above a figure or axes, where it covers no data.
-
-    Args:
-        target: Axes or figure.
-        styles: Looks of the models shown.
-        kind: `"point"`, `"line"` or `"bar"`: which handles to show.
-        columns: Number of columns; two fit a phone's width.
-    """
+    """Put the models' legend above a figure or axes, where it covers no data; handles are `point`, `line` or `bar`."""
     handles = [_handle(look, kind) for look in styles.values()]
     if isinstance(target, Figure):
         target.legend(handles=handles, loc="outside upper left", ncols=columns)

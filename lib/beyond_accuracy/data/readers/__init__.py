@@ -19,15 +19,7 @@ LOADED: dict[str, ImageDataset] = {}
 
 
 def load_dataset(spec: DatasetSpec) -> ImageDataset:
-    """Read a dataset as its profile entry says; read once per process.
-
-    Symbolic links are followed, wherever they lead: data folders are often made of links (the hub's cache is), and an
-    image is only ever decoded. Archives are another matter: what is unpacked may not leave its folder.
-
-    Raises:
-        InputError: Unknown reader, malformed data, a file that cannot be read.
-        DataMissing: The data is not on this machine.
-    """
+    """Read a dataset as its profile entry says; read once per process. Symbolic links are followed anywhere."""
     key = f"{resolve(spec.path)}\n{json.dumps(vars(spec), sort_keys=True)}"
     if key not in LOADED:
         if spec.reader not in READERS:

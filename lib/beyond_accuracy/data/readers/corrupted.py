@@ -26,15 +26,8 @@ def imagenet_c(spec: DatasetSpec) -> ImageDataset:
     """`<root>/[<group>/]<corruption>/<severity>/<wnid>/*`, in folders or inside the released archives (`noise.tar`).
 
     Ids are `<corruption>/<severity>/<validation name>`; metadata: `corruption`, `severity`, and `cluster`, the source
-    image that 75 versions share.
-
-    Options: `corruptions`: names to read (default: the 15 standard ones; the four extra ones are in no mean). `images`:
-    this many source images, evenly spaced over the classes and the same in every cell, for a shorter run.
-    `preprocess: native` is the benchmark's own protocol (files are 224 px already: no resize).
-
-    Raises:
-        DataMissing: No such folder, or a corruption that is not there.
-        InputError: Cells that differ in their images, a folder that is no wnid, an unknown corruption.
+    image that 75 versions share. Options: `corruptions`: names to read (default: the 15 standard ones). `images`: this
+    many source images, the same in every cell, for a shorter run. `preprocess: native`: the benchmark's own protocol.
     """
     root = require(resolve(spec.path), spec)
     wanted = tuple(spec.options.get("corruptions") or NAMES)

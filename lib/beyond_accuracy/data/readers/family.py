@@ -25,16 +25,9 @@ FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order
 def class_folder(spec: DatasetSpec) -> ImageDataset:
     """Images in folders named by class id, or the same as shards with labels (A, R, Sketch, one's own set).
 
-    Labels come from the class id: a root with a subset of the classes still gets the right ones. Shards give the class
-    id itself (column `wnid`, or class names that are ids) or a label, which counts over all classes when one is beyond
-    the scored ones, else over the scored classes in their order.
-
-    Options: `columns`: `a` or `r` scores the 200 classes of ImageNet-A or -R only. `label_space`: `all` or `scored`
-    where a partial set leaves the meaning of labels open.
-
-    Raises:
-        DataMissing: No such folder.
-        InputError: A folder that is no class id, no images, or labels outside the classes.
+    Shards give the class id (column `wnid`, or class names that are ids) or a label, which counts over all classes when
+    one is beyond the scored ones, else over the scored classes in their order. Options: `columns`: `a` or `r` scores
+    the 200 classes of that set only. `label_space`: `all` or `scored` where a partial set leaves it open.
     """
     samples = find(spec)
     columns = _columns(spec)
@@ -51,18 +44,11 @@ def class_folder(spec: DatasetSpec) -> ImageDataset:
 
 @reader
 def imagenet(spec: DatasetSpec) -> ImageDataset:
-    """The ILSVRC 2012 validation set in any of its forms, with its validation names as ids.
+    """The ILSVRC 2012 validation set, with its validation names as ids.
 
-    Folders by wnid (`<root>` or `<root>/val`); the official archive, packed or unpacked flat (labels then come from the
-    table of the package imagenet-x); the hub's Parquet shards `data/validation-*`; timm's shards
-    `imagenet1k-validation-*.tar`.
-
-    Options: `val_ids`: `optional` accepts images without an ILSVRC validation name; ReaL and ImageNet-X cannot be
-    joined to them.
-
-    Raises:
-        DataMissing: No such folder, or a flat one without the table of labels.
-        InputError: A folder that is no wnid, labels that contradict the file names, no validation names.
+    Folders by wnid (`<root>` or `<root>/val`); the official archive, packed or flat (labels then come from the package
+    imagenet-x); the hub's Parquet shards; timm's `imagenet1k-validation-*.tar`. Options: `val_ids: optional` accepts
+    images without a validation name; ReaL and ImageNet-X cannot be joined to them.
     """
     samples = find(spec)
     targets = _flat_labels(spec, samples) if _is_flat(samples) else _targets(spec, samples, None)
@@ -82,14 +68,7 @@ def imagenet(spec: DatasetSpec) -> ImageDataset:
 
 @reader
 def imagenet_v2(spec: DatasetSpec) -> ImageDataset:
-    """ImageNetV2: folders named by class number, `0` to `999`, padded or not; or webdataset shards.
-
-    A listing sorted as text (0, 1, 10, 100, ...) is no class order: the number itself is the label.
-
-    Raises:
-        DataMissing: No such folder.
-        InputError: A folder that is no number from 0 to 999.
-    """
+    """ImageNetV2: folders named by class number, `0` to `999`, padded or not (the number is the label); or shards."""
     samples = find(spec)
     if not samples.in_folders:
         targets = _targets(spec, samples, None)
@@ -108,12 +87,7 @@ def imagenet_v2(spec: DatasetSpec) -> ImageDataset:
 
 @reader
 def imagenet_hard(spec: DatasetSpec) -> ImageDataset:
-    """ImageNet-Hard: Parquet shards with a list of right labels per image. Ids are row numbers of the release.
-
-    Raises:
-        DataMissing: No such folder.
-        InputError: Not the Parquet form, no `label` column of lists, or an image without label.
-    """
+    """ImageNet-Hard: Parquet shards with a list of right labels per image. Ids are row numbers of the release."""
     samples = find(spec)
     table = samples.table
     if table is None or "label" not in table.column_names:
@@ -134,13 +108,7 @@ def imagenet_hard(spec: DatasetSpec) -> ImageDataset:
 
 @reader
 def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
-    """The 50,000 validation ids and labels without the images, for imported predictions.
-
-    Source: the table of file names and labels in the package `imagenet-x` (CC BY-NC 4.0, an optional extra).
-
-    Raises:
-        DataMissing: The package is not installed.
-    """
+    """The 50,000 validation ids and labels without images, from imagenet-x (CC BY-NC 4.0): for imported models."""
     table, path = _label_table(spec)
     return build_dataset(
         spec, table.index.to_numpy(), table.to_numpy(), None, content=file_stamp(path), source="imagenet-x annotations"
@@ -149,17 +117,10 @@ def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
 
 @reader
 def splits(spec: DatasetSpec) -> ImageDataset:
-    """All splits of a task as one dataset, with the metadata column `split` (`train`, `validation`, `test`).
+    """All splits of a task as one dataset; metadata column `split` (`train`, `validation`, `test`), ids `<split>/<key>`.
 
-    Layouts: `<root>/<train|test>/<n>.tar` with `classnames.txt` (the hub repositories `clip-benchmark/wds_*`), or
-    Parquet shards `data/<split>-*.parquet`. Ids are `<split>/<key>`, so no image is in two splits under one id.
-
-    Options: `splits`: those to read (default: all that are there; at least train and test). `n_classes`: what labels
-    must stay below, checked against the shards' own list too.
-
-    Raises:
-        DataMissing: No such folder.
-        InputError: A split that is not there, or labels beyond the class names.
+    Layouts: `<root>/<train|test>/<n>.tar` with `classnames.txt` (the hub's `clip-benchmark/wds_*`), or Parquet shards
+    `data/<split>-*.parquet`. Options: `splits`: those to read (default: all). `n_classes`: what labels stay below.
     """
     spec = replace(spec, classes="")
     root = resolve(spec.path)

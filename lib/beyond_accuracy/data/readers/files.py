@@ -30,8 +30,7 @@ class Files:
 class PathLoader:
     """Reads image `i` from a file.
 
-    The paths are one array of bytes and not a list of strings: worker processes that share it with their parent touch
-    no reference counts, so millions of paths are not copied per worker.
+    Paths are one array of bytes: worker processes touch no reference counts, so millions are not copied per worker.
     """
 
     root: str
@@ -60,11 +59,7 @@ def image_id(name: str) -> str:
 
 
 def scan(root: Path) -> Files:
-    """All images below a folder; hidden files and folders, READMEs and tables are passed over.
-
-    Raises:
-        InputError: A folder or file that cannot be read, a link to nothing, something that is no file.
-    """
+    """All images below a folder; hidden files and folders, READMEs and tables are passed over."""
     names, sizes = [], []
     for name, entry in _walk(root, "", 0):
         try:

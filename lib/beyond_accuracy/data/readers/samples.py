@@ -51,16 +51,7 @@ class Samples:
 
 
 def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
-    """The samples of a dataset's folder.
-
-    Args:
-        spec: The dataset's entry in the profile.
-        splits: Which split to take, the first of these that is there.
-
-    Raises:
-        DataMissing: No such folder.
-        InputError: Nothing readable in it, an archive that is not unpacked, or an incomplete set of shards.
-    """
+    """The samples of a dataset's folder, of the first of `splits` that is there."""
     root = require(resolve(spec.path), spec)
     if shards := _choose(_glob(root, "*.parquet"), root, splits):
         return _from_parquet(spec, root, shards)
@@ -93,11 +84,7 @@ def assemble(
     targets: Targets,
     **more,
 ) -> ImageDataset:
-    """`build_dataset` of samples, its size checked against what the full set has (`expected` of the profile).
-
-    Raises:
-        InputError: As `build_dataset`; another number of images, with the option `strict`.
-    """
+    """`build_dataset` of samples, its size checked against what the full set has (`expected` of the profile)."""
     source = str(samples.root)
     if note := count_note(spec, len(ids)):
         if spec.options.get("strict"):
@@ -212,7 +199,7 @@ def _complete_tars(spec: DatasetSpec, root: Path, shards: list[Path]) -> None:
 
 
 def class_texts(root: Path) -> tuple[list[str], list[str]]:
-    """Class names and zero-shot templates (placeholder `{c}`) beside webdataset shards; empty lists where absent.
+    """Class names and zero-shot templates (`{c}`) beside webdataset shards; empty lists where absent.
 
     Only line ends are stripped: one VTAB task has a class whose name is an empty line.
     """

@@ -43,13 +43,7 @@ class Cues(NamedTuple):
 
 
 def parse_name(name: str) -> Cues:
-    """Read shape, texture and the images they were taken from off a file name or id.
-
-    Args:
-        name: e.g. `airplane/airplane1-bicycle2.png`, or a trial name such as `0001_s5n_bird3-clock1.png`.
-
-    Raises:
-        ValueError: The name does not end in `<shape><number>-<texture><number>`.
+    """Shape, texture and the images they were taken from, off a file name, an id or a trial name.
 
     >>> parse_name("airplane/airplane10-bicycle2.png")
     Cues(shape='airplane', texture='bicycle', shape_image='airplane10', texture_image='bicycle2')
@@ -66,12 +60,8 @@ def parse_name(name: str) -> Cues:
 def cue_conflict(spec: DatasetSpec) -> ImageDataset:
     """`<shape>/<shape><n>-<texture><m>.png`: images with the shape of one category and the texture of another.
 
-    Targets are the ImageNet classes of the shape's category (several); metadata: `shape`, `texture`, and what several
-    stimuli share: `cluster`, the shape image, and `texture_image`. Ids are `<shape>/<file name>`.
-
-    Raises:
-        DataMissing: No such folder.
-        InputError: A file name of another form, an unknown category, or a folder that contradicts its file names.
+    Targets are the classes of the shape's category; metadata: `shape`, `texture`, `cluster` (the shape image),
+    `texture_image`.
     """
     samples = find(spec)
     categories = cue_categories()
@@ -97,20 +87,11 @@ def cue_conflict(spec: DatasetSpec) -> ImageDataset:
 def pug_imagenet(spec: DatasetSpec) -> ImageDataset:
     """PUG-ImageNet: folders `<factor>/<class>/*` with `labels_pug_imagenet.csv`, or the hub's Parquet shards.
 
-    Targets are the ImageNet indices of the class (several). Metadata: `factor`, `level` (value of the factor that the
-    image varies, as text), `level_value` (as a number, NaN for words), `class_name`, `character` (the asset), `world`,
-    and `cluster`, the asset that images share. Ids are `<factor>/<class>/<character>/<level>` in both forms.
-
-    The shards do not say which factor an image belongs to. Only one factor departs from its default at a time, and a
-    default is the most frequent value of its column, so the factor is the column that departs; images with all defaults
-    are the worlds, and where an asset and world occur again, the default levels of scale, texture and yaw.
-
-    Options: `mapping`: path of `class_to_imagenet_idx.json` (default: in the dataset's folder; it is not in the
-    archive).
-
-    Raises:
-        DataMissing: No such folder, or no mapping.
-        InputError: A missing table, an unknown class, or an image with two factors varied.
+    Targets are the ImageNet indices of the class (several). Metadata: `factor`, `level` (as text), `level_value` (as a
+    number), `class_name`, `character` (the asset), `world`, `cluster`. Ids `<factor>/<class>/<character>/<level>` in
+    both forms. Shards do not say the factor, so it is the one column that departs from its default, the most frequent
+    value; images with all defaults are the worlds, and repeated ones the default levels of scale, texture and yaw.
+    Options: `mapping`: path of `class_to_imagenet_idx.json`, which is not in the archive.
     """
     samples = find(spec)
     mapping = spec.options.get("mapping")
@@ -128,14 +109,7 @@ def pug_imagenet(spec: DatasetSpec) -> ImageDataset:
 
 
 def pug_classes(path: Path) -> dict[str, list[int]]:
-    """PUG-ImageNet's `class_to_imagenet_idx.json`: class name -> ImageNet indices, sorted by name.
-
-    The file is in the repository facebookresearch/PUG (CC BY-NC 4.0), not in the image archive.
-
-    Raises:
-        DataMissing: No such file.
-        InputError: Not a mapping of names to lists of indices in 0..999.
-    """
+    """Class name -> ImageNet indices, from the repository facebookresearch/PUG (CC BY-NC 4.0)."""
     if not path.is_file():
         raise DataMissing(
             f"PUG-ImageNet: {path} not found; it is PUG_ImageNet/class_to_imagenet_idx.json of "

@@ -28,8 +28,7 @@ DIGIT_SIDE = 64
 class ParquetLoader:
     """Reads image `i` from Parquet shards. Holds no open file: safe to pickle and in forked workers.
 
-    Rows are streamed in small batches from where the last one was read, so reading in order costs one pass over the
-    data and a few megabytes of memory per process; a row out of order is found by reading its row group from the start.
+    Rows are streamed in small batches from where the last one was read: in order that is one pass over the data.
     """
 
     files: tuple[str, ...]  # the shards
@@ -90,11 +89,7 @@ class Table:
 
 
 def read_shards(files: list[Path], name: str) -> Table:
-    """Open Parquet shards.
-
-    Raises:
-        InputError: A damaged shard, shards with different columns, or no image column.
-    """
+    """Open Parquet shards."""
     tables, counts = [], [0]
     for path in files:
         try:
@@ -136,11 +131,7 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def read_parquet(path: Path, name: str) -> pa.Table:
-    """Read a Parquet file whole.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+    """Read a Parquet file whole."""
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
@@ -151,11 +142,7 @@ def read_parquet(path: Path, name: str) -> pa.Table:
 def parquet(spec: DatasetSpec) -> ImageDataset:
     """One small Parquet file with `id`, `image` (encoded bytes), `label` (int, or list of int) and metadata columns.
 
-    Options: `label`: another label column; `where`: mapping column -> value(s), keeps matching rows.
-
-    Raises:
-        DataMissing: No such file.
-        InputError: Damaged file or missing column.
+    Options: `label`: another label column; `where`: column -> value(s), keeps matching rows; `columns` as elsewhere.
     """
     path = require(resolve(spec.path), spec, "file")
     table = read_parquet(path, spec.name)
@@ -184,9 +171,8 @@ def parquet(spec: DatasetSpec) -> ImageDataset:
 
 @reader
 def digits(spec: DatasetSpec) -> ImageDataset:
-    """scikit-learn's handwritten digits: 1,797 scans of 8 x 8 pixels in 16 grey levels, written by 43 people.
+    """scikit-learn's handwritten digits: 1,797 scans, dark on light, enlarged to 64 pixels (bicubic).
 
-    Dark ink on light paper, enlarged to 64 pixels (bicubic) so that no model has to guess how to resize 8 pixels.
     Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part; CC BY 4.0.
     """
     from sklearn import __version__

@@ -60,11 +60,7 @@ class Shards:
 
 
 def index_tar(path: Path) -> TarIndex:
-    """List an archive; the listing is kept in the cache folder, keyed by the archive's path, size and time.
-
-    Raises:
-        InputError: Not an uncompressed tar archive, truncated, or a `.cls` member that is no whole number.
-    """
+    """List an archive; the listing is kept in the cache folder, keyed by the archive's path, size and time."""
     stat = path.stat()
     key = hashlib.sha256(f"{INDEX_FORMAT} {path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
     stored = cache_dir() / "tar-index" / f"{key}.npz"
@@ -146,11 +142,7 @@ def is_webdataset(path: Path) -> bool:
 
 
 def read_shards(paths: list[Path]) -> Shards:
-    """Samples of webdataset shards, in the order of the archives.
-
-    Raises:
-        InputError: A sample without image or without label; several labels per sample.
-    """
+    """Samples of webdataset shards, in the order of the archives."""
     keys, labels, parts = [], [], []
     for shard, path in enumerate(paths):
         index = index_tar(path)
