@@ -35,16 +35,8 @@ def statuses(spec):
 
 def test_nothing_is_here(tmp_path):
     """Every missing dataset and model is listed with the way to get it, quickly and without asking the network."""
-    command = [
-        sys.executable,
-        "-m",
-        "beyond_accuracy.cli",
-        "check",
-        "--profile",
-        "paper",
-        "--data-dir",
-        str(tmp_path / "x"),
-    ]
+    command = [sys.executable, "-m", "beyond_accuracy.cli", "check", "--profile", "paper"]
+    command += ["--data-dir", str(tmp_path / "x")]
     environment = {"PATH": "", "HOME": str(tmp_path), "BEYOND_ACCURACY_CACHE": str(tmp_path / "cache")}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
@@ -107,15 +99,6 @@ def test_another_selection_of_classes(tmp_path, which):
     assert any(status == WRONG and "199 classes" in text for status, text in found)
 
 
-def test_labels_outside_the_scored_classes(tmp_path):
-    members, _ = fixtures.wnid_members("imagenet-a", [int(c) for c in imagenet_subset("a")], 1)
-    for name, content in members.items():
-        fixtures.write(tmp_path / name, content)
-    spec = DatasetSpec("imagenet_r", "class_folder", str(tmp_path), options={"columns": "r"})
-    ((status, text),) = statuses(spec)  # A's folders where R is looked for
-    assert status == WRONG and "not one of the 200 classes this set is scored on" in text
-
-
 def test_folders_of_v2_in_another_naming(tmp_path):
     fixtures.imagenet_v2(tmp_path / "good")
     assert [s for s, _ in statuses(DatasetSpec("imagenet_v2", "imagenet_v2", str(tmp_path / "good")))] == [OK]
@@ -144,10 +127,8 @@ def test_resized_and_reencoded_images(tmp_path):
     fixtures.imagenet_folder(tmp_path / "again", images)
     found = statuses(DatasetSpec("imagenet_1k", "imagenet", str(tmp_path / "again")))
     assert [status for status, _ in found] == [OK, NOTE] and "same JPEG tables" in found[1][1]
-    images = [
-        (name, label, fixtures.image_bytes(label, (40 + label, 60 - label), quality=60 + label))
-        for name, label, _ in images
-    ]
+    for at, (name, label, _) in enumerate(images):
+        images[at] = name, label, fixtures.image_bytes(label, (40 + label, 60 - label), quality=60 + label)
     fixtures.imagenet_folder(tmp_path / "original", images)
     assert [s for s, _ in statuses(DatasetSpec("imagenet_1k", "imagenet", str(tmp_path / "original")))] == [OK]
 

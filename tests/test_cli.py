@@ -44,10 +44,7 @@ def test_predict_writes_rows(predict, toy, capsys):
     assert predict("--output", toy.root / "rows.csv") == predict("--output", toy.root / "rows.parquet") == 0
     csv, table = pd.read_csv(toy.root / "rows.csv"), pq.read_table(toy.root / "rows.parquet")
     assert csv["id"].tolist() == table["id"].to_pylist() and csv["pred"].tolist() == table["pred"].to_pylist()
-    assert (table.schema.field("logits").type.list_size, table.schema.field("logits").type.value_type) == (
-        3,
-        pa.float16(),
-    )
+    assert table.schema.field("logits").type == pa.list_(pa.float16(), 3)
     assert table.column_names == ["id", "target", "pred", "confidence", "target_probability", "logits"]
     assert np.stack(table["logits"].to_pylist()).max(1).tolist() == [0] * 12
     assert "wrote 12 rows" in capsys.readouterr().out
@@ -58,9 +55,9 @@ def test_lists_of_labels_in_a_csv(toy, tmp_path):
 
     frame = pd.DataFrame({"id": ["a", "b"], "target": pd.Series([np.array([1, 2]), np.array([], int)], dtype=object)})
     found = Predictions("m", "d", "none", frame, None, None, {})
-    cli._write_rows(found, tmp_path / "x.csv")
+    cli.write_rows(found, tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_text() == "id,target\na,1 2\nb,\n"
-    cli._write_rows(found, tmp_path / "x.parquet")
+    cli.write_rows(found, tmp_path / "x.parquet")
     assert pq.read_table(tmp_path / "x.parquet")["target"].to_pylist() == [[1, 2], []]
 
 
@@ -104,6 +101,8 @@ def test_models_and_datasets_given_directly(predict, toy, capsys, monkeypatch):
         ({"model": "timm:"}, "unknown model 'timm:'"),
         ({"model": "keras:resnet"}, "unknown model 'keras:resnet'"),
         ({"model": "timm:resnet5O"}, "unknown timm model 'resnet5O'; did you mean"),
+        ({"model": "timm:resnet50.a1_in1kk"}, "unknown timm model 'resnet50.a1_in1kk'; did you mean"),
+        ({"model": "open_clip:ViT-B-61/x"}, "unknown open_clip model 'ViT-B-61'; did you mean"),
         ({"model": "open_clip:ViT-B-16/laion400m_e13"}, "did you mean laion400m_e32, laion400m_e31?"),
         ({"model": "open_clip:ViT-B-16"}, "unknown pretrained tag of ViT-B-16 ''"),
         ({"dataset": "imags"}, "unknown dataset 'imags'; did you mean images?; or give a folder"),
@@ -147,9 +146,8 @@ def test_exit_codes(toy, capsys, monkeypatch):
     monkeypatch.setattr(inference, "run", stop)
     assert cli.main([*base, "colour"]) == 130
     assert "run the same command again to continue" in capsys.readouterr().err
-    monkeypatch.setattr(
-        inference, "run", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied", "f"))
-    )
+    denied = PermissionError(13, "Permission denied", "f")
+    monkeypatch.setattr(inference, "run", lambda *_: (_ for _ in ()).throw(denied))
     assert cli.main([*base, "colour"]) == 2
     assert "beyond-accuracy: f: Permission denied" in capsys.readouterr().err
 
@@ -199,7 +197,7 @@ assert cli.main(["predict", "--profile", PROFILE, "--model", "colour", "--datase
 assert not heavy(), heavy()
 from beyond_accuracy.data.classes import class_space
 assert len(class_space("imagenet_1k").templates) == 80
-import beyond_accuracy.study, beyond_accuracy.plan
+import beyond_accuracy.page, beyond_accuracy.inference.plan
 assert not heavy(), heavy()
 print("light")
 """
@@ -209,19 +207,13 @@ def test_what_is_stored_is_read_without_torch(predict, toy):
     """In a process of its own: a report whose predictions are stored must not wait for torch."""
     assert predict() == 0
     script = CHECK.replace("PROFILE", repr(str(toy.root / "toy.yaml")))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "BEYOND_ACCURACY_DEVICE": "cpu",
-    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "BEYOND_ACCURACY_DEVICE": "cpu"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.endswith("light\n"), done.stderr
 
 
 def test_each_command_has_its_own_default_profile():
-    from beyond_accuracy.cli import _parser
-
-    parser = _parser()
+    parser = cli.parser()
     assert parser.parse_args(["report"]).profile == "mini"
     assert parser.parse_args(["check"]).profile == "mini"
     assert parser.parse_args(["fetch"]).profile == "paper"
@@ -244,18 +236,7 @@ def test_notebook_parameters_are_literals_or_text(monkeypatch):
 
     seen = []
     monkeypatch.setattr(build, "build", lambda *_, **given: seen.append(given["parameters"]) or 0)
-    options = [
-        "--parameter",
-        "BINS=20",
-        "--parameter",
-        "SET=a=b",
-        "--parameter",
-        "RATE=.5",
-        "--parameter",
-        "ON=True",
-        "--parameter",
-        "A=1,2",
-    ]
+    options = [f"--parameter={text}" for text in ("BINS=20", "SET=a=b", "RATE=.5", "ON=True", "A=1,2")]
     assert cli.main(["report", "--profile", "predictions", *options]) == 0
     assert cli.main(["report", "--profile", "predictions"]) == 0
     assert seen == [{"BINS": 20, "SET": "a=b", "RATE": 0.5, "ON": True, "A": "1,2"}, {}]

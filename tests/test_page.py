@@ -132,14 +132,14 @@ def test_features(toy):
 
 def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypatch):
     from beyond_accuracy.data import readers
-    from beyond_accuracy.data.dataset import BytesLoader, build_dataset
+    from beyond_accuracy.data.dataset import build_dataset
 
     folder = toy.images()
 
     def probe(spec):
         files = sorted(folder.rglob("*.png"))
         ids = [path.stem for path in files]
-        load = BytesLoader([path.read_bytes() for path in files])
+        load = [path.read_bytes() for path in files].__getitem__
         return build_dataset(spec, ids, [[k % 2, 5] for k in range(12)], load, content="x", source="here")
 
     monkeypatch.setitem(readers.READERS, "probe", probe)

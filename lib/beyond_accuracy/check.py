@@ -14,17 +14,22 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.paths import data_dir, resolve
+from beyond_accuracy.base.paths import cache_dir, data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import published
+from beyond_accuracy.data.annotations import factors_imagenet_x, real_labels
 from beyond_accuracy.data.classes import IMAGENET_ORDER, class_space, imagenet_wnids
-from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.dataset import ImageDataset, evenly
 from beyond_accuracy.data.download import how_to_get, profile_argument, sources
 from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.samples import count_note
+from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.plan import disk_lines, forward_passes
+from beyond_accuracy.inference.store import Store
 from beyond_accuracy.inference.throughput import projection
+from beyond_accuracy.models.load import read_card
+from beyond_accuracy.models.weights import locate
 
 OK, NOTE, MISSING, WRONG = "ok", "note", "missing", "wrong"
 MARKS = {OK: "ok", NOTE: "note", MISSING: "MISSING", WRONG: "WRONG"}
@@ -82,22 +87,18 @@ def _findings(profile: Profile, only: set[str], forward: bool, options: dict) ->
     if any(spec.classes == "imagenet_1k" for spec in profile.datasets.values()):
         imagenet_wnids()  # raises where the installed list has another order
         yield Finding("class order", OK, f"1000 wnids, hash {IMAGENET_ORDER}")
-    ready = []
-    for name, spec in profile.datasets.items():
-        if only and name not in only:
-            continue
-        findings = check_dataset(spec, profile)
-        yield from findings
-        if all(finding.status in (OK, NOTE) for finding in findings):
-            ready.append(name)
-    models = []
-    for name, spec in profile.models.items():
-        if only and name not in only:
-            continue
-        finding = check_model(profile, spec)
-        yield finding
-        if finding.status == OK:
-            models.append(name)
+    asked = [name for name in dict.fromkeys((*profile.datasets, *profile.models)) if not only or name in only]
+    ready, models = [], []
+    for name in asked:
+        if spec := profile.datasets.get(name):
+            yield from (findings := check_dataset(spec, profile))
+            if all(finding.status in (OK, NOTE) for finding in findings):
+                ready.append(name)
+    for name in asked:
+        if spec := profile.models.get(name):
+            yield (finding := check_model(profile, spec))
+            if finding.status == OK:
+                models.append(name)
     if "imagenet_x" in str(profile.dimensions.get("mistakes", {}).get("factors", "")) and not only:
         yield _imagenet_x()
     if forward:
@@ -121,29 +122,24 @@ def check_dataset(spec: DatasetSpec, profile: Profile) -> list[Finding]:
     except InputError as error:
         return [Finding(spec.name, WRONG, _plain(error, spec))]
     problems = [Finding(spec.name, status, text) for status, text in _problems(spec, dataset)]
-    worst = any(problem.status == WRONG for problem in problems)
-    summary = f"{_counts(dataset)}, {dataset.source}"
-    return [*([] if worst else [Finding(spec.name, OK, summary)]), *problems]
+    if any(problem.status == WRONG for problem in problems):
+        return problems
+    classes = len(np.unique(np.concatenate(dataset.targets) if dataset.multilabel else dataset.targets))
+    return [Finding(spec.name, OK, f"{len(dataset):,} images, {classes:,} classes, {dataset.source}"), *problems]
 
 
-def _plain(error: Exception, spec: DatasetSpec) -> str:
-    """The message without the dataset's name, which the table shows already."""
+def _plain(error: Exception, spec: DatasetSpec | ModelSpec) -> str:
+    """The message without the name, which the table shows already."""
     return str(error).removeprefix(f"{spec.name}: ")
 
 
 def _real() -> Finding:
-    from beyond_accuracy.data.annotations import real_labels
-
     labels = real_labels()
     empty = sum(len(classes) == 0 for classes in labels.values())
     right = len(labels) == 50_000 and empty == 3_163
     text = f"{len(labels) - empty:,} of {len(labels):,} images have labels (package timm)"
-    return Finding("imagenet_real", OK if right else WRONG, text if right else f"{text}, expected 46,837 of 50,000")
-
-
-def _counts(dataset: ImageDataset) -> str:
-    labels = np.concatenate(dataset.targets) if dataset.multilabel else dataset.targets
-    return f"{len(dataset):,} images, {len(np.unique(labels)):,} classes"
+    text += "" if right else ", expected 46,837 of 50,000"
+    return Finding("imagenet_real", OK if right else WRONG, text)
 
 
 def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
@@ -177,9 +173,7 @@ def _classes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, st
 def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
     if spec.reader != "splits":
         return
-    from beyond_accuracy.dimensions.transfer import (
-        vtab,  # here: it imports torch, and a check of what is missing should be quick
-    )
+    from beyond_accuracy.dimensions.transfer import vtab  # here: it imports torch, and this should be quick
 
     if spec.name not in vtab.tasks():
         return
@@ -197,7 +191,7 @@ def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str
 
 def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
     """Decode a sample and look for images that were resized or encoded again."""
-    positions = np.unique(np.linspace(0, len(dataset) - 1, min(DECODED, len(dataset))).round().astype(int))
+    positions = evenly(len(dataset), DECODED)
     formats, sizes, tables = [], [], []
     for position in positions:
         try:
@@ -230,39 +224,23 @@ def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str
 
 def check_model(profile: Profile, spec: ModelSpec) -> Finding:
     """Whether a model's weights are here and load, and how its images are prepared. Never asks the network."""
-    from beyond_accuracy.models.weights import locate
-
     try:
         weights = locate(spec)
         if weights is None:
             return _imported(spec)
         if weights.path is None:
-            how = (
-                f"`beyond-accuracy fetch --profile {profile_argument(profile)} --only models`"
-                if weights.repo
-                else "put them there"
-            )
+            fetch = f"`beyond-accuracy fetch --profile {profile_argument(profile)} --only models`"
+            how = fetch if weights.repo else "put them there"
             return Finding(spec.name, MISSING, f"weights of {spec.id} not in {weights.place}; get them: {how}")
-        from beyond_accuracy.base.paths import cache_dir
-        from beyond_accuracy.models.load import read_card
-
         card = read_card(spec, profile.settings, profile.imports, cache_dir())
-    except DataMissing as missing:
-        return Finding(spec.name, MISSING, str(missing).removeprefix(f"{spec.name}: "))
-    except InputError as error:
-        return Finding(spec.name, WRONG, str(error).removeprefix(f"{spec.name}: "))
+    except (DataMissing, InputError) as error:
+        return Finding(spec.name, MISSING if isinstance(error, DataMissing) else WRONG, _plain(error, spec))
     scale = f", logit scale {card.logit_scale:.4g}" if card.logit_scale else ""
-    text = f"{spec.id} {spec.pretrained}".strip()
-    return Finding(
-        spec.name,
-        OK,
-        f"{text}: {card.parameters / 1e6:.1f} M parameters, weights {card.weights[:12]}, {card.geometry.text}{scale}",
-    )
+    size, text = f"{card.parameters / 1e6:.1f} M parameters", f"{spec.id} {spec.pretrained}".strip()
+    return Finding(spec.name, OK, f"{text}: {size}, weights {card.weights[:12]}, {card.geometry.text}{scale}")
 
 
 def _imported(spec: ModelSpec) -> Finding:
-    from beyond_accuracy.inference.store import Store
-
     if spec.name in Store().imported_models():
         return Finding(spec.name, OK, "imported predictions")
     command = f"`beyond-accuracy import-predictions FILE.csv --model {spec.name} --dataset imagenet_1k`"
@@ -270,8 +248,6 @@ def _imported(spec: ModelSpec) -> Finding:
 
 
 def _imagenet_x() -> Finding:
-    from beyond_accuracy.data.annotations import factors_imagenet_x
-
     try:
         return Finding("imagenet_x", OK, f"{len(factors_imagenet_x()):,} annotated images (package imagenet-x)")
     except DataMissing as missing:
@@ -280,9 +256,6 @@ def _imagenet_x() -> Finding:
 
 def check_accuracy(profile: Profile, models: list[str], ready: list[str], options: dict) -> Iterator[Finding]:
     """Run every model on a sample of the clean set, the first one on samples of the others, and `diagnose`."""
-    from beyond_accuracy.inference.outputs import Outputs
-    from beyond_accuracy.inference.store import Store
-
     clean = profile.dimensions.get("models", {}).get("clean")
     store = Store()
     for dataset in ready:
@@ -328,8 +301,7 @@ def _estimates(profile: Profile, found: list[Finding]) -> Iterator[str]:
         command = f"beyond-accuracy fetch --profile {profile_argument(profile)}"
         yield f"Missing data needs about {room:.0f} GB on disk: `{command}`"
     yield from disk_lines(profile)
-    images = forward_passes(profile)
-    if images:
+    if images := forward_passes(profile):
         yield f"A full report runs each model on about {images / 1e6:.2f} million images."
         yield from projection(profile)
 
@@ -360,24 +332,20 @@ def diagnose(
     'labels look like ranks in a sorted list of folders'
     """
     pred, target = np.asarray(pred, dtype=np.int64), np.asarray(target, dtype=np.int64)
-    n, accuracy = len(pred), float((np.asarray(pred) == target).mean())
+    n, accuracy = len(pred), float((pred == target).mean())
     if np.isnan(expected):
-        far, high = accuracy < 0.5, False
+        far, text = accuracy < 0.5, "no published value"
     else:
         margin = max(FAR_POINTS, FAR_ERRORS * np.sqrt(expected * (1 - expected) / n))
         far, high = accuracy < expected - margin, accuracy > expected + margin
-    if not far:
         text = "higher than published: are these training images?" if high else "as published"
-        text = "no published value" if np.isnan(expected) else text
+    if not far:
         return Diagnosis(accuracy, n, expected, False, text)
     mistake = _mistake(pred, target, n_classes, columns, accuracy, expected)
     if not mistake and np.isnan(expected):  # a weak model is no proof of wrong labels
-        return Diagnosis(accuracy, n, expected, False, "no published value, and no sign of wrong labels")
-    text = mistake or (
-        "no mapping of the labels explains it: check the weights, the preprocessing, and whether the images were "
-        "resized or encoded again"
-    )
-    return Diagnosis(accuracy, n, expected, True, text)
+        return Diagnosis(accuracy, n, expected, False, f"{text}, and no sign of wrong labels")
+    text = "no mapping of the labels explains it: check weights, preprocessing, and whether images were encoded again"
+    return Diagnosis(accuracy, n, expected, True, mistake or text)
 
 
 def _mistake(pred, target, n_classes: int, columns: NDArray | None, accuracy: float, expected: float) -> str:

@@ -8,41 +8,41 @@ import ast
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from beyond_accuracy import __version__
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.paths import cache_dir
+from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, available_profiles, load_profile, unknown
 
-ENGINES = ("local", "ray")  # as in `profiles`, which is not imported for --help
+# Everything else is imported by the command that needs it: `--help` and `list` should not wait for it.
 EPILOG = "Documentation: README.md and docs/. Exit codes: 0 complete, 1 a notebook failed, 2 bad input, 3 data missing."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     _environment(args)
     try:
         return args.run(args)
-    except (InputError, DataMissing) as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"beyond-accuracy: {error}", file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (InputError, DataMissing, OSError) as error:
         if args.debug:
             traceback.print_exc()
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"beyond-accuracy: {where}{error.strerror or error}", file=sys.stderr)
-        return InputError.exit_code
+        where = f"{error.filename}: " if getattr(error, "filename", None) else ""
+        print(f"beyond-accuracy: {where}{getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return getattr(error, "exit_code", InputError.exit_code)
     except KeyboardInterrupt:
         print("beyond-accuracy: interrupted; run the same command again to continue where it stopped", file=sys.stderr)
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     common.add_argument("--data-dir", metavar="DIR", help="where datasets are (default: ~/.cache/beyond-accuracy/data)")
@@ -55,22 +55,17 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--batch-size", type=_count, default=0, help="images per forward pass (default: by device)")
     running.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be decoded, count them")
 
-    parser = argparse.ArgumentParser(prog="beyond-accuracy", description=__doc__.split("\n")[0], epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    whole = argparse.ArgumentParser(prog="beyond-accuracy", description=__doc__.split("\n")[0], epilog=EPILOG)
+    whole.add_argument("--version", action="version", version=__version__)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     report = commands.add_parser("report", parents=[common, profile, running], help="build the report")
     report.add_argument("--only", action="append", default=[], metavar="PAGE", help="only these pages (repeatable)")
     report.add_argument("--models", default="", help="comma-separated subset of models, or imported models")
     report.add_argument("--allow-missing", action="store_true", help="missing data is no error")
-    report.add_argument(
-        "--parameter",
-        action="append",
-        default=[],
-        type=_parameter,
-        metavar="NAME=VALUE",
-        help="set a parameter of the notebooks that have it, for example RESAMPLES=500 (repeatable)",
-    )
+    parameter = "set a parameter of the notebooks that have it, for example RESAMPLES=500 (repeatable)"
+    named = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    report.add_argument("--parameter", type=_parameter, help=parameter, **named)
     report.add_argument("--force", action="store_true", help="rebuild pages that are unchanged")
     report.set_defaults(run=_report)
 
@@ -105,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", parents=[common, profile], help="list models, datasets or profiles")
     listing.add_argument("what", choices=["models", "datasets", "profiles"])
     listing.set_defaults(run=_list)
-    return parser
+    return whole
 
 
 def _count(text: str) -> int:
@@ -130,16 +125,10 @@ def _parameter(text: str) -> tuple[str, object]:
 
 def _environment(args: argparse.Namespace) -> None:
     """Pass locations on to the notebooks' kernels, which inherit the environment."""
-    for option, variable in (
-        ("data_dir", "BEYOND_ACCURACY_DATA"),
-        ("cache_dir", "BEYOND_ACCURACY_CACHE"),
-        ("device", "BEYOND_ACCURACY_DEVICE"),
-        ("engine", "BEYOND_ACCURACY_ENGINE"),
-    ):
+    for option in ("data_dir", "cache_dir", "device", "engine", "skip_bad"):
         if value := getattr(args, option, None):
-            os.environ[variable] = str(Path(value).resolve()) if option.endswith("_dir") else value
-    if getattr(args, "skip_bad", False):
-        os.environ["BEYOND_ACCURACY_SKIP_BAD"] = "1"
+            name, folder, _ = option.partition("_dir")
+            os.environ[f"BEYOND_ACCURACY_{name.upper()}"] = str(Path(value).resolve() if folder else value)
 
 
 def _options(args: argparse.Namespace) -> dict:
@@ -149,12 +138,10 @@ def _options(args: argparse.Namespace) -> dict:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from beyond_accuracy.base.profile import load_profile
     from beyond_accuracy.models.weights import stay_offline_without_network
     from beyond_accuracy.report.build import build
 
     stay_offline_without_network(load_profile(args.profile).select(args.models).models.values())
-
     return build(
         args.profile,
         models=args.models,
@@ -167,9 +154,6 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from beyond_accuracy.base.profile import load_profile
     from beyond_accuracy.inference.outputs import Outputs
     from beyond_accuracy.inference.store import Store
     from beyond_accuracy.models.weights import stay_offline_without_network
@@ -184,30 +168,22 @@ def _predict(args: argparse.Namespace) -> int:
     outputs = Outputs(profile, Store(), _options(args))
     found = outputs.predictions(dataset.name, [args.transform])[args.transform].get(model.name)
     if found is None:
-        raise DataMissing(
-            f"{model.name} has no predictions on {dataset.name} under {args.transform}; import them first"
-        )
+        raise DataMissing(f"{model.name} has no predictions on {dataset.name} under {args.transform}; import them")
     n, correct, skipped = len(found), int(found.correct.sum()), len(found.meta.get("skipped", []))
     left_out = f", {skipped} images that cannot be decoded left out" if skipped else ""
-    print(
-        f"{model.name} on {dataset.name}, transform {found.transform}: {correct}/{n} correct, top-1 {correct / n:.2%}"
-        f"{left_out}"
-    )
+    what = f"{model.name} on {dataset.name}, transform {found.transform}"
+    print(f"{what}: {correct}/{n} correct, top-1 {correct / n:.2%}{left_out}")
     print(f"store: {found.meta.get('key')} (computed on {found.meta.get('device')})")
     if output:
-        _write_rows(found, output)
+        write_rows(found, output)
     return 0
 
 
 def _model(profile, args: argparse.Namespace):
     """The model of the profile, or one given as `timm:NAME` or `open_clip:NAME/TAG`."""
-    from beyond_accuracy.base.profile import ModelSpec, unknown
-
     if args.model in profile.models:
         if args.checkpoint:
-            raise InputError(
-                f"--checkpoint goes with timm:NAME or open_clip:NAME; {args.model} is a model of a profile"
-            )
+            raise InputError(f"--checkpoint goes with timm:NAME or open_clip:NAME; {args.model} is of the profile")
         return profile.models[args.model]
     source, _, rest = args.model.partition(":")
     if source not in ("timm", "open_clip") or not rest:
@@ -221,8 +197,6 @@ def _model(profile, args: argparse.Namespace):
 
 def _dataset(profile, name: str):
     """The dataset of the profile, or a folder of class-id folders."""
-    from beyond_accuracy.base.profile import DatasetSpec, unknown
-
     if name in profile.datasets:
         return profile.datasets[name]
     if not Path(name).is_dir():
@@ -248,12 +222,12 @@ def _output(text: str | None) -> Path | None:
     return path
 
 
-def _write_rows(found, path: Path) -> None:
+def write_rows(found, path: Path) -> None:
+    """Predictions as CSV or Parquet, by the suffix; lists of labels are separated by spaces in CSV."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from beyond_accuracy.base.files import atomic_write
     from beyond_accuracy.inference.store import rows_table
 
     if path.suffix == ".csv":
@@ -271,7 +245,6 @@ def _write_rows(found, path: Path) -> None:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from beyond_accuracy.base.profile import load_profile, unknown
     from beyond_accuracy.data.readers import load_dataset
     from beyond_accuracy.inference.imports import import_predictions
     from beyond_accuracy.inference.store import Store
@@ -286,7 +259,6 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from beyond_accuracy.base.profile import load_profile
     from beyond_accuracy.check import check
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking, not downloading: no request, no retries
@@ -294,7 +266,6 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from beyond_accuracy.base.profile import load_profile
     from beyond_accuracy.data.fetch import MODELS, fetch
     from beyond_accuracy.models.weights import fetch_weights, missing_weights
 
@@ -310,8 +281,6 @@ def _names(values: list[str]) -> list[str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from beyond_accuracy.base.paths import cache_dir
-    from beyond_accuracy.base.profile import available_profiles, load_profile
 
     if args.what == "profiles":
         for name in available_profiles():

@@ -6,15 +6,19 @@ panel answers in well under a second once a report has been built.
 
 import html
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import display
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES
 from beyond_accuracy.dimensions.calibration import ece, reliability
 from beyond_accuracy.inference.store import Predictions
@@ -31,12 +35,12 @@ def reliability_panel(study: Page) -> widgets.Widget:
     dataset = widgets.Dropdown(options=list(_single_label(study)), description="dataset")
     bins = widgets.IntSlider(15, 2, 50, description="bins", continuous_update=False)
     binning = widgets.Dropdown(options=[("equal width", "width"), ("equal mass", "mass")], description="binning")
-    return _panel(
-        [model, dataset, bins, binning],
-        lambda: draw_reliability(
-            study.predictions(dataset.value)[model.value], bins.value, binning.value, study.spec(model.value)
-        ),
-    )
+
+    def show():
+        found = study.predictions(dataset.value)[model.value]
+        return draw_reliability(found, bins.value, binning.value, study.spec(model.value))
+
+    return _panel([model, dataset, bins, binning], show)
 
 
 def draw_reliability(predictions: Predictions, n_bins: int, binning: str, spec) -> plt.Figure:
@@ -63,6 +67,8 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
     label = widgets.Dropdown(options=[("every class", -1)], description="class")
     page = widgets.BoundedIntText(1, 1, 10_000, description="page")
 
+    grid = widgets.Layout(grid_template_columns=f"repeat(auto-fill, {THUMBNAIL + 8}px)", grid_gap="8px")
+
     def refresh_classes(*_):
         names = study.class_names(dataset.value)
         label.options = [("every class", -1), *((name, k) for k, name in enumerate(names))]
@@ -76,7 +82,7 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
         rows = chosen.iloc[start : start + 2 * columns]
         cards = [_card(study, dataset.value, row) for row in rows.to_dict("records")]
         caption = widgets.HTML(f"{len(chosen):,} images; {start + 1} to {start + len(rows)}")
-        return widgets.VBox([caption, widgets.GridBox(cards, layout=_grid(columns))])
+        return widgets.VBox([caption, widgets.GridBox(cards, layout=grid)])
 
     return _panel([dataset, model, kind, label, page], show)
 
@@ -85,20 +91,18 @@ def select(predictions: dict[str, Predictions], model: str, kind: str, label: in
     """Rows `id, target, pred, confidence` of one model of a single-label dataset, most telling first (`KINDS`)."""
     mine = predictions[model]
     frame = mine.frame[["id", "target", "pred", "confidence"]]
-    others = np.stack([p.pred for p in predictions.values()])
+    answers = np.stack([p.pred for p in predictions.values()])
     right = np.stack([p.correct for p in predictions.values()])
-    if kind == "confident mistakes":
-        keep, order = ~mine.correct, -mine.confidence
-    elif kind == "models disagree":
-        keep, order = (others != others[0]).any(axis=0), -mine.confidence
-    elif kind == "all models wrong":
-        keep, order = ~right.any(axis=0), -mine.confidence
-    elif kind == "unsure and right":
-        keep, order = mine.correct, mine.confidence
-    elif kind == "random":
-        keep, order = np.ones(len(frame), bool), np.random.default_rng(0).permutation(len(frame))
-    else:
-        raise InputError(f"show {kind!r}: expected one of {', '.join(KINDS)}")
+    kinds = {
+        "confident mistakes": (~mine.correct, -mine.confidence),
+        "models disagree": ((answers != answers[0]).any(axis=0), -mine.confidence),
+        "all models wrong": (~right.any(axis=0), -mine.confidence),
+        "unsure and right": (mine.correct, mine.confidence),
+        "random": (np.ones(len(frame), bool), np.random.default_rng(0).permutation(len(frame))),
+    }
+    if kind not in kinds:
+        raise InputError(unknown("kind of images", kind, KINDS))
+    keep, order = kinds[kind]
     if label >= 0:
         keep = keep & (frame["target"].to_numpy() == label)
     return frame.assign(order=order)[keep].sort_values("order", kind="stable").drop(columns="order")
@@ -117,14 +121,8 @@ def factor_panel(study: Page, dataset: str, factor: str = "factor", level: str =
             hits = pd.DataFrame({"level": meta[level].to_numpy()[rows], "hit": found.correct[rows]})
             curve = hits.groupby("level", sort=False)["hit"].mean().mul(100)
             look = theme.style(study.spec(name), study.specs)
-            ax.plot(
-                curve.index.astype(str),
-                curve,
-                look.marker + look.linestyle,
-                color=look.color,
-                markerfacecolor=look.markerfacecolor,
-                label=look.label,
-            )
+            options = {"color": look.color, "markerfacecolor": look.markerfacecolor, "label": look.label}
+            ax.plot(curve.index.astype(str), curve, look.marker + look.linestyle, **options)
         ax.set(xlabel=chosen.value, ylabel="accuracy (%)", ylim=(0, 100))
         ax.tick_params(axis="x", rotation=45)
         ax.legend()
@@ -140,16 +138,12 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
     output = widgets.Output()
 
     def show(*_):
-        output.clear_output(wait=True)
-        with output:
-            try:
-                images = {f["name"]: Image.open(io.BytesIO(bytes(f["content"]))) for f in upload.value}
-                if folder.value:
-                    images |= open_folder(Path(folder.value).expanduser())
-                for name, image in images.items():
-                    _show(widgets.HBox([_thumbnail(image.convert("RGB")), _answers(study, dataset, name, image)]))
-            except (InputError, DataMissing, OSError) as error:
-                print(error)
+        with _drawing_in(output):
+            images = {f["name"]: Image.open(io.BytesIO(bytes(f["content"]))) for f in upload.value}
+            if folder.value:
+                images |= open_folder(Path(folder.value).expanduser())
+            for name, image in images.items():
+                _show(widgets.HBox([_thumbnail(image.convert("RGB")), _answers(study, dataset, name, image)]))
 
     upload.observe(show, names="value")
     folder.on_submit(show) if hasattr(folder, "on_submit") else folder.observe(show, names="value")
@@ -186,12 +180,8 @@ def _panel(controls: list[widgets.Widget], draw) -> widgets.Widget:
     output = widgets.Output()
 
     def refresh(*_):
-        output.clear_output(wait=True)
-        with output:
-            try:
-                _show(draw())
-            except (InputError, DataMissing) as error:
-                print(error)
+        with _drawing_in(output):
+            _show(draw())
 
     for control in controls:
         control.observe(refresh, names="value")
@@ -199,9 +189,18 @@ def _panel(controls: list[widgets.Widget], draw) -> widgets.Widget:
     return widgets.VBox([widgets.HBox(controls, layout=widgets.Layout(flex_flow="row wrap")), output])
 
 
-def _show(thing) -> None:
-    from IPython.display import display
+@contextmanager
+def _drawing_in(output: widgets.Output) -> Iterator[None]:
+    """What is shown replaces what was there; a message of ours is shown, not raised."""
+    output.clear_output(wait=True)
+    with output:
+        try:
+            yield
+        except (InputError, DataMissing, OSError) as error:
+            print(error)
 
+
+def _show(thing) -> None:
     display(thing)
     if isinstance(thing, plt.Figure):
         plt.close(thing)
@@ -219,7 +218,3 @@ def _thumbnail(image: Image.Image) -> widgets.Widget:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return widgets.Image(value=buffer.getvalue(), format="png", width=THUMBNAIL)
-
-
-def _grid(columns: int) -> widgets.Layout:
-    return widgets.Layout(grid_template_columns=f"repeat(auto-fill, {THUMBNAIL + 8}px)", grid_gap="8px")

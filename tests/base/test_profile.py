@@ -67,9 +67,8 @@ def test_a_whole_profile(written):
     assert profile.settings.logit_scale == "100" and profile.settings.prompts.splitlines() == ["a {c}", "the {c}"]
     assert profile.models["a"] == ModelSpec("a", "timm", id="resnet50.a1_in1k", label="a", family="convnet")
     assert profile.models["b"].pretrained == "laion400m_e31" and profile.models["b"].label == "B"
-    assert profile.datasets["d"] == DatasetSpec(
-        "d", "class_folder", "x", "", options={"1": {"2": 3}}, limit=5, keep="none"
-    )
+    expected = DatasetSpec("d", "class_folder", "x", "", options={"1": {"2": 3}}, limit=5, keep="none")
+    assert profile.datasets["d"] == expected
     assert profile.dimensions == {"calibration": {"clean": "d"}, "landscape": {}} and profile.imports == ("my_module",)
     assert load_profile(path).digest == profile.digest
     assert dataclasses.replace(profile, title="U").digest != profile.digest
@@ -78,13 +77,11 @@ def test_a_whole_profile(written):
 def test_extending(written):
     written({"models": {"a": {"source": "timm", "name": "x"}, "b": {"source": "timm", "name": "y"}}}, "base.yaml")
     written({"extends": "base.yaml", "settings": {"seed": 1, "chunk": 7}}, "middle.yaml")
-    profile = load_profile(
-        written({"extends": "middle.yaml", "name": "top", "settings": {"seed": 2}, "models": {"a": None}})
-    )
+    top = {"extends": "middle.yaml", "name": "top", "settings": {"seed": 2}, "models": {"a": None}}
+    profile = load_profile(written(top))
     assert list(profile.models) == ["b"] and profile.settings.seed == 2 and profile.settings.chunk == 7
-    assert load_profile(written({"extends": "predictions", "name": "p2"})).datasets.keys() == (
-        load_profile("predictions").datasets.keys()
-    )
+    copied = load_profile(written({"extends": "predictions", "name": "p2"}))
+    assert copied.datasets.keys() == load_profile("predictions").datasets.keys()
 
 
 def test_profiles_that_extend_each_other(written):

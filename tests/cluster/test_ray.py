@@ -16,7 +16,7 @@ import pytest
 
 from beyond_accuracy import cli
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.profile import ENGINES, Settings
+from beyond_accuracy.base.profile import Settings
 from beyond_accuracy.cluster import exchange
 from beyond_accuracy.cluster import ray as engine_ray
 from beyond_accuracy.cluster.ray import Slots, shares
@@ -303,4 +303,3 @@ def test_unknown_engines(toy, capsys):
         toy.profile(engine="spark")
     with pytest.raises(InputError, match="unknown engine 'dask'; known: local, ray"):
         toy.outputs(options={"engine": "dask"}).fill("images", ["none"])
-    assert cli.ENGINES == ENGINES

@@ -83,10 +83,8 @@ def test_factors_of_imagenet_ids():
     frame = annotations.factor_frame(np.array([known[0], "ILSVRC2012_val_99999999", known[1]]), None, "imagenet_x")
     assert frame.index.tolist() == known.tolist() and list(frame.columns) == list(annotations.FACTORS)
     what, groups = annotations.image_groups(known, "imagenet_x", np.array(["a", "b"]))
-    assert (
-        what == "metaclass"
-        and groups.tolist() == annotations.factors_imagenet_x("top").loc[known, "metaclass"].tolist()
-    )
+    expected = annotations.factors_imagenet_x("top").loc[known, "metaclass"].tolist()
+    assert what == "metaclass" and groups.tolist() == expected
     assert annotations.image_groups(known, None, np.array(["a", "b"]))[1].tolist() == ["a", "b"]
     with pytest.raises(InputError, match="none of the images"):
         annotations.factor_frame(np.array(["x"]), None, "imagenet_x")

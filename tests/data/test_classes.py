@@ -45,7 +45,7 @@ def test_another_class_order_is_refused(monkeypatch):
     from beyond_accuracy.data import classes
 
     imagenet_wnids.cache_clear()
-    monkeypatch.setattr(classes, "_timm_info", lambda file: "n02 n01")
+    monkeypatch.setattr(classes, "timm_list", lambda file: "n02 n01")
     with pytest.raises(InputError, match="another class order"):
         imagenet_wnids()
     imagenet_wnids.cache_clear()

@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,9 @@ from PIL import Image
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data import readers
-from beyond_accuracy.data.dataset import BadImage, BytesLoader, build_dataset
+from beyond_accuracy.data.dataset import BadImage, build_dataset
 from beyond_accuracy.data.readers import load_dataset
-from beyond_accuracy.data.readers.files import PathLoader, pack
+from beyond_accuracy.data.readers.files import pack, read_file
 
 
 def encoded(image, kind="PNG"):
@@ -30,7 +31,7 @@ def plain(value=90, size=(8, 6)):
 def build(ids=("a", "b", "c"), targets=(0, 1, 2), blobs=None, classes="", content="x", **more):
     spec = DatasetSpec("set", "parquet", classes=classes, **more.pop("spec", {}))
     blobs = [encoded(plain(k)) for k in range(len(ids))] if blobs is None else blobs
-    return build_dataset(spec, list(ids), targets, BytesLoader(blobs), content=content, source="here", **more)
+    return build_dataset(spec, list(ids), targets, blobs.__getitem__, content=content, source="here", **more)
 
 
 def test_a_dataset():
@@ -119,7 +120,7 @@ def test_bad_images_are_named(kind):
 
 
 def test_files_that_cannot_be_read_are_no_bad_images(tmp_path):
-    files = PathLoader(str(tmp_path), pack(["gone.png", "."]))
+    files = partial(read_file, str(tmp_path), pack(["gone.png", "."]))
     data = build_dataset(DatasetSpec("set", "x", classes=""), ["g", "f"], [0, 0], files, content="", source="here")
     for position, reason in ((0, "No such file"), (1, "Is a directory")):
         with pytest.raises(InputError, match=f"cannot be read \\({reason}") as raised:
@@ -183,16 +184,6 @@ def test_unknown_reader(toy):
         load_dataset(DatasetSpec("images", "class_foldr", "x"))
 
 
-def test_unknown_folders_and_absent_ones(toy):
-    toy.images(1)
-    (toy.data / "images" / "n99999999").mkdir()
-    (toy.data / "images" / "n99999999" / "x.png").write_bytes(encoded(plain()))
-    with pytest.raises(InputError, match="n99999999"):
-        load_dataset(spec_for(toy))
-    with pytest.raises(DataMissing, match=r"nowhere not found.*beyond-accuracy fetch --only images"):
-        load_dataset(spec_for(toy, toy.data / "nowhere"))
-
-
 def test_a_dataset_is_read_once_and_limited(toy):
     toy.images(4)
     first = load_dataset(spec_for(toy))
@@ -250,13 +241,3 @@ def test_links_to_nothing_are_one_message(toy):
     (folder / "red" / "dangling.png").symlink_to(toy.root / "nothing")
     with pytest.raises(InputError, match="dangling.png"):
         load_dataset(spec_for(toy))
-
-
-def test_replaced_files_change_the_fingerprint(toy):
-    folder = toy.images(2)
-    first = load_dataset(spec_for(toy)).fingerprint
-    readers.LOADED.clear()
-    assert load_dataset(spec_for(toy)).fingerprint == first
-    (folder / "red" / "red000.png").write_bytes(encoded(plain(1, (30, 30))))
-    readers.LOADED.clear()
-    assert load_dataset(spec_for(toy)).fingerprint != first

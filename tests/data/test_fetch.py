@@ -17,6 +17,7 @@ import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on n
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec, load_profile, parse_profile
 from beyond_accuracy.cli import main
+from beyond_accuracy.data import download as download_module
 from beyond_accuracy.data import fetch as fetch_module
 from beyond_accuracy.data.download import ATTEMPTS, Download, download, how_to_get, parse_source, sources, unpack
 from beyond_accuracy.data.fetch import fetch, make_plan
@@ -309,7 +310,7 @@ def test_a_set_that_was_deleted_is_fetched_again(catalogue, tmp_path):
 
 
 def test_no_room(catalogue, monkeypatch):
-    monkeypatch.setattr(fetch_module, "_free", lambda _: 10)
+    monkeypatch.setattr(fetch_module, "free_bytes", lambda _: 10)
     with pytest.raises(InputError, match="10|free; choose another --data-dir"):
         fetch(catalogue, ["set_a"], yes=True, echo=lambda _: None)
 
@@ -327,7 +328,7 @@ def test_gated_set_names_page_and_command(monkeypatch, tmp_path):
         raise GatedRepoError.__new__(GatedRepoError)  # its constructor wants a response of the hub's own client
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
-    monkeypatch.setattr(fetch_module, "hub_reachable", lambda: True)
+    monkeypatch.setattr(download_module, "hub_reachable", lambda: True)
     source = sources()["imagenet_1k"]
     with pytest.raises(DataMissing) as caught:
         fetch_module.download_hub(source.hub, tmp_path, source.gated)

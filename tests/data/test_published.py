@@ -8,15 +8,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.data import published
 
-ROBUSTNESS = [
-    "imagenet_v2",
-    "imagenet_a",
-    "imagenet_r",
-    "imagenet_c",
-    "imagenet_hard",
-    "imagenet_sketch",
-    "imagenet_real",
-]
+ROBUSTNESS = [f"imagenet_{name}" for name in ("v2", "a", "r", "c", "hard", "sketch", "real")]
 ORDER = ["vit_sup", "convnext_sup", "vit_clip", "convnext_clip"]
 
 

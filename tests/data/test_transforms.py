@@ -43,18 +43,8 @@ def test_text_has_one_spelling(text, canonical):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "none",
-        "scale=1",
-        "shift=0",
-        "shift=0@paper",
-        "resolution=224",
-        "rotation=0",
-        "rotation=360",
-        "jitter=0",
-        "noise=0",
-    ]
-    + ["blur=0", "hflip=0", "corrupt:fog=0"],
+    ["none", "scale=1", "shift=0", "shift=0@paper", "resolution=224", "rotation=0", "rotation=360"]
+    + ["jitter=0", "noise=0", "blur=0", "hflip=0", "corrupt:fog=0"],
 )
 def test_zero_strength_is_the_untransformed_run(text):
     transform, image = parse(text), picture()
@@ -171,9 +161,7 @@ def test_jitter_of_a_grey_image_only_changes_its_level():
 
 def test_jpeg_loses_more_at_lower_quality():
     image = picture(64, 64)
-    losses = [
-        np.abs(run(f"jpeg={quality}", image) - np.asarray(image).astype(float)).mean() for quality in (95, 50, 10)
-    ]
+    losses = [np.abs(run(f"jpeg={q}", image) - np.asarray(image).astype(float)).mean() for q in (95, 50, 10)]
     assert losses == sorted(losses) and losses[0] > 0
 
 
@@ -197,7 +185,7 @@ def test_paper_corruption_crops_as_torchvision_does():
     from torchvision.transforms import CenterCrop, Compose, Resize
 
     image = picture(333, 417)
-    expected = transforms._jpeg(Compose([Resize(256), CenterCrop(224)])(image), 85)
+    expected = transforms.corruptions.jpeg(Compose([Resize(256), CenterCrop(224)])(image), 85)
     seen = {}
     original = transforms.corruptions.corrupt_image
     try:

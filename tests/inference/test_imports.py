@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import DatasetSpec
-from beyond_accuracy.data.dataset import BytesLoader, build_dataset
+from beyond_accuracy.data.dataset import build_dataset
 from beyond_accuracy.inference.imports import import_predictions
 from beyond_accuracy.inference.store import Store
 
@@ -22,7 +22,7 @@ VAL = [f"ILSVRC2012_val_{k:08d}" for k in range(1, N + 1)]
 
 def dataset(ids=VAL, targets=tuple(range(N)), columns=None, classes="imagenet_1k", name="imagenet_1k"):
     spec = DatasetSpec(name, "imagenet_labels", classes=classes)
-    return build_dataset(spec, ids, targets, BytesLoader([]), content="x", source="here", columns=columns)
+    return build_dataset(spec, ids, targets, [].__getitem__, content="x", source="here", columns=columns)
 
 
 def table(**columns):

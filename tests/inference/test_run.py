@@ -94,11 +94,8 @@ def test_the_batch_is_halved_when_memory_runs_out(toy, toy_networks, monkeypatch
 def test_memory_that_never_suffices_is_one_message(toy, toy_networks, monkeypatch):
     toy.images(1)
     toy.checkpoint()
-    monkeypatch.setattr(
-        toy_networks.ToyColour,
-        "forward_features",
-        lambda *_: (_ for _ in ()).throw(RuntimeError("MPS backend out of memory (allocated 3 GB)")),
-    )
+    error = RuntimeError("MPS backend out of memory (allocated 3 GB)")
+    monkeypatch.setattr(toy_networks.ToyColour, "forward_features", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(InputError, match="colour: out of memory with a batch of one"):
         toy.outputs().predictions("images", ["none"])
 
@@ -124,11 +121,8 @@ def test_features_beyond_float16_are_not_handed_out(toy, toy_networks, monkeypat
     toy.images()
     toy.checkpoint()
     original = toy_networks.ToyColour.forward_head
-    monkeypatch.setattr(
-        toy_networks.ToyColour,
-        "forward_head",
-        lambda self, x, pre_logits=False: original(self, x, pre_logits) * (1e6 if pre_logits else 1),
-    )
+    huge = lambda self, x, pre_logits=False: original(self, x, pre_logits) * (1e6 if pre_logits else 1)  # noqa: E731
+    monkeypatch.setattr(toy_networks.ToyColour, "forward_head", huge)
     assert toy.outputs().predictions("images", ["none"])["none"]["colour"].correct.all()
     with pytest.raises(InputError, match="beyond the range of float16"):
         toy.outputs().features("images")

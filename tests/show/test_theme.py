@@ -11,7 +11,6 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import to_hex, to_rgb
 
-from beyond_accuracy.dimensions import plots_robustness
 from beyond_accuracy.show import theme
 
 
@@ -54,10 +53,8 @@ def test_own_models_have_the_fixed_looks():
 def test_extra_models_are_distinct_and_do_not_depend_on_the_rest_of_the_run():
     extras = [spec(f"model_{i}", "convnet") for i in range(9)]
     looks = theme.styles(OWN + extras)
-    assert (
-        len({(s.color, s.marker) for s in looks.values()} - {(s.color, s.marker) for s in theme.styles(OWN).values()})
-        == 9
-    )
+    own = {(s.color, s.marker) for s in theme.styles(OWN).values()}
+    assert len({(s.color, s.marker) for s in looks.values()} - own) == 9
     assert len({s.color for s in looks.values()}) == 2 + 9
     assert looks["model_3"] == theme.styles(extras)["model_3"]
     assert theme.style(extras[3]) == theme.style(extras[3])  # alone: from its name
@@ -123,54 +120,6 @@ def test_bars_have_colour_and_hatch(ax):
     assert [patch.get_hatch() or "" for patch in patches] == ["", "", "///", "///"]
     np.testing.assert_allclose([patch.get_height() for patch in patches], [1, 2, 3, 4])
     assert sum(patch.get_width() for patch in patches) == pytest.approx(0.8)
-
-
-def lead_chart(ax, **options):
-    frame = tidy(
-        [85.5, 85.5, 60.0, 62.5, 50.0, 48.8],
-        model=["vit_sup", "convnext_sup"] * 3,
-        dataset=["a", "a", "b", "b", "c", "c"],
-    )
-    plots_robustness.diverging_bars(
-        ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=theme.styles(OWN), **options
-    )
-    return frame
-
-
-def test_diverging_bars_point_to_the_winner(ax):
-    lead_chart(ax)
-    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [0, 2.5, -1.2])
-    assert [to_hex(bar.get_facecolor()) for bar in ax.patches[1:]] == [theme.PURPLE, theme.ORANGE]
-    texts = [text.get_text() for text in ax.texts]
-    assert {"+0.0", "+2.5", "+1.2", "85.5", "62.5", "50.0", "winner"} <= set(texts)
-    assert ax.get_xlim()[0] == -ax.get_xlim()[1]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
-
-
-def test_diverging_bars_leave_room_for_intervals(ax):
-    intervals = pd.DataFrame({"dataset": ["b", "c"], "ci_low": [1.0, -6.0], "ci_high": [4.0, 0.4]})
-    lead_chart(ax, intervals=intervals, order=["c", "b", "a"])
-    assert ax.get_xlim()[1] > 6
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["c", "b", "a"]
-
-
-def test_diverging_bars_demand_both_models_once(ax):
-    frame = tidy([1.0], model=["vit_sup"], dataset=["a"])
-    looks = theme.styles(OWN)
-    with pytest.raises(ValueError, match=r"no value for \['a'\]"):
-        plots_robustness.diverging_bars(ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=looks)
-    with pytest.raises(ValueError, match="more than one value"):
-        plots_robustness.diverging_bars(
-            ax, pd.concat([frame, frame]), y="dataset", left="vit_sup", right="convnext_sup", styles=looks
-        )
-
-
-def test_all_ties_still_give_an_axis(ax):
-    frame = tidy([1.0, 1.0], model=["vit_sup", "convnext_sup"], dataset=["a", "a"])
-    plots_robustness.diverging_bars(
-        ax, frame, y="dataset", left="vit_sup", right="convnext_sup", styles=theme.styles(OWN)
-    )
-    assert ax.get_xlim() == (-1.0, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["point", "line", "bar"])

@@ -7,12 +7,12 @@ in the sample.
 """
 
 import hashlib
+import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-import numpy as np
 
 from beyond_accuracy.base.errors import InputError
 
@@ -29,6 +29,8 @@ def file_stamp(path: Path) -> str:
 
 def sampled_stamp(path: Path) -> str:
     """Name-independent stamp of one file: its size and 16 blocks of 64 KB, the first and the last among them."""
+    import numpy as np  # here: `beyond-accuracy list` reads a profile, and should not wait for it
+
     size = path.stat().st_size
     stamp = hashlib.sha256(f"{size}\n".encode())
     with path.open("rb") as file:
@@ -46,6 +48,8 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int]) -> str:
 
     A file that cannot be read counts as such here; whoever needs it says so.
     """
+    import numpy as np
+
     stamp = hashlib.sha256()
     for name, size in zip(names, sizes, strict=True):
         stamp.update(f"{name}\t{size}\n".encode(errors="surrogateescape"))
@@ -79,6 +83,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     path = Path(path)
     if not path.is_file() or path.read_bytes() != content:
         atomic_write(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_json(path: Path) -> dict:
+    """A mapping from a JSON file; empty where the file is absent, damaged or holds anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def free_bytes(folder: Path) -> int:
+    """Free room on the disk of a folder that need not be there yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

@@ -18,33 +18,14 @@ from beyond_accuracy.base.files import file_stamp
 from beyond_accuracy.base.paths import PROFILES, check_name, resolve
 
 DIMENSIONS = (
-    "models",
-    "world",
-    "mistakes",
-    "shape_bias",
-    "calibration",
-    "robustness",
-    "transfer",
-    "synthetic",
-    "invariance",
-    "ablation",
-    "landscape",
-    "conventions",
-    "summary",
+    *("models", "world", "mistakes", "shape_bias", "calibration", "robustness", "transfer"),
+    *("synthetic", "invariance", "ablation", "landscape", "conventions", "summary"),
 )
 KEEP = ("all", "logits", "none")
 SOURCES = ("timm", "open_clip", "predictions")
 KEYS = {
-    "name",
-    "title",
-    "synthetic",
-    "description",
-    "settings",
-    "models",
-    "datasets",
-    "dimensions",
-    "imports",
-    "replicates",
+    *("name", "title", "synthetic", "description", "replicates"),
+    *("settings", "models", "datasets", "dimensions", "imports"),
 }
 ENGINES = ("local", "ray")
 CHOICES = {
@@ -64,8 +45,7 @@ class ModelSpec:
 
     name: str  # name used everywhere (`vit_sup`)
     source: str  # `timm`, `open_clip` or `predictions` (imported per-image predictions, no network)
-    # name in the library (`deit3_base_patch16_224.fb_in22k_ft_in1k`, `ViT-B-16`, `hf-hub:…`, `local-dir:…`)
-    id: str = ""
+    id: str = ""  # name in the library (`deit3_base_patch16_224.fb_in22k_ft_in1k`, `hf-hub:…`, `local-dir:…`)
     pretrained: str = ""  # open_clip tag or file; empty with `local-dir:` and `hf-hub:` ids
     checkpoint: str = ""  # optional local weights file in the library's own key names
     label: str = ""  # text in figures
@@ -83,8 +63,7 @@ class DatasetSpec:
     classes: str = "imagenet_1k"  # class space of the labels; empty where a set has labels of its own (probe tasks)
     options: dict = field(default_factory=dict)  # further keywords of the reader
     limit: int = 0  # use this many images, evenly spaced over the set; 0 = all
-    # what is stored beside the rows: `all` (logits, and features of the untransformed run), `logits` or `none`
-    keep: str = "all"
+    keep: str = "all"  # beside the rows: `all` (logits, and features of the untransformed run), `logits` or `none`
     title: str = ""  # text in figures
     licence: str = ""  # terms of the data, shown where it is used
     expected: int = 0  # number of images the full set has; 0 = not checked
@@ -94,16 +73,12 @@ class DatasetSpec:
 class Settings:
     """Conventions that change numbers, and resources."""
 
-    # preprocessing, `library` (the checkpoint's own) or `paper` (Resize 256 bilinear + crop for supervised)
-    preset: str = "library"
-    # of the resize: `own` is what the preset says, else `bicubic` or `bilinear` for every model
-    interpolation: str = "own"
+    preset: str = "library"  # preprocessing: the checkpoint's own, or `paper` (Resize 256 bilinear + crop)
+    interpolation: str = "own"  # of the resize: what the preset says, else `bicubic` or `bilinear` for every model
     antialias: bool = True  # whether the resize filters before it samples, as PIL does
     logit_scale: str = "learned"  # CLIP logit scale, `learned` or a number such as 100
     precision: str = "auto"  # `auto`, `fp32`, `bf16` or `fp16`
-    # zero-shot prompts: `default` takes the class space's templates; else templates of your own with `{c}` for the
-    # class name, one a line
-    prompts: str = "default"
+    prompts: str = "default"  # zero-shot: the class space's templates, else your own with `{c}`, one a line
     seed: int = 0  # seed of every bootstrap and split
     resamples: int = 2000  # bootstrap resamples behind an interval
     notebook_timeout: int = 3600  # seconds a notebook may run

@@ -15,22 +15,8 @@ from numpy.typing import NDArray
 from beyond_accuracy.base.errors import DataMissing, InputError
 
 FACTORS = (
-    "pose",
-    "background",
-    "pattern",
-    "color",
-    "smaller",
-    "shape",
-    "partial_view",
-    "subcategory",
-    "texture",
-    "larger",
-    "darker",
-    "object_blocking",
-    "person_blocking",
-    "style",
-    "brighter",
-    "multiple_objects",
+    *("pose", "background", "pattern", "color", "smaller", "shape", "partial_view", "subcategory", "texture"),
+    *("larger", "darker", "object_blocking", "person_blocking", "style", "brighter", "multiple_objects"),
 )
 """The 16 ImageNet-X factors in the order of the package (most frequent first)."""
 

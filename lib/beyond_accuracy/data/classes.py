@@ -88,7 +88,7 @@ def _imagenet() -> ClassSpace:
 @lru_cache
 def imagenet_wnids() -> tuple[str, ...]:
     """The 1000 ILSVRC wnids in class order, from timm's packaged list; its order is verified by hash."""
-    wnids = tuple(_timm_info("imagenet_synsets.txt").split())
+    wnids = tuple(timm_list("imagenet_synsets.txt").split())
     digest = hashlib.sha256("\n".join(wnids).encode()).hexdigest()
     if not digest.startswith(IMAGENET_ORDER):
         raise InputError(f"timm's imagenet_synsets.txt has another class order than expected (hash {digest[:16]})")
@@ -100,13 +100,13 @@ def imagenet_subset(name: str) -> np.ndarray:
     """Ascending class indices, int64 (200,), scored on ImageNet-A (`a`) or ImageNet-R (`r`); timm's packaged lists."""
     if name not in ("a", "r"):
         raise InputError(unknown("subset of ImageNet classes", name, ("a", "r")))
-    indices = np.array(sorted(map(int, _timm_info(f"imagenet_{name}_indices.txt").split())), dtype=np.int64)
+    indices = np.array(sorted(map(int, timm_list(f"imagenet_{name}_indices.txt").split())), dtype=np.int64)
     if len(indices) != 200:
         raise InputError(f"timm's imagenet_{name}_indices.txt holds {len(indices)} indices, expected 200")
     return indices
 
 
-def _timm_info(file: str) -> str:
-    # The package is located, not imported: importing timm costs seconds that reading one list should not.
+def timm_list(file: str) -> str:
+    """One of timm's packaged lists; importing timm would cost seconds that reading one should not."""
     package = Path(find_spec("timm").submodule_search_locations[0])
     return (package / "data" / "_info" / file).read_text(encoding="utf-8")

@@ -24,9 +24,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 from scipy import fft
 from scipy.ndimage import correlate1d, gaussian_filter, gaussian_filter1d
+
+from beyond_accuracy.base.paths import ASSETS
 
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -38,68 +41,7 @@ NAMES = tuple(name for group in GROUPS.values() for name in group)
 SEVERITIES = (1, 2, 3, 4, 5)
 FRAMES = (64, 224)
 
-# Parameters per frame and severity, as in the generators. Order of each tuple: see the function of the same name.
-PARAMETERS = {
-    224: {
-        "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),
-        "shot_noise": (60, 25, 12, 5, 3),
-        "impulse_noise": (0.03, 0.06, 0.09, 0.17, 0.27),
-        "defocus_blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-        "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
-        "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-        "zoom_blur": ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
-        "snow": (
-            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-        ),
-        "frost": ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
-        "fog": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
-        "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
-        "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-        # 244, not 224: the generator's own slip, kept because the released files were made with it
-        "elastic_transform": (
-            (244 * 2, 244 * 0.7, 244 * 0.1),
-            (244 * 2, 244 * 0.08, 244 * 0.2),
-            (244 * 0.05, 244 * 0.01, 244 * 0.02),
-            (244 * 0.07, 244 * 0.01, 244 * 0.02),
-            (244 * 0.12, 244 * 0.01, 244 * 0.02),
-        ),
-        "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
-        "jpeg_compression": (25, 18, 15, 10, 7),
-    },
-    64: {
-        "gaussian_noise": (0.04, 0.08, 0.12, 0.15, 0.18),
-        "shot_noise": (250, 100, 50, 30, 15),
-        "impulse_noise": (0.01, 0.02, 0.05, 0.08, 0.14),
-        "defocus_blur": ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
-        "glass_blur": ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
-        "motion_blur": ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
-        "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
-        "snow": (
-            (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
-            (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
-            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
-            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
-            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
-        ),
-        "frost": ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
-        "fog": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
-        "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
-        "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-        "elastic_transform": (
-            (0, 0, 64 * 0.08),
-            (64 * 0.05, 64 * 0.3, 64 * 0.06),
-            (64 * 0.1, 64 * 0.08, 64 * 0.06),
-            (64 * 0.1, 64 * 0.03, 64 * 0.03),
-            (64 * 0.16, 64 * 0.03, 64 * 0.02),
-        ),
-        "pixelate": (0.9, 0.8, 0.7, 0.6, 0.5),
-        "jpeg_compression": (65, 58, 50, 40, 25),
-    },
-}
+PARAMETERS = yaml.safe_load((ASSETS / "corruptions.yaml").read_text(encoding="utf-8"))  # by frame, by name
 
 
 def frame_for(side: int) -> int:
@@ -256,9 +198,14 @@ def pixelate(pixels: np.ndarray, factor: float, rng: np.random.Generator) -> np.
 
 def jpeg_compression(pixels: np.ndarray, quality: int, rng: np.random.Generator) -> np.ndarray:
     """Compress as JPEG (4:2:0 chroma) and decode."""
+    return np.asarray(jpeg(_as_image(pixels), quality), dtype=np.float32) / 255
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """An image through JPEG (4:2:0 chroma) and back."""
     buffer = io.BytesIO()
-    _as_image(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return np.asarray(Image.open(buffer), dtype=np.float32) / 255
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    return Image.open(buffer).convert("RGB")
 
 
 _FUNCTIONS = {name: globals()[name] for name in NAMES}

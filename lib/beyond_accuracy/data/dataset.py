@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ class ImageDataset:
             self,
             ids=self.ids[positions],
             targets=targets,
-            load=None if self.load is None else Remapped(self.load, positions),
+            load=None if self.load is None else partial(remapped, self.load, positions),
             metadata=self.metadata.iloc[positions],
             fingerprint=_digest(self.fingerprint, chosen),
         )
@@ -96,43 +97,24 @@ class ImageDataset:
         """At most `n` images, evenly spaced over the set (which is sorted by class), so classes stay balanced."""
         if n <= 0 or n >= len(self):
             return self
-        return self.take(np.unique(np.linspace(0, len(self) - 1, n).round().astype(np.int64)))
+        return self.take(evenly(len(self), n))
 
 
-@dataclass(frozen=True)
-class Remapped:
-    """A loader seen through a list of positions; a class and not a closure, so that worker processes can pickle it."""
-
-    load: Callable[[int], bytes]
-    positions: np.ndarray
-
-    def __call__(self, position: int) -> bytes:
-        """Encoded bytes of image `position`."""
-        return self.load(int(self.positions[position]))
+def evenly(n: int, k: int) -> np.ndarray:
+    """At most `k` of the positions 0..n-1, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, min(k, n)).round().astype(np.int64))
 
 
-@dataclass(frozen=True)
-class Joined:
+# Loaders are `partial`s of functions, so that worker processes can pickle them.
+def remapped(load: Callable[[int], bytes], positions: np.ndarray, position: int) -> bytes:
+    """A loader seen through a list of positions."""
+    return load(int(positions[position]))
+
+
+def joined(loads: tuple[Callable[[int], bytes], ...], first: np.ndarray, position: int) -> bytes:
     """Several loaders, one after the other; `first` has the number of the first image of each, and of all."""
-
-    loads: tuple[Callable[[int], bytes], ...]
-    first: np.ndarray
-
-    def __call__(self, position: int) -> bytes:
-        """Encoded bytes of image `position`."""
-        part = int(np.searchsorted(self.first, position, side="right")) - 1
-        return self.loads[part](position - int(self.first[part]))
-
-
-@dataclass(frozen=True)
-class BytesLoader:
-    """Reads image `i` from encoded images held in memory (small sets)."""
-
-    blobs: list[bytes]
-
-    def __call__(self, position: int) -> bytes:
-        """Encoded bytes of image `position`."""
-        return self.blobs[position]
+    part = int(np.searchsorted(first, position, side="right")) - 1
+    return loads[part](position - int(first[part]))
 
 
 def reader(function: Callable[[DatasetSpec], ImageDataset]) -> Callable[[DatasetSpec], ImageDataset]:

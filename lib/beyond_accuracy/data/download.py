@@ -15,7 +15,8 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ import yaml
 from tqdm import tqdm
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import read_json
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import Profile, available_profiles
 
@@ -117,7 +119,7 @@ def how_to_get(name: str, profile: Profile) -> str:
 
 @lru_cache
 def hub_reachable() -> bool:
-    """Whether the hub answers within `PROBE_SECONDS`, asked once; assumed behind a proxy, which only its client can use."""
+    """Whether the hub answers within `PROBE_SECONDS`, asked once; behind a proxy, yes."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     if any(os.environ.get(name) or os.environ.get(name.upper()) for name in ("https_proxy", "http_proxy", "all_proxy")):
@@ -138,6 +140,22 @@ def hub_reachable() -> bool:
     thread.start()
     thread.join(PROBE_SECONDS)
     return bool(answer and answer[0])
+
+
+@contextmanager
+def from_hub(repo: str) -> Iterator[None]:
+    """Around calls of the hub's client: what breaks there is data that is missing, told in one message."""
+    from huggingface_hub.errors import HTTPError
+
+    if not hub_reachable():
+        raise DataMissing(f"the hub cannot be reached to get {repo}; run the command again with a network")
+    try:
+        yield
+    except (HTTPError, OSError) as error:
+        raise DataMissing(
+            f"{repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
+            "command again to continue"
+        ) from error
 
 
 class _Again(Exception):
@@ -218,11 +236,8 @@ def _resume_point(file: Download, part: Path) -> tuple[int, str]:
     """Bytes that can be kept, and what tells the server which file they are of; (0, "") to start over."""
     if not part.is_file():
         return 0, ""
-    try:
-        known = json.loads(_stamp_of(part).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0, ""
-    same = isinstance(known, dict) and known.get("url") == file.url and known.get("stamp")
+    known = read_json(_stamp_of(part))
+    same = known.get("url") == file.url and known.get("stamp")
     return (part.stat().st_size, str(known["stamp"])) if same else (0, "")
 
 

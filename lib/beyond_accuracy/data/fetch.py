@@ -1,7 +1,6 @@
 """`beyond-accuracy fetch`: downloads what may be downloaded and says how to get the rest."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import free_bytes, read_json
 from beyond_accuracy.base.paths import data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data.download import (
@@ -17,8 +17,8 @@ from beyond_accuracy.data.download import (
     Hub,
     Source,
     download,
+    from_hub,
     how_to_get,
-    hub_reachable,
     is_compressed,
     sources,
     unpack,
@@ -80,7 +80,7 @@ def fetch(
             step()
         except DataMissing as missing:
             echo(f"{name}: {missing}")
-            code = max(code, 3) if code != 2 else 2
+            code = code or 3
         except InputError as error:
             echo(f"{name}: {error}")
             code = 2
@@ -147,13 +147,13 @@ def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None
     for spec in plan.models:
         echo(f"  {spec.name:22} weights of {spec.id} {spec.pretrained}".rstrip())
     if plan.wanted:
-        echo(f"Needs about {plan.gigabytes:.1f} GB; {_free(data_dir()) / GIGABYTE:.1f} GB are free.")
+        echo(f"Needs about {plan.gigabytes:.1f} GB; {free_bytes(data_dir()) / GIGABYTE:.1f} GB are free.")
 
 
 def _check_room(plan: Plan) -> None:
     needed = sum(_remaining(spec) for spec in plan.wanted)
     needed += max((sources()[spec.name].transient for spec in plan.wanted), default=0.0) * GIGABYTE
-    free = _free(data_dir())
+    free = free_bytes(data_dir())
     if needed > free:
         raise InputError(
             f"{data_dir()}: the downloads need about {needed / GIGABYTE:.1f} GB, {free / GIGABYTE:.1f} GB are free; "
@@ -166,12 +166,6 @@ def _remaining(spec: DatasetSpec) -> float:
     folder = resolve(spec.path)
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
     return max(0.0, sources()[spec.name].gigabytes * GIGABYTE - there)
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None] = print) -> None:
@@ -188,7 +182,7 @@ def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None]
 
 
 def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callable[[str], None]) -> None:
-    done = _done(folder)
+    done = read_json(folder / RECORD)
     if {source.hub.repo if source.hub else "", *(file.url for file in source.files)} - {""} <= set(done):
         done = {}  # all was here once, and is not whole any more: get it again
     if source.hub and source.hub.repo not in done:
@@ -218,44 +212,30 @@ def _unpack_all(spec, source: Source, archives: list[Path], folder: Path, echo: 
         archive.unlink()
 
 
-def _done(folder: Path) -> dict:
-    try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
 def _record(folder: Path, origin: str, facts: dict) -> None:
     """Remember what came from where: a finished download is not started again, and provenance is kept."""
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    content = _done(folder) | {origin: {key: value for key, value in facts.items() if value} | {"time": time}}
+    known = {key: value for key, value in facts.items() if value} | {"time": time}
+    content = read_json(folder / RECORD) | {origin: known}
     (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def download_hub(hub: Hub, folder: Path, gated: str = "") -> str:
     """Get files of a dataset repository (the hub's client resumes and verifies); returns the commit they are from."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    if not hub_reachable():
-        raise DataMissing(f"the hub cannot be reached to get {hub.repo}; run the command again with a network")
-    try:
-        revision = HfApi().dataset_info(hub.repo, revision=hub.revision or None, timeout=20).sha
-        snapshot_download(
-            hub.repo, repo_type="dataset", revision=revision, local_dir=folder, allow_patterns=list(hub.files)
-        )
-        return revision or ""
-    except (GatedRepoError, RepositoryNotFoundError) as error:
-        page = gated or f"https://huggingface.co/datasets/{hub.repo}"
-        raise DataMissing(
-            f"the hub refuses {hub.repo}: accept the terms at {page} with your account, run `hf auth login` (or set "
-            "HF_TOKEN), then run this command again"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise DataMissing(f"{hub.repo} has no revision {hub.revision} any more; see docs/datasets.md") from error
-    except (HTTPError, OSError) as error:
-        raise DataMissing(
-            f"{hub.repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
-            "command again to continue"
-        ) from error
+    with from_hub(hub.repo):
+        try:
+            revision = HfApi().dataset_info(hub.repo, revision=hub.revision or None, timeout=20).sha
+            where = {"revision": revision, "local_dir": folder, "allow_patterns": list(hub.files)}
+            snapshot_download(hub.repo, repo_type="dataset", **where)
+            return revision or ""
+        except (GatedRepoError, RepositoryNotFoundError) as error:
+            page = gated or f"https://huggingface.co/datasets/{hub.repo}"
+            raise DataMissing(
+                f"the hub refuses {hub.repo}: accept the terms at {page} with your account, run `hf auth login` (or "
+                "set HF_TOKEN), then run this command again"
+            ) from error
+        except RevisionNotFoundError as error:
+            raise DataMissing(f"{hub.repo} has no revision {hub.revision} any more; see docs/datasets.md") from error

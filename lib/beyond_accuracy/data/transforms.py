@@ -40,7 +40,6 @@ image id and the transform text, so it does not depend on order, batch size, wor
 """
 
 import hashlib
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,7 +153,7 @@ class Transform:
             sigma = self.strength * side / REFERENCE
             return _to_image(gaussian_filter(np.asarray(image, dtype=np.float32), (sigma, sigma, 0), mode="reflect"))
         if self.name == "jpeg":
-            return _jpeg(image, int(self.strength))
+            return corruptions.jpeg(image, int(self.strength))
         return corruptions.corrupt_image(image, self.corruption, int(self.strength), rng)
 
     def input_size(self, base_size: int, multiple: int = 1) -> int:
@@ -274,12 +273,6 @@ def _jitter(image: Image.Image, amount: float, rng: np.random.Generator) -> Imag
     return image
 
 
-def _jpeg(image: Image.Image, quality: int) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return Image.open(buffer).convert("RGB")
-
-
 def _released(image: Image.Image, corruption: str, severity: int, rng: np.random.Generator) -> Image.Image:
     """The pipeline that made the released ImageNet-C files, up to and including their JPEG compression."""
     width, height = image.size
@@ -288,4 +281,4 @@ def _released(image: Image.Image, corruption: str, severity: int, rng: np.random
     image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
     image = image.crop((left, top, left + 224, top + 224))
-    return _jpeg(corruptions.corrupt_image(image, corruption, severity, rng), 85)
+    return corruptions.jpeg(corruptions.corrupt_image(image, corruption, severity, rng), 85)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import atomic_write, write_atomically
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
 from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array, score
@@ -41,11 +41,10 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
     rows["target"] = pd.Series(targets, dtype=object) if dataset.multilabel else targets
     arrays = {}
     if logits is None:
-        if columns is not None and len(outside := np.flatnonzero(~np.isin(pred, columns))):
-            raise InputError(
-                f"{path}: row {frame['row'][outside[0]]}: predicted_class {pred[outside[0]]} is not one of the "
-                f"{len(columns)} classes {dataset.name} is scored on; predict among these, or add the logit columns"
-            )
+        if columns is not None:
+            rule = f" is not one of the {len(columns)} classes {dataset.name} is scored on"
+            cure = "; predict among these, or add the logit columns"
+            _demand(frame, path, np.isin(pred, columns), "predicted_class", rule + cure, "predicted_class ")
         # Only the predicted class's probability is known; the label's is known where they agree.
         multi = isinstance(targets, list)
         hit = np.array([p in t for p, t in zip(pred, targets, strict=True)], bool) if multi else pred == targets
@@ -64,8 +63,7 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
     def write(entry: Entry) -> None:
         for name, values in arrays.items():
             atomic_write(entry.folder / f"{name}.npy", lambda file, v=values: save_array(file, v))
-        text = json.dumps(meta, indent=1, ensure_ascii=False)
-        atomic_write(entry.folder / "meta.json", lambda file: file.write_text(text, encoding="utf-8"))
+        write_atomically(entry.folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False).encode())
         entry.write_rows(rows_table(rows), list(arrays))
 
     return store.replace_imported(model, dataset.name, write)
@@ -110,19 +108,21 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     return frame
 
 
+def _demand(frame: pd.DataFrame, path: Path, good, column: str, after: str, before: str = "") -> None:
+    """The value of `column` in the first row that is not good, and what is wrong with it, become the message."""
+    wrong = np.flatnonzero(~np.asarray(good))
+    if len(wrong):
+        value = frame[column].iloc[wrong[0]]
+        value = value if isinstance(value, str) else np.asarray(value).item()
+        count = f"; {len(wrong)} such rows" if len(wrong) > 1 else ""
+        raise InputError(f"{path}: row {frame['row'][wrong[0]]}: {before}{value!r}{after}{count}")
+
+
 def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> None:
-    repeated = np.flatnonzero(frame["id"].duplicated())
-    if len(repeated):
-        name, row = frame["file_name"][repeated[0]], frame["row"][repeated[0]]
-        raise InputError(f"{path}: row {row}: {name!r} occurs a second time; one row per image")
     known = pd.Index(dataset.ids)
-    strange = np.flatnonzero(~frame["id"].isin(known))
-    if len(strange):
-        name, row = frame["file_name"][strange[0]], frame["row"][strange[0]]
-        raise InputError(
-            f"{path}: row {row}: {name!r} is not an image of {dataset.name} (expected names like {known[0]}); "
-            f"{len(strange)} such rows"
-        )
+    _demand(frame, path, ~frame["id"].duplicated(), "file_name", " occurs a second time; one row per image")
+    strange = f" is not an image of {dataset.name} (expected names like {known[0]})"
+    _demand(frame, path, frame["id"].isin(known), "file_name", strange)
     lacking = known.difference(frame["id"])
     if len(lacking):
         raise InputError(
@@ -132,21 +132,14 @@ def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> No
 
 
 def _in_range(frame: pd.DataFrame, path: Path, n_classes: int) -> None:
-    classes = _numbers(frame["predicted_class"])
-    probability = _numbers(frame["predicted_probability"])
-    checks = (
-        ("predicted_class", (classes >= 0) & (classes < n_classes) & (classes == np.floor(classes)), n_classes - 1),
-        ("predicted_probability", (probability >= 0) & (probability <= 1), 1),
-    )
-    for column, right, most in checks:
-        wrong = np.flatnonzero(~right)
-        if len(wrong):
-            kind = "a whole number" if column == "predicted_class" else "a number"
-            value = frame[column].iloc[wrong[0]]
-            value = value if isinstance(value, str) else np.asarray(value).item()
-            raise InputError(
-                f"{path}: row {frame['row'][wrong[0]]}: {column} is {value!r}, expected {kind} from 0 to {most}"
-            )
+    classes, probability = _numbers(frame["predicted_class"]), _numbers(frame["predicted_probability"])
+    whole = (classes >= 0) & (classes < n_classes) & (classes == np.floor(classes))
+    share = (probability >= 0) & (probability <= 1)
+    for column, good, rule in (
+        ("predicted_class", whole, f", expected a whole number from 0 to {n_classes - 1}"),
+        ("predicted_probability", share, ", expected a number from 0 to 1"),
+    ):
+        _demand(frame, path, good, column, rule, f"{column} is ")
     frame["predicted_class"], frame["predicted_probability"] = classes, probability
 
 

@@ -48,8 +48,8 @@ class Options:
     @classmethod
     def given(cls, **asked) -> "Options":
         """Options as asked for; else as the command line left them in the environment, for notebooks; else as above."""
-        inherited = {name: os.environ.get(f"BEYOND_ACCURACY_{name.upper()}") for name in ("device", "engine")}
-        inherited["skip_bad"] = os.environ.get("BEYOND_ACCURACY_SKIP_BAD", "") not in ("", "0")
+        inherited = {n: os.environ.get(f"BEYOND_ACCURACY_{n.upper()}") for n in ("device", "engine", "skip_bad")}
+        inherited["skip_bad"] = inherited["skip_bad"] not in (None, "", "0")
         given = {name: value for name, value in asked.items() if value or name == "progress"}
         options = cls(**{name: value for name, value in inherited.items() if value} | given)
         check_device(options.device)

@@ -1,10 +1,10 @@
 """What each page needs from the networks, so that all of it runs before the first notebook, and what that will take."""
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import free_bytes
 from beyond_accuracy.base.paths import cache_dir
 from beyond_accuracy.base.profile import DatasetSpec, Profile, unknown
 from beyond_accuracy.data import corruptions, transforms
@@ -211,14 +211,6 @@ def store_gigabytes(profile: Profile, dimensions: Iterable[str] = ()) -> float:
     return networks * sum(passes) / GIGABYTE
 
 
-def free_gigabytes() -> float:
-    """Free room where the store is, or will be."""
-    folder = cache_dir()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free / GIGABYTE
-
-
 def disk_lines(
     profile: Profile, dimensions: Iterable[str] = (), least: float = 0.0, free: float | None = None
 ) -> Iterator[str]:
@@ -226,7 +218,7 @@ def disk_lines(
     need = store_gigabytes(profile, dimensions)
     if need <= least:
         return
-    free = free_gigabytes() if free is None else free
+    free = free_bytes(cache_dir()) / GIGABYTE if free is None else free
     yield f"The store ({cache_dir()}) needs about {max(need, 0.1):.1f} GB for the whole report; {free:.1f} GB are free"
     if need > free:
         yield "  that is not enough: choose another disk with --cache-dir (what is stored already counts as needed)"

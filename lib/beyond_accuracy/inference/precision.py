@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.paths import cache_dir
 
 PAYS = 1.3  # times as fast as fp32; native bf16 is about twice as fast, emulated far slower
@@ -34,15 +34,8 @@ def check_device(name: str) -> str:
 
 def usable_precisions(device: str) -> tuple[str, ...]:
     """Precisions a device computes in at a useful speed; fp16 on a CPU is emulated, more than ten times slower."""
-    if device == "mps" or (device == "auto" and sys.platform == "darwin"):
-        return "fp32", "fp16"
-    if device == "cpu" or ("torch" not in sys.modules and _surely_no_cuda()):
-        return "fp32", "bf16"
-    import torch
-
-    if not torch.cuda.is_available():
-        return "fp32", "bf16"
-    return ("fp32", "bf16", "fp16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
+    kinds = {"mps": ("fp32", "fp16"), "cuda": ("fp32", "bf16", "fp16"), "old cuda": ("fp32", "fp16")}
+    return kinds.get(_kind(device), ("fp32", "bf16"))
 
 
 def choose_precision(wanted: str, device: str, cpu: Callable[[], str] | None = None) -> str:
@@ -52,16 +45,21 @@ def choose_precision(wanted: str, device: str, cpu: Callable[[], str] | None = N
     """
     if wanted != "auto":
         return wanted
-    cpu = cpu or cpu_precision
+    kind = _kind(device)
+    return (cpu or cpu_precision)() if kind == "cpu" else "bf16" if kind == "cuda" else "fp32"
+
+
+def _kind(device: str) -> str:
+    """`mps`, `cpu`, `cuda`, `old cuda` (without bf16), or `absent`: a CUDA device that was asked for is not here."""
     if device == "mps" or (device == "auto" and sys.platform == "darwin"):
-        return "fp32"
+        return "mps"
     if device == "cpu" or ("torch" not in sys.modules and _surely_no_cuda()):
-        return cpu()
+        return "cpu"
     import torch
 
     if not torch.cuda.is_available():
-        return cpu() if device == "auto" else "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "cpu" if device == "auto" else "absent"
+    return "cuda" if torch.cuda.is_bf16_supported() else "old cuda"
 
 
 def _surely_no_cuda() -> bool:
@@ -83,15 +81,11 @@ def cpu_precision(file: Path | None = None, measure: Callable[[], float] | None 
 
     file = file or cache_dir() / "calibration.json"
     key = f"{name or processor()}; torch {version('torch')}"
-    known: dict = {}
-    with suppress(OSError, ValueError):
-        read = json.loads(file.read_text(encoding="utf-8"))
-        known = read if isinstance(read, dict) else {}
+    known = read_json(file)
     if not isinstance(known.get(key), dict) or "bf16_gain" not in known[key]:
         known[key] = {"bf16_gain": round((measure or bf16_gain)(), 2)}
-        text = json.dumps(known, indent=1)
         with suppress(InputError):  # a cache that cannot be written still serves what it has
-            atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
+            write_atomically(file, json.dumps(known, indent=1).encode())
     return "bf16" if known[key]["bf16_gain"] >= PAYS else "fp32"
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write, cannot_write
+from beyond_accuracy.base.files import atomic_write, cannot_write, read_json, write_atomically
 from beyond_accuracy.base.paths import cache_dir, check_name
 from beyond_accuracy.inference.predictions import Predictions, restrict, score
 
@@ -99,13 +99,13 @@ class Entry:
         """
         if locked:
             self.clear()
-        stored = self._stored_meta()
+        stored = read_json(self.folder / "meta.json")
         if not all(text in str(stored.get(name, "")).split("; ") for name, text in facts.items()):
             for name, text in facts.items():
                 before = str(stored[name]).split("; ") if stored.get(name) else []
                 stored[name] = "; ".join(dict.fromkeys([*before, text]))
             text = json.dumps({**self.meta, **stored}, indent=1, sort_keys=True, default=str)
-            atomic_write(self.folder / "meta.json", lambda path: path.write_text(text, encoding="utf-8"))
+            write_atomically(self.folder / "meta.json", text.encode())
 
     def clear(self) -> None:
         """Remove what killed processes left half-written; only for who knows that nobody writes here."""
@@ -116,7 +116,7 @@ class Entry:
     def described(self) -> "Entry":
         """The entry with the facts of the run that computed it, under the names of this one."""
         names = {name: self.meta[name] for name in ("model", "model_id", "dataset") if name in self.meta}
-        return replace(self, meta={**self.meta, **self._stored_meta(), **names})
+        return replace(self, meta={**self.meta, **read_json(self.folder / "meta.json"), **names})
 
     def write_part(self, rows: Range, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
         """Write one part whole: rows in dataset order, and arrays (rows, width) by name as float16."""
@@ -215,13 +215,6 @@ class Entry:
             f"stored results of {self.meta.get('model')} on {self.meta.get('dataset')} are damaged: {path} "
             f"({' '.join(str(error).split())[:200]}); {cure}"
         )
-
-    def _stored_meta(self) -> dict:
-        try:
-            stored = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return stored if isinstance(stored, dict) else {}
 
 
 class Store:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 
 from beyond_accuracy.base import paths
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Settings, unknown
 from beyond_accuracy.data import geometry
@@ -61,15 +61,14 @@ def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], roo
         card = model.own_card
         if files := source_files(model):
             content = {"files": [_stamp(path) for path in files], "card": {**asdict(card), "spec": None}}
-            text = json.dumps(content, indent=1)
             with suppress(InputError):  # a store that cannot be written still serves what it has
-                atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
+                write_atomically(file, json.dumps(content, indent=1).encode())
     return card.under(settings)
 
 
 def _remembered(file: Path, spec: ModelSpec) -> Card | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         if [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]:
             return None
         card = content["card"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Profile
-from beyond_accuracy.data.download import hub_reachable
+from beyond_accuracy.data.download import from_hub, hub_reachable
 
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP_FILES = (
@@ -117,11 +117,9 @@ def missing_weights(profile: Profile) -> list[ModelSpec]:
 def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
     """Get a model's weights into the hub's cache, where timm and open_clip look for them."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HTTPError
+    from huggingface_hub.errors import EntryNotFoundError
 
     weights = locate(spec)
-    if not hub_reachable():
-        raise DataMissing(f"the hub cannot be reached to get {weights.repo}; run the command again with a network")
 
     def got(name: str) -> bool:
         try:
@@ -129,12 +127,10 @@ def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
         except EntryNotFoundError:
             return False
 
-    echo(f"{spec.name}: downloading {weights.repo}")
-    try:
+    with from_hub(weights.repo):
+        echo(f"{spec.name}: downloading {weights.repo}")
         for name in CONFIG_FILES:
             got(name)  # one library writes the one, the other the other
         if any(got(name) for name in weights.files):
             return
-    except (HTTPError, OSError) as error:
-        raise DataMissing(f"{weights.repo} could not be downloaded ({' '.join(str(error).split())[:200]})") from error
     raise DataMissing(f"{weights.repo} holds none of {', '.join(weights.files)}")

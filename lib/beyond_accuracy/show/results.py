@@ -40,13 +40,10 @@ _INLINE_CSV = 48_000  # bytes; heavier data stay beside the figure only
 def validate_results(frame: pd.DataFrame) -> pd.DataFrame:
     """Check rows of the results schema and return them with the columns in order; `ci_*` and `n` may be missing."""
     missing = [name for name in RESULT_COLUMNS if name not in frame.columns]
-    unknown = [str(name) for name in frame.columns if name not in RESULT_COLUMNS]
-    if missing or unknown:
-        raise InputError(
-            f"results: columns must be {', '.join(RESULT_COLUMNS)}"
-            + (f"; missing: {', '.join(missing)}" if missing else "")
-            + (f"; unknown: {', '.join(unknown)}" if unknown else "")
-        )
+    strange = [str(name) for name in frame.columns if name not in RESULT_COLUMNS]
+    if missing or strange:
+        found = [f"{what}: {', '.join(names)}" for what, names in (("missing", missing), ("unknown", strange)) if names]
+        raise InputError(f"results: columns must be {', '.join(RESULT_COLUMNS)}; {'; '.join(found)}")
     frame = frame.loc[:, list(RESULT_COLUMNS)].reset_index(drop=True)
     for name in ("dimension", "dataset", "metric", "model", "unit"):
         frame[name] = frame[name].astype("object")
@@ -94,9 +91,8 @@ def collect(report_folder: Path, dimensions: Iterable[str] | None = None) -> pd.
     folder = Path(report_folder) / "results"
     names = sorted(path.stem for path in folder.glob("*.csv")) if dimensions is None else list(dimensions)
     frames = [read_results(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").is_file()]
-    frames = [frame for frame in frames if len(frame)]
-    empty = pd.DataFrame({name: pd.Series(dtype="object") for name in RESULT_COLUMNS})
-    table = validate_results(pd.concat(frames, ignore_index=True) if frames else empty)
+    frames = [frame for frame in frames if len(frame)] or [pd.DataFrame(columns=list(RESULT_COLUMNS), dtype="object")]
+    table = validate_results(pd.concat(frames, ignore_index=True))
     write_atomically(Path(report_folder) / "results.csv", csv_text(table).encode())
     buffer = BytesIO()
     table.to_parquet(buffer, index=False)
@@ -152,8 +148,7 @@ def save_figure(fig: Figure, folder: Path, name: str, alt: str, caption: str, da
     write_atomically(files["csv"], csv_text(data, index=not isinstance(data.index, pd.RangeIndex)).encode())
     words = {"name": name, "alt": alt, "caption": caption}
     write_atomically(files["json"], (json.dumps(words, indent=1, ensure_ascii=False) + "\n").encode())
-    size = _svg_size(svg)
-    return FigureRecord(name, alt, caption, files["svg"], files["png"], files["csv"], size)
+    return FigureRecord(name, alt, caption, files["svg"], files["png"], files["csv"], _svg_size(svg))
 
 
 def small_png(content: bytes) -> bytes:

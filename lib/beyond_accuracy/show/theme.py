@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+
+from beyond_accuracy.base.profile import ModelSpec
 
 ORANGE, PURPLE, INK, GREY = "#fc8e62", "#412f8a", "#22242a", "#8a8f98"
 WIDTH = 6.4  # inches: at a phone's 360 px a 12 pt label is still about 9 px high
@@ -32,15 +33,6 @@ _EXTRA_COLORS = ("#1b7f6b", "#2f7ec0", "#c2337d", "#7d7400", "#8c510a", "#17a2b8
 _EXTRA_MARKERS = ("s", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 HALO = [patheffects.Stroke(linewidth=3.2, foreground="white"), patheffects.Normal()]  # dark line on a dark bar
 _EXTRA_HATCHES = ("..", "xx", "\\\\\\", "++", "oo", "||", "--")
-
-
-class Spec(Protocol):
-    """What a style is derived from: a profile's description of one model."""
-
-    name: str
-    label: str
-    family: str
-    paradigm: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,7 @@ def use_theme() -> None:
     )
 
 
-def style(spec: Spec, among: Iterable[Spec] = ()) -> ModelStyle:
+def style(spec: ModelSpec, among: Iterable[ModelSpec] = ()) -> ModelStyle:
     """The look of one model, the same on every page.
 
     The study's four models have fixed looks. Any other takes the next free extra colour, marker and hatch in the order
@@ -116,7 +108,7 @@ def style(spec: Spec, among: Iterable[Spec] = ()) -> ModelStyle:
     return ModelStyle(pick[0], pick[1], linestyle, pick[2], spec.label)
 
 
-def styles(specs: Iterable[Spec]) -> dict[str, ModelStyle]:
+def styles(specs: Iterable[ModelSpec]) -> dict[str, ModelStyle]:
     """Looks of all models of a run by name, in the order given; distinct for up to nine extra models."""
     specs = list(specs)
     return {spec.name: style(spec, specs) for spec in specs}
@@ -147,16 +139,8 @@ def errorbar(
         at = rows["_at"].to_numpy() + (i - (len(names) - 1) / 2) * step
         value, reach = rows["value"].to_numpy(dtype=float), _reach(rows)
         look = styles[name]
-        options = {
-            "color": look.color,
-            "marker": look.marker,
-            "markerfacecolor": look.markerfacecolor,
-            "markeredgewidth": 1.6,
-            "linestyle": look.linestyle if line else "none",
-            "elinewidth": 1.5,
-            "capsize": 2.5,
-            "label": look.label,
-        } | kwargs
+        options = _point_options(look) | {"linestyle": look.linestyle if line else "none", "elinewidth": 1.5}
+        options |= {"capsize": 2.5} | kwargs
         if orient == "v":
             ax.errorbar(at, value, yerr=reach, **options)
         else:
@@ -238,16 +222,12 @@ def legend(target: Axes | Figure, styles: Mapping[str, ModelStyle], *, kind: str
 def _handle(look: ModelStyle, kind: str) -> Line2D | Patch:
     if kind == "bar":
         return Patch(**bar_options(look), label=look.label)
-    return Line2D(
-        [],
-        [],
-        color=look.color,
-        marker=look.marker,
-        markerfacecolor=look.markerfacecolor,
-        markeredgewidth=1.6,
-        linestyle=look.linestyle if kind == "line" else "none",
-        label=look.label,
-    )
+    return Line2D([], [], linestyle=look.linestyle if kind == "line" else "none", **_point_options(look))
+
+
+def _point_options(look: ModelStyle) -> dict[str, object]:
+    face = {"marker": look.marker, "markerfacecolor": look.markerfacecolor, "markeredgewidth": 1.6}
+    return {"color": look.color, "label": look.label, **face}
 
 
 def _positions(

@@ -1,6 +1,7 @@
 """ImageNet-C: one dataset of all corruptions x severities, 3.75 million images when complete."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec, unknown
 from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.corruptions import GROUPS, NAMES, SEVERITIES
-from beyond_accuracy.data.dataset import ImageDataset, Joined, Remapped, reader, require
-from beyond_accuracy.data.readers.files import image_id, scan
-from beyond_accuracy.data.readers.samples import Samples, assemble
+from beyond_accuracy.data.dataset import ImageDataset, evenly, joined, reader, remapped, require
+from beyond_accuracy.data.readers.files import Samples, image_id, scan
+from beyond_accuracy.data.readers.samples import assemble
 from beyond_accuracy.data.readers.tars import scan_tars
 
 GROUP_NAMES = (*GROUPS, "extra")
@@ -39,8 +40,7 @@ def imagenet_c(spec: DatasetSpec) -> ImageDataset:
     order = np.lexsort((source.codes, targets, severity, corruption))
     cells = _cells(spec, root, corruption[order], severity[order], source.codes[order], wanted)
     if images := int(spec.options.get("images", 0)):
-        kept = np.unique(np.linspace(0, cells.shape[1] - 1, min(images, cells.shape[1])).round().astype(np.int64))
-        order = order.reshape(cells.shape)[:, kept].ravel()
+        order = order.reshape(cells.shape)[:, evenly(cells.shape[1], images)].ravel()
     corruption, severity, targets, source = corruption[order], severity[order], targets[order], source[order]
     ids = [f"{wanted[c]}/{s}/{name}" for c, s, name in zip(corruption, severity, source, strict=True)]
     metadata = pd.DataFrame(
@@ -51,7 +51,7 @@ def imagenet_c(spec: DatasetSpec) -> ImageDataset:
         }
     )
     first = np.cumsum([0, *(count for _, count in parts)])
-    load = Remapped(Joined(tuple(load for load, _ in parts), first), order)
+    load = partial(remapped, partial(joined, tuple(load for load, _ in parts), first), order)
     return assemble(spec, Samples("folder", [], load, stamp, root), ids, targets, metadata=metadata)
 
 
@@ -74,7 +74,7 @@ def _collect(spec: DatasetSpec, root: Path, wanted: tuple[str, ...]):
         found = scan_tars(archives)
         kept = np.array([i for i, name in enumerate(found.names) if _corruption(name) in absent], dtype=np.int64)
         names += ["/".join(found.names[i].split("/")[-4:]) for i in kept]
-        parts.append((Remapped(found.load, kept), len(kept)))
+        parts.append((partial(remapped, found.load, kept), len(kept)))
         stamps.append(found.stamp)
         there = {_corruption(found.names[i]) for i in kept}
         absent = [name for name in absent if name not in there]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from beyond_accuracy.base.files import file_stamp
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import class_space, imagenet_subset
-from beyond_accuracy.data.dataset import ImageDataset, Joined, build_dataset, reader
-from beyond_accuracy.data.readers.files import VAL_ID, image_id
-from beyond_accuracy.data.readers.samples import Samples, assemble, available_splits, find
+from beyond_accuracy.data.dataset import ImageDataset, build_dataset, joined, reader
+from beyond_accuracy.data.readers.files import VAL_ID, Samples, image_id
+from beyond_accuracy.data.readers.samples import assemble, available_splits, find
 
 WNID_SUFFIX = re.compile(r"_(n\d{8})(?=\.|$)")
 FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order
@@ -108,7 +109,7 @@ def imagenet_hard(spec: DatasetSpec) -> ImageDataset:
 
 @reader
 def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
-    """The 50,000 validation ids and labels without images, from imagenet-x (CC BY-NC 4.0): for imported models."""
+    """The 50,000 validation ids and labels without images, from imagenet-x (CC BY-NC 4.0)."""
     table, path = _label_table(spec)
     return build_dataset(
         spec, table.index.to_numpy(), table.to_numpy(), None, content=file_stamp(path), source="imagenet-x annotations"
@@ -117,7 +118,7 @@ def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
 
 @reader
 def splits(spec: DatasetSpec) -> ImageDataset:
-    """All splits of a task as one dataset; metadata column `split` (`train`, `validation`, `test`), ids `<split>/<key>`.
+    """All splits of a task as one dataset; metadata: `split` (`train`, `validation`, `test`); ids `<split>/<key>`.
 
     Layouts: `<root>/<train|test>/<n>.tar` with `classnames.txt` (the hub's `clip-benchmark/wds_*`), or Parquet shards
     `data/<split>-*.parquet`. Options: `splits`: those to read (default: all). `n_classes`: what labels stay below.
@@ -137,7 +138,7 @@ def splits(spec: DatasetSpec) -> ImageDataset:
         _check_split(spec, split, part)
     keys = [key or f"{row:07d}" for part in parts for row, key in enumerate(_unique(part))]
     column = np.repeat(wanted, [len(part) for part in parts])
-    load = Joined(tuple(part.load for part in parts), np.cumsum([0, *map(len, parts)]))
+    load = partial(joined, tuple(part.load for part in parts), np.cumsum([0, *map(len, parts)]))
     samples = Samples(parts[0].form, keys, load, " ".join(part.stamp for part in parts), root)
     return assemble(
         spec,
@@ -156,9 +157,9 @@ def _unique(part: Samples) -> list[str]:
 def _check_split(spec: DatasetSpec, split: str, part: Samples) -> None:
     if part.labels is None:
         raise InputError(f"{spec.name}: the {split} shards in {part.root} have no whole-number label")
-    limit = int(spec.options.get("n_classes") or part.n_classes)
-    if limit and part.n_classes and part.n_classes != limit:
-        raise InputError(f"{spec.name}: {part.root} names {part.n_classes} classes, the task has {limit}")
+    limit = int(spec.options.get("n_classes") or len(part.class_names))
+    if part.class_names and len(part.class_names) != limit:
+        raise InputError(f"{spec.name}: {part.root} names {len(part.class_names)} classes, the task has {limit}")
     if part.labels.min() < 0 or (limit and part.labels.max() >= limit):
         bad = part.labels.min() if part.labels.min() < 0 else part.labels.max()
         raise InputError(f"{spec.name}: label {bad} among the {split} images in {part.root}, expected 0..{limit - 1}")
@@ -180,11 +181,9 @@ def _label_table(spec: DatasetSpec) -> tuple[pd.Series, Path]:
 
 def _is_flat(samples: Samples) -> bool:
     """The official archive: every image carries its validation name, and none lies in a class folder."""
-    if not samples.in_folders or not all(VAL_ID.search(name) for name in samples.names):
-        return False
-    return len({_folder(name) for name in samples.names}) == 1 and not re.fullmatch(
-        r"n\d{8}", _folder(samples.names[0])
-    )
+    folders = {_folder(name) for name in samples.names} if samples.in_folders else ()
+    named = all(VAL_ID.search(name) for name in samples.names)
+    return named and len(folders) == 1 and not re.fullmatch(r"n\d{8}", *folders)
 
 
 def _flat_labels(spec: DatasetSpec, samples: Samples) -> np.ndarray:
@@ -220,26 +219,21 @@ def _targets(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None) ->
 
 
 def _by_id(spec: DatasetSpec, samples: Samples, class_ids: Sequence[str], index: dict[str, int]) -> np.ndarray:
-    for class_id in dict.fromkeys(class_ids):
-        if class_id in index:
-            continue
-        kind = "folder" if samples.in_folders else "class"
-        if not class_id:
-            raise InputError(
-                f"{spec.name}: {samples.root} holds images without class folders: sort them into folders named by "
-                f"class id (such as {next(iter(index))})"
-            )
-        hint = ""
-        if str(class_id).isdigit():
-            hint = (
-                ". A number is no class id: it may be a rank in some sorted list of folders, and which list cannot be "
-                "told from the name"
-            )
+    strange = next((class_id for class_id in dict.fromkeys(class_ids) if class_id not in index), None)
+    if strange is None:
+        return np.array([index[class_id] for class_id in class_ids], dtype=np.int64)
+    example = next(iter(index))
+    if not strange:
         raise InputError(
-            f"{spec.name}: {kind} {class_id!r} in {samples.root} is not a class id of {spec.classes} "
-            f"(expected names like {next(iter(index))}){hint}"
+            f"{spec.name}: {samples.root} holds images without class folders: sort them into folders named by class id "
+            f"(such as {example})"
         )
-    return np.array([index[class_id] for class_id in class_ids], dtype=np.int64)
+    kind = "folder" if samples.in_folders else "class"
+    hint = ". A number is no class id: it may be a rank in some sorted list of folders, nobody can tell which"
+    raise InputError(
+        f"{spec.name}: {kind} {strange!r} in {samples.root} is not a class id of {spec.classes} (expected names like "
+        f"{example}){hint if str(strange).isdigit() else ''}"
+    )
 
 
 def _by_number(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None, n_classes: int) -> np.ndarray:
@@ -251,16 +245,15 @@ def _by_number(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None, 
             f"{spec.name}: label {bad} in {samples.root} is outside 0..{n_classes - 1}"
             + ("; -1 marks a split whose labels were not published" if bad == -1 else "")
         )
-    if samples.class_names and n_classes == 1000 and len(samples.class_names) == n_classes and columns is None:
-        if not samples.class_names[0].lower().startswith(FIRST_NAME):
-            raise InputError(
-                f"{spec.name}: class 0 of the shards in {samples.root} is {samples.class_names[0]!r}, expected "
-                f"{FIRST_NAME!r}: they are in another order than that of the sorted wnids"
-            )
+    names = samples.class_names
+    if columns is None and n_classes == len(names) == 1000 and not names[0].lower().startswith(FIRST_NAME):
+        raise InputError(
+            f"{spec.name}: class 0 of the shards in {samples.root} is {names[0]!r}, expected {FIRST_NAME!r}: they are "
+            "in another order than that of the sorted wnids"
+        )
     if columns is None:
         return labels
-    space = spec.options.get("label_space") or ("all" if labels.max() >= len(columns) else "scored")
-    if space == "all":
+    if (spec.options.get("label_space") or ("all" if labels.max() >= len(columns) else "scored")) == "all":
         return labels
     _check_range(spec, samples, len(columns))
     return columns[labels]

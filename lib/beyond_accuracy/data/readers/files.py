@@ -4,10 +4,12 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import folder_stamp
@@ -18,27 +20,30 @@ MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of sym
 
 
 @dataclass(frozen=True)
-class Files:
-    """Image files under one root."""
+class Samples:
+    """The images of one split, whatever form they are stored in."""
 
-    names: list[str]  # path of each image relative to the root, with forward slashes, sorted folder by folder
+    form: str  # `folder`, `tar`, `parquet` or `webdataset`
+    names: list[str]  # per image its path below the root, its key, or what the shards keep as file name (may be empty)
     load: Callable[[int], bytes]  # `load(i)` returns the encoded bytes of image `i`
-    stamp: str  # hash of names, sizes and some content (`stamps.folder_stamp`)
+    stamp: str  # changes when the files change
+    root: Path  # the folder they were found in
+    labels: np.ndarray | None = None  # int64 (n,) where the form carries labels; None for folders, whose names do
+    class_names: list[str] = field(default_factory=list)  # what each label value means, where the shards say so
+    table: pa.Table | None = None  # further columns of Parquet shards
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def in_folders(self) -> bool:
+        """Whether an image's class is the folder it lies in."""
+        return self.form in ("folder", "tar")
 
 
-@dataclass(frozen=True)
-class PathLoader:
-    """Reads image `i` from a file.
-
-    Paths are one array of bytes: worker processes touch no reference counts, so millions are not copied per worker.
-    """
-
-    root: str
-    names: np.ndarray
-
-    def __call__(self, position: int) -> bytes:
-        """Encoded bytes of image `position`."""
-        return Path(self.root, os.fsdecode(self.names[position])).read_bytes()
+def read_file(root: str, names: np.ndarray, position: int) -> bytes:
+    """Content of a file. Of bytes `names`, not a list, worker processes touch no reference counts and copy nothing."""
+    return Path(root, os.fsdecode(names[position])).read_bytes()
 
 
 def pack(names: list[str]) -> np.ndarray:
@@ -58,8 +63,8 @@ def image_id(name: str) -> str:
     return found.group() if found else os.path.splitext(name)[0]
 
 
-def scan(root: Path) -> Files:
-    """All images below a folder; hidden files and folders, READMEs and tables are passed over."""
+def scan(root: Path) -> Samples:
+    """All images below a folder, sorted folder by folder; hidden files, READMEs and tables are passed over."""
     names, sizes = [], []
     for name, entry in _walk(root, "", 0):
         try:
@@ -70,7 +75,8 @@ def scan(root: Path) -> Files:
             raise InputError(f"{entry.path}: has the name of an image but is no file; remove it")
         names.append(name)
         sizes.append(found.st_size)
-    return Files(names, PathLoader(str(root), pack(names)), folder_stamp(root, names, sizes))
+    load = partial(read_file, str(root), pack(names))
+    return Samples("folder", names, load, folder_stamp(root, names, sizes), root)
 
 
 def _walk(folder: Path | str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry]]:

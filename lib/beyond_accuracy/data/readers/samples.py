@@ -7,8 +7,7 @@ samples of a folder and turns names and labels into ids and targets; where the b
 import json
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,36 +17,13 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.paths import in_notebook, resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.dataset import ImageDataset, Targets, build_dataset, require
-from beyond_accuracy.data.readers import files, tables, tars
+from beyond_accuracy.data.readers import tables, tars
+from beyond_accuracy.data.readers.files import Samples, scan
 
 EVALUATION = ("validation", "val", "test", "train")  # the split that is scored: the first of these that is there
 SPLITS = {"validation": ("validation", "valid", "val"), "test": ("test",), "train": ("train",)}
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 ARCHIVES = (".tar.gz", ".tgz", ".zip")
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The images of one split, whatever form they are stored in."""
-
-    form: str  # `folder`, `tar`, `parquet` or `webdataset`
-    names: list[str]  # per image its path below the root, its key, or what the shards keep as file name (may be empty)
-    load: Callable[[int], bytes]  # loader of the encoded images
-    stamp: str  # changes when the files change
-    root: Path  # the folder they were found in
-    # (n,) int64 where the form carries labels; None for folders, whose names carry them
-    labels: np.ndarray | None = None
-    class_names: list[str] = field(default_factory=list)  # what each label value means, where the shards say so
-    n_classes: int = 0  # number of classes the shards declare; 0 = unknown
-    table: pa.Table | None = None  # further columns of Parquet shards
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def in_folders(self) -> bool:
-        """Whether an image's class is the folder it lies in."""
-        return self.form in ("folder", "tar")
 
 
 def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
@@ -59,12 +35,11 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
         if tars.is_webdataset(shards[0]):
             return _from_webdataset(spec, root, shards)
     root = _split_folder(root, splits)
-    found = files.scan(root)
+    found = scan(root)
     if found.names:
-        return Samples("folder", found.names, found.load, found.stamp, root)
+        return found
     if shards:
-        found = tars.scan_tars(shards)
-        return Samples("tar", found.names, found.load, found.stamp, root)
+        return replace(tars.scan_tars(shards), root=root)
     packed = sorted(path.name for path in root.iterdir() if path.name.endswith(ARCHIVES))
     if packed:
         raise InputError(
@@ -77,13 +52,7 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
     )
 
 
-def assemble(
-    spec: DatasetSpec,
-    samples: Samples,
-    ids,
-    targets: Targets,
-    **more,
-) -> ImageDataset:
+def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more) -> ImageDataset:
     """`build_dataset` of samples, its size checked against what the full set has (`expected` of the profile)."""
     source = str(samples.root)
     if note := count_note(spec, len(ids)):
@@ -143,17 +112,17 @@ def _split_folder(root: Path, splits: tuple[str, ...]) -> Path:
 
 def _from_parquet(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
     _complete(spec, shards)
-    table = tables.read_shards(shards, spec.name)
-    present = table.columns.column_names
+    table, class_names, load = tables.read_shards(shards, spec.name)
+    present = table.column_names
     label = str(spec.options.get("label", next((c for c in ("label", "labels", "cls") if c in present), "")))
-    labels, names = None, table.names.get(label, [])
-    if label in present and pa.types.is_integer(table.columns[label].type):
-        if table.columns[label].null_count:
+    labels = None
+    if label in present and pa.types.is_integer(table[label].type):
+        if table[label].null_count:
             raise InputError(f"{spec.name}: column {label!r} in {shards[0].parent} has rows without a label")
-        labels = table.columns[label].to_numpy().astype(np.int64)
-    paths = table.columns["image.path"].to_pylist() if "image.path" in present else [""] * table.columns.num_rows
+        labels = table[label].to_numpy().astype(np.int64)
+    paths = table["image.path"].to_pylist() if "image.path" in present else [""] * table.num_rows
     paths = [path or "" for path in paths]
-    return Samples("parquet", paths, table.load, tars.stamp(shards), root, labels, names, len(names), table.columns)
+    return Samples("parquet", paths, load, tars.stamp(shards), root, labels, class_names.get(label, []), table)
 
 
 def _complete(spec: DatasetSpec, shards: list[Path]) -> None:
@@ -171,9 +140,7 @@ def _complete(spec: DatasetSpec, shards: list[Path]) -> None:
 
 def _from_webdataset(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
     _complete_tars(spec, root, shards)
-    found = tars.read_shards(shards)
-    names = class_texts(root)[0]
-    return Samples("webdataset", found.keys, found.load, found.stamp, root, found.labels, names, len(names))
+    return replace(tars.read_shards(shards), root=root, class_names=class_texts(root)[0])
 
 
 def _complete_tars(spec: DatasetSpec, root: Path, shards: list[Path]) -> None:

@@ -14,7 +14,8 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.dataset import ImageDataset, reader
 from beyond_accuracy.data.published import cue_categories
-from beyond_accuracy.data.readers.samples import Samples, assemble, find
+from beyond_accuracy.data.readers.files import Samples
+from beyond_accuracy.data.readers.samples import assemble, find
 
 # Factor (as in the paper's table) -> folder in the release, column of its table, value meaning "not varied".
 PUG_FACTORS = {

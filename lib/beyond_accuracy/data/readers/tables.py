@@ -3,8 +3,9 @@
 import io
 import json
 import os
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +18,20 @@ from beyond_accuracy.base.files import file_stamp
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import imagenet_subset
-from beyond_accuracy.data.dataset import BytesLoader, ImageDataset, build_dataset, reader, require
+from beyond_accuracy.data.dataset import ImageDataset, build_dataset, reader, require
 
 BATCH_ROWS = 16  # decoded at once: bounds memory whatever the row groups' size
 BUFFER_BYTES = 2**20
 DIGIT_SIDE = 64
 
 
-@dataclass(frozen=True)
-class ParquetLoader:
-    """Reads image `i` from Parquet shards. Holds no open file: safe to pickle and in forked workers.
+def read_row(files: tuple[str, ...], first: np.ndarray, column: str, position: int) -> bytes:
+    """Image bytes of a row of Parquet shards; `first` has the number of the first row of each, and of all.
 
     Rows are streamed in small batches from where the last one was read: in order that is one pass over the data.
     """
-
-    files: tuple[str, ...]  # the shards
-    first: np.ndarray  # (files + 1,) number of the first row of each
-    column: str  # the image column: `image.bytes` of a struct, or a column of bytes
-
-    def __call__(self, position: int) -> bytes:
-        """Encoded bytes of image `position`."""
-        shard = int(np.searchsorted(self.first, position, side="right")) - 1
-        return _cursor(os.getpid(), self.files[shard], self.column).read(position - int(self.first[shard]))
+    shard = int(np.searchsorted(first, position, side="right")) - 1
+    return _cursor(os.getpid(), files[shard], column).read(position - int(first[shard]))
 
 
 class _Cursor:
@@ -79,17 +72,8 @@ def _cursor(process: int, path: str, column: str) -> _Cursor:
     return _Cursor(path, column)
 
 
-@dataclass(frozen=True)
-class Table:
-    """Everything but the images of Parquet shards."""
-
-    columns: pa.Table  # the other columns, all shards joined; `image.path` is one of them where the shards keep it
-    names: dict[str, list[str]]  # what each value of a label column means, where the shards say so: column -> names
-    load: ParquetLoader  # loader of the encoded images
-
-
-def read_shards(files: list[Path], name: str) -> Table:
-    """Open Parquet shards."""
+def read_shards(files: list[Path], name: str) -> tuple[pa.Table, dict[str, list[str]], Callable[[int], bytes]]:
+    """All columns but the images (with `image.path` where kept), names of label values by column, loader of images."""
     tables, counts = [], [0]
     for path in files:
         try:
@@ -102,13 +86,17 @@ def read_shards(files: list[Path], name: str) -> Table:
             tables.append(file.read(columns=wanted, use_threads=False).flatten())
             counts.append(file.metadata.num_rows)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{name}: {path} is damaged or not Parquet ({error}); fetch it again") from error
+            raise _damaged(name, path, error) from error
     try:
         joined = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     except pa.ArrowException as error:
         raise InputError(f"{name}: the Parquet files in {files[0].parent} differ in their columns ({error})") from error
-    load = ParquetLoader(tuple(map(str, files)), np.cumsum(counts), image)
-    return Table(joined, _class_names(schema), load)
+    load = partial(read_row, tuple(map(str, files)), np.cumsum(counts), image)
+    return joined, _class_names(schema), load
+
+
+def _damaged(name: str, path: Path, error: Exception) -> InputError:
+    return InputError(f"{name}: {path} is damaged or not Parquet ({error}); fetch it again")
 
 
 def _image_column(schema: pa.Schema, path: Path, name: str) -> str:
@@ -130,14 +118,6 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
         return {}
 
 
-def read_parquet(path: Path, name: str) -> pa.Table:
-    """Read a Parquet file whole."""
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{name}: {path} is damaged or not Parquet ({error}); fetch it again") from error
-
-
 @reader
 def parquet(spec: DatasetSpec) -> ImageDataset:
     """One small Parquet file with `id`, `image` (encoded bytes), `label` (int, or list of int) and metadata columns.
@@ -145,7 +125,10 @@ def parquet(spec: DatasetSpec) -> ImageDataset:
     Options: `label`: another label column; `where`: column -> value(s), keeps matching rows; `columns` as elsewhere.
     """
     path = require(resolve(spec.path), spec, "file")
-    table = read_parquet(path, spec.name)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(spec.name, path, error) from error
     label = str(spec.options.get("label", "label"))
     for column in ("id", "image", label):
         if column not in table.column_names:
@@ -161,7 +144,7 @@ def parquet(spec: DatasetSpec) -> ImageDataset:
         spec,
         table["id"].to_pylist(),
         targets,
-        BytesLoader(table["image"].to_pylist()),
+        table["image"].to_pylist().__getitem__,
         content=file_stamp(path),
         source=str(path),
         columns=None if subset is None else imagenet_subset(str(subset)),
@@ -184,7 +167,7 @@ def digits(spec: DatasetSpec) -> ImageDataset:
         replace(spec, classes=""),
         [f"digit_{row:04d}" for row in range(len(pages))],
         data.target.astype(np.int64),
-        BytesLoader([_png(page) for page in pages]),
+        [_png(page) for page in pages].__getitem__,
         content=f"{DIGIT_SIDE} {np.packbits(pages.ravel() > 127).tobytes().hex()[:256]} {int(pages.sum())}",
         source=f"scikit-learn {__version__}",
     )

@@ -10,6 +10,7 @@ import os
 import tarfile
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +18,17 @@ import numpy as np
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import sampled_stamp
 from beyond_accuracy.base.paths import cache_dir
-from beyond_accuracy.data.readers.files import Files, is_image
+from beyond_accuracy.data.readers.files import Samples, is_image
 
 NO_LABEL = np.iinfo(np.int64).min
 INDEX_FORMAT = "1"
 
 
-@dataclass(frozen=True)
-class TarLoader:
-    """Reads image `i` from an archive. Holds no open file: safe to pickle and in forked workers."""
-
-    paths: tuple[str, ...]  # the archives
-    shard: np.ndarray  # (n,) which archive
-    offset: np.ndarray  # (n,) first byte of the file's content
-    size: np.ndarray  # (n,) its length
-
-    def __call__(self, position: int) -> bytes:
-        """Encoded bytes of image `position`."""
-        with open(self.paths[self.shard[position]], "rb") as archive:
-            archive.seek(int(self.offset[position]))
-            return archive.read(int(self.size[position]))
+def read_member(paths: tuple[str, ...], shard, offset, size, position: int) -> bytes:
+    """Bytes of an archive's member; arrays (n,): which archive, first byte of the content, its length."""
+    with open(paths[shard[position]], "rb") as archive:
+        archive.seek(int(offset[position]))
+        return archive.read(int(size[position]))
 
 
 @dataclass(frozen=True)
@@ -47,16 +39,6 @@ class TarIndex:
     offset: np.ndarray
     size: np.ndarray
     label: np.ndarray
-
-
-@dataclass(frozen=True)
-class Shards:
-    """Samples of webdataset shards."""
-
-    keys: list[str]  # name of each sample without suffix
-    labels: np.ndarray  # (n,) int64
-    load: TarLoader  # loader of the encoded images
-    stamp: str  # hash of the archives' names, sizes and some content
 
 
 def index_tar(path: Path) -> TarIndex:
@@ -123,7 +105,7 @@ def stamp(paths: list[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def scan_tars(paths: list[Path]) -> Files:
+def scan_tars(paths: list[Path]) -> Samples:
     """All images inside plain archives, as if they were unpacked into one folder."""
     names, parts = [], []
     for shard, path in enumerate(paths):
@@ -131,9 +113,18 @@ def scan_tars(paths: list[Path]) -> Files:
         chosen = [i for i, name in enumerate(index.names) if is_image(name)]
         chosen.sort(key=index.names.__getitem__)
         names += [index.names[i] for i in chosen]
-        parts.append((np.full(len(chosen), shard, np.int32), index.offset[chosen], index.size[chosen]))
-    shard, offset, size = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Files(names, TarLoader(tuple(map(str, paths)), shard, offset, size), stamp(paths))
+        parts.append(_places(index, shard, chosen))
+    return _joined("tar", names, paths, parts)
+
+
+def _places(index: TarIndex, shard: int, chosen: list[int]) -> tuple[np.ndarray, ...]:
+    return np.full(len(chosen), shard, np.int32), index.offset[chosen], index.size[chosen]
+
+
+def _joined(form: str, names: list[str], paths: list[Path], parts: list[tuple], labels=None) -> Samples:
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    load = partial(read_member, tuple(map(str, paths)), *columns)
+    return Samples(form, names, load, stamp(paths), paths[0].parent, labels)
 
 
 def is_webdataset(path: Path) -> bool:
@@ -141,7 +132,7 @@ def is_webdataset(path: Path) -> bool:
     return any(name.endswith((".cls", ".npy")) for name in index_tar(path).names)
 
 
-def read_shards(paths: list[Path]) -> Shards:
+def read_shards(paths: list[Path]) -> Samples:
     """Samples of webdataset shards, in the order of the archives."""
     keys, labels, parts = [], [], []
     for shard, path in enumerate(paths):
@@ -168,9 +159,7 @@ def read_shards(paths: list[Path]) -> Shards:
             keys.append(key)
             labels.append(index.label[members["cls"]])
             chosen.append(image)
-        parts.append((np.full(len(chosen), shard, np.int32), index.offset[chosen], index.size[chosen]))
+        parts.append(_places(index, shard, chosen))
     if not keys:
         raise InputError(f"{paths[0].parent}: the archives hold no samples")
-    shard, offset, size = (np.concatenate(column) for column in zip(*parts, strict=True))
-    load = TarLoader(tuple(map(str, paths)), shard, offset, size)
-    return Shards(keys, np.array(labels, np.int64), load, stamp(paths))
+    return _joined("webdataset", keys, paths, parts, np.array(labels, np.int64))
