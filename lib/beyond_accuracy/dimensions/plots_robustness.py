@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import logit
 
+from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.show.theme import (
     GREY,
     HALO,
     INK,
     WIDTH,
     ModelStyle,
-    Spec,
     bar_options,
     category_axis,
     errorbar,
@@ -28,7 +28,7 @@ _TICKS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95, 98, 99)
 _FLOOR = 0.5  # percent: 0 and 100 have no logit
 
 
-def lead_pairs(specs: Sequence[Spec]) -> list[tuple[str, str]]:
+def lead_pairs(specs: Sequence[ModelSpec]) -> list[tuple[str, str]]:
     """Pairs of models to put against each other: transformer left, convnet right, within one paradigm.
 
     The study's own two pairs are found this way. Where a paradigm does not hold exactly one of each, its models are
