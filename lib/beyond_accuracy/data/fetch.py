@@ -71,35 +71,22 @@ def fetch(
         echo("Nothing was downloaded; add --yes to start.")
         return 3
     code = 3 if plan.by_hand else 0
-    steps: list[tuple[str, Callable[[], None]]] = [
-        *((spec.name, lambda s=spec: fetch_dataset(s, sources()[s.name], echo)) for spec in plan.wanted),
-        *((spec.name, lambda s=spec: get_model(s)) for spec in plan.models),
-    ]
-    for name, step in steps:
+    for spec in (*plan.wanted, *plan.models):
         try:
-            step()
-        except DataMissing as missing:
-            echo(f"{name}: {missing}")
-            code = code or 3
-        except InputError as error:
-            echo(f"{name}: {error}")
-            code = 2
+            get_model(spec) if isinstance(spec, ModelSpec) else fetch_dataset(spec, sources()[spec.name], echo)
+        except (DataMissing, InputError) as error:
+            echo(f"{spec.name}: {error}")
+            code = 2 if isinstance(error, InputError) else code or 3
     return code
 
 
 def make_plan(profile: Profile, only: Sequence[str] = (), models: Sequence[ModelSpec] = ()) -> Plan:
     """Sort what was asked for into here, to be downloaded, and to be got by hand."""
-    ready, wanted, by_hand = [], [], []
-    for name in _chosen(profile, only):
-        spec = profile.datasets[name]
-        if not needs_data(spec):
-            continue
-        source = sources().get(name)
-        if is_ready(spec):
-            ready.append(spec)
-        else:
-            (wanted if source else by_hand).append(spec)
-    return Plan(ready, wanted, by_hand, list(models))
+    asked = [spec for name in _chosen(profile, only) if needs_data(spec := profile.datasets[name])]
+    ready = [spec for spec in asked if is_ready(spec)]
+    absent = [spec for spec in asked if spec not in ready]
+    wanted = [spec for spec in absent if spec.name in sources()]
+    return Plan(ready, wanted, [spec for spec in absent if spec not in wanted], list(models))
 
 
 def needs_data(spec: DatasetSpec) -> bool:

@@ -53,33 +53,21 @@ from beyond_accuracy.data import corruptions
 REFERENCE = 224
 """Side of the model input that shifts, blurs and resolutions are stated in."""
 
-LADDERS = {
-    "scale": (1, 1.25, 1.5, 2, 3),
-    "shift": (0, 5, 30, 75, 100),
-    "resolution": (112, 224, 336, 512, 640),
-    "rotation": (0, 5, 15, 30, 60, 90, 180),
-    "jitter": (0, 0.2, 0.4, 0.6, 0.8),
-    "noise": (0, 0.02, 0.05, 0.1, 0.2),
-    "blur": (0, 1, 2, 4, 6),
-    "jpeg": (90, 70, 50, 30, 10),
-    "hflip": (0, 1),
+# Strengths at which the report measures each (scale, shift and resolution: as the paper), least and most, and the one
+# that leaves the image alone (JPEG has none).
+_KINDS = {
+    "scale": ((1, 1.25, 1.5, 2, 3), 0.1, 20.0, 1),
+    "shift": ((0, 5, 30, 75, 100), -1000.0, 1000.0, 0),
+    "resolution": ((112, 224, 336, 512, 640), 16.0, 4096.0, REFERENCE),
+    "rotation": ((0, 5, 15, 30, 60, 90, 180), -360.0, 360.0, 0),
+    "jitter": ((0, 0.2, 0.4, 0.6, 0.8), 0.0, 1.0, 0),
+    "noise": ((0, 0.02, 0.05, 0.1, 0.2), 0.0, 1.0, 0),
+    "blur": ((0, 1, 2, 4, 6), 0.0, 100.0, 0),
+    "jpeg": ((90, 70, 50, 30, 10), 1.0, 100.0, None),
+    "hflip": ((0, 1), 0.0, 1.0, 0),
 }
-"""Strengths at which the report measures each transform. The first three are the paper's."""
-
-_LIMITS = {
-    "scale": (0.1, 20.0),
-    "shift": (-1000.0, 1000.0),
-    "resolution": (16.0, 4096.0),
-    "rotation": (-360.0, 360.0),
-    "jitter": (0.0, 1.0),
-    "noise": (0.0, 1.0),
-    "blur": (0.0, 100.0),
-    "jpeg": (1.0, 100.0),
-    "hflip": (0.0, 1.0),
-}
-IDENTITY_AT = {"scale": 1, "resolution": REFERENCE, "shift": 0, "rotation": 0, "jitter": 0, "noise": 0, "blur": 0}
-IDENTITY_AT |= {"hflip": 0, "corrupt": 0}
-"""Strength at which a transform leaves the image alone; JPEG has none."""
+LADDERS = {name: strengths for name, (strengths, *_) in _KINDS.items()}
+IDENTITY_AT = {name: plain for name, (*_, plain) in _KINDS.items() if plain is not None} | {"corrupt": 0}
 
 _INTEGERS = {"jpeg", "hflip", "resolution", "corrupt"}
 # scale and resolution are the paper's operation already; see the table above
@@ -175,8 +163,8 @@ def parse(text: str) -> Transform:
     if name == "none" and not separator:
         return IDENTITY
     name, _, corruption = name.partition(":")
-    if name not in _LIMITS and name != "corrupt":
-        raise InputError(f"transform '{text}': {unknown('name', name, [*_LIMITS, 'corrupt', 'none'])}")
+    if name not in LADDERS and name != "corrupt":
+        raise InputError(f"transform '{text}': {unknown('name', name, [*LADDERS, 'corrupt', 'none'])}")
     if variant not in ("library", "paper"):
         raise InputError(f"transform '{text}': unknown variant '@{variant}'; expected @library or @paper.")
     if variant == "paper" and name not in ("shift", "corrupt", *_SAME_AS_PAPER):
@@ -212,7 +200,7 @@ def steps(kind: str) -> list[tuple[float, str]]:
 
 
 def _strength(text: str, name: str, value: str) -> float:
-    low, high = (0.0, 5.0) if name == "corrupt" else _LIMITS[name]
+    low, high = (0.0, 5.0) if name == "corrupt" else _KINDS[name][1:3]
     kind = "a whole number" if name in _INTEGERS else "a number"
     expected = f"expected {name}=VALUE with {kind} from {low:g} to {high:g}."
     try:

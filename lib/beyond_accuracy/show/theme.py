@@ -141,10 +141,8 @@ def errorbar(
         look = styles[name]
         options = _point_options(look) | {"linestyle": look.linestyle if line else "none", "elinewidth": 1.5}
         options |= {"capsize": 2.5} | kwargs
-        if orient == "v":
-            ax.errorbar(at, value, yerr=reach, **options)
-        else:
-            ax.errorbar(value, at, xerr=reach, **options)
+        where = {"x": at, "y": value, "yerr": reach} if orient == "v" else {"x": value, "y": at, "xerr": reach}
+        ax.errorbar(**where, **options)
     category_axis(ax, categories, orient)
 
 
