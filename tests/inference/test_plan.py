@@ -143,10 +143,7 @@ def test_a_limit_of_the_dataset_counts():
     assert plan.forward_passes(replace(profile, dimensions={"invariance": {"clean": "world_invariance"}})) % 64 == 0
 
 
-@pytest.mark.parametrize(
-    ("keep", "size"),
-    [("none", 0), ("logits", 2000), ("all", 2000 + plan.FEATURE_BYTES)],
-)
+@pytest.mark.parametrize(("keep", "size"), [("none", 0), ("logits", 2000), ("all", 2000 + plan.FEATURE_BYTES)])
 def test_bytes_of_an_image(keep, size):
     spec = DatasetSpec("a", "imagenet", keep=keep)
     assert plan.bytes_per_image(spec) - plan.ROW_BYTES == size
