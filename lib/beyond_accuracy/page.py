@@ -23,7 +23,7 @@ from beyond_accuracy.inference.outputs import Features, Outputs
 from beyond_accuracy.inference.store import Predictions, Store
 from beyond_accuracy.measure import replicates, tidy, verdicts
 from beyond_accuracy.models.card import Card
-from beyond_accuracy.show import metrics, results, tables, theme
+from beyond_accuracy.show import metrics, pictures, results, tables, theme
 
 COMPARISON_COLUMNS = (
     *("dimension", "dataset", "metric", "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n", "unit"),
@@ -281,6 +281,15 @@ class Page:
         plt.close(fig)
         results.display_figure(record)
 
+    def gallery(
+        self, images: Sequence[Image.Image], captions: Iterable[str], name: str, caption: str, data, **options
+    ) -> None:
+        """Show pictures, if there are any, each with its caption; options as `pictures.gallery`."""
+        if len(images):
+            words = [str(text) for text in captions]
+            alt = f"{caption} Pictures: {', '.join(words)}".replace("\n", " ")
+            self.figure(pictures.gallery(images, words, **options), name, caption, data, alt)
+
     def draw(self, kind: Callable, rows: pd.DataFrame, name: str, caption: str, **options) -> None:
         """Draw tidy rows with a function of `figures` in this report's looks, and keep the figure.
 
@@ -329,10 +338,10 @@ class Page:
             only: Values of `across`, in order.
             **options: As `tables.table_html`.
         """
+        rows = rows[rows[across].isin(only)] if len(only) else rows
         if not len(rows):
             return
-        rows = rows[rows[across].isin(only)] if len(only) else rows
-        wide = tidy.wide(rows, down, across, only)
+        wide = tidy.pivot(rows, down, across, only)
         index = [down] if isinstance(down, str) else list(down)
         sizes = rows.groupby(index, sort=False)["n"].max()
         if sizes.nunique() > 1:
@@ -342,6 +351,10 @@ class Page:
             wide = wide.rename(columns=ends)
             formats = dict.fromkeys(self.labels.values(), metrics.about(rows["metric"].iloc[0])["format"])
             options["formats"] = formats | options.get("formats", {})
+        elif across == "metric":
+            for option, key in (("labels", "heading"), ("formats", "format")):
+                usual = {metric: metrics.about(metric)[key] for metric in dict.fromkeys(rows["metric"])}
+                options[option] = usual | options.get(option, {})
         self.table(wide, name, caption.format(n=f"{int(sizes.max()):,}"), **options)
 
     def differences(

@@ -358,7 +358,7 @@ def _pictures(shot: Shot, profile: Profile, outputs: Outputs) -> list[dict[str, 
         return [{"message": str(error)}]
     shown = [(image, f"{shot.truth}, from {profile.datasets[shot.dataset].title or shot.dataset}")]
     if shot.transform != "none":
-        from beyond_accuracy.dimensions.plots_invariance import transformed
+        from beyond_accuracy.show.pictures import transformed
 
         changed = transformed(image, shot.transform, SIDE, shot.image_id)
         shown.append((changed, f"the same under {shot.factor}"))

@@ -65,7 +65,7 @@ def dots(
     order: Sequence = (),
     paper: pd.DataFrame | bool | None = None,
     line: float | None = None,
-    chance: float | None = None,
+    chance: float | Mapping[object, float] | None = None,
     stripes: bool = False,
     counts: bool = False,
     xlim: tuple | None = None,
@@ -81,7 +81,7 @@ def dots(
         order: Categories from top to bottom.
         paper: The paper's values in the same columns, drawn as black ticks (True in a call of `Page.draw`).
         line: Where a line of reference stands.
-        chance: Level of chance, a dotted line.
+        chance: Level of chance, a dotted line; or one per category.
         stripes: Shade every other category.
         counts: Put n behind a category's name.
         xlim: Limits.
@@ -97,7 +97,10 @@ def dots(
             paper_points(ax, paper[paper[y].isin(names)], **common)
         if line is not None:
             ax.axvline(line, color=INK, linewidth=1)
-        if chance is not None:
+        if isinstance(chance, Mapping):
+            for i, level in [(i, chance[name]) for i, name in enumerate(names) if name in chance]:
+                ax.plot([level] * 2, [i - 0.4, i + 0.4], color=GREY, linestyle=":", linewidth=1.4)
+        elif chance is not None:
             chance_line(ax, chance, orient="h")
         for i in range(0, len(names) * stripes, 2):
             ax.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.09, linewidth=0)
@@ -124,6 +127,7 @@ def lines(
     equal: bool = False,
     shade: Mapping[str, tuple[float, float]] | None = None,
     ymin: float | None = None,
+    paper: pd.DataFrame | bool | None = None,
 ) -> Drawn:
     """Value against a number, a line per model, a panel per value of a column.
 
@@ -140,9 +144,10 @@ def lines(
         equal: Equal distances between the steps of a ladder.
         shade: Panel -> (low, high) that is shaded.
         ymin: Lower limit of the vertical axis.
+        paper: The paper's values in the same columns, as black ticks where steps are equal (True in `Page.draw`).
     """
     keys, looks = list(dict.fromkeys(frame[panel])) if panel else [""], used(styles, frame)
-    fig, axes = panels(keys, 3.2, min(2, len(keys)), sharey=True)
+    fig, axes = panels(keys, 3.2 if columns > 1 else 2.5, min(columns, len(keys)), sharey=True)
     for key, ax in axes.items():
         mine = frame[frame[panel] == key] if panel else frame
         steps = list(dict.fromkeys(mine[x])) if equal else None
@@ -161,6 +166,9 @@ def lines(
         else:
             errorbar(ax, mine, x=x, styles=looks, order=steps, line=True, dodge=0.0, markersize=6, capsize=0)
             if equal:
+                if paper is not None and len(paper):
+                    theirs = paper[paper[panel] == key] if panel else paper
+                    paper_points(ax, theirs, x=x, styles=looks, order=steps, dodge=0.0)
                 ax.set_xticks(range(len(steps)), [f"{s:g}" for s in steps])
         if level is not None:
             ax.axhline(level, color=GREY, linestyle=":", linewidth=1.4)
@@ -176,7 +184,7 @@ def lines(
         f"{', '.join(labels_of(looks).get(v, str(v)) for v in row[:-2])} {row[-2]:.3g} to {row[-1]:.3g}"
         for row in ends.itertuples(index=False)
     )
-    return fig, f"{ylabel} against {xlabel}, first to last: {'; '.join(words)}."
+    return fig, f"{ylabel} against {xlabel or x.replace('_', ' ')}, first to last: {'; '.join(words)}."
 
 
 def arrows(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], xlabel: str, panel: str) -> Drawn:
@@ -229,6 +237,7 @@ def matrix(
     spec: str = ".2f",
     limits: tuple[float, float] = (0, 1),
     cmap: str = "Greys",
+    xlabel: str = "",
 ) -> Drawn:
     """Numbers in a grid of greys: one cell per (x, y), one panel per value of a column.
 
@@ -242,6 +251,7 @@ def matrix(
         spec: Format of a number.
         limits: Of the greys.
         cmap: Colour map.
+        xlabel: Label of the horizontal axes.
     """
     names = labels_of(styles)
     keys = list(dict.fromkeys(frame[panel])) if panel else [""]
@@ -258,7 +268,7 @@ def matrix(
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=shade)
         ax.set_xticks(np.arange(len(across)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in across])
         ax.set_yticks(np.arange(len(down)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in down])
-        ax.set_ylim(len(down), 0)
+        ax.set(ylim=(len(down), 0), xlabel=xlabel)
         ax.grid(visible=False)
     fig.colorbar(image, ax=list(axes.values()), label=label, location="bottom", shrink=0.6, aspect=30, pad=0.02)
     return fig, f"{label}: {spell(frame, [panel, y, x], names, spec)}."
@@ -297,7 +307,9 @@ def lead(
             at = {"xytext": (5 * side, 0), "textcoords": "offset points", "ha": "left" if side > 0 else "right"}
             ax.annotate(f"+{abs(gap):.1f}", (side * max(side * np.array(ends)), i), va="center", fontsize=10.5, **at)
             ax.text(1.04, i, f"{best[name]:.1f}", transform=ax.get_yaxis_transform(), va="center", fontsize=10.5)
-        reach = 1.5 * np.nanmax(mine[["difference", "ci_low", "ci_high"]].abs().to_numpy())
+        reach = 1.5 * np.nanmax(mine[["difference", "ci_low", "ci_high"]].abs().to_numpy()) or 1.0
+        ax.text(1.04, -0.85, "winner", transform=ax.get_yaxis_transform(), va="center", fontsize=10.5)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         ax.axvline(0, color=INK, linewidth=1)
         category_axis(ax, names, "h")
         ax.set(xlim=(-reach, reach), ylim=(len(names) - 0.4, -1.2), xlabel="lead (points)", title="")
@@ -322,7 +334,7 @@ def scatter(
     """Two numbers of every model against each other, panels two by two, with published models and their line.
 
     Args:
-        frame: Rows with `x` and `y`, optionally `<x>_low`, `<x>_high` and those of y.
+        frame: Rows with `x`, `<x>_low`, `<x>_high`, and those of `y`.
         x: Column.
         y: Column.
         styles: Looks of the models.
@@ -335,7 +347,8 @@ def scatter(
     keys, looks = list(dict.fromkeys(frame[panel])), used(styles, frame)
     fig, axes = panels(keys, 2.9, 2)
     for key, ax in axes.items():
-        seen = [frame[frame[panel] == key][[x, y]].to_numpy(float)]
+        mine = frame[frame[panel] == key]
+        seen = [mine[[f"{x}{end}", f"{y}{end}"]].to_numpy(float) for end in ("", "_low", "_high")]
         if key in board:
             known = board[["imagenet_1k", key]].notna().all(axis=1)
             for chosen, mark, color in ((known & ~line, "x", "#b9bdc5"), (known & line, ".", "#6d737c")):
@@ -348,7 +361,7 @@ def scatter(
             for part, style in ((board[known], ":"), (fit, "-")):
                 ends = to(np.array([part["imagenet_1k"].min(), part["imagenet_1k"].max()]))
                 ax.plot(ends, start + slope * ends, color=INK, linestyle=style, linewidth=1.3)
-        for row in frame[frame[panel] == key].to_dict("records"):
+        for row in mine.to_dict("records"):
             look, reach = looks[row["model"]], {}
             for side, name in (("xerr", x), ("yerr", y)):
                 ends = to(np.array([row[f"{name}_low"], row[name], row[f"{name}_high"]]))

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from PIL import Image
 
+from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.show.theme import WIDTH
 
 _SIZE = 10  # points
@@ -48,3 +49,20 @@ def thumbnail(image: Image.Image, side: int = PHOTO_SIDE) -> Image.Image:
     left, top = (width - edge) // 2, (height - edge) // 2
     square = image.convert("RGB").crop((left, top, left + edge, top + edge))
     return square.resize((side, side), Image.Resampling.LANCZOS) if edge > side else square
+
+
+def transformed(image: Image.Image, text: str, size: int, image_id: str) -> Image.Image:
+    """An image under a transform as a model gets it: cropped to its central square, reduced to the input's side.
+
+    Args:
+        image: RGB.
+        text: The transform, as `data.transforms.parse` reads it.
+        size: Side of the model's input without transform, pixels.
+        image_id: Seeds random transforms, as in inference.
+    """
+    transform = parse(text)
+    rng, side = transform.generator(image_id), transform.input_size(size)
+    square = thumbnail(transform.apply_source(image, rng), side)
+    if square.size != (side, side):
+        square = square.resize((side, side), Image.Resampling.BICUBIC)
+    return transform.apply_input(square, rng)
