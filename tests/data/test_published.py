@@ -110,6 +110,14 @@ def test_compare_verdicts():
     assert counts.numbers.sum() == 384
 
 
+def test_the_plain_run_is_compared_with_each_ladders_start():
+    compared = published.compare(pd.DataFrame([result(dimension="invariance")]))
+    assert set(compared.metric) == {"accuracy:scale=1", "accuracy:shift=0", "accuracy:resolution=224"}
+    paper = published.paper().query("dimension == 'invariance'")
+    same = published.compare(paper.assign(ci_low=np.nan, ci_high=np.nan, n=1))
+    assert len(same) == len(paper) and same.agrees.all()
+
+
 def test_compare_with_nothing_measured_is_empty_with_columns():
     compared = published.compare(pd.DataFrame([result(dataset="my_own_set")]))
     assert compared.empty and "agrees" in compared

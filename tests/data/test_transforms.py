@@ -205,3 +205,10 @@ def test_ladders_parse_and_start_at_the_identity_where_there_is_one():
     assert transforms.steps("shift@paper")[:2] == [(0.0, "none"), (5.0, "shift=5@paper")]
     with pytest.raises(InputError, match="did you mean shift"):
         transforms.ladder("shfit")
+
+
+def test_metrics_at_rest_are_those_of_the_plain_run():
+    names = ["accuracy:scale=1", "accuracy:shift@paper=0", "accuracy:resolution=224", "accuracy:hflip=0"]
+    assert {transforms.at_rest(name) for name in names} == {"accuracy"}
+    for name in ("accuracy", "accuracy:scale=1.25", "accuracy:jpeg=90", "agreement:scale", "accuracy:severity=1"):
+        assert transforms.at_rest(name) == name

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from PIL import Image
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
@@ -124,8 +127,8 @@ def test_change_intervals_are_paired():
 
 def test_never_right_before_leaves_agreement_given_correct_missing():
     wrong = said([1, 1], [0, 0])
-    row = inv.curve("scale", {"m": wrong}, [inv.Step(2, {"m": wrong})], None, 20, 0).set_index("kind")
-    assert np.isnan(row.loc["agreement_given_correct", "value"]) and row.loc["agreement_given_correct", "n"] == 0
+    rows = inv.curve("scale", {"m": wrong}, [inv.Step(2, {"m": wrong})], None, 20, 0)
+    assert "agreement_given_correct" not in set(rows.kind) and "agreement" in set(rows.kind)
 
 
 def test_no_share_is_certain():
@@ -189,3 +192,64 @@ def test_gaps_between_models_at_every_strength():
     assert gaps.difference[1] == pytest.approx(100 * (outputs[1].correct.mean() - outputs[2].correct.mean()))
     # the identity is the clean run, which is compared elsewhere
     assert inv.accuracy_gaps("scale", steps, 1).metric.tolist() == ["accuracy:scale=3"]
+
+
+def test_the_plain_run_is_recorded_once():
+    plain, outputs = ladder()
+    curves = [
+        inv.curve(name, {"m": plain}, [inv.Step(at, {"m": plain}), inv.Step(3, {"m": outputs[0]})], at, 50, 0)
+        for name, at in (("scale", 1), ("shift", 0))
+    ]
+    rows = inv.recorded(pd.concat(curves))
+    assert not rows.duplicated(["metric", "model"]).any() and len(rows) == 2 + 2 * len(inv.KINDS)
+    once = rows[~rows.metric.str.contains(":")].set_index("metric")["value"]
+    assert once.to_dict() == pytest.approx(
+        {"accuracy": 100 * plain.correct.mean(), "target_probability": plain.target_probability.mean()}
+    )
+
+
+class Page:
+    """A page on which `own` sees transforms and `imported` does not."""
+
+    resamples, seed, labels = 50, 0, {"own": "Own"}
+
+    def __init__(self, transforms=None):
+        self.roles, self.plain = {} if transforms is None else {"transforms": transforms}, ladder()[0]
+
+    def has_role(self, role):
+        return role in self.roles
+
+    def role(self, role):
+        return self.roles[role]
+
+    def predictions(self, dataset):
+        return {"own": self.plain, "imported": self.plain}
+
+    def predictions_many(self, dataset, texts):
+        return {t: self.predictions("") if t == "none" else {"own": ladder(seed=len(t))[1][1]} for t in texts}
+
+
+def test_imported_models_are_left_out_where_images_are_transformed():
+    page = Page(["scale", "shift@paper", "jpeg"])
+    kinds = inv.kinds_of(page)
+    assert kinds == {"scale": "scale", "shift@paper": "shift", "jpeg": "jpeg"} and len(inv.kinds_of(Page())) == 9
+    curves, gaps, kept = inv.measure(page, "d", kinds)
+    assert set(curves.model) == {"own"} and gaps.empty and list(kept) == ["scale", "shift", "jpeg"]
+    assert set(inv.ladder(curves, "accuracy", True).panel) == {"zoom factor", "shift (pixels)"}
+    assert set(inv.ladder(curves, "agreement", False).panel) == {"JPEG quality"}
+    last = inv.strongest(curves)
+    assert set(last["transform"]) == {"scale 3", "shift 100", "jpeg 10"} and set(last["metric"]) == set(inv.STRONGEST)
+    rows, none = inv.overall_agreement(kept, 0, 100)
+    assert rows.model.tolist() == ["own"] and none.empty
+
+
+def test_last_accuracies_are_those_of_the_last_step():
+    names = ["accuracy:scale=2", "accuracy:scale=3", "accuracy:jpeg=90", "accuracy:jpeg=10"]
+    assert inv.last_accuracies(pd.DataFrame({"metric": names})) == ["accuracy:scale=3", "accuracy:jpeg=10"]
+
+
+def test_ladders_are_pictured():
+    image = Image.new("RGB", (60, 80), (9, 99, 199))
+    fig, alt = inv.pictured(image, inv.strengths({"scale": "scale", "hflip": "hflip", "shift@paper": "shift"}), 48, "a")
+    assert [len(ax.images) for ax in fig.axes] == [1] * 5 + [1, 1, 0, 0, 0] and alt.endswith("scale, hflip.")
+    plt.close(fig)

@@ -1,72 +1,41 @@
-"""Robustness metrics: constructed logits, hand-worked corruption errors, independent implementations, edges."""
+"""Robustness: hand-worked corruption errors and losses, independent implementations, what is missing, figures."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from scipy.special import expit, logit
 
 from beyond_accuracy.data import corruptions
-from beyond_accuracy.data.classes import imagenet_subset
 from beyond_accuracy.data.published import alexnet_errors
+from beyond_accuracy.dimensions import contrasts
 from beyond_accuracy.dimensions import robustness as rb
+from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import stats, tidy
+from beyond_accuracy.show import figures, theme
 
 GRID = np.linspace(-7, 9, 4001)
 LOSS = np.average(expit(GRID) - expit(GRID - 1), weights=np.exp(-((GRID - 1.2) ** 2) / 2))
 """What images of normal ease around 1.2 log-odds lose when each becomes harder by one."""
 
 
-@pytest.mark.parametrize("name", ["a", "r"])
-def test_subset_scoring_on_constructed_logits(name):
-    """The best of all 1000 classes is outside the subset in every row; inside it, row i is right when i is even."""
-    columns = imagenet_subset(name)
-    others = np.setdiff1d(np.arange(1000), columns)
-    rng = np.random.default_rng(0)
-    target = rng.choice(columns, 60)
-    logits = rng.normal(size=(60, 1000))
-    for i, label in enumerate(target):
-        wrong = columns[(np.searchsorted(columns, label) + 1) % 200]
-        logits[i, label if i % 2 == 0 else wrong] = 10
-        logits[i, rng.choice(others)] = 20
-    right = rb.subset_correct(logits, target, columns[::-1])
-    assert right.tolist() == [i % 2 == 0 for i in range(60)]
-    assert not (logits.argmax(axis=1) == target).any()
-    # the other common way: mask the other columns
-    masked = np.full_like(logits, -np.inf)
-    masked[:, columns] = logits[:, columns]
-    assert np.array_equal(masked.argmax(axis=1) == target, right)
-
-
-def test_subset_scoring_refuses_other_labels_and_breaks_ties_low():
-    with pytest.raises(ValueError, match="label 3"):
-        rb.subset_correct(np.zeros((1, 5)), [3], [0, 1])
-    assert rb.subset_correct(np.zeros((2, 5)), [1, 4], [4, 1]).tolist() == [True, False]
-
-
-def test_multilabel():
-    right = rb.multilabel_correct([1, 5, 2], [np.array([1, 2]), np.array([4]), [2]])
-    assert right.tolist() == [True, False, True]
-    with pytest.raises(ValueError, match="image 1 has no label"):
-        rb.multilabel_correct([1, 2], [[1], []])
-    with pytest.raises(ValueError, match="2 predictions for 1"):
-        rb.multilabel_correct([1, 2], [[1]])
-
-
-def test_accuracy_table_at_the_ends():
-    table = rb.accuracy_table({"all": np.ones(20, bool), "none": np.zeros(20, bool)}).set_index("model")
+def test_accuracy_at_the_ends():
+    table = tidy.accuracy({"all": np.ones(20, bool), "none": np.zeros(20, bool)}).set_index("model")
     assert table.loc["all", "value"] == 100 and table.loc["all", "ci_high"] == 100
     assert table.loc["none", "ci_low"] == 0 and table.loc["none", "ci_high"] == pytest.approx(16.11, abs=0.01)
     with pytest.raises(ValueError, match="n is 0"):
-        rb.accuracy_table({"m": []})
+        tidy.accuracy({"m": []})
 
 
 def test_differences_are_paired():
     base = np.arange(1000) % 2 == 0
     better = base.copy()
     better[1:40:2] = True  # 20 images more, none less
-    row = rb.accuracy_differences({"a": better, "b": base}).iloc[0]
+    row = tidy.accuracy_pairs({"a": better, "b": base}).iloc[0]
     assert row.difference == pytest.approx(2.0) and row.ci_low > 1 and row.p < 1e-4
-    same = rb.accuracy_differences({"a": base, "b": base}).iloc[0]
+    same = tidy.accuracy_pairs({"a": base, "b": base}).iloc[0]
     assert same.difference == 0 and same.p == 1 and same.ci_low < 0 < same.ci_high
 
 
@@ -76,32 +45,34 @@ def test_interval_and_test_of_a_pair_agree():
     for more in range(9):
         better = base.copy()
         better[np.flatnonzero(~base)[:more]] = True
-        row = rb.accuracy_differences({"a": better, "b": base}).iloc[0]
+        row = tidy.accuracy_pairs({"a": better, "b": base}).iloc[0]
         assert (row.ci_low > 0) == (row.p < 0.05) == (more > 3)
 
 
-def alexnet_cells():
-    """Errors of AlexNet itself, spread unevenly over severities around the published mean."""
-    rows = [
-        ("alexnet", name, severity, 100 * error * (0.8 + 0.2 * (severity - 1) / 2), 50_000)
+def alexnet_cells(share=1.0, n=10_000):
+    """Outcomes with AlexNet's errors, or a share of them, spread unevenly over severities around the published mean."""
+    order = np.random.default_rng(0).permutation(n)
+    return {
+        (name, k): {"alexnet": order >= round(n * share * error * (0.96 + 0.02 * (k - 1)))}
         for name, error in alexnet_errors().items()
-        for severity in range(1, 6)
-    ]
-    return pd.DataFrame(rows, columns=["model", "corruption", "severity", "error", "n"])
+        for k in range(1, 6)
+    }
+
+
+def mce(cells):
+    table = rb.corruption_table(cells, alexnet_errors(), 10, 0)
+    return table[table.metric == "mce"].set_index("model")["value"].to_dict()
 
 
 def test_mce_of_alexnet_is_100():
-    assert rb.mean_corruption_error(alexnet_cells(), alexnet_errors())["alexnet"] == pytest.approx(100)
-    half = alexnet_cells().assign(error=lambda frame: frame.error / 2)
-    assert rb.mean_corruption_error(half, alexnet_errors())["alexnet"] == pytest.approx(50)
+    assert mce(alexnet_cells()) == pytest.approx({"alexnet": 100}, abs=0.01)
+    assert mce(alexnet_cells(0.5)) == pytest.approx({"alexnet": 50}, abs=0.01)
 
 
 def test_mce_leaves_the_extra_corruptions_out_and_needs_all_others():
-    extra = pd.DataFrame([("alexnet", "saturate", k, 99.0, 1) for k in range(1, 6)], columns=alexnet_cells().columns)
-    with_extra = pd.concat([alexnet_cells(), extra])
-    assert rb.mean_corruption_error(with_extra, alexnet_errors())["alexnet"] == pytest.approx(100)
-    with pytest.raises(ValueError, match="75 cells"):
-        rb.mean_corruption_error(alexnet_cells().iloc[1:], alexnet_errors())
+    extra = {("saturate", k): {"alexnet": np.zeros(10_000, bool)} for k in range(1, 6)}
+    assert mce(alexnet_cells() | extra) == pytest.approx({"alexnet": 100}, abs=0.01)
+    assert mce({cell: right for cell, right in alexnet_cells().items() if cell[0] != "fog"}) == {}
 
 
 def test_alexnet_names_are_the_fifteen_corruptions():
@@ -119,18 +90,14 @@ def random_cells(n=200, seed=0):
 
 def test_corruption_table_agrees_with_the_cells():
     cells, table = random_cells(), rb.corruption_table(random_cells(), alexnet_errors(), 500, 0)
-    value = table.set_index(["metric", "model"])
-    errors = rb.corruption_errors(cells)
+    value, each = table.set_index(["metric", "model"])["value"], rb.by_cell(cells)
     for model in ("good", "bad"):
-        mine = errors[errors.model == model]
-        assert value.loc[("accuracy", model), "value"] == pytest.approx(100 - mine.error.mean())
-        assert value.loc[("mce", model), "value"] == pytest.approx(
-            rb.mean_corruption_error(errors, alexnet_errors())[model]
-        )
-        snow = 100 - mine[mine.corruption == "snow"].error.mean()
-        assert value.loc[("accuracy:corruption=snow", model), "value"] == pytest.approx(snow)
-        worst = 100 - mine[mine.severity == 5].error.mean()
-        assert value.loc[("accuracy:severity=5", model), "value"] == pytest.approx(worst)
+        mine = each[each.model == model]
+        assert value["accuracy", model] == pytest.approx(mine.value.mean())
+        errors = (100 - mine.groupby("corruption").value.mean()) / pd.Series(alexnet_errors())
+        assert value["mce", model] == pytest.approx(errors.mean())
+        assert value["accuracy:corruption=snow", model] == pytest.approx(mine[mine.corruption == "snow"].value.mean())
+        assert value["accuracy:severity=5", model] == pytest.approx(mine[mine.severity == 5].value.mean())
     assert (table.ci_low <= table.value).all() and (table.value <= table.ci_high).all() and (table.n == 200).all()
 
 
@@ -155,12 +122,6 @@ def test_cells_of_the_released_set_line_up():
     broken = metadata.iloc[1:]
     with pytest.raises(ValueError, match="other source images"):
         rb.cells_by_metadata({"m": np.ones(len(broken), bool)}, broken)
-
-
-def test_example_of_a_class():
-    assert rb.pick_example(np.array([3, 1, 1]), 1) == 1
-    assert rb.pick_example([np.array([3, 4]), np.array([1])], 4) == 0
-    assert rb.pick_example([3], 7) is None
 
 
 def test_average_is_the_plain_mean_of_sets():
@@ -270,9 +231,171 @@ def test_effective_robustness_is_zero_on_the_line():
     assert table.extrapolated.to_dict() == {"on": False, "above": False, "far": True}
 
 
-def test_differences_are_shown_with_holm_over_the_table():
-    frame = pd.DataFrame([("a", "b", 1.0, 0.5, 1.5, p, 9, "percent") for p in (0.01, 0.04)], columns=tidy.DIFFERENCE)
-    shown = tidy.shown_differences(frame)
-    assert shown.p_holm.tolist() == [0.02, 0.04]
-    assert list(shown) == ["model_a", "model_b", "difference", "difference_low", "difference_high", "n", "p_holm"]
-    assert tidy.shown_differences(frame.iloc[:0]).empty
+# A page of its own, without models or files ------------------------------------------------------------------------
+
+
+class Page:
+    """What the module asks of a page: roles, predictions, names."""
+
+    has_networks, skipped = True, []
+
+    def __init__(self, runs, models=("a", "b"), classes=3):
+        self.runs, self.models, self.classes = runs, list(models), [f"class {k}" for k in range(classes)]
+
+    def has_role(self, role):
+        return role in self.runs
+
+    def role(self, role):
+        return f"set_{role}"
+
+    def available(self, names):
+        return [name for name in names if self.runs[name[4:]] is not None]
+
+    def predictions(self, name):
+        return self.runs[name[4:]]
+
+    def predictions_many(self, name, texts):
+        return dict.fromkeys(texts, self.runs[name[4:]])
+
+    def class_names(self, name):
+        return self.classes
+
+    def title(self, name):
+        return name.replace("_", " ")
+
+
+def said(ids, pred, target=None, columns=None, logits=True):
+    """Predictions of both models, `b` always class 0."""
+    frame = pd.DataFrame({"id": ids, "target": 0 if target is None else target, "confidence": 0.9})
+    frame["target_probability"] = 0.5
+    found = {}
+    for model, answer in (("a", pred), ("b", [0] * len(frame))):
+        table = np.eye(3, dtype=np.float16)[answer] if logits else None
+        found[model] = Predictions(model, "d", "none", frame.assign(pred=answer), table, columns, {})
+    return found
+
+
+def test_sets_that_are_not_here_are_named_and_left_out():
+    clean = said(["x", "y", "z"], [0, 1, 0])
+    page = Page({"clean": clean, "r": None, "hard": said(["h"], [0])})
+    sets = rb.gather(page)
+    assert list(sets.correct) == ["clean", "hard"] and sets.shifts == ["hard"]
+    assert sets.absent == ["v2", "a", "r", "c", "sketch", "real"] and not sets.cells
+    rows, gaps = rb.means(sets, rb.baselines(sets), 10, 0)
+    assert set(rows.metric) == {"accuracy_loss"} and set(gaps.family) == {"main"}  # one set is no average
+    alone = rb.gather(Page({"clean": clean}))
+    assert [len(frame) for frame in rb.means(alone, rb.baselines(alone), 10, 0)] == [0, 0]
+    assert rb.examples(page, sets, 1).empty and rb.examples(page, sets, 0)["id"].tolist() == ["x", "h"]
+    assert rb.views(sets, rb.examples(page, sets, 0)).empty
+    assert rb.by_cell(sets.cells).empty and rb.leaderboard(page, sets).empty
+    del clean["a"], page.runs["hard"]["b"]
+    with pytest.raises(rb.InputError, match="no model has predictions on all of set_clean, set_hard"):
+        rb.gather(page)
+
+
+def test_regenerated_corruptions_are_shares_of_their_versions():
+    page = Page({"clean": said(["x", "y", "z"], [0, 1, 0]), "corrupt": said(["z", "y"], [0, 1])})
+    sets = rb.gather(page)
+    assert len(sets.cells) == 75 and sets.correct["c"]["a"].tolist() == [1, 0] and sets.absent[-1] == "hard"
+    assert rb.baselines(sets)["c"].what == "images" and len(rb.views(sets, rb.examples(page, sets, 0))) == 15
+    rows = rb.accuracies(sets, rb.baselines(sets), 10, 0)
+    own = rows[rows.metric == "accuracy:clean_same_images"]
+    assert own[["dataset", "model", "value"]].values.tolist() == [
+        ["set_corrupt", "a", 50.0],
+        ["set_corrupt", "b", 100.0],
+    ]
+    assert rb.set_names(page, own).tolist() == ["clean, images of set corrupt"] * 2
+    points = rb.against_clean(page, sets, rows, pd.DataFrame())
+    assert points[points.model == "a"][["shifted", "clean"]].values.tolist() == [[50.0, 50.0]]
+    gaps = rb.differences(sets, 10, 0)
+    assert gaps[["dataset", "difference"]].values.tolist()[1] == ["set_corrupt", -50.0] and not gaps.duplicated().any()
+
+
+def test_a_set_of_some_classes_is_compared_with_those_where_logits_are_kept():
+    columns = np.array([0, 1])
+    for logits in (True, False):
+        clean = said(["x", "y", "z"], [0, 1, 2], target=[0, 1, 2], logits=logits)
+        sets = rb.gather(Page({"clean": clean, "r": said(["k"], [0], columns=columns, logits=logits)}))
+        (base,) = rb.baselines(sets).values()
+        assert base.what == ("classes" if logits else "") and len(base.images) == (2 if logits else 3)
+    assert rb.chance(Page({}), sets) == pytest.approx({"set clean": 100 / 3, "set r": 50})
+
+
+def test_published_models_stand_beside_sets_of_imagenet():
+    page = Page({role: said(["x", "y", "z", "w"], [0, 0, 0, 1]) for role in ("clean", "v2", "hard")}, classes=1000)
+    page.role = {"clean": "imagenet_1k", "v2": "imagenet_v2", "hard": "imagenet_hard"}.get
+    page.available, page.predictions = list, lambda name: page.runs["v2"]
+    sets = rb.gather(page)
+    board = rb.leaderboard(page, sets)
+    assert sets.imagenet and "imagenet v2" in board and "imagenet_r" in board
+    rows = rb.accuracies(sets, rb.baselines(sets), 10, 0)
+    points = rb.against_clean(page, sets, rows, board)
+    assert points[["dataset", "model", "clean"]].values.tolist() == [
+        ["imagenet_v2", "a", 75],
+        ["imagenet_v2", "b", 100],
+    ]
+    (found,) = rb.effective(page, sets, board, board["paradigm"] == "supervised", 50, 0).items()
+    assert found[0] == "v2" and (found[1]["effective_low"] <= found[1]["effective"]).all()
+    labels = ("clean", "shifted")
+    looks = {name: look for name, look in zip("ab", STYLES.values(), strict=False)}
+    shown, line = points.assign(dataset=points["dataset"].map(page.title)), board["paradigm"] == "supervised"
+    fig, _ = figures.scatter(shown, "clean", "shifted", looks, labels, "dataset", board, line, to=rb.odds)
+    assert len(fig.axes[0].lines) >= 5  # two kinds of published models, two lines, no loss
+
+
+# Figures -----------------------------------------------------------------------------------------------------------
+
+
+def spec(name, family, paradigm):
+    return SimpleNamespace(name=name, label=f"Label of {name}", family=family, paradigm=paradigm)
+
+
+OWN = [
+    spec(f"{short}_{way[:4] if way == 'clip' else 'sup'}", family, way)
+    for way in ("supervised", "clip")
+    for short, family in (("vit", "transformer"), ("convnext", "convnet"))
+]
+STYLES = theme.styles(OWN)
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def test_pairs_are_formed_within_a_paradigm():
+    assert contrasts.lead_pairs(OWN) == [("vit_sup", "convnext_sup"), ("vit_clip", "convnext_clip")]
+    more = [spec("a", "other", "supervised"), spec("b", "other", "supervised"), spec("c", "other", "clip")]
+    assert contrasts.lead_pairs(more) == [("a", "b")]
+    assert contrasts.lead_pairs(OWN[::-1])[1] == ("vit_sup", "convnext_sup")
+
+
+def test_a_lead_of_nothing_and_one_asked_the_other_way_round():
+    """Intervals fit in, and a difference b minus a is turned to the sides shown."""
+    left, right = STYLES["vit_sup"].label, STYLES["convnext_sup"].label
+    frame = pd.DataFrame({"dataset": list("abab"), "model": ["vit_sup"] * 2 + ["convnext_sup"] * 2})
+    frame["value"] = [85.5, 50.0, 85.5, 48.8]
+    gaps = pd.DataFrame({"dataset": ["a", "b"], "model_a": "vit_sup", "model_b": "convnext_sup"})
+    gaps = gaps.assign(difference=[0, 1.2], ci_low=[-1, -0.4], ci_high=[1, 6.0])
+    for shown, widths, reach in ((gaps, [0, -1.2], 9.0), (gaps[:1] * [1, 1, 1, 0, 0, 0], [0], 1.0)):
+        part = frame[frame["dataset"].isin(shown["dataset"])]
+        fig, _ = figures.lead(part, "dataset", [("vit_sup", "convnext_sup")], STYLES, shown)
+        assert [bar.get_width() for bar in fig.axes[0].patches] == pytest.approx(widths)
+        assert fig.axes[0].get_xlim() == pytest.approx((-reach, reach))
+        assert {f"← {left}", f"{right} →", "winner"} <= {text.get_text() for text in fig.axes[0].texts}
+
+
+def test_all_points_are_in_view_with_and_without_published_models():
+    points = pd.DataFrame([(m, s, 45.0 + k) for k, m in enumerate(STYLES) for s in ("V2", "R")])
+    points.columns = ["model", "dataset", "shifted"]
+    points = points.assign(shifted_low=40.0, shifted_high=100.0, clean=80.0, clean_low=79.0, clean_high=100.0)
+    steps = {"imagenet_1k": np.linspace(60, 85, 9), "V2": np.linspace(50, 78, 9), "R": np.linspace(20, 50, 9)}
+    for board in (pd.DataFrame(steps), pd.DataFrame()):
+        line = pd.Series(True, index=board.index)
+        fig, _ = figures.scatter(
+            points, "clean", "shifted", STYLES, ("clean", "shifted"), "dataset", board, line, to=rb.odds
+        )
+        for ax in fig.axes[:2]:
+            low, high = ax.get_ylim()
+            assert low < rb.odds(40.0) and rb.odds(100.0) < high

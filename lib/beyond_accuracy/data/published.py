@@ -13,6 +13,7 @@ import pandas as pd
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import ModelSpec
+from beyond_accuracy.data.transforms import at_rest
 
 KEY = ["dimension", "dataset", "metric", "model"]
 PAPER_CITATION = (
@@ -144,7 +145,11 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
         raise InputError(f"results hold {first} more than once; expected one row per {', '.join(KEY)}")
     theirs = reference.rename(columns={"value": "reference", "unit": "reference_unit"})
     columns = [*KEY, "value", "ci_low", "ci_high", "n", "unit"]
-    merged = theirs.merge(results[columns], on=KEY, how="inner")
+    # the reference's strength that changes nothing is the plain run, which stands once in ours
+    plain = theirs[KEY].assign(metric=theirs["metric"].map(at_rest), named=theirs["metric"])
+    plain = results[columns].merge(plain[plain["metric"] != plain["named"]], on=KEY)
+    ours = pd.concat([results[columns], plain.assign(metric=plain["named"])[columns]]).drop_duplicates(KEY)
+    merged = theirs.merge(ours, on=KEY, how="inner")
     wrong = merged[merged.unit != merged.reference_unit]
     if len(wrong):
         row = wrong.iloc[0]

@@ -199,6 +199,18 @@ def steps(kind: str) -> list[tuple[float, str]]:
     return [(float(strength), parse(f"{name}={strength:g}{at}{variant}").text) for strength in LADDERS[name]]
 
 
+def at_rest(metric: str) -> str:
+    """A metric's name without a strength that changes nothing, since that is the plain run.
+
+    >>> at_rest("accuracy:scale=1"), at_rest("accuracy:scale=2")
+    ('accuracy', 'accuracy:scale=2')
+    """
+    name, _, step = metric.partition(":")
+    kind, _, strength = step.partition("=")
+    kind = kind.partition("@")[0]
+    return name if kind in IDENTITY_AT and strength == f"{IDENTITY_AT[kind]:g}" else metric
+
+
 def _strength(text: str, name: str, value: str) -> float:
     low, high = (0.0, 5.0) if name == "corrupt" else _KINDS[name][1:3]
     kind = "a whole number" if name in _INTEGERS else "a number"

@@ -8,25 +8,28 @@ of accuracy score intervals; other means are resampled, an image with all its ve
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from scipy.special import rel_entr
 
-from beyond_accuracy.dimensions.robustness import accuracy_differences
-from beyond_accuracy.measure import tidy
+from beyond_accuracy.data import transforms
+from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import (
     P_VALUE_RESAMPLES,
+    Interval,
     accuracy_difference,
     bootstrap_means,
-    bootstrap_p_value,
-    p_value_floor,
     percentile_interval,
     share_interval,
 )
+from beyond_accuracy.show.figures import Drawn
+from beyond_accuracy.show.pictures import transformed
+from beyond_accuracy.show.theme import WIDTH
 
 KINDS = {
     "accuracy": "percent",
@@ -43,26 +46,28 @@ MEANS = ("js_divergence", "target_probability", "target_probability_change")
 """Kinds that are no shares of images: their intervals are bootstrapped."""
 ABSOLUTE = ("accuracy", "target_probability")
 """Kinds that say something of the plain run; the others compare it with itself there, and are not estimates."""
+STRONGEST = ("accuracy_change", "agreement_given_correct", "flip_rate", "js_divergence", "target_probability_change")
+PAPER = ("scale", "shift", "resolution")
+AXES = {
+    "scale": "zoom factor",
+    "shift": "shift (pixels)",
+    "resolution": "resolution (224: as trained)",
+    "rotation": "rotation (degrees)",
+    "jitter": "colour jitter",
+    "noise": "noise (standard deviation)",
+    "blur": "blur (sigma, pixels)",
+    "jpeg": "JPEG quality",
+    "hflip": "mirrored",
+}
 
 
 class Outputs(Protocol):
-    """What one model said about the images; `Predictions` has these."""
+    """What one model said about the images; `Predictions` has these, each (n,) or (n, classes)."""
 
-    @property
-    def pred(self) -> NDArray[np.int64]:
-        """Predicted class, (n,)."""
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether it is the label, (n,)."""
-
-    @property
-    def target_probability(self) -> NDArray[np.float64]:
-        """Probability of the label, (n,)."""
-
-    @property
-    def probabilities(self) -> NDArray | None:
-        """All probabilities, (n, classes), or None."""
+    pred: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    target_probability: NDArray[np.float64]  # NaN where unknown
+    probabilities: NDArray | None
 
 
 class Step(NamedTuple):
@@ -72,14 +77,31 @@ class Step(NamedTuple):
     outputs: Mapping[str, Outputs]
 
 
+def kinds_of(page) -> dict[str, str]:
+    """Kind of transform (`shift@paper`) -> its name on the page; the variant is named where both are asked for."""
+    kinds = page.role("transforms") if page.has_role("transforms") else list(transforms.LADDERS)
+    return {kind: kind if kind.partition("@")[0] in kinds else kind.partition("@")[0] for kind in kinds}
+
+
+def measure(page, dataset: str, kinds: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """Runs every transform of `kinds_of`: rows of `curve`, of `accuracy_gaps`, and `answers_kept` by transform."""
+    plain, curves, gaps, kept = page.predictions(dataset), [], [], {}
+    for kind, name in kinds.items():
+        strengths, identity = transforms.steps(kind), transforms.IDENTITY_AT.get(kind.partition("@")[0])
+        runs = page.predictions_many(dataset, list(dict.fromkeys(text for _, text in strengths)))
+        here = [m for m in plain if all(m in found for found in runs.values())]  # imported models do not see transforms
+        steps = [Step(strength, {m: runs[text][m] for m in here}) for strength, text in strengths]
+        before = {m: plain[m] for m in here}
+        curves.append(curve(name, before, steps, identity, page.resamples, page.seed))
+        gaps.append(accuracy_gaps(name, steps, identity))
+        kept[name] = answers_kept(before, steps, identity)
+    return pd.concat(curves, ignore_index=True), pd.concat(gaps, ignore_index=True), kept
+
+
 def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
-    """Jensen-Shannon divergence in bits, row by row: 0 for equal distributions, 1 for disjoint ones.
+    """Jensen-Shannon divergence in bits of (n, classes) distributions: 0 for equal rows, 1 for disjoint ones.
 
     JSD = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 and logarithms to base 2 (Lin 1991).
-
-    Args:
-        p: (n, classes) distributions.
-        q: (n, classes) distributions.
 
     >>> js_divergence([[1.0, 0.0]], [[0.0, 1.0]]).tolist()
     [1.0]
@@ -145,60 +167,60 @@ def curve(
     """Every measure at every strength of one transform.
 
     Args:
-        transform: Name of the transform, e.g. `scale`.
-        plain: Model -> outputs on the untransformed images.
+        transform: Its name.
+        plain: Outputs on the untransformed images.
         steps: Strengths in order; each with the same models and images as `plain`.
-        identity: The strength that is the identity; None if there is none. There the comparisons with the plain run are
-            known without an interval.
-        resamples: Bootstrap resamples of images.
+        identity: The strength that changes nothing, where comparisons with the plain run have no interval; or None.
+        resamples: Of images.
         seed: Seed.
 
     Returns:
         Tidy rows with metric `<kind>:<transform>=<strength>`, and columns `kind`, `transform`, `strength`; n counts the
-        images that were right before.
+        images that were right before, where only they count.
     """
-    rows = []
+    parts = []
     for i, step in enumerate(steps):
-        columns = {
-            (model, kind): column[~np.isnan(column)]
-            for model, outputs in step.outputs.items()
-            for kind, column in per_image(
-                plain[model], outputs, steps[i - 1].outputs[model] if i else plain[model]
-            ).items()
-        }
-        means = {key: column for key, column in columns.items() if key[1] in MEANS}
+        before = steps[i - 1].outputs if i else plain
+        seen = {m: per_image(plain[m], out, before[m]) for m, out in step.outputs.items()}
+        means = {(m, kind): values[kind] for m, values in seen.items() for kind in MEANS if kind in values}
         draws = {}
         if means:
             table = np.stack(list(means.values()), axis=1)
             draws = dict(zip(means, bootstrap_means(table, resamples, np.random.default_rng(seed)).T, strict=True))
-        for (model, kind), column in columns.items():
-            value, ends = (column.mean() if len(column) else np.nan), (np.nan, np.nan)
-            if kind == "accuracy":
-                ends = 100 * np.array(share_interval(column > 0))
-            elif not len(column) or (step.strength == identity and kind not in ABSOLUTE):
-                pass
-            elif kind == "accuracy_change":
-                gap = accuracy_difference(step.outputs[model].correct, plain[model].correct)
-                ends = 100 * np.array(gap.interval)
+
+        def interval(model: str, kind: str, column: NDArray, step=step, draws=draws) -> Interval:
+            if not len(column) or (step.strength == identity and kind not in ABSOLUTE):
+                return tidy.NONE
+            if kind in MEANS:
+                return percentile_interval(draws[model, kind])
+            if kind == "accuracy_change":
+                ends = accuracy_difference(step.outputs[model].correct, plain[model].correct).interval
             else:
-                ends = percentile_interval(draws[model, kind]) if kind in MEANS else share_interval(column > 0)
-            row = tidy.row(f"{kind}:{transform}={step.strength:g}", model, value, ends, len(column), KINDS[kind])
-            rows.append(row | {"kind": kind, "transform": transform, "strength": float(step.strength)})
-    return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "transform", "strength"])
+                ends = share_interval(column > 0)
+            return Interval(*(100 * end for end in ends)) if KINDS[kind] == "percent" else ends
+
+        for kind, unit in KINDS.items():
+            columns = {m: values[kind][~np.isnan(values[kind])] for m, values in seen.items() if kind in values}
+            values = [column.mean() if len(column) else np.nan for column in columns.values()]
+            ends = [interval(m, kind, column) for m, column in columns.items()]
+            sizes, metric = [len(column) for column in columns.values()], f"{kind}:{transform}={step.strength:g}"
+            rows = tidy.rows(metric, unit, list(columns), values, sizes, ends=ends)
+            parts.append(rows.assign(kind=kind, transform=transform, strength=float(step.strength)))
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def recorded(curves: pd.DataFrame) -> pd.DataFrame:
+    """What of `curve` goes to the results: the plain run, at rest in every ladder, once and under its plain name."""
+    known = curves.dropna(subset=["ci_low"])
+    return known.assign(metric=known["metric"].map(transforms.at_rest)).drop_duplicates(["metric", "model"])
 
 
 def accuracy_gaps(transform: str, steps: Sequence[Step], identity: float | None) -> pd.DataFrame:
-    """Paired differences of accuracy between every two models at every strength but the identity, the clean run.
-
-    Returns:
-        Rows of `robustness.accuracy_differences` with the metric `accuracy:<transform>=<strength>`.
-    """
+    """Paired differences of accuracy between every two models at every strength but the identity, the clean run."""
     parts = [
-        accuracy_differences({model: out.correct for model, out in step.outputs.items()}).assign(
-            metric=f"accuracy:{transform}={step.strength:g}"
-        )
-        for step in steps
-        if step.strength != identity
+        tidy.accuracy_pairs({m: out.correct for m, out in outputs.items()}, f"accuracy:{transform}={strength:g}")
+        for strength, outputs in steps
+        if strength != identity
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -215,20 +237,11 @@ def answers_kept(
 
 
 def mean_agreement(transform: str, kept: Mapping[str, NDArray[np.bool_]]) -> pd.DataFrame:
-    """One number per model: agreement averaged over the strengths that change the image.
-
-    Args:
-        transform: Name of the transform.
-        kept: Of `answers_kept`; an image counts with all its versions.
-
-    Returns:
-        Tidy rows `agreement:<transform>`.
-    """
-    rows = []
-    for model, same in kept.items():
-        ends = share_interval(same.ravel(), np.repeat(np.arange(len(same)), same.shape[1]))
-        rows.append(tidy.row(f"agreement:{transform}", model, same.mean(), ends, len(same), "fraction"))
-    return tidy.frame(rows)
+    """Agreement averaged over the strengths that change the image, an image counting with all its versions."""
+    ends = [share_interval(k.ravel(), np.repeat(np.arange(len(k)), k.shape[1])) for k in kept.values()]
+    values, sizes = [same.mean() for same in kept.values()], [len(same) for same in kept.values()]
+    rows = tidy.rows(f"agreement:{transform}", "fraction", list(kept), values, sizes, ends=ends)
+    return rows.assign(transform=transform)
 
 
 def overall_agreement(
@@ -237,24 +250,69 @@ def overall_agreement(
     """Agreement averaged over transforms, each counting once, and its paired differences between models.
 
     Args:
-        kept: Transform -> what `answers_kept` gives, on the same images.
+        kept: Transform -> what `answers_kept` gives, on the same images; models that miss one are left out.
         seed: Seed.
         resamples: Bootstrap resamples of images, each with all its versions.
-
-    Returns:
-        Tidy rows `agreement`, and rows of differences with `p_floor`; only models that were run under every transform.
     """
     parts = list(kept.values())
     models = [model for model in parts[0] if all(model in part for part in parts)]
-    shares = np.stack([np.mean([part[model].mean(axis=1) for part in parts], axis=0) for model in models], axis=1)
-    pairs = list(combinations(range(len(models)), 2))
-    # differences image by image: equal models differ by exactly 0, however sums are rounded
-    table = np.hstack([shares, *(shares[:, [a]] - shares[:, [b]] for a, b in pairs)])
-    draws = bootstrap_means(table, resamples, np.random.default_rng(seed))
-    n, rows, gaps = len(table), [], []
-    for model, share, drawn in zip(models, table.T, draws.T, strict=False):
-        rows.append(tidy.row("agreement", model, share.mean(), percentile_interval(drawn, units=n), n, "fraction"))
-    for (a, b), gap, drawn in zip(pairs, table.T[len(models) :], draws.T[len(models) :], strict=True):
-        ends, p = percentile_interval(drawn, units=n), bootstrap_p_value(drawn, n)
-        gaps.append((models[a], models[b], gap.mean(), *ends, p, n, "fraction", p_value_floor(resamples, n)))
-    return tidy.frame(rows), pd.DataFrame(gaps, columns=[*tidy.DIFFERENCE, "p_floor"])
+    shares = np.stack([np.mean([part[m].mean(axis=1) for part in parts], axis=0) for m in models], axis=1)
+    draws, n = bootstrap_means(tidy.with_gaps(shares), resamples, np.random.default_rng(seed)), len(shares)
+    return tidy.estimates("agreement", "fraction", models, shares.mean(axis=0), n, draws, units=n)
+
+
+def ladder(curves: pd.DataFrame, kind: str, papers: bool) -> pd.DataFrame:
+    """Rows of one measure under the paper's transforms, or under the others, with a panel's name for each transform."""
+    base = curves["transform"].str.partition("@")[0]
+    shown = curves[(curves["kind"] == kind) & (base.isin(PAPER) == papers)]
+    return shown.assign(panel=shown["transform"].map(lambda name: AXES.get(name, name)))
+
+
+def strongest(curves: pd.DataFrame) -> pd.DataFrame:
+    """The changes at the last step of every transform, as rows `transform` (with its strength), `metric` (the kind)."""
+    last = curves[curves["kind"].isin(STRONGEST)].groupby(["transform", "model", "kind"], sort=False).tail(1)
+    steps = last["transform"] + " " + last["strength"].map("{:g}".format)
+    return last.assign(transform=steps, metric=last["kind"])
+
+
+def last_accuracies(gaps: pd.DataFrame) -> list[str]:
+    """Metrics of accuracy at the last step of every transform."""
+    names = dict.fromkeys(gaps["metric"])
+    return list({name.partition("=")[0]: name for name in names}.values())
+
+
+def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> str:
+    """How often models keep their answers, who does most, and how many pairs that tells apart."""
+    ordered = overall.sort_values("value", ascending=False).itertuples()
+    shares = "; ".join(
+        f"{page.labels[row.model]} {100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] %"
+        for row in ordered
+    )
+    told, pairs = verdicts.tells_apart(judged[judged["metric"] == "agreement"])
+    said = f"Averaged over {kinds} kinds of transform, models keep their answer: {shares}."
+    return f"{said} {page.leader(overall, judged)}; {told} of {pairs} pairs are told apart."
+
+
+def strengths(kinds: Mapping[str, str]) -> pd.DataFrame:
+    """Rows `transform, strength` of the kinds of `kinds_of`, for `pictured`."""
+    steps = [
+        (name, strength) for kind, name in kinds.items() for strength, _ in transforms.steps(kind) if "@" not in kind
+    ]
+    return pd.DataFrame(steps, columns=["transform", "strength"])
+
+
+def pictured(image: Image.Image, ladders: pd.DataFrame, size: int, image_id: str) -> Drawn:
+    """One image under every transform at every strength, at a model's input side of `size` pixels."""
+    rows = [(name, list(part["strength"])) for name, part in ladders.groupby("transform", sort=False)]
+    columns = max((len(strengths) for _, strengths in rows), default=1)
+    side = WIDTH / (columns + 1.1)
+    shape = {"figsize": (WIDTH, len(rows) * (side + 0.22)), "squeeze": False, "layout": "constrained"}
+    fig, axes = plt.subplots(len(rows), columns, **shape)
+    for ax in axes.flat:
+        ax.axis("off")
+    for row, (name, strengths) in zip(axes, rows, strict=True):
+        for ax, strength in zip(row, strengths, strict=False):
+            ax.imshow(np.asarray(transformed(image, f"{name}={strength:g}", size, image_id)), interpolation="nearest")
+            ax.set_title(f"{strength:g}", fontsize=9, fontweight="normal", loc="center", pad=2)
+        row[0].text(-0.12, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=10)
+    return fig, f"One image under every transform at every strength: {', '.join(name for name, _ in rows)}."

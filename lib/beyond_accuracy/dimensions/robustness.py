@@ -6,182 +6,110 @@ What a set loses is measured against the clean set on what the set holds: the sa
 than all.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
 
-from beyond_accuracy.dimensions.landscape_axes import effective_robustness
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.data import corruptions, published
+from beyond_accuracy.inference.predictions import Predictions, restrict
 from beyond_accuracy.measure import tidy
 from beyond_accuracy.measure.stats import (
     P_VALUE_RESAMPLES,
-    accuracy_difference,
+    Interval,
     bootstrap_means,
-    bootstrap_p_value,
-    p_value_floor,
     percentile_interval,
     share_interval,
 )
 
 Correct = Mapping[str, ArrayLike]
-"""Model -> (n,) booleans on the same images in the same order."""
+"""Model -> (n,) outcomes on the same images in the same order: right or not, or the share of versions that is right."""
+Cells = Mapping[tuple[str, int], Correct]
+"""(corruption, severity) -> outcomes, the same source images in every cell."""
 
 SHIFTS = ("v2", "a", "r", "c", "sketch", "real", "hard")
 """The roles whose accuracies the paper averages; the clean set is not among them."""
-
 SAME_IMAGES = ("real", "c")
 """Those of them that show images of the clean set, relabelled or corrupted."""
+PUBLISHED = ("v2", "a", "r", "sketch")
+"""Those that the leaderboard of published models has."""
+SUMMARY = {"accuracy": "mean accuracy (%)", "mce": "mCE"}
+SUMMARY |= {f"accuracy:severity={k}": f"severity {k}" for k in corruptions.SEVERITIES}
+SAME = "accuracy:clean_same_"
 
 
-def subset_correct(logits: ArrayLike, target: ArrayLike, columns: ArrayLike) -> NDArray[np.bool_]:
-    """Whether the best of some classes is the label: the scoring of ImageNet-A and -R.
+@dataclass(frozen=True)
+class Sets:
+    """What a page's models say about the clean set and every shifted one that is here; keys are roles, in order."""
 
-    Args:
-        logits: (n, classes).
-        target: (n,) labels as class indices; all among `columns`.
-        columns: Class indices that may be answered, in any order; ties go to the lowest.
+    models: list[str]
+    dataset: dict[str, str]  # its name
+    runs: dict[str, dict[str, Predictions]]  # by model; none of regenerated corruptions
+    correct: dict[str, Correct]
+    images: dict[str, ArrayLike]  # the clean images that its images show, where they are known
+    cells: Cells
+    imagenet: bool  # whether the classes are those of the paper
 
-    Raises:
-        ValueError: A label outside `columns`.
-    """
-    columns, target = np.unique(columns), np.asarray(target)
-    outside = np.setdiff1d(target, columns)
-    if len(outside):
-        raise ValueError(f"label {outside[0]} is not one of the {len(columns)} classes this set is scored on")
-    return columns[np.asarray(logits)[:, columns].argmax(axis=1)] == target
+    @property
+    def shifts(self) -> list[str]:
+        """Shifted sets that are here."""
+        return [role for role in SHIFTS if role in self.correct]
 
-
-def multilabel_correct(pred: ArrayLike, targets: Sequence[ArrayLike]) -> NDArray[np.bool_]:
-    """Whether a prediction is among an image's labels (ImageNet-Hard, ReaL).
-
-    Raises:
-        ValueError: As many predictions as label lists are needed, and no list may be empty: such an image cannot be
-            scored and must be left out (ReaL), not counted as wrong.
-    """
-    pred = np.asarray(pred)
-    if len(pred) != len(targets) or not len(pred):
-        raise ValueError(f"{len(pred)} predictions for {len(targets)} images")
-    empty = [i for i, labels in enumerate(targets) if not np.size(labels)]
-    if empty:
-        raise ValueError(f"image {empty[0]} has no label; leave unlabelled images out before scoring")
-    return np.array([p in np.atleast_1d(labels) for p, labels in zip(pred, targets, strict=True)])
+    @property
+    def absent(self) -> list[str]:
+        """Those that are not."""
+        return [role for role in SHIFTS if role not in self.correct]
 
 
-def accuracy_table(correct: Correct, metric: str = "accuracy") -> pd.DataFrame:
-    """Accuracy of every model with Wilson intervals, as tidy rows."""
-    return tidy.frame(tidy.accuracy_row(metric, model, right) for model, right in correct.items())
+def gather(page) -> Sets:
+    """Everything the page judges, of the models that answered on every set; InputError if there is none."""
+    named = {role: page.role(role) for role in ("clean", *SHIFTS) if page.has_role(role)}
+    here = {page.role("clean"), *page.available([name for role, name in named.items() if role != "clean"])}
+    dataset = {role: name for role, name in named.items() if name in here}
+    runs = {role: page.predictions(name) for role, name in dataset.items()}
+    grid = {(name, k): f"corrupt:{name}={k}" for name in corruptions.NAMES for k in corruptions.SEVERITIES}
+    regenerated = {}
+    if "c" not in runs and page.has_role("corrupt"):
+        dataset["c"] = page.role("corrupt")
+        regenerated = page.predictions_many(dataset["c"], list(grid.values()))
+    models = [m for m in page.models if all(m in found for found in [*runs.values(), *regenerated.values()])]
+    if not models:
+        raise InputError(f"no model has predictions on all of {', '.join(dataset.values())}")
+    correct = {role: {m: found[m].correct for m in models} for role, found in runs.items()}
+    images = {role: runs[role][models[0]].ids for role in ("clean", "real") if role in runs}
+    cells: Cells = {}
+    if "c" in runs:
+        about = page.metadata(dataset["c"]).loc[runs["c"][models[0]].ids]
+        cells, images["c"] = cells_by_metadata(correct["c"], about), sorted(about["cluster"].astype(str).unique())
+    elif regenerated:
+        cells = {cell: {m: regenerated[text][m].correct for m in models} for cell, text in grid.items()}
+        images["c"] = next(iter(regenerated.values()))[models[0]].ids
+    if cells:
+        correct["c"] = {m: np.mean([cell[m] for cell in cells.values()], axis=0, dtype=float) for m in models}
+    order = [role for role in ("clean", *SHIFTS) if role in correct]
+    imagenet = len(page.class_names(dataset["clean"])) == 1000
+    return Sets(models, dataset, runs, {role: correct[role] for role in order}, images, cells, imagenet)
 
 
-def accuracy_differences(correct: Correct) -> pd.DataFrame:
-    """Paired differences of accuracy between every two models on one set.
-
-    Returns:
-        Rows `model_a, model_b, difference, ci_low, ci_high, p, n, unit`: a minus b in points with the score interval,
-        and McNemar's p-value (uncorrected).
-    """
-    rows = []
-    for a, b in itertools.combinations(correct, 2):
-        gap, (low, high), p = accuracy_difference(correct[a], correct[b])
-        rows.append((a, b, 100 * gap, 100 * low, 100 * high, p, len(correct[a]), "percent"))
-    return pd.DataFrame(rows, columns=tidy.DIFFERENCE)
-
-
-def corruption_errors(cells: Mapping[tuple[str, int], Correct]) -> pd.DataFrame:
-    """Top-1 error of every model in every cell of corruption x severity.
-
-    Args:
-        cells: (corruption, severity) -> model -> (n,) booleans.
-
-    Returns:
-        Rows `model, corruption, severity, error` (percent), `n`.
-    """
-    rows = [
-        (model, corruption, severity, 100 * (1 - np.mean(right)), len(right))
-        for (corruption, severity), by_model in cells.items()
-        for model, right in by_model.items()
-    ]
-    return pd.DataFrame(rows, columns=["model", "corruption", "severity", "error", "n"])
-
-
-def mean_corruption_error(errors: pd.DataFrame, baseline: Mapping[str, float]) -> pd.Series:
-    """mCE: error relative to AlexNet's, per corruption, then averaged (Hendrycks & Dietterich 2019).
-
-    CE_c = mean over severities of error / baseline_c; mCE = 100 * mean over corruptions of CE_c. AlexNet's own is 100.
-
-    Args:
-        errors: Rows `model, corruption, severity, error` with errors in percent, each corruption at every severity.
-        baseline: Corruption -> AlexNet's error as a fraction; all of them must occur.
-
-    Raises:
-        ValueError: A corruption of the baseline is missing, or a model lacks a cell.
-    """
-    needed = errors[errors.corruption.isin(baseline)]
-    cells = needed.groupby("model").apply(lambda part: len(part[["corruption", "severity"]].drop_duplicates()))
-    full = len(baseline) * errors.severity.nunique()
-    if errors.empty or (cells != full).any() or set(needed.corruption) != set(baseline):
-        raise ValueError(f"mCE needs {full} cells per model ({len(baseline)} corruptions at every severity)")
-    per_corruption = needed.groupby(["model", "corruption"]).error.mean().unstack()
-    return per_corruption.div(pd.Series(baseline)).mean(axis=1)
-
-
-def corruption_table(
-    cells: Mapping[tuple[str, int], Correct], baseline: Mapping[str, float], resamples: int, seed: int
-) -> pd.DataFrame:
-    """Mean accuracy over all cells, mCE, and accuracy per corruption and per severity, with intervals.
-
-    The same images occur in every cell: they, not their corrupted versions, are what is independent. Accuracies are
-    shares with Wilson intervals for so many images as that makes; for the mCE images are resampled.
-
-    Args:
-        cells: (corruption, severity) -> model -> (n,) booleans, the same images in every cell.
-        baseline: AlexNet's errors (fractions); mCE is given when all its corruptions are there.
-        resamples: Bootstrap resamples of the mCE.
-        seed: Seed.
-
-    Returns:
-        Tidy rows: `accuracy` (mean over cells, the paper's "C"), `mce`, `accuracy:corruption=<name>`,
-        `accuracy:severity=<k>`; n = number of source images.
-    """
-    names = list(dict.fromkeys(name for name, _ in cells))
-    levels = sorted({severity for _, severity in cells})
-    rows = []
-    for model in next(iter(cells.values())):
-        grid = np.stack([[cells[name, k][model] for k in levels] for name in names]).astype(bool)  # name, level, image
-        images = np.arange(grid.shape[-1])
-        parts = {"accuracy": grid}
-        parts |= {f"accuracy:corruption={name}": part for name, part in zip(names, grid, strict=True)}
-        parts |= {f"accuracy:severity={k}": grid[:, i] for i, k in enumerate(levels)}
-        for metric, part in parts.items():
-            hits = part.reshape(-1, len(images))
-            ends = share_interval(hits.ravel(), np.tile(images, len(hits)))
-            rows.append(tidy.row(metric, model, 100 * hits.mean(), 100 * np.array(ends), len(images), "percent"))
-        if baseline and set(baseline) <= set(names):
-            weights = np.array([1 / baseline[name] if name in baseline else 0.0 for name in names])
-            relative = 100 * weights @ (1 - grid.mean(axis=1)) / len(baseline)
-            draws = bootstrap_means(relative, resamples, np.random.default_rng(seed))
-            ends = percentile_interval(draws, units=len(images))
-            rows.append(tidy.row("mce", model, relative.mean(), ends, len(images), "percent of AlexNet"))
-    return tidy.frame(rows)
-
-
-def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> dict[tuple[str, int], dict[str, NDArray[np.bool_]]]:
+def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
     """Outcomes on the released ImageNet-C, split into cells with the source images in one order.
 
     Args:
-        correct: Model -> (n,) booleans over all cells.
-        metadata: (n,) rows `corruption, severity, cluster` (the source image), in the order of the outcomes.
+        correct: Outcomes on all images.
+        metadata: Their rows `corruption, severity, cluster` (the source image).
 
     Raises:
-        ValueError: A cell with other source images than the first.
+        ValueError: A cell holds other source images than the first.
     """
-    corruption, severity = metadata["corruption"].astype(str).to_numpy(), metadata["severity"].to_numpy()
     source = pd.factorize(metadata["cluster"].astype(str), sort=True)[0]
+    keys = pd.DataFrame({"c": metadata["corruption"].astype(str).to_numpy(), "s": metadata["severity"].to_numpy()})
     cells, first = {}, None
-    for (name, level), rows in (
-        pd.DataFrame({"c": corruption, "s": severity}).groupby(["c", "s"], sort=False).indices.items()
-    ):
+    for (name, level), rows in keys.groupby(["c", "s"], sort=False).indices.items():
         ordered = rows[np.argsort(source[rows], kind="stable")]
         first = source[ordered] if first is None else first
         if not np.array_equal(source[ordered], first):
@@ -190,28 +118,139 @@ def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> dict[tuple[st
     return cells
 
 
-def pick_example(targets: Sequence[ArrayLike] | ArrayLike, label: int) -> int | None:
-    """Position of the first image with a label, None if there is none; works for single- and multi-label sets."""
-    found = (i for i, labels in enumerate(targets) if label in np.atleast_1d(labels))
-    return next(found, None)
+def examples(page, sets: Sets, label: int) -> pd.DataFrame:
+    """The first image of a class in every set, rows `role, dataset, id`; none where no model looks at images itself."""
+    found = []
+    for role, by_model in sets.runs.items():
+        run = by_model[sets.models[0]]
+        at = next((i for i, labels in enumerate(run.targets) if label in np.atleast_1d(labels)), None)
+        if page.has_networks and role != "c" and at is not None:
+            found.append((role, sets.dataset[role], run.ids[at]))
+    return pd.DataFrame(found, columns=["role", "dataset", "id"])
 
 
-def mean_over_cells(cells: Mapping[tuple[str, int], Correct]) -> dict[str, NDArray[np.float64]]:
-    """Share of an image's corrupted versions that a model gets right: model -> (n,) values in 0..1."""
-    models = next(iter(cells.values()))
-    return {model: np.mean([cell[model] for cell in cells.values()], axis=0, dtype=float) for model in models}
+def views(sets: Sets, shown: pd.DataFrame) -> pd.DataFrame:
+    """Rows `corruption, transform` for pictures of a clean example; none where corruptions are not regenerated."""
+    drawn = sets.cells and "c" not in sets.runs and (shown["role"] == "clean").any()
+    names = list(corruptions.NAMES if drawn else ())
+    return pd.DataFrame({"corruption": names, "transform": [f"corrupt:{name}=3" for name in names]})
+
+
+def chance(page, sets: Sets) -> dict[str, float]:
+    """Title -> accuracy of a guess in percent, of the sets with one label per image."""
+    first = {role: by_model[sets.models[0]] for role, by_model in sets.runs.items()}
+    scored = {
+        role: len(page.class_names(sets.dataset[role]) if run.columns is None else run.columns)
+        for role, run in first.items()
+    }
+    return {page.title(sets.dataset[role]): 100 / scored[role] for role, run in first.items() if not run.multilabel}
+
+
+def accuracies(sets: Sets, beside: Mapping[str, "Baseline"], resamples: int, seed: int) -> pd.DataFrame:
+    """Accuracy on every set, what `corruption_table` tells of the corruptions, and clean accuracy on a set's own."""
+    alexnet, tables = published.alexnet_errors() if sets.imagenet else {}, []
+    for role, by_model in sets.correct.items():
+        found = [corruption_table(sets.cells, alexnet, resamples, seed) if role == "c" else tidy.accuracy(by_model)]
+        if role in beside and beside[role].what:
+            found.append(tidy.accuracy(beside[role].correct, SAME + beside[role].what))
+        tables += [table.assign(dataset=sets.dataset[role]) for table in found]
+    return pd.concat(tables, ignore_index=True)
+
+
+def corruption_table(cells: Cells, baseline: Mapping[str, float], resamples: int, seed: int) -> pd.DataFrame:
+    """Mean accuracy over all cells, mCE, and accuracy per corruption and per severity, with intervals.
+
+    The same images occur in every cell: they, not their corrupted versions, are what is independent. Accuracies are
+    shares with Wilson intervals for so many images as that makes; for the mCE images are resampled.
+    mCE = 100 * mean over corruptions of (mean error over severities / AlexNet's) (Hendrycks & Dietterich 2019).
+
+    Args:
+        cells: Outcomes.
+        baseline: AlexNet's errors (fractions) by corruption; mCE is given when all of them are there.
+        resamples: Of the mCE.
+        seed: Of the mCE.
+    """
+    names, levels = list(dict.fromkeys(name for name, _ in cells)), sorted({severity for _, severity in cells})
+    models = list(next(iter(cells.values())))
+    grids = [np.stack([[cells[name, k][m] for k in levels] for name in names]).astype(bool) for m in models]
+    n = grids[0].shape[-1]  # a grid is (corruption, severity, image)
+    parts = {"accuracy": np.s_[:]}
+    parts |= {f"accuracy:corruption={name}": np.s_[i] for i, name in enumerate(names)}
+    parts |= {f"accuracy:severity={k}": np.s_[:, i] for i, k in enumerate(levels)}
+    tables = []
+    for metric, part in parts.items():
+        hits = [grid[part].reshape(-1, n) for grid in grids]
+        ends = [share_interval(h.ravel(), np.tile(np.arange(n), len(h))) for h in hits]
+        values, ends = [100 * h.mean() for h in hits], [Interval(100 * low, 100 * high) for low, high in ends]
+        tables.append(tidy.rows(metric, "percent", models, values, n, ends=ends))
+    if baseline and set(baseline) <= set(names):
+        weights = np.array([1 / baseline[name] if name in baseline else 0.0 for name in names])
+        relative = [100 * weights @ (1 - grid.mean(axis=1)) / len(baseline) for grid in grids]
+        draws = [bootstrap_means(errors, resamples, np.random.default_rng(seed)) for errors in relative]
+        values = [errors.mean() for errors in relative]
+        tables.append(tidy.rows("mce", "percent of AlexNet", models, values, n, np.stack(draws, axis=1), units=n))
+    return pd.concat(tables, ignore_index=True)
+
+
+def by_cell(cells: Cells) -> pd.DataFrame:
+    """Accuracy in percent of every model in every cell: rows `model, corruption, severity, value, n`."""
+    found = [
+        (model, name, severity, 100 * np.mean(right), len(right))
+        for (name, severity), by_model in cells.items()
+        for model, right in by_model.items()
+    ]
+    return pd.DataFrame(found, columns=["model", "corruption", "severity", "value", "n"])
+
+
+class Baseline(NamedTuple):
+    """Clean outcomes that a shifted set is compared with."""
+
+    what: str  # `classes` or `images` it shares with the set; empty for the whole clean set
+    correct: Correct
+    images: ArrayLike
+
+
+def baselines(sets: Sets) -> dict[str, Baseline]:
+    """Clean outcomes on each shifted set's own classes or images, on all where these cannot be told."""
+    clean = sets.runs["clean"]
+    found = {}
+    for role in sets.shifts:
+        found[role] = Baseline("", sets.correct["clean"], sets.images["clean"])
+        columns = sets.runs[role][sets.models[0]].columns if role in sets.runs else None
+        if columns is not None and all(clean[m].logits is not None for m in sets.models):
+            rescored = {m: restrict(clean[m], columns) for m in sets.models}
+            right = {m: run.correct for m, run in rescored.items()}
+            found[role] = Baseline("classes", right, rescored[sets.models[0]].ids)
+        elif role in SAME_IMAGES:
+            own = own_images(sets.correct["clean"], sets.images["clean"], sets.images[role])
+            found[role] = found[role] if own is None else Baseline("images", own, sets.images[role])
+    return found
 
 
 def own_images(clean: Correct, ids: ArrayLike, sources: ArrayLike) -> Correct | None:
-    """Clean outcomes on the very images that a shifted set was made from; None where one of them is not a clean image.
-
-    Args:
-        clean: Model -> (n,) outcomes on the clean set.
-        ids: (n,) its images.
-        sources: The images that the shifted set was made from.
-    """
+    """Clean outcomes, on images `ids`, of those a shifted set was made from; None where one is no clean image."""
     place = pd.Index(ids).get_indexer(np.asarray(sources))
     return None if (place < 0).any() else {model: np.asarray(right)[place] for model, right in clean.items()}
+
+
+def set_names(page, rows: pd.DataFrame) -> pd.Series:
+    """What a row of accuracies is about, for readers: a set, or `clean, classes of …`."""
+    titles, what = rows["dataset"].map(page.title), rows["metric"].where(rows["metric"].str.startswith(SAME), "")
+    return titles.where(what == "", "clean, " + what.str.removeprefix(SAME) + " of " + titles)
+
+
+def means(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean accuracy and mean loss over the shifted sets, and their differences; of one set there is no average."""
+    shifted, tables = {role: sets.correct[role] for role in sets.shifts}, []
+    if len(shifted) > 1:
+        tables.append(average_table(shifted, resamples, seed, sets.images))
+    if shifted:
+        clean, images = ({role: base[k] for role, base in beside.items()} for k in (1, 2))
+        tables.append(average_table(shifted, resamples, seed, sets.images, clean, images))
+    if not tables:
+        return pd.DataFrame(columns=[*tidy.COLUMNS, "dataset"]), pd.DataFrame(columns=[*tidy.PAIR, "dataset"])
+    rows, gaps = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    return rows.assign(dataset="average"), gaps.assign(dataset="average", family="main")
 
 
 def average_table(
@@ -222,23 +261,17 @@ def average_table(
     clean: Mapping[str, Correct] | None = None,
     clean_sources: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The average over sets, as the paper forms it (each set counts once, the clean set not at all), or what is lost.
+    """The average over sets, as the paper forms it (each set counts once), or what is lost, and paired differences.
 
-    Sets that show the same images are resampled together, others independently; models share the resamples, so
-    differences are paired.
+    Sets that show the same images are resampled together, others independently; models share the resamples.
 
     Args:
-        sets: Set -> model -> (n,) outcomes in 0..1; every set with the same models.
-        resamples: Bootstrap resamples; at least 20,000 where there are models to compare.
+        sets: Outcomes by set; the same models everywhere.
+        resamples: At least 20,000 are drawn where there are models to compare.
         seed: Seed.
-        sources: Set -> (n,) names of the images that its images show, for sets that share some with another.
-        clean: Set -> outcomes on the clean set, of the images and classes that the set is compared with. Then the rows
-            are clean minus shifted accuracy, `accuracy_loss`, instead of accuracy.
-        clean_sources: Set -> names of the images of `clean`.
-
-    Returns:
-        Tidy rows (n = images of all sets), and the rows of differences as `accuracy_differences` gives them with
-        `p_floor`.
+        sources: Names of the images that a set's images show, for sets that share some with another.
+        clean: Clean outcomes that a set is compared with: the rows are then clean minus shifted, `accuracy_loss`.
+        clean_sources: Names of their images.
 
     Raises:
         ValueError: There are no sets, or they hold different models.
@@ -246,79 +279,20 @@ def average_table(
     models = list(next(iter(sets.values()))) if sets else []
     if not models or any(list(by_model) != models for by_model in sets.values()):
         raise ValueError("an average needs at least one set, and the same models on each")
-    pairs = list(itertools.combinations(range(len(models)), 2))
     sources, clean_sources = sources or {}, clean_sources or {}
-    sign = -1 if clean else 1
-    parts = [(sign, _columns(by_model, models, pairs), sources.get(name)) for name, by_model in sets.items()]
+
+    def part(weight: float, by_model: Correct, names: ArrayLike | None) -> tuple[float, NDArray, ArrayLike | None]:
+        return weight, tidy.with_gaps(np.stack([np.asarray(by_model[m], float) for m in models], axis=1)), names
+
+    parts = [part(-1 if clean else 1, by_model, sources.get(name)) for name, by_model in sets.items()]
     n = sum(len(table) for _, table, _ in parts)
     for same in {id(by_model): by_model for by_model in (clean or {}).values()}.values():
         users = [name for name, by_model in clean.items() if by_model is same]
-        parts.append((len(users), _columns(same, models, pairs), clean_sources.get(users[0])))
-    value, draws = _weighted_sum(parts, max(resamples, P_VALUE_RESAMPLES if pairs else 1), seed)
+        parts.append(part(len(users), same, clean_sources.get(users[0])))
+    value, draws = _weighted_sum(parts, max(resamples, P_VALUE_RESAMPLES if len(models) > 1 else 1), seed)
     value, draws = 100 * value / len(sets), 100 * draws / len(sets)
     metric, units = ("accuracy_loss" if clean else "accuracy"), (n if len(parts) == 1 else None)
-    rows = [
-        tidy.row(metric, m, value[i], percentile_interval(draws[:, i], units=units), n, "percent")
-        for i, m in enumerate(models)
-    ]
-    gaps = []
-    for k, (i, j) in enumerate(pairs, start=len(models)):
-        ends, p = percentile_interval(draws[:, k], units=units), bootstrap_p_value(draws[:, k], units)
-        gaps.append((models[i], models[j], value[k], *ends, p, n, "percent", p_value_floor(len(draws), units)))
-    return tidy.frame(rows), pd.DataFrame(gaps, columns=[*tidy.DIFFERENCE, "p_floor"])
-
-
-def effective_table(
-    clean: Correct,
-    shifted: Correct,
-    board: pd.DataFrame,
-    x: str,
-    y: str,
-    baseline: pd.Series,
-    resamples: int,
-    seed: int,
-) -> pd.DataFrame:
-    """Effective robustness: accuracy under the shift beyond what clean accuracy predicts (Taori et al. 2020).
-
-    A line logit(shifted) = a + b logit(clean) through published models gives the prediction. Both accuracies of a model
-    are resampled over their images; the line itself is taken as known.
-
-    Args:
-        clean: Model -> outcomes on the clean set.
-        shifted: Model -> outcomes on the shifted set (other images).
-        board: Published models, accuracies in percent in columns `x` and `y`.
-        x: Column of the clean accuracy, over the same classes as `clean`.
-        y: Column of the shifted accuracy.
-        baseline: Mask of the published models that define the line.
-        resamples: Bootstrap resamples.
-        seed: Seed.
-
-    Returns:
-        Rows `model, clean, shifted, predicted, effective, effective_low, effective_high, extrapolated`: percent and
-        points; `extrapolated` where the clean accuracy lies outside that of the line's models.
-    """
-    fit_on = board[baseline & board[x].notna() & board[y].notna()][[x, y]]
-    rng = np.random.default_rng(seed)
-    rows = []
-    for model in clean:
-        a, b = (np.asarray(outcomes, dtype=float) for outcomes in (clean[model], shifted[model]))
-        points = np.column_stack([bootstrap_means(a, resamples, rng), bootstrap_means(b, resamples, rng)])
-        points = 100 * np.vstack([[a.mean(), b.mean()], points])
-        own = pd.DataFrame(points, columns=[x, y])
-        both = pd.concat([fit_on, own], ignore_index=True)
-        is_baseline = pd.Series(np.arange(len(both)) < len(fit_on), index=both.index)
-        result = effective_robustness(both, y, is_baseline, x).iloc[len(fit_on) :].reset_index(drop=True)
-        low, high = percentile_interval(result["effective"][1:])
-        first = result.iloc[0]
-        rows.append((model, *points[0], first["predicted"], first["effective"], low, high, bool(first["extrapolated"])))
-    names = ["model", "clean", "shifted", "predicted", "effective", "effective_low", "effective_high", "extrapolated"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def _columns(by_model: Correct, models: Sequence[str], pairs: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
-    """Outcomes of the models and their differences in pairs: taken image by image, equal models differ by exactly 0."""
-    table = np.stack([np.asarray(by_model[m], dtype=float) for m in models], axis=1)
-    return np.hstack([table, *(table[:, [i]] - table[:, [j]] for i, j in pairs)])
+    return tidy.estimates(metric, "percent", models, value[: len(models)], n, draws, units)
 
 
 def _weighted_sum(
@@ -342,3 +316,107 @@ def _weighted_sum(
         means, draws = means[held], draws[held]
         draws += np.einsum("rkc,k->rc", means[..., 1:] / means[..., :1], [weight for weight, *_ in shared])
     return value, draws
+
+
+def differences(sets: Sets, resamples: int, seed: int) -> pd.DataFrame:
+    """Paired differences of accuracy on every set: McNemar's test, of the corruptions bootstrap over source images."""
+    parts = []
+    for role, by_model in sets.correct.items():
+        # an outcome there is a share of right versions, which McNemar's test does not know
+        gaps = average_table({role: by_model}, resamples, seed)[1] if role == "c" else tidy.accuracy_pairs(by_model)
+        parts.append(gaps.assign(dataset=sets.dataset[role], family="detail"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def leaderboard(page, sets: Sets) -> pd.DataFrame:
+    """Published models with accuracies under the titles of this page's sets; empty where they know other classes."""
+    board = published.leaderboard() if sets.imagenet else pd.DataFrame()
+    known = [sets.dataset[role] for role in sets.shifts if role in PUBLISHED and sets.dataset[role] in board]
+    return board.rename(columns={name: page.title(name) for name in known}) if known else pd.DataFrame()
+
+
+def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy on the sets with other images (`shifted`) beside clean accuracy (`clean`), with the ends of both.
+
+    Where there are published models, on the sets that they have, beside accuracy on all clean images, as published;
+    else on every set, beside that on its own classes or images.
+    """
+    accuracy = rows[rows["metric"] == "accuracy"]
+    shown = [sets.dataset[role] for role in sets.shifts if role != "real"]
+    shown = [name for name in shown if page.title(name) in board] if len(board) else shown
+    own = rows[rows["metric"].str.startswith(SAME) & ~sets.imagenet]
+    whole = accuracy[accuracy["dataset"] == sets.dataset["clean"]]
+    beside = pd.concat([own, *(whole.assign(dataset=name) for name in shown if name not in set(own["dataset"]))])
+
+    def named(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+        return frame.rename(columns={"value": name, "ci_low": f"{name}_low", "ci_high": f"{name}_high"})
+
+    clean = named(beside, "clean")[["dataset", "model", "clean", "clean_low", "clean_high"]]
+    return named(accuracy[accuracy["dataset"].isin(shown)], "shifted").merge(clean, on=["dataset", "model"])
+
+
+def odds(percent: ArrayLike) -> NDArray[np.float64]:
+    """Log-odds of percentages; 0 and 100 have none, so 0.2 is kept off both ends."""
+    return logit(np.clip(np.asarray(percent, float), 0.2, 99.8) / 100)
+
+
+def effective(page, sets: Sets, board: pd.DataFrame, line: pd.Series, resamples: int, seed: int) -> dict:
+    """Role -> `effective_table` of the sets that the board has."""
+    found, clean = {}, sets.correct["clean"]
+    for role in sets.shifts:
+        if (title := page.title(sets.dataset[role])) in board:
+            arguments = (board, "imagenet_1k", title, line, resamples, seed)
+            found[role] = effective_table(clean, sets.correct[role], *arguments)
+    return found
+
+
+def effective_table(
+    clean: Correct,
+    shifted: Correct,
+    board: pd.DataFrame,
+    x: str,
+    y: str,
+    baseline: pd.Series,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Effective robustness: points of accuracy under the shift beyond what clean accuracy predicts (Taori et al. 2020).
+
+    A line logit(shifted) = a + b logit(clean) through published models gives the prediction. Both accuracies of a model
+    are resampled over their images; the line itself is taken as known.
+
+    Args:
+        clean: Outcomes on the clean set.
+        shifted: Outcomes on the shifted set (other images).
+        board: Published models, accuracies in percent.
+        x: Column of the clean accuracy, over the same classes as `clean`.
+        y: Column of the shifted accuracy.
+        baseline: Mask of the published models that define the line; outside their clean accuracies it extrapolates.
+        resamples: Of the images.
+        seed: Seed.
+    """
+    line = board[baseline & board[x].notna() & board[y].notna()]
+    slope, start = np.polyfit(odds(line[x]), odds(line[y]), 1)
+    rng, rows = np.random.default_rng(seed), []
+    for model in clean:
+        both = [np.asarray(outcomes[model], float) for outcomes in (clean, shifted)]
+        a, b = (100 * np.append(c.mean(), bootstrap_means(c, resamples, rng)) for c in both)
+        predicted = 100 * expit(start + slope * odds(a))
+        above, outside = b - predicted, not line[x].min() <= a[0] <= line[x].max()
+        rows.append((model, a[0], b[0], predicted[0], above[0], *percentile_interval(above[1:]), outside))
+    names = ["model", "clean", "shifted", "predicted", "effective", "effective_low", "effective_high", "extrapolated"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def finding(page, sets: Sets, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
+    """Who leads in the mean over sets, in what is lost, and on each set."""
+
+    def leader(dataset: str, metric: str = "accuracy") -> str:
+        return page.leader(rows[(rows["dataset"] == dataset) & (rows["metric"] == metric)], judged)
+
+    each = "; ".join(f"{page.title(sets.dataset[role])} {leader(sets.dataset[role])}" for role in sets.correct)
+    said = f"Accuracy in percent: {each}."
+    if len(sets.shifts) > 1:
+        mean, loss = leader("average"), leader("average", "accuracy_loss")
+        said = f"Mean accuracy over {len(sets.shifts)} shifted sets: {mean}; mean loss in points: {loss}. {said}"
+    return said
