@@ -419,6 +419,8 @@ class Page:
         values = rows.set_index("model")["value"]
         best = verdicts.leaders(values, mine, about.get("better", "up"))
         spoken = [f"{self.labels[m]} ({values[m]:{about['format']}})" for m in best]
+        if len(values) == 1:
+            return spoken[0]
         return f"{spoken[0]} leads" if len(spoken) == 1 else f"{verdicts.joined(spoken)} tie"
 
     def finding(self, sentence: str) -> None:

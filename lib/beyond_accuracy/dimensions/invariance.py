@@ -290,7 +290,7 @@ def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> st
     )
     told, pairs = verdicts.tells_apart(judged[judged["metric"] == "agreement"])
     said = f"Averaged over {kinds} kinds of transform, models keep their answer: {shares}."
-    return f"{said} {page.leader(overall, judged)}; {told} of {pairs} pairs are told apart."
+    return f"{said} {page.leader(overall, judged)}; {told} of {pairs} pairs are told apart." if pairs else said
 
 
 def strengths(kinds: Mapping[str, str]) -> pd.DataFrame:
