@@ -180,11 +180,9 @@ def group_gap(
     groups: tuple[str, str] = ("convnet", "transformer"),
     column: str = "family",
 ) -> pd.DataFrame:
-    """Difference of means between two groups of models (first minus second), in points.
+    """Difference of means between two groups of models, in points: ``benchmark, value, ci_low, ci_high, p, n``.
 
-    Returns:
-        Rows ``benchmark, value, ci_low, ci_high, p, n``; standard errors clustered by `lineage`. A group of fewer
-        than 3 models raises a `ValueError`.
+    Standard errors are clustered by `lineage`; fewer than 3 models in a group raise a `ValueError`.
     """
     rows, family = [], pd.factorize(lineage(frame))[0]
     for y in ys:
@@ -219,9 +217,10 @@ def match_pairs(
 
     Args:
         frame: Models.
-        contrast: The column in which a pair must differ.
-        least_ratio: With a numeric contrast: the larger value is at least this many times the smaller.
-        groups: With a text contrast: the two values, e.g. ("convnet", "transformer").
+        contrast: The column in which a pair differs: by at least the factor ``least_ratio``, or in being of the two
+            ``groups``.
+        least_ratio: See there.
+        groups: See there.
         accuracy_within: Largest difference in ImageNet-1K accuracy, points.
         ratio_within: Columns that may differ by at most this factor, e.g. ``{"params_m": 1.5}``.
         same: Columns that must be equal.
@@ -254,9 +253,8 @@ def match_pairs(
 def pair_differences(frame: pd.DataFrame, pairs: pd.DataFrame, ys: Iterable[str]) -> pd.DataFrame:
     """Mean difference within matched pairs (first minus second), in points.
 
-    Returns:
-        Rows ``benchmark, value, ci_low, ci_high, p, n`` (n pairs); standard errors clustered by the `lineage` of both
-        sides, for the pairs of one family are no independent evidence. Fewer than 5 pairs raise a `ValueError`.
+    Rows as of `group_gap`, n pairs; standard errors clustered by the `lineage` of both sides, for the pairs of one
+    family are no independent evidence. Fewer than 5 pairs raise a `ValueError`.
     """
     rows, family = [], pd.factorize(lineage(frame))[0]
     for y in ys:
@@ -332,11 +330,7 @@ def standings(board: pd.DataFrame, own: pd.DataFrame, labels: dict[str, str]) ->
 
 
 def size_associations(band: pd.DataFrame, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Correlation of size with robustness among models of equal accuracy, also with what still differs held constant.
-
-    Returns:
-        Rows of `associations` with ``size`` (`params_m`, `gmacs`) and ``held``.
-    """
+    """`associations` of ``size`` with robustness at equal accuracy, also with what still differs ``held`` constant."""
     band = band.assign(more_data=(band.pretrain_data != "in1k").astype(float))
     ways = {"as they are": [], "at equal ImageNet accuracy and data": ["imagenet_1k", "more_data"]}
     return pd.concat(
