@@ -212,6 +212,12 @@ class Page:
         results.write_dimension(self.report_folder, self.dimension, pd.concat(self._results, ignore_index=True))
         return rows
 
+    def recorded(self, *dimensions: str) -> pd.DataFrame:
+        """Results that other pages of this run have written; none where they have not run."""
+        paths = [self.report_folder / "results" / f"{name}.csv" for name in dimensions]
+        found = [results.read_results(path) for path in paths if path.is_file()]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=results.RESULT_COLUMNS)
+
     def compare(self, rows: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
         """Record all differences between models that this page asks about, and decide them.
 
@@ -300,7 +306,7 @@ class Page:
             rows: Rows; none draws nothing.
             name: Stem of the files.
             caption: What to read from it.
-            **options: Of the function.
+            **options: Of the function; `styles` where the marks are no models of this report.
         """
         if not len(rows):
             return
@@ -309,7 +315,7 @@ class Page:
             theirs = self.paper_values(rows)
             options["paper"] = theirs.assign(dataset=theirs["dataset"].map(self.title))
             caption += " Black ticks: the paper." if len(theirs) else ""
-        self.figure(kind(shown, styles=self.styles, **options), name, caption, rows)
+        self.figure(kind(shown, **({"styles": self.styles} | options)), name, caption, rows)
 
     def table(self, frame: pd.DataFrame, name: str, caption: str, **options) -> None:
         """Save a frame as CSV beside the figures and show it; options as `tables.table_html`. No rows: nothing."""

@@ -22,9 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.dimensions import calibration
-from beyond_accuracy.dimensions.ablation import image_covariance
+from beyond_accuracy.dimensions.ablation import covariance_path, image_covariance
 from beyond_accuracy.dimensions.shape_bias import shape_bias
-from beyond_accuracy.dimensions.training_runs import covariance_path
 
 from .classes import CLASSES
 from .evaluate import ASSETS, is_correct, load_model, predict, set_paths

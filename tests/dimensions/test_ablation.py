@@ -9,11 +9,8 @@ import statsmodels.formula.api as smf
 from scipy import stats as scipy_stats
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.dimensions import ablation, ablation_quantities
-from beyond_accuracy.dimensions.ablation import Measured
-
-TWO = ("architecture", "objective")
-THREE = (*TWO, "diversity")
+from beyond_accuracy.dimensions import ablation
+from beyond_accuracy.dimensions.ablation import THREE, TWO, Measured
 
 
 def runs_of(factors, seeds):
@@ -187,16 +184,16 @@ def test_gaps_and_averages():
     shifted = [v / 2 + 5 for v in values]
     covariance = np.stack([np.eye(12) * 0.5, np.eye(12) * 0.25])
     case = measured([values, shifted], runs, covariance, datasets=("world_val", "world_r"))
-    gap = ablation_quantities.gaps(case, "world_val", ["world_r"])
+    gap = ablation.gaps(case, "world_val", ["world_r"])
     assert gap.values[0] == pytest.approx([5 - v / 2 for v in values])
     assert gap.covariance[0] == pytest.approx(np.eye(12) * 0.75)
     assert gap.quantities.metric.tolist() == ["accuracy_gap"] and gap.quantities.unit.tolist() == ["points"]
-    odds = ablation_quantities.gaps(case, "world_val", ["world_r"], "logit")
+    odds = ablation.gaps(case, "world_val", ["world_r"], "logit")
     p, q = shifted[0] / 100, values[0] / 100
     assert odds.values[0, 0] == pytest.approx(np.log(p / (1 - p)) - np.log(q / (1 - q)))
     delta = (0.25 / (p * (1 - p)) ** 2 + 0.5 / (q * (1 - q)) ** 2) / 100**2
     assert odds.covariance[0, 0, 0] == pytest.approx(delta)
-    mean = ablation_quantities.average(case, ["world_val", "world_r"], "both")
+    mean = ablation.average(case, ["world_val", "world_r"], "both")
     assert mean.values[0] == pytest.approx(np.mean([values, shifted], axis=0))
     assert mean.covariance[0] == pytest.approx(np.eye(12) * 0.75 / 4)
     together = case + mean
@@ -206,7 +203,7 @@ def test_gaps_and_averages():
 def test_a_run_that_is_always_right_has_no_log_odds():
     values, runs = worked_case()
     case = measured([[100.0, *values[1:]], values], runs, datasets=("world_val", "world_r"))
-    odds = ablation_quantities.gaps(case, "world_val", ["world_r"], "logit")
+    odds = ablation.gaps(case, "world_val", ["world_r"], "logit")
     assert np.isnan(odds.values[0, 0]) and np.isfinite(odds.values[0, 1:]).all()
     assert ablation.effects(odds, TWO).empty
 
@@ -223,12 +220,12 @@ def unequal(rng, spreads, cases):
 def test_seed_noise_is_told_for_each_cell_by_hand():
     values, runs = worked_case()
     values = np.where((runs.architecture == "convnet") & (runs.objective == "clip"), 80 + 3 * (runs.seed - 1), values)
-    table = ablation_quantities.seed_noise(measured(values, runs), TWO)
+    table = ablation.seed_noise(measured(values, runs), TWO)
     assert table.sd.tolist() == pytest.approx([3, 1, 1, 1])
     assert (table.architecture + " " + table.objective)[0] == "convnet clip"
     assert (table.df == 2).all()
     assert (table.sd_low[0], table.sd_high[0]) == pytest.approx((3 * (2 / 7.377759) ** 0.5, 3 * (2 / 0.0506356) ** 0.5))
-    least = ablation_quantities.least_differences(table, TWO).set_index(["first", "second"]).least_difference
+    least = ablation.least_differences(table, TWO).set_index(["first", "second"]).least_difference
     assert len(least) == 10  # four cells, alone and in pairs
     assert least["transformer clip", "transformer clip"] == pytest.approx(4.302653 * 2**0.5)
     assert least["convnet clip", "convnet clip"] == pytest.approx(3 * 4.302653 * 2**0.5)
@@ -240,7 +237,7 @@ def test_seeds_that_lie_closer_than_images_allow_count_as_the_images():
     runs = runs_of(TWO, 3)
     covariance = (5 + 0.04 * np.eye(12))[None]  # each run 0.04 of its own
     case = measured(np.full(12, 70.0), runs, covariance)
-    assert ablation_quantities.seed_noise(case, TWO).sd.tolist() == pytest.approx([0.2] * 4)
+    assert ablation.seed_noise(case, TWO).sd.tolist() == pytest.approx([0.2] * 4)
     assert ablation.effects(case, TWO).se.tolist() == pytest.approx([0.2 * 3**-0.5] * 2 + [0.2 * (4 / 3) ** 0.5])
 
 
@@ -257,7 +254,7 @@ def test_least_differences_hold_for_two_further_runs_of_any_cells():
     rng = np.random.default_rng(7)
     cells = ("transformer supervised", "transformer clip", "convnet supervised", "convnet clip")
     spread = dict(zip(cells, SPREADS, strict=True))
-    least = ablation_quantities.least_differences(ablation_quantities.seed_noise(unequal(rng, SPREADS, 3000), TWO), TWO)
+    least = ablation.least_differences(ablation.seed_noise(unequal(rng, SPREADS, 3000), TWO), TWO)
     gap = np.hypot(least["first"].map(spread), least["second"].map(spread)) * rng.normal(size=len(least))
     exceeded = (gap.abs() > least.least_difference).groupby([least["first"], least["second"]]).mean()
     assert len(exceeded) == 10 and (exceeded < 0.065).all() and (exceeded > 0.02).all()
@@ -267,45 +264,29 @@ def test_cells_that_cannot_be_told_from_guessing():
     runs = runs_of(TWO, 3)
     means = np.repeat([7.0, 30.0, 6.0, 9.0], 3) + np.tile([-0.5, 0.0, 0.5], 4)
     # three seeds 0.5 apart: 7.0 +- 4.30 * 0.5 / sqrt(3) = 7.0 +- 1.24 reaches down to 6.25, 9.0 +- 1.24 does not
-    cells = ablation_quantities.cell_means(measured(means, runs, datasets=("sketch",)), TWO)
+    cells = ablation.cell_means(measured(means, runs, datasets=("sketch",)), TWO)
     half = 4.302653 * 0.5 / 3**0.5
     row = cells[(cells.architecture == "transformer") & (cells.objective == "supervised")].iloc[0]
     assert (row.value, row.ci_low, row.ci_high) == pytest.approx((7, 7 - half, 7 + half))
-    weak = ablation_quantities.at_chance(cells, {"sketch": 6.25})
+    weak = ablation.at_chance(cells, {"sketch": 6.25})
     assert sorted(weak.value) == pytest.approx([6, 7]) and set(weak.chance) == {6.25}
-    assert ablation_quantities.at_chance(cells, {"another": 50}).empty
+    assert ablation.at_chance(cells, {"another": 50}).empty
     # images that are hard for all runs are noise of the mean, too: 9.0 +- 1.96 * 2 or more
     shared = measured(means, runs, np.full((1, 12, 12), 4.0), datasets=("sketch",))
-    assert len(ablation_quantities.at_chance(ablation_quantities.cell_means(shared, TWO), {"sketch": 6.25})) == 3
+    assert len(ablation.at_chance(ablation.cell_means(shared, TWO), {"sketch": 6.25})) == 3
 
 
 def test_guessing():
-    assert ablation_quantities.guessing(np.array([3, 1, 2]), 16) == 6.25
-    assert ablation_quantities.guessing([np.array([3, 1]), np.array([2]), np.array([0, 1, 2])], 16) == 12.5
+    assert ablation.guessing(np.array([3, 1, 2]), 16) == 6.25
+    assert ablation.guessing([np.array([3, 1]), np.array([2]), np.array([0, 1, 2])], 16) == 12.5
 
 
-def test_holm_over_the_rows_shown():
-    table = pd.DataFrame({"term": ["objective", "objective", "architecture"], "p": [0.01, 0.04, 0.001]})
-    shown = ablation.corrected(table, ["objective"])
-    assert shown.p_holm.tolist() == [0.02, 0.04] and shown.decided.tolist() == [True, True]
-    assert ablation.corrected(table).p_holm.tolist() == [0.02, 0.04, 0.003]
-    muted = ablation.corrected(table, without=[True, False, False])
-    assert np.isnan(muted.p_holm[0]) and muted.p_holm[1:].tolist() == [0.04, 0.002]
-    assert muted.decided.tolist() == [False, True, True]
-
-
-def test_tables_for_figures_and_results():
+def test_cell_means_and_the_runs_themselves():
     case = measured(*worked_case())
-    cells = ablation_quantities.cell_means(case, TWO).set_index(list(TWO))
-    found = cells.loc[("convnet", "clip"), ["value", "lowest", "highest", "seeds"]].tolist()
-    assert found == pytest.approx([80, 79, 81, 3])
-    frame = ablation_quantities.long(case)
+    cells = ablation.cell_means(case, TWO).set_index(list(TWO))
+    assert cells.value["convnet", "clip"] == pytest.approx(80)
+    frame = case.accuracies()
     assert len(frame) == 12 and frame.value.tolist() == case.values[0].tolist() and frame.seed.tolist()[:3] == [0, 1, 2]
-    rows = ablation.as_results(ablation.effects(case, TWO), {"architecture": "convnet_minus_transformer"})
-    assert rows.to_dict("records")[0] | {"ci_low": 0, "ci_high": 0} == {
-        "dataset": "world_val", "metric": "effect:accuracy", "model": "convnet_minus_transformer",
-        "value": pytest.approx(14), "ci_low": 0, "ci_high": 0, "n": 1000, "unit": "points",
-    }  # fmt: skip
 
 
 def simulate(rng, cases, seeds=3, n=150):
@@ -335,12 +316,6 @@ def test_intervals_cover_the_truth():
     assert table[table.term == "architecture"].seeds_alone.mean() < 0.88  # what ignoring the images would cost
 
 
-def test_holm_by_table():
-    table = pd.DataFrame({"term": "objective", "panel": ["a", "a", "b"], "p": [0.01, 0.04, 0.04]})
-    assert ablation.corrected(table, by="panel").p_holm.tolist() == [0.02, 0.04, 0.04]
-    assert ablation.corrected(table.iloc[:0], by="panel").empty
-
-
 def test_one_run_per_cell_gives_values_without_intervals():
     values, runs = worked_case()
     alone = measured(values, runs).where(runs.seed == 1)
@@ -354,7 +329,7 @@ def test_one_run_per_cell_gives_values_without_intervals():
 def test_means_and_gaps_of_groups():
     values, runs = worked_case()
     case = measured([values, np.subtract(values, 10), np.subtract(values, 20)], runs, datasets=("val", "r", "sketch"))
-    total = ablation_quantities.with_gaps(case, "val", {"renditions": ["r", "sketch"], "alone": ["r"]})
+    total = ablation.with_gaps(case, "val", {"renditions": ["r", "sketch"], "alone": ["r"]})
     assert total.values[total.position("renditions", "accuracy_gap")] == pytest.approx(np.full(12, -15.0))
     assert total.quantities.query("metric == 'accuracy'").dataset.tolist() == ["val", "r", "sketch", "renditions"]
     assert total.quantities.n[total.position("renditions", "accuracy")] == 2000

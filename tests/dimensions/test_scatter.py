@@ -6,21 +6,20 @@ import pandas as pd
 import pytest
 
 from beyond_accuracy.data import published
-from beyond_accuracy.dimensions import plots_landscape, scatter
+from beyond_accuracy.dimensions import landscape, scatter
 
-XS = [scatter.percent_axis("imagenet_1k", "ImageNet (%)"), scatter.size_axis("params_m", "parameters")]
-YS = [scatter.percent_axis("imagenet_r", "R (%)"), scatter.percent_axis("imagenet_a", "A (%)")]
+XS = [scatter.Axis("imagenet_1k", "ImageNet (%)"), scatter.Axis("params_m", "parameters", percent=False)]
+YS = [scatter.Axis("imagenet_r", "R (%)"), scatter.Axis("imagenet_a", "A (%)")]
+NONE = pd.DataFrame(columns=["model", "family", "paradigm"])
 
 
 @pytest.fixture(scope="module")
 def board():
-    frame = published.leaderboard()
-    frame["marked"] = frame.model.map({row: name for name, row in published.CHECKPOINTS.items()}).fillna("")
-    return frame.assign(detail=plots_landscape.point_details(frame))
+    return scatter.points(published.leaderboard(), NONE)
 
 
-def page(frame, **options):
-    text = scatter.scatter_html(frame, XS, YS, name="demo", alt="models", caption="A caption.", **options)
+def page(frame):
+    text = scatter.explorer(frame, XS, YS, "demo", "A caption.")
     return text, bs4.BeautifulSoup(text, "html.parser")
 
 
@@ -28,7 +27,7 @@ def test_every_model_is_a_named_point(board):
     _, soup = page(board)
     titles = [point.title.text for point in soup.select(".p")]
     assert len(titles) == 300
-    named = [t for t in titles if t.startswith("ViT-B-16/laion400m_e31 (vit_clip)")]
+    named = [t for t in titles if t.startswith("ViT-B-16/laion400m_e31 (the paper's ViT, CLIP)")]
     assert len(named) == 1 and "R 77.8 %" in named[0] and "clip on laion400m" in named[0]
 
 
@@ -84,6 +83,21 @@ def test_an_axis_without_numbers_is_refused(board):
         page(board[board.model == "resnet50.tv_in1k"])
 
 
-def test_scaled_outlines():
-    assert scatter._scaled("M0,-6L6,0z", 2) == "M0,-12L12,0z"
-    assert scatter._scaled(scatter._SHAPES["o"], 2) == "M-10,0a10,10 0 1,0 20,0a10,10 0 1,0 -20,0z"
+def test_details_name_what_is_known():
+    text = scatter.points(published.leaderboard().tail(1), NONE).detail.iloc[0]
+    assert "ImageNet" in text and "87.8" in text and "clip on commonpool_s" in text
+    own = pd.DataFrame({"model": ["m"], "paradigm": ["clip"], "imagenet_1k": [66.0], "params_m": [np.nan]})
+    assert scatter.points(published.leaderboard().head(1), own).detail.iloc[1] == "ImageNet 66.0 %, clip"
+
+
+def test_published_figure_has_marks_and_own_runs():
+    frame = published.leaderboard()
+    own = pd.DataFrame({"model": ["mine"], "imagenet_1k": [80.0], "imagenet_r": [50.0]})
+    baseline = (frame.paradigm == "supervised") & (frame.pretrain_data == "in1k")
+    fig, words = scatter.published(frame[scatter.DRAWN], None, baseline, own)
+    names = [landscape.NAMES[y] for y in landscape.ROBUSTNESS]
+    stars = {n: [li for li in ax.lines if li.get_marker() == "*"] for n, ax in zip(names, fig.axes, strict=True)}
+    assert len(stars["R"]) == 1 and not stars["A"] and stars["R"][0].get_ydata()[0] == pytest.approx(0)  # 50 %
+    labels = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert {"ViT, supervised", "ConvNeXt, CLIP", "this run", "CLIP, zero-shot"} <= set(labels)
+    assert "ViT, CLIP" in words

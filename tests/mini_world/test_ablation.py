@@ -10,8 +10,14 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.dimensions import calibration
-from beyond_accuracy.dimensions.ablation import effects, image_covariance
-from beyond_accuracy.dimensions.training_runs import covariance_path, describe, read_runs, recipe_runs
+from beyond_accuracy.dimensions.ablation import (
+    covariance_path,
+    describe,
+    effects,
+    image_covariance,
+    read_runs,
+    recipe_runs,
+)
 from mini_world import ablation
 from mini_world.ablation import covariance_rows, quantities, run_folders
 from mini_world.classes import CLASSES

@@ -39,7 +39,7 @@ def test_dots_put_every_value_at_its_category():
     drawn = {round(float(x), 3) for line in ax.lines for x in np.atleast_1d(line.get_xdata())}
     assert {60.0, 55.0, 30.0, 35.0} <= drawn
     assert {"v2", "sketch", "Model A", "Model B"} <= texts(fig) and "Unused" not in texts(fig)
-    assert "v2, Model A 60" in alt and "sketch, Model B 35" in alt and alt.startswith("accuracy (%) of 2 models")
+    assert "v2, Model A 60" in alt and "sketch, Model B 35" in alt and alt.startswith("accuracy (%): ")
 
 
 def test_dots_have_a_panel_per_value_and_counts():

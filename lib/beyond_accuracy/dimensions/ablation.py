@@ -24,49 +24,50 @@ Tukey 1956; the quasi F of Clark 1973, "The language-as-fixed-effect fallacy"). 
 allows count as c_r. Noise that all runs share, an image that is hard for all, cancels in w'Cw. Degrees of freedom:
 Satterthwaite (1946), 2 to 8 for three seeds per cell of a 2 x 2 if images add nothing.
 
-Variances shrunk towards a common one (Smyth 2004) would need fewer seeds, but shrink the fickle cells most: under the
-spreads measured here such intervals cover 88 %, those of one pooled variance 91 %, these 95 %.
+Under the spreads measured here these intervals cover 95 %, those of one pooled variance 91 %, those of variances shrunk
+towards a common one (Smyth 2004) 88 %.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, product
+from itertools import combinations, combinations_with_replacement, product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t
+from scipy.special import logit
+from scipy.stats import chi2, t
 
-from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.measure.stats import holm
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.paths import resolve
 
+ARCHITECTURE, OBJECTIVE, DIVERSITY = "architecture", "objective", "diversity"
+TWO, THREE = (ARCHITECTURE, OBJECTIVE), (ARCHITECTURE, OBJECTIVE, DIVERSITY)
 LEVELS = {
-    "architecture": ("transformer", "convnet"),
-    "objective": ("supervised", "clip"),
-    "diversity": ("narrow", "broad"),
+    ARCHITECTURE: ("transformer", "convnet"),
+    OBJECTIVE: ("supervised", "clip"),
+    DIVERSITY: ("narrow", "broad"),
 }
 """Levels of each factor; an effect is the second minus the first."""
 
 COLUMNS = ["term", "value", "ci_low", "ci_high", "p", "se", "se_seeds", "se_images", "df", "runs"]
+ABOUT = (ARCHITECTURE, OBJECTIVE, "seed", "recipe", "training_set", "data", "samples_seen", "minutes", "device")
+QUANTITY = ("dataset", "metric", "unit", "n", "clusters")
+TRAINED_ON = {"train": "narrow", "train_broad": "broad"}
+HOW = "python -m mini_world.train --recipe short --seed 1; python -m mini_world.ablation"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of some training runs.
+    """What was measured of some training runs."""
 
-    Attributes:
-        runs: One row per run: a column per factor, and `seed`; any others.
-        quantities: One row per quantity: `dataset, metric, unit, n` (images) and `clusters` (independent ones).
-        values: (quantities, runs).
-        covariance: (quantities, runs, runs): of the runs' values over images, see `image_covariance`.
-    """
-
-    runs: pd.DataFrame
-    quantities: pd.DataFrame
-    values: NDArray[np.float64]
-    covariance: NDArray[np.float64]
+    runs: pd.DataFrame  # a row per run: a column per factor, `seed`, any others
+    quantities: pd.DataFrame  # a row per quantity: `dataset, metric, unit, n` (images), `clusters` (independent ones)
+    values: NDArray[np.float64]  # (quantities, runs)
+    covariance: NDArray[np.float64]  # (quantities, runs, runs) of the runs' values over images: `image_covariance`
 
     def where(self, chosen: ArrayLike) -> Measured:
         """Some of the runs; `chosen` is (runs,) bool."""
@@ -81,11 +82,7 @@ class Measured:
         return replace(self, quantities=quantities, values=self.values[at], covariance=self.covariance[at])
 
     def position(self, dataset: str, metric: str) -> int:
-        """Row of a quantity.
-
-        Raises:
-            InputError: It was not measured.
-        """
+        """Row of a quantity; `InputError` if it was not measured."""
         found = np.flatnonzero((self.quantities.dataset == dataset) & (self.quantities.metric == metric))
         if len(found) != 1:
             raise InputError(f"ablation: {metric} on {dataset} was not measured")
@@ -93,29 +90,31 @@ class Measured:
 
     def __add__(self, other: Measured) -> Measured:
         """Further quantities of the same runs."""
-        return Measured(
-            self.runs,
-            pd.concat([self.quantities, other.quantities], ignore_index=True),
-            np.concatenate([self.values, other.values]),
-            np.concatenate([self.covariance, other.covariance]),
-        )
+        quantities = pd.concat([self.quantities, other.quantities], ignore_index=True)
+        values, covariance = ((getattr(self, part), getattr(other, part)) for part in ("values", "covariance"))
+        return Measured(self.runs, quantities, np.concatenate(values), np.concatenate(covariance))
+
+    def cells(self, factors: Sequence[str]) -> Iterator[tuple[dict[str, str], NDArray[np.intp]]]:
+        """Every cell: its levels, and the positions of its runs."""
+        for names, at in self.runs.groupby(list(factors)).indices.items():
+            yield dict(zip(factors, names, strict=True)), at
+
+    def accuracies(self) -> pd.DataFrame:
+        """Accuracy of every run on every set, for figures: the run's columns, `dataset` and `value` (percent)."""
+        at = np.flatnonzero(self.quantities.metric == "accuracy")
+        parts = [self.runs.assign(dataset=self.quantities.dataset[k], value=self.values[k]) for k in at]
+        return pd.concat(parts, ignore_index=True)
 
 
 def image_covariance(values: ArrayLike, clusters: ArrayLike | None = None) -> NDArray[np.float64]:
-    """Covariance, over the choice of images, of the means of several runs over the same images.
+    """Covariance, over the choice of images, of the means of several runs over the same images: (runs, runs).
 
     C_rs = G / (G - 1) * sum_g u_rg u_sg / n^2, where u_rg is the sum over the images of cluster g of the deviations of
     run r from its mean; with every image its own cluster, the sample covariance divided by n.
 
     Args:
-        values: (runs, n) per-image values whose mean is the metric.
-        clusters: (n,) cluster of each image.
-
-    Returns:
-        (runs, runs).
-
-    Raises:
-        ValueError: Fewer than two clusters, or values that are not finite.
+        values: (runs, n) per-image values whose mean is the metric; finite.
+        clusters: (n,) cluster of each image; at least two.
 
     >>> image_covariance([[0, 1, 1, 0], [0, 1, 0, 0]]).round(4).tolist()
     [[0.0833, 0.0417], [0.0417, 0.0625]]
@@ -137,11 +136,7 @@ def image_covariance(values: ArrayLike, clusters: ArrayLike | None = None) -> ND
 
 
 def design(runs: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """Design matrix: constant, the factors at -1/2 and +1/2, and every interaction (`architecture:objective`).
-
-    Raises:
-        InputError: A level that is not one of `LEVELS`.
-    """
+    """Design matrix: constant, the factors at -1/2 and +1/2, and every interaction (`architecture:objective`)."""
     coded = {}
     for factor in factors:
         low, high = LEVELS[factor]
@@ -155,44 +150,31 @@ def design(runs: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
     return matrix
 
 
-def check_seeds(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> None:
-    """Whether every cell has enough seeds for an interval.
-
-    Raises:
-        InputError: A cell has fewer than `least` runs, or the same seed twice; says how to get more.
-    """
+def seeds_lacking(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> str:
+    """What keeps the cells from an interval, and how to mend it; empty if every cell has `least` seeds."""
     if runs.duplicated([*factors, "seed"]).any():
-        raise InputError("ablation: a seed occurs twice in a cell; the table mixes recipes of the same kind")
+        return "ablation: a seed occurs twice in a cell; the table mixes recipes of the same kind"
     cells = runs.groupby(list(factors)).size()
     for cell in product(*(LEVELS[factor] for factor in factors)):
         count = int(cells.get(cell, 0))
         if count < least:
-            raise InputError(
+            return (
                 f"ablation: {', '.join(cell)}: {count} training run{'' if count == 1 else 's'}, intervals need at "
                 f"least {least} seed{'' if least == 1 else 's'} in every cell. Train more (python -m mini_world.train "
                 f"--recipe {'short_broad' if 'broad' in cell else 'short'} --seed 1), then write the table: python -m "
                 "mini_world.ablation"
             )
-
-
-def seeds_lacking(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> str:
-    """What `check_seeds` would say; empty if nothing lacks."""
-    try:
-        check_seeds(runs, factors, least)
-    except InputError as error:
-        return str(error)
     return ""
 
 
+def check_seeds(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> None:
+    """Raise an `InputError` that says what `seeds_lacking` found."""
+    if lacking := seeds_lacking(runs, factors, least):
+        raise InputError(lacking)
+
+
 def single_values(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
-    """Effects without intervals, which a single run per cell is enough for.
-
-    Returns:
-        Rows `dataset, metric, unit, term, value`.
-
-    Raises:
-        InputError: A cell has no run.
-    """
+    """Effects without intervals, for which one run a cell is enough: rows `dataset, metric, unit, term, value`."""
     check_seeds(measured.runs, factors, least=1)
     matrix = design(measured.runs, factors)
     values = measured.values @ np.linalg.pinv(matrix.to_numpy()).T
@@ -202,19 +184,7 @@ def single_values(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
 
 
 def effects(measured: Measured, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
-    """Every effect on every quantity, with intervals over seeds and images (see the module's text).
-
-    Args:
-        measured: At least two runs in every cell of the factors.
-        factors: One or more of `LEVELS`.
-        level: Of the intervals.
-
-    Returns:
-        As `contrasts`, a row per quantity and term.
-
-    Raises:
-        InputError: As `check_seeds`.
-    """
+    """Every effect on every quantity, as `contrasts`; at least two runs in every cell of the factors."""
     check_seeds(measured.runs, factors)
     matrix = design(measured.runs, factors)
     weights = pd.DataFrame(np.linalg.pinv(matrix.to_numpy()), index=matrix.columns).drop(index="constant")
@@ -263,12 +233,7 @@ def contrasts(measured: Measured, factors: Sequence[str], weights: pd.DataFrame,
 def cell_variances(measured: Measured, factors: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Variance between the seeds of each run's cell, and the part of it that the choice of images makes.
 
-    Args:
-        measured: At least two runs in every cell.
-        factors: What makes a cell.
-
-    Returns:
-        Two arrays (quantities, runs), equal within a cell.
+    Both are (quantities, runs), equal within a cell; at least two runs in every cell.
     """
     same = _same_cell(measured.runs, factors)
     size = same.sum(axis=1)
@@ -283,40 +248,196 @@ def _same_cell(runs: pd.DataFrame, factors: Sequence[str]) -> NDArray[np.bool_]:
     return cell[:, None] == cell
 
 
-def corrected(
-    table: pd.DataFrame, terms: Sequence[str] = (), by: str = "", alpha: float = 0.05, without: ArrayLike | None = None
-) -> pd.DataFrame:
-    """The effects of some terms with p-values corrected by Holm, and whether they are decided.
+# --------------------------------------------------------------------------------------------------- further quantities
+
+
+def average(measured: Measured, datasets: Sequence[str], name: str, metric: str = "accuracy") -> Measured:
+    """The mean of a metric over several sets of different images, as one quantity of the dataset `name`."""
+    at = [measured.position(dataset, metric) for dataset in datasets]
+    about = measured.quantities.iloc[at]
+    row = {"dataset": name, "metric": metric, "unit": about.unit.iloc[0], "n": about.n.sum()}
+    row["clusters"] = about.clusters.sum()
+    covariance = measured.covariance[at].sum(axis=0) / len(at) ** 2
+    return Measured(measured.runs, pd.DataFrame([row]), measured.values[at].mean(axis=0)[None], covariance[None])
+
+
+def gaps(measured: Measured, clean: str, datasets: Iterable[str], scale: str = "percent") -> Measured:
+    """Accuracy on shifted sets minus that on the clean set, run by run: what is left once accuracy itself is taken off.
 
     Args:
-        table: Rows of `effects`.
-        terms: Which terms; all if empty.
-        by: Column that parts the rows into tables, each corrected by itself; empty: all rows are one table.
-        alpha: An effect is decided if its corrected p-value is below this.
-        without: (rows of the table,) bool: rows on which there is no verdict; they do not count and have no p-value.
+        measured: Accuracies in percent; the sets hold different images, so their noise is independent.
+        clean: The clean set.
+        datasets: The shifted sets.
+        scale: `percent` (`accuracy_gap`, points) or `logit` (`log_odds_gap`, by the delta method; a run without a
+            single right or wrong answer has none).
+    """
+
+    def known(dataset: str) -> tuple[NDArray, NDArray]:
+        at = measured.position(dataset, "accuracy")
+        share, spread = measured.values[at], measured.covariance[at]
+        if scale == "percent":
+            return share, spread
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = 100 / (share * (100 - share))
+            return logit(share / 100), spread * np.outer(slope, slope)
+
+    metric, unit = ("log_odds_gap", "log-odds") if scale == "logit" else ("accuracy_gap", "points")
+    at = [measured.position(dataset, "accuracy") for dataset in datasets]
+    base, (values, spreads) = known(clean), zip(*map(known, datasets), strict=True)
+    with np.errstate(invalid="ignore"):
+        gap = np.array(values) - base[0]
+    about = measured.quantities.iloc[at].assign(metric=metric, unit=unit)
+    return Measured(measured.runs, about, np.where(np.isfinite(gap), gap, np.nan), np.array(spreads) + base[1])
+
+
+def with_gaps(measured: Measured, clean: str, groups: Mapping[str, Sequence[str]]) -> Measured:
+    """The quantities measured, the mean accuracy of each group of shifted sets, and every gap on both scales.
+
+    A group (name of its mean -> sets) of one set has no mean.
+    """
+    total = measured
+    for name, sets in groups.items():
+        total = total + average(measured, sets, name) if len(sets) > 1 else total
+    shifted = list(dict.fromkeys(one for name, sets in groups.items() for one in (*sets, *[name] * (len(sets) > 1))))
+    return total + gaps(total, clean, shifted) + gaps(total, clean, shifted, "logit")
+
+
+# ------------------------------------------------------------------------------------------------------------ the seeds
+
+
+def seed_noise(measured: Measured, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """How far runs of one cell lie apart that differ in their seed alone, on the same images.
 
     Returns:
-        The rows with `p_holm` and `decided`.
+        Rows `dataset, metric, unit, n` (independent images or groups), the factors, `sd`, its chi-square interval
+        `sd_low, sd_high`, `df`. Seeds that lie closer than images on which single runs differ allow count as these do.
     """
-    table = table if without is None else table.assign(p=table.p.mask(np.asarray(without, bool)))
-    chosen = table[table.term.isin(list(terms))] if terms else table
-    p_values = chosen.p.astype(float)
-    if len(chosen):
-        p_values = p_values.groupby(chosen[by] if by else 0 * p_values.fillna(0)).transform(holm)
-    return chosen.assign(p_holm=p_values, decided=p_values < alpha).reset_index(drop=True)
+    check_seeds(measured.runs, factors)
+    between, images = (part**0.5 for part in cell_variances(measured, factors))
+    keys = measured.quantities[["dataset", "metric", "unit"]].assign(n=measured.quantities.clusters)
+    parts = []
+    for cell, at in measured.cells(factors):
+        least, df = images[:, at[0]], len(at) - 1
+        sd = np.maximum(between[:, at[0]], least)
+        low, high = (sd * np.sqrt(df / chi2.ppf(q, df)) for q in ((1 + level) / 2, (1 - level) / 2))
+        parts.append(keys.assign(**cell, sd=sd, sd_low=np.maximum(low, least), sd_high=high, df=df))
+    return pd.concat(parts, ignore_index=True)
 
 
-# -------------------------------------------------------------------------------------------------------------- results
+def least_differences(noise: pd.DataFrame, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """What a difference between two single runs has to exceed to be more than luck of their seeds.
 
+    t sqrt(sd_a^2 + sd_b^2): two runs of equal expectation differ by less in `level` of the cases. Degrees of freedom by
+    Welch and Satterthwaite for two cells; two runs of the same cell share one estimate and its degrees of freedom.
 
-def as_results(table: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:
-    """Effects as rows of the results schema (without `dimension`): the effect stands in the place of the model.
-
-    Args:
-        table: Rows of `effects`.
-        words: Term -> its name there, e.g. `convnet_minus_transformer`.
+    Returns:
+        Rows `dataset, metric, unit, n, first, second` (cells, their levels joined by a space), `least_difference`.
     """
-    shown = table[table.term.isin(list(words))]
-    unit = shown.unit.replace("percent", "points")
-    frame = shown.assign(metric="effect:" + shown.metric, model=shown.term.map(words), unit=unit)
-    return frame[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]].reset_index(drop=True)
+    keys = ["dataset", "metric", "unit", "n"]
+    cells = {" ".join(names): part for names, part in noise.groupby(list(factors), sort=False)}
+    parts = []
+    for first, second in combinations_with_replacement(cells, 2):
+        both = cells[first].merge(cells[second][[*keys, "sd", "df"]], on=keys, suffixes=("", "_b"))
+        a, b = both.sd**2, both.sd_b**2
+        freedom = both.df if first == second else (a + b) ** 2 / (a**2 / both.df + b**2 / both.df_b)
+        least = t.ppf((1 + level) / 2, freedom.fillna(both.df)) * np.sqrt(a + b)  # no spread at all: 0/0
+        parts.append(both[keys].assign(first=first, second=second, least_difference=least))
+    return pd.concat(parts, ignore_index=True)
+
+
+def cell_means(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
+    """Mean over the seeds of every cell with its interval over seeds and images.
+
+    Returns:
+        Rows `dataset, metric, unit, n`, the factors, `value, ci_low, ci_high`; quantities with a missing value in any
+        run are left out.
+    """
+    parts = []
+    for cell, at in measured.cells(factors):
+        weights = np.zeros((1, len(measured.runs)))
+        weights[0, at] = 1 / len(at)
+        parts.append(contrasts(measured, factors, pd.DataFrame(weights)).assign(**cell))
+    columns = ["dataset", "metric", "unit", "n", "value", "ci_low", "ci_high", *factors]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def guessing(targets: Sequence, classes: int) -> float:
+    """Accuracy of guessing a class, percent; an image with several labels is guessed right by any of them."""
+    return 100 * float(np.mean([np.unique(labels).size for labels in targets])) / classes
+
+
+def at_chance(cells: pd.DataFrame, chance: Mapping[str, float]) -> pd.DataFrame:
+    """Rows of `cell_means` whose accuracy cannot be told from guessing: their interval reaches down to `chance`.
+
+    What such a cell loses under a shift says how good it was before, not how robust it is: nothing is left to lose.
+    `chance` is dataset -> accuracy of guessing, percent; other datasets are left out.
+    """
+    rows = cells[(cells.metric == "accuracy") & cells.dataset.isin(list(chance))]
+    rows = rows.assign(chance=rows.dataset.map(chance).astype(float))
+    return rows[rows.ci_low <= rows.chance].reset_index(drop=True)
+
+
+# --------------------------------------------------------------------------------------------------- the shipped tables
+
+
+def covariance_path(table: Path) -> Path:
+    """Where the covariance of a table of runs lies: per quantity the lower triangle of (runs, runs)."""
+    return table.with_name(f"{table.stem}_covariance.csv")
+
+
+def read_runs(path: Path | str) -> Measured:
+    """All runs of a table that `python -m mini_world.ablation` wrote, with the factors of `LEVELS`.
+
+    Raises:
+        DataMissing: The table or its covariance is not there.
+        InputError: Missing columns, a repeated row, or tables that do not belong together.
+    """
+    table = resolve(path)
+    for file in (table, covariance_path(table)):
+        if not file.is_file():
+            raise DataMissing(f"{file}: no table of training runs; make it with: {HOW}")
+    frame = pd.read_csv(table)
+    if missing := {"run", "value", *ABOUT, *QUANTITY} - set(frame.columns):
+        raise InputError(f"{table}: missing columns {', '.join(sorted(missing))}; write it anew: {HOW}")
+    if frame.duplicated(["run", "dataset", "metric"]).any():
+        raise InputError(f"{table}: a run has two rows for the same dataset and metric; write it anew: {HOW}")
+    runs = frame.drop_duplicates("run")[["run", *ABOUT]].reset_index(drop=True)
+    runs[DIVERSITY] = runs.training_set.map(TRAINED_ON)
+    # n of the shape bias differs between runs (decided images); the first run stands for all.
+    quantities = frame.drop_duplicates(["dataset", "metric"])[list(QUANTITY)].reset_index(drop=True)
+    keys = pd.MultiIndex.from_frame(quantities[["dataset", "metric"]])
+    values = frame.pivot(index=["dataset", "metric"], columns="run", values="value").loc[keys, runs.run].to_numpy(float)
+    return Measured(runs, quantities, values, _covariance(covariance_path(table), keys, list(runs.run)))
+
+
+def _covariance(path: Path, keys: pd.MultiIndex, runs: list[str]) -> NDArray[np.float64]:
+    frame = pd.read_csv(path).set_index(["dataset", "metric", "run"])
+    expected = pd.MultiIndex.from_tuples([(*key, run) for key in keys for run in runs])
+    if set(runs) - set(frame.columns) or not expected.isin(frame.index).all():
+        raise InputError(f"{path}: other runs or metrics than the table beside it; write both anew: {HOW}")
+    lower = np.nan_to_num(frame.loc[expected, runs].to_numpy(float).reshape(len(keys), len(runs), len(runs)))
+    lower = np.tril(lower)
+    return lower + np.tril(lower, -1).transpose(0, 2, 1)
+
+
+def recipe_runs(measured: Measured, recipe: str, factors: Sequence[str] = ()) -> Measured:
+    """Runs of one recipe; `DataMissing` if there are none, `InputError` if a cell of the factors lacks seeds."""
+    chosen = measured.runs.recipe == recipe
+    if not chosen.any():
+        raise DataMissing(f"ablation: no runs of recipe {recipe}; make them with: {HOW.replace('short', recipe)}")
+    runs = measured.where(chosen)
+    if factors:
+        check_seeds(runs.runs, factors)
+    return runs
+
+
+def describe(measured: Measured) -> pd.DataFrame:
+    """What the runs cost: `recipe, diversity, architecture, objective, seeds, samples, minutes` (mean), `device`."""
+    keys = ["recipe", DIVERSITY, *TWO]
+    found = measured.runs.groupby(keys, sort=False).agg(
+        seeds=("seed", "nunique"), samples=("samples_seen", "first"), minutes=("minutes", "mean"),
+        device=("device", "first"),
+    )  # fmt: skip
+    order = {level: k for levels in LEVELS.values() for k, level in enumerate(levels)}
+    by_level = {"key": lambda c: c.map(order).fillna(0) if c.name != "recipe" else c, "kind": "stable"}
+    return found.reset_index().sort_values(keys, **by_level)

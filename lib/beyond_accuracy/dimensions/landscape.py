@@ -1,6 +1,6 @@
 """What differs between published models of equal ImageNet accuracy.
 
-Everything here takes the frame of `reference.leaderboard` (one row per published checkpoint, accuracies in percent) or
+Everything here takes the frame of `published.leaderboard` (one row per published checkpoint, accuracies in percent) or
 a part of it. Intervals resample models, or whole groups of related models (`lineage`). Published models are not a
 random sample of possible models, so these intervals say how much an answer depends on which models happen to be
 listed; they do not extend it to models nobody has trained.
@@ -14,13 +14,45 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata, t
 
+from beyond_accuracy.data.published import leaderboard
+from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import clustered_variance, linear_difference, percentile_interval
+from beyond_accuracy.show import figures
+from beyond_accuracy.show.tables import format_interval
+from beyond_accuracy.show.theme import GREY, INK, ModelStyle
 
 ROBUSTNESS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch")
 TRANSFER = ("vtab_natural", "vtab_specialized", "vtab_structured")
+LABELLED = ("imagenet_1k", "imagenet_real", *ROBUSTNESS)  # benchmarks of supervised models, and of CLIP
+ZERO_SHOT = ("imagenet_1k", *ROBUSTNESS, "objectnet", *TRANSFER)
+NAMES = {
+    "imagenet_1k": "ImageNet", "imagenet_real": "ReaL", "imagenet_v2": "V2", "imagenet_a": "A", "imagenet_r": "R",
+    "imagenet_sketch": "Sketch", "objectnet": "ObjectNet", "vtab_natural": "VTAB natural",
+    "vtab_specialized": "VTAB specialized", "vtab_structured": "VTAB structured", "params_m": "parameters",
+    "gmacs": "multiply-adds", "pretrain_samples": "data set size", "samples_seen": "samples seen",
+}  # fmt: skip
+LOOKS = {
+    "params_m": ModelStyle(INK, "o", "-", "", NAMES["params_m"]),
+    "gmacs": ModelStyle("#2f7ec0", "s", "--", "", NAMES["gmacs"]),
+    "pretrain_samples": ModelStyle("#2f7ec0", "s", "--", "", NAMES["pretrain_samples"]),
+}
+PAIRS = "ConvNet − Transformer, matched pairs"
 
 
 # ------------------------------------------------------------------------------------------------------------- models
+
+
+def models() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """All published models; those supervised on labels; the zero-shot CLIP models."""
+    board = leaderboard()
+    supervised, clip = board[board.paradigm == "supervised"], board[board.source == "open_clip"]
+    return board, supervised.reset_index(drop=True), clip.reset_index(drop=True)
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with its benchmarks and terms by their names for readers."""
+    columns = [c for c in ("benchmark", "term", "a", "b") if c in frame]
+    return frame.assign(**{c: frame[c].map(lambda name: NAMES.get(name, name)) for c in columns})
 
 
 def peers(board: pd.DataFrame, low: float, high: float, paradigm: str = "supervised") -> pd.DataFrame:
@@ -48,15 +80,8 @@ def bootstrap_models(
 ) -> NDArray[np.float64]:
     """Bootstrap draws of a statistic of rows that weights cannot express (ranks, fitted lines).
 
-    Args:
-        statistic: Maps row positions (with repeats) to k numbers; NaN where a resample has no answer.
-        n: Number of rows.
-        resamples: Number of resamples.
-        rng: Source of randomness.
-        clusters: (n,) group of each row; whole groups are drawn.
-
-    Returns:
-        (resamples, k) draws.
+    `statistic` maps row positions (with repeats) to k numbers, NaN where a resample has no answer; `clusters` (n,) are
+    groups of rows, drawn whole. Returns (resamples, k).
     """
     if clusters is None:
         return np.array([statistic(rng.integers(0, n, n)) for _ in range(resamples)], float)
@@ -67,14 +92,9 @@ def bootstrap_models(
 
 
 def interval(draws: ArrayLike, units: int | None = None) -> tuple[float, float]:
-    """Percentile interval of draws of which up to a tenth may be NaN (degenerate resamples).
+    """Percentile interval of draws of which up to a tenth may be NaN (degenerate resamples), `ValueError` beyond.
 
-    Args:
-        draws: (resamples,) draws.
-        units: Number of groups that were resampled, see `stats.percentile_interval`.
-
-    Raises:
-        ValueError: If more than a tenth of the draws are NaN.
+    `units` is the number of groups that were resampled, see `stats.percentile_interval`.
     """
     draws = np.asarray(draws, float)
     usable = draws[~np.isnan(draws)]
@@ -83,28 +103,26 @@ def interval(draws: ArrayLike, units: int | None = None) -> tuple[float, float]:
     return tuple(percentile_interval(usable, units=units))
 
 
+def estimated(
+    part: pd.DataFrame, statistic: Callable[[NDArray[np.int64]], ArrayLike], resamples: int, rng: np.random.Generator
+) -> list[tuple[float, float, float]]:
+    """The k numbers of a statistic of row positions with their bootstrap intervals over lineages."""
+    groups = lineage(part)
+    draws = bootstrap_models(statistic, len(part), resamples, rng, groups)
+    whole = statistic(np.arange(len(part)))
+    return [(value, *interval(column, groups.nunique())) for value, column in zip(whole, draws.T, strict=True)]
+
+
 # ------------------------------------------------------------------------------------------------------- correlations
 
 
-def partial_spearman(x: ArrayLike, y: ArrayLike, controls: ArrayLike | None = None) -> float:
-    """Spearman correlation of x and y; with controls, the correlation of what the controls leave of both ranks.
+def partial_spearman(table: NDArray, controls: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Spearman correlation of the first column with each other; with controls, of what they leave of the ranks.
 
-    Ranks of x and y are regressed on the ranks of every control (plus a constant), and the residuals correlated
-    (Conover, Practical Nonparametric Statistics, section 5.4). A control of 0/1 values is used as it is.
-
-    Args:
-        x: (n,) values.
-        y: (n,) values.
-        controls: (n,) or (n, k) values, or None.
-
-    Returns:
-        Correlation in -1..1; NaN when nothing varies.
+    Ranks are regressed on the ranks of every control, (n,) or (n, k), plus a constant, and the residuals correlated
+    (Conover, Practical Nonparametric Statistics, section 5.4). A control of 0/1 values is used as it is. NaN when
+    nothing varies.
     """
-    return float(_rank_correlations_with_first(np.column_stack([x, y]).astype(float), controls)[0])
-
-
-def _rank_correlations_with_first(table: NDArray, controls: ArrayLike | None) -> NDArray[np.float64]:
-    """Partial rank correlations of the first column with each of the others, shape (columns - 1,)."""
     ranks = rankdata(table, axis=0)
     design = np.ones((len(ranks), 1))
     if controls is not None:
@@ -126,60 +144,30 @@ def associations(
     rng: np.random.Generator,
     controls: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """(Partial) Spearman correlation of one column with several, each with a bootstrap interval over models.
+    """(Partial) Spearman correlation of one column with several: rows ``benchmark, value, ci_low, ci_high, n``.
 
-    Args:
-        frame: Models; those that lack one of the columns are left out.
-        x: Column, e.g. `params_m`.
-        ys: Columns, e.g. the robustness benchmarks.
-        resamples: Bootstrap resamples.
-        rng: Source of randomness.
-        controls: Columns held constant; text columns become indicators.
-
-    Returns:
-        Rows ``benchmark, value, ci_low, ci_high, n``.
-
-    Raises:
-        ValueError: If fewer than 8 models are left.
+    Models that lack one of the columns are left out; fewer than 8 raise a `ValueError`. `controls` are columns held
+    constant, text columns become indicators.
     """
     part = frame.dropna(subset=[x, *ys, *controls])
     if len(part) < 8:
         raise ValueError(f"{len(part)} models with {x} and {', '.join(ys)}: too few for a correlation")
     values = part[[x, *ys]].to_numpy(float)
     held = pd.get_dummies(part[list(controls)], drop_first=True).to_numpy(float) if controls else None
-
-    def statistic(i: NDArray[np.int64]) -> NDArray[np.float64]:
-        return _rank_correlations_with_first(values[i], None if held is None else held[i])
-
-    estimates = statistic(np.arange(len(part)))
-    groups = lineage(part)
-    draws = bootstrap_models(statistic, len(part), resamples, rng, groups)
-    rows = [(y, estimates[k], *interval(draws[:, k], groups.nunique()), len(part)) for k, y in enumerate(ys)]
+    found = estimated(part, lambda i: partial_spearman(values[i], None if held is None else held[i]), resamples, rng)
+    rows = [(y, *estimate, len(part)) for y, estimate in zip(ys, found, strict=True)]
     return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "n"])
 
 
 def rank_correlations(
     frame: pd.DataFrame, columns: Sequence[str], resamples: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Spearman correlation of every pair of benchmarks over models that have all of them.
-
-    Returns:
-        Rows ``a, b, value, ci_low, ci_high, n``, each unordered pair once.
-    """
+    """Spearman correlation of every two benchmarks over models that have all: ``a, b, value, ci_low, ci_high, n``."""
     part = frame.dropna(subset=list(columns))
     values = part[list(columns)].to_numpy(float)
     upper = np.triu_indices(len(columns), k=1)
-
-    def statistic(i: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.corrcoef(rankdata(values[i], axis=0), rowvar=False)[upper]
-
-    estimate = statistic(np.arange(len(part)))
-    groups = lineage(part)
-    draws = bootstrap_models(statistic, len(part), resamples, rng, groups)
-    rows = [
-        (columns[a], columns[b], estimate[k], *interval(draws[:, k], groups.nunique()), len(part))
-        for k, (a, b) in enumerate(zip(*upper, strict=True))
-    ]
+    found = estimated(part, lambda i: np.corrcoef(rankdata(values[i], axis=0), rowvar=False)[upper], resamples, rng)
+    rows = [(columns[a], columns[b], *e, len(part)) for a, b, e in zip(*upper, found, strict=True)]
     return pd.DataFrame(rows, columns=["a", "b", "value", "ci_low", "ci_high", "n"])
 
 
@@ -192,13 +180,9 @@ def group_gap(
     groups: tuple[str, str] = ("convnet", "transformer"),
     column: str = "family",
 ) -> pd.DataFrame:
-    """Difference of means between two groups of models (first minus second), in points.
+    """Difference of means between two groups of models, in points: ``benchmark, value, ci_low, ci_high, p, n``.
 
-    Returns:
-        Rows ``benchmark, value, ci_low, ci_high, p, n_first, n_second``; standard errors clustered by `lineage`.
-
-    Raises:
-        ValueError: If there are fewer than 3 models of a group.
+    Standard errors are clustered by `lineage`; fewer than 3 models in a group raise a `ValueError`.
     """
     rows, family = [], pd.factorize(lineage(frame))[0]
     for y in ys:
@@ -213,8 +197,8 @@ def group_gap(
         freedom = spread.sum() ** 2 / np.sum(spread**2 / (units - 1))  # Welch, over families
         gap, error = values[0].mean() - values[1].mean(), spread.sum() ** 0.5
         reach = t.ppf(0.975, freedom) * error
-        rows.append((y, gap, gap - reach, gap + reach, 2 * t.sf(abs(gap) / error, freedom), *sizes))
-    return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "p", "n_first", "n_second"])
+        rows.append((y, gap, gap - reach, gap + reach, 2 * t.sf(abs(gap) / error, freedom), sum(sizes)))
+    return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "p", "n"])
 
 
 def match_pairs(
@@ -233,9 +217,10 @@ def match_pairs(
 
     Args:
         frame: Models.
-        contrast: The column in which a pair must differ.
-        least_ratio: With a numeric contrast: the larger value is at least this many times the smaller.
-        groups: With a text contrast: the two values, e.g. ("convnet", "transformer").
+        contrast: The column in which a pair differs: by at least the factor ``least_ratio``, or in being of the two
+            ``groups``.
+        least_ratio: See there.
+        groups: See there.
         accuracy_within: Largest difference in ImageNet-1K accuracy, points.
         ratio_within: Columns that may differ by at most this factor, e.g. ``{"params_m": 1.5}``.
         same: Columns that must be equal.
@@ -244,25 +229,22 @@ def match_pairs(
         Rows ``first, second`` (positions in ``frame``): first has the larger value, or the first group.
     """
     values, accuracy = frame[contrast].to_numpy(), frame.imagenet_1k.to_numpy(float)
-    logs = {column: np.log(frame[column].to_numpy(float)) for column in (ratio_within or {})}
-    keys = list(frame[list(same)].astype(str).itertuples(index=False)) if same else [()] * len(frame)
+    gap = np.abs(accuracy[:, None] - accuracy)
+    fits = gap <= accuracy_within
+    for column in same:
+        fits &= np.equal.outer(*[frame[column].astype(str).to_numpy(object)] * 2).astype(bool)
+    for column, factor in (ratio_within or {}).items():
+        logs = np.log(frame[column].to_numpy(float))
+        fits &= np.abs(logs[:, None] - logs) <= np.log(factor)
+    if groups is None:
+        fits &= np.maximum.outer(values, values) >= least_ratio * np.minimum.outer(values, values)
+    else:
+        fits &= np.logical_or(*(np.outer(values == a, values == b) for a, b in (groups, groups[::-1])))
     graph = nx.Graph()
-    for i in range(len(frame)):
-        for j in range(i + 1, len(frame)):
-            gap = abs(accuracy[i] - accuracy[j])
-            if gap > accuracy_within or keys[i] != keys[j]:
-                continue
-            if any(abs(logs[c][i] - logs[c][j]) > np.log(factor) for c, factor in (ratio_within or {}).items()):
-                continue
-            if groups is None:
-                apart = max(values[i], values[j]) >= least_ratio * min(values[i], values[j])
-            else:
-                apart = {values[i], values[j]} == set(groups)
-            if apart:
-                graph.add_edge(i, j, weight=1 - gap / (accuracy_within + 1e-9))
-    matched = nx.max_weight_matching(graph, maxcardinality=True)
+    edges = np.argwhere(np.triu(fits, 1)).tolist()
+    graph.add_weighted_edges_from((i, j, 1 - gap[i, j] / (accuracy_within + 1e-9)) for i, j in edges)
     rows = []
-    for i, j in matched:
+    for i, j in nx.max_weight_matching(graph, maxcardinality=True):
         swap = values[i] != groups[0] if groups is not None else values[i] < values[j]
         rows.append((j, i) if swap else (i, j))
     return pd.DataFrame(sorted(rows), columns=["first", "second"], dtype="int64")
@@ -271,12 +253,8 @@ def match_pairs(
 def pair_differences(frame: pd.DataFrame, pairs: pd.DataFrame, ys: Iterable[str]) -> pd.DataFrame:
     """Mean difference within matched pairs (first minus second), in points.
 
-    Returns:
-        Rows ``benchmark, value, ci_low, ci_high, p, n`` (n pairs); standard errors clustered by the `lineage` of both
-        sides, for the pairs of one family are no independent evidence.
-
-    Raises:
-        ValueError: If there are fewer than 5 pairs.
+    Rows as of `group_gap`, n pairs; standard errors clustered by the `lineage` of both sides, for the pairs of one
+    family are no independent evidence. Fewer than 5 pairs raise a `ValueError`.
     """
     rows, family = [], pd.factorize(lineage(frame))[0]
     for y in ys:
@@ -300,16 +278,12 @@ def standing(
 ) -> pd.DataFrame:
     """Where one model stands among published models of the same kind and ImageNet accuracy.
 
-    Args:
-        board: Published models (the model itself, by name, is not its own peer).
-        model: A row with ``model, paradigm, imagenet_1k`` and the benchmarks.
-        columns: Benchmarks.
-        within: Peers differ by at most this many points of ImageNet-1K accuracy.
-        least: Fewer peers than this give no answer.
+    `model` has ``model, paradigm, imagenet_1k`` and the benchmarks; it is not its own peer (by name). Peers differ by
+    at most ``within`` points of ImageNet-1K accuracy; fewer than ``least`` give no answer.
 
     Returns:
         Rows ``benchmark, value, peers_mean, difference, rank_share, n``: ``rank_share`` is the share of peers that
-        score lower (ties count half). Empty where there are fewer than ``least`` peers.
+        score lower (ties count half).
     """
     clip = model.paradigm == "clip"
     kind = (board.paradigm == "clip") if clip else (board.source == "timm") & (board.paradigm == "supervised")
@@ -323,34 +297,113 @@ def standing(
     return pd.DataFrame(rows, columns=["benchmark", "value", "peers_mean", "difference", "rank_share", "n"])
 
 
-def own_rows(results: pd.DataFrame, specs: dict[str, tuple[str, str]]) -> pd.DataFrame:
+def own_rows(results: pd.DataFrame, specs: Iterable) -> pd.DataFrame:
     """This run's models in the leaderboard's columns, from the robustness rows of the results table.
-
-    Args:
-        results: Rows of the results schema.
-        specs: Model name -> (family, paradigm).
 
     Returns:
         One row per model with an ImageNet-1K accuracy: ``model, source, family, paradigm`` and the benchmarks measured
         (``source`` = ``this run``). Empty when the run has no ImageNet: its worlds are not on the published axes.
     """
+    kinds = {spec.name: (spec.family, spec.paradigm) for spec in specs}
     wanted = ["imagenet_1k", "imagenet_real", *ROBUSTNESS, "objectnet"]
     rows = results[(results.dimension == "robustness") & (results.metric == "accuracy") & results.dataset.isin(wanted)]
+    rows = rows[rows.model.isin(list(kinds))]
     wide = rows.pivot(index="model", columns="dataset", values="value").reset_index()
     if "imagenet_1k" not in wide or wide.empty:
         return pd.DataFrame(columns=["model", "source", "family", "paradigm", "imagenet_1k"])
-    wide = wide.dropna(subset=["imagenet_1k"])
-    kinds = wide.model.map(lambda name: specs.get(name, ("other", "supervised")))
-    return wide.assign(source="this run", family=kinds.str[0], paradigm=kinds.str[1]).rename_axis(columns=None)
+    wide = wide.dropna(subset=["imagenet_1k"]).rename_axis(columns=None)
+    kind = wide.model.map(kinds)
+    return wide.assign(source="this run", family=kind.str[0], paradigm=kind.str[1])
 
 
-def as_results(table: pd.DataFrame, metric: str, unit: str) -> pd.DataFrame:
-    """Rows of the results schema (without ``dimension``) for a statistic of all published models.
+def standings(board: pd.DataFrame, own: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
+    """`standing` of the published models in `labels` and of this run's models, on the robustness benchmarks."""
+    chosen = pd.concat([board[board.model.isin(list(labels))], own])
+    rows = [
+        standing(board, row, ROBUSTNESS).assign(model=labels.get(row.model, row.model)) for _, row in chosen.iterrows()
+    ]
+    columns = ["model", "benchmark", "value", "peers_mean", "difference", "rank_share", "n"]
+    return readable(pd.concat(rows, ignore_index=True))[columns]
 
-    Args:
-        table: Rows ``benchmark, value, ci_low, ci_high, n``.
-        metric: Name of the statistic.
-        unit: Its unit.
-    """
-    frame = table.rename(columns={"benchmark": "dataset"}).assign(metric=metric, model="published_models", unit=unit)
-    return frame[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]]
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def size_associations(band: pd.DataFrame, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+    """`associations` of ``size`` with robustness at equal accuracy, also with what still differs ``held`` constant."""
+    band = band.assign(more_data=(band.pretrain_data != "in1k").astype(float))
+    ways = {"as they are": [], "at equal ImageNet accuracy and data": ["imagenet_1k", "more_data"]}
+    return pd.concat(
+        associations(band, x, ROBUSTNESS, resamples, rng, controls).assign(size=x, held=held)
+        for held, controls in ways.items()
+        for x in ("params_m", "gmacs")
+    )
+
+
+def architecture_pairs(frame: pd.DataFrame, accuracy_within: float, size_within: float) -> pd.DataFrame:
+    """`match_pairs` of a ConvNet and a Transformer of equal data; sizes differ by at most a factor."""
+    limits = {"accuracy_within": accuracy_within, "ratio_within": {"params_m": size_within}}
+    return match_pairs(frame, contrast="family", groups=("convnet", "transformer"), **limits)
+
+
+def pair_gaps(frame: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Every matched pair of a ConvNet and a Transformer: ``benchmark, convnet, transformer, difference`` in points."""
+    first, second = (frame.loc[pairs[side]].reset_index(drop=True) for side in ("first", "second"))
+    names = {"convnet": first.model, "transformer": second.model}
+    parts = [pd.DataFrame({"benchmark": y, **names, "difference": first[y] - second[y]}) for y in ROBUSTNESS]
+    return pd.concat(parts, ignore_index=True)
+
+
+def judged(band: pd.DataFrame, matched: pd.DataFrame, by_size: pd.DataFrame) -> pd.DataFrame:
+    """Differences between groups of models, corrected together: their rows, `p_holm` and `verdict`."""
+    names = ("ConvNet − Transformer, all in the band", PAIRS, "larger − smaller (≥ 2 x parameters), matched pairs")
+    parts = [rows.assign(comparison=name) for rows, name in zip((band, matched, by_size), names, strict=True)]
+    rows = verdicts.judge(pd.concat(parts, ignore_index=True).assign(family="main"))
+    return rows[["comparison", "benchmark", "value", "ci_low", "ci_high", "p_holm", "n", "verdict"]]
+
+
+def estimates(page, rows: pd.DataFrame, series: str, panel: str, xlabel: str, name: str, caption: str) -> None:
+    """Draw estimates by benchmark: a mark per value of `series`, a panel per value of another column."""
+    shown = readable(rows.assign(model=rows[series]))
+    low, high = rows["ci_low"].min(), rows["ci_high"].max()
+    look = {"xlim": (low - 0.05 * (high - low), high + 0.05 * (high - low)), "line": 0, "styles": LOOKS}
+    page.draw(figures.dots, shown, name, caption, y="benchmark", panel=panel, xlabel=xlabel, **look)
+
+
+def pairs_figure(gaps: pd.DataFrame, styles: object, matched: pd.DataFrame) -> figures.Drawn:
+    """Every matched pair (rows of `pair_gaps`) as a small point, its mean with interval below; `styles` is not used."""
+    mean = {"": ModelStyle(INK, "D", "-", "", "mean, 95 % interval; dots: single pairs")}
+    xlabel = "ConvNet minus Transformer (points)"
+    fig, words = figures.dots(readable(matched.assign(model="")), "benchmark", mean, xlabel, line=0)
+    for k, y in enumerate(matched.benchmark):
+        points = gaps.loc[gaps.benchmark == y, "difference"].to_numpy()
+        spread = np.linspace(-0.1, 0.1, len(points))  # points of equal value do not hide each other
+        fig.axes[0].plot(points, k - 0.3 + spread, "o", color=GREY, markersize=4, alpha=0.7, markeredgewidth=0)
+    return fig, words
+
+
+def equal_accuracy_sentence(differences: pd.DataFrame, sizes: pd.DataFrame) -> str:
+    """What goes with architecture (rows of `judged`) and with size (of `size_associations`) on ImageNet-A."""
+    pairs = differences[(differences.comparison == PAIRS) & (differences.benchmark == "imagenet_a")].iloc[0]
+    size = sizes[(sizes.held == "as they are") & (sizes["size"] == "params_m")].set_index("benchmark").loc["imagenet_a"]
+    gap, rank = (format_interval(r.value, r.ci_low, r.ci_high, f) for r, f in ((pairs, "+.1f"), (size, "+.2f")))
+    told = "" if pairs.verdict != verdicts.OPEN else ", which is not told from chance"
+    related = (
+        "it goes with size" if size.ci_low > 0 or size.ci_high < 0 else "no relation with size is told from chance"
+    )
+    return (
+        f"Published models of equal ImageNet accuracy: on ImageNet-A, ConvNets score {gap} points against Transformers "
+        f"of similar size and the same data ({pairs.n:.0f} matched pairs){told}; {related} (rank correlation with "
+        f"ImageNet-A {rank}, n = {size.n:.0f})."
+    )
+
+
+def recorded(sizes: pd.DataFrame, matched: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the results schema, of all published models: correlation with size, and matched pairs."""
+    plain = sizes[(sizes.held == "as they are") & (sizes["size"] == "params_m")]
+    parts = [
+        plain.assign(metric="spearman:params_m", unit="correlation"),
+        matched.assign(metric="matched:convnet_minus_transformer", unit="points"),
+    ]
+    rows = pd.concat(parts, ignore_index=True).rename(columns={"benchmark": "dataset"}).assign(model="published_models")
+    return rows[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]]

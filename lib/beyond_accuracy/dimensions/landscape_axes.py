@@ -1,6 +1,6 @@
 """What size and data go with, and which benchmarks say more than ImageNet does.
 
-Frames are those of `reference.leaderboard`, accuracies in percent; see `metrics.landscape` for what the intervals mean.
+Frames are those of `published.leaderboard`, accuracies in percent; see `landscape` for what the intervals mean.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
-from beyond_accuracy.dimensions.landscape import bootstrap_models, interval, lineage
+from beyond_accuracy.data.published import paper
+from beyond_accuracy.dimensions.landscape import (
+    ROBUSTNESS,
+    ZERO_SHOT,
+    associations,
+    estimated,
+    lineage,
+    rank_correlations,
+    readable,
+)
+from beyond_accuracy.show.tables import format_interval
 
 IMAGES = {
     "imagenet_1k": 50_000, "imagenet_real": 46_837, "imagenet_v2": 10_000, "imagenet_a": 7_500,
@@ -30,18 +40,15 @@ def scaling_fit(frame: pd.DataFrame, y: str, sizes: Sequence[str], within: str |
     """What one doubling of each size goes with: least squares of accuracy on log2 of the sizes.
 
     Args:
-        frame: Models; rows without one of the sizes are left out.
+        frame: Models; rows without one of the sizes are left out, fewer than 10 raise a `ValueError`.
         y: Benchmark column, percent.
         sizes: Columns whose log2 enters, e.g. ``("params_m", "pretrain_samples")``.
         within: Column with one intercept per value: only differences inside its groups count (same data, other size).
 
     Returns:
-        Rows ``benchmark, term, value, ci_low, ci_high, p, r2, vif, n, groups``: slope per doubling, its 95 % interval
-        from standard errors clustered by `lineage` (statsmodels), R^2 of the whole fit, the variance inflation of the
-        term (above 5 the sizes can hardly be told apart), the number of models, and of groups that vary in the sizes.
-
-    Raises:
-        ValueError: If there are fewer than 10 models.
+        Rows ``benchmark, term, value, ci_low, ci_high, p, r2, vif, n, groups``: slope per doubling with errors
+        clustered by `lineage`, R^2 of the whole fit, the variance inflation of the term (above 5 the sizes can hardly
+        be told apart), the number of models, and of groups that vary in the sizes.
     """
     part = frame.dropna(subset=[y, *sizes]).copy()
     if within is not None:  # groups of one model, or without any difference in size, say nothing
@@ -61,10 +68,54 @@ def scaling_fit(frame: pd.DataFrame, y: str, sizes: Sequence[str], within: str |
         vif = variance_inflation_factor(fit.model.exog, names.index(term)) if len(sizes) > 1 else 1.0
         low, high = limits.loc[term]
         rows.append((y, size, fit.params[term], low, high, fit.pvalues[term], fit.rsquared, vif, len(part)))
-    table = pd.DataFrame(
-        rows, columns=["benchmark", "term", "value", "ci_low", "ci_high", "p", "r2", "vif", "n"]
-    )  # fmt: skip
+    table = pd.DataFrame(rows, columns=["benchmark", "term", "value", "ci_low", "ci_high", "p", "r2", "vif", "n"])
     return table.assign(groups=len(np.unique(groups)))
+
+
+THREE = ("params_m", "pretrain_samples", "samples_seen")
+
+
+def scaling_fits(clip: pd.DataFrame, least: int) -> pd.DataFrame:
+    """Points per doubling of size and data on every benchmark: all models, and those with at least so many pairs."""
+    samples = {
+        "all CLIP models": clip,
+        f"at least {least / 1e6:,.0f} million pairs": clip[clip.pretrain_samples >= least],
+    }
+    fits = pd.concat(
+        scaling_fit(part, y, THREE[:2]).assign(models=name) for name, part in samples.items() for y in ZERO_SHOT
+    )
+    counts = fits.groupby("models", sort=False).n.first()
+    return fits.assign(panel=fits.models + fits.models.map(lambda name: f" (n = {counts[name]})"))
+
+
+def scaling_designs(clip: pd.DataFrame) -> pd.DataFrame:
+    """Points per doubling on ImageNet-R under five designs: which quantities enter, and what is held constant."""
+    architecture = clip.model.str.split("/").str[0].str.replace("-quickgelu", "")
+    designs = {
+        "size and data": (THREE[:2], None),
+        "size, data and samples seen": (THREE, None),
+        "size within the same data": (THREE[:1], "pretrain_data"),
+        "data within the same architecture": (THREE[1:2], "architecture"),
+        "samples seen within the same architecture": (THREE[2:], "architecture"),
+    }
+    part = clip.assign(architecture=architecture)
+    fits = [scaling_fit(part, "imagenet_r", *design).assign(design=name) for name, design in designs.items()]
+    table = readable(pd.concat(fits))[["design", "term", "value", "ci_low", "ci_high", "vif", "r2", "n", "groups"]]
+    return table.rename(columns={"vif": "variance inflation", "r2": "R²"})
+
+
+def scaling_sentence(fits: pd.DataFrame, clip: pd.DataFrame, least: int) -> str:
+    """What goes with size and data on ImageNet-R, and how little the data can be told from the samples seen."""
+    together = np.log2(clip[list(THREE)].dropna()).corr().loc["pretrain_samples", "samples_seen"]
+    whole, less = (
+        part.set_index("term") for _, part in fits[fits.benchmark == "imagenet_r"].groupby("models", sort=False)
+    )
+    return (
+        f"CLIP: on ImageNet-R, a doubling of the data goes with {whole.value['pretrain_samples']:.1f} points and a "
+        f"doubling of the model with {whole.value['params_m']:.1f} (R² {whole.r2.iloc[0]:.2f}, n = {whole.n.iloc[0]}), "
+        f"but data and samples seen correlate at {together:.2f} (logarithms) and can hardly be told apart; from "
+        f"{least / 1e6:,.0f} million pairs on, a doubling goes with {less.value['pretrain_samples']:.1f} points."
+    )
 
 
 # --------------------------------------------------------------------------------------------------- new information
@@ -73,13 +124,8 @@ def scaling_fit(frame: pd.DataFrame, y: str, sizes: Sequence[str], within: str |
 def effective_robustness(board: pd.DataFrame, y: str, baseline: pd.Series, x: str = "imagenet_1k") -> pd.DataFrame:
     """How far each model lies above what its ImageNet accuracy predicts (Taori et al. 2020, Miller et al. 2021).
 
-    A line logit(y) = a + b logit(x) is fitted to the baseline models; effective robustness is y minus the line.
-
-    Args:
-        board: Models.
-        y: Shifted benchmark, percent.
-        baseline: (n,) booleans: the models that define the line, e.g. supervised on ImageNet-1K only.
-        x: Clean benchmark, percent.
+    A line logit(y) = a + b logit(x) is fitted to the `baseline` models (n,), e.g. supervised on ImageNet-1K only;
+    effective robustness is y minus the line. Percent.
 
     Returns:
         Frame on the index of ``board``: ``predicted`` and ``effective`` in points, ``extrapolated`` where x lies
@@ -110,12 +156,7 @@ def beyond_imagenet(
     for y in columns:
         part = frame.dropna(subset=[x, y])
         a, b = _logit(part[x]).to_numpy(), _logit(part[y]).to_numpy()
-
-        def statistic(i: NDArray[np.int64], a=a, b=b) -> list[float]:
-            return [np.corrcoef(a[i], b[i])[0, 1] ** 2]
-
-        groups = lineage(part)
-        ends = interval(bootstrap_models(statistic, len(part), resamples, rng, groups)[:, 0], groups.nunique())
+        square = estimated(part, lambda i, a=a, b=b: [np.corrcoef(a[i], b[i])[0, 1] ** 2], resamples, rng)[0]
         slope, intercept = np.polyfit(a, b, 1)
         rest = b - intercept - slope * a
         points = float(np.sqrt(np.mean((part[y] - 100 * expit(intercept + slope * a)) ** 2)))
@@ -123,7 +164,7 @@ def beyond_imagenet(
         if y in IMAGES:
             variance = _logit_variance(part[y], IMAGES[y]) + slope**2 * _logit_variance(part[x], IMAGES[x])
             noise = min(1.0, float(variance.mean() / rest.var(ddof=2)))
-        rows.append((y, statistic(np.arange(len(part)))[0], *ends, points, noise, len(part)))
+        rows.append((y, *square, points, noise, len(part)))
     names = ["benchmark", "value", "ci_low", "ci_high", "residual_points", "noise_share", "n"]
     return pd.DataFrame(rows, columns=names)
 
@@ -131,18 +172,12 @@ def beyond_imagenet(
 def principal_components(
     frame: pd.DataFrame, columns: Sequence[str], resamples: int, rng: np.random.Generator, given: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Principal components of the benchmarks' standardised log-odds.
-
-    Args:
-        frame: Models; those that lack a benchmark are left out.
-        columns: Benchmarks.
-        resamples: Bootstrap resamples (of lineages) behind the intervals of the shares.
-        rng: Source of randomness.
-        given: Benchmark whose linear effect is removed first: what is left when ImageNet is known.
+    """Principal components of the benchmarks' standardised log-odds, of models that have all benchmarks.
 
     Returns:
         ``shares``: rows ``component, value, ci_low, ci_high, n`` (share of variance), and ``loadings``: benchmarks x
-        components, signs such that each component's largest loading is positive.
+        components, signs such that each component's largest loading is positive. The linear effect of the benchmark
+        ``given`` is removed first: what is left when ImageNet is known.
     """
     needed = [*columns, *([given] if given else [])]
     part = frame.dropna(subset=needed)
@@ -159,12 +194,11 @@ def principal_components(
         _, singular, axes = np.linalg.svd((values - values.mean(axis=0)) / spread, full_matrices=False)
         return singular**2 / np.sum(singular**2), axes
 
-    shares, axes = decompose(np.arange(len(part)))
-    groups = lineage(part)
-    draws = bootstrap_models(lambda i: decompose(i)[0], len(part), resamples, rng, groups)
+    axes = decompose(np.arange(len(part)))[1]
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    names = [f"component {k + 1}" for k in range(len(shares))]
-    rows = [(name, shares[k], *interval(draws[:, k], groups.nunique()), len(part)) for k, name in enumerate(names)]
+    found = estimated(part, lambda i: decompose(i)[0], resamples, rng)
+    names = [f"component {k + 1}" for k in range(len(found))]
+    rows = [(name, *share, len(part)) for name, share in zip(names, found, strict=True)]
     table_of_shares = pd.DataFrame(rows, columns=["component", "value", "ci_low", "ci_high", "n"])
     return table_of_shares, pd.DataFrame(axes.T, index=list(columns), columns=names)
 
@@ -177,3 +211,75 @@ def _logit_variance(percent: pd.Series, images: int) -> pd.Series:
     """Sampling variance of the log-odds of an accuracy measured on so many images (delta method)."""
     share = percent.clip(_LOGIT_FLOOR, 100 - _LOGIT_FLOOR) / 100
     return 1 / (images * share * (1 - share))
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+Parts = dict[str, tuple[pd.DataFrame, Sequence[str]]]  # name of a set of models -> models, benchmarks
+RANKS = {"x": "a", "y": "b", "panel": "models", "label": "rank correlation", "free": True}
+LOADINGS = {"x": "benchmark", "y": "component", "label": "loading", "limits": (-1, 1), "cmap": "PuOr_r"}
+
+
+def ranks(parts: Parts, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+    """`rank_correlations` of sets of models, each on its benchmarks; `models` names the set with its n."""
+    found = []
+    for name, (part, columns) in parts.items():
+        rows = rank_correlations(part, columns, resamples, rng)
+        found.append(rows.assign(models=f"{name} (n = {rows.n.iloc[0]})"))
+    return readable(pd.concat(found, ignore_index=True))
+
+
+def information(parts: Parts, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+    """`beyond_imagenet` of sets of models on their benchmarks beside ImageNet's own images."""
+    found = []
+    for name, (part, columns) in parts.items():
+        others = [y for y in columns if y not in ("imagenet_1k", "imagenet_real")]
+        found.append(beyond_imagenet(part, others, resamples, rng).assign(models=name))
+    table = readable(pd.concat(found, ignore_index=True))
+    table = table[["models", "benchmark", "value", "ci_low", "ci_high", "residual_points", "noise_share", "n"]]
+    return table.rename(columns={"residual_points": "distance (points)", "noise_share": "noise, at most"})
+
+
+def components(
+    supervised: pd.DataFrame, clip: pd.DataFrame, resamples: int, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.Series]:
+    """What is left of the robustness benchmarks once ImageNet is known.
+
+    Returns:
+        Loadings of the first two components (`component` names their share of the variance, `benchmark, value`), and
+        the rank correlation of R with Sketch over supervised models of equal ImageNet accuracy.
+    """
+    rows = []
+    for name, part in (("supervised", supervised), ("CLIP", clip)):
+        shares, loadings = principal_components(part, ROBUSTNESS, resamples, rng, given="imagenet_1k")
+        for k, nth in enumerate(("1st", "2nd")):
+            share = format_interval(*(100 * shares.loc[k, ["value", "ci_low", "ci_high"]]), ".0f")
+            loading = loadings.iloc[:, k].rename("value").rename_axis("benchmark").reset_index()
+            rows.append(loading.assign(component=f"{name}, {nth}: {share} %"))
+    left = associations(supervised, "imagenet_r", ["imagenet_sketch"], resamples, rng, ["imagenet_1k"]).iloc[0]
+    return readable(pd.concat(rows, ignore_index=True)), left
+
+
+def structured_words(clip: pd.DataFrame) -> str:
+    """How near to chance zero-shot VTAB structured is, and what probes of such models reach on its tasks."""
+    structured, chance = clip.vtab_structured, STRUCTURED_CHANCE
+    probed = paper().query("dataset in ['clevr_count', 'clevr_distance', 'kitti_distance']")
+    probed = probed[probed.model.isin(["vit_clip", "convnext_clip"])].value.mean()
+    return (
+        f"Zero-shot VTAB structured: mean {structured.mean():.1f} %, chance {chance:.1f} %; "
+        f"{(structured - chance).abs().lt(5).sum()} of {len(clip)} models lie within 5 points of chance, the best at "
+        f"{structured.max():.1f} %. Linear probes of the paper's two CLIP models on the same three tasks reach "
+        f"{probed:.1f} %."
+    )
+
+
+def information_sentence(information: pd.DataFrame, left: pd.Series, clip: pd.DataFrame) -> str:
+    """Which benchmarks repeat ImageNet, which are one axis; rows of `information`, `left` of `components`."""
+    v2 = information[(information.models == "supervised") & (information.benchmark == "V2")].iloc[0]
+    structured = clip.vtab_structured.mean()
+    rank = format_interval(left.value, left.ci_low, left.ci_high, ".2f")
+    return (
+        f"ImageNet-V2 repeats ImageNet (R² {v2.value:.3f} over supervised models); R and Sketch are one axis: at equal "
+        f"ImageNet accuracy their ranks still correlate at {rank}. ImageNet-A is a second axis; zero-shot VTAB "
+        f"structured, at {structured:.0f} % with chance at {STRUCTURED_CHANCE:.0f} %, hardly ranks them."
+    )

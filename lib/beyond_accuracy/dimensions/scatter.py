@@ -1,22 +1,42 @@
-"""A scatter plot of models to look around in: plain inline SVG that works offline, and without a script.
+"""Published models as points: a picture with the line of the supervised ones, and a plot to look around in.
 
-The axes are switched by radio buttons through CSS alone; each point carries its description as an SVG title. A short
-script (``template/scatter.js``) adds a search and shows the description of the point nearest to the pointer.
+Marker and colour tell the architecture; filled is supervised, hollow is zero-shot CLIP, pale is any other pretraining.
+The plot is inline SVG that works offline, and without a script: radio buttons switch the axes through CSS, each point
+carries its description as a title. `template/scatter.js` adds a search and names the point nearest to the pointer.
 """
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 
-from beyond_accuracy.dimensions.plots_landscape import FAMILIES, KINDS, kind_of
+from beyond_accuracy.data.published import CHECKPOINTS, checkpoint_specs
+from beyond_accuracy.dimensions.landscape import NAMES, ROBUSTNESS
+from beyond_accuracy.show import figures, results, theme
+from beyond_accuracy.show.theme import GREY, HALO, INK, ORANGE, PURPLE
 
 TEMPLATE = Path(__file__).parents[1] / "report" / "template"
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 800, 520, 62, 52, 14, 14
+FAMILIES = {
+    "transformer": (ORANGE, "o"),
+    "convnet": (PURPLE, "^"),
+    "hybrid": ("#1b7f6b", "s"),
+    "other": ("#5b5f66", "D"),
+}
+KINDS = {"supervised": "supervised", "clip": "CLIP, zero-shot", "other": "other pretraining"}
+OWN = "this run"
+STAR = ("#b3261e", "*")
+LOOKS = {CHECKPOINTS[spec.name]: theme.style(spec) for spec in checkpoint_specs()}  # the paper's
+PAPER = {name: look.label for name, look in LOOKS.items()}
+DRAWN = ["model", "family", "paradigm", "imagenet_1k", *ROBUSTNESS]
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 800, 520, 62, 786, 14, 468
 _SHAPES = {
     "o": "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",
     "^": "M0,-6L5.6,4.6L-5.6,4.6z",
@@ -28,201 +48,187 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class Axis:
-    """One choice of an axis.
-
-    Attributes:
-        column: Column of the frame.
-        label: Text of the axis and of its button.
-        scale: `logit` (percent) or `log`.
-        ticks: Where ticks may be; those in range are drawn.
-    """
+    """One choice of an axis: a column on a log-odds scale (percent) or a logarithmic one (sizes)."""
 
     column: str
     label: str
-    scale: str
-    ticks: tuple[float, ...]
+    percent: bool = True
 
-    def place(self, values: object) -> np.ndarray:
+    def place(self, values: ArrayLike) -> NDArray:
         """Values on the axis' linear scale."""
-        values = np.asarray(values, float)
-        return logit(np.clip(values, 0.2, 99.8) / 100) if self.scale == "logit" else np.log10(values)
+        return odds(values) if self.percent else np.log10(np.asarray(values, float))
+
+    @property
+    def ticks(self) -> tuple[float, ...]:
+        """Where ticks may be; those in range are drawn."""
+        return (
+            (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95)
+            if self.percent
+            else tuple(10**k * m for k in range(4) for m in (1, 3))
+        )
 
 
-def percent_axis(column: str, label: str) -> Axis:
-    """An accuracy in percent on a log-odds scale."""
-    return Axis(column, label, "logit", (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95))
+SIZES = (
+    Axis("imagenet_1k", "ImageNet accuracy (%)"),
+    Axis("params_m", "parameters (millions)", percent=False),
+    Axis("gmacs", "multiply-adds (billions)", percent=False),
+)
+SHIFTS = tuple(Axis(y, f"{NAMES[y]} (%)") for y in ("imagenet_r", "imagenet_a", "imagenet_sketch", "imagenet_v2"))
 
 
-def size_axis(column: str, label: str) -> Axis:
-    """A size on a logarithmic scale."""
-    return Axis(column, label, "log", (1, 3, 10, 30, 100, 300, 1000, 3000))
+def odds(percent: ArrayLike) -> NDArray:
+    """Log-odds of percent; 0 and 100 have none and are moved inside."""
+    return logit(np.clip(np.asarray(percent, float), 0.2, 99.8) / 100)
 
 
-def scatter_html(
-    frame: pd.DataFrame, xs: Sequence[Axis], ys: Sequence[Axis], *, name: str, alt: str, caption: str
-) -> str:
-    """The plot as HTML.
+def kind_of(paradigm: str) -> str:
+    """`supervised`, `clip` (zero-shot) or `other`: how a point is filled."""
+    return paradigm if paradigm in ("supervised", "clip") else "other"
+
+
+def points(board: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Models with `marked` (empty for most: the paper's checkpoints, `this run`) and `detail`, a line about each."""
+    frame = pd.concat(
+        [board.assign(marked=("the paper's " + board.model.map(PAPER)).fillna("")), own.assign(marked=OWN)],
+        ignore_index=True,
+    )
+    lines = []
+    for row in frame.to_dict("records"):
+        parts = [f"{NAMES[c]} {row[c]:.1f} %" for c in ("imagenet_1k", *ROBUSTNESS) if pd.notna(row.get(c))]
+        sizes = [(row.get("params_m"), "M parameters"), (row.get("gmacs"), "G multiply-adds")]
+        parts += [f"{value:.3g} {unit}" for value, unit in sizes if pd.notna(value)]
+        source = row.get("pretrain_data")
+        lines.append(", ".join([*parts, f"{row['paradigm']} on {source}" if pd.notna(source) else row["paradigm"]]))
+    return frame.assign(detail=lines)
+
+
+def key(frame: pd.DataFrame, own: bool) -> list[dict]:
+    """Legend of the families, kinds and own runs that are there: `label, marker, face, edge, alpha`."""
+    names = ("label", "marker", "face", "edge", "alpha")
+    found = [(name, mark, color, color, 1) for name, (color, mark) in FAMILIES.items() if (frame.family == name).any()]
+    looks = {"supervised": (INK, 1), "clip": ("#fff", 1), "other": (INK, 0.4)}
+    kinds = set(frame.paradigm.map(kind_of))
+    found += [(KINDS[kind], "o", face, INK, alpha) for kind, (face, alpha) in looks.items() if kind in kinds]
+    found += [(OWN, STAR[1], STAR[0], STAR[0], 1)] * int(own)
+    return [dict(zip(names, entry, strict=True)) for entry in found]
+
+
+def explorer(frame: pd.DataFrame, xs: Sequence[Axis], ys: Sequence[Axis], name: str, caption: str) -> str:
+    """The plot to look around in, as HTML.
 
     Args:
-        frame: Models with ``model, family, paradigm, detail`` (text shown for a point) and the axes' columns; a column
-            ``marked`` (text, empty for most) names the points drawn large, ``this run`` draws a star.
+        frame: Models with `model, family, paradigm`, those of `points`, and the axes' columns.
         xs: Choices of the horizontal axis, the first shown at the start.
         ys: Choices of the vertical axis.
         name: Stem of ids, letters, digits and dashes.
-        alt: What the picture shows.
         caption: What to read from it.
-
-    Raises:
-        ValueError: If no model has the columns of any axis.
     """
-    scales_x = [_scale(frame, axis, _LEFT, _WIDTH - _RIGHT) for axis in xs]
-    scales_y = [_scale(frame, axis, _HEIGHT - _BOTTOM, _TOP) for axis in ys]
-    marked = frame["marked"].fillna("") if "marked" in frame else pd.Series("", index=frame.index)
-    # marked points last, on top; of those the round ones first, since they cover most
-    order = np.lexsort((frame.family.ne("transformer"), marked.ne("")))
-    across = np.column_stack([to(frame[axis.column]) for axis, (to, _) in zip(xs, scales_x, strict=True)])
-    down = np.column_stack([to(frame[axis.column]) for axis, (to, _) in zip(ys, scales_y, strict=True)])
-    points = "".join(
-        _point(row, across[i], down[i], str(marked.iloc[i]))
-        for i, row in ((i, frame.iloc[i]) for i in order)
-        if np.isfinite(across[i]).any() and np.isfinite(down[i]).any()
+    across, down = (
+        [_laid_out(frame, axis, f"{side}{k}", *ends) for k, axis in enumerate(axes)]
+        for side, axes, ends in (("x", xs, (_LEFT, _RIGHT)), ("y", ys, (_BOTTOM, _TOP)))
     )
-    drawn = [(axis, scale, f"x{i}", True) for i, (axis, scale) in enumerate(zip(xs, scales_x, strict=True))]
-    drawn += [(axis, scale, f"y{i}", False) for i, (axis, scale) in enumerate(zip(ys, scales_y, strict=True))]
-    axes = "".join(_axis(axis, limits, to, css, flat) for axis, (to, limits), css, flat in drawn)
-    rules = "".join(
-        f"#{name}:has(#{name}-x{i}:checked):has(#{name}-y{j}:checked) .p"
-        f"{{transform:translate(var(--x{i},-99px),var(--y{j},-99px))}}"
-        for i in range(len(xs))
-        for j in range(len(ys))
-    ) + "".join(
-        f"#{name}:has(#{name}-{side}{i}:checked) .{side}{i}{{display:inline}}"
-        for side, choices in (("x", xs), ("y", ys))
-        for i in range(len(choices))
-    )
-    css, script = ((TEMPLATE / f"scatter.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return (
-        f'<figure class="ba-scatter" id="{name}"><style>{css}{rules}</style>'
-        f"{_choices(name, 'y', 'Vertical', ys)}{_choices(name, 'x', 'Horizontal', xs)}"
-        f'<label hidden>Find <input type="search" placeholder="convnext, laion2b, …"></label>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(alt)}" font-size="15" '
-        f'font-family="system-ui, sans-serif">{axes}{points}</svg>'
-        f'<p class="ba-key">{_key(frame, marked)}</p><output aria-live="polite"></output>'
-        f"<figcaption>{html.escape(caption)}</figcaption><script>{script}</script></figure>"
-    )
+    # Marked points last, on top; of those the round ones first, since they cover most.
+    order = np.lexsort((frame.family.ne("transformer"), frame.marked.ne("")))
+    drawn = [_point(frame.iloc[i], *({a["key"]: a["at"][i] for a in axes} for axes in (across, down))) for i in order]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    css, script = (Markup((TEMPLATE / f"scatter.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
+    return environment.get_template("scatter.html.j2").render(
+        name=name, caption=caption, css=css, script=script, xs=across, ys=down, shapes=_SHAPES,
+        points=[point for point in drawn if point], key=key(frame, (frame.marked == OWN).any()),
+        alt=f"{len(frame)} models as points: {ys[0].label} and others against {xs[0].label} or size.",
+        width=_WIDTH, height=_HEIGHT, left=_LEFT, right=_RIGHT, top=_TOP, bottom=_BOTTOM,
+    )  # fmt: skip
 
 
-def _scale(frame: pd.DataFrame, axis: Axis, start: float, end: float):
-    """Function from values to pixels, and the range of the axis in its linear scale."""
-    values = frame[axis.column].dropna()
-    if values.empty:
+def show(frame: pd.DataFrame, xs: Sequence[Axis], ys: Sequence[Axis], name: str, caption: str) -> None:
+    """Show `explorer` in the running notebook."""
+    results.display_html(explorer(frame, xs, ys, name, caption), caption)
+
+
+def _laid_out(frame: pd.DataFrame, axis: Axis, name: str, start: float, end: float) -> dict:
+    """Pixels of the models and of the ticks; ticks that would touch are left out."""
+    known = frame[axis.column].dropna()
+    if known.empty:
         raise ValueError(f"no model has {axis.column}")
-    low, high = axis.place(values.min()), axis.place(values.max())
+    low, high = axis.place([known.min(), known.max()])
     margin = 0.04 * (high - low) or 1.0
     low, high = low - margin, high + margin
-    return lambda v: start + (axis.place(v) - low) / (high - low) * (end - start), (low, high)
+
+    def to(values: ArrayLike) -> NDArray:
+        return start + (axis.place(values) - low) / (high - low) * (end - start)
+
+    marks, least = [], 46 if start < end else 24
+    for tick in (t for t in axis.ticks if low <= axis.place(t) <= high):
+        if not marks or abs(to(tick) - marks[-1][0]) >= least:
+            marks.append((round(float(to(tick)), 1), f"{tick:g}"))
+    return {"key": name, "label": axis.label, "at": to(frame[axis.column]), "marks": marks}
 
 
-def _point(row: pd.Series, across: np.ndarray, down: np.ndarray, mark: str) -> str:
-    color, marker = FAMILIES.get(row.family, FAMILIES["other"])
-    kind = kind_of(row.paradigm)
-    if mark == "this run":
-        color, marker = "#b3261e", "*"
-    places = [
-        f"--{s}{i}:{v:.1f}px" for s, vs in (("x", across), ("y", down)) for i, v in enumerate(vs) if np.isfinite(v)
-    ]
-    first = (across[0], down[0]) if np.isfinite(across[0]) and np.isfinite(down[0]) else (-99, -99)
-    size = ' d="' + _SHAPES[marker] + '"'
-    if mark and mark != "this run":
-        size = f' d="{_scaled(_SHAPES[marker], 1.9)}"'
-    fill = "#fff" if kind == "clip" else color
-    edge = "#000" if mark else color
-    faded = ' opacity="0.4"' if kind == "other" else ""
-    text = html.escape(f"{row.model}{' (' + mark + ')' if mark else ''}: {row.detail}")
-    return (
-        f'<path class="p" style="{";".join(places)}" transform="translate({first[0]:.1f},{first[1]:.1f})"{size} '
-        f'fill="{fill}" stroke="{edge}"{faded}><title>{text}</title></path>'
-    )
-
-
-def _scaled(path: str, factor: float) -> str:
-    """The same outline, larger: numbers after the arc flags stay flags, so circles are rewritten by radius."""
-    if path == _SHAPES["o"]:
-        r = 5 * factor
-        return f"M-{r:g},0a{r:g},{r:g} 0 1,0 {2 * r:g},0a{r:g},{r:g} 0 1,0 -{2 * r:g},0z"
-    out, number = "", ""
-    for char in path + " ":
-        if char in "0123456789.-":
-            number += char
-            continue
-        out += (f"{float(number) * factor:g}" if number else "") + char
-        number = ""
-    return out.strip()
-
-
-def _axis(axis: Axis, limits: tuple[float, float], to, css: str, horizontal: bool) -> str:
-    parts = []
-    shown = [t for t in axis.ticks if limits[0] <= axis.place(t) <= limits[1]]
-    last = None
-    for tick in shown:
-        at = float(to(tick))
-        if last is not None and abs(at - last) < (46 if horizontal else 24):
-            continue
-        last = at
-        if horizontal:
-            parts.append(
-                f'<path d="M{at:.1f},{_TOP}V{_HEIGHT - _BOTTOM}" stroke="#e4e6ea"/>'
-                f'<text x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{tick:g}</text>'
-            )
-        else:
-            parts.append(
-                f'<path d="M{_LEFT},{at:.1f}H{_WIDTH - _RIGHT}" stroke="#e4e6ea"/>'
-                f'<text x="{_LEFT - 7}" y="{at + 5:.1f}" text-anchor="end">{tick:g}</text>'
-            )
-    label = html.escape(axis.label)
-    if horizontal:
-        parts.append(
-            f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">{label}</text>'
-        )
-    else:
-        middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-        parts.append(f'<text transform="translate(16,{middle:.0f}) rotate(-90)" text-anchor="middle">{label}</text>')
-    return f'<g class="axis {css}" fill="#22242a">{"".join(parts)}</g>'
-
-
-def _choices(name: str, side: str, title: str, axes: Sequence[Axis]) -> str:
-    buttons = "".join(
-        f'<label><input type="radio" name="{name}-{side}" id="{name}-{side}{i}"{" checked" if i == 0 else ""}> '
-        f"{html.escape(axis.label)}</label>"
-        for i, axis in enumerate(axes)
-    )
-    return f"<fieldset><legend>{title}</legend>{buttons}</fieldset>"
-
-
-def _key(frame: pd.DataFrame, marked: pd.Series) -> str:
-    """Legend as small inline drawings."""
-    entries: list[tuple[str, str, str, float]] = [
-        (family, _SHAPES[marker], color, 1.0)
-        for family, (color, marker) in FAMILIES.items()
-        if (frame.family == family).any()
-    ]
-    looks: Mapping[str, tuple[str, float]] = {
-        "supervised": ("#22242a", 1.0),
-        "clip": ("#fff", 1.0),
-        "other": ("#22242a", 0.4),
+def _point(row: pd.Series, across: Mapping[str, float], down: Mapping[str, float]) -> dict:
+    """How a model is drawn; nothing where it has no place on any of the horizontal or of the vertical axes."""
+    places = {name: at for name, at in {**across, **down}.items() if np.isfinite(at)}
+    if not places.keys() & across.keys() or not places.keys() & down.keys():
+        return {}
+    color, marker = STAR if row.marked == OWN else FAMILIES.get(row.family, FAMILIES["other"])
+    size = 1.9 if row.marked and row.marked != OWN else 1
+    first = (places["x0"], places["y0"]) if {"x0", "y0"} <= places.keys() else (-99.0, -99.0)
+    style = ";".join([*(f"--{name}:{at:.1f}px" for name, at in places.items()), *([f"--s:{size}"] * (size != 1))])
+    return {
+        **{"style": style, "x": f"{first[0]:.1f}", "y": f"{first[1]:.1f}", "size": size, "marker": marker},
+        "face": "#fff" if row.paradigm == "clip" else color,
+        "edge": "#000" if row.marked else color,
+        "alpha": 0.4 if kind_of(row.paradigm) == "other" else 1,
+        "text": f"{row.model}{f' ({row.marked})' if row.marked else ''}: {row.detail}",
     }
-    drawn = [_swatch(text, shape, color, color, alpha) for text, shape, color, alpha in entries]
-    kinds = set(frame.paradigm.map(kind_of))
-    drawn += [_swatch(KINDS[k], _SHAPES["o"], fill, "#22242a", a) for k, (fill, a) in looks.items() if k in kinds]
-    if (marked == "this run").any():
-        drawn.append(_swatch("this run", _SHAPES["*"], "#b3261e", "#b3261e", 1.0))
-    return " ".join(drawn)
 
 
-def _swatch(text: str, shape: str, fill: str, stroke: str, alpha: float) -> str:
-    return (
-        '<span style="white-space:nowrap;margin-right:.8em"><svg viewBox="-12 -12 24 24" width="18" height="18" '
-        'aria-hidden="true" style="display:inline-block;width:18px;vertical-align:middle">'
-        f'<path d="{shape}" fill="{fill}" stroke="{stroke}" stroke-width="1.5" opacity="{alpha:g}"/></svg>'
-        f" {html.escape(text)}</span>"
-    )
+def published(
+    board: pd.DataFrame, styles: object, baseline: pd.Series, own: pd.DataFrame, least: float = 45.0
+) -> figures.Drawn:
+    """Robustness against ImageNet on log-odds axes, with the line of the baseline models and the paper's checkpoints.
+
+    Args:
+        board: Published models, the columns `DRAWN`.
+        styles: Not used: a mark tells family and paradigm.
+        baseline: (n,) booleans: models that define the line; it is dotted where none of them lies.
+        own: Rows of this run with the same columns, drawn as stars.
+        least: Models below this percentage on ImageNet are not drawn.
+    """
+    x = "imagenet_1k"
+    fig, axes = figures.panels([NAMES[y] for y in ROBUSTNESS], 3.0, 2)
+    for y, ax in zip(ROBUSTNESS, axes.values(), strict=True):
+        seen = board[(board[x] >= least) & board[y].notna()]
+        for (family, kind), part in seen.groupby(["family", seen.paradigm.map(kind_of)]):
+            color, marker = FAMILIES[family]
+            face = {"markerfacecolor": "white" if kind == "clip" else color, "alpha": 0.3 if kind == "other" else 0.8}
+            ax.plot(odds(part[x]), odds(part[y]), marker, color=color, markersize=4.5, markeredgewidth=0.9, **face)
+        fitted = seen[baseline[seen.index]]
+        slope, start = np.polyfit(odds(fitted[x]), odds(fitted[y]), 1)
+        for part, line in ((seen, {"color": GREY, "linestyle": ":"}), (fitted, {"color": INK, "linestyle": "-"})):
+            ends = odds([part[x].min(), part[x].max()])
+            ax.plot(ends, start + slope * ends, **line, linewidth=1.5, zorder=1)
+        for name, look in LOOKS.items():
+            row = board[board.model == name].iloc[0]
+            large = {"markersize": 10, "markeredgewidth": 2.2, "path_effects": HALO}
+            face = {"color": look.color, "markerfacecolor": look.markerfacecolor}
+            ax.plot(odds(row[x]), odds(row[y]), look.marker, **face, **large)
+        if y in own:
+            ax.plot(odds(own[x]), odds(own[y]), STAR[1], color=STAR[0], markersize=12, zorder=5)
+        for axis, limits, values in ((ax.xaxis, ax.set_xlim, seen[x]), (ax.yaxis, ax.set_ylim, seen[y])):
+            low, high = odds([values.min(), values.max()]) + [-0.2, 0.25]
+            ticks = [p for p in (2, 10, 30, 50, 70, 80, 90) if low <= odds(p) <= high]
+            axis.set_ticks(odds(ticks), ticks)
+            limits(low, high)
+    fig.supxlabel(f"{NAMES[x]} accuracy (%), log-odds scale", fontsize=11.5)
+    fig.supylabel("accuracy (%), log-odds scale", fontsize=11.5)
+    looks = [(e["label"], e["marker"], e["edge"], e["face"], e["alpha"], 6) for e in key(board, len(own) > 0)]
+    looks += [(look.label, look.marker, look.color, look.markerfacecolor, 1, 10) for look in LOOKS.values()]
+    names = ("label", "marker", "color", "markerfacecolor", "alpha", "markersize")
+    handles = [Line2D([], [], linestyle="none", **dict(zip(names, look, strict=True))) for look in looks]
+    fig.legend(handles=handles, loc="outside upper left", ncols=2)
+    rows = board[board.model.isin(list(LOOKS))].melt(["model"], list(ROBUSTNESS), "benchmark")
+    words = figures.spell(rows, ["model", "benchmark"], figures.labels_of(LOOKS) | NAMES, ".1f")
+    return fig, f"Accuracy under shift of {len(board)} models against their ImageNet accuracy; the paper's: {words}."

@@ -69,11 +69,12 @@ def dots(
     stripes: bool = False,
     counts: bool = False,
     xlim: tuple | None = None,
+    free: bool = False,
 ) -> Drawn:
     """One row per category, one mark with its interval per model; panels below each other.
 
     Args:
-        frame: Rows.
+        frame: Rows; a column `hollow` tells those that are undecided.
         y: Column of the categories.
         styles: Looks of the models.
         xlabel: Axis label.
@@ -85,12 +86,14 @@ def dots(
         stripes: Shade every other category.
         counts: Put n behind a category's name.
         xlim: Limits.
+        free: Each panel has only its own categories.
     """
-    names, looks = list(order) or list(dict.fromkeys(frame[y])), used(styles, frame)
-    each = max(0.4, 0.2 + 0.09 * len(looks)) * len(names)
-    fig, axes = panels(list(dict.fromkeys(frame[panel])) if panel else [""], each + 0.6)
+    parts, looks = dict(iter(frame.groupby(panel, sort=False))) if panel else {"": frame}, used(styles, frame)
+    rows = {key: list(order) or list(dict.fromkeys((part if free else frame)[y])) for key, part in parts.items()}
+    heights = [max(0.4, 0.2 + 0.09 * len(looks)) * len(names) + 0.6 for names in rows.values()]
+    fig, axes = panels(list(parts), np.mean(heights), height_ratios=heights)
     for key, ax in axes.items():
-        mine = frame[frame[panel] == key] if panel else frame
+        mine, names = parts[key], rows[key]
         common = {"x": y, "styles": looks, "order": names, "orient": "h", "dodge": 0.72 / max(len(looks), 4)}
         errorbar(ax, mine, markersize=6, capsize=0, **common)
         if paper is not None and len(paper):
@@ -108,9 +111,11 @@ def dots(
             size = mine.drop_duplicates(y).set_index(y)["n"]
             ax.set_yticks(range(len(names)), [f"{str(k).replace('_', ' ')}  ({size[k]:,})" for k in names])
         ax.set(xlabel=xlabel, xlim=xlim)
+    if "hollow" in frame and frame["hollow"].any():
+        looks = looks | {"": ModelStyle(GREY, "o", "--", "", "undecided")}
     legend(fig, looks)
     words = spell(frame, [panel, y, "model"], labels_of(looks))
-    return fig, f"{xlabel} of {len(looks)} models: {words}."
+    return fig, f"{xlabel}: {words}."
 
 
 def lines(
@@ -238,6 +243,7 @@ def matrix(
     limits: tuple[float, float] = (0, 1),
     cmap: str = "Greys",
     xlabel: str = "",
+    free: bool = False,
 ) -> Drawn:
     """Numbers in a grid of greys: one cell per (x, y), one panel per value of a column.
 
@@ -252,13 +258,16 @@ def matrix(
         limits: Of the greys.
         cmap: Colour map.
         xlabel: Label of the horizontal axes.
+        free: Each panel has only its own rows and columns; panels below each other.
     """
     names = labels_of(styles)
-    keys = list(dict.fromkeys(frame[panel])) if panel else [""]
-    down, across = list(dict.fromkeys(frame[y])), list(dict.fromkeys(frame[x]))
-    fig, axes = panels([names.get(k, k) for k in keys], 0.6 + 0.27 * len(down), min(2, len(keys)), sharey=True)
-    for key, ax in zip(keys, axes.values(), strict=True):
-        mine = frame[frame[panel] == key] if panel else frame
+    parts = dict(iter(frame.groupby(panel, sort=False))) if panel else {"": frame}
+    sizes = [(part if free else frame)[y].nunique() for part in parts.values()]
+    shape = {"height_ratios": sizes} if free else {"sharey": True}
+    columns = 1 if free else min(2, len(parts))
+    fig, axes = panels([names.get(k, k) for k in parts], 0.6 + 0.27 * np.mean(sizes), columns, **shape)
+    for mine, ax in zip(parts.values(), axes.values(), strict=True):
+        down, across = (list(dict.fromkeys((mine if free else frame)[axis])) for axis in (y, x))
         grid = mine.pivot(index=y, columns=x, values="value").reindex(index=down, columns=across)
         image = ax.pcolormesh(grid.to_numpy(), cmap=cmap, vmin=limits[0], vmax=limits[1], edgecolor="white")
         for i, j in zip(*np.nonzero(grid.notna().to_numpy()), strict=True):
@@ -266,7 +275,10 @@ def matrix(
             shade = "white" if np.mean(image.cmap(image.norm(value))[:3]) < 0.5 else INK
             text = f"{value:{spec}}".replace("-", "−")
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=shade)
-        ax.set_xticks(np.arange(len(across)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in across])
+        labels = [str(names.get(c, c)).replace("_", " ") for c in across]
+        crowded = free and len(labels) * max(map(len, labels)) > 90
+        turned = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        ax.set_xticks(np.arange(len(across)) + 0.5, labels, **turned)
         ax.set_yticks(np.arange(len(down)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in down])
         ax.set(ylim=(len(down), 0), xlabel=xlabel)
         ax.grid(visible=False)

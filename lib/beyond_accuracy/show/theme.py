@@ -129,7 +129,8 @@ def errorbar(
     """One point per row (`model`, `value`, column `x`, optional `ci_low`, `ci_high`), models side by side.
 
     seaborn cannot take intervals that were computed elsewhere. `order` makes a numeric `x` categorical; `orient="h"`
-    puts categories downwards; `dodge`: distance between models (default 0.16 for categories, 0 for numbers).
+    puts categories downwards; `dodge`: distance between models (default 0.16 for categories, 0 for numbers). Rows whose
+    `hollow` is true have white marks.
     """
     frame, categories = _positions(frame, x, styles, order)
     names = [name for name in styles if (frame["model"] == name).any()]
@@ -143,6 +144,10 @@ def errorbar(
         options |= {"capsize": 2.5} | kwargs
         where = {"x": at, "y": value, "yerr": reach} if orient == "v" else {"x": value, "y": at, "xerr": reach}
         ax.errorbar(**where, **options)
+        if "hollow" in rows and rows["hollow"].any():
+            shown = rows["hollow"].to_numpy(bool)
+            marks = {"markersize": kwargs.get("markersize"), "markeredgewidth": 1.6, "markerfacecolor": "white"}
+            ax.plot(where["x"][shown], where["y"][shown], look.marker, color=look.color, zorder=2.3, **marks)
     category_axis(ax, categories, orient)
 
 
