@@ -25,10 +25,7 @@ from beyond_accuracy.measure import replicates, tidy, verdicts
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.show import metrics, pictures, results, tables, theme
 
-COMPARISON_COLUMNS = (
-    *("dimension", "dataset", "metric", "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n", "unit"),
-    *("family", "p_holm", "verdict", "p_floor"),
-)
+COMPARISON_COLUMNS = results.COMPARISON_COLUMNS
 MAIN, DETAIL = "main", "detail"  # families: the headline numbers of a page, and everything else it compares
 
 

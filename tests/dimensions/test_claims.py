@@ -1,3 +1,8 @@
+"""The paper's claims: read from verdicts, sums bounded whatever their dependence, the paper's own numbers as oracle."""
+
+from itertools import combinations
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,26 +12,14 @@ from beyond_accuracy.base.errors import DataMissing
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.data import published
 from beyond_accuracy.dimensions import claims
-from beyond_accuracy.dimensions.claims import Claim, Inequality, Term
-from beyond_accuracy.dimensions.paper_claims import CELLS, paper_claims
+from beyond_accuracy.dimensions.claims import CELLS, Claim, Question, Term, paper_claims
+from beyond_accuracy.measure import verdicts
+from beyond_accuracy.show import results as records
+from beyond_accuracy.show import theme
 from beyond_accuracy.show.results import ECE, write_dimension
 
 Z = norm.ppf(0.975)
-NO_COMPARISONS = pd.DataFrame(
-    columns=[
-        "dimension",
-        "dataset",
-        "metric",
-        "model_a",
-        "model_b",
-        "difference",
-        "ci_low",
-        "ci_high",
-        "p",
-        "n",
-        "unit",
-    ]
-)
+NO_COMPARISONS = pd.DataFrame(columns=list(records.COMPARISON_COLUMNS))
 
 
 def result(model, value, half, metric="m", dataset="d", dimension="x", n=100):
@@ -34,13 +27,14 @@ def result(model, value, half, metric="m", dataset="d", dimension="x", n=100):
                 ci_high=value + half, n=n, unit="percent")  # fmt: skip
 
 
-def compared(a, b, difference, half, p, metric="m", dataset="d", dimension="x", n=50):
+def compared(a, b, difference, half, p, metric="m", dataset="d", dimension="x", n=50, floor=0.0):
     return dict(dimension=dimension, dataset=dataset, metric=metric, model_a=a, model_b=b, difference=difference,
-                ci_low=difference - half, ci_high=difference + half, p=p, n=n, unit="percent")  # fmt: skip
+                ci_low=difference - half, ci_high=difference + half, p=p, n=n, unit="percent", family="main",
+                p_holm=p, verdict=verdicts.THESE if p < 0.05 else verdicts.OPEN, p_floor=floor)  # fmt: skip
 
 
 def above(a, b="", weight=1.0, offset=0.0):
-    return Inequality(f"{a} above {b}", (Term(weight, "d", "m", a, b),), offset)
+    return Question(f"{a} above {b}", (Term(weight, "d", "m", a, b),), offset)
 
 
 def frames(results=(), comparisons=()):
@@ -48,49 +42,32 @@ def frames(results=(), comparisons=()):
     return rows, pd.DataFrame(list(comparisons), columns=NO_COMPARISONS.columns)
 
 
-# ------------------------------------------------------------------------------------------------------- estimates
+# Answers
 
 
-def test_a_recorded_pair_is_used_in_either_direction():
+def test_a_recorded_pair_is_read_in_either_direction_with_its_verdict():
     tables = frames(comparisons=[compared("a", "b", 2.0, 1.0, 0.01)])
-    forward = claims.estimate(above("a", "b"), *tables)
-    assert (forward.value, forward.low, forward.high, forward.n, forward.basis) == (2, 1, 3, 50, "paired")
-    assert forward.p_not_above == 0.005
-    backward = claims.estimate(above("b", "a"), *tables)
-    assert (backward.value, backward.low, backward.high) == (-2, -3, -1) and backward.p_not_above == 0.995
+    forward, backward = claims.answer(above("a", "b"), *tables), claims.answer(above("b", "a"), *tables)
+    assert [forward[k] for k in ("value", "low", "high", "n", "basis")] == [2, 1, 3, 50, "paired"]
+    assert [backward[k] for k in ("value", "low", "high")] == [-2, -3, -1]
+    assert forward["verdict"] == backward["verdict"] == verdicts.THESE and forward["p_holm"] == 0.01
+    turned = claims.answer(above("a", "b", weight=-1.0), *tables)
+    assert [turned[k] for k in ("value", "low", "high")] == [-2, -3, -1]
 
 
-def test_a_negative_weight_turns_the_interval():
-    tables = frames(comparisons=[compared("a", "", -0.02, 0.01, 0.0004)])
-    found = claims.estimate(above("a", weight=-1.0), *tables)
-    assert (found.value, found.low, found.high) == pytest.approx((0.02, 0.01, 0.03))
-    assert found.p_not_above == 0.0002
+def test_what_no_page_has_compared_is_not_asked():
+    tables = frames([result("a", 1, 1), result("b", 2, 1)])
+    assert claims.answer(above("a", "b"), *tables) is None and claims.answer(above("a"), *tables) is None
+    row = judge(above("a", "b"), results=[result("a", 1, 1), result("b", 2, 1)])
+    assert row.verdict == "not asked here" and row.why_not == "the page x has not compared: a above b"
 
 
-def test_a_p_value_at_the_floor_is_a_bound():
-    rows = [compared("a", "z", 1, 0.9, 0.0002), compared("b", "z", 1, 0.9, 0.0002)]
-    floors = pd.DataFrame(rows).assign(p_floor=[0.0002, 0.0])
-    many = [Claim(a, a, "x", (above(a, "z"),)) for a in "ab"]
-    table = claims.judge(many, frames()[0], floors).set_index("name")
-    assert table.p_holm.tolist() == pytest.approx([0.0004] * 2)
-    assert table.p_holm_floor["a"] == pytest.approx(0.0004) and np.isnan(table.p_holm_floor["b"])
-    assert claims.judge(many, *frames(comparisons=rows)).p_holm_floor.isna().all()  # recorded without floors
-
-
-def test_own_intervals_are_taken_as_independent():
-    tables = frames([result("a", 10, Z), result("b", 5, Z * 2)])
-    found = claims.estimate(above("a", "b"), *tables)
-    error = np.sqrt(1 + 4)
-    assert found.value == 5 and found.basis == "independent"
-    assert found.low == pytest.approx(5 - Z * error)
-    assert found.p_not_above == pytest.approx(norm.sf(5 / error))
-
-
-def test_offsets_shift_the_test():
-    tables = frames(comparisons=[compared("a", "b", -1.0, Z * 0.25, 0.0001)])
-    found = claims.estimate(above("a", "b", offset=2.0), *tables)
-    assert found.value == 1.0 and found.low == pytest.approx(1 - Z * 0.25)
-    assert found.p_not_above == pytest.approx(norm.sf(4))
+def test_margins_shift_the_interval():
+    found = claims.answer(
+        above("a", "b", offset=2.0), *frames(comparisons=[compared("a", "b", -1.0, Z * 0.25, 0.0001)])
+    )
+    assert found["value"] == 1.0 and found["low"] == pytest.approx(1 - Z * 0.25) and "verdict" not in found
+    assert found["p"] == pytest.approx(2 * norm.sf(4))
 
 
 def test_sums_are_bounded_whatever_their_dependence():
@@ -99,88 +76,85 @@ def test_sums_are_bounded_whatever_their_dependence():
     for correlation in (-0.9, 0.0, 0.9):
         draws = rng.multivariate_normal([1, 2], [[1, correlation], [correlation, 4]], 20_000)
         tables = frames([result("a", 1, 1.96), result("b", 2, 2 * 1.96)])
-        terms = (Term(0.5, "d", "m", "a"), Term(-1.5, "d", "m", "b"))
-        found = claims.estimate(Inequality("", terms), *tables)
-        assert found.value == pytest.approx(0.5 - 3) and found.basis == "bound"
-        assert (found.high - found.low) / (2 * 1.96) >= (draws @ [0.5, -1.5]).std() - 0.05
+        found = claims.answer(Question("", (Term(0.5, "d", "m", "a"), Term(-1.5, "d", "m", "b"))), *tables)
+        assert found["value"] == pytest.approx(0.5 - 3) and found["basis"] == "bound"
+        assert (found["high"] - found["low"]) / (2 * 1.96) >= (draws @ [0.5, -1.5]).std() - 0.05
+    tables = frames([result("a", 10, Z), result("b", 5, Z * 2), result("c", 1, 0)])
+    found = claims.answer(Question("", (Term(1.0, "d", "m", "a", "b"), Term(1.0, "d", "m", "c"))), *tables)
+    assert found["low"] == pytest.approx(6 - Z * np.sqrt(1 + 4))  # of two models: independent
+    lacking = Question("", (Term(1.0, "d", "m", "a"), Term(1.0, "d", "m", "z")))
+    assert claims.answer(lacking, *tables) is None
 
 
-def test_missing_numbers_give_no_estimate():
-    tables = frames([result("a", 1, 1), result("b", np.nan, 1)])
-    assert claims.estimate(above("a", "c"), *tables) is None
-    assert claims.estimate(above("a", "b"), *tables) is None
-    assert claims.estimate(above("a"), *tables).basis == "one model"
+# Judging
 
 
-def test_no_spread_is_certain_and_a_tie_is_not_above():
-    assert claims.estimate(above("a"), *frames([result("a", 1, 0)])).p_not_above == 0
-    assert claims.estimate(above("a"), *frames([result("a", 0, 0)])).p_not_above == 1
+def judge(*questions, results=(), comparisons=()):
+    return claims.judge([Claim("c", "a claim", "x", tuple(questions))], *frames(results, comparisons)).iloc[0]
 
 
-# -------------------------------------------------------------------------------------------------------- judging
+SURE, UNSURE = compared("a", "b", 2, 0.5, 0.0001), compared("c", "d", 1, 2.0, 0.3)
 
 
-def judge(*inequalities, results=(), comparisons=()):
-    claim = Claim("c", "a claim", "x", tuple(inequalities))
-    return claims.judge([claim], *frames(results, comparisons)).iloc[0]
+def test_all_questions_must_be_told_from_zero_for_a_claim_to_be_the_same():
+    row = judge(above("a", "b"), comparisons=[SURE])
+    assert (row.verdict, row.certainty, row.unit) == ("same here", verdicts.THESE, "points")
+    both = judge(above("a", "b"), above("c", "d"), comparisons=[SURE, UNSURE])
+    assert both.verdict == "open here" and both.holding == "2 of 2" and both.decisive == "c above d"
+    assert both.p == both.p_holm == 0.3
 
 
-def test_all_inequalities_must_hold():
-    sure, unsure = compared("a", "b", 2, 0.5, 0.0001), compared("c", "d", 1, 2.0, 0.3)
-    assert judge(above("a", "b"), comparisons=[sure]).verdict == "supported"
-    both = judge(above("a", "b"), above("c", "d"), comparisons=[sure, unsure])
-    assert both.verdict == "undecided" and both.holding == "2 of 2" and both.decisive == "c above d"
-    assert both.p == pytest.approx(0.3)
-
-
-def test_one_certain_reversal_contradicts():
-    sure, reversed_ = compared("a", "b", 2, 0.5, 0.0001), compared("c", "d", -2, 0.5, 0.001)
-    row = judge(above("a", "b"), above("c", "d"), comparisons=[sure, reversed_])
-    assert row.verdict == "contradicted" and row.holding == "1 of 2"
+def test_one_question_told_from_zero_the_other_way_reverses():
+    against = compared("c", "d", -2, 0.5, 0.001)
+    row = judge(above("a", "b"), above("c", "d"), above("d", "c"), comparisons=[SURE, against])
+    assert row.verdict == "reversed here" and row.holding == "2 of 3"
     assert row.decisive == "c above d" and (row.effect, row.effect_low, row.effect_high) == (-2, -2.5, -1.5)
-    assert row.p == pytest.approx(2 * 0.001)  # two inequalities, two-sided
+    assert judge(above("d", "c"), comparisons=[UNSURE]).verdict == "open here"
 
 
-def test_holm_runs_over_the_claims():
-    rows = [compared(a, "z", 1, 0.9, 0.03) for a in "ab"]
-    many = [Claim(a, a, "x", (above(a, "z"),)) for a in "ab"]
-    table = claims.judge(many, *frames(comparisons=rows))
-    assert table.p.tolist() == pytest.approx([0.03, 0.03]) and table.p_holm.tolist() == pytest.approx([0.06, 0.06])
-    assert set(table.verdict) == {"undecided"}
-    assert claims.judge(many[:1], *frames(comparisons=rows)).verdict[0] == "supported"
+def test_the_page_s_verdict_is_read_and_not_made_again():
+    rows = [compared("a", "b", 2, 0.1, 0.04) | {"verdict": verdicts.OPEN, "p_holm": 0.4, "p_floor": 0.04}]
+    row = judge(above("a", "b"), comparisons=rows)
+    assert (row.verdict, row.p_holm, row.p_holm_floor) == ("open here", 0.4, 0.4)
 
 
-def test_untestable_claims_say_why_and_cost_nothing():
-    rows = [compared("a", "z", 1, 0.9, 0.03)]
-    table = claims.judge(
-        [
-            Claim("a", "a", "x", (above("a", "z"),)),
-            Claim("b", "b", "x", (above("b", "z"),)),
-            Claim("c", "c", "x", (), "the page has none"),
-        ],
-        *frames(comparisons=rows),
-    ).set_index("name")
-    assert table.verdict.tolist() == ["supported", "not testable", "not testable"]
-    assert table.why_not["b"] == "the page x has not recorded: b above z" and table.why_not["c"] == "the page has none"
+def test_sums_are_decided_together():
+    """Questions that no page asks form one family: twice 0.03 is not below 0.05."""
+    half = Z / norm.isf(0.015)  # p = 0.03 at a difference of 1
+    rows, comparisons = frames([result(a, 0.5, half / 2) for a in "ab"])
+    many = [Claim(a, a, "x", (Question("", (Term(1.0, "d", "m", a), Term(1.0, "d", "m", a))),)) for a in "ab"]
+    table = claims.judge(many, rows, comparisons)
+    assert table.p.tolist() == pytest.approx([0.03] * 2) and table.p_holm.tolist() == pytest.approx([0.06] * 2)
+    assert set(table.verdict) == {"open here"} and claims.judge(many[:1], rows, comparisons).verdict[0] == "same here"
 
 
-def test_rows_of_other_pages_do_not_count():
+def test_rows_of_other_pages_do_not_count_and_nothing_to_ask_is_said():
     row = compared("a", "b", 2, 0.5, 0.0001, dimension="y")
-    assert judge(above("a", "b"), comparisons=[row]).verdict == "not testable"
+    assert judge(above("a", "b"), comparisons=[row]).verdict == "not asked here"
+    assert judge().why_not == "the page x has nothing that the claim is about"
 
 
-def test_null_hypotheses_are_rarely_rejected():
-    """Under equality of everything, claims of two inequalities have p below 5 % in at most about 5 % of the cases."""
-    rng = np.random.default_rng(1)
-    names = [f"{a}{k}" for k in range(300) for a in "ab"]
-    z = dict(zip(names, rng.normal(size=len(names)), strict=True))
-    rows = [compared(name, "z", v, 1.96, 2 * norm.sf(abs(v))) for name, v in z.items()]
-    many = [Claim(str(k), "", "x", (above(f"a{k}", "z"), above(f"b{k}", "z"))) for k in range(300)]
-    table = claims.judge(many, *frames(comparisons=rows))
-    assert 0 < (table.p < 0.05).mean() < 0.075
+def test_the_sentence_counts_and_names_what_is_reversed():
+    judged = pd.DataFrame({"statement": list("pqr"), "verdict": ["same here", "reversed here", "reversed here"]})
+    assert claims.sentence(judged, "in a world") == (
+        "Of the paper's 3 findings in a world: 1 same, 2 reversed, 0 open and 0 not asked. Reversed: “q”, “r”."
+    )
 
 
-# ------------------------------------------------------------------------------------------------ the paper's claims
+# The paper's claims
+
+
+def asked_of(rows):
+    """Comparisons that pages would record of some results: every pair, and gaps against zero."""
+    found = []
+    for (dimension, dataset, metric), part in rows.groupby(["dimension", "dataset", "metric"], sort=False):
+        part = part.set_index("model")
+        for a, b in combinations(part.index, 2):
+            half = np.hypot(*(part.loc[[a, b], "ci_high"] - part.loc[[a, b], "value"]))
+            gap = part.value[a] - part.value[b]
+            p = 2 * norm.sf(abs(gap) / half * Z) if half > 0 else float(gap == 0)
+            found.append(compared(a, b, gap, half, p, metric, dataset, dimension))
+    return pd.DataFrame(found)
 
 
 @pytest.fixture(scope="module")
@@ -189,24 +163,25 @@ def paper_rows():
     return rows.assign(ci_low=rows.value - rows.tolerance, ci_high=rows.value + rows.tolerance, n=1000)
 
 
-def test_the_papers_numbers_support_the_papers_claims(paper_rows):
-    dimensions = load_profile("paper").dimensions
-    table = claims.judge(paper_claims(dimensions, paper_rows), paper_rows, NO_COMPARISONS).set_index("name")
-    untestable = table[table.verdict == "not testable"].index
+def judged_by_name(rows):
+    return claims.judge(paper_claims(load_profile("paper").dimensions, rows), rows, asked_of(rows)).set_index("name")
+
+
+def test_the_papers_numbers_give_the_papers_claims(paper_rows):
+    table = judged_by_name(paper_rows)
+    unasked = table[table.verdict == "not asked here"].index
     # The paper prints no signed gap, and ratios of errors, which accuracy alone moves, but no odds.
-    assert set(untestable) == {"clip_overconfident", "supervised_underconfident", "clip_lower_error_ratio"}
-    assert set(table.drop(untestable).verdict) == {"supported"}, table[["verdict", "decisive", "effect"]]
+    assert set(unasked) == {"clip_overconfident", "supervised_underconfident", "clip_lower_error_ratio"}
+    assert set(table.drop(unasked).verdict) == {"same here"}, table[["verdict", "decisive", "effect"]]
     assert table.holding["supervised_robust"] == "10 of 10" and table.holding["texture_hardest"] == "15 of 15"
 
 
-def test_turned_round_they_contradict_them(paper_rows):
+def test_turned_round_they_are_reversed(paper_rows):
     swap = dict(zip(CELLS, reversed(CELLS), strict=True))
-    turned = paper_rows.assign(model=paper_rows.model.map(swap))
-    dimensions = load_profile("paper").dimensions
-    table = claims.judge(paper_claims(dimensions, turned), turned, NO_COMPARISONS).set_index("name")
+    table = judged_by_name(paper_rows.assign(model=paper_rows.model.map(swap)))
     for name in ("clip_shape", "vit_shape", "supervised_robust", "clip_r_sketch"):
-        assert table.verdict[name] == "contradicted", name
-    assert table.verdict["texture_hardest"] == "supported"  # a mean over models
+        assert table.verdict[name] == "reversed here", name
+    assert table.verdict["texture_hardest"] == "same here"  # a mean over models
 
 
 def test_error_claims_do_not_take_a_low_ratio_for_an_even_model():
@@ -216,44 +191,52 @@ def test_error_claims_do_not_take_a_low_ratio_for_an_even_model():
         rows.append(result(model, ratio, 0.05, "error_ratio:average", "factors", "mistakes"))
         rows.append(result(model, 0.8, 0.2, "factor_effect:average", "factors", "mistakes"))
     rows = pd.DataFrame(rows)
-    (claim,) = [c for c in paper_claims({}, rows) if c.name == "clip_lower_error_ratio"]
-    assert claims.judge([claim], rows, NO_COMPARISONS).verdict[0] == "undecided"
+    roles = {"mistakes": {"factors": "factors"}}
+    (claim,) = [c for c in paper_claims(roles, rows) if c.name == "clip_lower_error_ratio"]
+    assert claims.judge([claim], rows, asked_of(rows)).verdict[0] == "open here"
     lower = rows.assign(value=rows.value.where(~rows.model.str.contains("clip") | (rows.value > 1), 0.2))
     lower = lower.assign(ci_low=lower.value - 0.1, ci_high=lower.value + 0.1)
-    assert claims.judge([claim], lower, NO_COMPARISONS).verdict[0] == "supported"
+    assert claims.judge([claim], lower, asked_of(lower)).verdict[0] == "same here"
 
 
 def test_calibration_is_judged_by_the_estimate_without_bias_where_there_is_one():
     def judged_by(metric):
         rows = pd.DataFrame([result("vit_sup", 0.02, 0.01, metric, "val", "calibration")])
-        claim = next(
-            c for c in paper_claims({"calibration": {"clean": "val"}}, rows) if c.name == "convnext_calibrated"
-        )
-        return claim.inequalities[0].terms[0].metric
+        asked = {claim.name: claim for claim in paper_claims({"calibration": {"clean": "val"}}, rows)}
+        return asked["convnext_calibrated"].questions[0].terms[0].metric
 
     assert (judged_by(ECE), judged_by("ece")) == (ECE, "ece")  # the paper's own numbers have the plain one only
 
 
 def test_losses_under_transforms_are_those_of_the_figures(paper_rows):
-    found = {c.name: c for c in paper_claims(load_profile("paper").dimensions, paper_rows)}
-    (first, *_) = found["convnext_scale"].inequalities
+    table = judged_by_name(paper_rows)
+    asked = {c.name: c for c in paper_claims(load_profile("paper").dimensions, paper_rows)}
+    first = asked["convnext_scale"].questions[0]
     rows = paper_rows[paper_rows.dimension == "invariance"]
+    rows = rows.assign(metric=rows.metric.replace({"accuracy:scale=1": "accuracy"}))
     vit = 85.50 - np.mean([83.36, 79.86, 71.35, 54.52])
     convnext = 85.52 - np.mean([84.40, 82.60, 78.05, 67.58])
-    value = claims.estimate(first, rows, NO_COMPARISONS).value
     assert first.words == "ConvNeXt, supervised loses less than ViT, supervised under scale"
-    assert value == pytest.approx(vit - convnext)
-    shift = claims.estimate(found["shift_over_scale"].inequalities[0], rows, NO_COMPARISONS).value
-    assert shift == pytest.approx(vit - (85.42 - np.mean([85.49, 85.25, 84.06, 82.56])))
+    assert claims.answer(first, rows, NO_COMPARISONS)["value"] == pytest.approx(vit - convnext)
+    assert table.effect["convnext_scale"] <= vit - convnext + 1e-9
+
+
+def test_the_untouched_images_are_one_number_whatever_the_page_calls_them():
+    rows = [result("vit_sup", 90, 1, f"accuracy:{k}", "val", "invariance") for k in ("shift=0", "scale=1", "scale=2")]
+    pairs = [compared("vit_sup", "vit_clip", 5, 1, 0.1, "accuracy:shift=0", "val", "invariance")]
+    asked = {c.name: c for c in paper_claims({"invariance": {"clean": "val"}}, pd.DataFrame(rows))}
+    terms = asked["convnext_scale"].questions[0].terms
+    assert [term.metric for term in terms] == ["accuracy", "accuracy:scale=2"]
+    assert claims._of_page(pd.DataFrame(pairs), "invariance").metric.tolist() == ["accuracy"]
 
 
 @pytest.mark.parametrize("profile", ["mini", "paper", "predictions", "smoke"])
 def test_claims_can_be_asked_of_every_profile(profile):
-    empty = pd.DataFrame(columns=["dimension", "dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"])
+    empty = pd.DataFrame(columns=list(records.RESULT_COLUMNS))
     asked = paper_claims(load_profile(profile).dimensions, empty)
     assert len(asked) == 15 and len({claim.name for claim in asked}) == 15
     table = claims.judge(asked, empty, NO_COMPARISONS)
-    assert set(table.verdict) == {"not testable"} and table.why_not.str.len().min() > 0
+    assert set(table.verdict) == {"not asked here"} and table.why_not.str.len().min() > 0
 
 
 def test_records_are_read_for_the_models_of_the_run(tmp_path):
@@ -268,3 +251,42 @@ def test_records_are_read_for_the_models_of_the_run(tmp_path):
     assert results.model.tolist() == ["a"]
     assert comparisons[["model_a", "model_b"]].to_numpy().tolist() == [["a", ""], ["a", "b"]]
     assert np.isnan(comparisons.p[1])
+    assert claims.count_records(results, comparisons).to_numpy().tolist() == [["robustness", 1, 1, 0]]
+
+
+# Figures
+
+
+@pytest.fixture
+def themed():
+    with plt.rc_context():
+        theme.use_theme()
+        yield
+    plt.close("all")
+
+
+def test_claims_lie_on_their_side_in_units_of_their_interval(themed):
+    table = pd.DataFrame(
+        {
+            "statement": ["one", "two", "three"],
+            "verdict": ["same here", "reversed here", "open here"],
+            "effect": [3.0, -1.0, 0.5],
+            "effect_low": [2.0, -1.01, -0.5],
+            "effect_high": [4.0, -0.99, 1.5],
+        }
+    )
+    fig, alt = claims.claims_figure(table)
+    ends = [line for line in fig.axes[0].lines if len(line.get_xdata()) == 1]
+    assert [float(line.get_xdata()[0]) for line in ends] == [3.0, -5.0, 0.5]  # -100 is drawn at the edge
+    assert [line.get_marker() for line in ends] == ["o", "X", "o"]
+    assert alt == "Verdicts: one: same here; two: reversed here; three: open here."
+
+
+def test_agreement_is_measured_on_the_side_of_the_paper(themed):
+    """The arm of the interval that points to the paper's value counts, with the reading tolerance."""
+    common = {"dimension": "robustness", "model": "vit_sup", "value": 80.0, "ci_low": 79.0, "ci_high": 83.0}
+    rows = pd.DataFrame([common | {"tolerance": 0.5}] * 2)
+    rows = rows.assign(difference=[-3.5, 3.0], target=[True, False], agrees=[True, False])
+    fig, alt = claims.agreement_figure(rows, {"vit_sup": theme.style(published.checkpoint_specs()[0])})
+    drawn = [float(line.get_xdata()[0]) for line in fig.axes[0].lines if len(line.get_xdata()) == 1]
+    assert drawn == pytest.approx([-1.0, 2.0]) and alt.startswith("1 of 2")

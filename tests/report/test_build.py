@@ -414,13 +414,13 @@ def test_pages_fit_a_phone_and_the_script_works(built, tmp_path):
 
 
 def test_the_library_fingerprint_follows_code_but_not_looks(tmp_path, monkeypatch):
-    for name in ("stats.py", "report_pages.py", "assets/paper.csv"):
+    for name in ("stats.py", "report/html.py", "assets/paper.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("one")
     monkeypatch.setattr(report, "LIBRARY", tmp_path)
     monkeypatch.setattr(report, "ASSETS", tmp_path / "assets")
     first = LIBRARY_DIGEST()
-    (tmp_path / "report_pages.py").write_text("two")
+    (tmp_path / "report/html.py").write_text("two")
     assert LIBRARY_DIGEST() == first
     for name in ("stats.py", "assets/paper.csv"):
         before = LIBRARY_DIGEST()
@@ -486,13 +486,15 @@ def test_front_page_numbers_come_from_the_results(tmp_path):
     profile, page = front(tmp_path, result_rows())
     panels = {panel.h3.text.split(" ↑")[0].split(" ↓")[0]: panel for panel in page.select(".ba-panel")}
     assert list(panels) == [
-        "Accuracy",
+        "Accuracy, clean (%)",
         "Calibration error (ECE)",
         "Calibration error under shift (ECE)",
     ]
-    cells = [[cell.text for cell in row.select("th, td.num")] for row in panels["Accuracy"].select("tbody tr")]
+    cells = [
+        [cell.text for cell in row.select("th, td.num")] for row in panels["Accuracy, clean (%)"].select("tbody tr")
+    ]
     assert cells == [["ViT <s>", "81.2 [80.0, 82.0]"], ["ResNet", "76.0 [75.0, 77.0]"]]
-    assert "n = 1,000" in panels["Accuracy"].p.text
+    assert "n = 1,000" in panels["Accuracy, clean (%)"].p.text
     shifted = panels["Calibration error under shift (ECE)"]
     assert [row.th.text for row in shifted.select("tbody tr")] == ["ViT <s>", "ViT, CLIP"]  # profile order
     assert "kindr · n = 1,000 images" in shifted.p.text  # the first shifted set that has rows
@@ -531,19 +533,6 @@ def test_front_page_unfolds_five_findings_and_sets_the_claims_apart():
 def test_front_page_without_results_is_still_a_page(tmp_path):
     profile, page = front(tmp_path, result_rows().iloc[:0])
     assert page.h1 and not page.select(".ba-panel") and not page.select("#tab-headline")
-
-
-def test_the_error_browser_is_picked_again_only_where_something_changed(tmp_path, monkeypatch):
-    from beyond_accuracy.report import images, tools
-
-    calls = []
-    body = html.Body("Look", "lead", [("a", "A")], "<p>inside</p>")
-    monkeypatch.setattr(images, "body", lambda *_: calls.append(1) or body)
-    for inputs, count in ((["one"], 1), (["one"], 1), (["two"], 2)):
-        assert tools._images(tmp_path, trial_profile(), inputs, {}) == body
-        assert len(calls) == count
-    (tmp_path / ".state" / "images.json").write_text("{")
-    assert tools._images(tmp_path, trial_profile(), ["two"], {}) == body and len(calls) == 3
 
 
 def test_pages_one_after_the_other_give_the_same_results(built, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from beyond_accuracy.base.profile import parse_profile
-from beyond_accuracy.report import choose, choosing, html
+from beyond_accuracy.measure import verdicts
+from beyond_accuracy.report import choose, html
 from beyond_accuracy.show import results
 from beyond_accuracy.show.results import ECE
 from browser import ask  # noqa: E402 - the folder of tests is on no import path
@@ -48,11 +49,16 @@ def profile(label="{}"):
     return parse_profile(content, Path("trial.yaml"))
 
 
-NONE = pd.DataFrame(columns=["dimension", "dataset", "metric", "model_a", "model_b", "ci_low", "ci_high"])
+NONE = pd.DataFrame(columns=list(results.COMPARISON_COLUMNS))
+
+
+def paired(a, b, difference, half, verdict=verdicts.THESE, dimension="models", metric="accuracy"):
+    row = (dimension, "val", metric, a, b, difference, difference - half, difference + half, 0.01, 400, "percent")
+    return pd.DataFrame([(*row, "main", 0.01, verdict, 0.0)], columns=NONE.columns)
 
 
 def gathered(numbers=NUMBERS, comparisons=NONE, draws=400):
-    return choosing.gather(table(numbers), comparisons, profile(), draws, 0)
+    return choose.gather(table(numbers), comparisons, profile(), draws, 0)
 
 
 def test_utilities_are_steps_above_the_mean_in_thousandths():
@@ -71,22 +77,21 @@ def test_draws_have_the_intervals_spread():
 
 def test_paired_differences_make_the_draws_move_together():
     half = 0.5  # of the difference; independent models would have sqrt(2)
-    paired = pd.DataFrame([("models", "val", "accuracy", "b", "a", -5 - half, -5 + half)], columns=NONE.columns)
-    draws = gathered(comparisons=paired, draws=20_000).draws[0]
+    draws = gathered(comparisons=paired("b", "a", -5, half), draws=20_000).draws[0]
     assert (draws[0] - draws[1]).std() == pytest.approx(half / 1.96 / 5 * 1000, rel=0.03)
     assert draws.std(axis=1) == pytest.approx(np.full(3, 1 / 1.96 / 5 * 1000), rel=0.03)
 
 
 def test_an_impossible_covariance_keeps_the_variances():
     sd = np.array([1.0, 1.0, 1.0])
-    matrix = choosing.covariance(sd, {(0, 1): 0.0, (1, 2): 0.0})  # a = b = c, yet a and c uncorrelated
-    root = choosing._root(matrix)
+    matrix = choose.covariance(sd, {(0, 1): 0.0, (1, 2): 0.0})  # a = b = c, yet a and c uncorrelated
+    root = choose._root(matrix)
     assert np.diag(root @ root.T) == pytest.approx(np.ones(3))
 
 
 def test_ranking_by_hand():
     choice = gathered()
-    found = choosing.rank(choice, {"accuracy": 50, "ece": 20})
+    found = choose.rank(choice, {"accuracy": 50, "ece": 20})
     # a: 50*1000 - 20*1667, b: 20*333, c: -50*1000 + 20*1333
     assert (found.order, found.scores) == (["a", "b", "c"], [16660, 6660, -23340])
     assert sum(found.best) == pytest.approx(1) and found.best[0] > found.best[1] > found.best[2]
@@ -107,10 +112,10 @@ def test_flips_agree_with_ranking_again_at_every_weight():
     choice = gathered()
     for accuracy, ece in itertools.product((10, 40, 90), (0, 30, 70)):
         weights = {"accuracy": accuracy, "ece": ece, "params": 5}
-        found = {flip.criterion: flip for flip in choosing.rank(choice, weights).flips}
-        winner = choosing.rank(choice, weights).order[0]
+        found = {flip.criterion: flip for flip in choose.rank(choice, weights).flips}
+        winner = choose.rank(choice, weights).order[0]
         for criterion in choice.criteria:
-            lowest = -100 if criterion.neutral else 0
+            lowest = choose.lowest(criterion)
             changes = []
             for w in range(lowest, 101):
                 totals = brute_winner(choice, weights | {criterion.key: w})
@@ -123,24 +128,16 @@ def test_flips_agree_with_ranking_again_at_every_weight():
 
 def test_edges():
     choice = gathered()
-    equal = choosing.rank(choice, {})
+    equal = choose.rank(choice, {})
     assert equal.order == MODELS and equal.best == pytest.approx([1 / 3] * 3) and equal.flips == []
     with pytest.raises(ValueError, match="weight of ece out of range: -1"):
-        choosing.rank(choice, {"ece": -1})
-    assert choosing.rank(choice, {"shape": -100}).order == ["c", "b", "a"]
+        choose.rank(choice, {"ece": -1})
+    assert choose.rank(choice, {"shape": -100}).order == ["c", "b", "a"]
     gap = gathered(NUMBERS | {("models", "none", "params", "millions"): ([40, None, 10], None)})
-    found = choosing.rank(gap, {"params": 10, "accuracy": 1})
+    found = choose.rank(gap, {"params": 10, "accuracy": 1})
     assert found.unranked == ["b"] and found.order == ["c", "a"]
-    assert choosing.rank(gap, {"accuracy": 1}).unranked == []
+    assert choose.rank(gap, {"accuracy": 1}).unranked == []
     assert not gathered({("models", "val", "accuracy", "percent"): ([80, None, None], 1.0)}).criteria
-
-
-def test_mean_agreement_is_over_kinds_not_strengths():
-    rows = table({("invariance", "val", f"agreement:{kind}", "fraction"): ([v, v, v], 0.1)
-                  for kind, v in (("scale", 0.8), ("shift", 0.6), ("scale=1.5", 0.1))})  # fmt: skip
-    found = choosing.mean_agreement(rows)
-    assert found["value"].tolist() == pytest.approx([0.7] * 3) and set(found["metric"]) == {"agreement"}
-    assert found["ci_low"].tolist() == pytest.approx([0.6] * 3)
 
 
 def page(folder, **options):
@@ -170,12 +167,15 @@ def test_advice_names_the_first_model_and_how_sure_that_is():
     trust = rows["Needs trustworthy confidence"]
     # 80 x ece + 30 x accuracy: a 30*1000 - 80*1667, b 80*333, c 80*1333 - 30*1000
     assert trust["model"] == "c" and trust["href"] == "choose.html#ece=80&accuracy=30"
-    assert trust["numbers"] == "Calibration error ↓: 0.020 [0.010, 0.030] against 0.040 [0.030, 0.050] (b)"
-    equal = {("models", "val", "accuracy", "percent"): ([80, 79.9, 70], 2.0)}
-    (row,) = choose.advice(table(equal), NONE, profile())
-    assert row["sure"].startswith("open: first in 5") and ", b in 4" in row["sure"]
-    far = {("models", "val", "accuracy", "percent"): ([80, 60, 70], 1.0)}
-    assert choose.advice(table(far), NONE, profile())[0]["sure"] == "clear: first in >99% of draws"
+    assert trust["numbers"] == "Calibration error (ECE) ↓: 0.020 [0.010, 0.030] against 0.040 [0.030, 0.050] (b)"
+    assert trust["sure"].startswith("not compared: first in ")
+    equal = table({("models", "val", "accuracy", "percent"): ([80, 79.9, 70], 2.0)})
+    (row,) = choose.advice(equal, paired("b", "a", -0.1, 1.0, verdicts.OPEN), profile())
+    assert row["model"] == "a or b" and row["sure"].startswith("open: first in 5") and ", b in 4" in row["sure"]
+    assert row["numbers"].endswith("against 79.9 [77.9, 81.9] (b), open")
+    far = table({("models", "val", "accuracy", "percent"): ([80, 60, 70], 1.0)})
+    (row,) = choose.advice(far, paired("a", "c", 10, 1, verdicts.BEYOND_NOISE), profile())
+    assert (row["model"], row["sure"]) == ("a", "beyond training noise: first in >99% of draws, c in <1%")
     assert choose.advice(table().iloc[:0], NONE, profile()) == []
 
 
@@ -189,13 +189,13 @@ COSTS = {
 def test_equal_cost_is_a_tie():
     """What prints alike (0.0234) decides nothing, and nothing that rests on it is clear."""
     choice = gathered(COSTS)
-    found = choosing.rank(choice, {"macs": 60})
+    found = choose.rank(choice, {"macs": 60})
     assert found.scores[0] == found.scores[1] > 0 and found.tied == 2 and found.runner_up == "c"
     assert sorted(found.best) == pytest.approx([0, 0.5, 0.5])
     only = {key: value for key, value in COSTS.items() if key[2] != "images_per_second"}
     rows = {row["purpose"]: row for row in choose.advice(table(only), NONE, profile())}
     assert (rows["Cheap"]["model"], rows["Cheap"]["sure"]) == ("a or b", "a tie: equal in all that is weighed")
-    assert rows["Cheap"]["numbers"].startswith("Computation ↓, GMACs: 0.0234 against 0.0468 (c); ")
+    assert rows["Cheap"]["numbers"].startswith("GMACs ↓: 0.023 against 0.047 (c); ")
     body = choose.body(table(only), NONE, profile())
     assert re.search(r"a \(\d\d%\) = b \(\d\d%\) › c \(&lt;1%\)", body.html) and "equal cost is a tie" in body.html
 
@@ -204,9 +204,9 @@ def test_a_rate_that_was_timed_once_is_never_clear_by_a_quarter():
     choice = gathered(COSTS, draws=20_000)
     rate = [criterion.key for criterion in choice.criteria].index("rate")
     assert choice.draws[rate].std(axis=1) == pytest.approx(np.full(3, np.log2(1.25) / 1.96 * 1000), rel=0.03)
-    found = choosing.rank(choice, {"rate": 60})
+    found = choose.rank(choice, {"rate": 60})
     assert found.order == ["a", "b", "c"] and 0.8 < found.best[0] < 0.95  # 1,707 against 1,377; by 700 it is clear
-    assert choosing.rank(choice, {"rate": 60, "accuracy": 1}).best[2] == 0
+    assert choose.rank(choice, {"rate": 60, "accuracy": 1}).best[2] == 0
 
 
 def test_the_number_shown_is_the_one_that_decides():
@@ -216,14 +216,14 @@ def test_the_number_shown_is_the_one_that_decides():
     }
     rows = {row["purpose"]: row for row in choose.advice(table(numbers), NONE, profile())}
     row = rows["Transfer to small data"]
-    assert row["model"] == "a" and row["sure"].startswith("likely: first in 9")
+    assert row["model"] == "a" and row["sure"].startswith("not compared: first in 9")
     assert row["numbers"] == (
-        "Transfer accuracy ↑, %: 57.7 [56.4, 59.0] against 57.6 [56.3, 58.9] (b); "
-        "decided by Accuracy, clean ↑, %: 92.0 [91.5, 92.5] against 86.0 [85.5, 86.5] (b)"
+        "Transfer accuracy (%) ↑: 57.7 [56.4, 59.0] against 57.6 [56.3, 58.9] (b); "
+        "decided by Accuracy, clean (%) ↑: 92.0 [91.5, 92.5] against 86.0 [85.5, 86.5] (b)"
     )
     choice = gathered(numbers)
-    ranking = choosing.rank(choice, {})
-    assert ranking.tied == 3 and choosing.decisive(choice, {}, ranking) is None
+    ranking = choose.rank(choice, {})
+    assert ranking.tied == 3 and choose.decisive(choice, {}, ranking) is None
 
 
 def test_an_estimate_without_an_interval_is_not_weighed_as_certain():
@@ -232,7 +232,7 @@ def test_an_estimate_without_an_interval_is_not_weighed_as_certain():
 
 
 def test_evenness_over_factors_is_no_reward_for_errors():
-    keys = {criterion.key: criterion.headline.metric for criterion in choosing.CRITERIA}
+    keys = {headline.key: headline.metric for headline in choose.HEADLINES if headline.step}
     assert keys["mistakes"] == "factor_effect:average" and keys["ece"] == keys["ece_shift"] == ECE
 
 
@@ -266,7 +266,7 @@ SCRIPT = """
 
 @pytest.mark.browser
 def test_the_script_ranks_as_python_does(tmp_path):
-    choice = choosing.gather(table(), NONE, profile(), choose.DRAWS, 0)
+    choice = choose.gather(table(), NONE, profile(), choose.DRAWS, 0)
     found, console = ask(page(tmp_path), SCRIPT, tmp_path, fragment="#accuracy=50&ece=20&shape=-3")
     assert "error" not in found, found
     weights = {"confidence": next(p.weights for p in choose.offered(choice) if p.key == "confidence")}
@@ -275,7 +275,7 @@ def test_the_script_ranks_as_python_does(tmp_path):
         (found["moved"], {"accuracy": 50, "ece": 90, "shape": -3}),
         (found["preset"], weights["confidence"]),
     ):
-        expected = choosing.rank(choice, given)
+        expected = choose.rank(choice, given)
         assert [row[0] for row in got["order"]] == expected.order
         assert [row[1] for row in got["order"]] == expected.scores
         assert [row[2] for row in got["order"]] == pytest.approx(expected.best, abs=1e-9)
@@ -291,25 +291,13 @@ def test_speed_is_published_and_measured_or_said_to_be_lacking(tmp_path, monkeyp
         "swin": {"source": "timm", "name": "swin_base_patch4_window7_224.ms_in22k_ft_in1k", "label": "Swin"},
         "mine": {"source": "timm", "name": "local-dir:x", "label": "Mine <b>"},
     }
-    content = {"name": "t", "title": "T", "models": models, "dimensions": {"models": {}}}
+    content = {"name": "t", "title": "T", "models": models, "dimensions": {"models": {"clean": "val"}}}
+    content["datasets"] = {"val": {"reader": "imagenet_folder", "path": "val"}}
     found = parse_profile(content, Path("trial.yaml"))
-    labels = {name: spec.label for name, spec in found.models.items()}
-    soup = bs4.BeautifulSoup(choose._speed(found, labels), "html.parser")
-    rows = [[cell.text for cell in row.select("th, td")] for row in soup.select("tbody tr")]
-    assert rows and {row[0] for row in rows} == {"Swin"} and {row[5] for row in rows} == {"published"}
-    assert soup.select_one("p.ba-hint").text.endswith("Mine <b>.")
-    alone = choose._speed(found.select("mine"), {"mine": "Mine"})
-    assert "<table" not in alone and "Mine" in alone
-
-
-@pytest.mark.parametrize(
-    ("values", "low", "unit", "spec"),
-    [
-        ([554, 1020], None, "images/s", ",.0f"),
-        ([0.0234, 1.6], None, "gflops", ".3g"),
-        ([0.02, 0.03], 0.01, "fraction", ".3f"),
-        ([80, 90], 70, "percent", ".1f"),
-    ],
-)
-def test_digits_follow_the_size_of_the_numbers(values, low, unit, spec):
-    assert choose._spec(pd.DataFrame({"value": values, "ci_low": low, "unit": unit})) == spec
+    both = [("models", "val", "accuracy", name, 80, 79, 81, 400, "percent") for name in models]
+    rows = results.validate_results(pd.DataFrame(both, columns=results.RESULT_COLUMNS))
+    soup = bs4.BeautifulSoup(choose.body(rows, NONE, found).html, "html.parser")
+    shown = [[cell.text for cell in row.select("th, td")] for row in soup.select("table[data-name=speed] tbody tr")]
+    assert shown and {row[0] for row in shown} == {"Swin"} and {row[5] for row in shown} == {"published"}
+    lacking = [hint.text for hint in soup.select("p.ba-hint") if "No rate" in hint.text]
+    assert len(lacking) == 1 and lacking[0].endswith("Mine <b>.")

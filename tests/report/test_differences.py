@@ -1,4 +1,4 @@
-"""The page of differences: every pair, paired where recorded, corrected within its dimension, escaped."""
+"""The page of differences: what pages compared, with the verdicts they gave it, escaped."""
 
 import math
 from pathlib import Path
@@ -9,56 +9,61 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from beyond_accuracy import page
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import parse_profile
+from beyond_accuracy.measure.verdicts import BEYOND_NOISE, OPEN, THESE
 from beyond_accuracy.report import differences as pages
 from beyond_accuracy.show import results
 
 MODELS = ["a", "b", "c"]
 
 
-def own(model, value, half, n=400, metric="accuracy"):
-    row = ("calibration", "val", metric, model, value, value - half, value + half, n, "percent")
-    return dict(zip(results.RESULT_COLUMNS, row, strict=True))
+def compared(a, b, gap, half, p_holm, verdict=THESE, metric="accuracy", dimension="calibration", floor=0.0):
+    row = (
+        dimension,
+        "val",
+        metric,
+        a,
+        b,
+        gap,
+        gap - half,
+        gap + half,
+        p_holm / 2,
+        400,
+        "percent",
+        "main",
+        p_holm,
+        verdict,
+    )
+    return dict(zip(results.COMPARISON_COLUMNS, (*row, floor), strict=True))
 
 
-def compared(a, b, gap, half, p, metric="accuracy", dimension="calibration", floor=0.0):
-    row = (dimension, "val", metric, a, b, gap, gap - half, gap + half, p, 400, "percent")
-    return dict(zip(page.COMPARISON_COLUMNS[:11], row, strict=True)) | {"p_floor": floor}
-
-
-TABLE = pd.DataFrame([own("a", 80.0, 2.0), own("b", 77.0, 1.5), own("c", 70.0, 2.0)])
 COMPARED = pd.DataFrame(
-    [compared("a", "b", 3.0, 1.0, 0.010), compared("b", "c", 7.0, 1.2, 0.020), compared("a", "", 80.0, 2.0, 0.030)]
+    [
+        compared("a", "b", 3.0, 1.0, 0.030, BEYOND_NOISE),
+        compared("b", "c", 7.0, 1.2, 0.040),
+        compared("a", "", 80.0, 2.0, 0.6, OPEN),
+    ]
 )
 
 
-def test_every_pair_is_there_and_unrecorded_ones_are_independent():
-    rows = pages.difference_table(COMPARED, TABLE, MODELS)
-    assert list(zip(rows["model_a"], rows["model_b"], strict=True)) == [("a", "b"), ("b", "c"), ("a", ""), ("a", "c")]
-    filled = rows.iloc[3]
-    spread = math.hypot(2.0, 2.0)
-    assert filled["basis"] == "independent" and filled["difference"] == 10.0
-    assert (filled["ci_low"], filled["ci_high"]) == pytest.approx((10 - spread, 10 + spread))
-    assert filled["p"] == pytest.approx(2 * norm.sf(10 / (spread / norm.ppf(0.975))))
-    assert (rows["basis"].iloc[:3] == "paired").all()
+def write(folder, rows, dimension="calibration"):
+    results.write_atomically(folder / "comparisons" / f"{dimension}.csv", results.csv_text(rows).encode())
 
 
-def test_holm_within_a_dimension_only():
-    other = pd.DataFrame([compared("a", "b", 1.0, 0.5, 0.04, dimension="robustness")])
-    rows = pages.difference_table(pd.concat([COMPARED, other]), TABLE.iloc[:0], MODELS)
-    # 0.01 * 3, max(0.02 * 2, 0.03), max(0.03, 0.04); alone in its family, 0.04 stays.
-    assert rows["p_holm"].tolist() == pytest.approx([0.03, 0.04, 0.04, 0.04])
-    assert rows["real"].all() and rows["family"].tolist() == [3, 3, 3, 1]
-    rows = pages.difference_table(COMPARED.assign(p=[0.02, 0.02, 0.02]), TABLE.iloc[:0], MODELS)
-    assert rows["p_holm"].tolist() == pytest.approx([0.06] * 3) and not rows["real"].any()
+def test_verdicts_are_those_of_the_pages():
+    rows = pages.difference_table(COMPARED, MODELS)
+    assert rows["verdict"].tolist() == [BEYOND_NOISE, THESE, OPEN] and rows["real"].tolist() == [True, True, False]
+    assert rows["p_holm"].tolist() == [0.03, 0.04, 0.6]  # nothing is corrected again
+    again = pages.difference_table(COMPARED.assign(p=1e-9, p_holm=1e-9), MODELS)
+    assert again["verdict"].tolist() == rows["verdict"].tolist()
 
 
-def test_a_missing_p_is_no_verdict_and_not_counted():
-    rows = pages.difference_table(COMPARED.assign(p=[0.02, 0.02, float("nan")]), TABLE.iloc[:0], MODELS)
-    assert rows["p_holm"].tolist()[:2] == pytest.approx([0.04, 0.04])
-    assert rows["real"].tolist() == [True, True, False] and rows["family"].iloc[0] == 2
+def test_a_question_that_two_pages_asked_is_the_first_page_s():
+    other = pd.DataFrame([compared("a", "b", 3.0, 1.0, 0.2, OPEN, dimension="robustness")])
+    mean = pd.DataFrame([compared("a", "b", 2.0, 1.0, 0.2, OPEN, dimension="transfer")])  # of other images
+    rows = pages.difference_table(pd.concat([COMPARED, other, mean]), MODELS)
+    assert rows["dimension"].tolist() == ["calibration"] * 3 + ["transfer"]
 
 
 def test_units_needed_by_hand():
@@ -81,36 +86,26 @@ def test_units_needed_reach_their_power_where_scenes_inform():
 
 
 def test_the_page_says_what_n_counts(tmp_path):
-    rows = pd.DataFrame([compared("a", "b", 3.0, 1.0, 0.01, dimension="synthetic", metric="accuracy:average")])
-    results.write_atomically(tmp_path / "comparisons/synthetic.csv", results.csv_text(rows).encode())
-    text = pages.body(tmp_path, small_profile(), ["synthetic"], {"synthetic": "Sweeps"}, TABLE).html
+    write(
+        tmp_path,
+        pd.DataFrame([compared("a", "b", 3, 1, 0.01, metric="accuracy:x", dimension="synthetic")]),
+        "synthetic",
+    )
+    text = pages.body(tmp_path, small_profile(), ["synthetic"], {"synthetic": "Sweeps"}).html
     soup = bs4.BeautifulSoup(text, "html.parser")
     assert "n = 400 scenes" in soup.select_one("section tbody th").text and "91 scenes" in text
     assert "then the scenes needed" in soup.select_one("figcaption[id=cap-diff-synthetic]").text
 
 
-def test_a_transform_that_changes_nothing_is_no_question_of_its_own():
-    """Eight ladders start at the plain images: their difference would be counted, and corrected for, eight times."""
-    kinds = ("scale=1", "shift=0", "resolution=224", "hflip=0", "scale=3", "jpeg=10")
-    rows = pd.DataFrame([compared("a", "b", 1, 0.5, 0.012, metric=f"accuracy:{kind}") for kind in kinds])
-    found = pages.difference_table(rows, TABLE.iloc[:0], MODELS)
-    assert found["metric"].tolist() == ["accuracy:scale=3", "accuracy:jpeg=10"]
-    assert found["family"].tolist() == [2, 2] and found["p_holm"].tolist() == pytest.approx([0.024] * 2)
-
-
 def test_p_values_at_the_floor_are_bounds(tmp_path):
-    rows = pd.DataFrame([compared("a", "b", 3.0, 1.0, 0.002, floor=0.002), compared("b", "c", 7.0, 1.2, 0.002)])
-    results.write_atomically(tmp_path / "comparisons/calibration.csv", results.csv_text(rows).encode())
-    text = pages.body(tmp_path, small_profile(), ["calibration"], {}, TABLE.iloc[:0]).html
-    assert "✓ p &lt; 0.004" in text and "✓ p = 0.004" in text
-    old = rows.drop(columns="p_floor")  # written before floors were recorded
-    results.write_atomically(tmp_path / "comparisons/calibration.csv", results.csv_text(old).encode())
-    assert pages.read_comparisons(tmp_path, ["calibration"])["p_floor"].tolist() == [0, 0]
+    write(tmp_path, pd.DataFrame([compared("a", "b", 3, 1, 0.004, floor=0.002), compared("b", "c", 7, 1.2, 0.004)]))
+    text = pages.body(tmp_path, small_profile(), ["calibration"], {}).html
+    assert f"{THESE} · p &lt; 0.004" in text and f"{THESE} · p = 0.004" in text
 
 
 def test_models_outside_the_profile_are_left_out():
-    assert len(pages.difference_table(COMPARED, TABLE, ["a", "b"])) == 2
-    assert not len(pages.difference_table(COMPARED.iloc[:0], TABLE, MODELS))
+    assert len(pages.difference_table(COMPARED, ["a", "b"])) == 2
+    assert not len(pages.difference_table(COMPARED.iloc[:0], MODELS))
 
 
 def small_profile():
@@ -123,35 +118,35 @@ def small_profile():
 
 
 def test_the_page(tmp_path):
-    results.write_atomically(tmp_path / "comparisons/calibration.csv", results.csv_text(COMPARED).encode())
-    body = pages.body(tmp_path, small_profile(), ["calibration"], {"calibration": "Cal & more"}, TABLE)
+    write(tmp_path, COMPARED)
+    body = pages.body(tmp_path, small_profile(), ["calibration"], {"calibration": "Cal & more"})
     soup = bs4.BeautifulSoup(body.html, "html.parser")
+    assert body.lead.startswith("2 of 3 compared differences are larger than chance would make them, 1 of them larger")
     (row,) = soup.select("section.ba-diff tbody tr")
     cells = row.select("td")
-    assert len(cells) == 4 and not soup.select("tbody i")
+    assert len(cells) == 3 and not soup.select("tbody i")
     heads = [head.text for head in soup.select("section.ba-diff thead th")]
-    assert heads[1] == "<i>a</i> − <i>b</i>" == cells[0]["data-pair"] and heads[4] == "<i>a</i> − zero"
+    assert heads[1] == "<i>a</i> − <i>b</i>" == cells[0]["data-pair"] and heads[3] == "<i>a</i> − zero"
     assert row.th.text == "accuracyval · points · n = 400 images"
-    assert cells[0].contents[0].strip() == "+3.00" and cells[0].span.text == "[+2.00, +4.00]"
-    assert [small.text for small in cells[0].select("small")] == ["✓ p = 0.030", "91 images"]
-    assert cells[0]["data-verdict"] == "real" and "real" in cells[0]["class"]
-    assert "†" in cells[2].text and heads[3] == "<i>a</i> − <i>c</i>"  # filled in from the models' own intervals
-    rows = cells
+    assert cells[0].contents[0].strip() == "+3.0" and cells[0].span.text == "[+2.0, +4.0]"
+    assert [small.text for small in cells[0].select("small")] == [f"{BEYOND_NOISE} · p = 0.030", "91 images"]
+    assert [cell["data-verdict"] for cell in cells] == [BEYOND_NOISE, THESE, OPEN]
+    assert "real" in cells[0]["class"] and "real" not in cells[2]["class"]
     assert soup.select_one("h2#dim-calibration").text == "Cal & more"
-    assert [option["value"] for option in soup.select("select[name=pair] option")][:2] == [
-        "",
-        rows[0]["data-pair"],
-    ]
+    assert [o["value"] for o in soup.select("select[name=pair] option")][:2] == ["", cells[0]["data-pair"]]
+    assert [o["value"] for o in soup.select("select[name=verdict] option")] == ["", BEYOND_NOISE, THESE, OPEN]
+    overview = [cell.text for cell in soup.select("table[data-name=real-differences] tbody th, tbody td")][:4]
+    assert overview == ["Cal & more", "2 of 3", "1", "1 of 1"]
     saved = pd.read_csv(tmp_path / "differences.csv")
-    assert len(saved) == 4 and saved["p_holm"].max() <= 1
+    assert [*results.COMPARISON_COLUMNS, "basis", "real", "needed"] == list(saved)
 
 
 def test_without_comparisons_the_page_says_so(tmp_path):
-    body = pages.body(tmp_path, small_profile(), ["calibration"], {}, TABLE)
+    body = pages.body(tmp_path, small_profile(), ["calibration"], {})
     assert "No page of this report has compared models yet" in body.html
 
 
 def test_a_damaged_file_is_named(tmp_path):
     results.write_atomically(tmp_path / "comparisons/calibration.csv", b"dimension,p\ncalibration,0.1\n")
     with pytest.raises(InputError, match="calibration.csv: missing columns"):
-        pages.read_comparisons(tmp_path, ["calibration"])
+        results.read_comparisons(tmp_path, ["calibration"])

@@ -1,32 +1,51 @@
-"""Findings as statements that a run's results support, contradict or leave undecided.
+"""The paper's findings asked of a run: the same here, reversed here, or open here.
 
-A claim is a set of inequalities between recorded numbers, all of which must hold ("CLIP models are more shape-biased"
-is one inequality per architecture). It is supported when every inequality holds beyond chance (intersection-union
-test: the largest p), contradicted when one is reversed beyond chance (the smallest p, Bonferroni within the claim), and
-undecided otherwise; the claims' p-values are corrected by Holm over all claims judged.
-
-Everything is computed from the tables that pages leave behind (docs/architecture.md, Results and Comparisons), so the
-page needs neither images nor predictions.
+A claim (`assets/claims.yaml`) is a set of questions that must all hold ("CLIP models are more shape-biased" is one per
+architecture). Most are comparisons that a page has made and decided; their verdicts are read. Questions about several
+numbers (a mean over models, a loss over a ladder of strengths, a margin) are answered from the numbers recorded, and
+decided together by the same rule (`verdicts.judge`). A claim is the same here if every question is told from zero in
+the claim's direction, reversed if one is told from zero against it, open otherwise.
 """
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import yaml
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.stats import norm
 
 from beyond_accuracy.base.errors import DataMissing
-from beyond_accuracy.measure.stats import Z95, half_width_sd, holm
-from beyond_accuracy.page import COMPARISON_COLUMNS
-from beyond_accuracy.show.results import read_results
+from beyond_accuracy.base.paths import ASSETS
+from beyond_accuracy.data.transforms import IDENTITY_AT
+from beyond_accuracy.measure import verdicts
+from beyond_accuracy.measure.stats import Z95, half_width_sd
+from beyond_accuracy.show import metrics
+from beyond_accuracy.show.results import read_comparisons, read_results
+from beyond_accuracy.show.theme import GREY, INK, WIDTH, ModelStyle, legend
 
-SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTABLE = VERDICTS = ("supported", "contradicted", "undecided", "not testable")
+SAME, REVERSED, OPEN, NOT_ASKED = VERDICTS = ("same here", "reversed here", "open here", "not asked here")
+CELLS = ("vit_sup", "convnext_sup", "vit_clip", "convnext_clip")
+WORDS = dict(zip(CELLS, ("ViT, supervised", "ConvNeXt, supervised", "ViT, CLIP", "ConvNeXt, CLIP"), strict=True))
+BASIS = {
+    "paired": "the page's paired comparison",
+    "bound": "sum of several numbers, errors added up (never too narrow)",
+}
+EFFECT = ["effect", "effect_low", "effect_high"]
+SHOWN = ["statement", "verdict", "holding", *EFFECT, "unit", "certainty", "p_holm", "p_holm_floor"]
+_UNTOUCHED = {f"accuracy:{kind}={strength:g}": "accuracy" for kind, strength in IDENTITY_AT.items()}
+_REACH = 5.0
+_LOOKS = {SAME: ("o", INK, INK), REVERSED: ("X", "#b3261e", "#b3261e"), OPEN: ("o", "white", INK)}
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """A recorded number of one model, or the difference of two models' numbers, with a weight."""
 
     weight: float
@@ -36,9 +55,8 @@ class Term:
     b: str = ""
 
 
-@dataclass(frozen=True)
-class Inequality:
-    """``offset + sum of weight * term > 0``, in words."""
+class Question(NamedTuple):
+    """Is ``offset + sum of weight * term > 0``? In words, too."""
 
     words: str
     terms: tuple[Term, ...]
@@ -47,197 +65,304 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Claim:
-    """A finding of the paper.
-
-    Attributes:
-        name: Short name.
-        statement: What the paper says.
-        dimension: The page whose numbers decide it.
-        inequalities: All of them must hold; empty when the run lacks what the claim is about.
-        why_not: Why there is none.
-    """
+    """A finding of the paper: all its questions must hold; there are none where the run lacks what it is about."""
 
     name: str
     statement: str
-    dimension: str
-    inequalities: tuple[Inequality, ...]
-    why_not: str = ""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Value of an inequality's left side: estimate, standard error, one-sided p of "not above zero"."""
-
-    value: float
-    low: float
-    high: float
-    p_not_above: float
-    n: float
-    basis: str
-    bound: bool = False  # the p-value is as small as its test can give
-
-    @property
-    def p_not_below(self) -> float:
-        """One-sided p of "not below zero"."""
-        return 1 - self.p_not_above
+    page: str
+    questions: tuple[Question, ...]
 
 
 def read_records(report_folder: Path, models: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Results and comparisons that the pages of a report left behind, of the given models.
 
-    Args:
-        report_folder: ``report/<profile>``.
-        models: Models of the run; rows of others (of an earlier run) are left out.
-
     Raises:
-        DataMissing: If no page has recorded anything yet.
+        DataMissing: No page has recorded anything yet.
     """
-    paths = [sorted((Path(report_folder) / name).glob("*.csv")) for name in ("results", "comparisons")]
-    frames = [
-        [read_results(path) for path in paths[0]],
-        [pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in paths[1]],
-    ]
-    if not any(len(frame) for frame in frames[0]):
+    frames = [read_results(path) for path in sorted((Path(report_folder) / "results").glob("*.csv"))]
+    if not any(map(len, frames)):
         raise DataMissing(
             f"no results in {report_folder}: the summary reads what the other pages record; "
             "run them first with `beyond-accuracy report`"
         )
-    results = pd.concat([frame for frame in frames[0] if len(frame)], ignore_index=True)
-    filled = [frame for frame in frames[1] if len(frame)]
-    comparisons = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COMPARISON_COLUMNS)
-    comparisons["model_b"] = comparisons.model_b.fillna("")
-    both = comparisons.model_a.isin(models) & comparisons.model_b.isin([*models, ""])
-    return results[results.model.isin(models)].reset_index(drop=True), comparisons[both].reset_index(drop=True)
+    results, comparisons = pd.concat([f for f in frames if len(f)], ignore_index=True), read_comparisons(report_folder)
+    both = comparisons["model_a"].isin(models) & comparisons["model_b"].isin([*models, ""])
+    return results[results["model"].isin(models)].reset_index(drop=True), comparisons[both].reset_index(drop=True)
 
 
-# ---------------------------------------------------------------------------------------------------- evaluating one
+def count_records(results: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
+    """How much each page recorded: `page, numbers, metrics, comparisons`."""
+    counts = results.groupby("dimension", sort=False).agg(numbers=("value", "size"), metrics=("metric", "nunique"))
+    counts["comparisons"] = comparisons.groupby("dimension").size().reindex(counts.index).fillna(0).astype(int)
+    return counts.rename_axis("page").reset_index()
 
 
-def estimate(inequality: Inequality, results: pd.DataFrame, comparisons: pd.DataFrame) -> Estimate | None:
-    """The left side of an inequality with its uncertainty; None if a number it needs was not recorded.
+# Asking --------------------------------------------------------------------------------------------------------------
 
-    A single difference takes its paired interval and p-value from the comparisons. Where only the two models' own
-    intervals are recorded they are taken as independent. Of several terms the standard errors are added up: no
-    dependence between the terms can make the sum vary more, so that interval is never too narrow.
+
+def paper_claims(
+    dimensions: Mapping[str, Mapping], results: pd.DataFrame, title: Callable[[str], str] = str
+) -> list[Claim]:
+    """The paper's findings as questions between numbers this run can have.
 
     Args:
-        inequality: What to evaluate.
-        results: Results rows of the claim's dimension.
-        comparisons: Comparisons rows of the claim's dimension.
+        dimensions: The profile's dimensions: which dataset plays which part on which page.
+        results: Results rows, for what was recorded (factors, strengths).
+        title: Names of datasets for readers.
     """
-    parts = [_term(term, results, comparisons) for term in inequality.terms]
-    if any(part is None for part in parts):
-        return None
-    value = inequality.offset + sum(t.weight * value for t, (value, *_) in zip(inequality.terms, parts, strict=True))
-    error = sum(abs(t.weight) * part[1] for t, part in zip(inequality.terms, parts, strict=True))
-    n = float(np.nanmin([part[3] for part in parts])) if any(np.isfinite(part[3]) for part in parts) else np.nan
-    single = len(parts) == 1 and abs(inequality.terms[0].weight) == 1
-    if single:
-        (low, high), p, basis = parts[0][4], parts[0][2], parts[0][5]
-        if inequality.terms[0].weight < 0:
-            low, high = -high, -low
-        low, high = low + inequality.offset, high + inequality.offset
-        if inequality.offset == 0 and np.isfinite(p):
-            return Estimate(value, low, high, p / 2 if value > 0 else 1 - p / 2, n, basis, parts[0][6])
-    else:
-        low, high = value - Z95 * error, value + Z95 * error
-        basis = "bound"
-    p_not_above = float(norm.sf(value / error)) if error > 0 else float(value <= 0)
-    return Estimate(value, low, high, p_not_above, n, basis)
+    content = yaml.safe_load((ASSETS / "claims.yaml").read_text(encoding="utf-8"))["claims"]
+    claims = []
+    for entry in content:
+        own = _of_page(results, entry["page"])
+        asked = tuple(_questions(entry, dimensions.get(entry["page"], {}), own, title))
+        claims.append(Claim(entry["name"], entry["statement"], entry["page"], asked))
+    return claims
 
 
-def _term(term: Term, results: pd.DataFrame, comparisons: pd.DataFrame):
-    """(value, standard error, two-sided p, n, interval, basis, whether p is a bound) of one term, or None."""
-    found = comparisons[(comparisons.dataset == term.dataset) & (comparisons.metric == term.metric)]
-    for a, b, sign in ((term.a, term.b, 1), (term.b, term.a, -1)):
-        row = found[(found.model_a == a) & (found.model_b == b)]
-        if len(row) and a:
-            row = row.iloc[0]
-            ends = sorted((sign * row.ci_low, sign * row.ci_high))
-            error = half_width_sd(*ends)
-            if np.isfinite([row.difference, error]).all():
-                bound = row.p <= row.get("p_floor", 0) * (1 + 1e-9)
-                return sign * row.difference, error, row.p, row.n, tuple(ends), "paired", bool(bound)
-    rows = [_result(results, term, model) for model in (term.a, term.b) if model]
-    if any(row is None for row in rows):
-        return None
-    value, errors = rows[0][0], [row[1] for row in rows]
-    if len(rows) == 2:
-        value -= rows[1][0]
-    error = float(np.hypot(*errors)) if len(rows) == 2 else errors[0]
-    ends = (value - Z95 * error, value + Z95 * error) if len(rows) == 2 else rows[0][3]
-    basis = "independent" if len(rows) == 2 else "one model"
-    return value, error, np.nan, min(row[2] for row in rows), ends, basis, False
+def _of_page(rows: pd.DataFrame, page: str) -> pd.DataFrame:
+    """Rows of one page; a transform at the strength that changes nothing is the plain accuracy."""
+    rows = rows[rows["dimension"] == page]
+    rows = rows.assign(metric=rows["metric"].replace(_UNTOUCHED))
+    return rows.drop_duplicates([name for name in ("dataset", "metric", "model", "model_a", "model_b") if name in rows])
 
 
-def _result(results: pd.DataFrame, term: Term, model: str):
-    row = results[(results.dataset == term.dataset) & (results.metric == term.metric) & (results.model == model)]
-    if row.empty or not np.isfinite(row[["value", "ci_low", "ci_high"]].iloc[0].astype(float)).all():
-        return None
-    row = row.iloc[0]
-    return float(row.value), half_width_sd(row.ci_low, row.ci_high), row.n, (row.ci_low, row.ci_high)
+def _questions(entry: Mapping, roles: Mapping, own: pd.DataFrame, title: Callable[[str], str]) -> Iterator[Question]:
+    known, sets = list(dict.fromkeys(own["metric"])), _sets(entry["sets"], roles)
+    metric = next((m for m in entry["metric"].split("|") if m in known), entry["metric"].split("|")[0])
+    pairs = [tuple(pair.split(" > ")) for pair in entry.get("above", ())]
+    ladders = {kind: [m for m in known if m.startswith(f"{metric}:{kind}=")] for kind in entry.get("losses", ())}
+    for dataset in sets:
+        on = f" on {title(dataset)}" if len(sets) > 1 else ""
+        if "hardest" in entry:
+            factors = [m for m in known if m.startswith(f"{metric}:") and not m.endswith(":average")]
+            hardest = f"{metric}:{entry['hardest']}"
+            for other in factors if hardest in factors else ():
+                if other != hardest:
+                    terms = [
+                        Term(w, dataset, m, model) for model in CELLS for m, w in ((hardest, 0.25), (other, -0.25))
+                    ]
+                    name = other.partition(":")[2].replace("_", " ")
+                    yield Question(f"{entry['hardest']} above {name}, mean of the models", tuple(terms))
+        elif not all(ladders.values()):
+            continue
+        elif len(ladders) == 2:
+            (more, strong), (less, weak) = ladders.items()
+            for model in CELLS:
+                terms = (*_loss(1.0, dataset, metric, strong, model), *_loss(-1.0, dataset, metric, weak, model))
+                yield Question(f"{WORDS[model]} loses less under {less} than under {more}", terms)
+        elif ladders:
+            ((kind, strengths),) = ladders.items()
+            for a, b in pairs:
+                terms = tuple(_loss(1.0, dataset, metric, strengths, a, b))
+                yield Question(f"{WORDS[b]} loses less than {WORDS[a]} under {kind}", terms)
+        else:
+            yield from (_pair(dataset, metric, a, b, entry.get("within", 0), on) for a, b in pairs)
 
 
-# --------------------------------------------------------------------------------------------------------- judging all
+def _pair(dataset: str, metric: str, a: str, b: str, within: float, on: str) -> Question:
+    if "0" in (a, b):
+        model, weight, word = (b, -1.0, "below") if a == "0" else (a, 1.0, "above")
+        heading = metrics.about(metric)["heading"]
+        return Question(f"{WORDS[model]}: {heading} {word} zero{on}", (Term(weight, dataset, metric, model),))
+    words = f"at most {within:g} points below" if within else "above"
+    return Question(f"{WORDS[a]} {words} {WORDS[b]}{on}", (Term(1.0, dataset, metric, a, b),), within)
 
 
-def judge(
-    claims: Sequence[Claim], results: pd.DataFrame, comparisons: pd.DataFrame, level: float = 0.05
-) -> pd.DataFrame:
-    """Judge claims on a run's results.
+def _sets(wanted: Sequence[str], roles: Mapping) -> list[str]:
+    found = []
+    for choice in wanted:
+        role = next((name for name in choice.split("|") if name in roles), choice)
+        value = roles.get(role, "average" if role == "average" else [])
+        found += value if isinstance(value, list) else [value]
+    return list(map(str, found))
+
+
+def _loss(weight: float, dataset: str, metric: str, strengths: Sequence[str], a: str, b: str = "") -> Iterator[Term]:
+    """Terms of ``weight * (accuracy at the start - mean accuracy over the strengths)``, of a or of a minus b."""
+    yield Term(weight, dataset, metric, a, b)
+    yield from (Term(-weight / len(strengths), dataset, name, a, b) for name in strengths)
+
+
+# Answering -----------------------------------------------------------------------------------------------------------
+
+
+def answer(question: Question, results: pd.DataFrame, comparisons: pd.DataFrame) -> dict | None:
+    """The left side of a question with its uncertainty; None if a page has not asked it or not recorded its numbers.
+
+    Of several terms the standard errors are added up: no dependence between the terms can make the sum vary more, so
+    that its interval is never too narrow.
 
     Args:
-        claims: As from `paper_claims.paper_claims`.
-        results: Rows of the results schema, all dimensions.
-        comparisons: Rows of the comparisons schema, all dimensions; ``model_b`` empty or NaN for one-model rows.
-        level: Significance level after Holm's correction.
+        question: What to answer.
+        results: Results rows of the claim's page.
+        comparisons: Comparisons rows of the claim's page.
 
     Returns:
-        One row per claim: ``name, statement, dimension, verdict, holding`` (inequalities that hold, "3 of 4"),
-        ``decisive`` (words of the inequality that decides: the least certain one of a supported claim, the most
-        certainly reversed one of a contradicted claim), ``effect, effect_low, effect_high`` (of that one, positive in
-        the claim's direction), ``p, p_holm, p_holm_floor`` (p_holm where it is an upper bound), ``n, basis, why_not``.
+        `value, low, high, p, n, unit, basis`; `p_floor, p_holm, verdict` where a page has decided it.
     """
-    comparisons = comparisons.assign(model_b=comparisons.model_b.fillna(""))
-    rows = [_judge_one(claim, results, comparisons) for claim in claims]
-    table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table.p)
-    table["p_holm_floor"] = table.p_holm.where(table.pop("bound"))
-    sides = table.pop("side")
-    certain = table.p_holm < level
-    table["verdict"] = np.where(table.p.isna(), UNTESTABLE, np.where(certain, sides, UNDECIDED))
-    order = ["name", "statement", "dimension", "verdict", "holding", "decisive", "effect", "effect_low", "effect_high"]
-    return table[[*order, "p", "p_holm", "p_holm_floor", "n", "basis", "why_not"]]
+    parts, weights = [_part(term, results, comparisons) for term in question.terms], [t.weight for t in question.terms]
+    single = len(parts) == 1 and abs(weights[0]) == 1
+    if any(part is None for part in parts) or (single and "verdict" not in parts[0]):
+        return None
+    value = question.offset + sum(w * part["value"] for w, part in zip(weights, parts, strict=True))
+    error = sum(abs(w) * part["error"] for w, part in zip(weights, parts, strict=True))
+    ends = value - Z95 * error, value + Z95 * error
+    if single:
+        ends = sorted(question.offset + weights[0] * parts[0][end] for end in ("low", "high"))
+    found = parts[0] | {"value": value, "low": ends[0], "high": ends[1], "n": min(part["n"] for part in parts)}
+    if single and not question.offset:
+        return found
+    undecided = {name: found[name] for name in ("value", "low", "high", "n", "unit")}
+    p = 2 * norm.sf(abs(value) / error) if error > 0 else float(value == 0)
+    return undecided | {"p": float(p), "basis": "bound" if len(parts) > 1 else "paired"}
 
 
-def _judge_one(claim: Claim, results: pd.DataFrame, comparisons: pd.DataFrame) -> dict:
-    row = {"name": claim.name, "statement": claim.statement, "dimension": claim.dimension}
-    empty = dict.fromkeys(("effect", "effect_low", "effect_high", "p", "n"), np.nan)
-    empty |= {"holding": "", "decisive": "", "bound": False}
-    own = [frame[frame.dimension == claim.dimension] for frame in (results, comparisons)]
-    found = [(inequality, estimate(inequality, *own)) for inequality in claim.inequalities]
-    absent = [inequality.words for inequality, value in found if value is None]
-    if not found or absent:
+def _part(term: Term, results: pd.DataFrame, comparisons: pd.DataFrame) -> dict | None:
+    """One term: as the page compared it, or from the models' own intervals, taken as independent."""
+    same = comparisons[(comparisons["dataset"] == term.dataset) & (comparisons["metric"] == term.metric)]
+    row = verdicts.between(same, term.a, term.b)
+    if row and np.isfinite([row["difference"], row["ci_low"], row["ci_high"]]).all():
+        kept = {name: row[name] for name in ("n", "unit", "p", "p_floor", "p_holm", "verdict")}
+        error = half_width_sd(row["ci_low"], row["ci_high"])
+        return kept | dict(value=row["difference"], error=error, low=row["ci_low"], high=row["ci_high"], basis="paired")
+    rows = results[(results["dataset"] == term.dataset) & (results["metric"] == term.metric)].set_index("model")
+    names = [model for model in (term.a, term.b) if model]
+    if not set(names) <= set(rows.index) or rows.loc[names, ["ci_low", "ci_high"]].isna().any(axis=None):
+        return None
+    own = rows.loc[names]
+    value = own["value"].iloc[0] - own["value"].iloc[1:].sum()
+    error = float(np.hypot.reduce(half_width_sd(own["ci_low"], own["ci_high"]).to_numpy(float)))
+    return {"value": float(value), "error": error, "n": own["n"].astype(float).min(), "unit": own["unit"].iloc[0]}
+
+
+def judge(claims: Sequence[Claim], results: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
+    """What becomes of claims in a run.
+
+    Args:
+        claims: As from `paper_claims`.
+        results: Rows of the results schema, all pages.
+        comparisons: Recorded comparisons of all pages (`results.read_comparisons`).
+
+    Returns:
+        One row per claim: `name, statement, dimension, verdict, holding` (questions that hold, "3 of 4"), `decisive`
+        (of those told from zero against the claim, else of all, the one with the smallest effect in units of its
+        interval), `effect, effect_low, effect_high, unit` (of that one, positive in the claim's direction), `certainty`
+        (its verdict), `p, p_holm, p_holm_floor` (p_holm where it is an upper bound), `n, basis, why_not`.
+    """
+    answers = [
+        [(q.words, answer(q, _of_page(results, c.page), _of_page(comparisons, c.page))) for q in c.questions]
+        for c in claims
+    ]
+    sums = [found for rows in answers for _, found in rows if found and "verdict" not in found]
+    decided = verdicts.judge(pd.DataFrame(sums, columns=["p"], dtype=float).assign(family="sums"))
+    for found, row in zip(sums, decided.to_dict("records"), strict=True):
+        found |= {"p_holm": row["p_holm"], "verdict": row["verdict"], "p_floor": 0.0}
+    return pd.DataFrame([_judged(claim, rows) for claim, rows in zip(claims, answers, strict=True)])
+
+
+def _judged(claim: Claim, answers: Sequence[tuple[str, dict | None]]) -> dict:
+    row = {"name": claim.name, "statement": claim.statement, "dimension": claim.page}
+    absent = [words for words, found in answers if found is None]
+    if absent or not answers:
         rest = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        why = claim.why_not or f"the page {claim.dimension} has not recorded: {absent[0]}{rest}"
-        return row | empty | {"side": UNTESTABLE, "basis": "", "why_not": why}
-    support = max(found, key=lambda item: item[1].p_not_above)
-    reversed_ = min(found, key=lambda item: item[1].p_not_below)
-    p_support, p_reversed = support[1].p_not_above, min(1.0, len(found) * reversed_[1].p_not_below)
-    side, (inequality, value), p = (
-        (SUPPORTED, support, p_support) if p_support <= p_reversed else (CONTRADICTED, reversed_, p_reversed)
-    )
-    holding = sum(item[1].value > 0 for item in found)
+        what = f"has not compared: {absent[0]}{rest}" if absent else "has nothing that the claim is about"
+        empty = dict.fromkeys([*EFFECT, "p", "p_holm", "p_holm_floor", "n"], np.nan)
+        words = dict.fromkeys(["holding", "decisive", "unit", "certainty", "basis"], "")
+        return row | {"verdict": NOT_ASKED} | words | empty | {"why_not": f"the page {claim.page} {what}"}
+    sure = [found["verdict"] != verdicts.OPEN for _, found in answers]
+    against = [pair for pair, told in zip(answers, sure, strict=True) if told and pair[1]["value"] < 0]
+    verdict = REVERSED if against else SAME if all(sure) else OPEN
+    decisive, found = min(against or answers, key=lambda pair: _scaled(*(pair[1][k] for k in ("value", "low", "high"))))
     return row | {
-        "holding": f"{holding} of {len(found)}",
-        "decisive": inequality.words,
-        "effect": value.value,
-        "effect_low": value.low,
-        "effect_high": value.high,
-        "p": min(1.0, 2 * p),
-        "bound": value.bound,
-        "n": value.n,
-        "basis": value.basis,
-        "side": side,
+        "verdict": verdict,
+        "holding": f"{sum(found['value'] > 0 for _, found in answers)} of {len(answers)}",
+        "decisive": decisive,
+        **dict(zip(EFFECT, (found["value"], found["low"], found["high"]), strict=True)),
+        "unit": "points" if found["unit"] == "percent" else found["unit"],
+        "certainty": found["verdict"],
+        "p": found["p"],
+        "p_holm": found["p_holm"],
+        "p_holm_floor": found["p_holm"] if found["p"] <= found["p_floor"] * (1 + 1e-9) else np.nan,
+        "n": found["n"],
+        "basis": found["basis"],
         "why_not": "",
     }
+
+
+def _scaled(value: float, low: float, high: float) -> float:
+    """An effect in units of half its interval."""
+    return 2 * value / (high - low) if high > low else np.sign(value) * np.inf
+
+
+def sentence(judged: pd.DataFrame, where: str) -> str:
+    """How many claims are the same, reversed, open and not asked, and which are reversed."""
+    counts = [f"{(judged['verdict'] == verdict).sum()} {verdict.removesuffix(' here')}" for verdict in VERDICTS]
+    reversed_ = [f"“{text}”" for text in judged.loc[judged["verdict"] == REVERSED, "statement"]]
+    told = f" Reversed: {', '.join(reversed_)}." if reversed_ else ""
+    return f"Of the paper's {len(judged)} findings {where}: {verdicts.joined(counts)}.{told}"
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+def _ruler(names: Sequence[str], height: float, xlabel: str) -> tuple[Figure, Axes]:
+    """Named rows on a scale in units of an interval, whose band of no evidence is shaded."""
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.0 + height * max(len(names), 1)))
+    ax.axvspan(-1, 1, color="#eceef1", zorder=0)
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.set_yticks(range(len(names)), names, fontsize=9.5)
+    ax.set(ylim=(len(names) - 0.4, -0.6), xlim=(-_REACH - 0.3, _REACH + 0.3), xlabel=xlabel)
+    ax.grid(axis="y", visible=False)
+    return fig, ax
+
+
+def claims_figure(tested: pd.DataFrame) -> tuple[Figure, str]:
+    """Each claim's deciding effect in units of its own uncertainty: right of zero in the claim's direction.
+
+    Args:
+        tested: Rows of `judge` with an effect.
+    """
+    statements = [textwrap.fill(text, 36) for text in tested["statement"]]
+    fig, ax = _ruler(statements, 0.6, "deciding effect ÷ half its 95 % interval")
+    for i, row in enumerate(tested.to_dict("records")):
+        value, (marker, face, edge) = _scaled(*(row[name] for name in EFFECT)), _LOOKS[row["verdict"]]
+        at = float(np.clip(value, -_REACH, _REACH))
+        ax.plot([0, at], [i, i], color=edge, linewidth=1.6)
+        ax.plot(at, i, marker, color=edge, markerfacecolor=face, markersize=9, markeredgewidth=1.6, clip_on=False)
+        if abs(value) > _REACH:
+            sign, shift = ("›", 8) if value > 0 else ("‹", -8)
+            ax.annotate(sign, (at, i), (shift, 0), textcoords="offset points", ha="center", va="center", fontsize=13)
+    handles = [
+        Line2D([], [], marker=m, color=edge, markerfacecolor=face, linestyle="none", markersize=9, label=verdict)
+        for verdict, (m, face, edge) in _LOOKS.items()
+    ]
+    fig.legend(handles=handles, loc="outside upper left", ncols=3)
+    said = "; ".join(f"{row.statement}: {row.verdict}" for row in tested.itertuples())
+    return fig, f"Verdicts: {said}."
+
+
+def agreement_figure(compared: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> tuple[Figure, str]:
+    """Ours minus the paper's, in units of interval plus tolerance: inside the band the two agree.
+
+    Args:
+        compared: Rows of `published.compare`.
+        styles: Looks of the models.
+    """
+    pages = list(dict.fromkeys(compared["dimension"]))
+    fig, ax = _ruler([p.replace("_", " ") for p in pages], 0.62, "(this run − paper) ÷ (interval + reading tolerance)")
+    low = np.maximum(compared["value"] - compared["ci_low"].fillna(compared["value"]), 0)
+    high = np.maximum(compared["ci_high"].fillna(compared["value"]) - compared["value"], 0)
+    # the reference lies above ours where the difference is negative: then the upper arm of the interval counts
+    arm = np.where(compared["difference"] < 0, high, low) + compared["tolerance"]
+    places = compared.assign(at=np.clip(compared["difference"] / arm, -_REACH, _REACH))
+    names = [name for name in styles if (compared["model"] == name).any()]
+    for k, name in enumerate(names):
+        look = styles[name]
+        for target, size, color in ((True, 6, look.color), (False, 4, GREY)):
+            mine = places[(places["model"] == name) & (places["target"] == target)]
+            rows = mine["dimension"].map(pages.index).to_numpy(float) + (k - (len(names) - 1) / 2) * 0.19
+            face = look.markerfacecolor if target else color
+            options = {"markersize": size, "linestyle": "none", "markeredgewidth": 1.2, "alpha": 0.85}
+            ax.plot(mine["at"], rows, look.marker, color=color, markerfacecolor=face, **options)
+    legend(fig, {name: styles[name] for name in names})
+    return fig, f"{compared['agrees'].sum()} of {len(compared)} numbers agree with the paper's."

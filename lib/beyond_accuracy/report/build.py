@@ -7,26 +7,27 @@ predictions it reads. Nothing else starts a kernel, and papermill and nbconvert 
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.paths import ASSETS, notebooks_dir, project_root, report_dir
-from beyond_accuracy.base.profile import Profile, available_profiles, load_profile
+from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
+from beyond_accuracy.report import PageView
 from beyond_accuracy.report.schedule import LATE, READS, build_pages, fill_store
+from beyond_accuracy.show import metrics
 
 LIBRARY = Path(__file__).parents[1]
-# Modules that change how a page looks but not what a notebook computes: this folder's, and these.
-RENDERING = ("cli.py",)
-# Pages made from what the notebooks recorded (report_tools).
+RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
+# Pages made from what the notebooks recorded (`tools`).
 TOOL_PAGES = ("choose", "differences", "images", "metrics")
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
+RECORDED = {"results": ".csv", "comparisons": ".csv", "findings": ".json"}  # folder -> what a page leaves there
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
 
 
@@ -38,20 +39,26 @@ class Notebook:
     dimension: str
     notebook: Path
 
+    @property
+    def title(self) -> str:
+        """What it is called until it has said so itself."""
+        return self.dimension.replace("_", " ").capitalize()
+
+    def executed(self, folder: Path) -> Path:
+        """Its executed copy in `report/<profile>`."""
+        return folder / "executed" / f"{self.name}.ipynb"
+
+    def kept(self, folder: Path, kind: str) -> Path:
+        """What is kept of its page between runs: `html`, the inside, and `json`, a `PageState`."""
+        return folder / ".state" / "pages" / f"{self.name}.{kind}"
+
 
 @dataclass(frozen=True)
-class PageState:
-    """What is kept of a page between runs (`.state/pages/<name>.json`)."""
+class PageState(PageView):
+    """What is known of a page between runs."""
 
-    name: str
     run_key: str = ""
     render_key: str = ""
-    status: str = "absent"
-    message: str = ""
-    title: str = ""
-    lead: str = ""
-    sections: list[tuple[str, str]] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
 
 
 def build(
@@ -69,7 +76,7 @@ def build(
 ) -> int:
     """Build the report of a profile in `report/<profile>/`.
 
-    All inference runs first (`plan.fill`), then the notebooks (`report_schedule`).
+    All inference runs first (`plan.fill`), then the notebooks (`schedule`).
 
     Args:
         profile: A shipped profile's name, a YAML file, or a loaded profile.
@@ -105,7 +112,7 @@ def build(
     def build_one(page: Notebook) -> PageState:
         run_key = _run_key(page, given[page.name], loaded, keys[page.name], folder)
         state = states[page.name]
-        kept = state.status == "ok" and state.run_key == run_key and _executed(folder, page).is_file() and not force
+        kept = state.status == "ok" and state.run_key == run_key and page.executed(folder).is_file() and not force
         if kept and state.render_key == _render_key(run_key):
             echo(f"{page.name}: unchanged")
         elif kept:
@@ -136,12 +143,10 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
 
 
 def _choose(profile: Profile, pages: list[Notebook], only: Sequence[str]) -> list[Notebook]:
-    known = {page.dimension: page for page in pages}
+    known = [page.dimension for page in pages]
     for name in only:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"it has: {', '.join(known) or 'none'}"
-            raise InputError(f"profile {profile.name} has no page for dimension {name!r}; {hint}")
+            raise InputError(f"profile {profile.name} has no such page: {unknown('dimension', name, known)}")
     return [page for page in pages if not only or page.dimension in only]
 
 
@@ -174,9 +179,7 @@ def _parameters(
     everywhere = sorted(set().union(*declared.values()))
     for name in overrides:
         if name not in everywhere:
-            near = difflib.get_close_matches(name, everywhere, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(everywhere) or 'none'}"
-            raise InputError(f"no notebook of this report has a parameter {name!r}; {hint}")
+            raise InputError(f"no notebook of this report has it: {unknown('parameter', name, everywhere)}")
     given = {}
     for page in pages:
         for name in ("PROFILE", "MODELS"):
@@ -227,9 +230,9 @@ def _run_key(page: Notebook, parameters: Mapping[str, object], profile: Profile,
 
 def _render_key(run_key: str) -> str:
     folder = LIBRARY / "report"
-    names = ("html.py", "reading.py", "template/reading.yaml")
-    files = [*(folder / name for name in names), *sorted((folder / "template" / "notebook").iterdir())]
-    return _digest(run_key.encode(), *(path.read_bytes() for path in files if path.is_file()))
+    files = [folder / "html.py", folder / "template" / "reading.yaml", folder / "template" / "reading.html.j2"]
+    files += sorted((folder / "template" / "notebook").iterdir())
+    return _digest(run_key.encode(), *(path.read_bytes() for path in files))
 
 
 def _notebook_source(path: Path) -> list[tuple[str, str, list[str]]]:
@@ -245,14 +248,11 @@ def _notebook_source(path: Path) -> list[tuple[str, str, list[str]]]:
 
 def _library_digest() -> str:
     """Fingerprint of the code a notebook can call, of the small files it reads and of the packages behind it."""
-    sources = [path for path in sorted(LIBRARY.rglob("*.py")) if not _renders(path)]
+    sources = [path for path in sorted(LIBRARY.rglob("*.py")) if path.relative_to(LIBRARY).parts[0] not in RENDERING]
     assets = [path for path in sorted(ASSETS.rglob("*")) if path.suffix in {".csv", ".json", ".txt", ".yaml"}]
     parts = [f"{path.relative_to(LIBRARY)}".encode() + path.read_bytes() for path in sources + assets]
+    parts.append(metrics.FILE.read_bytes())
     return _digest(*parts, *(f"{name}={_version(name)}".encode() for name in PACKAGES))
-
-
-def _renders(path: Path) -> bool:
-    return path.parent == LIBRARY / "report" or path.relative_to(LIBRARY).as_posix() in RENDERING
 
 
 def _read_digest(folder: Path, dimension: str) -> str:
@@ -263,8 +263,9 @@ def _read_digest(folder: Path, dimension: str) -> str:
     return _digest(*(path.read_bytes() for path in files if path.is_file())) if files else ""
 
 
-def _results_digest(folder: Path, dimension: str) -> str:
-    files = [*sorted((folder / "results").glob("*.csv")), *sorted((folder / "findings").glob("*.json"))]
+def _results_digest(folder: Path, dimension: str = "") -> str:
+    """Fingerprint of what all pages but one recorded."""
+    files = [path for kind in RECORDED for path in sorted((folder / kind).glob(f"*{RECORDED[kind]}"))]
     return _digest(*(path.name.encode() + path.read_bytes() for path in files if path.stem != dimension))
 
 
@@ -290,15 +291,11 @@ def _run(folder: Path, page: Notebook, parameters: Mapping[str, object], profile
     from beyond_accuracy.report import run as report_run
 
     # Numbers of an earlier run must not outlive a run that fails, and a run cut short must not look finished.
-    _state_file(folder, page).unlink(missing_ok=True)
-    for stale in (
-        f"results/{page.dimension}.csv",
-        f"comparisons/{page.dimension}.csv",
-        f"findings/{page.dimension}.json",
-    ):
-        (folder / stale).unlink(missing_ok=True)
+    page.kept(folder, "json").unlink(missing_ok=True)
+    for kind, ending in RECORDED.items():
+        (folder / kind / f"{page.dimension}{ending}").unlink(missing_ok=True)
     timeout = profile.settings.notebook_timeout
-    return report_run.execute(page.notebook, _executed(folder, page), parameters, timeout, project_root())
+    return report_run.execute(page.notebook, page.executed(folder), parameters, timeout, project_root())
 
 
 def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]) -> PageState:
@@ -307,7 +304,7 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
 
     from beyond_accuracy.report import html
 
-    notebook = nbformat.read(_executed(folder, page), as_version=4)
+    notebook = nbformat.read(page.executed(folder), as_version=4)
     failure = html.failure_of(notebook)
     body = html.render_body(notebook, failure, page.notebook.parent, page.dimension)
     state = PageState(
@@ -316,13 +313,13 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
         render_key=_render_key(run_key),
         status=failure.status if failure else "ok",
         message=failure.summary if failure else "",
-        title=body.title or page.dimension.replace("_", " ").capitalize(),
+        title=body.title or page.title,
         lead=body.lead,
         sections=body.sections,
         facts=dict(facts),
     )
-    write_atomically(_body_file(folder, page), body.html.encode())
-    write_atomically(_state_file(folder, page), (json.dumps(asdict(state), indent=1) + "\n").encode())
+    write_atomically(page.kept(folder, "html"), body.html.encode())
+    write_atomically(page.kept(folder, "json"), (json.dumps(asdict(state), indent=1) + "\n").encode())
     return state
 
 
@@ -336,9 +333,9 @@ def _assemble(
 ) -> None:
     """Put the shell around every body and write the front page; files that come out the same are not touched."""
     shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
-    recorded = [*sorted((folder / ".state" / "pages").glob("*")), *sorted((folder / "comparisons").glob("*.csv"))]
-    content = [path.read_bytes() for path in (*shell, *recorded)]
-    content += [_results_digest(folder, "").encode(), profile.digest.encode(), models.encode()]
+    shell += [metrics.FILE, *sorted((folder / ".state" / "pages").glob("*"))]
+    content = [path.read_bytes() for path in shell]
+    content += [_results_digest(folder).encode(), profile.digest.encode(), models.encode()]
     key, key_file = _digest(*content), folder / ".state" / "site"
     expected = [folder / "index.html", folder / "results.csv"]
     expected += [folder / f"{name}.html" for name in (*_built(states), *TOOL_PAGES)]
@@ -347,15 +344,14 @@ def _assemble(
 
     from beyond_accuracy.report import front, html, tools
 
-    views = [_view(page, states[page.name]) for page in pages]
+    views = [states[page.name] for page in pages]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic}
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
     site = tools.write_tools(folder, profile, pages, views, site, inputs, options)
     for page, view in zip(pages, views, strict=True):
         if view.status != "absent":
-            body = html.Body(view.title, view.lead, view.sections, _body_file(folder, page).read_text("utf-8"))
-            text = html.page_html(body, view, views, site)
-            write_atomically(folder / f"{page.name}.html", text.encode())
+            body = html.Body(view.title, view.lead, view.sections, page.kept(folder, "html").read_text("utf-8"))
+            write_atomically(folder / f"{page.name}.html", html.page_html(body, view, views, site).encode())
     for orphan in folder.glob("[0-9]*_*.html"):
         if orphan.stem not in _built(states):
             orphan.unlink()
@@ -367,31 +363,11 @@ def _built(states: Mapping[str, PageState]) -> list[str]:
     return [name for name, state in states.items() if state.status != "absent"]
 
 
-def _view(page: Notebook, state: PageState):
-    from beyond_accuracy.report.html import PageView
-
-    title = state.title or page.dimension.replace("_", " ").capitalize()
-    return PageView(page.name, title, state.status, state.message, state.lead, state.sections, state.facts)
-
-
 def _read_state(folder: Path, page: Notebook) -> PageState:
-    path = _state_file(folder, page)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(page.kept(folder, "json").read_text(encoding="utf-8"))
         content["sections"] = [tuple(pair) for pair in content["sections"]]
         state = PageState(**content)
     except (OSError, ValueError, KeyError, TypeError):
-        return PageState(page.name)  # never built, or by another version: build it
-    return state if _body_file(folder, page).is_file() else PageState(page.name)
-
-
-def _executed(folder: Path, page: Notebook) -> Path:
-    return folder / "executed" / f"{page.name}.ipynb"
-
-
-def _body_file(folder: Path, page: Notebook) -> Path:
-    return folder / ".state" / "pages" / f"{page.name}.html"
-
-
-def _state_file(folder: Path, page: Notebook) -> Path:
-    return folder / ".state" / "pages" / f"{page.name}.json"
+        return PageState(page.name, page.title)  # never built, or by another version: build it
+    return state if page.kept(folder, "html").is_file() else PageState(page.name, page.title)

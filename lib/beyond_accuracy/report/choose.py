@@ -1,21 +1,33 @@
-"""The page "Choose a model": weights on what matters, the ranking they give, how sure it is, what would flip it."""
+"""The page "Choose a model": weights on what matters, the ranking they give, how sure it is, what would flip it.
+
+The score of a model is the sum over criteria of weight x steps, where a step is a fixed, stated amount of the metric
+(5 points of accuracy, a halving of cost; `metrics.yaml`). Fixed steps, and not the range over the models at hand, so
+that a model added or left out does not change how two others compare.
+"""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
+from markupsafe import Markup
+from numpy.typing import NDArray
 
 from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.inference.throughput import measured_throughput, published_throughput
-from beyond_accuracy.report.choosing import HIGHEST, TIMING, Choice, Criterion, Ranking, decisive, gather, rank
-from beyond_accuracy.report.html import TEMPLATE, Body
-from beyond_accuracy.show import tables
+from beyond_accuracy.measure import verdicts
+from beyond_accuracy.measure.stats import Z95, half_width_sd
+from beyond_accuracy.report.front import HEADLINES, Headline, headline_rows
+from beyond_accuracy.report.html import Body, fragment
+from beyond_accuracy.show import metrics, tables
 
 DRAWS = 1000
+UNIT = 1000  # utilities are integers, thousandths of a step: Python and the page then rank by the same numbers
+HIGHEST = 100  # weight; the lowest is 0, or -100 where the reader chooses which end is wanted
+COST, UNASKED = "by cost", "not compared"  # what stands where there is no verdict
 
 
 @dataclass(frozen=True)
@@ -28,64 +40,217 @@ class Preset:
     need: str
 
 
-PRESETS = (
-    Preset("balanced", "A bit of everything", {"accuracy": 50, "shifted": 50, "ece": 50, "transfer": 50}, "accuracy"),
-    Preset(
-        "confidence", "Needs trustworthy confidence", {"ece": 80, "ece_shift": 80, "accuracy": 30, "shifted": 20}, "ece"
-    ),
-    Preset("shift", "Shifted data", {"shifted": 100, "synthetic": 40, "invariance": 40, "ece_shift": 20}, "shifted"),
-    Preset("transfer", "Transfer to small data", {"transfer": 100, "accuracy": 20}, "transfer"),
-    Preset("cheap", "Cheap", {"macs": 60, "params": 30, "rate": 60, "accuracy": 40}, "macs"),
-)
+PRESETS = tuple(Preset(**entry) for entry in metrics.document()["presets"])
 
 
-def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Body:
-    """The inside of `choose.html`.
+@dataclass(frozen=True)
+class Choice:
+    """What the page computes with: everything by criterion, those with results for at least two models."""
+
+    models: list[str]
+    criteria: list[Headline]
+    rows: list[pd.DataFrame]  # results behind it
+    judged: list[pd.DataFrame]  # comparisons of the models in it
+    means: NDArray[np.int64]  # (criteria, models) utility in thousandths of a step, relative to the models' mean
+    known: NDArray[np.bool_]  # (criteria, models) whether a model has a number
+    draws: list[NDArray[np.int64]]  # (models, draws) utilities within the intervals; one draw where nothing varies
+
+
+@dataclass(frozen=True)
+class Flip:
+    """The smallest change of one weight that changes the winner."""
+
+    criterion: str
+    weight: int  # the weight at which it happens
+    change: int  # against the weight now
+    winner: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Models, best first, and how sure that is."""
+
+    order: list[str]
+    scores: list[int]  # thousandths of a step x weight
+    best: list[float]  # share of the draws in which the model is first, equal scores shared
+    unranked: list[str]  # without a number for a criterion that has weight
+    flips: list[Flip]  # smallest change per criterion, smallest first; empty if no single weight changes the winner
+
+    @property
+    def tied(self) -> int:
+        """How many models share the highest score."""
+        return self.scores.count(self.scores[0]) if self.scores else 0
+
+    @property
+    def runner_up(self) -> str:
+        """The best model that does not share the highest score, or the last one if all do."""
+        return self.order[min(self.tied, len(self.order) - 1)]
+
+
+# Computing -----------------------------------------------------------------------------------------------------------
+
+
+def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, draws: int, seed: int) -> Choice:
+    """Criteria, utilities and draws from the results.
+
+    Each number is drawn from a normal distribution around its estimate whose standard error its interval implies.
+    Criteria are independent; models are independent too, except where the interval of their paired difference tells
+    how far they move together. Costs are compared to three digits: what prints alike is a tie.
 
     Args:
         table: Rows of the results schema.
-        comparisons: Recorded differences.
-        profile: Models, roles and seed.
+        comparisons: Recorded differences (`results.read_comparisons`).
+        profile: Models and roles.
+        draws: Number of draws.
+        seed: Of the draws.
     """
-    title = "Choose a model"
-    choice = gather(table, comparisons, profile, DRAWS, profile.settings.seed)
-    if not choice.criteria:
-        lead = "There is nothing to choose by yet: no criterion has results for two models of this report."
-        return Body(title, lead, [], f"<p>{lead}</p>")
-    labels = {name: spec.label for name, spec in profile.models.items()}
-    presets = offered(choice)
-    lead = (
-        f"Say what matters and get the {len(choice.models)} models in order, with the chance that each is really the "
-        "best and what would change the answer."
+    models = list(profile.models)
+    choice = Choice(models, [], [], [], np.zeros((0, len(models)), np.int64), np.zeros((0, len(models)), bool), [])
+    means, known = [], []
+    rng = np.random.default_rng([seed, 7])
+    for criterion, rows in headline_rows(table, profile, [h for h in HEADLINES if h.step]):
+        if len(rows) < 2 or (criterion.log and (rows["value"] <= 0).any()):
+            continue
+        if not criterion.log and rows["ci_low"].isna().all():  # how sure it is cannot be known
+            continue
+        own = rows.set_index("model").reindex(models)
+        sd = half_width_sd(own["ci_low"].astype(float), own["ci_high"].astype(float)).fillna(0).to_numpy()
+        value = own["value"].to_numpy(float)
+        if criterion.log:
+            value, sd = (
+                np.log2([float(f"{v:.3g}") for v in value]),
+                np.full(len(models), np.log2(criterion.known) / Z95),
+            )
+        steps = (-1 if criterion.direction == "down" else 1) * value / criterion.step
+        centred = np.where(np.isnan(value), 0.0, steps - np.nanmean(steps))
+        keys = ["dimension", "dataset", "metric"]
+        judged = comparisons[(comparisons[keys] == rows[keys].iloc[0]).all(axis=1)]
+        noise = np.zeros((len(models), 1))
+        if sd.any():
+            together = covariance(sd, _gap_sds(judged, models)) / criterion.step**2
+            noise = _root(together) @ rng.standard_normal((len(models), draws))
+        means.append(np.rint(centred * UNIT).astype(np.int64))
+        known.append(~np.isnan(value))
+        choice.criteria.append(criterion)
+        choice.rows.append(rows)
+        choice.judged.append(judged)
+        choice.draws.append(np.rint((centred[:, None] + noise) * UNIT).astype(np.int64))
+    return replace(choice, means=np.array(means), known=np.array(known)) if means else choice
+
+
+def covariance(sd: NDArray[np.float64], gap_sd: Mapping[tuple[int, int], float]) -> NDArray[np.float64]:
+    """Covariance of the models' estimates from their own and their differences' standard errors.
+
+    var(a - b) = var(a) + var(b) - 2 cov(a, b); pairs without a difference count as uncorrelated.
+
+    Args:
+        sd: (models,) standard errors.
+        gap_sd: Standard error of the difference by pair of positions.
+
+    >>> covariance(np.array([1.0, 1.0]), {(0, 1): 1.0}).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    matrix = np.diag(sd**2)
+    for (i, j), gap in gap_sd.items():
+        bound = sd[i] * sd[j]
+        matrix[i, j] = matrix[j, i] = np.clip((sd[i] ** 2 + sd[j] ** 2 - gap**2) / 2, -bound, bound)
+    return matrix
+
+
+def _root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A root of a covariance; what makes it impossible (rounding, unknown pairs) goes, the variances stay."""
+    values, vectors = np.linalg.eigh(matrix)
+    root = vectors * np.sqrt(np.clip(values, 0, None))
+    length = np.sqrt((root**2).sum(axis=1))
+    wanted = np.sqrt(np.diag(matrix))
+    return root * np.divide(wanted, length, out=np.zeros_like(wanted), where=length > 0)[:, None]
+
+
+def _gap_sds(judged: pd.DataFrame, models: list[str]) -> dict[tuple[int, int], float]:
+    places = {name: i for i, name in enumerate(models)}
+    same = judged[judged["model_a"].isin(models) & judged["model_b"].isin(models)].dropna(subset=["ci_low", "ci_high"])
+    sds = half_width_sd(same["ci_low"], same["ci_high"])
+    return {(places[a], places[b]): s for a, b, s in zip(same["model_a"], same["model_b"], sds, strict=True)}
+
+
+def lowest(criterion: Headline) -> int:
+    """Smallest weight: where neither end is good in itself, which one is wanted is the reader's choice."""
+    return 0 if criterion.direction else -HIGHEST
+
+
+def rank(choice: Choice, weights: Mapping[str, int]) -> Ranking:
+    """Rank the models under some weights; the page's script does the same computation on the same integers.
+
+    Args:
+        choice: As of `gather`.
+        weights: Integer weight by criterion key, `lowest` to `HIGHEST`; others weigh nothing.
+
+    Raises:
+        ValueError: A weight out of range.
+    """
+    given = [int(weights.get(criterion.key, 0)) for criterion in choice.criteria]
+    for weight, criterion in zip(given, choice.criteria, strict=True):
+        if not lowest(criterion) <= weight <= HIGHEST:
+            raise ValueError(f"weight of {criterion.key} out of range: {weight}")
+    weighing = [i for i, weight in enumerate(given) if weight]
+    ranked = [m for m in range(len(choice.models)) if all(choice.known[i, m] for i in weighing)]
+    score = {m: sum(given[i] * int(choice.means[i, m]) for i in weighing) for m in ranked}
+    order = sorted(ranked, key=lambda m: -score[m])
+    best = dict.fromkeys(ranked, 0.0)
+    if ranked:
+        total = np.zeros((len(ranked), max([choice.draws[i].shape[1] for i in weighing], default=1)), dtype=np.int64)
+        for i in weighing:
+            total += given[i] * choice.draws[i][ranked]
+        first = total == total.max(axis=0)
+        best = dict(zip(ranked, (first / first.sum(axis=0)).mean(axis=1).tolist(), strict=True))
+    return Ranking(
+        [choice.models[m] for m in order],
+        [score[m] for m in order],
+        [best[m] for m in order],
+        [name for m, name in enumerate(choice.models) if m not in ranked],
+        _flips(choice, given, order, score) if weighing else [],
     )
-    sections = [
-        ("weights", "Weights"),
-        ("ranking-heading", "Ranking"),
-        ("purposes", "By purpose"),
-        ("numbers", "Numbers"),
-        ("speed", "Speed"),
-    ]
-    parts = [
-        f'<p class="ba-lede">{html.escape(lead)}</p>',
-        _form(choice, presets),
-        _ranking_table(choice, rank(choice, presets[0].weights) if presets else rank(choice, {}), labels),
-        _purposes(choice, presets, labels),
-        _numbers(choice, labels),
-        _speed(profile, labels),
-        _method(choice),
-        f'<script type="application/json" id="choose-data">{page_data(choice, presets, labels)}</script>',
-        f"<script>{(TEMPLATE / 'choose.js').read_text(encoding='utf-8')}</script>",
-    ]
-    return Body(title, lead, sections, "\n".join(parts))
+
+
+def decisive(choice: Choice, weights: Mapping[str, int], ranking: Ranking) -> int | None:
+    """Position of the criterion that puts the first model furthest ahead of the next one, by weight; None if none does.
+
+    The next one is the first with another score, if there is any: what tells equal models apart decides nothing.
+    """
+    first, second = (choice.models.index(name) for name in (ranking.order[0], ranking.runner_up))
+    gaps = choice.means[:, first] - choice.means[:, second]
+    leads = [weights.get(c.key, 0) * int(gap) for c, gap in zip(choice.criteria, gaps, strict=True)]
+    return int(np.argmax(leads)) if max(leads) > 0 else None
+
+
+def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[int, int]) -> list[Flip]:
+    if len(order) < 2:
+        return []
+    winner, found = order[0], []
+    for i, criterion in enumerate(choice.criteria):
+        others = [m for m in order[1:] if choice.known[i, m]] if choice.known[i, winner] else []
+        span = HIGHEST - lowest(criterion)
+        for change in [sign * size for size in range(1, span + 1) for sign in (-1, 1)]:
+            if not lowest(criterion) <= given[i] + change <= HIGHEST:
+                continue
+            after = {m: score[m] + change * int(choice.means[i, m]) for m in [winner, *others]}
+            top = max(others, key=lambda m: after[m], default=winner)
+            if after[top] > after[winner]:
+                found.append(Flip(criterion.key, given[i] + change, change, choice.models[top]))
+                break
+    return sorted(found, key=lambda flip: abs(flip.change))
+
+
+# Saying --------------------------------------------------------------------------------------------------------------
 
 
 def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> list[dict[str, str]]:
     """Which model comes first for each purpose and how sure that is, for the front page.
 
     Returns:
-        Per purpose `purpose`, `href` (the chooser with these weights), `model` (all that tie), `sure` (words) and
-        `numbers` (what the purpose is about and, if it is another, what decides: first model against the runner-up);
-        empty where there is nothing to choose by.
+        Per purpose `purpose`, `href` (the chooser with these weights), `model` (all that tie, or that the verdict on
+        what decides does not tell apart), `sure` (that verdict, and the chances), `numbers` (first model against the
+        runner-up: what the purpose is about and, if it is another, what decides); empty where nothing can be chosen by.
     """
     choice = gather(table, comparisons, profile, DRAWS, profile.settings.seed)
     labels = {name: spec.label for name, spec in profile.models.items()}
@@ -94,170 +259,52 @@ def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> 
         ranking = rank(choice, preset.weights)
         if len(ranking.order) < 2:
             continue
-        weights = "&".join(f"{key}={weight}" for key, weight in preset.weights.items())
+        need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
+        deciding = decisive(choice, preset.weights, ranking)
+        word = _verdict(choice, need if deciding is None else deciding, ranking)
+        chances = [f"{labels[n]} in {_chance(b)}" for n, b in zip(ranking.order[1:2], ranking.best[1:2], strict=True)]
+        sure = f"{word}: first in {_chance(ranking.best[0])} of draws, {chances[0]}"
+        numbers = [_against(choice, need, ranking, labels)]
+        if deciding not in (None, need):
+            numbers.append(f"decided by {_against(choice, deciding, ranking, labels)}")
+        first = max(ranking.tied, 2 if word == verdicts.OPEN else 1)
         rows.append(
             {
                 "purpose": preset.label,
-                "href": f"choose.html#{weights}",
-                "model": " or ".join(labels[name] for name in ranking.order[: ranking.tied]),
-                "sure": _sureness(ranking, labels),
-                "numbers": _main_numbers(choice, preset, ranking, labels),
+                "href": "choose.html#" + "&".join(f"{key}={weight}" for key, weight in preset.weights.items()),
+                "model": " or ".join(labels[name] for name in ranking.order[:first]),
+                "sure": "a tie: equal in all that is weighed" if ranking.tied > 1 else sure,
+                "numbers": "; ".join(numbers),
             }
         )
     return rows
 
 
-def _sureness(ranking: Ranking, labels: Mapping[str, str]) -> str:
-    if ranking.tied > 1:
-        return "a tie: equal in all that is weighed"
-    chance, rival = ranking.best[0], labels[ranking.order[1]]
-    share = _chance(chance, html_safe=False)
-    if chance >= 0.95:
-        return f"clear: first in {share} of draws"
-    second = _chance(ranking.best[1], html_safe=False)
-    return f"{'likely' if chance >= 0.8 else 'open'}: first in {share} of draws, {rival} in {second}"
-
-
-def _main_numbers(choice: Choice, preset: Preset, ranking: Ranking, labels: Mapping[str, str]) -> str:
-    need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
-    deciding = decisive(choice, preset.weights, ranking)
-    texts = [_against(choice, need, ranking, labels)]
-    if deciding not in (None, need):
-        texts.append(f"decided by {_against(choice, deciding, ranking, labels)}")
-    return "; ".join(texts)
+def _verdict(choice: Choice, i: int, ranking: Ranking) -> str:
+    """What the comparisons say of the first model and the runner-up in one criterion."""
+    row = verdicts.between(choice.judged[i], ranking.order[0], ranking.runner_up)
+    return row["verdict"] if row else COST if choice.criteria[i].log else UNASKED
 
 
 def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]) -> str:
     rows, names = choice.rows[i].set_index("model"), (ranking.order[0], ranking.runner_up)
     texts = [
-        tables.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], _spec(choice.rows[i])) for name in names
+        tables.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], choice.criteria[i].format)
+        for name in names
     ]
-    return f"{_heading(choice.criteria[i], choice.rows[i])}: {texts[0]} against {texts[1]} ({labels[names[1]]})"
+    word = _verdict(choice, i, ranking)
+    said = "" if word in (COST, UNASKED) else f", {word}"
+    return f"{_heading(choice.criteria[i])}: {texts[0]} against {texts[1]} ({labels[names[1]]}){said}"
 
 
 def offered(choice: Choice) -> list[Preset]:
     """The presets whose main criterion has results, cut to the criteria that have."""
     keys = {criterion.key for criterion in choice.criteria}
     return [
-        Preset(preset.key, preset.label, {k: w for k, w in preset.weights.items() if k in keys}, preset.need)
+        replace(preset, weights={k: w for k, w in preset.weights.items() if k in keys})
         for preset in PRESETS
         if preset.need in keys
     ]
-
-
-def page_data(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) -> str:
-    """What the script computes with, as JSON that is safe inside a `<script>` element."""
-    content = {
-        "models": [{"name": name, "label": labels.get(name, name)} for name in choice.models],
-        "criteria": [
-            {
-                "key": criterion.key,
-                "label": criterion.headline.label,
-                "low": _lowest(criterion),
-                "means": [int(v) if here else None for v, here in zip(choice.means[i], choice.known[i], strict=True)],
-                "draws": choice.draws[i].tolist(),
-            }
-            for i, criterion in enumerate(choice.criteria)
-        ],
-        "presets": {preset.key: preset.weights for preset in presets},
-    }
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _lowest(criterion: Criterion) -> int:
-    return -HIGHEST if criterion.neutral else 0
-
-
-# The parts of the page -----------------------------------------------------------------------------------------------
-
-
-def _form(choice: Choice, presets: list[Preset]) -> str:
-    start = presets[0].weights if presets else {}
-    buttons = "".join(
-        f'<button type="button" data-preset="{preset.key}" aria-pressed="false">{html.escape(preset.label)}</button>'
-        for preset in presets
-    )
-    sliders = []
-    for criterion in choice.criteria:
-        key, weight = criterion.key, start.get(criterion.key, 0)
-        hint = f"one step: {criterion.words}"
-        if criterion.neutral:
-            hint += "; left: wants the opposite"
-        sliders.append(
-            f'<div class="ba-slider"><label for="w-{key}">{html.escape(criterion.headline.label)}</label>'
-            f'<output for="w-{key}" id="o-{key}">{weight}</output>'
-            f'<input type="range" id="w-{key}" name="{key}" min="{_lowest(criterion)}" max="{HIGHEST}" step="1" '
-            f'value="{weight}" aria-describedby="h-{key}"><small id="h-{key}">{html.escape(hint)}</small></div>'
-        )
-    return (
-        '<form id="choose" class="ba-choose" hidden aria-label="What matters">'
-        f'<fieldset><legend>Purpose</legend><div class="ba-presets">{buttons}'
-        '<button type="button" data-preset="">All weights to zero</button></div></fieldset>'
-        f'<fieldset><legend id="weights">Weight of one step</legend><div class="ba-sliders">{"".join(sliders)}</div>'
-        "</fieldset></form>"
-        '<p id="choice" class="ba-finding" role="status" aria-live="polite" hidden></p>'
-        '<p id="flip" hidden></p>'
-        "<noscript><p class='ba-note'>Moving the weights needs a script. The rankings by purpose below are complete "
-        "without one.</p></noscript>"
-    )
-
-
-def _ranking_table(choice: Choice, ranking: Ranking, labels: Mapping[str, str]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(labels.get(name, name))}</th><td class="num">{_points(score)}</td>'
-        f'<td class="num">{_chance(share)}</td></tr>'
-        for name, score, share in zip(ranking.order, ranking.scores, ranking.best, strict=True)
-    )
-    return (
-        '<h2 id="ranking-heading">Ranking</h2><div class="ba-scroll" tabindex="0" role="region" '
-        'aria-labelledby="ranking-heading"><table id="ranking" aria-labelledby="ranking-heading"><thead><tr>'
-        '<th scope="col">Model</th><th scope="col" class="num">Score</th>'
-        f'<th scope="col" class="num">Chance of being best</th></tr></thead><tbody>{rows}</tbody></table></div>'
-        '<p class="ba-hint">Score: weighted steps above the models’ mean, for a weight of 100. The chance is the share '
-        f"of {DRAWS:,} draws within the intervals in which the model comes first; it knows of the noise of finite test "
-        "sets, not of other training runs or data.</p>"
-        '<p id="unranked" class="ba-hint" hidden></p>'
-    )
-
-
-def _points(score: int) -> str:
-    return f"{score / 100_000:+.2f}".replace("-", "−")
-
-
-def _chance(share: float, html_safe: bool = True) -> str:
-    """A share of finitely many draws is never certainty."""
-    text = ">99%" if share >= 0.995 else "<1%" if share < 0.005 else f"{share:.0%}"
-    return html.escape(text) if html_safe else text
-
-
-def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) -> str:
-    words = {criterion.key: criterion.headline.label for criterion in choice.criteria}
-    rows = []
-    for preset in presets:
-        ranking = rank(choice, preset.weights)
-        if not ranking.order:
-            continue
-        order = "".join(
-            f"{' = ' if score == before else ' › '}{labels.get(n, n)} ({_chance(b, html_safe=False)})"
-            for n, b, score, before in zip(
-                ranking.order, ranking.best, ranking.scores, [None, *ranking.scores[:-1]], strict=True
-            )
-        ).removeprefix(" › ")
-        weights = ", ".join(f"{words[key].lower()} {weight}" for key, weight in preset.weights.items())
-        rows.append((preset.label, order, flip_sentence(ranking, preset.weights, words, labels), weights))
-    missing = [preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}]
-    note = ""
-    if missing:
-        names = ", ".join(f"“{name}”" for name in missing)
-        note = f'<p class="ba-hint">Not offered, for want of results of their main criterion: {html.escape(names)}.</p>'
-    table = tables.table_html(
-        pd.DataFrame(rows, columns=["purpose", "order", "flip", "weights"]),
-        "Models in order for some purposes, each with its chance of being the best.",
-        name="purposes",
-        labels={"purpose": "Purpose", "order": "Order", "flip": "What would flip it", "weights": "Weights"},
-    )
-    return f'<h2 id="purposes">By purpose</h2>{table}{note}'
 
 
 def flip_sentence(
@@ -269,92 +316,131 @@ def flip_sentence(
     if not ranking.flips:
         return "No change of a single weight."
     flip = ranking.flips[0]
-    now = flip.weight - flip.change
-    return f"{words[flip.criterion]} at {flip.weight} instead of {now}: {labels.get(flip.winner, flip.winner)}."
+    return f"{words[flip.criterion]} at {flip.weight} instead of {flip.weight - flip.change}: {labels[flip.winner]}."
 
 
-def _numbers(choice: Choice, labels: Mapping[str, str]) -> str:
-    frame = pd.DataFrame(
-        {"criterion": [_heading(criterion, choice.rows[i]) for i, criterion in enumerate(choice.criteria)]}
+def _heading(criterion: Headline) -> str:
+    return f"{criterion.label} {criterion.arrow}".strip()
+
+
+def _step(criterion: Headline, unit: str) -> str:
+    """What one step is, in words."""
+    if criterion.log:
+        return "half as much" if criterion.direction == "down" else "twice as much"
+    less = " less" if criterion.direction == "down" else ""
+    return f"{criterion.step:g}{' points' if unit == 'percent' else ''}{less}"
+
+
+def _points(score: int) -> str:
+    return f"{score / 100_000:+.2f}".replace("-", "−")
+
+
+def _chance(share: float) -> str:
+    """A share of finitely many draws is never certainty."""
+    return ">99%" if share >= 0.995 else "<1%" if share < 0.005 else f"{share:.0%}"
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Body:
+    """The inside of `choose.html`; arguments as of `gather`."""
+    title, choice = "Choose a model", gather(table, comparisons, profile, DRAWS, profile.settings.seed)
+    if not choice.criteria:
+        lead = "There is nothing to choose by yet: no criterion has results for two models of this report."
+        return Body(title, lead, [], fragment("plain.html.j2", lead=lead))
+    labels, presets = {name: spec.label for name, spec in profile.models.items()}, offered(choice)
+    lead = (
+        f"Say what matters and get the {len(choice.models)} models in order, with the chance that each is really the "
+        "best and what would change the answer."
     )
-    heads = {"criterion": "Criterion"}
-    for m, name in enumerate(choice.models):
-        column = f"m{m}"
+    ranking = rank(choice, presets[0].weights if presets else {})
+    listed = zip(ranking.order, map(_points, ranking.scores), map(_chance, ranking.best), strict=True)
+    start = presets[0].weights if presets else {}
+    sliders = [
+        (c, _step(c, rows["unit"].iloc[0]), lowest(c), start.get(c.key, 0))
+        for c, rows in zip(choice.criteria, choice.rows, strict=True)
+    ]
+    rates = _speed(profile, labels)
+    inside = fragment(
+        "choose.html.j2",
+        lead=lead,
+        highest=HIGHEST,
+        draws=DRAWS,
+        presets=presets,
+        missing=[preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}],
+        sliders=sliders,
+        ranking=[(labels[name], score, share) for name, score, share in listed],
+        purposes=_purposes(choice, presets, labels),
+        numbers=_numbers(choice, labels),
+        speed=rates,
+        lacking=[label for label in labels.values() if rates is None or label not in set(rates["model"])],
+        exact=[c.name for i, c in enumerate(choice.criteria) if choice.draws[i].shape[1] == 1],
+        timed=[c.known for c in choice.criteria if c.known > 1],
+        data=Markup(page_data(choice, presets, labels)),  # noqa: S704 (no < in it)
+    )
+    names = ("Weights", "Ranking", "By purpose", "Numbers", "Speed")
+    anchors = ("weights", "ranking-heading", "purposes", "numbers", "speed")
+    return Body(title, lead, list(zip(anchors, names, strict=True)), inside)
+
+
+def page_data(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) -> str:
+    """What the script computes with, as JSON that is safe inside a `<script>` element."""
+    content = {
+        "models": [{"name": name, "label": labels.get(name, name)} for name in choice.models],
+        "criteria": [
+            {
+                "key": criterion.key,
+                "label": criterion.name,
+                "low": lowest(criterion),
+                "means": [int(v) if here else None for v, here in zip(choice.means[i], choice.known[i], strict=True)],
+                "draws": choice.draws[i].tolist(),
+            }
+            for i, criterion in enumerate(choice.criteria)
+        ],
+        "presets": {preset.key: preset.weights for preset in presets},
+    }
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) -> pd.DataFrame:
+    words = {criterion.key: criterion.name for criterion in choice.criteria}
+    rows = []
+    for preset in presets:
+        ranking = rank(choice, preset.weights)
+        order = "".join(
+            f"{' = ' if score == before else ' › '}{labels[name]} ({_chance(share)})"
+            for name, share, score, before in zip(
+                ranking.order, ranking.best, ranking.scores, [None, *ranking.scores[:-1]], strict=True
+            )
+        ).removeprefix(" › ")
+        weights = ", ".join(f"{words[key]} {weight}" for key, weight in preset.weights.items())
+        if ranking.order:
+            rows.append((preset.label, order, flip_sentence(ranking, preset.weights, words, labels), weights))
+    return pd.DataFrame(rows, columns=["Purpose", "Order", "What would flip it", "Weights"])
+
+
+def _numbers(choice: Choice, labels: Mapping[str, str]) -> pd.DataFrame:
+    frame = pd.DataFrame({"Criterion": [_heading(criterion) for criterion in choice.criteria]})
+    for name in choice.models:
         own = [rows.set_index("model").reindex([name]).iloc[0] for rows in choice.rows]
-        frame[column] = [
-            "–" if pd.isna(row["value"]) else tables.format_interval(row["value"], row["ci_low"], row["ci_high"], spec)
-            for row, spec in zip(own, map(_spec, choice.rows), strict=True)
+        frame[labels[name]] = [
+            "–"
+            if pd.isna(row["value"])
+            else tables.format_interval(row["value"], row["ci_low"], row["ci_high"], c.format)
+            for row, c in zip(own, choice.criteria, strict=True)
         ]
-        heads[column] = labels.get(name, name)
-    frame["n"] = pd.array([rows["n"].max() for rows in choice.rows], dtype="Int64")
-    caption = (
-        "The numbers that are weighed, with 95 % intervals. ↑ higher is better, ↓ lower is better. n: what informs "
-        "(images, scenes, shape images), of the model with the most; none for what is counted or timed."
-    )
-    return f'<h2 id="numbers">Numbers</h2>{tables.table_html(frame, caption, name="criteria", labels=heads)}'
+    return frame.assign(n=pd.array([rows["n"].max() for rows in choice.rows], dtype="Int64"))
 
 
-def _speed(profile: Profile, labels: Mapping[str, str]) -> str:
+def _speed(profile: Profile, labels: Mapping[str, str]) -> pd.DataFrame | None:
     """Images per second of every model: on this machine if it was measured, and as published for its architecture."""
-    frames = []
-    for name, spec in profile.models.items():
-        for basis, found in (("measured here", measured_throughput(spec)), ("published", published_throughput(spec))):
-            frames.append(found.assign(model=name, basis=basis))
-    rates = pd.concat(frames, ignore_index=True)
-    lacking = [labels[name] for name in profile.models if name not in set(rates["model"])]
-    note = ""
-    if lacking:
-        note = (
-            '<p class="ba-hint">No rate is published for, and <code>make bench</code> has not measured here: '
-            f"{html.escape('; '.join(lacking))}.</p>"
-        )
-    head = '<h2 id="speed">Speed</h2>'
-    if rates.empty:
-        return head + note
-    shown = rates.assign(model=rates["model"].map(labels)).sort_values(["basis", "card"], kind="stable")
-    table = tables.table_html(
-        shown[["model", "card", "images_per_second", "precision", "side", "basis", "source"]],
-        "Images per second of the forward pass, without decoding. Rates of different cards, precisions or input sides "
-        "do not compare models.",
-        name="speed",
-        labels={"images_per_second": "images/s", "side": "input side"},
-        formats={"images_per_second": ",.0f"},
-    )
-    return f"{head}{table}{note}"
-
-
-def _heading(criterion: Criterion, rows: pd.DataFrame) -> str:
-    arrow = {"higher": "↑", "lower": "↓", "": ""}[criterion.headline.better]
-    unit = {"percent": "%", "fraction": "", "ratio": "", "gflops": "GMACs", "millions": "million parameters"}
-    words = unit.get(rows["unit"].iloc[0], rows["unit"].iloc[0])
-    return f"{criterion.headline.label} {arrow}".strip() + (f", {words}" if words else "")
-
-
-def _spec(rows: pd.DataFrame) -> str:
-    if rows["unit"].iloc[0] == "percent":
-        return ".1f"
-    if rows["ci_low"].notna().any():
-        return ".3f"
-    return ",.0f" if rows["value"].min() >= 100 else ".3g"
-
-
-def _method(choice: Choice) -> str:
-    sure = [criterion.headline.label for i, criterion in enumerate(choice.criteria) if choice.draws[i].shape[1] == 1]
-    exact = f" Taken as exact, to the digits printed: {', '.join(sure).lower()}; equal cost is a tie." if sure else ""
-    rate = (
-        f" A rate that was timed once is taken as known within a factor of {TIMING:g}."
-        if any(criterion.key == "rate" for criterion in choice.criteria)
-        else " Images per second are measured on the page of the models; they differ from run to run, are not "
-        "recorded with the results and hence not weighed here."
-    )
-    text = (
-        "A model’s score is the sum of weight × steps over the criteria; a step is a fixed amount of each metric "
-        "(given below its slider) and, for cost, a factor of two. What a step is worth to you is your judgement: "
-        f"that is what the weights are for. Every number is drawn {DRAWS:,} times from a normal distribution around "
-        "its estimate, with the standard error that its 95 % interval implies. Criteria are drawn independently; "
-        "models too, except where their difference was measured on the same images, whose interval then tells how far "
-        f"they move together.{exact}{rate} What flips the answer is the smallest change of one weight, the others "
-        "staying, that puts another model first by the estimates. The weights are part of the page’s address: a "
-        "bookmark keeps them."
-    )
-    return f"<details><summary>How this is computed</summary><p>{html.escape(text)}</p></details>"
+    frames = [
+        found.assign(model=labels[name], basis=basis)
+        for name, spec in profile.models.items()
+        for basis, found in (("measured here", measured_throughput(spec)), ("published", published_throughput(spec)))
+    ]
+    columns = ["model", "card", "images_per_second", "precision", "side", "basis", "source"]
+    rates = pd.concat(frames, ignore_index=True).sort_values(["basis", "card"], kind="stable")
+    return rates[columns] if len(rates) else None

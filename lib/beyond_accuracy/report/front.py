@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,68 +14,64 @@ from markupsafe import Markup
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
-from beyond_accuracy.report import html as report_pages
-from beyond_accuracy.show import results, tables, theme
+from beyond_accuracy.report import PageView
+from beyond_accuracy.report.html import fragment
+from beyond_accuracy.show import metrics, results, tables, theme
 
 
 @dataclass(frozen=True)
 class Headline:
-    """One headline number: where its rows are found and how they are read.
+    """One headline number, as `metrics.yaml` lists them; what is not given there is its metric's."""
 
-    Attributes:
-        dimension: Page that records it.
-        metric: Metric name in the results.
-        label: Heading.
-        better: `higher`, `lower`, or empty where neither end is good.
-        role: The profile's role whose dataset counts (`clean`, `shifted`, …), or a literal dataset such as `average`.
-        words: What the number says, in a few words.
-        counted: What its n counts.
-    """
-
-    dimension: str
+    key: str
+    page: str
     metric: str
-    label: str
-    better: str
-    role: str = "clean"
-    words: str = ""
-    counted: str = "images"
+    role: str = "clean"  # the profile's, whose dataset counts, or a literal dataset such as `average`
+    heading: str = ""
+    better: str | None = None
+    words: str = ""  # on the front page
+    step: float = 0  # in the chooser
+    log: bool = False
+    known: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """Heading, with its unit: `Accuracy (%)`."""
+        text = self.heading or metrics.about(self.metric)["heading"]
+        return text[0].upper() + text[1:]
+
+    @property
+    def name(self) -> str:
+        """Heading without its unit."""
+        return re.sub(r" \([^()]*\)$", "", self.label)
+
+    @property
+    def direction(self) -> str:
+        """Which end is better: `up`, `down`, or empty."""
+        return metrics.about(self.metric).get("better", "") if self.better is None else self.better
+
+    @property
+    def arrow(self) -> str:
+        """The direction as a sign."""
+        return metrics.ARROWS.get(self.direction, "")
+
+    @property
+    def format(self) -> str:
+        """Format spec of its values."""
+        return metrics.about(self.metric)["format"]
+
+    @property
+    def counted(self) -> str:
+        """What its n counts."""
+        return metrics.document()["counted"].get(self.page, "images")
 
 
-HEADLINES = (
-    Headline("models", "accuracy", "Accuracy", "higher", words="right first answers on plain images"),
-    Headline(
-        "calibration", results.ECE, "Calibration error (ECE)", "lower", words="0.02: confidence is off by 2 points"
-    ),
-    Headline(
-        *("calibration", results.ECE, "Calibration error under shift (ECE)", "lower", "shifted"),
-        words="the same on images of another kind",
-    ),
-    Headline("robustness", "accuracy", "Accuracy under shift, mean", "higher", "average", "over all shifted sets"),
-    Headline(
-        *("transfer", "accuracy", "Transfer accuracy, mean", "higher", "average"),
-        words="a linear classifier on frozen features",
-        counted="tasks",
-    ),
-    Headline(
-        *("synthetic", "accuracy:average", "Synthetic viewpoints, mean accuracy", "higher", "pug"),
-        words="rendered scenes, one factor varied at a time",
-        counted="scenes",
-    ),
-    Headline(
-        *("mistakes", "error_ratio:average", "Error ratio, mean over factors", "", "factors"),
-        words="1: odd poses, textures, … cost nothing extra; 2: twice the errors. More errors overall make it smaller",
-    ),
-    Headline(
-        *("shape_bias", "shape_bias", "Shape bias", "", "cue_conflict"),
-        words="1: decides by shape, 0: by texture",
-        counted="shape images",
-    ),
-)
+HEADLINES = tuple(Headline(**entry) for entry in metrics.document()["headlines"])
 LEADING = ("calibration", "robustness", "transfer", "invariance", "shape_bias", "mistakes", "synthetic", "models")
 SENTENCES = 5  # findings shown unfolded
-_DIRECTION = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), "": ("", "")}
-# Marker outlines within a circle of radius 5, for the SVG strips; other markers are drawn as squares.
+# Marker outlines within a circle of radius 5; other markers are drawn as squares.
 _OUTLINES = {
+    "o": "M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z",
     "^": "M0-5L4.8 3.8H-4.8Z",
     "v": "M0 5L4.8-3.8H-4.8Z",
     "D": "M0-5L5 0L0 5L-5 0Z",
@@ -91,7 +87,7 @@ def front_page(
     profile: Profile,
     models: str,
     pages: Sequence[object],
-    views: Sequence[report_pages.PageView],
+    views: Sequence[PageView],
     site: Mapping[str, object],
 ) -> str:
     """The front page as HTML; writes `results.csv` and `results.parquet` on the way.
@@ -102,22 +98,20 @@ def front_page(
         models: The subset of models asked for, for the command shown.
         pages: The report's pages (`.name`, `.dimension`), in order.
         views: What is shown of them, in the same order.
-        site: As for `report_pages.page_html`.
+        site: As for `html.page_html`.
     """
     table = results.collect(folder, [page.dimension for page in pages])
     hrefs = {page.dimension: view.href for page, view in zip(pages, views, strict=True) if view.status != "absent"}
-    looks = theme.styles(profile.models.values())
-    chosen = headline_rows(table, profile)
-    findings = _findings(folder, pages, views)
-    return report_pages.front_html(
-        views,
-        site,
-        lede=_lede(profile),
-        models=[
-            {"label": spec.label, "id": _origin(spec), "mark": mark(looks[spec.name])}
-            for spec in profile.models.values()
-        ],
-        **_arranged(findings),
+    looks = {name: _look(style) for name, style in theme.styles(profile.models.values()).items()}
+    chosen = headline_rows(table, profile, [headline for headline in HEADLINES if headline.words])
+    return fragment(
+        "front.html.j2",
+        pages=views,
+        page=None,
+        site=site,
+        lede=profile.description or f"How {len(profile.models)} models behave beyond accuracy.",
+        models=[{"label": s.label, "id": _origin(s), "look": looks[s.name]} for s in profile.models.values()],
+        **_arranged(_findings(folder, pages, views)),
         panels=[_panel(headline, rows, profile, looks, hrefs) for headline, rows in chosen],
         table=Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
         command=_command(profile, models),
@@ -126,54 +120,48 @@ def front_page(
 
 
 def headline_rows(
-    table: pd.DataFrame, profile: Profile, headlines: Sequence[Headline] = HEADLINES
+    table: pd.DataFrame, profile: Profile, headlines: Sequence[Headline]
 ) -> list[tuple[Headline, pd.DataFrame]]:
     """Rows of the results behind each headline number, models in profile order; headlines without rows are left out."""
     chosen = []
     for headline in headlines:
-        rows = table[(table["dimension"] == headline.dimension) & (table["metric"] == headline.metric)]
+        rows = table[(table["dimension"] == headline.page) & (table["metric"] == headline.metric)]
         rows = rows[rows["model"].isin(profile.models)]
-        dataset = _dataset(headline, rows, profile)
-        if dataset is None:
-            continue
-        rows = rows[rows["dataset"] == dataset].set_index("model")
-        order = [name for name in profile.models if name in rows.index]
-        chosen.append((headline, rows.loc[order].reset_index()))
+        dataset = _dataset(headline, list(dict.fromkeys(rows["dataset"])), profile)
+        if dataset is not None:
+            rows = rows[rows["dataset"] == dataset].set_index("model")
+            chosen.append((headline, rows.loc[[n for n in profile.models if n in rows.index]].reset_index()))
     return chosen
 
 
-def _dataset(headline: Headline, rows: pd.DataFrame, profile: Profile) -> str | None:
-    role = profile.dimensions.get(headline.dimension, {}).get(headline.role, headline.role)
-    wanted = [role] if isinstance(role, str) else list(role) if isinstance(role, list) else []
-    have = list(dict.fromkeys(rows["dataset"]))
-    named = [name for name in wanted if name in have]
-    if named:
-        return named[0]
+def _dataset(headline: Headline, have: Sequence[str], profile: Profile) -> str | None:
+    role = profile.dimensions.get(headline.page, {}).get(headline.role, headline.role)
+    for name in [role] if isinstance(role, str) else role if isinstance(role, list) else []:
+        if name in have:
+            return name
     # A role that names no dataset of the results leaves no doubt only where there is a single candidate.
     return have[0] if len(have) == 1 and headline.role not in {"shifted", "average"} else None
 
 
-def _panel(
-    headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapping[str, theme.ModelStyle], hrefs: Mapping
-) -> dict[str, object]:
-    arrow, direction = _DIRECTION[headline.better]
-    low, high = _range(rows)
-    spec = _spec(rows)
-    lines = []
+def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapping, hrefs: Mapping) -> dict:
+    ends = rows[["value", "ci_low", "ci_high"]].astype(float)
+    low, high = ends.min().min(), ends.max().max()
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    marks = []
     for row in rows.to_dict("records"):
-        text = tables.format_interval(row["value"], row["ci_low"], row["ci_high"], spec)
+        text = tables.format_interval(row["value"], row["ci_low"], row["ci_high"], headline.format)
         value, _, interval = text.partition(" ")
-        strip = _strip(looks[row["model"]], row, low, high)
-        lines.append({"label": looks[row["model"]].label, "strip": strip, "value": value, "interval": interval})
+        places = [  # of the mark and the ends of its interval, on the panel's common scale
+            "" if pd.isna(row[name]) else f"{6 + 88 * (row[name] - low) / (high - low):.2f}%" for name in ends
+        ]
+        label = profile.models[row["model"]].label
+        marks.append({"label": label, "look": looks[row["model"]], "places": places, "value": value, "ci": interval})
     return {
-        "label": headline.label,
-        "arrow": arrow,
-        "direction": direction,
-        "href": hrefs.get(headline.dimension, ""),
-        "dataset": _dataset_title(rows["dataset"].iloc[0], profile, headline.counted) + _unit(rows["unit"].iloc[0]),
-        "words": headline.words,
+        "headline": headline,
+        "href": hrefs.get(headline.page, ""),
+        "dataset": _dataset_title(rows["dataset"].iloc[0], profile, headline.page),
         "n": _count(rows["n"], headline.counted),
-        "rows": lines,
+        "rows": marks,
     }
 
 
@@ -183,97 +171,40 @@ def _summary_table(chosen: Sequence[tuple[Headline, pd.DataFrame]], profile: Pro
     frame = pd.DataFrame({"model": [profile.models[name].label for name in present]}, index=present)
     labels, formats = {"model": "Model"}, {}
     for headline, rows in chosen:
-        dataset = rows["dataset"].iloc[0]
-        column = f"{headline.metric}, {dataset}" + (
-            "" if headline.dimension == "models" else f" ({headline.dimension})"
-        )
-        by_model = rows.set_index("model")
-        frame[column], frame[f"{column}_low"], frame[f"{column}_high"] = (
-            by_model[name].reindex(present) for name in ("value", "ci_low", "ci_high")
-        )
+        page = "" if headline.page == "models" else f" ({headline.page})"
+        column = f"{headline.metric}, {rows['dataset'].iloc[0]}{page}"
+        for name, end in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
+            frame[f"{column}{end}"] = rows.set_index("model")[name].reindex(present)
         count = _count(rows["n"], headline.counted)
-        arrow = _DIRECTION[headline.better][0]
-        labels[column] = f"{headline.label} {arrow}".strip() + (f", n = {count}" if count else "")
-        formats[column] = _spec(rows)
+        labels[column] = f"{headline.label} {headline.arrow}".strip() + (f", n = {count}" if count else "")
+        formats[column] = headline.format
     caption = "Headline numbers with 95 % intervals. ↑ higher is better, ↓ lower is better."
     return tables.table_html(frame, caption, name="headline", labels=labels, formats=formats)
 
 
-def _range(rows: pd.DataFrame) -> tuple[float, float]:
-    ends = pd.concat([rows["value"], rows["ci_low"], rows["ci_high"]]).astype(float)
-    low, high = ends.min(), ends.max()
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _strip(look: theme.ModelStyle, row: Mapping[str, float], low: float, high: float) -> Markup:
-    """A mark with its interval on the panel's common scale."""
-
-    def place(value: float) -> str:
-        return f"{6 + 88 * (value - low) / (high - low):.2f}%"
-
-    line = ""
-    if pd.notna(row["ci_low"]):
-        dashes = "" if look.linestyle == "-" else ' stroke-dasharray="3 2"'
-        ends = f'x1="{place(row["ci_low"])}" x2="{place(row["ci_high"])}" y1="8" y2="8"'
-        line = f'<line {ends} stroke="{_visible(look.color)}" stroke-width="2"{dashes}/>'
-    spot = f'<svg x="{place(row["value"])}" y="8" style="overflow:visible">{_shape(look)}</svg>'
-    rule = '<line x1="0" x2="100%" y1="8" y2="8" stroke="var(--rule)"/>'
-    return Markup(f'<svg width="100%" height="16" focusable="false">{rule}{line}{spot}</svg>')  # noqa: S704 (numbers)
-
-
-def mark(look: theme.ModelStyle) -> Markup:
-    """A model's marker, for lists."""
-    shape = f'<svg x="8" y="8" style="overflow:visible">{_shape(look)}</svg>'
-    return Markup(f'<svg width="16" height="16" aria-hidden="true" focusable="false">{shape}</svg>')  # noqa: S704
-
-
-def _shape(look: theme.ModelStyle) -> str:
-    color = _visible(look.color)
-    fill = color if look.markerfacecolor != "white" else "var(--ground)"
-    paint = f'fill="{fill}" stroke="{color}" stroke-width="1.6"'
-    if look.marker == "o":
-        return f'<circle r="4.2" {paint}/>'
-    return f'<path d="{_OUTLINES.get(look.marker, "M-4-4H4V4H-4Z")}" {paint}/>'
-
-
-def _visible(color: str) -> str:
-    """The style sheet's variant of a colour: the purple is too dark on a dark page."""
-    return "var(--purple)" if color == theme.PURPLE else html.escape(color)
-
-
-def _spec(rows: pd.DataFrame) -> str:
-    return ".1f" if rows["unit"].iloc[0] == "percent" else ".3f"
-
-
-def _unit(unit: str) -> str:
-    return {"percent": " · in %", "fraction": "", "ratio": ""}.get(unit, f" · {unit}")
+def _look(style: theme.ModelStyle) -> dict[str, object]:
+    # the purple is too dark on a dark page, where the style sheet has another
+    color = "var(--purple)" if style.color == theme.PURPLE else style.color
+    fill = color if style.markerfacecolor != "white" else "var(--ground)"
+    outline = _OUTLINES.get(style.marker, "M-4-4H4V4H-4Z")
+    return {"color": color, "fill": fill, "outline": outline, "dashed": style.linestyle != "-"}
 
 
 def _count(n: pd.Series, counted: str) -> str:
     counts = sorted(set(n.dropna().astype(int)))
-    if not counts:
-        return ""
-    return (f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}") + f" {counted}"
-
-
-def _dataset_title(name: str, profile: Profile, counted: str = "images") -> str:
-    spec = profile.datasets.get(name)
-    mean = "mean of all tasks" if counted == "tasks" else "mean of all sets"
-    return (spec.title if spec and spec.title else name.replace("_", " ")) if name != "average" else mean
-
-
-def _lede(profile: Profile) -> str:
-    count, names = len(profile.models), {"1": "one model", "2": "two models", "3": "three models", "4": "four models"}
-    size = names.get(str(count), f"{count} models")
-    return profile.description or (
-        f"How {size} behave beyond accuracy: what they get wrong, how far their confidence can be trusted, what they "
-        "look at, and what a shift of the data does to them."
+    return (
+        " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))) + f" {counted}" if counts else ""
     )
 
 
-def _findings(
-    folder: Path, pages: Sequence[object], views: Sequence[report_pages.PageView]
-) -> list[list[dict[str, str]]]:
+def _dataset_title(name: str, profile: Profile, page: str) -> str:
+    if name == "average":
+        return "mean of all tasks" if page == "transfer" else "mean of all sets"
+    spec = profile.datasets.get(name)
+    return spec.title if spec and spec.title else name.replace("_", " ")
+
+
+def _findings(folder: Path, pages: Sequence[object], views: Sequence[PageView]) -> list[list[dict[str, str]]]:
     """Findings page by page; the first of a page is its main one (pages put it first)."""
     found = []
     for page, view in zip(pages, views, strict=True):
@@ -316,14 +247,12 @@ def _origin(spec: ModelSpec) -> str:
     return f"{spec.id} / {spec.pretrained}" if spec.pretrained and not Path(spec.pretrained).suffix else spec.id
 
 
-def _facts(profile: Profile, views: Sequence[report_pages.PageView]) -> dict[str, str]:
+def _facts(profile: Profile, views: Sequence[PageView]) -> dict[str, str]:
     """What the pages say about how they were made, together; the dates as a range."""
-    facts = {"Profile": f"{profile.name} ({profile.title})"}
+    facts = {"Profile": f"{profile.name} ({profile.title})", "Code": "none run yet"}
     for name in ("Code", "Environment", "Date"):
-        values = sorted({view.facts[name] for view in views if name in view.facts})
-        if values:
-            facts[name] = values[0] if len(values) == 1 else " to ".join((values[0], values[-1]))
-    facts["Code"] = "; ".join(sorted({view.facts["Code"] for view in views if "Code" in view.facts})) or "none run yet"
+        if values := sorted({view.facts[name] for view in views if name in view.facts}):
+            facts[name] = "; ".join(values) if name == "Code" else " to ".join(dict.fromkeys((values[0], values[-1])))
     settings = profile.settings
     facts["Conventions"] = (
         f"preprocessing {settings.preset}, logit scale {settings.logit_scale}, precision {settings.precision}, "

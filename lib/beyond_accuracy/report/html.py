@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import bs4
 import jinja2
 import latex2mathml.converter
 import nbformat
+import yaml
 from markupsafe import Markup
 from nbconvert.exporters import HTMLExporter
 from nbconvert.exporters.html import MarkdownWithMath
@@ -25,7 +27,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from beyond_accuracy.report import reading
+from beyond_accuracy.report import PageView
+from beyond_accuracy.show import tables
 
 TEMPLATE = Path(__file__).parent / "template"
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
@@ -60,24 +63,6 @@ class Body:
     lead: str  # first sentence or two, for the list of pages
     sections: list[tuple[str, str]]  # (id, text) of the second-level headings
     html: str
-
-
-@dataclass(frozen=True)
-class PageView:
-    """What the shell and the front page need to know about one page."""
-
-    name: str  # file stem
-    title: str
-    status: str  # ok, failed, input, missing, absent
-    message: str = ""
-    lead: str = ""
-    sections: list[tuple[str, str]] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)  # how the page was made, for its footer
-
-    @property
-    def href(self) -> str:
-        """Address of the page, relative to the report's folder."""
-        return f"{self.name}.html"
 
 
 # The inside --------------------------------------------------------------------------------------------------------
@@ -152,13 +137,13 @@ def render_body(
     _mark_findings(soup)
     _say_it_first(soup)
     _fold_provenance(soup)
-    reading.add_folds(soup, dimension)
+    add_readings(soup, dimension)
     for table in soup.select("table"):
         if not table.find_parent(class_="ba-scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "ba-scroll", "tabindex": "0"}))
     inside = str(soup)
     if failure:
-        inside += _environment().get_template("failure.html.j2").render(failure=failure)
+        inside += fragment("failure.html.j2", failure=failure)
     return Body(title, lead, sections, inside)
 
 
@@ -269,6 +254,31 @@ def _name_headings(soup: bs4.BeautifulSoup) -> list[tuple[str, str]]:
     return sections
 
 
+@cache
+def readings() -> Mapping[str, Mapping]:
+    """`reading.yaml`: `kinds`, `figures` (pattern of `dimension/figure` -> kind), `metrics` (kind -> names)."""
+    return yaml.safe_load((TEMPLATE / "reading.yaml").read_text(encoding="utf-8"))
+
+
+def kind(dimension: str, figure: str) -> str | None:
+    """The kind of a figure; empty for pictures that need no words, None where nothing is known.
+
+    >>> kind("calibration", "reliability-imagenet-1k"), kind("world", "sketch"), kind("mine", "new")
+    ('reliability', '', None)
+    """
+    name = f"{dimension}/{figure}"
+    return next((found for pattern, found in readings()["figures"].items() if fnmatchcase(name, pattern)), None)
+
+
+def add_readings(soup: bs4.BeautifulSoup, dimension: str) -> None:
+    """Put the words for its kind, folded, under every figure of a page (`id="fig-<name>"`)."""
+    for figure in soup.select("figure.ba-figure[id^=fig-]"):
+        if found := kind(dimension, figure["id"].removeprefix("fig-")):
+            texts, names = readings()["kinds"][found], readings()["metrics"].get(found)
+            fold = fragment("reading.html.j2", texts=texts, names=names)
+            figure.insert_after(bs4.BeautifulSoup(fold.strip(), "html.parser"))
+
+
 # The shell -----------------------------------------------------------------------------------------------------------
 
 
@@ -281,17 +291,12 @@ def page_html(body: Body, page: PageView, pages: Sequence[PageView], site: Mappi
         pages: All pages of the report, for the navigation.
         site: Facts about the run: `profile`, `title`, `synthetic`.
     """
-    shell = _environment().get_template("page.html.j2")
-    return shell.render(body=Markup(body.html), page=page, pages=pages, site=site, heading=body.title or page.title)
-
-
-def front_html(pages: Sequence[PageView], site: Mapping[str, object], **parts: object) -> str:
-    """The front page; `parts` are the variables of `front.html.j2`."""
-    return _environment().get_template("front.html.j2").render(pages=pages, page=None, site=site, **parts)
+    inside, heading = Markup(body.html), body.title or page.title  # noqa: S704 (made by our templates and nbconvert)
+    return fragment("page.html.j2", body=inside, page=page, pages=pages, site=site, heading=heading)
 
 
 def fragment(template: str, **variables: object) -> str:
-    """Markup of one of our templates; everything in it is escaped, `source` writes a file of ours as it is."""
+    """Markup of one of our templates; all is escaped but `source` (a file of ours), `table` and `markdown`."""
     return _environment().get_template(template).render(**variables)
 
 
@@ -307,7 +312,12 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["codes"] = code_spans
     environment.globals |= {"style": _source("style.css"), "script": _source("report.js"), "source": _source}
+    environment.globals |= {"table": _safe(tables.table_html), "markdown": _safe(markdown_html)}
     return environment
+
+
+def _safe(markup: Callable[..., str]) -> Callable[..., Markup]:
+    return lambda *args, **options: Markup(markup(*args, **options))  # noqa: S704 (they escape)
 
 
 def code_spans(text: str) -> Markup:

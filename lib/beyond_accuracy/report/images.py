@@ -69,7 +69,7 @@ def cue_decisions(
 
     Args:
         decisions: Category chosen per image, by model.
-        confidence: The model's confidence per image.
+        confidence: Of that category per image, by model.
         cues: `shape` and `texture` of every image.
         each: Images per model and kind of decision.
     """
@@ -84,14 +84,7 @@ def cue_decisions(
 
 
 def hard_levels(runs: Runs, factor: ArrayLike, level: ArrayLike, each: int) -> list[Pick]:
-    """For every factor the level with the lowest accuracy over the models: images that most models miss there.
-
-    Args:
-        runs: Predictions by model.
-        factor: (n,) factor that the image varies.
-        level: (n,) its level.
-        each: Images per factor.
-    """
+    """For every factor (n,) the level (n,) with the lowest accuracy over the models: images that most miss there."""
     factor, level = np.asarray(factor, dtype=object), np.asarray(level, dtype=object)
     right = np.stack([run.correct for run in runs.values()])
     sure = np.stack([run.confidence for run in runs.values()])
@@ -164,7 +157,7 @@ class Section:
 def sections(profile: Profile, outputs: Outputs) -> list[Section]:
     """What there is to look at; a kind whose predictions are not stored says so."""
     found = []
-    for key, title, intro, collect in _KINDS:
+    for key, (title, intro, collect) in _KINDS.items():
         try:
             shots = list(collect(profile, outputs))
             note = "" if shots else "There are none in this report."
@@ -272,28 +265,23 @@ def _shots(
         yield Shot(dataset, str(first.ids[i]), transform, pick.models, pick.factor, truth, answers)
 
 
-_KINDS: tuple[tuple[str, str, str, Callable[[Profile, Outputs], Iterator[Shot]]], ...] = (
-    (
-        *("mistakes", "Confident mistakes"),
-        *("Wrong answers that a model was surest of, on plain and shifted images.", _mistakes),
+_KINDS: dict[str, tuple[str, str, Callable[[Profile, Outputs], Iterator[Shot]]]] = {
+    "mistakes": (
+        "Confident mistakes", "Wrong answers that a model was surest of, on plain and shifted images.", _mistakes
     ),
-    (
-        *("disagreements", "Disagreements"),
-        *("Only one model gets these right, or only one gets them wrong.", _disagreements),
+    "disagreements": (
+        "Disagreements", "Only one model gets these right, or only one gets them wrong.", _disagreements
     ),
-    (
-        *("cues", "Shape against texture"),
-        *("Images with the shape of one class and the texture of another, and what the models went by.", _cues),
+    "cues": (
+        "Shape against texture",
+        "Images with the shape of one class and the texture of another, and what the models went by.",
+        _cues,
     ),
-    (
-        *("poses", "Hardest views"),
-        *("For each factor of a scene its hardest level: images that most models miss.", _levels),
+    "poses": (
+        "Hardest views", "For each factor of a scene its hardest level: images that most models miss.", _levels
     ),
-    (
-        *("flips", "Flips"),
-        *("Right as it is, wrong when transformed: the image, and what the model got.", _flips),
-    ),
-)
+    "flips": ("Flips", "Right as it is, wrong when transformed: the image, and what the model got.", _flips),
+}  # fmt: skip
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -302,20 +290,14 @@ _KINDS: tuple[tuple[str, str, str, Callable[[Profile, Outputs], Iterator[Shot]]]
 def may_show(profile: Profile, dataset: str) -> bool:
     """Whether pictures of a dataset may go into a page that others may get to see.
 
-    Rendered worlds are the project's own; for other data whoever builds the report decides, dataset by dataset
-    (`options: {thumbnails: true}`), since most benchmarks' terms do not allow passing their images on.
+    Rendered worlds are ours; most benchmarks' terms do not allow passing their images on, so that whoever builds the
+    report decides (`options: {thumbnails: true}`).
     """
     return profile.synthetic or bool(profile.datasets[dataset].options.get("thumbnails"))
 
 
 def body(profile: Profile, options: Mapping[str, object] | None = None, store: Store | None = None) -> Body:
-    """The inside of `images.html`, from stored predictions only.
-
-    Args:
-        profile: Models, datasets and roles.
-        options: As of `open_page`.
-        store: The cache (default: the usual one).
-    """
+    """The inside of `images.html`, from stored predictions only; options as of `open_page`."""
     outputs = Outputs(profile, store or Store(), dict(options or {}), run=False)
     found, weight, left_out, pictures = sections(profile, outputs), 0, 0, {}
     for shot in [shot for section in found for shot in section.shots]:

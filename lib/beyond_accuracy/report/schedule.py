@@ -54,18 +54,14 @@ def fill_store(
 def build_pages(
     pages: Sequence[Notebook], build_one: Callable[[Notebook], PageState], at_once: int = 0
 ) -> dict[str, PageState]:
-    """Build pages, each once those it reads are done.
+    """Build pages, each once those it reads are done; returns what `build_one` returned, by page name.
+
+    Whatever a page or the user (Ctrl-C) raises first is raised, and kernels under way are ended.
 
     Args:
         pages: In reading order; a page reads only pages before it.
         build_one: Builds one page; called from several threads.
         at_once: How many at the same time; 0 = two, or one on a single core.
-
-    Returns:
-        What `build_one` returned, by page name.
-
-    Raises:
-        BaseException: Whatever a page or the user (Ctrl-C) raised first; kernels under way are then ended.
     """
     futures: dict[str, Future] = {}
     with kernel_environment(), ThreadPoolExecutor(at_once or min(AT_ONCE, _cores()), "page") as pool:

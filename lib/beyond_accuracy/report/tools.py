@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import bs4
+
 from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.profile import Profile
-from beyond_accuracy.report import choose, differences, html, images, metrics_page
-from beyond_accuracy.show import results
+from beyond_accuracy.report import PageView, choose, differences, html, images
+from beyond_accuracy.show import metrics, results
 
 
 def write_tools(
     folder: Path,
     profile: Profile,
     pages: Sequence[object],
-    views: Sequence[html.PageView],
+    views: Sequence[PageView],
     site: Mapping[str, object],
     inputs: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
@@ -30,7 +33,7 @@ def write_tools(
         profile: The profile.
         pages: The notebook pages (`.name`, `.dimension`), in order.
         views: What is shown of them, in the same order.
-        site: As for `report_pages.page_html`.
+        site: As for `html.page_html`.
         inputs: Names of everything the pictures depend on; they are picked again where one changed.
         options: Of the inference, which decide where its results are stored.
 
@@ -39,20 +42,28 @@ def write_tools(
     """
     dimensions = [page.dimension for page in pages]
     titles = {page.dimension: view.title for page, view in zip(pages, views, strict=True)}
-    table = results.collect(folder, dimensions)
-    comparisons = differences.read_comparisons(folder, dimensions)
+    table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     bodies = {
         "choose": choose.body(table, comparisons, profile),
-        "differences": differences.body(folder, profile, dimensions, titles, table),
+        "differences": differences.body(folder, profile, dimensions, titles),
         "images": _images(folder, profile, inputs, options or {}),
-        "metrics": metrics_page.body(),
+        "metrics": metrics_body(),
     }
-    tools = [html.PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()]
+    tools = [PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()]
     complete = {**site, "tools": tools, "advice": choose.advice(table, comparisons, profile)}
     for view in tools:
-        text = html.page_html(bodies[view.name], view, views, complete)
-        write_atomically(folder / view.href, text.encode())
+        write_atomically(folder / view.href, html.page_html(bodies[view.name], view, views, complete).encode())
     return complete
+
+
+def metrics_body() -> html.Body:
+    """The inside of `metrics.html`, from `show/metrics.yaml`; each metric's heading has the id `metric-<name>`."""
+    document = metrics.document()
+    sections = [(re.sub(r"[^a-z]+", "-", s["title"].lower()).strip("-"), s) for s in document["sections"]]
+    inside = html.fragment("metrics.html.j2", document=document, sections=sections)
+    lead = "Each metric of this report: formula, unit, better direction, interval, source."
+    anchors = [(anchor, section["title"]) for anchor, section in sections]
+    return html.Body("What the numbers mean", lead, anchors, str(bs4.BeautifulSoup(inside, "html.parser")))
 
 
 def _images(folder: Path, profile: Profile, inputs: Sequence[str], options: Mapping[str, object]) -> html.Body:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, and a run that draws n
     from matplotlib.figure import Figure
 
 RESULT_COLUMNS = ("dimension", "dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit")
+COMPARISON_COLUMNS = (
+    *("dimension", "dataset", "metric", "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n", "unit"),
+    *("family", "p_holm", "verdict", "p_floor"),
+)
 ECE = "ece_debiased"  # the calibration error that pages are compared by; `ece` is the paper's plug-in
 _NUMBERS = ("value", "ci_low", "ci_high", "n")
 _MANY_POINTS = 2_000  # more points than this are drawn as pixels inside an SVG: 50,000 points would weigh 5 MB
@@ -98,6 +102,29 @@ def collect(report_folder: Path, dimensions: Iterable[str] | None = None) -> pd.
     table.to_parquet(buffer, index=False)
     write_atomically(Path(report_folder) / "results.parquet", buffer.getvalue())
     return table
+
+
+def read_comparisons(report_folder: Path, dimensions: Iterable[str] | None = None) -> pd.DataFrame:
+    """The differences that pages recorded (`Page.compare`), verdicts included; an empty `model_b` stands for zero.
+
+    Args:
+        report_folder: `report/<profile>`.
+        dimensions: Of these, in this order (default: all there are, by name).
+
+    Raises:
+        InputError: A file without the columns of the schema.
+    """
+    folder = Path(report_folder) / "comparisons"
+    names = sorted(path.stem for path in folder.glob("*.csv")) if dimensions is None else list(dimensions)
+    frames = []
+    for path in [folder / f"{name}.csv" for name in names if (folder / f"{name}.csv").is_file()]:
+        texts = dict.fromkeys(("dataset", "metric", "model_a", "model_b"), str)
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=texts)
+        if missing := [name for name in COMPARISON_COLUMNS if name not in frame]:
+            raise InputError(f"{path}: missing columns {', '.join(missing)}; build the page {path.stem} again")
+        frames.append(frame[list(COMPARISON_COLUMNS)].fillna({"model_b": ""}))
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COMPARISON_COLUMNS))
 
 
 # Files -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-// Ranks the models by weighted steps; the same integer arithmetic as choosing.py, whose result stands in the page.
+// Ranks the models by weighted steps; the same integer arithmetic as choose.py, whose result stands in the page.
 (() => {
   "use strict";
   const data = JSON.parse(document.getElementById("choose-data").textContent);

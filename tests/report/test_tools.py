@@ -1,4 +1,4 @@
-"""The glossary: every metric that is recorded is described, and every link to it arrives."""
+"""The pages that are no notebooks. The glossary: every metric is described, and every link to it arrives."""
 
 import re
 
@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 
 from beyond_accuracy.base.paths import project_root
+from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.dimensions import conventions, invariance
-from beyond_accuracy.report import choosing, front, metrics_page, reading
+from beyond_accuracy.report import front, html, images, tools
 from beyond_accuracy.report.build import LIBRARY
 from beyond_accuracy.show import metrics
 
 
 def test_every_metric_the_code_records_is_described():
     named = {headline.metric.partition(":")[0] for headline in front.HEADLINES}
-    named |= {criterion.headline.metric for criterion in choosing.CRITERIA} - {"accuracy:average"}
     named |= set(invariance.KINDS)
     named |= {f"{name.replace(':', '_')}_change" for name in conventions.METRICS}
     rows = re.compile(r'tidy\.row\(\s*f?"([a-z_]+)')
@@ -35,7 +35,7 @@ def test_every_metric_of_a_built_report_is_described(report):
 
 
 def test_the_page_has_an_anchor_per_metric_and_readable_formulas():
-    body = metrics_page.body()
+    body = tools.metrics_body()
     soup = bs4.BeautifulSoup(body.html, "html.parser")
     assert {h["id"].removeprefix("metric-") for h in soup.select("h3")} == set(metrics.described())
     assert [text for _, text in body.sections][:3] == ["Cost", "Right and wrong", "Confidence"]
@@ -50,6 +50,17 @@ def test_the_page_has_an_anchor_per_metric_and_readable_formulas():
 
 
 def test_links_from_the_folds_arrive():
-    texts = reading.texts()
+    texts = html.readings()
     assert set(texts["metrics"]) <= set(texts["kinds"])
     assert {name for names in texts["metrics"].values() for name in names} <= set(metrics.described())
+
+
+def test_the_error_browser_is_picked_again_only_where_something_changed(tmp_path, monkeypatch):
+    calls, profile = [], load_profile("mini")
+    body = html.Body("Look", "lead", [("a", "A")], "<p>inside</p>")
+    monkeypatch.setattr(images, "body", lambda *_: calls.append(1) or body)
+    for inputs, count in ((["one"], 1), (["one"], 1), (["two"], 2)):
+        assert tools._images(tmp_path, profile, inputs, {}) == body
+        assert len(calls) == count
+    (tmp_path / ".state" / "images.json").write_text("{")
+    assert tools._images(tmp_path, profile, ["two"], {}) == body and len(calls) == 3

@@ -7,25 +7,27 @@ import bs4
 import nbformat
 import pytest
 
-from beyond_accuracy.report import build, reading
+from beyond_accuracy.report import build, html
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
 def figure_names(notebook):
-    """Names that a notebook's `study.figure` calls give; the varying part of a name becomes `x`."""
+    """Names that a notebook's calls of `figure` and `draw` give; the varying part of a name becomes `x`."""
     names = []
     for cell in nbformat.read(notebook, as_version=4).cells:
-        if cell.cell_type != "code":
-            continue
-        for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "study.figure":
-                given = node.args[1] if len(node.args) > 1 else next(k.value for k in node.keywords if k.arg == "name")
-                if isinstance(given, ast.Constant):
-                    names.append(given.value)
-                elif isinstance(given, ast.JoinedStr):
-                    parts = [part.value if isinstance(part, ast.Constant) else "x" for part in given.values]
-                    names.append("".join(parts))
+        for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called not in ("study.figure", "page.figure", "page.draw"):
+                continue
+            place = 2 if called.endswith("draw") else 1
+            named = [k.value for k in node.keywords if k.arg == "name"]
+            given = node.args[place] if len(node.args) > place else named[0]
+            if isinstance(given, ast.Constant):
+                names.append(given.value)
+            elif isinstance(given, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "x" for part in given.values]
+                names.append("".join(parts))
     return names
 
 
@@ -38,11 +40,11 @@ def all_figures():
 def test_every_figure_of_every_notebook_is_known():
     found = list(all_figures())
     assert len(found) > 40
-    assert [pair for pair in found if reading.kind(*pair) is None] == []
+    assert [pair for pair in found if html.kind(*pair) is None] == []
 
 
 def test_kinds_exist_and_are_used():
-    content = reading.texts()
+    content = html.readings()
     assert set(content["figures"].values()) - {""} == set(content["kinds"])
     for name, paragraphs in content["kinds"].items():
         assert all(isinstance(text, str) and 20 < len(text) < 600 for text in paragraphs), name
@@ -51,7 +53,7 @@ def test_kinds_exist_and_are_used():
 @pytest.mark.parametrize(("figure", "words"), [("reliability-val", "right about 65 %"), ("risk-coverage", "surest")])
 def test_folds_follow_their_figures(figure, words):
     soup = bs4.BeautifulSoup(f'<figure class="ba-figure" id="fig-{figure}"><img></figure><p>next</p>', "html.parser")
-    reading.add_folds(soup, "calibration")
+    html.add_readings(soup, "calibration")
     fold = soup.find("figure").find_next_sibling()
     assert fold.name == "details" and fold.summary.text == "How to read this" and words in fold.text
     assert fold.find_next_sibling().text == "next"
@@ -60,5 +62,5 @@ def test_folds_follow_their_figures(figure, words):
 def test_pictures_and_unknown_figures_stay_alone():
     for dimension, figure in (("robustness", "sets"), ("mine", "new")):
         soup = bs4.BeautifulSoup(f'<figure class="ba-figure" id="fig-{figure}"></figure>', "html.parser")
-        reading.add_folds(soup, dimension)
+        html.add_readings(soup, dimension)
         assert not soup.select("details")
