@@ -332,7 +332,7 @@ class Page:
         if not len(rows):
             return
         rows = rows[rows[across].isin(only)] if len(only) else rows
-        wide = tidy.wide(rows, down, across, only)
+        wide = tidy.pivot(rows, down, across, only)
         index = [down] if isinstance(down, str) else list(down)
         sizes = rows.groupby(index, sort=False)["n"].max()
         if sizes.nunique() > 1:
@@ -342,6 +342,9 @@ class Page:
             wide = wide.rename(columns=ends)
             formats = dict.fromkeys(self.labels.values(), metrics.about(rows["metric"].iloc[0])["format"])
             options["formats"] = formats | options.get("formats", {})
+        elif across == "metric":
+            for option, usual in metrics.headed(dict.fromkeys(rows["metric"])).items():
+                options[option] = usual | options.get(option, {})
         self.table(wide, name, caption.format(n=f"{int(sizes.max()):,}"), **options)
 
     def differences(
@@ -451,9 +454,12 @@ class Page:
             }
             for meta, count in _grouped(self.outputs.used.values())
         ]
+        if not rows:
+            print("This page reads no predictions.")
+            return
         frame = pd.DataFrame(rows)
         for name in ("images left out", "changed"):
-            if rows and not frame[name].any():
+            if not frame[name].any():
                 frame = frame.drop(columns=name)
         text = tables.table_html(
             frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}"

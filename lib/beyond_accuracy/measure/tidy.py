@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from beyond_accuracy.measure.stats import Interval, bootstrap_p_value, holm, p_value_floor, percentile_interval, wilson
+from beyond_accuracy.measure.stats import (
+    Interval,
+    accuracy_difference,
+    bootstrap_p_value,
+    holm,
+    p_value_floor,
+    percentile_interval,
+    wilson,
+)
 
 COLUMNS = ["metric", "model", "value", "ci_low", "ci_high", "n", "unit"]
 PAIR = ["metric", "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "p_floor", "n", "unit"]
@@ -68,7 +76,7 @@ def pairs(
     models: Sequence[str],
     values: ArrayLike,
     n: int,
-    draws: NDArray | Callable[[int, int], NDArray],
+    draws: NDArray | Callable[[int, int], NDArray] | None = None,
     test: Callable[[int, int], float] | None = None,
     ends: Callable[[int, int], Interval] | None = None,
     units: int | None = None,
@@ -82,14 +90,14 @@ def pairs(
         values: (models,) estimates.
         n: Independent units.
         draws: (resamples, models) of the estimates, drawn together, or a function of two positions to draws of their
-            difference.
+            difference; not needed where `test` and `ends` are given.
         test: Positions -> p-value of a test that does not resample; None: the bootstrap's.
         ends: Positions -> interval; None: the percentile interval of the draws.
         units: As in `stats.percentile_interval`.
     """
     found = []
     for a, b in combinations(range(len(models)), 2):
-        gap = draws(a, b) if callable(draws) else draws[:, a] - draws[:, b]
+        gap = draws(a, b) if callable(draws) else None if draws is None else draws[:, a] - draws[:, b]
         low, high = ends(a, b) if ends else interval(gap, units)
         if test:
             p, floor = test(a, b), 0.0
@@ -99,6 +107,17 @@ def pairs(
             floor = p_value_floor(len(gap), units) if finite else 0.0
         found.append((metric, models[a], models[b], values[a] - values[b], low, high, p, floor, n, unit))
     return pd.DataFrame(found, columns=PAIR)
+
+
+def accuracy_pairs(correct: Mapping[str, ArrayLike], metric: str = "accuracy") -> pd.DataFrame:
+    """Differences of accuracy in points between every two models on the same images: score interval, McNemar's test."""
+    models, right = list(correct), [np.asarray(c, bool) for c in correct.values()]
+    tested = {(a, b): accuracy_difference(right[a], right[b]) for a, b in combinations(range(len(models)), 2)}
+    return pairs(
+        metric, "percent", models, [100 * c.mean() for c in right], len(right[0]),
+        test=lambda a, b: tested[a, b].p_value,
+        ends=lambda a, b: Interval(*(100 * end for end in tested[a, b].interval)),
+    )  # fmt: skip
 
 
 def against_zero(

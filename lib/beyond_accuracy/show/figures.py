@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from beyond_accuracy.show.theme import (
@@ -74,7 +75,7 @@ def dots(
 
     Args:
         frame: Rows.
-        y: Column of the categories.
+        y: Column of the categories; `model` names each row by its model, without a legend.
         styles: Looks of the models.
         xlabel: Axis label.
         panel: Column with one panel per value.
@@ -91,7 +92,8 @@ def dots(
     fig, axes = panels(list(dict.fromkeys(frame[panel])) if panel else [""], each + 0.6)
     for key, ax in axes.items():
         mine = frame[frame[panel] == key] if panel else frame
-        common = {"x": y, "styles": looks, "order": names, "orient": "h", "dodge": 0.72 / max(len(looks), 4)}
+        common = {"x": y, "styles": looks, "order": names, "orient": "h"}
+        common["dodge"] = 0.0 if y == "model" else 0.72 / max(len(looks), 4)
         errorbar(ax, mine, markersize=6, capsize=0, **common)
         if paper is not None and len(paper):
             paper_points(ax, paper[paper[y].isin(names)], **common)
@@ -104,9 +106,12 @@ def dots(
         if counts:
             size = mine.drop_duplicates(y).set_index(y)["n"]
             ax.set_yticks(range(len(names)), [f"{str(k).replace('_', ' ')}  ({size[k]:,})" for k in names])
+        if y == "model":
+            category_axis(ax, [looks[name].label for name in names], "h")
         ax.set(xlabel=xlabel, xlim=xlim)
-    legend(fig, looks)
-    words = spell(frame, [panel, y, "model"], labels_of(looks))
+    if y != "model":
+        legend(fig, looks)
+    words = spell(frame, list(dict.fromkeys([panel, y, "model"])), labels_of(looks))
     return fig, f"{xlabel} of {len(looks)} models: {words}."
 
 
@@ -210,7 +215,9 @@ def stacked(
         width = wide[kind].to_numpy(float)
         bars = ax.barh(range(len(wide)), width, 0.7, left=left, color=color, hatch=hatch, edgecolor="white", label=kind)
         shown = [f"{w:.0f}" if w >= 6 else "" for w in width]
-        ax.bar_label(bars, shown, label_type="center", bbox={"facecolor": color, "edgecolor": "none", "pad": 1.0})
+        ink = "white" if np.mean(to_rgb(color)) < 0.5 else INK
+        box = {"facecolor": color, "edgecolor": "none", "pad": 1.0}
+        ax.bar_label(bars, shown, label_type="center", color=ink, bbox=box)
         left += width
     category_axis(ax, [styles[m].label for m in wide.index], "h")
     ax.set(xlim=(0, 100), xlabel=xlabel)
@@ -246,7 +253,8 @@ def matrix(
     names = labels_of(styles)
     keys = list(dict.fromkeys(frame[panel])) if panel else [""]
     down, across = list(dict.fromkeys(frame[y])), list(dict.fromkeys(frame[x]))
-    fig, axes = panels([names.get(k, k) for k in keys], 0.6 + 0.27 * len(down), min(2, len(keys)), sharey=True)
+    height = 0.6 + (0.27 if len(down) > 8 else 0.5) * len(down)
+    fig, axes = panels([names.get(k, k) for k in keys], height, min(2, len(keys)), sharey=True)
     for key, ax in zip(keys, axes.values(), strict=True):
         mine = frame[frame[panel] == key] if panel else frame
         grid = mine.pivot(index=y, columns=x, values="value").reindex(index=down, columns=across)
@@ -256,7 +264,8 @@ def matrix(
             shade = "white" if np.mean(image.cmap(image.norm(value))[:3]) < 0.5 else INK
             text = f"{value:{spec}}".replace("-", "−")
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=shade)
-        ax.set_xticks(np.arange(len(across)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in across])
+        shown = [str(names.get(c, c)).replace("_", " ").replace(", ", ",\n") for c in across]
+        ax.set_xticks(np.arange(len(across)) + 0.5, shown)
         ax.set_yticks(np.arange(len(down)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in down])
         ax.set_ylim(len(down), 0)
         ax.grid(visible=False)
@@ -276,7 +285,7 @@ def lead(
 
     Args:
         frame: Rows `y, model, value`.
-        y: Column of the categories.
+        y: Column of the categories; `model` names each row by its model, without a legend.
         pairs: (left, right) models, one panel each.
         styles: Looks of the models.
         gaps: Rows `y, model_a, model_b, difference, ci_low, ci_high`.
