@@ -24,10 +24,7 @@ def covariance_path(table: Path) -> Path:
 
 
 def read_runs(table: Path) -> Measured:
-    """All runs of a table, with the factors of `metrics.ablation.LEVELS`.
-
-    Args:
-        table: The table; its covariance lies beside it.
+    """All runs of a table, its covariance beside it, with the factors of `ablation.LEVELS`.
 
     Raises:
         DataMissing: One of the two files is not there.
@@ -73,11 +70,7 @@ def recipe_runs(measured: Measured, recipe: str) -> Measured:
 
 
 def describe(measured: Measured) -> pd.DataFrame:
-    """What the runs cost: a row per recipe and cell.
-
-    Returns:
-        `recipe, diversity, architecture, objective, seeds, samples, minutes` (mean per run), `device`.
-    """
+    """What the runs cost, a row per recipe and cell: `seeds, samples, minutes` (mean per run), `device`."""
     keys = ["recipe", "diversity", "architecture", "objective"]
     groups = measured.runs.groupby(keys, sort=False)
     table = groups.agg(
