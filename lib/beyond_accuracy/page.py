@@ -355,8 +355,7 @@ class Page:
             formats = dict.fromkeys(self.labels.values(), metrics.about(rows["metric"].iloc[0])["format"])
             options["formats"] = formats | options.get("formats", {})
         elif across == "metric":
-            for option, key in (("labels", "heading"), ("formats", "format")):
-                usual = {metric: metrics.about(metric)[key] for metric in dict.fromkeys(rows["metric"])}
+            for option, usual in metrics.headed(dict.fromkeys(rows["metric"])).items():
                 options[option] = usual | options.get(option, {})
         self.table(wide, name, caption.format(n=f"{int(sizes.max()):,}"), **options)
 
@@ -469,9 +468,12 @@ class Page:
             }
             for meta, count in _grouped(self.outputs.used.values())
         ]
+        if not rows:
+            print("This page reads no predictions.")
+            return
         frame = pd.DataFrame(rows)
         for name in ("images left out", "changed"):
-            if rows and not frame[name].any():
+            if not frame[name].any():
                 frame = frame.drop(columns=name)
         text = tables.table_html(
             frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}"

@@ -1,71 +1,70 @@
 """What the report's page on the world shows: example images, factor ranges, captions, how the models were trained."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from numpy.random import Generator
 from PIL import Image
 
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.page import Page
-from beyond_accuracy.show import theme
+from beyond_accuracy.show.pictures import gallery
 
 from .captions import caption
 
-FACTORS = {
-    "object_yaw": "degrees",
-    "object_pitch": "degrees",
-    "object_roll": "degrees",
-    "camera_yaw": "degrees",
-    "camera_pitch": "degrees",
-    "camera_roll": "degrees",
-    "scale": "relative",
-    "light_intensity": "relative",
-}
+FACTORS = dict.fromkeys(("object_yaw", "object_pitch", "object_roll"), "degrees")
+FACTORS |= dict.fromkeys(("camera_yaw", "camera_pitch", "camera_roll"), "degrees")
+FACTORS |= dict.fromkeys(("scale", "light_intensity"), "relative")
 MODELS = ASSETS / "mini_world" / "models"
 SWEEP = {"scale": "object_scale", "light_intensity": "scene_light"}
+LOSSES = {"supervised": "cross-entropy", "clip": "contrastive loss (batches of 64)"}
+Pictures = tuple[list[Image.Image], list[str]]
+"""Images and what stands below each."""
 
 
-def examples(study: Page, dataset: str, n: int, rng: Generator) -> tuple[list[Image.Image], list[str]]:
-    """Random images of a set with the class names of their labels."""
-    data, names = study.dataset(dataset), study.class_names(dataset)
+def sizes(page: Page, roles: Sequence[str]) -> pd.DataFrame:
+    """Images per set: columns `set, images`."""
+    return pd.DataFrame([(page.role(r), len(page.dataset(page.role(r)))) for r in roles], columns=["set", "images"])
+
+
+def examples(page: Page, role: str, n: int, rng: Generator) -> Pictures:
+    """Random images of a role's set with their class names; for cue conflicts whose shape and which material."""
+    dataset = page.role(role)
+    data, names = page.dataset(dataset), page.class_names(dataset)
     chosen = np.sort(rng.choice(len(data), size=min(n, len(data)), replace=False))
-    labels = [np.atleast_1d(data.targets[i]) for i in chosen]
-    return [data.image(int(i)) for i in chosen], [", ".join(names[k] for k in label) for label in labels]
-
-
-def cue_examples(study: Page, dataset: str, n: int, rng: Generator) -> tuple[list[Image.Image], list[str]]:
-    """Random cue-conflict images: whose shape, and whose material."""
-    data = study.dataset(dataset)
-    chosen = np.sort(rng.choice(len(data), size=min(n, len(data)), replace=False))
-    meta = data.metadata.iloc[chosen]
-    texts = [f"shape {row['shape']}\nmaterial {row['texture']}" for _, row in meta.iterrows()]
+    if role == "cue_conflict":
+        rows = data.metadata.iloc[chosen].to_dict("records")
+        texts = [f"shape {row['shape']}\nmaterial {row['texture']}" for row in rows]
+    else:
+        texts = [", ".join(names[k] for k in np.atleast_1d(data.targets[i])) for i in chosen]
     return [data.image(int(i)) for i in chosen], texts
 
 
-def sweep_strip(study: Page, dataset: str, factor: str, scene: int = 0) -> tuple[list[Image.Image], list[str]]:
+def sweep_strip(page: Page, dataset: str, factor: str, scene: int = 0) -> Pictures:
     """One scene at every level of one factor, in the order of the levels."""
-    meta = study.metadata(dataset)
+    meta = page.metadata(dataset)
     rows = meta[meta["factor"] == factor]
-    first = rows["cluster"].unique()[scene]
-    rows = rows[rows["cluster"] == first].sort_values("level_value", kind="stable")
-    return [study.image(dataset, image_id) for image_id in rows.index], rows["level"].astype(str).tolist()
+    rows = rows[rows["cluster"] == rows["cluster"].unique()[scene]].sort_values("level_value", kind="stable")
+    return [page.image(dataset, image_id) for image_id in rows.index], rows["level"].astype(str).tolist()
 
 
-def factor_ranges(study: Page, natural: str, sweeps: str) -> pd.DataFrame:
+def show(page: Page, found: Pictures, name: str, caption: str, alt: str = "") -> None:
+    """Show images with their texts; without an alt text the caption stands for it, the texts added."""
+    images, texts = found
+    alt = alt or f"{caption} {', '.join(texts)}."
+    page.figure((gallery(images, texts, columns=4), alt), name, caption, pd.DataFrame({"text": texts}))
+
+
+def factor_ranges(page: Page, natural: str, sweeps: str) -> pd.DataFrame:
     """Range of every numeric factor in the natural set (as in training) and in the sweeps.
 
     Returns:
         Columns `factor, unit, low, median, high` (0.5, 50 and 99.5 % of the natural images), `sweep_low, sweep_high`.
     """
-    meta, swept = study.metadata(natural), study.metadata(sweeps)
+    meta, swept = page.metadata(natural), page.metadata(sweeps)
     plain = meta[(meta["count"] == 1) & (meta["rendition"] == "photo")] if "count" in meta else meta
     rows = []
     for name, unit in FACTORS.items():
@@ -75,54 +74,39 @@ def factor_ranges(study: Page, natural: str, sweeps: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["factor", "unit", "low", "median", "high", "sweep_low", "sweep_high"])
 
 
-def captions(study: Page, dataset: str, n: int, rng: Generator) -> pd.DataFrame:
+def captions(page: Page, dataset: str, n: int, rng: Generator) -> pd.DataFrame:
     """Captions drawn for random images of a set, as in CLIP training."""
-    meta = study.metadata(dataset)
+    meta = page.metadata(dataset)
     chosen = np.sort(rng.choice(len(meta), size=n, replace=False))
-    return pd.DataFrame(
-        {"image": meta.index[chosen], "caption": [caption(row, rng) for _, row in meta.iloc[chosen].iterrows()]}
-    )
+    texts = [caption(row, rng) for _, row in meta.iloc[chosen].iterrows()]
+    return pd.DataFrame({"image": meta.index[chosen], "caption": texts})
 
 
-def training(
-    models: Sequence[str], folder: Path = ASSETS / "mini_world" / "models"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How the models were trained.
+def training(page: Page, folder: Path = MODELS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How those models of a page that are the world's own were trained.
 
     Returns:
-        One row per model (`model, parameters_m, tower_m, images, samples, minutes, device, seed`), and the loss curves
-        (`model, samples, loss, holdout_accuracy`).
+        One row per model (`model, parameters (M), image tower (M), images, samples, minutes, device, seed`), and the
+        loss curves (`model, samples, value, objective`, samples in thousands).
     """
     rows, curves = [], []
-    for model in models:
-        record = json.loads((folder / model / "training.json").read_text(encoding="utf-8"))
-        rows.append(
-            {
-                "model": model,
-                "parameters_m": record["parameters"] / 1e6,
-                "tower_m": record["tower_parameters"] / 1e6,
-                "images": record["training_images"],
-                "samples": record["samples_seen"],
-                "minutes": record["minutes"],
-                "device": record["device"],
-                "seed": record["seed"],
-            }
-        )
-        curves.append(pd.read_csv(folder / model / "training.csv").assign(model=model))
-    return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
+    for spec in (spec for spec in page.specs if "mini_world" in spec.id):
+        record = json.loads((folder / spec.name / "training.json").read_text(encoding="utf-8"))
+        sizes = (record["parameters"] / 1e6, record["tower_parameters"] / 1e6, record["training_images"])
+        rows.append((spec.name, *sizes, *(record[key] for key in ("samples_seen", "minutes", "device", "seed"))))
+        curve = pd.read_csv(folder / spec.name / "training.csv")[["samples", "loss", "holdout_accuracy"]]
+        curve = curve.rename(columns={"loss": "value"}).assign(samples=curve["samples"] / 1000)
+        curves.append(curve.assign(model=spec.name, objective=LOSSES.get(spec.paradigm, spec.paradigm)))
+    columns = ("parameters (M)", "image tower (M)", "images", "samples", "minutes", "device", "seed")
+    return pd.DataFrame(rows, columns=["model", *columns]), pd.concat(curves) if curves else pd.DataFrame()
 
 
-def loss_figure(study: Page, curves: pd.DataFrame) -> Figure:
-    """Training loss over samples seen; the two objectives have different losses, so one panel each."""
-    objectives = {"supervised": "cross-entropy", "clip": "contrastive loss (batches of 64)"}
-    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH, 3.2))
-    for ax, (paradigm, title) in zip(axes, objectives.items(), strict=True):
-        for spec in study.specs:
-            rows = curves[curves["model"] == spec.name]
-            if spec.paradigm == paradigm and len(rows):
-                look = theme.style(spec, study.specs)
-                ax.plot(rows["samples"] / 1000, rows["loss"], look.linestyle, color=look.color, label=look.label)
-        ax.set(title=title, xlabel="thousand samples seen", ylim=(0, None))
-        ax.legend()
-    axes[0].set_ylabel("loss")
-    return fig
+def sentence(budget: pd.DataFrame) -> str:
+    """The finding: what the models share (rows of `training`)."""
+    samples, images = (sorted(set(budget[column])) for column in ("samples", "images"))
+    if len(budget) < 2 or len(samples) > 1 or len(images) > 1:
+        return f"{len(budget)} models of this page were trained on the world, each on a budget of its own."
+    return (
+        f"{len(budget)} models, each trained from scratch on {samples[0]:,} samples of the same {images[0]:,} images: "
+        "only architecture and objective differ between them."
+    )

@@ -1,16 +1,25 @@
-"""What a change of convention moves: hand-worked cases, and the same differences computed another way."""
+"""Conventions: which runs are asked for, what stored logits can tell, what a change moves, by hand and another way."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 from scipy.stats import chi2
 
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.dimensions import calibration, conventions, mistakes
-from beyond_accuracy.dimensions.conventions import Pair, effects, flip_rate, flips, recorded, reordered, shown
-from beyond_accuracy.measure import stats
-from beyond_accuracy.show import tables
+from beyond_accuracy.dimensions.conventions import Pair, effects, flip_rate, flips, reordered
+from beyond_accuracy.inference import plan
+from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale, restrict, score
+from beyond_accuracy.inference.store import Store
+from beyond_accuracy.measure import stats, verdicts
+from beyond_accuracy.page import Page
+
+PAGE = {"conventions": {"clean": "images", "limit": 9}}
 
 
 def run(pred, target, confidence, label=None, ids=None):
@@ -23,7 +32,7 @@ def run(pred, target, confidence, label=None, ids=None):
 
 def pair(plain, changed, convention="precision=bf16", model="a", dataset="d"):
     group = convention.partition("=")[0]
-    return Pair(convention, group, f"{group}: changed", dataset, dataset.upper(), model, plain, changed)
+    return Pair(dataset, convention, f"{group}: changed", model, plain, changed)
 
 
 def random_pair(n=300, seed=0, **names):
@@ -47,9 +56,9 @@ def test_by_hand():
     # right, right, wrong, wrong -> right, right, right, wrong; confidences of 0.9 become 0.6
     before = run([0, 1, 1, 1], [0, 1, 2, 2], [0.9] * 4)
     after = run([0, 1, 2, 1], [0, 1, 2, 2], [0.6] * 4)
-    table = effects([pair(before, after)], 0, resamples=500).set_index("metric")
+    table = effects([pair(before, after)], 0, resamples=500).set_index("kind")
     accuracy, ece, nll = table.loc["accuracy"], table.loc["ece_debiased"], table.loc["nll"]
-    assert (accuracy.before, accuracy.after, accuracy.change, accuracy.unit) == (50, 75, 25, "percent")
+    assert (accuracy.before, accuracy.after, accuracy.value, accuracy.unit) == (50, 75, 25, "percent")
     assert accuracy.p == pytest.approx(chi2.sf(1, 1)) and accuracy.n == 4  # one discordant image
     assert accuracy.ci_low < 0 < accuracy.ci_high and accuracy.p_floor == 0 < nll.p_floor
     assert 0 < ece.before < 0.4 and 0 <= ece.after < 0.15  # the plain ones
@@ -59,25 +68,25 @@ def test_by_hand():
 
 def test_agrees_with_each_metric_computed_alone():
     one = random_pair()
-    table = effects([one], 3, resamples=4000).set_index("metric")
+    table = effects([one], 3, resamples=4000).set_index("kind")
     gained = int((one.changed.correct & ~one.plain.correct).sum())
     lost = int((~one.changed.correct & one.plain.correct).sum())
     alone = stats.paired_difference(
         100.0 * one.changed.correct, 100.0 * one.plain.correct, 4000, np.random.default_rng(9)
     )
     row = table.loc["accuracy"]
-    assert row.change == pytest.approx(alone.estimate)
+    assert row.value == pytest.approx(alone.estimate)
     assert row.p == pytest.approx(chi2.sf((gained - lost) ** 2 / (gained + lost), 1))
     assert (row.ci_low, row.ci_high) == pytest.approx(alone.interval, abs=0.7)
     losses = [calibration.nll(r.target_probability) for r in (one.plain, one.changed)]
     alone = stats.paired_difference(losses[1], losses[0], 4000, np.random.default_rng(9))
     row = table.loc["nll"]
-    assert row.change == pytest.approx(alone.estimate)
+    assert row.value == pytest.approx(alone.estimate)
     assert (row.ci_low, row.ci_high) == pytest.approx(alone.interval, abs=0.02)
     row = table.loc["ece_debiased"]
     assert row.before == pytest.approx(calibration.ece_debiased(one.plain.confidence, one.plain.correct).value)
     after = calibration.ece_debiased(one.changed.confidence, one.changed.correct).value
-    assert row.change == pytest.approx(after - row.before)
+    assert row.value == pytest.approx(after - row.before)
     assert row.ci_low < row.ci_high
 
 
@@ -85,9 +94,9 @@ def test_pairs_are_resampled_as_pairs():
     # the same outcomes with other confidences: accuracy has no spread, however noisy it is by itself
     one = random_pair()
     same = pair(one.plain, SimpleNamespace(**{**vars(one.plain), "confidence": one.plain.confidence / 2}))
-    table = effects([same], 0, resamples=300).set_index("metric")
+    table = effects([same], 0, resamples=300).set_index("kind")
     accuracy = table.loc["accuracy"]
-    assert accuracy.change == 0 and np.isnan(accuracy.p)
+    assert accuracy.value == 0 and np.isnan(accuracy.p)
     # no change in 300 images leaves one of 1 % possible
     assert (-accuracy.ci_low, accuracy.ci_high) == pytest.approx([100 * 3.84 / 303.84] * 2, abs=0.01)
     assert np.isnan(table.loc["nll"].p) and table.loc["ece_debiased"].p < 0.01
@@ -104,22 +113,11 @@ def test_one_changed_image_is_no_difference(seed):
     label = rng.uniform(0.1, 1, 480) / 3
     one = pair(run(pred, target, confidence, label), run(other, target, confidence, label))
     factors = pd.DataFrame(rng.random((480, 4)) < 0.3, index=one.plain.ids).astype(int)
-    table = effects([one], seed, factors, 2000).set_index("metric")
+    table = effects([one], seed, factors, 2000).set_index("kind")
     accuracy, ratio = table.loc["accuracy"], table.loc["error_ratio:average"]
     assert accuracy.ci_low < 0 < accuracy.ci_high and accuracy.p > 0.3
     assert ratio.p > 0.6 and ratio.ci_low <= 0 <= ratio.ci_high
-    assert table.loc["nll"].change == 0 and np.isnan(table.loc["nll"].p)  # the same probabilities
-
-
-def test_a_p_value_that_the_resamples_end_at_is_a_bound():
-    one = random_pair(200)
-    clear = pair(one.plain, SimpleNamespace(**{**vars(one.plain), "target_probability": np.full(200, 0.001)}))
-    table = effects([clear], 0, resamples=500)
-    frame = shown(table, flips([clear]), {"a": "A"})
-    assert frame["p (NLL)"][0] == frame["p (NLL)_floor"][0] == stats.p_value_floor(500)
-    assert "p (accuracy)_floor" not in frame
-    page = tables.table_html(frame, "Changes", name="t", formats=conventions.FORMATS)
-    assert "&lt; 0.004" in page and "floor" not in page.partition("</table>")[0]
+    assert table.loc["nll"].value == 0 and np.isnan(table.loc["nll"].p)  # the same probabilities
 
 
 def test_error_ratios_only_of_annotated_images():
@@ -127,15 +125,15 @@ def test_error_ratios_only_of_annotated_images():
     rng = np.random.default_rng(1)
     factors = pd.DataFrame(rng.random((200, 3)) < 0.4, columns=["x", "y", "never"], index=one.plain.ids[50:250])
     factors = factors.assign(never=False).astype(int).sample(frac=1, random_state=0)
-    row = effects([one], 0, factors, 2000).set_index("metric").loc["error_ratio:average"]
+    row = effects([one], 0, factors, 2000).set_index("kind").loc["error_ratio:average"]
     ordered = factors.loc[one.plain.ids[50:250]]
     outcomes = {"changed": one.changed.correct[50:250], "plain": one.plain.correct[50:250]}
     other = mistakes.factor_differences(outcomes, ordered, np.random.default_rng(5), 2000)
     other = other[other["metric"] == "error_ratio:average"].iloc[0]
-    assert row.change == pytest.approx(other.difference)
+    assert row.value == pytest.approx(other.difference)
     assert (row.ci_low, row.ci_high) == pytest.approx((other.ci_low, other.ci_high), abs=0.04)
     strange = factors.set_axis([f"other{k}" for k in range(len(factors))])
-    assert "error_ratio:average" not in set(effects([one], 0, strange, 50)["metric"])
+    assert "error_ratio:average" not in set(effects([one], 0, strange, 50)["kind"])
 
 
 def test_a_model_without_errors_has_no_ratio():
@@ -144,14 +142,14 @@ def test_a_model_without_errors_has_no_ratio():
     perfect = run(target, target, np.full(n, 0.9))
     factors = pd.DataFrame({"x": np.arange(n) % 2}, index=perfect.ids)
     table = effects([pair(perfect, perfect)], 0, factors, 100)
-    assert set(table["metric"]) == {"accuracy", "ece_debiased", "nll"} and table["p"].isna().all()
+    assert set(table["kind"]) == {"accuracy", "ece_debiased", "nll"} and table["p"].isna().all()
 
 
 def test_without_the_labels_probability_there_is_no_nll():
     one = random_pair(60)
     bare = SimpleNamespace(**{**vars(one.plain), "target_probability": np.full(60, np.nan)})
     table = effects([pair(bare, bare), one], 0, resamples=50)
-    assert table.groupby("convention", sort=False)["metric"].apply(list).iloc[0].count("nll") == 1
+    assert table.groupby("convention", sort=False)["kind"].apply(list).iloc[0].count("nll") == 1
 
 
 def test_other_images_are_refused():
@@ -163,21 +161,18 @@ def test_other_images_are_refused():
 
 def test_nothing_to_compare_is_empty_not_an_error():
     empty = effects([], 0)
-    assert empty.empty and list(empty.columns) == conventions.COLUMNS
-    assert flips([]).empty and shown(empty, flips([]), {}).empty and recorded(empty, flips([])).empty
+    assert empty.empty and list(empty.columns) == list(flips([]).columns) == conventions.COLUMNS
+    assert verdicts.judge(conventions.asked(empty)).empty
 
 
-def test_tables_for_readers():
-    pairs = [random_pair(120, k, convention=c, model=m) for k, (c, m) in enumerate([("x=1", "a"), ("x=1", "b")])]
-    table, turned = effects(pairs, 0, resamples=200), flips(pairs)
-    frame = shown(table, turned, {"a": "Model A", "b": "Model B"})
-    assert list(frame["model"]) == ["Model A", "Model B"]
-    raw = table[table["metric"] == "accuracy"]["p"].to_numpy()
-    assert frame["p (accuracy)"].to_numpy() == pytest.approx(stats.holm(raw))  # a family is one column
-    assert frame["answers changed (%)"].iloc[0] == 100 * (pairs[0].plain.pred != pairs[0].changed.pred).mean()
-    assert "error ratio" not in frame
-    rows = recorded(table, turned)
-    assert {"accuracy_change:x=1", "ece_debiased_change:x=1", "nll_change:x=1", "flip_rate:x=1"} == set(rows["metric"])
+def test_questions_are_a_models_own_changes_and_few_are_headlines():
+    pairs = [random_pair(60, 0), random_pair(60, 1, convention=conventions.CLASSES)]
+    rows = pd.concat([flips(pairs), effects(pairs, 0, resamples=50)])
+    assert set(rows["metric"]) >= {"flip_rate:precision=bf16", "nll_change:classes=all", "accuracy_change:classes=all"}
+    asked = conventions.asked(rows)
+    assert (asked["model_b"] == "").all() and "flip_rate" not in set(asked["kind"])
+    headlines = asked[asked["family"] == "main"]
+    assert list(headlines["metric"]) == ["accuracy_change:precision=bf16", "ece_debiased_change:precision=bf16"]
 
 
 def test_orders_that_a_convention_turns_round():
@@ -186,3 +181,203 @@ def test_orders_that_a_convention_turns_round():
     pairs = [pair(good, good, "x=1", "a"), pair(worse, better, "x=1", "b"), pair(good, good, "y=1", "a")]
     assert reordered(pairs, ["a", "b"]) == [("x: changed", "a", "b")]
     assert reordered(pairs[:1], ["a", "b"]) == []
+
+
+def both(toy):
+    """A profile with a supervised and a CLIP model, both in the toy's folder."""
+    toy.images()
+    toy.checkpoint()
+    toy.clip()
+    content = toy.content()
+    content["models"]["clip"] = {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}", "paradigm": "clip"}
+    content["dimensions"] = PAGE
+    return content
+
+
+def study_of(toy, content):
+    return Page(toy.profile(content), "conventions", Store(toy.store), {"device": "cpu"})
+
+
+def made(logits, targets, columns=None):
+    logits = np.asarray(logits, np.float16)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    chosen = logits if columns is None else logits[:, columns]
+    frame = pd.DataFrame({"id": [f"i{k}" for k in range(len(logits))], "target": targets})
+    frame = frame.assign(**score(chosen, np.asarray(targets), columns))
+    return Predictions("m", "d", "none", frame, logits, columns, {})
+
+
+def test_the_other_choices_of_a_profile():
+    paper = load_profile("paper")
+    found = {c.name: c for c in plan.conventions(paper, "imagenet_1k", "cpu")}
+    assert list(found) == [
+        *("preset=paper", "interpolation=bicubic", "interpolation=bilinear", "antialias=false"),
+        *("precision=fp32", "precision=bf16", "logit_scale=100", "prompts=one"),
+    ]
+    assert dict(found["prompts=one"].settings) == {"prompts": "a photo of a {c}."}
+    assert [c.name for c in found.values() if c.rescored] == ["logit_scale=100"]
+    preset = load_profile("paper-preset")
+    names = [c.name for c in plan.conventions(preset, "imagenet_1k", "cpu")]
+    assert "preset=library" in names and "logit_scale=learned" in names
+    probed = [c.name for c in plan.conventions(paper, "dtd", "cpu")]
+    assert "prompts=one" not in probed  # no class space, nothing to name
+
+
+def test_precisions_follow_the_device(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: True)
+    profile = load_profile("paper")
+    names = [c.name for c in plan.conventions(profile, "imagenet_1k", "cuda") if c.group == "precision"]
+    assert names == ["precision=fp32", "precision=bf16", "precision=fp16"] and plan.left_out("cuda") == ""
+    fixed = replace(profile, settings=replace(profile.settings, precision="bf16"))
+    names = [c.name for c in plan.conventions(fixed, "imagenet_1k", "cuda") if c.group == "precision"]
+    assert names == ["precision=fp32", "precision=fp16"]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: False)
+    names = [c.name for c in plan.conventions(profile, "imagenet_1k", "cuda") if c.group == "precision"]
+    assert names == ["precision=fp32", "precision=fp16"] and plan.left_out("cuda").startswith("bf16 left out")
+    assert plan.left_out("cpu").startswith("fp16 left out")
+
+
+def test_unknown_settings_are_refused(toy):
+    toy.images(1)
+    study = study_of(toy, {**toy.content(), "dimensions": PAGE})
+    for bad in ({"precison": "bf16"}, {"precision": "int8"}, {"antialias": "no"}, {"interpolation": "nearest"}):
+        with pytest.raises(InputError, match=next(iter(bad))):
+            study.under(**bad)
+
+
+def test_a_view_is_this_page_under_other_settings(toy):
+    study = study_of(toy, both(toy))
+    plain, view = study.predictions("images"), study.under(antialias=False, limit=9)
+    assert view.settings.antialias is False and study.settings.antialias is True
+    assert [len(p) for p in view.predictions("images").values()] == [9, 9]
+    assert [len(p) for p in plain.values()] == [12, 12]
+    assert view.card("colour").geometry.text == "Resize(20, bilinear, no antialias) CenterCrop(16)"
+    assert set(view.used) == set(study.used) and len(study.used) == 4
+    view.finding("found under another convention")  # a view's findings, results and figures are the page's
+    assert study._findings == ["found under another convention"]
+    again = study.under(limit=9).under(antialias=False)
+    assert len(again.dataset("images")) == 9 and not again.settings.antialias
+    assert len(study.under(limit=100).dataset("images")) == 12
+
+
+def test_a_limit_keeps_the_smaller_one(toy):
+    profile = toy.profile({**toy.content(), "dimensions": PAGE})
+    cut = replace(profile, datasets={"images": replace(profile.datasets["images"], limit=5)})
+    assert cut.under({}, 9).datasets["images"].limit == 5 and cut.under({}, 3).datasets["images"].limit == 3
+    assert cut.under({}).datasets["images"].limit == 5
+
+
+def test_everything_runs_before_the_page_and_once(toy, toy_networks):
+    content = both(toy)
+    profile = toy.profile(content)
+    filled = plan.fill(profile, "conventions", Store(toy.store), {"device": "cpu"})
+    assert filled.missing == []
+    ran = sum(toy_networks.CALLS)
+    study = study_of(toy, content)
+    pairs = conventions.compared(study.under(limit=9), "images")
+    assert set(study.used) == set(filled.keys) and sum(toy_networks.CALLS) == ran
+    touched = {(p.convention, p.model) for p in pairs}
+    # the toy's own preprocessing is bilinear, the CLIP model's bicubic; prompts and logit scale are CLIP's
+    assert touched == {
+        *(("preset=paper", "colour"), ("interpolation=bicubic", "colour"), ("interpolation=bilinear", "clip")),
+        *(("antialias=false", "colour"), ("antialias=false", "clip"), ("precision=bf16", "colour")),
+        *(("precision=bf16", "clip"), ("logit_scale=100", "clip"), ("prompts=one", "clip")),
+    }
+    assert all(list(p.plain.ids) == list(p.changed.ids) and len(p.plain.ids) == 9 for p in pairs)
+    # 9 images: plain, preset, bicubic, antialias, bf16
+    assert ran == 5 * 9
+
+
+def test_a_rescaled_run_is_the_run_under_that_scale_and_choices_stand_in_the_provenance(toy, capsys):
+    study = study_of(toy, both(toy))
+    scaled = {p.convention: p for p in conventions.compared(study.under(limit=9), "images")}["logit_scale=100"].changed
+    real = study.under(limit=9, logit_scale="100").predictions("images")["clip"]
+    assert (scaled.pred == real.pred).all()
+    np.testing.assert_allclose(scaled.confidence, real.confidence, atol=0.01)
+    np.testing.assert_allclose(scaled.target_probability, real.target_probability, atol=0.01)
+    study.provenance()
+    shown = capsys.readouterr().out
+    assert "precision=bf16" in shown and "antialias=False" in shown and "no antialias" in shown
+
+
+def test_rescaling_by_hand():
+    run = made([[0, -1, -2], [-3, 0, -1]], [0, 2])
+    twice = rescale(run, 2)
+    np.testing.assert_allclose(twice.confidence, softmax([[0, -2, -4], [-6, 0, -2]], axis=1).max(axis=1), rtol=1e-3)
+    assert (twice.pred == run.pred).all() and run.confidence[0] < twice.confidence[0]
+    subset = made([[0, 9, -1], [5, 0, 4]], [0, 2], np.array([0, 2]))
+    np.testing.assert_allclose(rescale(subset, 3).confidence, softmax([[0, -3], [3, 0]], axis=1).max(axis=1), rtol=1e-3)
+    for change in (lambda p: rescale(p, 2), all_columns, lambda p: restrict(p, [0])):
+        with pytest.raises(InputError, match="were not kept"):
+            change(replace(run, logits=None))
+
+
+def test_classes_that_compete():
+    # class 1 is not in the set, and wins the first image when it may
+    run = made([[2, 3, 0], [0, 1, 5]], [0, 2], np.array([0, 2]))
+    whole = all_columns(run)
+    assert list(run.correct) == [True, True] and list(whole.pred) == [1, 2] and list(whole.correct) == [False, True]
+    np.testing.assert_allclose(whole.target_probability[0], softmax([2, 3, 0])[0], rtol=1e-3)
+    # folders 0 and 2 numbered 0 and 1: the second image's right answer counts as wrong, answer 1 as right
+    misread = folder_positions(all_columns(made([[0, 3, 0], [0, 1, 5], [0, 9, 0]], [0, 2, 2], np.array([0, 2]))))
+    assert list(misread.targets) == [0, 1, 1] and list(misread.correct) == [False, False, True]
+
+
+def test_sets_with_some_of_the_classes(toy):
+    content = both(toy)
+    content["datasets"]["some"] = {**content["datasets"]["images"], "path": "some"}
+    content["dimensions"] = {"conventions": {"clean": "images", "subsets": ["some"]}}
+    toy.images(name="some")
+    study = study_of(toy, content)
+    assert conventions.compared_classes(study, "some") == []  # all classes are scored
+    said = ["some: all classes of the models occur, so there is no subset to choose between."]
+    assert list(conventions.on_subsets(study, {"some": []})) == said
+
+
+def test_factors_of_a_sample_of_a_cut_set(toy):
+    content = both(toy)
+    content["datasets"]["images"]["limit"] = 5  # evenly spaced: other images than the 4 of the page
+    study = study_of(toy, content)
+    sample = study.under(limit=4)
+    pairs = conventions.compared(sample, "images")
+    assert not set(pairs[0].plain.ids) <= set(study.metadata("images").index)
+    assert conventions.factors(sample, pairs) is None and conventions.factors(sample, []) is None
+    marks = pd.DataFrame({"x_pose": 1, "x_top": "pose"}, index=sample.metadata("images").index)
+    sample.metadata = lambda dataset: marks
+    assert list(conventions.factors(sample, pairs).columns) == ["pose"]
+
+
+def test_the_page_says_what_moves_most(toy, capsys):
+    study = study_of(toy, both(toy))
+    pairs = conventions.compared(study.under(limit=9), "images")
+    rows = pd.concat([flips(pairs), effects(pairs, 0, conventions.factors(study, pairs), 200)])
+    judged = study.compare(conventions.asked(rows))
+    first, second, third = conventions.findings(study, rows, judged, {"colour": 90.0, "clip": 40.0})
+    assert first.startswith("The largest effect of a convention on accuracy is ") and "9 images of images" in first
+    assert "accuracy moves by" in second and "% of the answers of" in third
+    none = judged.assign(value=judged["value"].where(judged["kind"] != "accuracy", 0.0))
+    first = next(conventions.findings(study, rows, none, {"colour": 90.0, "clip": 40.0}))
+    assert first.endswith("not larger than the smallest difference between models, colour and clip (50.0 points).")
+    assert "turns the order" in conventions.orders(study, [], ["colour", "clip"])
+    shown = rows[rows["kind"].isin(conventions.PANELS)]
+    fig, alt = conventions.forest(shown, study.styles)
+    assert [ax.get_title() for ax in fig.axes] == list(conventions.PANELS.values())
+    assert alt.startswith(f"What {shown['label'].nunique()} changes") and "largest" in alt
+    conventions.effects_table(study, rows, judged, "effects", "Changes")
+    text = capsys.readouterr().out
+    assert "p_ece_debiased_floor" in text or "p_nll_floor" in text
+    assert list(conventions.findings(study, rows.iloc[:0], judged.iloc[:0], {})) == []
+
+
+def test_scoring_all_classes_and_reading_folders_as_classes(toy):
+    study = study_of(toy, both(toy))
+    run = made([[2, 3, 0], [0, 1, 5]], [0, 2], np.array([0, 2]))
+    pairs = [Pair("images", conventions.CLASSES, "classes scored: all 3 instead of 2", "clip", run, all_columns(run))]
+    rows = effects(pairs, 0, resamples=20)
+    judged = study.compare(conventions.asked(rows))
+    said = list(conventions.findings(study, rows, judged, {}))
+    assert said == ["images, classes scored: all 3 instead of 2: accuracy changes from clip 100.0 to 50.0 %."]
+    (said,) = conventions.on_subsets(study, {"images": pairs})
+    assert said.endswith("clip 0.00 %. That is a mistake, no choice.")  # answers 1 and 2, labels 0 and 1

@@ -1,10 +1,14 @@
 """Cost counting against hand-worked layers and published figures."""
 
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from beyond_accuracy.dimensions import overview
+from beyond_accuracy.measure import tidy, verdicts
 
 
 def test_linear_and_convolution_by_hand():
@@ -65,8 +69,6 @@ def test_rate_is_measured_without_gradients():
 
 
 def test_published_rates_are_those_of_the_model_at_its_own_side():
-    from types import SimpleNamespace
-
     from beyond_accuracy.base.profile import ModelSpec
 
     specs = {
@@ -80,3 +82,24 @@ def test_published_rates_are_those_of_the_model_at_its_own_side():
     assert set(table["model"]) == {"a"} and set(table["side"]) == {288} and len(table) == 5
     assert list(table.columns)[:4] == ["model", "card", "images_per_second", "source"]
     assert overview.published_table(SimpleNamespace(models=[])).empty
+
+
+def test_costs_are_counted_without_interval_and_rates_only_where_they_were_taken():
+    costs = pd.DataFrame({"model": ["a"], "params": [1.5], "gflops": [0.2], "input side": [48], "resize": ["none"]})
+    rows = overview.cost_rows(costs)
+    assert rows[["metric", "unit"]].to_numpy().tolist() == [["params", "millions"], ["gflops", "gflops"]]
+    assert rows[["ci_low", "ci_high", "n"]].isna().all(axis=None) and set(rows["dataset"]) == {"none"}
+    assert set(overview.cost_rows(costs.assign(images_per_second=9.0))["metric"]) == set(overview.UNITS)
+    assert overview.cost_rows(pd.DataFrame()).empty
+
+
+def test_the_finding_counts_pairs_by_verdict():
+    rows = tidy.accuracy({"a": [True] * 9 + [False], "b": [False] * 10}).assign(dataset="set")
+    judged = verdicts.judge(tidy.accuracy_pairs({"a": [True] * 9 + [False], "b": [False] * 10}).assign(family="main"))
+    page = SimpleNamespace(labels={"a": "A", "b": "B"}, title=str.title, leader=lambda rows, judged: "A (90.0) leads")
+    text = overview.sentence(page, rows, judged)
+    assert (
+        text
+        == "Accuracy on Set runs from 0.0 % (B) to 90.0 % (A) and tells 1 of 1 pairs of models apart: A (90.0) leads."
+    )
+    assert overview.sentence(page, rows.iloc[:1], judged.iloc[:0]) == "Accuracy on Set is 90.0 % (A)."

@@ -1,4 +1,4 @@
-"""Figures of the shape bias and synthetic pages: what is drawn, where, and for which models."""
+"""Figures of the synthetic page: what is drawn, where, and for which models."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from beyond_accuracy.dimensions import plots_shape_bias, plots_synthetic
+from beyond_accuracy.dimensions import plots_synthetic
 from beyond_accuracy.show import theme
 
 
@@ -45,46 +45,6 @@ def rows(**columns):
 def texts(fig):
     fig.canvas.draw()
     return {item.get_text() for item in fig.findobj(matplotlib.text.Text)}
-
-
-def test_bias_figure_has_a_line_per_model_and_the_human_line():
-    table = rows(metric=["shape_bias", "shape_bias:cat", "shape_bias:dog"])
-    table[["value", "ci_low", "ci_high"]] /= 100
-    humans = pd.DataFrame({"category": ["cat", "dog"], "value": [0.9, 0.95]})
-    paper = table[["metric", "model", "value"]]
-    fig = plots_shape_bias.bias_figure(table, STYLES, paper, humans, 0.96)
-    ax = fig.axes[0]
-    vertical = {
-        line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
-    }
-    assert set(table[table.metric == "shape_bias"].value) | {0.96} <= vertical
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["cat", "dog"]
-    assert "humans" in texts(fig)
-
-
-def test_a_missing_bias_draws_no_line():
-    table = rows(metric=["shape_bias", "shape_bias:cat"]).assign(value=np.nan, ci_low=np.nan, ci_high=np.nan)
-    fig = plots_shape_bias.bias_figure(table, STYLES, NONE, NONE, None)
-    assert "humans" not in texts(fig)  # people who saw other images are no reference
-    assert fig.axes[0].get_xlim() == (-0.02, 1.02)
-
-
-def test_decisions_add_up_to_a_full_bar():
-    rates = pd.DataFrame({"model": list(STYLES), "shape": 30.0, "texture": 45.0, "neither": 25.0})
-    ax = plots_shape_bias.decisions_figure(rates, STYLES).axes[0]
-    ends = [patch.get_x() + patch.get_width() for patch in ax.patches]
-    assert len(ax.patches) == 12 and max(ends) == 100
-    hatches = {patch.get_hatch() for patch in ax.patches}
-    assert len(hatches) == 2  # texture is hatched: the parts differ in greyscale
-
-
-def test_consistency_figure_prints_every_pair_once():
-    pairs = pd.DataFrame(
-        [(a, b, k / 10) for k, (a, b) in enumerate([(a, b) for a in STYLES for b in STYLES if a < b])],
-        columns=["a", "b", "kappa"],
-    )
-    shown = texts(plots_shape_bias.consistency_figure(pairs, STYLES))
-    assert {f"{k:.2f}" for k in pairs.kappa} <= shown
 
 
 def test_curves_shade_ordinary_images_and_angles_close_round_the_circle():

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,11 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.metrics import cohen_kappa_score
 
+from beyond_accuracy.base.errors import DataMissing
 from beyond_accuracy.data.published import cue_categories, human_cue_counts, human_shape_bias
 from beyond_accuracy.dimensions import shape_bias as sb
-from beyond_accuracy.measure import stats
+from beyond_accuracy.measure import stats, tidy, verdicts
+from beyond_accuracy.show import theme
 
 # Per-image decisions from the authors' repository (github.com/kirill-vish/Beyond-INet, MIT licence).
 STORED = pd.read_csv(Path(__file__).parents[1] / "data" / "cue_conflict_decisions.csv")
@@ -98,9 +101,7 @@ def test_no_decision_for_either_cue_is_missing_not_zero():
     assert np.isnan(sb.shape_bias([False], [False]))
     four = conflicts(["cat", "cat", "dog", "dog"], ["dog", "dog", "cat", "cat"], [0, 1, 2, 3], ["d", "e", "c", "b"])
     table = sb.table({"m": ["bird"] * 4}, four)
-    bias = table[table.metric.str.startswith("shape_bias")]
-    assert bias.value.isna().all() and bias.ci_low.isna().all() and (bias.n == 0).all()
-    assert (table[table.metric == "accuracy"].value == 0).all()
+    assert set(table.metric) == {"accuracy", "accuracy:either_cue", "accuracy:texture"} and (table.value == 0).all()
     assert sb.differences({"m": ["bird"] * 4, "n": four["shape"]}, four).p.isna().all()
 
 
@@ -265,33 +266,38 @@ def test_equal_observers_seldom_differ(design, level):
     assert np.mean(np.array(p) < 0.05) < 0.08 and np.mean(np.array(p) < 0.01) < 0.03
 
 
-def test_kappa_by_hand_and_by_sklearn():
+def kappa(right_a, right_b):
+    """Of two observers of stimuli whose shapes and textures are all their own."""
+    names = [str(k) for k in range(len(right_a))]
+    table = conflicts(names, names[::-1], names, names[::-1])
+    said = {m: np.where(right, names, "neither") for m, right in (("a", right_a), ("b", right_b))}
+    return sb.consistency_table(said, table).value[0]
+
+
+def test_kappa_by_hand():
     # 8 images: both right 4, only a 1, only b 1, both wrong 2 -> observed 6/8, expected 25/64 + 9/64
-    a = np.array([1, 1, 1, 1, 1, 0, 0, 0], dtype=bool)
-    b = np.array([1, 1, 1, 1, 0, 1, 0, 0], dtype=bool)
-    assert sb.error_consistency(a, b) == pytest.approx((6 / 8 - 34 / 64) / (1 - 34 / 64))
-    assert sb.error_consistency(a, b) == pytest.approx(cohen_kappa_score(a, b))
+    found = kappa(np.array([1, 1, 1, 1, 1, 0, 0, 0], bool), np.array([1, 1, 1, 1, 0, 1, 0, 0], bool))
+    assert found == pytest.approx((6 / 8 - 34 / 64) / (1 - 34 / 64))
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=3, max_size=40))
 def test_kappa_equals_sklearn_wherever_it_is_defined(pairs):
     a, b = np.array(pairs).T
-    ours = sb.error_consistency(a, b)
     if a.all() and b.all() or not a.any() and not b.any():
-        assert np.isnan(ours)
+        assert np.isnan(kappa(a, b))
     else:
-        assert ours == pytest.approx(cohen_kappa_score(a, b), abs=1e-9)
+        assert kappa(a, b) == pytest.approx(cohen_kappa_score(a, b), abs=1e-9)
 
 
 def test_consistency_table():
     rng = np.random.default_rng(0)
     a = observers(REAL, rng, 0.5, 0, 0)[0]
     rows = sb.consistency_table({"a": a, "same": a, "free": observers(REAL, rng, 0.5, 0, 0)[0]}, REAL)
-    rows = rows.set_index(["a", "b"])
-    assert rows.loc[("a", "same"), "kappa"] == 1 and rows.loc[("a", "same"), ["kappa_low", "kappa_high"]].isna().all()
+    rows = rows.set_index(["model_a", "model_b"])
+    assert rows.loc[("a", "same"), "value"] == 1 and rows.loc[("a", "same"), ["ci_low", "ci_high"]].isna().all()
     free = rows.loc[("a", "free")]
-    assert free.kappa_low < 0 < free.kappa_high and free.n == 160
+    assert free.ci_low < 0 < free.ci_high and free.n == 160
 
 
 @pytest.mark.parametrize("own", [0.0, 1.0])
@@ -306,7 +312,7 @@ def test_interval_of_kappa_covers(own):
     for seed in range(100):
         a, b = observers(REAL, np.random.default_rng(seed), level, by_shape, by_texture, own, 2, decided)
         row = sb.consistency_table({"a": a, "b": b}, REAL).iloc[0]
-        inside += row.kappa_low <= truth <= row.kappa_high
+        inside += row.ci_low <= truth <= row.ci_high
     assert inside / 100 >= 0.92
 
 
@@ -331,11 +337,56 @@ def test_rates_and_disagreements():
     )
     decisions = {"m": np.array(list("abbbc")), "n": np.array(list("bcaac"))}
     rates = sb.decision_rates(decisions, cues_).set_index("model")
-    assert rates.loc["m"].tolist() == [75.0, 0.0, 25.0]
+    assert rates.loc["m", "kind"].tolist() == list(sb.CUES) and rates.loc["m", "value"].tolist() == [75.0, 0.0, 25.0]
     picked = sb.pick_disagreements(decisions, cues_, 2, 0)
     assert set(picked["shape"]) == {"a", "b"} and "z" not in picked.index
     assert picked.loc[picked["shape"] == "a", ["m", "n"]].values.tolist() == [["a", "b"]]
     assert sb.pick_disagreements({"m": decisions["m"]}, cues_, 2, 0).empty
+
+
+def page_of(runs, class_names):
+    """What the module asks of a page."""
+    data = {"predictions": lambda d: runs, "metadata": lambda d: pd.DataFrame(), "class_names": lambda d: class_names}
+    return SimpleNamespace(**data, models=list(runs), labels={m: m.upper() for m in runs}, title=str.title)
+
+
+def test_models_without_logits_are_left_out_by_name():
+    ids = np.array(["a1-b1", "b1-a1"])
+    known = SimpleNamespace(ids=ids, probabilities=np.eye(2))
+    page = page_of({"bare": SimpleNamespace(ids=ids, probabilities=None), "known": known}, ("a", "b"))
+    table, decisions = sb.decisions_of(page, "set")
+    assert list(decisions) == ["known"] and decisions["known"].tolist() == ["a", "b"]
+    assert sb.describe(page, table, decisions).endswith("left out for want of logits: BARE")
+    with pytest.raises(DataMissing, match="no model of this report has logits"):
+        sb.decisions_of(page_of({"bare": SimpleNamespace(ids=ids, probabilities=None)}, ("a", "b")), "set")
+
+
+def test_people_stand_only_beside_images_that_they_saw():
+    cat = conflicts(["cat"], ["dog"], ["cat1"], ["dog1"])
+    assert list(sb.human_bias(page_of({}, ("x",) * 1000), "set", cat).index) == ["cat", "all"]
+    assert sb.human_bias(page_of({}, ("cat", "dog")), "set", cat).empty
+
+
+def test_figure_has_a_line_per_model_and_one_for_people():
+    decisions = {m: STORED[m] for m in ("vit_sup", "convnext_sup")}
+    rows = sb.table(decisions, cues(STORED.imagename))
+    bias = rows[rows.metric.str.startswith("shape_bias")]
+    specs = [SimpleNamespace(name=m, label=m, family="transformer", paradigm="supervised") for m in decisions]
+    fig, alt = sb.bias_dots(bias, theme.styles(specs), bias.iloc[:0], human_shape_bias())
+    lines = [line.get_xdata() for line in fig.axes[0].lines]
+    upright = {x[0] for x in lines if len(x) == 2 and x[0] == x[1]}
+    assert {*bias[bias.metric == "shape_bias"].value, human_shape_bias()["all"]} <= upright
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == sorted(set(REAL["shape"]))
+    assert "vit_sup 0.40" in alt and "humans" in {text.get_text() for text in fig.axes[0].texts}
+
+
+def test_finding_names_open_pairs_and_a_set_at_its_ceiling():
+    rows = tidy.rows("shape_bias", "fraction", list("abc"), [0.95, 0.96, 0.99], 80, ends=[(0.9, 1.0)] * 3)
+    judged = pd.DataFrame({"model_a": list("aab"), "model_b": list("bcc")})
+    judged["verdict"] = [verdicts.OPEN, verdicts.THESE, verdicts.THESE]
+    text = sb.sentence(page_of(dict.fromkeys("abc"), ()), "set", rows, judged, pd.Series({"all": 0.96}))
+    assert text.startswith("Shape bias on Set: A 0.950 [0.900, 1.000], B") and "2 of 3 pairs" in text
+    assert "Not told apart: A and B. All follow the shape" in text and text.endswith("reach 0.96.")
 
 
 def test_categories_of_other_class_spaces_are_its_classes():

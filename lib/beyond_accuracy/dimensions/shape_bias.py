@@ -11,18 +11,54 @@ Shape images and texture images are crossed: each of either is in many stimuli. 
 take the variance of both (`stats.clustered_variance`); n counts shape images.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from beyond_accuracy.base.errors import DataMissing
+from beyond_accuracy.data import published
 from beyond_accuracy.data.readers.stimuli import Cues, parse_name
-from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import Difference, Interval, clustered_variance, linear_difference, share_interval
+from beyond_accuracy.measure import tidy, verdicts
+from beyond_accuracy.measure.stats import Difference, clustered_variance, linear_difference, share_interval
+from beyond_accuracy.show import figures, pictures, theme
+from beyond_accuracy.show.tables import format_interval
+
+if TYPE_CHECKING:
+    from beyond_accuracy.page import Page
 
 Decisions = Mapping[str, ArrayLike]
+"""Model -> (n,) chosen categories."""
+
+# Told apart by lightness and hatch, so not by colour alone.
+CUES = {"shape": ("#2b6f77", ""), "texture": ("#d9b44a", "///"), "neither": ("#e9eaee", "")}
+
+
+def decisions_of(page: "Page", dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
+    """Cues of a set's images (`cue_table`) and every model's decisions; models without logits are left out.
+
+    Raises:
+        DataMissing: No model has logits.
+    """
+    runs = {m: p for m, p in page.predictions(dataset).items() if p.probabilities is not None}
+    if not runs:
+        raise DataMissing(f"{dataset}: decisions need all probabilities, and no model of this report has logits")
+    categories = published.cue_categories(page.class_names(dataset))
+    cues = cue_table(next(iter(runs.values())).ids, page.metadata(dataset))
+    return cues, {m: decide(p.probabilities, categories) for m, p in runs.items()}
+
+
+def describe(page: "Page", cues: pd.DataFrame, decisions: Decisions) -> str:
+    """What the page is made from, and which models are left out."""
+    shapes, textures = cues["shape_image"].nunique(), cues["texture_image"].nunique()
+    conflicts = f"{len(cues):,} images, {(cues['shape'] != cues['texture']).sum():,} with conflicting cues"
+    absent = ", ".join(page.labels[m] for m in page.models if m not in decisions)
+    made = f"{conflicts}, from {shapes} shape images and {textures} textures"
+    return made + (f"; left out for want of logits: {absent}" if absent else "")
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
@@ -42,12 +78,8 @@ def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
     """
     if {"shape", "texture", "cluster"} <= set(metadata.columns):
         cues = metadata.loc[list(ids)].rename(columns={"cluster": "shape_image"})
-        if "texture_image" not in cues:
-            cues = cues.assign(texture_image=cues["texture"])
-        return cues[list(Cues._fields)]
-    return pd.DataFrame(
-        [parse_name(image_id) for image_id in ids], columns=Cues._fields, index=pd.Index(ids, name="id")
-    )
+        return (cues if "texture_image" in cues else cues.assign(texture_image=cues["texture"]))[list(Cues._fields)]
+    return pd.DataFrame([parse_name(i) for i in ids], columns=Cues._fields, index=pd.Index(ids, name="id"))
 
 
 def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) -> NDArray[np.str_]:
@@ -58,9 +90,6 @@ def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) ->
     Args:
         probabilities: (n, classes) softmax over all classes.
         categories: Name -> class indices; taken in alphabetical order of the names.
-
-    Returns:
-        (n,) names.
 
     Raises:
         ValueError: An empty category, an index in two categories or outside the classes, or NaN.
@@ -83,16 +112,7 @@ def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) ->
 
 
 def hits(decision: ArrayLike, shape: ArrayLike, texture: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where a decision follows the shape, and where it follows the texture, of a conflicting image.
-
-    Args:
-        decision: (n,) chosen categories.
-        shape: (n,) category of the shape.
-        texture: (n,) category of the texture.
-
-    Returns:
-        Two (n,) masks, both False where shape and texture agree.
-    """
+    """Where (n,) decisions follow the shape, and where the texture; never where the two agree."""
     decision, shape, texture = (np.asarray(array) for array in (decision, shape, texture))
     if not len(decision) == len(shape) == len(texture) > 0:
         raise ValueError(f"need as many decisions as cues, got {len(decision)}, {len(shape)}, {len(texture)}")
@@ -103,32 +123,11 @@ def hits(decision: ArrayLike, shape: ArrayLike, texture: ArrayLike) -> tuple[NDA
 def shape_bias(shape_hits: ArrayLike, texture_hits: ArrayLike) -> float:
     """Share of shape decisions among the decisions for either cue; NaN when there is none.
 
-    bias = shape hits / (shape hits + texture hits)
-
     >>> shape_bias([True, True, False], [False, False, True])
     0.6666666666666666
     """
     shape, texture = int(np.sum(shape_hits)), int(np.sum(texture_hits))
     return shape / (shape + texture) if shape + texture else float("nan")
-
-
-def error_consistency(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """Cohen's kappa of two observers' errors: how much more often than by chance they are right on the same images.
-
-    kappa = (observed - expected) / (1 - expected), with observed the share of images on which both are right or both
-    wrong, and expected = p_a p_b + (1 - p_a)(1 - p_b) for independent observers of the same accuracies.
-    1: the same errors; 0: independent; NaN when both are always right or both always wrong.
-
-    >>> error_consistency([True, True, False, False], [True, True, True, False])
-    0.5
-    """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    if a.shape != b.shape or a.size == 0:
-        raise ValueError(f"need the same images for both, got shapes {a.shape} and {b.shape}")
-    if a.all() and b.all() or not (a.any() or b.any()):
-        return float("nan")
-    expected = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
-    return float(((a == b).mean() - expected) / (1 - expected))
 
 
 def table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
@@ -144,129 +143,79 @@ def table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Tidy rows, n = shape images that inform. Metrics: `shape_bias`, `shape_bias:<category>` (images of that shape),
         `accuracy` (decision = shape, over all images, as in the paper's code), `accuracy:either_cue` and
-        `accuracy:texture` (over conflicting images). A bias of 0/0 is NaN, as is an interval from one shape image.
+        `accuracy:texture` (over conflicting images). A bias of 0/0 has no row, one shape image no interval.
     """
     shape, conflict = cues["shape"].to_numpy(), (cues["shape"] != cues["texture"]).to_numpy()
-    rows = []
+    found = []
     for model, decision in decisions.items():
         by_shape, by_texture = hits(decision, shape, cues["texture"])
         decided = by_shape | by_texture
         effect = _pooled_effect(by_shape[decided], cues[decided])
-        rows.append(_row("shape_bias", model, by_shape, decided, cues))
-        for category in sorted(set(shape)):
-            chosen = decided & (shape == category)
-            rows.append(_row(f"shape_bias:{category}", model, by_shape, chosen, cues, effect=effect))
-        everything = np.full(len(cues), True)
-        rows.append(_row("accuracy", model, np.asarray(decision) == shape, everything, cues, "percent"))
-        rows.append(_row("accuracy:either_cue", model, decided, conflict, cues, "percent"))
-        rows.append(_row("accuracy:texture", model, by_texture, conflict, cues, "percent"))
-    return tidy.frame(rows)
-
-
-def decision_rates(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
-    """Percent of conflicting images decided by shape, by texture, by neither: rows `model, shape, texture, neither`."""
-    conflicts = int((cues["shape"] != cues["texture"]).sum())
-    rows = []
-    for model, decision in decisions.items():
-        by_shape, by_texture = (100 * mask.sum() / conflicts for mask in hits(decision, cues["shape"], cues["texture"]))
-        rows.append((model, by_shape, by_texture, 100 - by_shape - by_texture))
-    return pd.DataFrame(rows, columns=["model", "shape", "texture", "neither"])
-
-
-def pick_disagreements(decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Images that some models decide by shape and others by texture, each of another shape where possible.
-
-    Args:
-        decisions: Model -> (n,) decisions.
-        cues: Rows of `cue_table`.
-        count: Images wanted.
-        seed: Seed of the choice.
-
-    Returns:
-        At most `count` rows of `cues` with one more column per model, its decision.
-    """
-    pairs = [hits(decision, cues["shape"], cues["texture"]) for decision in decisions.values()]
-    split = np.any([by_shape for by_shape, _ in pairs], axis=0) & np.any(
-        [by_texture for _, by_texture in pairs], axis=0
-    )
-    found = cues.assign(**{model: np.asarray(decision) for model, decision in decisions.items()})[split]
-    mixed = found.iloc[np.random.default_rng(seed).permutation(len(found))]
-    # first image of each shape, then second, ...
-    turn = mixed.groupby("shape").cumcount().to_numpy()
-    return mixed.iloc[np.argsort(turn, kind="stable")].head(count)
+        asked = {"shape_bias": (by_shape, decided)}
+        asked |= {f"shape_bias:{name}": (by_shape, decided & (shape == name), effect) for name in sorted(set(shape))}
+        asked["accuracy"] = (np.asarray(decision) == shape, np.full(len(cues), True))
+        asked |= {"accuracy:either_cue": (decided, conflict), "accuracy:texture": (by_texture, conflict)}
+        for metric, question in asked.items():
+            scale, unit = (100, "percent") if metric.startswith("accuracy") else (1, "fraction")
+            share, ends, n = _share(cues, *question)
+            found.append((metric, model, scale * share, scale * ends[0], scale * ends[1], n, unit))
+    return pd.DataFrame(found, columns=tidy.COLUMNS).dropna(subset="value", ignore_index=True)
 
 
 def differences(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences of shape bias between every two models.
+    """Paired differences of shape bias: Student's t over shape and texture images, n = shape images in conflict.
 
-    Args:
-        decisions: Model -> (n,) chosen categories.
-        cues: Rows of `cue_table`.
-
-    Returns:
-        Rows `model_a, model_b, difference, ci_low, ci_high, p, n, unit`: bias of a minus bias of b; p-values of
-        Student's t, uncorrected; n = shape images of conflicting images. NaN where a model decides for neither cue.
+    NaN where a model decides for neither cue.
     """
-    point, influence = {}, {}
-    for model, decision in decisions.items():
+    point, influence = [], []
+    for decision in decisions.values():
         by_shape, by_texture = hits(decision, cues["shape"], cues["texture"])
         decided = by_shape | by_texture
-        point[model] = shape_bias(by_shape, by_texture)
-        influence[model] = (by_shape - point[model] * decided) / max(decided.sum(), 1)
-    n = cues.loc[cues["shape"] != cues["texture"], "shape_image"].nunique()
-    rows = []
-    for a, b in itertools.combinations(decisions, 2):
-        gap, interval, p = _tested(point[a] - point[b], influence[a] - influence[b], cues)
-        rows.append((a, b, gap, *interval, p, n, "fraction"))
-    return pd.DataFrame(rows, columns=tidy.DIFFERENCE)
+        point.append(shape_bias(by_shape, by_texture))
+        influence.append((by_shape - point[-1] * decided) / max(decided.sum(), 1))
+
+    @cache
+    def tested(a: int, b: int) -> Difference:
+        return _tested(point[a] - point[b], influence[a] - influence[b], cues)
+
+    n, names = cues.loc[cues["shape"] != cues["texture"], "shape_image"].nunique(), list(decisions)
+    ends, test = (lambda a, b: tested(a, b).interval), (lambda a, b: tested(a, b).p_value)
+    return tidy.pairs("shape_bias", "fraction", names, point, n, test=test, ends=ends)
 
 
 def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
-    """Error consistency of every two models, the shape being right.
+    """Error consistency of every two models, the shape being right: Cohen's kappa of right and wrong.
 
-    Args:
-        decisions: Model -> (n,) chosen categories.
-        cues: Rows of `cue_table`.
+    kappa = (observed - expected) / (1 - expected), with observed the share of images on which both are right or both
+    wrong, and expected = p_a p_b + (1 - p_a)(1 - p_b) for independent observers of the same accuracies.
+    1: the same errors (without an interval); 0: independent; NaN when both are always right or both always wrong.
 
     Returns:
-        Rows `a, b, kappa, kappa_low, kappa_high, observed, expected, n`; n = shape images. Models that err on exactly
-        the same images have a kappa of 1 without an interval.
+        Rows `model_a, model_b, value` (kappa), `ci_low, ci_high, observed, expected, n`; n = shape images.
     """
     rows = []
-    for a, b in itertools.combinations(decisions, 2):
+    for a, b in combinations(decisions, 2):
         right_a, right_b = (np.asarray(decisions[model]) == cues["shape"].to_numpy() for model in (a, b))
         same = right_a == right_b
         p_a, p_b, observed = right_a.mean(), right_b.mean(), same.mean()
         expected = p_a * p_b + (1 - p_a) * (1 - p_b)
-        kappa = error_consistency(right_a, right_b)
-        # kappa = 1 - (1 - observed) / (1 - expected), differentiated
-        slope = (2 * p_b - 1) * (right_a - p_a) + (2 * p_a - 1) * (right_b - p_b)
+        kappa = 1 - (1 - observed) / (1 - expected) if expected < 1 else np.nan
         moved = np.full(len(cues), np.nan)
-        if observed < 1:
+        if observed < 1:  # kappa, differentiated
+            slope = (2 * p_b - 1) * (right_a - p_a) + (2 * p_a - 1) * (right_b - p_b)
             moved = ((same - observed) - (1 - kappa) * slope) / (1 - expected) / len(cues)
         low, high = _tested(kappa, moved, cues).interval
         rows.append((a, b, kappa, low, min(high, 1.0), observed, expected, cues["shape_image"].nunique()))
-    return pd.DataFrame(rows, columns=["a", "b", "kappa", "kappa_low", "kappa_high", "observed", "expected", "n"])
+    columns = ["model_a", "model_b", "value", "ci_low", "ci_high", "observed", "expected", "n"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _row(
-    metric: str,
-    model: str,
-    hit: NDArray,
-    chosen: NDArray,
-    cues: pd.DataFrame,
-    unit: str = "fraction",
-    effect: float | None = None,
-) -> dict:
-    """Share of hits among the chosen images."""
-    scale, cues = 100 if unit == "percent" else 1, cues[chosen]
-    value = hit[chosen].mean() if len(cues) else np.nan
-    interval = np.full(2, np.nan)
+def _share(cues: pd.DataFrame, hit: NDArray, chosen: NDArray, effect: float | None = None) -> tuple:
+    """Share of hits among the chosen images, its interval, and how many shape images they are of."""
+    cues, ends = cues[chosen], tidy.NONE
     if len(cues) and (effect is not None or _crossed(cues)):
-        interval = np.array(
-            share_interval(hit[chosen], cues["shape_image"], crossed=cues["texture_image"], effect=effect)
-        )
-    return tidy.row(metric, model, scale * value, scale * interval, cues["shape_image"].nunique(), unit)
+        ends = share_interval(hit[chosen], cues["shape_image"], crossed=cues["texture_image"], effect=effect)
+    return hit[chosen].mean() if len(cues) else np.nan, ends, cues["shape_image"].nunique()
 
 
 def _pooled_effect(hit: NDArray, cues: pd.DataFrame) -> float:
@@ -289,5 +238,101 @@ def _crossed(cues: pd.DataFrame) -> bool:
 
 def _tested(estimate: float, influence: NDArray, cues: pd.DataFrame) -> Difference:
     if not np.isfinite(estimate) or not np.isfinite(influence).all() or not _crossed(cues):
-        return Difference(estimate, Interval(np.nan, np.nan), np.nan)
+        return Difference(estimate, tidy.NONE, np.nan)
     return linear_difference(estimate, influence, cues["shape_image"], cues["texture_image"])
+
+
+def decision_rates(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
+    """Percent of conflicting images decided by shape, texture, neither: rows `model, kind, value`."""
+    conflicts, rows = int((cues["shape"] != cues["texture"]).sum()), []
+    for model, decision in decisions.items():
+        by_shape, by_texture = (100 * mask.sum() / conflicts for mask in hits(decision, cues["shape"], cues["texture"]))
+        rows += [(model, *row) for row in zip(CUES, (by_shape, by_texture, 100 - by_shape - by_texture), strict=True)]
+    return pd.DataFrame(rows, columns=["model", "kind", "value"])
+
+
+def pick_disagreements(decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Images that some models decide by shape and others by texture, each of another shape where possible.
+
+    Returns:
+        At most `count` rows of `cues` with one more column per model, its decision.
+    """
+    pairs = [hits(decision, cues["shape"], cues["texture"]) for decision in decisions.values()]
+    by_shape, by_texture = (np.any(masks, axis=0) for masks in zip(*pairs, strict=True))
+    found = cues.assign(**{m: np.asarray(decision) for m, decision in decisions.items()})[by_shape & by_texture]
+    mixed = found.iloc[np.random.default_rng(seed).permutation(len(found))]
+    # first image of each shape, then second, ...
+    turn = mixed.groupby("shape").cumcount().to_numpy()
+    return mixed.iloc[np.argsort(turn, kind="stable")].head(count)
+
+
+def examples(page: "Page", dataset: str, shown: pd.DataFrame) -> figures.Drawn:
+    """Images (`pick_disagreements`) with every model's decision below."""
+    texts = [
+        f"shape {row['shape']}, texture {row['texture']}\n"
+        + "\n".join(f"{page.labels[m]}: {row[m]}" for m in page.models if m in row)
+        for row in shown.to_dict("records")
+    ]
+    fig = pictures.gallery([page.image(dataset, image_id) for image_id in shown.index], texts, columns=2)
+    words = "; ".join(texts).replace("\n", ", ")
+    return fig, f"Cue-conflict images with each model's decision below: {words}"
+
+
+def human_bias(page: "Page", dataset: str, cues: pd.DataFrame) -> pd.Series:
+    """People's shape bias by category and overall (`all`), where the set holds the images that they saw; else empty."""
+    people = published.human_shape_bias()
+    theirs = len(page.class_names(dataset)) == 1000 and people.index.isin(cues["shape"].unique()).any()
+    return people[people.index.isin([*cues["shape"].unique(), "all"])] if theirs else people.iloc[:0]
+
+
+def bias_dots(
+    rows: pd.DataFrame, styles: Mapping[str, theme.ModelStyle], paper: pd.DataFrame, people: pd.Series
+) -> figures.Drawn:
+    """The paper's figure 3: shape bias per category (dots), a vertical line per model at its overall bias.
+
+    Args:
+        rows: Of `table`, metrics `shape_bias` and `shape_bias:<category>`.
+        styles: Looks of the models.
+        paper: The paper's rows; may be empty.
+        people: Of `human_bias`: diamonds, overall a dotted line.
+    """
+    each, theirs = (frame[frame["metric"].str.startswith("shape_bias:")] for frame in (rows, paper))
+    each, theirs = (f.assign(category=f["metric"].str.removeprefix("shape_bias:")) for f in (each, theirs))
+    label = "shape bias   ← decides by texture    decides by shape →"
+    fig, _ = figures.dots(each, "category", styles, label, paper=theirs, xlim=(-0.02, 1.02))
+    ax, names = fig.axes[0], list(dict.fromkeys(each["category"]))
+    overall = rows[rows["metric"] == "shape_bias"]
+    for row in overall.itertuples():
+        look = styles[row.model]
+        ax.axvline(row.value, color=look.color, linestyle=look.linestyle, linewidth=1.8, zorder=0.9)
+    if len(people):
+        ax.axvline(people["all"], color=theme.GREY, linestyle=":", linewidth=1.6, zorder=0.8)
+        ax.text(people["all"] - 0.01, -0.65, "humans", ha="right", va="center", fontsize=10, color="#5b6068")
+        ax.plot(people.reindex(names), range(len(names)), "d", color=theme.GREY, markersize=5, zorder=0.9)
+        ax.set_ylim(top=-0.95)
+    words = figures.spell(overall, ["model"], figures.labels_of(styles), ".2f")
+    return (
+        fig,
+        f"Shape bias per category of {len(overall)} models, with a vertical line each at its overall bias: {words}.",
+    )
+
+
+def sentence(page: "Page", dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, people: pd.Series) -> str:
+    """The finding: every model's bias, which pairs are told apart, whether the set can order them at all."""
+    overall = rows[rows["metric"] == "shape_bias"]
+    spoken = [
+        f"{page.labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples()
+    ]
+    text = f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."
+    apart, asked = verdicts.tells_apart(judged)
+    if asked:
+        text += f" {apart} of {asked} pairs of models differ beyond chance (Holm, 5 %)."
+    unsure = judged[judged["verdict"] == verdicts.OPEN]
+    if 0 < apart < asked:
+        pairs = [f"{page.labels[r.model_a]} and {page.labels[r.model_b]}" for r in unsure.itertuples()]
+        text += f" Not told apart: {'; '.join(pairs)}."
+    if len(overall) and overall["value"].min() > 0.9:
+        text += (
+            " All follow the shape in nine of ten decisions or more: so near the ceiling this set hardly orders them."
+        )
+    return text + (f" People, on the same images, reach {people['all']:.2f}." if len(people) else "")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from beyond_accuracy.show.theme import (
@@ -75,7 +76,7 @@ def dots(
 
     Args:
         frame: Rows; a column `hollow` tells those that are undecided.
-        y: Column of the categories.
+        y: Column of the categories; `model` names each row by its model, without a legend.
         styles: Looks of the models.
         xlabel: Axis label.
         panel: Column with one panel per value.
@@ -94,7 +95,8 @@ def dots(
     fig, axes = panels(list(parts), np.mean(heights), height_ratios=heights)
     for key, ax in axes.items():
         mine, names = parts[key], rows[key]
-        common = {"x": y, "styles": looks, "order": names, "orient": "h", "dodge": 0.72 / max(len(looks), 4)}
+        common = {"x": y, "styles": looks, "order": names, "orient": "h"}
+        common["dodge"] = 0.0 if y == "model" else 0.72 / max(len(looks), 4)
         errorbar(ax, mine, markersize=6, capsize=0, **common)
         if paper is not None and len(paper):
             paper_points(ax, paper[paper[y].isin(names)], **common)
@@ -110,11 +112,14 @@ def dots(
         if counts:
             size = mine.drop_duplicates(y).set_index(y)["n"]
             ax.set_yticks(range(len(names)), [f"{str(k).replace('_', ' ')}  ({size[k]:,})" for k in names])
+        if y == "model":
+            category_axis(ax, [looks[name].label for name in names], "h")
         ax.set(xlabel=xlabel, xlim=xlim)
     if "hollow" in frame and frame["hollow"].any():
         looks = looks | {"": ModelStyle(GREY, "o", "--", "", "undecided")}
-    legend(fig, looks)
-    words = spell(frame, [panel, y, "model"], labels_of(looks))
+    if y != "model":
+        legend(fig, looks)
+    words = spell(frame, list(dict.fromkeys([panel, y, "model"])), labels_of(looks))
     return fig, f"{xlabel}: {words}."
 
 
@@ -223,7 +228,9 @@ def stacked(
         width = wide[kind].to_numpy(float)
         bars = ax.barh(range(len(wide)), width, 0.7, left=left, color=color, hatch=hatch, edgecolor="white", label=kind)
         shown = [f"{w:.0f}" if w >= 6 else "" for w in width]
-        ax.bar_label(bars, shown, label_type="center", bbox={"facecolor": color, "edgecolor": "none", "pad": 1.0})
+        ink = "white" if np.mean(to_rgb(color)) < 0.5 else INK
+        box = {"facecolor": color, "edgecolor": "none", "pad": 1.0}
+        ax.bar_label(bars, shown, label_type="center", color=ink, bbox=box)
         left += width
     category_axis(ax, [styles[m].label for m in wide.index], "h")
     ax.set(xlim=(0, 100), xlabel=xlabel)
@@ -264,8 +271,8 @@ def matrix(
     parts = dict(iter(frame.groupby(panel, sort=False))) if panel else {"": frame}
     sizes = [(part if free else frame)[y].nunique() for part in parts.values()]
     shape = {"height_ratios": sizes} if free else {"sharey": True}
-    columns = 1 if free else min(2, len(parts))
-    fig, axes = panels([names.get(k, k) for k in parts], 0.6 + 0.27 * np.mean(sizes), columns, **shape)
+    columns, height = 1 if free else min(2, len(parts)), np.mean(sizes) * (0.27 if free or max(sizes) > 8 else 0.5)
+    fig, axes = panels([names.get(k, k) for k in parts], 0.6 + height, columns, **shape)
     for mine, ax in zip(parts.values(), axes.values(), strict=True):
         down, across = (list(dict.fromkeys((mine if free else frame)[axis])) for axis in (y, x))
         grid = mine.pivot(index=y, columns=x, values="value").reindex(index=down, columns=across)
@@ -275,7 +282,7 @@ def matrix(
             shade = "white" if np.mean(image.cmap(image.norm(value))[:3]) < 0.5 else INK
             text = f"{value:{spec}}".replace("-", "−")
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=shade)
-        labels = [str(names.get(c, c)).replace("_", " ") for c in across]
+        labels = [str(names.get(c, c)).replace("_", " ").replace(", ", ",\n") for c in across]
         crowded = free and len(labels) * max(map(len, labels)) > 90
         turned = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
         ax.set_xticks(np.arange(len(across)) + 0.5, labels, **turned)
@@ -298,7 +305,7 @@ def lead(
 
     Args:
         frame: Rows `y, model, value`.
-        y: Column of the categories.
+        y: Column of the categories; `model` names each row by its model, without a legend.
         pairs: (left, right) models, one panel each.
         styles: Looks of the models.
         gaps: Rows `y, model_a, model_b, difference, ci_low, ci_high`.

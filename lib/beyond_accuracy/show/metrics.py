@@ -1,5 +1,6 @@
 """What every metric is called, how it is written, which end is better and what it means: `metrics.yaml`, read once."""
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -30,3 +31,10 @@ def about(metric: str) -> dict:
         if name in described():
             return described()[name]
     return {"heading": metric.replace("_", " "), "format": ".3g"}
+
+
+def headed(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Options `labels` and `formats` of a table whose columns are named by metrics."""
+    known = {name: about(name) for name in names}
+    options = {"labels": "heading", "formats": "format"}
+    return {option: {name: entry[key] for name, entry in known.items()} for option, key in options.items()}
