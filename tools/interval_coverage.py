@@ -27,8 +27,6 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from beyond_accuracy.dimensions import ablation, calibration, mistakes, robustness, shape_bias, synthetic
-from beyond_accuracy.dimensions.calibration_resampling import ece_difference
-from beyond_accuracy.dimensions.calibration_table import ece_table
 from beyond_accuracy.dimensions.transfer import run as transfer
 from beyond_accuracy.dimensions.transfer.tasks import Task
 from beyond_accuracy.measure import stats
@@ -168,7 +166,7 @@ def ece(rng: Generator) -> Iterator[tuple]:
             eces = (0.0, 0.005, 0.01, 0.02, 0.05)
             drawn = answers(rng, n, [kind] * 5, eces, alike=1)
             runs = {e: SimpleNamespace(confidence=p, correct=right) for e, (p, right) in zip(eces, drawn, strict=True)}
-            rows = ece_table(runs, 400, int(rng.integers(2**31))).query("metric == 'ece_debiased'")
+            rows = calibration.errors(runs, 400, int(rng.integers(2**31))).query("metric == 'ece_debiased'")
             for row in rows.itertuples():
                 yield "ece_debiased", f"{n:,}", f"{name}, {row.model:g}", row.model, row.ci_low, row.ci_high
         for kinds, eces, case in (
@@ -177,7 +175,7 @@ def ece(rng: Generator) -> Iterator[tuple]:
             ((True, False), (0.02, 0.02), "too sure and too unsure, 0.02"),
             ((True, False), (0.02, 0.05), "0.02 and 0.05"),
         ):
-            gap = ece_difference(*answers(rng, n, kinds, eces), 2000, rng)
+            gap = calibration.ece_difference(*answers(rng, n, kinds, eces), 2000, rng)
             yield "ece_debiased, difference", f"{n:,}", case, eces[0] - eces[1], *gap.interval, gap.p_value
 
 

@@ -293,7 +293,7 @@ class Page:
             alt = f"{caption} Pictures: {', '.join(words)}".replace("\n", " ")
             self.figure(pictures.gallery(images, words, **options), name, caption, data, alt)
 
-    def draw(self, kind: Callable, rows: pd.DataFrame, name: str, caption: str, **options) -> None:
+    def draw(self, kind: Callable, rows: pd.DataFrame, name: str, caption: str, per: str = "", **options) -> None:
         """Draw tidy rows with a function of `figures` in this report's looks, and keep the figure.
 
         The paper's values join as black ticks where the function takes `paper` and this profile has the paper's models.
@@ -302,10 +302,15 @@ class Page:
             kind: `figures.dots`, `figures.lines`, … or a page's own: a function of a frame and `styles`.
             rows: Rows; none draws nothing.
             name: Stem of the files.
-            caption: What to read from it.
+            caption: What to read from it; `{title}` is the dataset with `per`.
+            per: `dataset` for a figure of every dataset, its name behind the stem.
             **options: Of the function; `styles` where the marks are no models of this report.
         """
         if not len(rows):
+            return
+        if per:
+            for key, part in rows.groupby(per, sort=False):
+                self.draw(kind, part, f"{name}-{key}", caption.replace("{title}", self.title(key)), **options)
             return
         shown = rows.assign(dataset=rows["dataset"].map(self.title)) if "dataset" in rows else rows
         if options.get("paper") is True:
@@ -325,7 +330,7 @@ class Page:
 
     def values(
         self, rows: pd.DataFrame, name: str, caption: str, down: Sequence[str] | str = "model", across: str = "metric",
-        only: Sequence[str] = (), **options,
+        only: Sequence[str] = (), per: str = "", **options,
     ) -> None:  # fmt: skip
         """A table of tidy rows: one row per value of `down`, one column with its interval per value of `across`.
 
@@ -339,8 +344,14 @@ class Page:
             down: Column or columns that become the rows.
             across: Column that becomes the columns.
             only: Values of `across`, in order.
+            per: `dataset` for a table of every dataset, its name behind the stem and as `{title}` in the caption.
             **options: As `tables.table_html`.
         """
+        if per:
+            for key, part in rows.groupby(per, sort=False):
+                words = caption.replace("{title}", self.title(key))
+                self.values(part, f"{name}-{key}", words, down, across, only, **options)
+            return
         rows = rows[rows[across].isin(only)] if len(only) else rows
         if not len(rows):
             return
@@ -493,7 +504,8 @@ class Page:
 
 def _file_name(name: str) -> str:
     """A name that holds a dataset's or model's own, which may be in any script, as one for files and links."""
-    plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")
+    name = name.replace("_", "-")
+    plain = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
     return name if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".strip("-")
 
 

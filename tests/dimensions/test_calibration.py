@@ -1,19 +1,24 @@
-"""Calibration: worked cases, independent implementations (torchmetrics, netcal, sklearn, plain quadrature), edges."""
+"""Calibration: worked cases, independent implementations (torchmetrics, netcal, sklearn, plain quadrature), edges.
+
+Then the page's rows from planted runs, its sentences and its own figure.
+"""
 
 import doctest
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 from scipy.stats import foldnorm, norm
 from sklearn.metrics import brier_score_loss, log_loss
 from torchmetrics.functional.classification import binary_calibration_error
 
 from beyond_accuracy.dimensions import calibration as cal
-from beyond_accuracy.dimensions import calibration_resampling as res
-from beyond_accuracy.measure import stats
+from beyond_accuracy.measure import stats, verdicts
+from beyond_accuracy.show import theme
 
 
 def rng(seed=0):
@@ -151,7 +156,7 @@ class TestDebiased:
                 at = generator.integers(0, len(many), n)
                 p, right = many[at], generator.random(n) < (many - wrong)[at]
                 found = cal.ece_debiased(p, right)
-                low, high = found.interval(res.null_ece(p, 100, generator))
+                low, high = found.interval(cal.null_ece(p, 100, generator))
                 assert low <= found.value <= high and low < high
                 covered.append(low <= truth <= high)
         assert np.mean(covered) >= 0.92
@@ -163,15 +168,16 @@ class TestDebiased:
         assert np.mean([low <= expected <= high for low, high in intervals]) >= 0.92
         assert all(low <= one.mean() <= high for one, (low, high) in zip(found, intervals, strict=True))
 
-    def test_sweep_stops_where_accuracy_falls(self):
-        # Halves: 1/3 then 1. Thirds of two: 0, 1, 1. Quarters: ]..], accuracies no longer rise at five bins.
-        confidence = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-        signed, bins = cal.ece_sweep(confidence, [0, 0, 1, 1, 1, 1])
-        assert bins == 6 and signed.mean() == pytest.approx((0.1 + 0.2 + 0.7 + 0.6 + 0.5 + 0.4) / 6)
-        signed, bins = cal.ece_sweep(confidence, [1, 1, 1, 0, 0, 0])
-        assert bins == 1 and signed.mean() == pytest.approx(0.15)
-        signed, bins = cal.ece_sweep([0.8] * 5, [1, 1, 1, 1, 0])
-        assert bins == 1 and signed.mean() == pytest.approx(0)
+    @pytest.mark.parametrize(
+        ("correct", "error"),
+        [([0, 0, 1, 1, 1, 1], (0.1 + 0.2 + 0.7 + 0.6 + 0.5 + 0.4) / 6), ([1, 1, 1, 0, 0, 0], 0.15)],
+        ids=["six bins", "one bin"],
+    )
+    def test_sweep_stops_where_accuracy_falls(self, correct, error):
+        assert cal.ece_sweep([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], correct).mean() == pytest.approx(error)
+
+    def test_sweep_of_one_confidence(self):
+        assert cal.ece_sweep([0.8] * 5, [1, 1, 1, 1, 0]).mean() == pytest.approx(0)
 
 
 class TestSmooth:
@@ -185,65 +191,58 @@ class TestSmooth:
         ) / (np.sqrt(2 * np.pi) * s)
         return np.abs(kernel @ (correct - confidence)).mean() / len(confidence)
 
-    @pytest.mark.parametrize("s", [0.02, 0.1, 0.6])
-    def test_matches_quadrature_of_the_definition(self, s):
-        confidence, correct = sample(300)
-        weighted, used = cal.smooth_ece(confidence, correct, s)
-        assert used == s and weighted.mean() == pytest.approx(self.quadrature(confidence, correct, s), abs=2e-5)
-
-    def test_bandwidth_is_the_fixed_point(self):
-        confidence, correct = sample(1000)
-        weighted, s = cal.smooth_ece(confidence, correct)
-        value = weighted.mean()
-        assert value == pytest.approx(s, abs=1e-5)
-        assert value == pytest.approx(self.quadrature(confidence, correct, s), abs=1e-4)
+    @pytest.mark.parametrize("power", [1.1, 2, 8])
+    def test_solves_the_definition_by_quadrature(self, power):
+        confidence, correct = sample(1000, power=power)
+        weighted, s = cal.ece_smooth(confidence, correct)
+        assert weighted.mean() == pytest.approx(s, abs=1e-5)
+        assert weighted.mean() == pytest.approx(self.quadrature(confidence, correct, s), abs=1e-4)
 
     def test_extremes(self):
         # Always sure and always wrong: the residual is a point mass of -1, which the kernel only spreads.
-        assert cal.smooth_ece(np.ones(10), np.zeros(10))[0].mean() == pytest.approx(1, abs=1e-3)
-        assert cal.smooth_ece(np.ones(10), np.ones(10))[0].mean() < 1e-3
-        assert cal.smooth_ece(np.full(4, 0.5), [1, 1, 0, 0])[0].mean() == pytest.approx(0, abs=1e-9)
+        assert cal.ece_smooth(np.ones(10), np.zeros(10))[0].mean() == pytest.approx(1, abs=1e-3)
+        assert cal.ece_smooth(np.ones(10), np.ones(10))[0].mean() < 1e-3
+        assert cal.ece_smooth(np.full(4, 0.5), [1, 1, 0, 0])[0].mean() == pytest.approx(0, abs=1e-9)
 
 
 class TestScores:
     def test_classwise_matches_binary_ece_of_each_class(self):
         p, y = probabilities()
         expected = [cal.ece(p[:, k], y == k) for k in range(p.shape[1])]
-        assert cal.classwise_ece(p, y).mean() == pytest.approx(np.mean(expected))
+        assert cal.ece_classwise(p, y).mean() == pytest.approx(np.mean(expected))
 
-    def test_brier_and_nll_match_sklearn(self):
+    def test_scores_match_sklearn(self):
         p, y = probabilities()
-        expected = brier_score_loss(y, p, labels=range(7), scale_by_half=False)
-        assert cal.brier(p, y).mean() == pytest.approx(expected)
-        assert cal.nll(p[np.arange(len(y)), y]).mean() == pytest.approx(log_loss(y, p, labels=range(7)))
+        scores = cal.score(np.log(p), y)
+        assert scores.brier.mean() == pytest.approx(brier_score_loss(y, p, labels=range(7), scale_by_half=False))
+        assert scores.nll.mean() == pytest.approx(log_loss(y, p, labels=range(7)))
+        assert scores.confidence == pytest.approx(p.max(axis=1), abs=1e-6)
 
-    def test_brier_extremes(self):
-        assert cal.brier([[1.0, 0.0], [0.0, 1.0]], [0, 0]).tolist() == [0, 2]
+    @pytest.mark.parametrize("temperature", [1.7, np.linspace(0.5, 3, 2500)], ids=["one", "per image"])
+    def test_scores_match_scipy_in_every_chunk(self, temperature):
+        logits, y = rng().normal(0, 3, (2500, 1000)), rng(1).integers(0, 1000, 2500)  # two chunks
+        p = softmax(logits / np.broadcast_to(temperature, 2500)[:, None], axis=1)
+        found = cal.score(logits, y, temperature)
+        assert found.confidence == pytest.approx(p.max(axis=1), rel=1e-4)
+        assert found.nll == pytest.approx(-np.log(p[np.arange(2500), y]), rel=1e-4)
 
-    def test_nll_of_an_impossible_class_is_finite(self):
+    def test_extremes(self):
+        assert cal.score(np.array([[50.0, 0.0], [0.0, 50.0]]), np.array([0, 0])).brier.tolist() == [0, 2]
+        assert cal.score(np.array([[1000.0, 0.0]]), np.array([1])).nll.tolist() == [pytest.approx(103.28, abs=0.01)]
         assert cal.nll([1.0, 0.0]).tolist() == [0, pytest.approx(103.28, abs=0.01)]
-
-    def test_signed_gap(self):
-        assert cal.signed_gap([0.9, 0.8, 0.7], [1, 0, 1]) == pytest.approx(0.8 - 2 / 3)
-        assert cal.signed_gap([0.5], [1]) == -0.5
-
-    @pytest.mark.parametrize("p,y", [([[0.5, 0.5]], [2]), ([[0.9, 0.9]], [0]), ([[0.5, 0.5]], [0, 1])])
-    def test_bad_distributions_raise(self, p, y):
-        with pytest.raises(ValueError):
-            cal.brier(p, y)
 
 
 class TestNull:
     def test_null_band(self):
         confidence, _ = sample(1500)
-        null = res.null_ece(confidence, 300, rng())
+        null = cal.null_ece(confidence, 300, rng())
         generator = rng(9)
         loop = [cal.ece(confidence, generator.random(1500) < confidence) for _ in range(300)]
         assert null.mean() == pytest.approx(np.mean(loop), rel=0.05)
         assert null.std() == pytest.approx(np.std(loop), rel=0.25)
 
     def test_null_of_saturated_confidence_is_zero(self):
-        assert res.null_ece(np.ones(50), 10, rng()).tolist() == [0] * 10
+        assert cal.null_ece(np.ones(50), 10, rng()).tolist() == [0] * 10
 
 
 def paired(n, generator, first=(8, 1), second=(2, 1), off=(0.0, 0.0), swapped=False):
@@ -284,7 +283,7 @@ class TestDifference:
             everything.append(abs(gap) / error)
         gap, error = apart(models)
         expected = np.mean(np.array(everything) >= abs(gap) / error - 1e-9)
-        found = res.ece_difference(*models, 20_000, rng(), bins)
+        found = cal.ece_difference(*models, 20_000, rng(), bins)
         assert found.estimate == pytest.approx(gap) and found.p_value == pytest.approx(expected, abs=0.02)
         ends = sorted(found.interval, key=abs)
         near = abs(gap) - np.quantile(everything, 0.95) * error
@@ -293,76 +292,75 @@ class TestDifference:
     def test_exchangeable_models(self):
         for off in (0.0, 0.03):
             runs = [paired(700, rng(seed), off=(off, off), swapped=True) for seed in range(150)]
-            p = np.array([res.ece_difference(*models, 99, rng(1)).p_value for models in runs])
+            p = np.array([cal.ece_difference(*models, 99, rng(1)).p_value for models in runs])
             assert 0.005 <= np.mean(p <= 0.05) <= 0.10  # 0.05, two standard errors of 150 repetitions either way
 
     @pytest.mark.parametrize("off", [(0, 0), (0.03, 0.03), (0.04, -0.04)], ids=["calibrated", "alike", "opposite"])
     def test_equal_errors_of_unlike_models(self, off):
-        found = [res.ece_difference(*paired(1600, rng(seed), off=off), 99, rng(1)) for seed in range(120)]
+        found = [cal.ece_difference(*paired(1600, rng(seed), off=off), 99, rng(1)) for seed in range(120)]
         assert np.mean([one.p_value <= 0.05 for one in found]) <= 0.10
         assert np.mean([one.interval.low <= 0 <= one.interval.high for one in found]) >= 0.90
 
     def test_unequal_errors_are_found_and_covered(self):
-        found = [res.ece_difference(*paired(1600, rng(seed), off=(0.06, 0.0)), 99, rng(1)) for seed in range(60)]
+        found = [cal.ece_difference(*paired(1600, rng(seed), off=(0.06, 0.0)), 99, rng(1)) for seed in range(60)]
         assert np.mean([one.p_value <= 0.05 for one in found]) >= 0.8
         assert np.mean([one.interval.low <= 0.06 <= one.interval.high for one in found]) >= 0.9
 
     def test_interval_agrees_with_the_test_and_holds_the_estimate(self):
         for seed in range(40):
-            found = res.ece_difference(*paired(500, rng(seed), off=(0.05, 0.0)), 399, rng(seed))
+            found = cal.ece_difference(*paired(500, rng(seed), off=(0.05, 0.0)), 399, rng(seed))
             low, high = found.interval
             assert low <= found.estimate <= high
             assert (low > 0 or high < 0) == (found.p_value < 0.05) or found.p_value == pytest.approx(0.05, abs=0.003)
 
     def test_identical_models_and_one_changed_answer(self):
         confidence, correct = sample(400)
-        assert res.ece_difference((confidence, correct), (confidence, correct), 50, rng()) == (0, (0, 0), 1)
+        assert cal.ece_difference((confidence, correct), (confidence, correct), 50, rng()) == (0, (0, 0), 1)
         # Every swap leaves the same difference up to its sign: no evidence, however many swaps are rounded which way.
         changed = correct ^ (np.arange(400) == 7)
-        low, high = (found := res.ece_difference((confidence, correct), (confidence, changed), 999, rng())).interval
+        low, high = (found := cal.ece_difference((confidence, correct), (confidence, changed), 999, rng())).interval
         assert found.p_value == 1 and low <= 0 <= high
 
     def test_rounding_of_another_machine_changes_no_p_value(self):
         models = paired(900, rng(3), off=(0.04, 0.0))
         noise = rng(5)
         moved = [(p * (1 + 1e-7 * noise.standard_normal(900)), y) for p, y in models]
-        one, two = (res.ece_difference(*run, 999, rng()) for run in (models, moved))
+        one, two = (cal.ece_difference(*run, 999, rng()) for run in (models, moved))
         assert one.p_value == pytest.approx(two.p_value, abs=0.003)
         assert one.interval == pytest.approx(two.interval, abs=1e-5)
 
 
 class TestOrdering:
     def test_by_hand(self):
-        configs = res.bin_configs([5, 10], ["width"])
+        configs = [cal.Bins(5, "width"), cal.Bins(10, "width")]
         # Differences of -1 and 0 with standard error 1/2; the third model is worse by far more than noise.
         noise = np.array([1.0, -1.0, 1.0, -1.0])
         a = [cal.Debiased(10 + noise, 0.0)] * 2
         b = [cal.Debiased(np.full(4, 11.0), 0.0), cal.Debiased(np.full(4, 10 + cal.CORRECTION), 1.0)]
         c = [cal.Debiased(np.full(4, 90.0), 0.0)] * 2
-        table = res.ordering({"b": b, "a": a, "c": c}, configs)
+        table = cal.ordering({"b": b, "a": a, "c": c}, configs)
         first, share = table.iloc[0], (norm.cdf(2) + norm.cdf(0)) / 2
-        assert (first["better"], first["worse"], first["share"]) == ("a", "b", round(share, 3))
-        assert (first["lowest"], first["lowest_n_bins"], first["clear"], first["configs"]) == (0.5, 10, 1, 2)
-        assert table.iloc[1][["better", "worse", "share", "clear"]].tolist() == ["b", "c", 0.999, 2]
-        tie = res.ordering({"x": b, "y": b}, configs).iloc[0]
-        assert tie["share"] == 0.5 and tie["clear"] == 0
+        assert first.tolist() == ["a", "b", round(100 * share, 1), 50.0, "10 bins of equal width", "1 of 2"]
+        assert table.iloc[1][["model_a", "model_b", cal.SHARE, "clear"]].tolist() == ["b", "c", 99.9, "2 of 2"]
+        tie = cal.ordering({"x": b, "y": b}, configs).iloc[0]
+        assert tie[cal.SHARE] == 50 and tie["clear"] == "0 of 2"
 
     def test_noise_is_no_order(self):
         # Both calibrated; the less confident one has the larger plain ECE in nearly every resample.
         shares, plain = [], []
         for seed in range(20):
             errors = {k: [cal.ece_debiased(*run)] for k, run in enumerate(paired(3200, rng(seed), (12, 1), (2, 1)))}
-            row = res.ordering(errors, [res.PAPER]).iloc[0]
-            shares.append(row["share"] if row["better"] == 0 else 1 - row["share"])
+            row = cal.ordering(errors, [cal.PAPER]).iloc[0]
+            shares.append(row[cal.SHARE] if row["model_a"] == 0 else 100 - row[cal.SHARE])
             plain.append(errors[0][0].plain < errors[1][0].plain)
-        assert np.mean(plain) >= 0.9 and np.mean(shares) < 0.75
+        assert np.mean(plain) >= 0.9 and np.mean(shares) < 75
 
     def test_says_what_the_paired_test_says(self):
         for seed in range(8):
             runs = paired(1600, rng(seed), off=(0.06, 0.02))
-            share = res.ordering(dict(enumerate([cal.ece_debiased(*run)] for run in runs)), [res.PAPER])["share"][0]
-            p = res.ece_difference(*runs, 999, rng()).p_value
-            assert 2 * (1 - share) == pytest.approx(p, abs=0.1)
+            row = cal.ordering(dict(enumerate([cal.ece_debiased(*run)] for run in runs)), [cal.PAPER]).iloc[0]
+            p = cal.ece_difference(*runs, 999, rng()).p_value
+            assert 2 * (1 - row[cal.SHARE] / 100) == pytest.approx(p, abs=0.1)
 
 
 @pytest.fixture(scope="session")
@@ -389,8 +387,167 @@ def test_published_predictions(published, model, top1, expected):
     assert 100 * correct.mean() == pytest.approx(top1, abs=5e-4)
     assert cal.ece(confidence, correct) == pytest.approx(expected, abs=5e-6)
     found = cal.ece_debiased(confidence, correct)
-    interval = found.interval(res.null_ece(confidence, 200, rng()))
+    interval = found.interval(cal.null_ece(confidence, 200, rng()))
     assert 0 < interval.low < found.value < expected < interval.high
     # Apple's reference package (with its coarser quadrature) gives 0.0384 and 0.0142 for these predictions.
-    smooth = cal.smooth_ece(confidence, correct)[0].mean()
+    smooth = cal.ece_smooth(confidence, correct)[0].mean()
     assert smooth == pytest.approx({"ResNet50": 0.0384, "ViT": 0.0142}[model], rel=0.06)
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+LABELS = {"sure": "Sure", "fair": "Fair", "csv": "CSV"}
+
+
+def run(logits, targets, columns=None, keep=True, multilabel=False):
+    scored = logits if columns is None else logits[:, columns]
+    p = softmax(scored.astype(np.float32), axis=1)
+    return SimpleNamespace(
+        confidence=p.max(axis=1).astype(float),
+        correct=p.argmax(axis=1) == targets,
+        multilabel=multilabel,
+        logits=logits if keep else None,
+        columns=columns,
+        target_positions=targets,
+    )
+
+
+def outputs(n, sharpness, seed, shift=0.0):
+    """Logits of a model whose calibrated temperature is `sharpness`."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 1.5, (n, 6))
+    targets = (logits * (1 - shift) + generator.gumbel(size=logits.shape)).argmax(axis=1)
+    return (logits * sharpness).astype(np.float16), targets
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """`sure` is overconfident, `fair` calibrated, `csv` is `fair` known by its confidence only."""
+    sure, fair = outputs(1500, 2.5, 0), outputs(1500, 1.0, 1)
+    return {"sure": run(*sure), "fair": run(*fair), "csv": run(*fair, keep=False)}
+
+
+def values(table, metric):
+    return table[table["metric"] == metric].set_index("model")["value"].to_dict()
+
+
+def test_errors_and_their_sentence(runs):
+    table, sure = cal.errors(runs, 300, 0), runs["sure"]
+    gap = sure.confidence.mean() - sure.correct.mean()
+    assert values(table, "ece")["sure"] == pytest.approx(cal.ece(sure.confidence, sure.correct))
+    assert values(table, "accuracy")["sure"] == pytest.approx(100 * sure.correct.mean())
+    assert values(table, "confidence_gap")["sure"] == pytest.approx(gap)
+    assert values(table, "ece_debiased")["sure"] == cal.ece_debiased(sure.confidence, sure.correct).value
+    intervals = table.set_index(["model", "metric"])[["ci_low", "ci_high"]]
+    assert intervals.loc[("sure", "ece_debiased"), "ci_low"] > 0.05
+    assert intervals.loc[("fair", "ece_debiased"), "ci_low"] == 0
+    assert ((table["ci_low"] <= table["value"]) & (table["value"] <= table["ci_high"])).all()
+    assert intervals.loc[("fair", "confidence_gap")].prod() < 0 < intervals.loc[("sure", "confidence_gap"), "ci_low"]
+    fair, csv = (table[table["model"] == m].drop(columns="model").to_numpy() for m in ("fair", "csv"))
+    assert np.array_equal(fair, csv), "the same outputs give the same rows: resamples are shared"
+    verdict = pd.DataFrame({"model_a": list(LABELS), "model_b": "", "verdict": [verdicts.THESE, *[verdicts.OPEN] * 2]})
+    sentence = cal.gap_sentence(table, verdict, "Val", LABELS)
+    assert f"Sure is overconfident by {100 * gap:.1f} [" in sentence and "Fair is not clearly either (" in sentence
+    turned = table.assign(value=-table["value"], ci_low=-table["ci_high"], ci_high=-table["ci_low"])
+    assert f"Sure is underconfident by {100 * gap:.1f} [" in cal.gap_sentence(turned, verdict, "Val", LABELS)
+
+
+def test_others_need_the_distribution_only_where_they_say_so(runs):
+    table = cal.others(runs, 100, 0)
+    assert set(table.loc[table["model"] == "csv", "metric"]) == {"ece_sweep", "ece_smooth"}
+    p, y = softmax(runs["fair"].logits.astype(np.float32), axis=1), runs["fair"].target_positions
+    brier = ((p - np.eye(6)[y]) ** 2).sum(axis=1).mean()
+    assert values(table, "brier")["fair"] == pytest.approx(brier, abs=1e-6)
+    assert values(table, "nll")["fair"] == pytest.approx(-np.log(p[np.arange(len(y)), y]).mean(), abs=1e-5)
+    assert values(table, "ece_classwise")["fair"] == pytest.approx(cal.ece_classwise(p, y).mean())
+    assert ((table["ci_low"] < table["value"]) & (table["value"] < table["ci_high"])).all()
+    assert cal.described(runs, LABELS) == "1,500 images, 3 models; only the confidence is known of CSV"
+
+
+def test_columns_restrict_the_classes_and_several_labels_have_no_distribution():
+    logits, targets = outputs(600, 1.0, 3)
+    columns = np.array([1, 3, 4])
+    inside = np.isin(targets, columns)
+    part = run(logits[inside], np.searchsorted(columns, targets[inside]), columns)
+    p = softmax(logits[inside][:, columns].astype(np.float32), axis=1)
+    brier = ((p - np.eye(3)[part.target_positions]) ** 2).sum(axis=1).mean()
+    assert values(cal.others({"part": part}, 50, 0), "brier")["part"] == pytest.approx(brier, abs=1e-6)
+    table = cal.others({"many": run(logits, targets, multilabel=True)}, 50, 0)
+    assert set(table["metric"]) == {"ece_sweep", "ece_smooth"}
+
+
+def test_bins_and_ordering(runs):
+    configs = [cal.Bins(n, binning) for binning in ("width", "mass") for n in (5, 15)]
+    near, sure = run(*outputs(1500, 1.05, 1)), runs["sure"]
+    found = cal.in_all_bins({"near": near} | {m: runs[m] for m in ("sure", "fair")}, configs)
+    lines = cal.over_bins(found, configs)
+    row = lines.query("model == 'sure' and binning == 'equal number of images' and n_bins == 5").iloc[0]
+    assert row["plain"] == pytest.approx(cal.ece(sure.confidence, sure.correct, 5, binning="mass"))
+    assert ((lines["ci_low"] <= lines["value"]) & (lines["value"] <= lines["ci_high"])).all()
+    order = cal.ordering(found, configs).set_index(["model_a", "model_b"], drop=False)
+    names = LABELS | {"near": "Near"}
+    sentence = cal.order_sentence(order.loc[("fair", "sure")], "Val", names)
+    assert (
+        sentence == "On Val, Fair has a lower debiased ECE than Sure beyond noise under each of 4 bin configurations."
+    )
+    open_row = order.loc[("fair", "near")]
+    sentence = cal.order_sentence(open_row, "Val", names)
+    assert 50 < open_row[cal.SHARE] < 97.5 and f"in {open_row[cal.SHARE]:.1f} % of draws over 4" in sentence
+    assert f"in {open_row[cal.LEAST]:.1f} % at" in sentence and "of them" in sentence
+    kinds = {"near": ("t", "clip"), "sure": ("t", "supervised"), "fair": ("c", "clip")}
+    specs = [SimpleNamespace(name=name, family=f, paradigm=p) for name, (f, p) in kinds.items()]
+    assert cal.matched(order, specs)[["model_a", "model_b"]].to_numpy().tolist() == [["near", "sure"]]
+
+
+def test_one_model_has_no_order_and_images_must_be_shared(runs):
+    alone = {"m": run(*outputs(100, 1.0, 5))}
+    assert cal.ordering(cal.in_all_bins(alone)).empty
+    assert cal.differences(alone, 0)["metric"].tolist() == ["confidence_gap"]
+    for wrong in ({"a": runs["sure"], **alone}, {}):
+        with pytest.raises(ValueError, match="same images"):
+            cal.errors(wrong, 10, 0)
+
+
+def test_differences(runs):
+    rows = cal.differences(runs, 0)
+    table = rows.set_index(["metric", "model_a", "model_b"])
+    assert len(table) == 3 + 3 * 3
+    main = rows[rows["family"] == "main"]
+    assert set(zip(main["metric"], main["model_b"] == "", strict=True)) == {
+        ("ece_debiased", False),
+        ("confidence_gap", True),
+    }
+    assert table.loc[("confidence_gap", "sure", ""), "p"] < 0.001
+    apart = table.loc[("ece_debiased", "sure", "fair")]
+    assert apart["ci_low"] > 0 and apart["p"] == apart["p_floor"] == 1 / 20_001
+    for metric in ("ece_debiased", "confidence_gap"):
+        same = table.loc[(metric, "fair", "csv")]
+        assert same[["difference", "ci_low", "ci_high", "p"]].tolist() == [0, 0, 0, 1]
+    accuracy = table.loc[("accuracy", "sure", "fair")]
+    gap = 100 * (runs["sure"].correct.mean() - runs["fair"].correct.mean())
+    assert accuracy["difference"] == pytest.approx(gap) and accuracy["unit"] == "percent"
+    assert accuracy["p_floor"] == 0 < table.loc[("confidence_gap", "sure", ""), "p_floor"]
+    judged = verdicts.judge(rows.assign(dataset="val"))
+    judged = judged[judged["metric"] == "ece_debiased"]
+    assert cal.ece_sentence(judged, "Val", "A leads").startswith("On Val, A leads in debiased ECE; 2 of 3 pairs")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_gaps_reach_from_accuracy_to_mean_confidence(count):
+    kinds = [("vit_sup", "ViT", "transformer", "supervised"), ("convnext_clip", "ConvNeXt", "convnet", "clip")][:count]
+    specs = [SimpleNamespace(name=n, label=label, family=f, paradigm=p) for n, label, f, p in kinds]
+    # two bins: 10 images at 0.4 of which 2 are right, 30 at 0.7 of which 27 are
+    p, right = np.repeat([0.4, 0.7], [10, 30]), np.r_[[1] * 2, [0] * 8, [1] * 27, [0] * 3]
+    one = SimpleNamespace(confidence=p, correct=right)
+    theme.use_theme()
+    fig, alt = cal.figure(cal.diagrams(dict.fromkeys([spec.name for spec in specs], one), 2), theme.styles(specs))
+    assert len(fig.axes) == 2 * count
+    histogram, diagram = fig.axes[:2]
+    assert [bar.get_height() for bar in histogram.patches] == [25, 75]
+    over, under = (bar for bar in diagram.patches if bar.get_hatch())
+    assert (over.get_y(), over.get_height()) == pytest.approx((0.2, 0.2))
+    assert (under.get_y(), under.get_height()) == pytest.approx((0.9, -0.2))
+    assert over.get_hatch() != under.get_hatch()
+    shown = cal.ece_debiased(p, right, 2)
+    assert diagram.texts[0].get_text() == f"ECE {shown.value:.3f}\n(plain {shown.plain:.3f})"
+    assert f"ViT debiased ECE {shown.value:.3f}" in alt and "accuracy 0.72" in alt

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data.annotations import factor_frame
 from beyond_accuracy.dimensions import calibration, mistakes
-from beyond_accuracy.dimensions.calibration_resampling import PAPER, ece_difference
+from beyond_accuracy.dimensions.calibration import PAPER, ece_difference
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale
 from beyond_accuracy.measure import tidy, verdicts

@@ -148,6 +148,13 @@ def estimates(
     return rows(metric, unit, models, values, n, draws[:, : len(models)], units=units), gaps
 
 
+def each(sets: Mapping[str, object], measure: Callable[..., pd.DataFrame], *args: object) -> pd.DataFrame:
+    """Rows of a function of one set, for every set, with its name in `dataset`."""
+    parts = {name: measure(found, *args) for name, found in sets.items()}
+    found = {name: part for name, part in parts.items() if len(part)} or parts
+    return pd.concat(found, names=["dataset"]).reset_index(level=0).reset_index(drop=True)
+
+
 def against_zero(
     metric: str, unit: str, models: Sequence[str], values: ArrayLike, n: int, draws: NDArray, units: int | None = None
 ) -> pd.DataFrame:

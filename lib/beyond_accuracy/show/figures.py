@@ -138,6 +138,7 @@ def lines(
     shade: Mapping[str, tuple[float, float]] | None = None,
     ymin: float | None = None,
     paper: pd.DataFrame | bool | None = None,
+    spoken: Sequence[float] = (),
 ) -> Drawn:
     """Value against a number, a line per model, a panel per value of a column.
 
@@ -155,6 +156,7 @@ def lines(
         shade: Panel -> (low, high) that is shaded.
         ymin: Lower limit of the vertical axis.
         paper: The paper's values in the same columns, as black ticks where steps are equal (True in `Page.draw`).
+        spoken: Where on the horizontal axis the words read the lines off; at their ends by default.
     """
     keys, looks = list(dict.fromkeys(frame[panel])) if panel else [""], used(styles, frame)
     fig, axes = panels(keys, 3.2 if columns > 1 else 2.5, min(columns, len(keys)), sharey=True)
@@ -187,6 +189,9 @@ def lines(
     first.set_ylim(bottom=ymin)
     fig.supylabel(ylabel, fontsize=11.5)
     legend(fig, looks, kind="line")
+    if len(spoken):
+        named = frame[np.isclose(frame[x].to_numpy(float)[:, None], spoken).any(axis=1)]
+        return fig, f"{ylabel} against {xlabel}: {spell(named, [panel, 'model', x], labels_of(looks))}."
     ends = (
         frame.groupby([*([panel] if panel else []), "model"], sort=False)["value"].agg(["first", "last"]).reset_index()
     )

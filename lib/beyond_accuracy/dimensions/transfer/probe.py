@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from scipy.special import log_expit, log_softmax
 from threadpoolctl import ThreadpoolController
 
-from beyond_accuracy.dimensions.temperature import fit_temperature
+from beyond_accuracy.dimensions.confidence import fit_temperature
 
 SMALL = 2**23
 """Rows x features up to which a CPU keeps the standardised rows in memory (float64: 64 MB); above it they stream."""

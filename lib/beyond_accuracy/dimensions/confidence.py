@@ -1,0 +1,250 @@
+"""What can be done with a confidence: repair it by a temperature, answer only where it is high.
+
+A temperature repairs confidence without changing a prediction (Guo et al. 2017). It is never fitted on the images it is
+reported on: on the clean set by cross-fitting, on shifted sets by carrying over the temperature of the clean set. In
+selective prediction images are accepted in order of falling confidence; coverage is the share accepted, risk the error
+rate among them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import softmax
+from sklearn.model_selection import KFold
+from statsmodels.stats.proportion import proportion_confint
+
+from beyond_accuracy.dimensions import calibration
+from beyond_accuracy.dimensions.calibration import Runs, chunks, has_distribution, logits_of, score
+from beyond_accuracy.measure import tidy
+from beyond_accuracy.measure.stats import Z95, Interval, bootstrap, wilson
+
+_LOG_BOUND = math.log(100)  # temperatures from 1/100 to 100; a separable set would otherwise ask for 0
+
+
+# Temperature ---------------------------------------------------------------------------------------------------------
+
+
+class Fitted(NamedTuple):
+    """Temperatures of one model: of each image, fitted on the other folds, and of all images, for other sets."""
+
+    crossed: NDArray[np.float64]
+    whole: float
+    interval: Interval
+
+
+def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -> float:
+    """Temperature T that minimises the negative log-likelihood of softmax(logits / T) of (n, classes) logits.
+
+    Convex in 1/T, so that the optimum is unique; found by L-BFGS over log T within 1/100 to 100.
+
+    Raises:
+        ValueError: Wrong shapes, no images, targets out of range or logits that are not finite.
+    """
+    logits, targets = np.asarray(logits), np.asarray(targets)
+    if logits.ndim != 2 or targets.shape != logits.shape[:1] or targets.size == 0:
+        raise ValueError(f"(n, classes) logits and (n,) targets are expected, got {logits.shape} and {targets.shape}")
+    if not np.issubdtype(targets.dtype, np.integer) or targets.min() < 0 or targets.max() >= logits.shape[1]:
+        raise ValueError(f"targets must be integers in 0..{logits.shape[1] - 1}")
+    if not np.isfinite(logits).all():
+        raise ValueError("logits must be finite")
+    return _fit(logits, targets, np.arange(len(targets)), start)
+
+
+def _fit(logits: NDArray, targets: NDArray[np.intp], rows: NDArray[np.intp], start: float) -> float:
+    def loss(log_t: NDArray) -> tuple[float, NDArray]:
+        # With b = 1/T: d NLL / d log T = b * (z_target - mean of z under the softmax).
+        b, total, slope = math.exp(-log_t[0]), 0.0, 0.0
+        for part in chunks(rows, logits.shape[1]):
+            z = logits[part].astype(np.float32)
+            z -= z.max(axis=1, keepdims=True)
+            own = z[np.arange(len(part)), targets[part]]
+            e = np.exp(b * z)
+            norm = e.sum(axis=1)
+            total += float((np.log(norm) - b * own).sum(dtype=np.float64))
+            slope += float((b * (own - np.einsum("ij,ij->i", e, z) / norm)).sum(dtype=np.float64))
+        return total / len(rows), np.array([slope / len(rows)])
+
+    bound = [(-_LOG_BOUND, _LOG_BOUND)]
+    found = minimize(loss, [math.log(start)], jac=True, method="L-BFGS-B", bounds=bound, options={"ftol": 1e-12})
+    return math.exp(float(found.x[0]))
+
+
+def temperature_interval(logits: NDArray, targets: NDArray[np.intp], temperature: float) -> Interval:
+    """Interval of a fitted temperature over other images: sandwich standard error of log T (White 1982)."""
+    slope = curvature = 0.0
+    for part in chunks(np.arange(len(targets)), logits.shape[1]):
+        z = logits[part].astype(float)
+        p = softmax(z / temperature, axis=1)
+        mean = np.einsum("ij,ij->i", p, z)
+        slope += float(((z[np.arange(len(part)), targets[part]] - mean) ** 2).sum())
+        curvature += float((np.einsum("ij,ij,ij->i", p, z, z) - mean**2).sum())
+    spread = Z95 * temperature * math.sqrt(slope) / curvature if curvature > 0 else _LOG_BOUND
+    low, high = np.exp(np.clip(math.log(temperature) + spread * np.array([-1, 1]), -_LOG_BOUND, _LOG_BOUND))
+    return Interval(float(low), float(high))
+
+
+def cross_fit(
+    logits: NDArray, targets: NDArray[np.intp], rng: np.random.Generator, folds: int = 5
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """(folds,) temperatures, each fitted on the images of the other folds, and the fold of each image."""
+    splits = KFold(folds, shuffle=True, random_state=int(rng.integers(2**32))).split(targets)
+    start = fit_temperature(logits, targets)  # all folds end near it: only a warm start, re-fitted below
+    fold, found = np.empty(len(targets), np.intp), []
+    for k, (train, test) in enumerate(splits):
+        fold[test] = k
+        found.append(_fit(logits, targets, train, start))
+    return np.array(found), fold
+
+
+def fit_temperatures(clean: Runs, folds: int, seed: int) -> dict[str, Fitted]:
+    """Temperatures of every model with logits."""
+    fitted = {}
+    for model, run in clean.items():
+        if has_distribution(run):
+            logits, targets = logits_of(run), run.target_positions
+            per_fold, fold = cross_fit(logits, targets, np.random.default_rng(seed), folds)
+            whole = fit_temperature(logits, targets, float(np.median(per_fold)))
+            fitted[model] = Fitted(per_fold[fold], whole, temperature_interval(logits, targets, whole))
+    return fitted
+
+
+def rescaled(
+    runs: Runs, fitted: Mapping[str, Fitted], clean: Runs, resamples: int, seed: int, n_bins: int = 15
+) -> pd.DataFrame:
+    """What temperature scaling does to one set.
+
+    Args:
+        runs: Those of the set; models without a temperature have no row.
+        fitted: Of `fit_temperatures`.
+        clean: Those they were fitted on. If the set is that one, each image is scored with the temperature of the folds
+            it is not in, otherwise the temperature of all clean images is carried over.
+        resamples: Bootstrap resamples.
+        seed: Seed.
+        n_bins: Equal-width bins of the ECE.
+
+    Returns:
+        `temperature` (n: the images it was fitted on), and `<metric>:scaled` for four metrics.
+    """
+    parts = [pd.DataFrame(columns=tidy.COLUMNS)]
+    for model in (m for m, run in runs.items() if m in fitted and has_distribution(run)):
+        run, (crossed, whole, ends) = runs[model], fitted[model]
+        scores = score(logits_of(run), run.target_positions, crossed if runs is clean else whole)
+        p, n = scores.confidence, len(run.correct)
+        found = calibration.ece_debiased(p, run.correct, n_bins)
+        interval = found.interval(calibration.null_ece(p, resamples, np.random.default_rng(seed), n_bins))
+        columns = {"confidence_gap": p - run.correct, "nll": scores.nll, "brier": scores.brier}
+        parts += [
+            tidy.rows("temperature", "ratio", [model], [whole], len(crossed), ends=[ends]),
+            tidy.rows("ece_debiased:scaled", "fraction", [model], [found.value], n, ends=[interval]),
+            calibration.mean_rows(model, columns, resamples, seed, ":scaled"),
+        ]
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def before_after(errors: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """The debiased ECE after scaling (rows of `rescaled`), with that of `calibration.errors` in a column `before`."""
+    before = errors[errors["metric"] == "ece_debiased"].rename(columns={"value": "before"})
+    after = after[after["metric"] == "ece_debiased:scaled"]
+    return after.merge(before[["dataset", "model", "before"]], on=["dataset", "model"])
+
+
+def temperature_sentence(rows: pd.DataFrame, title: str, clean: str, labels: Mapping[str, str]) -> str:
+    """What one temperature does to the ECE of a set: rows of `before_after`, titles of the set and the clean one."""
+    how = "a cross-fitted temperature" if title == clean else f"the temperature of {clean}"
+    changes = (f"{labels[row.model]} from {row.before:.3f} to {row.value:.3f}" for row in rows.itertuples())
+    return f"On {title}, {how} changes the debiased ECE of {', '.join(changes)}."
+
+
+# Selective prediction ------------------------------------------------------------------------------------------------
+
+
+class Ranked:
+    """Images by falling confidence, in groups of equal confidence.
+
+    Images of equal confidence cannot be told apart: all results are expectations over random orders of ties, so that
+    they do not depend on the order of the rows.
+    """
+
+    def __init__(self, confidence: ArrayLike, correct: ArrayLike):
+        confidence, correct = calibration.checked(confidence, correct)
+        self.order = np.argsort(-confidence, kind="stable")
+        self.starts = np.flatnonzero(np.diff(confidence[self.order], prepend=np.inf))
+        self.wrong = (1 - correct[self.order]).astype(np.float32)
+        self.harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, len(correct) + 1))])
+
+    def errors(self, coverage: ArrayLike) -> NDArray[np.float64]:
+        """Expected number of errors among the most confident share; linear inside a tie."""
+        sizes, errors = np.diff(self.starts, append=len(self.order)), np.add.reduceat(self.wrong, self.starts)
+        steps = [np.concatenate([[0], np.cumsum(counts)]) for counts in (sizes, errors)]
+        return np.interp(np.asarray(coverage) * len(self.order), *steps)
+
+    def areas(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
+        """(batch, 3) AUROC, AURC and AUGRC of (batch, n) counts of resampled images (default: each once).
+
+        AUROC is the probability that a right answer has higher confidence than a wrong one (ties count half), NaN where
+        all are right or all wrong. AURC is the mean risk over all coverages (Geifman and El-Yaniv 2017). AUGRC is the
+        area under errors accepted per image, accepted or not (Traub et al. 2024, arXiv 2407.01032). With accuracy a,
+        AUGRC = (1 - AUROC) a (1 - a) + (1 - a)^2 / 2, so that AUROC needs no pass of its own.
+
+        >>> Ranked([0.9, 0.8, 0.7, 0.6], [True, True, False, True]).areas()[0].round(4).tolist()
+        [0.6667, 0.1458, 0.0938]
+        """
+        weights = np.ones((1, len(self.order)), np.float32) if weights is None else weights
+        return np.array([self._areas(row[self.order]) for row in weights])
+
+    def _areas(self, size: NDArray[np.float32]) -> tuple[float, float, float]:
+        size, wrong = (np.add.reduceat(counts, self.starts) for counts in (size, size * self.wrong))
+        rate = np.divide(wrong, size, out=np.zeros_like(wrong), where=size > 0)
+        accepted, errors = np.cumsum(size, dtype=float), np.cumsum(wrong, dtype=float)
+        n, failed = accepted[-1], errors[-1]
+        # Trapezoids: inside a group of equal confidence errors come at a constant rate.
+        augrc = (size @ errors - size @ wrong / 2) / n**2
+        share = failed / n
+        auroc = 1 - (augrc - share**2 / 2) / (share * (1 - share)) if 0 < share < 1 else np.nan
+        # Sum of risks (E + e j/w) / (K + j) over the j = 1..w images of a group, with harmonic numbers H:
+        # (E - e K / w) (H(K + w) - H(K)) + e. A group that was not drawn has no step.
+        steps = np.diff(self.harmonic[accepted.astype(np.intp)], prepend=0.0)
+        aurc = ((errors - wrong - rate * (accepted - size)) @ steps + failed) / n
+        return auroc, aurc, augrc
+
+
+def risk_coverage(runs: Runs, points: int = 200) -> pd.DataFrame:
+    """Error rate (percent) among the most confident of every model, at `coverage` (percent) in up to `points` steps.
+
+    Bands: Wilson, among as many answered images.
+    """
+    parts = []
+    for model, run in runs.items():
+        n = len(run.correct)
+        coverage = np.arange(1, min(points, n) + 1) / min(points, n)
+        errors, answered = Ranked(run.confidence, run.correct).errors(coverage), coverage * n
+        low, high = proportion_confint(errors, answered, method="wilson")
+        columns = {"coverage": coverage, "value": errors / answered, "ci_low": low, "ci_high": high}
+        parts.append(pd.DataFrame({name: 100 * values for name, values in columns.items()}).assign(model=model))
+    return pd.concat(parts, ignore_index=True)
+
+
+def answering(runs: Runs, coverage: float, resamples: int, seed: int) -> pd.DataFrame:
+    """What is gained by answering only where the model is confident.
+
+    Rows of `auroc` (none where all answers are right or all wrong), `aurc`, `augrc` and `accuracy:coverage=<x>`, the
+    accuracy among the most confident share of the images.
+    """
+    if not 0 < coverage <= 1:
+        raise ValueError(f"coverage must lie above 0 and up to 1, got {coverage}")
+    parts = []
+    for model, run in runs.items():
+        ranked, n = Ranked(run.confidence, run.correct), len(run.correct)
+        draws = bootstrap(ranked.areas, n, resamples, np.random.default_rng(seed))
+        for k, metric in enumerate(("auroc", "aurc", "augrc")):
+            parts.append(tidy.rows(metric, "fraction", [model], ranked.areas()[:, k], n, draws[:, [k]]))
+        kept = max(1, round(coverage * n))
+        right = 1 - float(ranked.errors(kept / n)) / kept
+        ends = [Interval(*(100 * end for end in wilson(round(right * kept), kept)))]
+        parts.append(tidy.rows(f"accuracy:coverage={coverage:g}", "percent", [model], [100 * right], kept, ends=ends))
+    return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)

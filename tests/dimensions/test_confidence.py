@@ -1,0 +1,270 @@
+"""Temperature scaling and selective prediction: known temperatures, an independent optimiser, no leak between folds;
+worked cases, sklearn, the identity of AUGRC, brute force over tie orders."""
+
+import doctest
+from itertools import permutations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.metrics import roc_auc_score
+
+from beyond_accuracy.dimensions import calibration as cal
+from beyond_accuracy.dimensions import confidence as con
+from beyond_accuracy.measure.stats import bootstrap, wilson
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_docstring_examples():
+    assert doctest.testmod(con).failed == 0
+
+
+# Temperature ---------------------------------------------------------------------------------------------------------
+
+
+def scaled(n=4000, classes=10, true_temperature=2.0, seed=0):
+    """Logits whose calibrated temperature is known: targets are drawn from softmax(logits / T)."""
+    logits = rng(seed).normal(0, 3, (n, classes))
+    noisy = logits / true_temperature + rng(seed + 1).gumbel(size=logits.shape)
+    return logits, noisy.argmax(axis=1)
+
+
+def test_recovers_a_known_temperature():
+    assert con.fit_temperature(*scaled(20_000)) == pytest.approx(2.0, rel=0.03)
+    assert con.fit_temperature(*scaled(20_000, true_temperature=0.7)) == pytest.approx(0.7, rel=0.03)
+
+
+def test_matches_a_bounded_scalar_search():
+    logits, targets = scaled(500)
+
+    def loss(log_t):
+        return -log_softmax(logits / np.exp(log_t), axis=1)[np.arange(500), targets].mean()
+
+    expected = np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}).x)
+    assert con.fit_temperature(logits, targets) == pytest.approx(expected, rel=1e-4)
+    assert con.fit_temperature(logits, targets, start=0.2) == pytest.approx(expected, rel=1e-3)
+
+
+def test_interval_matches_refitting_resamples_and_covers():
+    logits, targets = scaled(400, classes=5)
+    fitted = con.fit_temperature(logits, targets)
+    low, high = con.temperature_interval(logits, targets, fitted)
+    assert low < fitted < high and fitted**2 == pytest.approx(low * high)
+    drawn = [rng(seed).integers(0, 400, 400) for seed in range(100)]
+    spread = np.std([np.log(con.fit_temperature(logits[rows], targets[rows], fitted)) for rows in drawn])
+    assert np.log(high / low) == pytest.approx(2 * 1.96 * spread, rel=0.2)
+    found = []
+    for seed in range(100):
+        again = scaled(400, classes=5, seed=10 + 2 * seed)
+        low, high = con.temperature_interval(*again, con.fit_temperature(*again, 2.0))
+        found.append(low <= 2 <= high)
+    assert np.mean(found) >= 0.9
+
+
+def test_float16_logits():
+    logits, targets = scaled(3000)
+    expected = con.fit_temperature(logits, targets)
+    assert con.fit_temperature(logits.astype(np.float16), targets) == pytest.approx(expected, rel=1e-3)
+
+
+def test_cross_fit_never_sees_its_own_fold_and_depends_on_the_generator_alone():
+    logits, targets = scaled(1000)
+    found, fold = con.cross_fit(logits, targets, rng(), folds=4)
+    assert np.bincount(fold).tolist() == [250] * 4
+    for k in range(4):
+        others = fold != k
+        assert found[k] == pytest.approx(con.fit_temperature(logits[others], targets[others]), rel=1e-3)
+    assert np.array_equal(con.cross_fit(logits, targets, rng(), folds=4)[1], fold)
+
+
+def test_scaling_repairs_calibration():
+    logits, targets = scaled(6000)
+    found, fold = con.cross_fit(logits, targets, rng())
+    before, after = cal.score(logits, targets), cal.score(logits, targets, found[fold])
+    correct = logits.argmax(axis=1) == targets
+    assert cal.ece(before.confidence, correct) > 0.1
+    assert cal.ece(after.confidence, correct) < 0.03
+    assert after.nll.mean() < before.nll.mean()
+
+
+def test_a_perfect_model_wants_the_sharpest_temperature():
+    logits = np.eye(5) * 3
+    assert con.fit_temperature(logits, np.arange(5)) < 0.2
+
+
+@pytest.mark.parametrize(
+    "logits,targets",
+    [(np.zeros((0, 3)), []), ([[0.0, 1.0]], [2]), ([[0.0, np.nan]], [0]), ([[0.0, 1.0]], [0.5]), ([0.0, 1.0], [0])],
+    ids=["empty", "out of range", "nan", "not integer", "one axis"],
+)
+def test_bad_input(logits, targets):
+    with pytest.raises(ValueError):
+        con.fit_temperature(logits, targets)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """`sure` is overconfident, `fair` calibrated, `csv` is `fair` known by its confidence only."""
+    return {
+        "sure": run(*scaled(1500, 6, 2.5)),
+        "fair": run(*scaled(1500, 6, 1.0)),
+        "csv": run(*scaled(1500, 6, 1.0), False),
+    }
+
+
+def run(logits, targets, keep=True, multilabel=False):
+    found = cal.score(logits, targets)
+    known = {"confidence": found.confidence, "correct": logits.argmax(axis=1) == targets, "multilabel": multilabel}
+    return SimpleNamespace(**known, logits=logits if keep else None, columns=None, target_positions=targets)
+
+
+def test_temperature_is_cross_fitted_at_home_and_carried_away(runs):
+    fitted = con.fit_temperatures(runs, 4, 0)
+    assert set(fitted) == {"sure", "fair"}
+    assert fitted["sure"].whole == pytest.approx(2.5, rel=0.1)
+    home, sure = con.rescaled(runs, fitted, runs, 100, 0), runs["sure"]
+    scores = cal.score(sure.logits, sure.target_positions, fitted["sure"].crossed)
+    row = home.query("metric == 'ece_debiased:scaled' and model == 'sure'").iloc[0]
+    assert row["value"] == pytest.approx(cal.ece_debiased(scores.confidence, sure.correct).value)
+    assert ((home["ci_low"] <= home["value"]) & (home["value"] <= home["ci_high"])).all()
+    away = con.rescaled({"sure": run(*scaled(800, 6, 5.0, 9))}, fitted, runs, 100, 0)
+    fit = away[away["metric"] == "temperature"].iloc[0]
+    assert fit["value"] == fitted["sure"].whole and fit["n"] == 1500, "n counts the images that it was fitted on"
+    moved = con.before_after(*(rows.assign(dataset="val") for rows in (cal.errors(runs, 100, 0), home)))
+    assert moved["model"].tolist() == ["sure", "fair"] and (moved["value"] < 0.05).all() and moved["before"][0] > 0.1
+    sentence = con.temperature_sentence(moved, "R", "Val", {"sure": "Sure", "fair": "Fair"})
+    assert f"Sure from {moved['before'][0]:.3f} to {moved['value'][0]:.3f}" in sentence and "of Val" in sentence
+
+
+def test_without_a_distribution_there_is_no_temperature(runs):
+    several = {"many": run(*scaled(300), multilabel=True), "csv": runs["csv"]}
+    assert con.fit_temperatures(several, 3, 0) == {}
+    assert con.rescaled(several, {}, several, 10, 0).empty
+
+
+# Selective prediction ------------------------------------------------------------------------------------------------
+
+
+def areas(confidence, correct):
+    return con.Ranked(confidence, correct).areas()[0]
+
+
+def sample(n=2000, seed=0, decimals=None):
+    confidence = rng(seed).beta(3, 1, n)
+    correct = rng(seed + 1).random(n) < confidence
+    return (confidence if decimals is None else confidence.round(decimals)), correct
+
+
+def by_definition(correct):
+    """AURC and AUGRC of images already ranked by falling confidence, from their definitions."""
+    errors = np.cumsum(1 - np.asarray(correct, float))
+    n = len(errors)
+    accepted = np.arange(1, n + 1)
+    curve = np.concatenate([[0], errors]) / n
+    return (errors / accepted).mean(), np.trapezoid(curve, dx=1 / n)
+
+
+def test_by_hand():
+    # Risks 0, 0, 1/3, 1/4; generalized risk 0, 0, 0, 1/4, 1/4 at coverages 0, 1/4 .. 1.
+    result = areas([0.9, 0.8, 0.7, 0.6], [1, 1, 0, 1])
+    assert result[0] == pytest.approx(2 / 3)
+    assert result[1] == pytest.approx((1 / 3 + 1 / 4) / 4)
+    assert result[2] == pytest.approx((0.125 + 0.25) / 4)
+
+
+@pytest.mark.parametrize("decimals", [None, 2, 1])
+def test_auroc_matches_sklearn(decimals):
+    confidence, correct = sample(decimals=decimals)
+    assert areas(confidence, correct)[0] == pytest.approx(roc_auc_score(correct, confidence), abs=1e-12)
+
+
+def test_areas_match_their_definitions():
+    confidence, correct = sample()
+    aurc, augrc = by_definition(correct[np.argsort(-confidence)])
+    result = areas(confidence, correct)
+    assert tuple(result[1:]) == (pytest.approx(aurc), pytest.approx(augrc))
+    accuracy = correct.mean()
+    identity = (1 - result[0]) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
+    assert result[2] == pytest.approx(identity)
+
+
+def test_ties_are_the_mean_over_all_orders():
+    confidence, correct = np.array([0.9, 0.6, 0.6, 0.6, 0.6, 0.2]), np.array([1, 0, 1, 1, 0, 1])
+    orders = [by_definition(np.r_[correct[0], correct[list(p)], correct[5]]) for p in permutations([1, 2, 3, 4])]
+    result = areas(confidence, correct)
+    assert tuple(result[1:]) == pytest.approx(tuple(np.mean(orders, axis=0)))
+    shuffled = rng().permutation(6)
+    assert areas(confidence[shuffled], correct[shuffled]) == pytest.approx(result)
+
+
+def test_constant_confidence_is_chance():
+    result = areas(np.ones(8), [1, 1, 1, 1, 1, 1, 0, 0])
+    assert result[0] == pytest.approx(0.5)
+    assert result[1] == pytest.approx(0.25)
+    assert result[2] == pytest.approx(0.125)
+
+
+def test_perfect_and_worst_ranking():
+    assert areas([0.9, 0.8, 0.1], [1, 1, 0])[0] == 1
+    assert areas([0.1, 0.2, 0.9], [1, 1, 0])[0] == 0
+
+
+@pytest.mark.parametrize("outcome,area", [(1, 0.0), (0, 1.0)])
+def test_one_class_has_no_auroc(outcome, area):
+    result = areas([0.9, 0.5], [outcome, outcome])
+    assert np.isnan(result[0]) and result[1] == area
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_bootstrap_matches_an_explicit_loop(decimals):
+    confidence, correct = sample(200, decimals=decimals)
+    draws = bootstrap(con.Ranked(confidence, correct).areas, 200, 15, rng(4))
+    generator = rng(4)
+    for i in range(15):
+        rows = generator.integers(0, 200, 200)
+        expected = areas(confidence[rows], correct[rows])
+        assert draws[i] == pytest.approx(expected, abs=1e-6)
+
+
+def test_risk_coverage_curve():
+    confidence, correct = sample(1000)
+    found = SimpleNamespace(confidence=confidence, correct=correct)
+    curve, ranked = con.risk_coverage({"m": found}, points=50), correct[np.argsort(-confidence)]
+    for row in curve.itertuples():
+        k = round(row.coverage * 10)
+        assert row.value == pytest.approx(100 * (1 - ranked[:k].mean()))
+        assert (row.ci_low, row.ci_high) == pytest.approx([100 * end for end in wilson(int((~ranked[:k]).sum()), k)])
+    assert curve["value"].iloc[-1] == pytest.approx(100 * (1 - correct.mean()))
+    few = SimpleNamespace(confidence=np.array([0.5, 0.4]), correct=np.array([True, False]))
+    assert con.risk_coverage({"m": few})["coverage"].tolist() == [50, 100]
+
+
+def test_errors_among_the_most_confident():
+    ranked = con.Ranked([0.9, 0.8, 0.7, 0.6], [1, 0, 1, 1])
+    assert ranked.errors([0.25, 0.375, 0.5, 1]).tolist() == [0, 0.5, 1, 1]
+    assert con.Ranked([0.5] * 4, [1, 0, 1, 1]).errors(0.5) == pytest.approx(0.5)  # ties: expectation
+
+
+def test_answering(runs):
+    table = con.answering(runs, 0.5, 100, 0)
+    sure = table[table["model"] == "sure"].set_index("metric")
+    assert sure.loc[["auroc", "aurc", "augrc"], "value"].tolist() == pytest.approx(
+        areas(runs["sure"].confidence, runs["sure"].correct)
+    )
+    row = sure.loc["accuracy:coverage=0.5"]
+    assert row["n"] == 750 and row["ci_low"] < row["value"] < row["ci_high"]
+    perfect = SimpleNamespace(confidence=np.linspace(0.5, 1, 20), correct=np.ones(20, bool))
+    assert "auroc" not in set(con.answering({"perfect": perfect}, 0.8, 20, 0)["metric"])
+    for coverage in (0, 1.1):
+        with pytest.raises(ValueError):
+            con.answering(runs, coverage, 10, 0)
+
+
+def test_no_images():
+    with pytest.raises(ValueError):
+        con.Ranked([], [])
