@@ -332,7 +332,7 @@ class Page:
         if not len(rows):
             return
         rows = rows[rows[across].isin(only)] if len(only) else rows
-        wide = tidy.wide(rows, down, across, only)
+        wide = tidy.pivot(rows, down, across, only)
         index = [down] if isinstance(down, str) else list(down)
         sizes = rows.groupby(index, sort=False)["n"].max()
         if sizes.nunique() > 1:

@@ -1,7 +1,7 @@
 """Which pairs of models are worth comparing: those that differ in one thing."""
 
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +31,22 @@ def contrasts(specs: Iterable[Described]) -> list[Contrast]:
     """
     pairs = [Contrast(a.name, b.name, _difference(a, b)) for a, b in combinations(specs, 2)]
     return [pair for pair in pairs if pair.what] or pairs
+
+
+def lead_pairs(specs: Iterable[Described]) -> list[tuple[str, str]]:
+    """Pairs of models to put against each other: transformer left, convnet right, within one paradigm.
+
+    Where a paradigm does not hold exactly one of each, its models are paired in profile order.
+    """
+    pairs, specs = [], list(specs)
+    for paradigm in dict.fromkeys(spec.paradigm for spec in specs):
+        group = [spec for spec in specs if spec.paradigm == paradigm]
+        families = {spec.family: spec.name for spec in group}
+        if len(group) == 2 and set(families) == {"transformer", "convnet"}:
+            pairs.append((families["transformer"], families["convnet"]))
+        else:
+            pairs += [(a.name, b.name) for a, b in pairwise(group)][::2]
+    return pairs
 
 
 def only(differences: pd.DataFrame, pairs: Iterable[Contrast]) -> pd.DataFrame:

@@ -65,7 +65,8 @@ def dots(
     order: Sequence = (),
     paper: pd.DataFrame | bool | None = None,
     line: float | None = None,
-    chance: float | None = None,
+    chance: float | Mapping[object, float] | None = None,
+    beside: str = "",
     stripes: bool = False,
     counts: bool = False,
     xlim: tuple | None = None,
@@ -81,7 +82,8 @@ def dots(
         order: Categories from top to bottom.
         paper: The paper's values in the same columns, drawn as black ticks (True in a call of `Page.draw`).
         line: Where a line of reference stands.
-        chance: Level of chance, a dotted line.
+        chance: Level of chance, a dotted line; or one per category.
+        beside: Column of another number of each row, drawn as a black tick.
         stripes: Shade every other category.
         counts: Put n behind a category's name.
         xlim: Limits.
@@ -91,13 +93,19 @@ def dots(
     fig, axes = panels(list(dict.fromkeys(frame[panel])) if panel else [""], each + 0.6)
     for key, ax in axes.items():
         mine = frame[frame[panel] == key] if panel else frame
-        common = {"x": y, "styles": looks, "order": names, "orient": "h", "dodge": 0.72 / max(len(looks), 4)}
+        common = {"x": y, "styles": looks, "order": names, "orient": "h"}
+        common["dodge"] = 0.72 / max(len(looks), 2 if beside else 4)
         errorbar(ax, mine, markersize=6, capsize=0, **common)
         if paper is not None and len(paper):
             paper_points(ax, paper[paper[y].isin(names)], **common)
+        if beside:
+            paper_points(ax, mine.assign(value=mine[beside]), **common)
         if line is not None:
             ax.axvline(line, color=INK, linewidth=1)
-        if chance is not None:
+        if isinstance(chance, Mapping):
+            for i, level in [(i, chance[name]) for i, name in enumerate(names) if name in chance]:
+                ax.plot([level] * 2, [i - 0.4, i + 0.4], color=GREY, linestyle=":", linewidth=1.4)
+        elif chance is not None:
             chance_line(ax, chance, orient="h")
         for i in range(0, len(names) * stripes, 2):
             ax.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.09, linewidth=0)
@@ -107,6 +115,9 @@ def dots(
         ax.set(xlabel=xlabel, xlim=xlim)
     legend(fig, looks)
     words = spell(frame, [panel, y, "model"], labels_of(looks))
+    if beside:
+        words += f". {beside.replace('_', ' ')}: "
+        words += spell(frame.assign(value=frame[beside]), [panel, y, "model"], labels_of(looks))
     return fig, f"{xlabel} of {len(looks)} models: {words}."
 
 
@@ -120,8 +131,10 @@ def lines(
     panel: str = "",
     columns: int = 2,
     band: bool = False,
-    level: float | None = None,
+    level: float | Mapping[object, float] | None = None,
     equal: bool = False,
+    sharey: bool = True,
+    dodge: float = 0.0,
     shade: Mapping[str, tuple[float, float]] | None = None,
     ymin: float | None = None,
 ) -> Drawn:
@@ -136,13 +149,15 @@ def lines(
         panel: Column with one panel per value.
         columns: Panels side by side.
         band: Intervals as bands (many points), else as whiskers.
-        level: A dotted line of reference.
+        level: A dotted line of reference; or one per panel.
         equal: Equal distances between the steps of a ladder.
+        sharey: The same vertical limits in all panels.
+        dodge: Distance between models, so that their whiskers do not hide each other.
         shade: Panel -> (low, high) that is shaded.
         ymin: Lower limit of the vertical axis.
     """
     keys, looks = list(dict.fromkeys(frame[panel])) if panel else [""], used(styles, frame)
-    fig, axes = panels(keys, 3.2, min(2, len(keys)), sharey=True)
+    fig, axes = panels(keys, 3.2, min(2, len(keys)), sharey=sharey)
     for key, ax in axes.items():
         mine = frame[frame[panel] == key] if panel else frame
         steps = list(dict.fromkeys(mine[x])) if equal else None
@@ -159,11 +174,11 @@ def lines(
                     markerfacecolor=look.markerfacecolor, markevery=(i * every // max(len(looks), 1), every),
                 )  # fmt: skip
         else:
-            errorbar(ax, mine, x=x, styles=looks, order=steps, line=True, dodge=0.0, markersize=6, capsize=0)
+            errorbar(ax, mine, x=x, styles=looks, order=steps, line=True, dodge=dodge, markersize=6, capsize=0)
             if equal:
                 ax.set_xticks(range(len(steps)), [f"{s:g}" for s in steps])
         if level is not None:
-            ax.axhline(level, color=GREY, linestyle=":", linewidth=1.4)
+            ax.axhline(level[key] if isinstance(level, Mapping) else level, color=GREY, linestyle=":", linewidth=1.4)
         ax.set_xlabel(xlabel)
     first = next(iter(axes.values()))
     first.set_ylim(bottom=ymin)
