@@ -27,7 +27,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from beyond_accuracy.dimensions import ablation, calibration, mistakes, robustness, shape_bias, synthetic
-from beyond_accuracy.dimensions.transfer import run as transfer
+from beyond_accuracy.dimensions.transfer import scores
 from beyond_accuracy.dimensions.transfer.tasks import Task
 from beyond_accuracy.measure import stats
 
@@ -248,7 +248,7 @@ def probes(rng: Generator) -> Iterator[tuple]:
     Two tasks on the same 951 images, one on 31 scenes; 1,000 training images of 2,500. Cases: standard deviation
     between splits of one probe's true accuracy, points.
     """
-    image, scene, layers = np.tile(np.arange(951), 3), np.tile(np.repeat(np.arange(31), 8), 3), {"a": "l", "b": "l"}
+    image, scene = np.tile(np.arange(951), 3), np.tile(np.repeat(np.arange(31), 8), 3)
     tasks = {"light": (image, 0.6, "951"), "object": (image, 0.6, "951"), "roll": (scene, 0.3, "31")}
     for share in (0.0, 0.003, 0.01):
         runs, case = [], f"{100 * math.sqrt(share) * norm.pdf(norm.ppf(0.4)):.1f}"
@@ -257,10 +257,10 @@ def probes(rng: Generator) -> Iterator[tuple]:
             groups = (common, unit), (share, split), (share * 0.4 / 0.6, pool)
             right = (observers(rng, 2, len(unit), *groups) < norm.ppf(0.4)).T.reshape(2, 3, -1)
             task, correct, units = Task(name, "", dataset), dict(zip("ab", right, strict=True)), unit[split == 0]
-            runs.append(transfer.Runs(task, "", "main", correct, layers, pd.DataFrame(), units, 1000, 2500))
-        rows = pd.concat([transfer.score(runs), transfer.averages(runs)]).query("model == 'a'")
-        for row in pd.concat([rows, transfer.differences(runs).rename(columns={"dataset": "task"})]).itertuples():
-            n, what = (tasks[row.task][2], "a task") if row.task in tasks else ("951 and 31", "mean over tasks")
+            runs.append(scores.Runs(task, "", correct, units, 1000, 2500))
+        rows = pd.concat([scores.score(runs), scores.averages(runs)]).query("model == 'a'")
+        for row in pd.concat([rows, scores.differences(runs)]).itertuples():
+            n, what = (tasks[row.dataset][2], "a task") if row.dataset in tasks else ("951 and 31", "mean over tasks")
             line = (what, n, case, 40) if row.model == "a" else (f"{what}, difference", n, case, 0)
             yield *line, row.ci_low, row.ci_high, row.p
 

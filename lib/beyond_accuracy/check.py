@@ -177,7 +177,7 @@ def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str
 
     if spec.name not in vtab.tasks():
         return
-    task = vtab.task(spec.name)
+    task = vtab.tasks()[spec.name]
     found = dataset.metadata["split"].value_counts().to_dict()
     train, validation, test = (found.get(split, 0) for split in ("train", "validation", "test"))
     sizes = f"{train:,} training, {validation:,} validation and {test:,} test images"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from beyond_accuracy.dimensions.contrasts import Contrast, contrasts, only
+from beyond_accuracy.dimensions.contrasts import Contrast, contrasts, lead_pairs, only
 
 
 def spec(name, family="", paradigm=""):
@@ -35,3 +35,9 @@ def test_only_the_rows_of_the_pairs():
     gaps = pd.DataFrame({"model_a": ["a", "a", "b"], "model_b": ["b", "c", "c"], "p": [1, 2, 3]})
     assert only(gaps, [Contrast("a", "c", ""), Contrast("c", "b", "")])["p"].tolist() == [2]
     assert list(only(gaps.iloc[:0], []).columns) == ["model_a", "model_b", "p"]
+
+
+def test_lead_charts_put_a_transformer_against_a_convnet_of_one_paradigm():
+    own = [spec("v", "transformer", "clip"), spec("c", "convnet", "clip"), spec("s", "convnet", "supervised")]
+    assert lead_pairs(own) == lead_pairs(own[::-1]) == [("v", "c")]
+    assert lead_pairs([spec(name, "other", "supervised") for name in "abc"]) == [("a", "b")]

@@ -67,6 +67,7 @@ def dots(
     paper: pd.DataFrame | bool | None = None,
     line: float | None = None,
     chance: float | Mapping[object, float] | None = None,
+    beside: str = "",
     stripes: bool = False,
     counts: bool = False,
     xlim: tuple | None = None,
@@ -84,6 +85,7 @@ def dots(
         paper: The paper's values in the same columns, drawn as black ticks (True in a call of `Page.draw`).
         line: Where a line of reference stands.
         chance: Level of chance, a dotted line; or one per category.
+        beside: Column of another number of each row, drawn as a black tick.
         stripes: Shade every other category.
         counts: Put n behind a category's name.
         xlim: Limits.
@@ -96,10 +98,12 @@ def dots(
     for key, ax in axes.items():
         mine, names = parts[key], rows[key]
         common = {"x": y, "styles": looks, "order": names, "orient": "h"}
-        common["dodge"] = 0.0 if y == "model" else 0.72 / max(len(looks), 4)
+        common["dodge"] = 0.0 if y == "model" else 0.72 / max(len(looks), 2 if beside else 4)
         errorbar(ax, mine, markersize=6, capsize=0, **common)
         if paper is not None and len(paper):
             paper_points(ax, paper[paper[y].isin(names)], **common)
+        if beside:
+            paper_points(ax, mine.assign(value=mine[beside]), **common)
         if line is not None:
             ax.axvline(line, color=INK, linewidth=1)
         if isinstance(chance, Mapping):
@@ -119,7 +123,10 @@ def dots(
         looks = looks | {"": ModelStyle(GREY, "o", "--", "", "undecided")}
     if y != "model":
         legend(fig, looks)
-    words = spell(frame, list(dict.fromkeys([panel, y, "model"])), labels_of(looks))
+    by = list(dict.fromkeys([panel, y, "model"]))
+    words = spell(frame, by, labels_of(looks))
+    if beside:
+        words += f". {beside.replace('_', ' ')}: {spell(frame.assign(value=frame[beside]), by, labels_of(looks))}"
     return fig, f"{xlabel}: {words}."
 
 
@@ -133,8 +140,10 @@ def lines(
     panel: str = "",
     columns: int = 2,
     band: bool = False,
-    level: float | None = None,
+    level: float | Mapping[object, float] | None = None,
     equal: bool = False,
+    sharey: bool = True,
+    dodge: float = 0.0,
     shade: Mapping[str, tuple[float, float]] | None = None,
     ymin: float | None = None,
     paper: pd.DataFrame | bool | None = None,
@@ -151,15 +160,17 @@ def lines(
         panel: Column with one panel per value.
         columns: Panels side by side.
         band: Intervals as bands (many points), else as whiskers.
-        level: A dotted line of reference.
+        level: A dotted line of reference; or one per panel.
         equal: Equal distances between the steps of a ladder.
+        sharey: The same vertical limits in all panels.
+        dodge: Distance between models, so that their whiskers do not hide each other.
         shade: Panel -> (low, high) that is shaded.
         ymin: Lower limit of the vertical axis.
         paper: The paper's values in the same columns, as black ticks where steps are equal (True in `Page.draw`).
         spoken: Where on the horizontal axis the words read the lines off; at their ends by default.
     """
     keys, looks = list(dict.fromkeys(frame[panel])) if panel else [""], used(styles, frame)
-    fig, axes = panels(keys, 3.2 if columns > 1 else 2.5, min(columns, len(keys)), sharey=True)
+    fig, axes = panels(keys, 3.2 if columns > 1 else 2.5, min(columns, len(keys)), sharey=sharey)
     for key, ax in axes.items():
         mine = frame[frame[panel] == key] if panel else frame
         steps = list(dict.fromkeys(mine[x])) if equal else None
@@ -176,14 +187,14 @@ def lines(
                     markerfacecolor=look.markerfacecolor, markevery=(i * every // max(len(looks), 1), every),
                 )  # fmt: skip
         else:
-            errorbar(ax, mine, x=x, styles=looks, order=steps, line=True, dodge=0.0, markersize=6, capsize=0)
+            errorbar(ax, mine, x=x, styles=looks, order=steps, line=True, dodge=dodge, markersize=6, capsize=0)
             if equal:
                 if paper is not None and len(paper):
                     theirs = paper[paper[panel] == key] if panel else paper
                     paper_points(ax, theirs, x=x, styles=looks, order=steps, dodge=0.0)
                 ax.set_xticks(range(len(steps)), [f"{s:g}" for s in steps])
         if level is not None:
-            ax.axhline(level, color=GREY, linestyle=":", linewidth=1.4)
+            ax.axhline(level[key] if isinstance(level, Mapping) else level, color=GREY, linestyle=":", linewidth=1.4)
         ax.set_xlabel(xlabel)
     first = next(iter(axes.values()))
     first.set_ylim(bottom=ymin)

@@ -64,9 +64,9 @@ def test_periodic_bins():
 
 
 def test_bins_need_values_that_differ():
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(InputError, match="missing"):
         bin_labels(np.array([1.0, np.nan]), Task("t", "structured", bins=2))
-    with pytest.raises(ValueError, match="do not exist"):
+    with pytest.raises(InputError, match="do not exist"):
         bin_labels(np.ones(10), Task("t", "structured", bins=3))
 
 

@@ -10,6 +10,7 @@ features take. Large sets are read in chunks from the (memory-mapped, float16) f
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,23 +36,18 @@ AXES_ROWS = 2**13  # behind the principal axes: these decide how fast the optimu
 
 @dataclass(frozen=True)
 class Settings:
-    """How a probe is fitted and tuned.
+    """How a probe is fitted and tuned: part of the key of stored outcomes, but for the device.
 
-    Attributes:
-        exponents: log10 of the values of C that are always tried, ascending, evenly spaced.
-        max_iterations: L-BFGS iterations of the final fit.
-        sweep_iterations: As `max_iterations`, for the fits that only compare values of C.
-        tolerance: L-BFGS stops when no entry of the objective's gradient along a stretched axis is larger, times the
-            root of the objective as a share of the loss of guessing. What is left to gain is then about half the
-            squared length of that gradient.
-        device: Where the loss is computed: `cpu` by numpy, any other by torch.
+    L-BFGS stops when no entry of the objective's gradient along a stretched axis is larger than the tolerance times the
+    root of the objective as a share of the loss of guessing. What is left to gain is then about half the squared length
+    of that gradient.
     """
 
-    exponents: tuple[float, ...] = tuple(float(e) for e in range(-6, 5))
+    exponents: tuple[float, ...] = tuple(float(e) for e in range(-6, 5))  # log10 of the values of C, evenly spaced
     max_iterations: int = 1000
-    sweep_iterations: int = 200
+    sweep_iterations: int = 200  # in fits that only compare values of C
     tolerance: float = 5e-4
-    device: str = "cpu"
+    device: str = "cpu"  # by numpy; any other by torch
 
 
 DEFAULT = Settings()
@@ -71,24 +67,14 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted linear probe.
-
-    Attributes:
-        standardiser: From the rows it was fitted on.
-        classes: (k,) labels in the order of the scores.
-        weight: (k, d), or (1, d) for two classes, on standardised features.
-        bias: (k,) or (1,).
-        c: Inverse regularisation.
-        loss: The objective: mean log-loss of the rows it was fitted on plus the penalty.
-        converged: Whether L-BFGS met its tolerance.
-    """
+    """A fitted linear probe."""
 
     standardiser: Standardiser
-    classes: NDArray[np.int64]
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    c: float
-    loss: float
+    classes: NDArray[np.int64]  # (k,) labels in the order of the scores
+    weight: NDArray[np.float64]  # (k, d), or (1, d) for two classes, on standardised features
+    bias: NDArray[np.float64]  # (k,) or (1,)
+    c: float  # inverse regularisation
+    loss: float  # the objective: mean log-loss of the rows it was fitted on plus the penalty
     converged: bool
 
     def log_probabilities(self, features: NDArray) -> NDArray[np.float64]:
@@ -127,12 +113,8 @@ def chunks(rows: NDArray, width: int) -> Iterator[NDArray]:
 def fit_standardiser(features: NDArray, rows: NDArray) -> Standardiser:
     """Mean and standard deviation of the given rows in one pass, merged over chunks in float64 (Chan et al. 1983).
 
-    Args:
-        features: (n, d) array, possibly memory-mapped float16.
-        rows: Training rows, and only those.
-
     Raises:
-        ValueError: If there are no rows, or features are not finite.
+        ValueError: There are no rows, or features are not finite.
     """
     if len(rows) == 0:
         raise ValueError("no training rows to standardise with")
@@ -159,17 +141,10 @@ def fit_probe(features: NDArray, labels: NDArray, rows: NDArray, c: float, setti
 def fit_path(
     features: NDArray, labels: NDArray, rows: NDArray, path: Sequence[float], settings: Settings = DEFAULT
 ) -> Iterator[Probe]:
-    """Fit a probe at several regularisations on the same rows, each from the one before.
-
-    Args:
-        features: (n, d) features.
-        labels: (n,) integer labels.
-        rows: Rows to fit on.
-        path: Values of C (inverse regularisation), best in ascending order.
-        settings: Device, iterations, tolerance.
+    """Fit a probe to some rows at several C, best in ascending order, each from the one before.
 
     Raises:
-        ValueError: If the rows hold fewer than two classes.
+        ValueError: The rows hold fewer than two classes.
     """
     rows = np.sort(np.asarray(rows))
     classes, targets = np.unique(labels[rows], return_inverse=True)
@@ -278,24 +253,16 @@ def _minimise(data: _Rows, penalty: float, weights: NDArray, variances: NDArray,
     return weights, value, bool(rest <= 2 * goal)
 
 
-# ------------------------------------------------------------------------------------------------------------- tuning
+# tuning
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """Validation scores of every C that was tried, ascending, and the choice.
+class Sweep(NamedTuple):
+    """Validation scores of every C that was tried, ascending, and the choice."""
 
-    Attributes:
-        table: Rows ``log10_c, accuracy, log_loss, converged``.
-        best_c: The chosen C.
-        accuracy: Validation accuracy at the tried C with the lowest log-loss.
-        at_edge: The choice is an end of the grid.
-    """
-
-    table: pd.DataFrame = field(repr=False)
+    table: pd.DataFrame  # log10_c, accuracy, log_loss, converged
     best_c: float
-    accuracy: float
-    at_edge: bool
+    accuracy: float  # on validation rows, at the tried C with the lowest log-loss
+    at_edge: bool  # the choice is an end of the grid
 
 
 def sweep(
@@ -332,7 +299,7 @@ class Split:
     """Rows of one experiment. No row, and no image id, may be in two parts.
 
     Raises:
-        ValueError: If a part is empty or two parts share an image.
+        ValueError: A part is empty or two parts share an image.
     """
 
     train: NDArray[np.int64]
@@ -352,19 +319,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Test result of one tuned probe.
+    """Test result of one tuned probe, as it is stored."""
 
-    Attributes:
-        correct: (n_test,) correctness per test row, in the ascending order of test rows.
-        c: Chosen C.
-        validation_accuracy: Accuracy on the validation rows before refitting.
-        at_edge: The chosen C lies at the end of the grid.
-        converged: The refitted probe met its tolerance.
-    """
-
-    correct: NDArray[np.bool_]
+    correct: NDArray[np.bool_]  # (n_test,) in the ascending order of test rows
     c: float
-    validation_accuracy: float
+    validation_accuracy: float  # before refitting
     at_edge: bool
     converged: bool
 

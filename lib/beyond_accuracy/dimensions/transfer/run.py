@@ -1,120 +1,145 @@
-"""Runs the probes of a page and turns them into results: per task, per group of tasks, between models.
+"""Runs the probes of a page, and asks CLIP in words.
 
-A probe is a function of stored features, a task, a protocol and a seed, so its outcome is kept in the store under a key
+A probe is a function of stored features, a task, a setting and a seed, so its outcome is kept in the store under a key
 of all of them; a second run of the page fits nothing.
 """
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm, t
-from statsmodels.stats.proportion import proportion_confint
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.profile import unknown
+from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.dimensions.transfer import vtab
-from beyond_accuracy.dimensions.transfer.probe import DEFAULT, Settings, run_probe
-from beyond_accuracy.dimensions.transfer.tasks import Task, TaskData, task_data
+from beyond_accuracy.dimensions.transfer.probe import DEFAULT, Settings, Split, chunks, run_probe
+from beyond_accuracy.dimensions.transfer.scores import Runs
+from beyond_accuracy.dimensions.transfer.tasks import Task, TaskData, parse_tasks, task_data
 from beyond_accuracy.inference.store import make_key
 
 if TYPE_CHECKING:
+    from beyond_accuracy.data.dataset import ImageDataset
     from beyond_accuracy.inference.outputs import Features
     from beyond_accuracy.page import Page
 
 PROBE_VERSION = 2  # raise when the fitting changes any number: stored outcomes are then fitted anew
-VIEWS = ("main", "before_projection")
-"""Which layer stands for a model: `main` is timm's pre-logits and CLIP's projected features; `before_projection` takes
-CLIP's features before the projection into the space it shares with text."""
-DOUBTFUL = ("sun397",)  # published values of this task are not to be matched; averages are given without it too
+PROJECTED, TRUNK = "projected", "trunk"
+"""CLIP's layers, after and before the projection into the space it shares with text; timm models have `pre_logits`."""
 
 
-@dataclass(frozen=True)
-class Runs:
-    """All probes of one task, view and setting.
+class Bench:
+    """The tasks of a page whose data is here, with every network's features of them."""
 
-    Attributes:
-        task: The task.
-        setting: `vtab_full`, `vtab_1k` or `shots=5`.
-        view: A key of `VIEWS`.
-        correct: Model -> (seeds, n_test) correctness.
-        layers: Model -> layer probed.
-        notes: One row per model and seed: C, validation accuracy, whether C is at the grid's end, convergence.
-        groups: (n_test,) what test images share.
-        train_images: Images fitted on in the end.
-        pool_images: Images they were drawn from.
-    """
+    def __init__(self, page: "Page", only: str = "", protocols: str = "", seeds: int = 3, device: str = "cpu"):
+        """Loads all tasks; those without data are listed as left out (`Page.skipped`).
 
-    task: Task
-    setting: str
-    view: str
-    correct: dict[str, NDArray[np.bool_]]
-    layers: dict[str, str]
-    notes: pd.DataFrame = field(repr=False)
-    groups: NDArray = field(repr=False)
-    train_images: int
-    pool_images: int = 0
+        Args:
+            page: The page; its role `tasks` names them.
+            only: Comma-separated names of a part of them.
+            protocols: Comma-separated keys of `vtab.PROTOCOLS`, the main one first; the profile's if empty.
+            seeds: Splits drawn per task.
+            device: Where large sets are fitted.
+
+        Raises:
+            DataMissing: No task's dataset is here.
+            InputError: An unknown task, or one that does not fit its dataset.
+        """
+        tasks = {task.name: task for task in parse_tasks(page.role("tasks"))}
+        for name in (wanted := _listed(only)):
+            if name not in tasks:
+                raise InputError(unknown("task", name, tasks))
+        chosen = [tasks[name] for name in tasks if name in (wanted or tasks)]
+        here = page.available(dict.fromkeys(task.dataset for task in chosen))
+        if not here:
+            raise DataMissing("; ".join(page.skipped))
+        self.page, self.seeds, self.settings = page, range(seeds), Settings(device=device)
+        self.protocols = _listed(protocols) or page.roles.get("protocols", list(vtab.PROTOCOLS))
+        self.folder = page.store.root / "probes"
+        self.tasks = [load_task(page, task) for task in chosen if task.dataset in here]
+        self.layers = {model: layer_of(found, PROJECTED) for model, found in self.tasks[0][1].items()}
+
+    def overview(self) -> pd.DataFrame:
+        """Rows `task, group, dataset, classes, train, test, chance, majority`, the last two in percent."""
+        names = ["task", "group", "dataset", "classes", "train", "test", "chance", "majority"]
+        rows = [
+            (
+                *(d.task.label, d.task.group, d.task.dataset, len(d.names), d.pool, len(d.rows) - d.pool),
+                d.chance,
+                d.majority,
+            )
+            for d, _ in self.tasks
+        ]
+        return pd.DataFrame(rows, columns=names)
+
+    def probe(self, setting: str = "", layer: str = PROJECTED) -> list[Runs]:
+        """Probes of every task that allows the setting (default: the main protocol); `TRUNK`: of CLIP models alone."""
+        rough = replace(self.settings, tolerance=2e-3)  # a handful of images cannot tell closer fits apart
+        settings, runs = rough if setting.startswith("shots=") else self.settings, []
+        for data, features in self.tasks:
+            possible = possible_setting(data, setting or self.protocols[0], self.seeds)
+            models = {m: found for m, found in features.items() if layer == PROJECTED or layer in found.layers}
+            if possible and models:
+                runs.append(probe_task(data, models, possible, self.seeds, settings, layer, self.folder))
+        return runs
+
+    def zero_shot(self) -> list[Runs]:
+        """Zero-shot answers of CLIP models, for the tasks whose classes have names."""
+        runs = [zero_shot(self.page, data, found, self.folder) for data, found in self.tasks]
+        return [run for run in runs if run is not None]
 
 
-def layer_of(layers: Iterable[str], view: str) -> str:
-    """The layer that stands for a model under a view.
-
-    >>> layer_of(["projected", "trunk"], "before_projection"), layer_of(["pre_logits"], "before_projection")
-    ('trunk', 'pre_logits')
-    """
-    layers = list(layers)
-    wanted = ("trunk", "pre_logits") if view == "before_projection" else ("projected", "pre_logits")
-    return next((layer for layer in wanted if layer in layers), layers[0])
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def load_task(study: "Page", task: Task) -> tuple[TaskData, dict[str, "Features"]]:
+def layer_of(found: "Features", wanted: str) -> str:
+    """The layer that stands for a model: the wanted one, else the only one it has."""
+    return wanted if wanted in found.layers else next(iter(found.layers))
+
+
+def load_task(page: "Page", task: Task) -> tuple[TaskData, dict[str, "Features"]]:
     """The images of a task and every model's features of them.
 
     Raises:
         DataMissing: The dataset or weights are not here.
         InputError: The task does not fit the dataset, or models saw different images of it.
     """
-    features = study.features(task.dataset)
+    features = page.features(task.dataset)
     if not features:
         raise InputError(f"task {task.name}: no model of this run has features (imported predictions have none)")
-    first = next(iter(features.values()))
-    for other in features.values():
+    first, *others = features.values()
+    for other in others:
         if not np.array_equal(other.ids, first.ids):
-            raise InputError(
-                f"task {task.name}: {first.model} and {other.model} saw different images of {task.dataset}"
-            )
-    dataset = study.dataset(task.dataset)
+            names = f"{first.model} and {other.model}"
+            raise InputError(f"task {task.name}: {names} saw different images of {task.dataset}")
+    dataset = page.dataset(task.dataset)
     names = dataset.classes.names if dataset.classes is not None else ()
     return task_data(task, first.ids, first.targets, dataset.metadata, names), features
 
 
-def load_tasks(study: "Page", tasks: Iterable[Task]) -> dict[str, tuple[TaskData, dict[str, "Features"]]]:
-    """All tasks whose data is here; the others are listed as left out (`Page.skipped`).
-
-    Raises:
-        DataMissing: If none is.
-    """
-    tasks = list(tasks)
-    here = set(study.available(dict.fromkeys(task.dataset for task in tasks)))
-    if not here:
-        raise DataMissing("; ".join(study.skipped))
-    return {task.name: load_task(study, task) for task in tasks if task.dataset in here}
+def possible_setting(data: TaskData, setting: str, seeds: Sequence[int] = (0,)) -> str:
+    """The setting; `vtab_full` where VTAB-1k asks for too many images; empty where a class has too few for shots."""
+    if setting.startswith("shots="):
+        shots = int(setting.removeprefix("shots="))
+        return setting if vtab.has_shots(data.labels, data.groups, data.fold, shots, seeds) else ""
+    return "vtab_full" if setting == "vtab_1k" and data.pool < 1000 else setting
 
 
 def probe_task(
     data: TaskData,
-    features: dict[str, "Features"],
+    features: Mapping[str, "Features"],
     setting: str,
     seeds: Sequence[int],
     settings: Settings = DEFAULT,
-    view: str = "main",
+    layer: str = PROJECTED,
     folder: Path | None = None,
 ) -> Runs:
     """Probe one task with every model.
@@ -123,63 +148,45 @@ def probe_task(
         data: The task's images.
         features: Model -> features of its dataset.
         setting: A key of `vtab.PROTOCOLS`, or `shots=<k>`.
-        seeds: Split seeds; the test images are the same for all.
+        seeds: Of the splits; the test images are the same for all.
         settings: How to fit.
-        view: A key of `VIEWS`.
+        layer: Probed where a model has it.
         folder: Where outcomes are kept; None keeps none.
 
     Raises:
-        InputError: If the split is impossible or leaks (see `vtab`).
+        InputError: The split is impossible or leaks (see `vtab`).
     """
+    task, correct, notes = data.task, {}, []
     try:
-        return _probe_task(data, features, setting, seeds, settings, view, folder)
+        splits = {seed: _split(data, setting, seed) for seed in seeds}
+        for model, found in features.items():
+            name, right = layer_of(found, layer), []
+            for seed, split in splits.items():
+                path = folder and folder / f"{outcome_key(found, name, data, setting, seed, settings)}.npz"
+                outcome = kept(path, lambda f=found.layers[name], s=split: _fitted(f, data, s, settings))
+                right.append(outcome.pop("correct"))
+                notes.append({"model": model, "layer": name} | {k: v.item() for k, v in outcome.items()})
+            correct[model] = np.array(right)
     except ValueError as error:
-        raise InputError(f"task {data.task.name}, {setting}: {error}") from error
+        raise InputError(f"task {task.name}, {setting}: {error}") from error
+    fitted, groups = len(split.train) + len(split.validation), data.groups[split.test]
+    return Runs(task, setting, correct, groups, fitted, data.pool, data.chance, pd.DataFrame(notes))
 
 
-def _probe_task(data, features, setting, seeds, settings, view, folder) -> Runs:
-    task = data.task
-    share = vtab.task(task.name).validation_share if task.name in vtab.tasks() else 0.2
-    splits = [_split(data, setting, seed, share) for seed in seeds]
-    test = splits[0].test
-    correct, layers, notes = {}, {}, []
-    for model, found in features.items():
-        layer = layers[model] = layer_of(found.layers, view)
-        stored = found.layers[layer]
-        values = stored if len(data.rows) == len(stored) else _Rows(stored, data.rows)
-        outcomes = []
-        for seed, split in zip(seeds, splits, strict=True):
-            key = _key(found, layer, data, setting, seed, settings)
-            path = None if folder is None else folder / f"{key}.npz"
-            if path is None or not path.is_file():
-                vtab.refuse_leak(values, split, task.name)
-                outcome = asdict(run_probe(values, data.labels, split, settings))
-                if path is not None:
-                    atomic_write(path, lambda p, kept=outcome: p.write_bytes(_npz(kept)))
-            else:
-                with np.load(path, allow_pickle=False) as kept:
-                    outcome = {name: kept[name] if name == "correct" else kept[name].item() for name in kept.files}
-            outcomes.append(outcome.pop("correct"))
-            notes.append(
-                {"task": task.name, "setting": setting, "model": model, "layer": layer, "seed": seed} | outcome
-            )
-        correct[model] = np.array(outcomes)
-    sizes = len(splits[0].train) + len(splits[0].validation), int(np.sum(data.fold != "test"))
-    return Runs(task, setting, view, correct, layers, pd.DataFrame(notes), data.groups[test], *sizes)
-
-
-def possible_setting(data: TaskData, protocol: str) -> str:
-    """The protocol, or ``vtab_full`` where a task has too few images to draw VTAB-1k's 1,000 from."""
-    return "vtab_full" if protocol == "vtab_1k" and np.sum(data.fold != "test") < 1000 else protocol
-
-
-def _split(data: TaskData, setting: str, seed: int, validation_share: float):
+def _split(data: TaskData, setting: str, seed: int) -> Split:
     if setting.startswith("shots="):
         return vtab.draw_few_shot(data.labels, data.groups, data.fold, int(setting.removeprefix("shots=")), seed)
-    return vtab.draw_split(data.labels, data.groups, data.fold, setting, seed, validation_share)
+    share = vtab.tasks()[data.task.name].validation_share if data.task.name in vtab.tasks() else 0.2
+    return vtab.draw_split(data.labels, data.groups, data.fold, setting, seed, share)
 
 
-class _Rows:
+def _fitted(layer: NDArray, data: TaskData, split: Split, settings: Settings) -> dict:
+    values = layer if len(data.rows) == len(layer) else _Some(layer, data.rows)
+    vtab.refuse_leak(values, split, data.task.name)
+    return asdict(run_probe(values, data.labels, split, settings))
+
+
+class _Some:
     """Some rows of a mapped array, without copying them: looks like the array of those rows."""
 
     def __init__(self, array: NDArray, rows: NDArray[np.int64]):
@@ -189,7 +196,8 @@ class _Rows:
         return self._array[self._rows[index]]
 
 
-def _key(found: "Features", layer: str, data: TaskData, setting: str, seed: int, settings: Settings) -> str:
+def outcome_key(found: "Features", layer: str, data: TaskData, setting: str, seed: int, settings: Settings) -> str:
+    """Name of a stored outcome: a hash of all that it depends on."""
     task_hash = hashlib.sha256()
     for array in (data.rows, data.labels, data.fold.astype("U10"), data.groups.astype("U")):
         task_hash.update(np.ascontiguousarray(array).tobytes())
@@ -198,177 +206,79 @@ def _key(found: "Features", layer: str, data: TaskData, setting: str, seed: int,
     return make_key(parts | {"task": task_hash.hexdigest(), "seed": int(seed), "fit": fit})
 
 
-def _npz(outcome: dict) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **outcome)
-    return buffer.getvalue()
+def kept(path: Path | None, make: Callable[[], Mapping]) -> dict[str, NDArray]:
+    """Named arrays from a file; what is not there is made and, with a path, kept."""
+    if path is None or not path.is_file():
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **make())
+        if path is not None:
+            atomic_write(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+    with np.load(path or io.BytesIO(buffer.getvalue()), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
-# ------------------------------------------------------------------------------------------------------------ results
+def zero_shot(
+    page: "Page", data: TaskData, features: Mapping[str, "Features"], folder: Path | None = None
+) -> Runs | None:
+    """Zero-shot correctness of the CLIP models on a task's test images, from stored features and encoded class names.
 
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean over tasks and how far it may be off.
-
-    Attributes:
-        value: The mean.
-        variance: Of the mean over other test images, other splits and other choices of C.
-        freedom: Degrees of freedom behind the variance.
-        units: Different test images, or scenes, that inform.
-    """
-
-    value: float
-    variance: float
-    freedom: float
-    units: int
-
-
-def spread(runs: Sequence[Runs], signs: Mapping[str, float]) -> Spread:
-    """Mean over tasks of a signed sum of the models' accuracies, each a mean over seeds, with its variance.
-
-    ``V = sum over datasets of V_images + V_splits``. ``V_images`` is the variance that a bootstrap of the test images
-    (or scenes) has, linearised: ``G / (G - 1) sum_g z_g^2`` with the share ``z_g`` of unit g in the mean's deviation.
-    A unit that several tasks of a dataset share is one unit, and the models' answers to it are taken together, as in a
-    bootstrap that draws it once for all of them. ``V_splits = s^2 (1 / S + min(1, f / (1 - f)))``: ``1 / S`` stands for
-    the S splits that were drawn (the same for all tasks of a dataset), the rest for the pool they were drawn from, of
-    which each holds the share f (the delete-d jackknife of Efron and Tibshirani 1993, section 11.7; cut off where most
-    of the pool is used and the seeds hardly show what another pool would do). ``s^2`` is the variance between seeds,
-    less what single images contribute to it by changing sides, which is in ``V_images`` already (``V_rows + V_columns -
-    V_cells`` of crossed designs, Owen 2007). Few seeds tell that difference badly: both are means over all models, or
-    pairs of models, and of what is taken off, the share sqrt(2 / d), the relative error of a variance on d degrees of
-    freedom, stays. Degrees of freedom of V: Welch and Satterthwaite. One seed shows no ``V_splits``.
+    None where there is no CLIP model, the set has no class names, or the task asks something else.
 
     Raises:
-        ValueError: If a dataset's test images are a single unit.
+        InputError: The set names fewer classes than its labels need.
     """
-    value, variance, uncertain, units = 0.0, 0.0, 0.0, 0
-    models = list(runs[0].correct)
-    alike = [dict(zip(chosen, signs.values(), strict=True)) for chosen in combinations(models, len(signs))]
-    for dataset in dict.fromkeys(run.task.dataset for run in runs):
-        block = [run for run in runs if run.task.dataset == dataset]
-        by_seed, by_unit = _deviations(block, signs, len(runs))
-        seeds, count = by_unit.shape
-        if count < 2:
-            raise ValueError(f"{dataset}: the test images are a single unit, their spread is not known")
-        correction = count / (count - 1)
-        images = correction * np.sum(by_unit.mean(axis=0) ** 2)
-        value, variance, units = value + by_seed.mean(), variance + images, units + count
-        uncertain += images**2 / (count - 1)
-        if seeds > 1:
-            others = [_deviations(block, chosen, len(runs)) for chosen in alike]
-            between = np.mean([means.var(ddof=1) for means, _ in others])
-            single = correction * np.mean([parts.var(axis=0, ddof=1).sum() for _, parts in others])
-            share = max(run.train_images / max(run.pool_images, 2 * run.train_images, 1) for run in block)
-            draws = 1 / seeds + share / (1 - share)
-            freedom = (seeds - 1) * (len(models) + 1 - len(signs))
-            splits = draws * max(0.0, between - max(0.0, 1 - np.sqrt(2 / freedom)) * single)
-            variance, uncertain = variance + splits, uncertain + splits**2 / freedom
-    freedom = variance**2 / uncertain if variance > 0 else units - 1
-    return Spread(float(value), float(variance), float(freedom), units)
+    found = {name: each for name, each in features.items() if PROJECTED in each.layers}
+    classes = prompts_of(page.dataset(data.task.dataset))
+    if not found or classes is None or not data.task.zero_shot:
+        return None
+    test = data.fold == "test"
+    rows, same = data.rows[test], vtab.tasks()[data.task.name].merge if data.task.name in vtab.tasks() else np.asarray
+    correct = {}
+    for model, each in found.items():
+        targets = np.asarray(each.targets, np.int64)[rows]
+        if targets.max() >= len(classes):
+            raise InputError(f"{data.task.dataset}: label {targets.max()}, but only {len(classes)} class names")
+        key = make_key({"zero_shot": 1, "features": each.meta.get("key"), "prompts": classes.prompt_hash})
+        path = folder and folder / f"{key}.npz"
+        head = kept(path, lambda model=model: {"head": text_head(page, model, classes)})["head"]
+        correct[model] = (same(answers(each.layers[PROJECTED], head, rows)) == same(targets))[None, :]
+    return Runs(data.task, "zero_shot", correct, data.groups[test], chance=data.chance)
 
 
-def _deviations(block: Sequence[Runs], signs: Mapping[str, float], tasks: int) -> tuple[NDArray, NDArray]:
-    """Share in a mean over tasks of (seeds,) the tasks of one dataset; of (seeds, units) each unit's deviation."""
-    answers = [sum(sign * run.correct[model] for model, sign in signs.items()) / tasks for run in block]
-    deviations = np.hstack([(a - a.mean(axis=1, keepdims=True)) / a.shape[1] for a in answers])
-    _, unit = np.unique(np.concatenate([run.groups for run in block]), return_inverse=True)
-    return np.sum([a.mean(axis=1) for a in answers], axis=0), np.stack([np.bincount(unit, row) for row in deviations])
+def prompts_of(dataset: "ImageDataset") -> ClassSpace | None:
+    """Class names and templates of a set: its class space, or the files beside its shards; None without either.
 
-
-def share_of(found: Spread, level: float = 0.95) -> tuple[float, float]:
-    """Wilson interval of a share, at the number of independent images that its variance is worth (Korn, Graubard 1998).
-
-    A share without any spread (all right, or all wrong) is worth its units.
+    Raises:
+        InputError: Templates without the placeholder ``{c}``.
     """
-    tail = (1 - level) / 2
-    worth = found.units
-    if found.variance > 0:
-        worth = found.value * (1 - found.value) / found.variance
-        worth *= (norm.isf(tail) / t.isf(tail, found.freedom)) ** 2
-    low, high = proportion_confint(found.value * worth, worth, alpha=1 - level, method="wilson")
-    return float(low), float(high)
+    if dataset.classes is not None:
+        return dataset.classes
+    root = Path(dataset.source)
+    names, templates = root / "classnames.txt", root / "zeroshot_classification_templates.txt"
+    if not (names.is_file() and templates.is_file()):
+        return None
+    lines = templates.read_text(encoding="utf-8").splitlines()
+    if wrong := [line for line in lines or ["none"] if "{c}" not in line]:
+        raise InputError(f"{templates}: every line needs the placeholder {{c}}, found {wrong[0]!r}")
+    # an empty line is a class name too (one VTAB task has one)
+    classes = tuple(names.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    return ClassSpace(dataset.name, tuple(map(str, range(len(classes)))), classes, tuple(lines))
 
 
-def difference_of(found: Spread, level: float = 0.95) -> tuple[float, float, float]:
-    """Student's interval and two-sided p-value of a difference, as if at least one unit had differed."""
-    error = max(np.sqrt(found.variance), 1 / found.units)
-    reach = t.isf((1 - level) / 2, found.freedom) * error
-    return found.value - reach, found.value + reach, float(2 * t.sf(abs(found.value) / error, found.freedom))
+def text_head(page: "Page", model: str, classes: ClassSpace) -> NDArray[np.float32]:
+    """The zero-shot classifier of a CLIP model: (width, n_classes), columns of length 1."""
+    import torch
+
+    from beyond_accuracy.models.load import model_for
+
+    network = model_for(page.card(model), page.settings, page.profile.imports)
+    return network.head(classes, torch.device("cpu")).numpy()
 
 
-def score(runs: Iterable[Runs]) -> pd.DataFrame:
-    """Test accuracy per task and model in percent, mean over seeds, with the interval of `spread` and `share_of`.
+def answers(projected: NDArray, head: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Class with the most similar text for each of ascending rows, the lowest index on ties.
 
-    Returns:
-        Rows ``task, group, model, layer, value, ci_low, ci_high, n, seed_sd``: ``n`` counts test images, or scenes
-        where images share one; ``seed_sd`` is the spread between split seeds.
+    The length of a row and the logit scale do not move an argmax, so neither is needed.
     """
-    rows = []
-    for run in runs:
-        for model, correct in run.correct.items():
-            seed_sd = 100 * correct.mean(axis=1).std(ddof=1) if len(correct) > 1 else np.nan
-            rows.append((run.task.name, run.task.group, model, run.layers[model], *_share_row([run], model), seed_sd))
-    names = ["task", "group", "model", "layer", "value", "ci_low", "ci_high", "n", "seed_sd"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def _share_row(runs: Sequence[Runs], model: str) -> tuple[float, float, float, int]:
-    found = spread(runs, {model: 1.0})
-    low, high = share_of(found)
-    return 100 * found.value, 100 * low, 100 * high, found.units
-
-
-def sets_of_tasks(runs: Iterable[Runs]) -> dict[str, list[Runs]]:
-    """The averages that are reported: all tasks, all but doubtful ones, and each group of at least two."""
-    runs = list(runs)
-    sets = {"average": runs}
-    if any(run.task.name in DOUBTFUL for run in runs):
-        sets["average_without_sun397"] = [run for run in runs if run.task.name not in DOUBTFUL]
-    for group in vtab.GROUPS:
-        members = [run for run in runs if run.task.group == group]
-        if len(members) > 1:
-            sets[f"average_{group}"] = members
-    return sets
-
-
-def averages(runs: Iterable[Runs]) -> pd.DataFrame:
-    """Means over tasks, each task with equal weight: ``task`` (name of the mean), ``model, value, ci_low, ci_high, n``.
-
-    The interval covers test images and splits, not which tasks were chosen; ``n`` counts different images or scenes.
-    """
-    rows = [
-        (name, model, *_share_row(members, model))
-        for name, members in sets_of_tasks(runs).items()
-        for model in members[0].correct
-    ]
-    return pd.DataFrame(rows, columns=["task", "model", "value", "ci_low", "ci_high", "n"])
-
-
-def differences(runs: Sequence[Runs]) -> pd.DataFrame:
-    """Paired differences between all models, per task and per average, as rows of the comparisons schema."""
-    rows = []
-    for name, members in ({run.task.name: [run] for run in runs} | sets_of_tasks(runs)).items():
-        for a, b in combinations(members[0].correct, 2):
-            found = spread(members, {a: 1.0, b: -1.0})
-            low, high, p = difference_of(found)
-            rows.append((name, a, b, 100 * found.value, 100 * low, 100 * high, p, found.units))
-    names = ["dataset", "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n"]
-    return pd.DataFrame(rows, columns=names).assign(metric="accuracy", unit="percent")
-
-
-def results_rows(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of the results schema (without ``dimension``) from the frame of `score` or `averages`."""
-    frame = table.rename(columns={"task": "dataset"}).assign(metric=metric, unit="percent")
-    return frame[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]]
-
-
-def metric_name(setting: str, view: str = "main", main: str = "vtab_full") -> str:
-    """Name of an accuracy in the results: plain for the page's main protocol and view, else with what differs.
-
-    >>> metric_name("vtab_full"), metric_name("vtab_1k", "before_projection"), metric_name("shots=5")
-    ('accuracy', 'accuracy:protocol=vtab_1k,layer=before_projection', 'accuracy:shots=5')
-    """
-    parts = [] if setting == main else [setting if setting.startswith("shots=") else f"protocol={setting}"]
-    parts += [] if view == "main" else [f"layer={view}"]
-    return ":".join(["accuracy", ",".join(parts)]) if parts else "accuracy"
+    parts = [np.asarray(projected[part], np.float32) @ head for part in chunks(rows, projected.shape[1])]
+    return np.concatenate([scores.argmax(axis=1) for scores in parts]).astype(np.int64)

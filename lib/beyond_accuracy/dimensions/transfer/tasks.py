@@ -24,36 +24,20 @@ LEAST_PER_CLASS = 10
 
 @dataclass(frozen=True)
 class Task:
-    """One question asked of frozen features.
+    """One question asked of frozen features."""
 
-    Attributes:
-        name: Name in results.
-        group: `natural`, `specialized` or `structured`.
-        dataset: Dataset of the profile whose features are probed.
-        title: Text in figures.
-        column: Metadata column(s) that hold the answer, several are added up; empty takes the dataset's own labels.
-        bins: Cut a numeric column into this many equally filled bins.
-        edges: Or cut it at these values.
-        period: The column is an angle or the like that starts again after this much; `edges` are then the starts of
-            the bins, the last of which ends at the first.
-        where: Keep images whose metadata has these values.
-        group_by: Metadata column of images that belong together (a scene): never divided between train and test.
-        test_share: Share of images held out, where the dataset comes in one piece (no `split` column).
-        zero_shot: Compare CLIP's zero-shot predictions on the same test images (needs the dataset's own labels).
-    """
-
-    name: str
-    group: str
-    dataset: str = ""
-    title: str = ""
-    column: tuple[str, ...] = ()
-    bins: int = 0
-    edges: tuple[float, ...] = ()
-    period: float = 0.0
-    where: dict = field(default_factory=dict)
-    group_by: str = ""
-    test_share: float = 0.3
-    zero_shot: bool = False
+    name: str  # in results
+    group: str  # `natural`, `specialized` or `structured`
+    dataset: str = ""  # of the profile, whose features are probed
+    title: str = ""  # in figures
+    column: tuple[str, ...] = ()  # metadata that holds the answer, several are added up; empty: the dataset's labels
+    bins: int = 0  # cut a numeric column into this many equally filled bins
+    edges: tuple[float, ...] = ()  # or cut it at these values
+    period: float = 0.0  # of an angle or the like: `edges` start the bins, and the last one ends at the first
+    where: dict = field(default_factory=dict)  # keep images whose metadata has these values
+    group_by: str = ""  # metadata of images that belong together (a scene), never divided between train and test
+    test_share: float = 0.3  # of images held out, where the dataset comes in one piece (no `split` column)
+    zero_shot: bool = False  # CLIP is asked in words, too (needs the dataset's own labels)
 
     @property
     def label(self) -> str:
@@ -63,23 +47,19 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskData:
-    """The images of one task, in the order of the features they are probed on.
-
-    Attributes:
-        task: The task.
-        rows: (n,) positions among the dataset's features.
-        labels: (n,) int64 labels, 0..k-1.
-        names: What the labels mean.
-        groups: (n,) image id, or what several images share.
-        fold: (n,) `train`, `validation` or `test`.
-    """
+    """The images of one task, in the order of the features they are probed on."""
 
     task: Task
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
-    groups: NDArray
-    fold: NDArray
+    rows: NDArray[np.int64]  # (n,) positions among the dataset's features
+    labels: NDArray[np.int64]  # (n,) 0..k-1
+    names: tuple[str, ...]  # (k,) what the labels mean
+    groups: NDArray  # (n,) image id, or what several images share
+    fold: NDArray  # (n,) `train`, `validation` or `test`
+
+    @property
+    def pool(self) -> int:
+        """Images to train and select on."""
+        return int(np.sum(self.fold != "test"))
 
     @property
     def chance(self) -> float:
@@ -101,13 +81,10 @@ def parse_tasks(spec: object, where: str = "tasks") -> list[Task]:
     """
     if isinstance(spec, str):
         path = ASSETS / "tasks" / f"{spec}.yaml"
-        if spec == "vtab":
-            spec = list(vtab.tasks())
-        elif path.is_file():
-            spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-        else:
-            known = ["vtab", *sorted(p.stem for p in path.parent.glob("*.yaml"))]
+        known = ["vtab", *sorted(p.stem for p in path.parent.glob("*.yaml"))]
+        if spec not in known:
             raise InputError(f"{where}: {unknown('task list', spec, known)}")
+        spec = list(vtab.tasks()) if spec == "vtab" else yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(spec, Sequence) or not spec:
         raise InputError(f"{where}: expected a list of tasks or the name of one, got {spec!r}")
     found = [_parse(item, f"{where}[{i}]") for i, item in enumerate(spec)]
@@ -121,24 +98,22 @@ def _parse(item: object, where: str) -> Task:
     if isinstance(item, str):
         if item not in vtab.tasks():
             raise InputError(f"{where}: {unknown('VTAB task', item, vtab.tasks())}")
-        known = vtab.task(item)
-        return Task(item, known.group, dataset=item, title=known.title, zero_shot=True)
+        item = {"name": item, "zero_shot": True}
     if not isinstance(item, Mapping) or "name" not in item:
         raise InputError(f"{where}: expected a VTAB name or a mapping with `name`, got {item!r}")
     keys = {f.name for f in fields(Task)}
     for key in item:
         if key not in keys:
             raise InputError(f"{where}: {unknown('key', str(key), sorted(keys))}")
-    values = dict(item)
-    name = str(values["name"])
-    if name in vtab.tasks():
-        values = {"group": vtab.task(name).group, "title": vtab.task(name).title, **values}
+    name = str(item["name"])
+    known = vtab.tasks().get(name)
+    values = {"dataset": name} | ({"group": known.group, "title": known.title} if known else {}) | dict(item)
     if values.get("group") not in vtab.GROUPS:
         raise InputError(f"{where}: group of {name!r}: expected one of {', '.join(vtab.GROUPS)}")
     column = values.get("column", ())
     values["column"] = (column,) if isinstance(column, str) else tuple(column)
     values["edges"] = tuple(float(edge) for edge in values.get("edges", ()))
-    task = Task(**{"dataset": name, **values})
+    task = Task(**values)
     if (task.bins or task.edges) and not task.column:
         raise InputError(f"{where}: {name!r} has bins but no column to cut")
     if task.bins and task.edges:
@@ -149,14 +124,10 @@ def _parse(item: object, where: str) -> Task:
 
 
 def bin_labels(values: NDArray, task: Task) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels and their meaning from the values of a numeric or text column.
-
-    Args:
-        values: (n,) column.
-        task: With `bins`, `edges` (and `period`), or neither: every distinct value is a class.
+    """Labels and their meaning from the values of a column, by the task's bins, or every distinct value a class.
 
     Raises:
-        ValueError: If a numeric column has missing values, or bins coincide.
+        InputError: A numeric column has missing values, or bins coincide.
 
     >>> labels, names = bin_labels(np.array([350.0, 10.0, 100.0]), Task("t", "structured", edges=(0, 90), period=360))
     >>> labels.tolist(), names
@@ -167,7 +138,7 @@ def bin_labels(values: NDArray, task: Task) -> tuple[NDArray[np.int64], tuple[st
         return labels.astype(np.int64), tuple(map(str, names))
     numbers = values.astype(float)
     if np.isnan(numbers).any():
-        raise ValueError(f"task {task.name}: {int(np.isnan(numbers).sum())} of {len(numbers)} values are missing")
+        raise InputError(f"task {task.name}: {int(np.isnan(numbers).sum())} of {len(numbers)} values are missing")
     if task.edges and task.period:
         start = np.array(task.edges)
         labels = np.searchsorted(start - start[0], (numbers - start[0]) % task.period, side="right") - 1
@@ -175,7 +146,7 @@ def bin_labels(values: NDArray, task: Task) -> tuple[NDArray[np.int64], tuple[st
         return labels.astype(np.int64), tuple(f"{a:g} to {b:g}" for a, b in zip(start, ends, strict=True))
     edges = np.array(task.edges) if task.edges else np.quantile(numbers, np.arange(1, task.bins) / task.bins)
     if len(np.unique(edges)) < len(edges):
-        raise ValueError(f"task {task.name}: {task.bins} equally filled bins do not exist, too many values are equal")
+        raise InputError(f"task {task.name}: {task.bins} equally filled bins do not exist, too many values are equal")
     names = [f"below {edges[0]:.3g}", *(f"{a:.3g} to {b:.3g}" for a, b in zip(edges, edges[1:], strict=False))]
     return np.digitize(numbers, edges).astype(np.int64), (*names, f"from {edges[-1]:.3g}")
 
@@ -198,9 +169,8 @@ def task_data(
     frame = metadata.loc[ids]
     for column in (*task.column, *task.where, *([task.group_by] if task.group_by else [])):
         if column not in frame:
-            raise InputError(
-                f"task {task.name}: {unknown('metadata column', column, frame.columns)} of dataset {task.dataset}"
-            )
+            problem = unknown("metadata column", column, frame.columns)
+            raise InputError(f"task {task.name}: {problem} of dataset {task.dataset}")
     keep = np.ones(len(ids), dtype=bool)
     for column, wanted in task.where.items():
         keep &= frame[column].isin(wanted if isinstance(wanted, list) else [wanted]).to_numpy()
@@ -208,18 +178,18 @@ def task_data(
     if len(rows) == 0:
         raise InputError(f"task {task.name}: no image of {task.dataset} has {task.where}")
     if task.column:
-        labels, names = _column_labels(task, frame.iloc[rows])
-        counts = np.bincount(labels, minlength=len(names))
-        kept = counts >= LEAST_PER_CLASS
+        columns = frame.iloc[rows][list(task.column)]
+        summed = columns.sum(axis=1) if len(task.column) > 1 else columns.iloc[:, 0]
+        labels, names = bin_labels(summed.to_numpy(), task)
+        kept = np.bincount(labels, minlength=len(names)) >= LEAST_PER_CLASS
         chosen = kept[labels]
         rows, labels = rows[chosen], (np.cumsum(kept) - 1)[labels[chosen]]
         names = tuple(name for name, good in zip(names, kept, strict=True) if good)
     else:
         labels, names = _own_labels(task, targets, rows, class_names)
     if len(names) < 2 or len(np.unique(labels)) < 2:
-        raise InputError(
-            f"task {task.name}: needs at least two classes with {LEAST_PER_CLASS} images in {task.dataset}"
-        )
+        least = f"at least two classes with {LEAST_PER_CLASS} images in {task.dataset}"
+        raise InputError(f"task {task.name}: needs {least}")
     part = frame.iloc[rows]
     groups = part[task.group_by].astype(str).to_numpy() if task.group_by else np.asarray(ids)[rows].astype(str)
     fold = part["split"].to_numpy(str) if "split" in part else vtab.hold_out(groups, task.test_share)
@@ -229,25 +199,11 @@ def task_data(
     return TaskData(task, rows, labels, names, groups, fold)
 
 
-def _column_labels(task: Task, frame: pd.DataFrame) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    columns = frame[list(task.column)]
-    values = columns.sum(axis=1) if len(task.column) > 1 else columns.iloc[:, 0]
-    try:
-        return bin_labels(values.to_numpy(), task)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
 def _own_labels(task: Task, targets, rows, class_names) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if isinstance(targets, list):
         raise InputError(f"task {task.name}: images of {task.dataset} have several labels; name a metadata column")
-    labels = np.asarray(targets, np.int64)[rows]
-    known = vtab.tasks().get(task.name)
-    if known is not None:
-        try:
-            labels = known.merge(labels)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        names = tuple(map(str, range(known.scored_classes)))
-        return labels, tuple(class_names) if len(class_names) == known.scored_classes else names
-    return labels, tuple(class_names) or tuple(map(str, range(int(labels.max()) + 1)))
+    labels, known = np.asarray(targets, np.int64)[rows], vtab.tasks().get(task.name)
+    if known is None:
+        return labels, tuple(class_names) or tuple(map(str, range(int(labels.max()) + 1)))
+    names = tuple(class_names) if len(class_names) == known.scored_classes else map(str, range(known.scored_classes))
+    return known.merge(labels), tuple(names)

@@ -1,10 +1,12 @@
 """The 19 tasks of the Visual Task Adaptation Benchmark (Zhai et al. 2019) and how probes draw their splits.
 
 Counts, class merges and traps are those of VTAB's own test files (google-research/task_adaptation). Every draw is a
-function of a seed and of the images' groups alone, the same for all models.
+function of a seed and of the images' groups alone, the same for all models. Below, `labels`, `groups` (image ids, or
+what several images share; never split) and `fold` (`train`, `validation` or `test`, as published) have a row per image.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -14,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
+from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.dimensions.transfer.probe import Split
 
 GROUPS = ("natural", "specialized", "structured")
@@ -22,8 +25,7 @@ PROTOCOLS = {
     "vtab_1k": "1,000 images drawn by seed: 800 to train, 200 to choose C, refit on both (VTAB-1k takes the first "
     "1,000 in its own file order, which the public mirrors do not keep)",
 }
-LEAK = 0.9
-"""Share of test images found among the training images above which train and test are the same set."""
+LEAK = 0.9  # share of test images found among the training images above which train and test are the same set
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,14 @@ class VtabTask:
         """Stored labels to scored ones: dSprites groups neighbouring values, as VTAB does; others stay.
 
         Raises:
-            ValueError: If a label is outside the stored classes.
+            InputError: A label is outside the stored classes.
 
-        >>> task("dsprites_orientation").merge([0, 2, 3, 39]).tolist()
+        >>> tasks()["dsprites_orientation"].merge([0, 2, 3, 39]).tolist()
         [0, 0, 1, 15]
         """
         labels = np.asarray(labels, np.int64)
         if labels.size and (labels.min() < 0 or labels.max() >= self.classes):
-            raise ValueError(f"{self.name}: label {labels.max()} with {self.classes} classes")
+            raise InputError(f"{self.name}: label {labels.max()} with {self.classes} classes")
         return labels * self.scored_classes // self.classes
 
 
@@ -70,35 +72,15 @@ def tasks() -> dict[str, VtabTask]:
     return {row["name"]: VtabTask(**row) for row in table.to_dict("records")}
 
 
-def task(name: str) -> VtabTask:
-    """One task.
-
-    Raises:
-        KeyError: If there is none of that name.
-    """
-    return tasks()[name]
-
-
-# ------------------------------------------------------------------------------------------------------------- splits
-
-
 def hold_out(groups: ArrayLike, share: float = 0.3) -> NDArray[np.str_]:
-    """Mark a fixed share of groups as test, the rest as train, for sets that were published in one piece.
+    """Folds of sets that were published in one piece: a fixed share of groups is `test`, the rest `train`.
 
     The decision is a hash of the group's name: the same for every model, seed and subset, so a group that is once in
     the test set can never be trained on.
-
-    Args:
-        groups: (n,) group of each image: its id, or the scene or source it shares with others.
-        share: Share of test groups.
-
-    Returns:
-        (n,) ``train`` or ``test``.
     """
-    limit = int(share * 2**32)
     names, inverse = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     drawn = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) for name in names])
-    return np.where(drawn < limit, "test", "train")[inverse]
+    return np.where(drawn < int(share * 2**32), "test", "train")[inverse]
 
 
 def draw_split(
@@ -106,24 +88,18 @@ def draw_split(
 ) -> Split:
     """Training, validation and test rows of one probe.
 
-    Args:
-        labels: (n,) labels; training and validation are stratified by them under ``vtab_full`` where that is possible.
-        groups: (n,) image ids, or what several images share; a group is never split.
-        fold: (n,) ``train``, ``validation`` or ``test``: the published split.
-        protocol: A key of `PROTOCOLS`. ``vtab_full`` uses the published validation images with seed 0; other seeds, and
-            sets without any, draw as many from training and validation together. ``vtab_1k`` draws 800 + 200.
-        seed: Probe seed.
-        validation_share: Of the pool, where no validation images are published.
+    ``vtab_full`` uses the published validation images with seed 0; other seeds, and sets without any, draw as many from
+    training and validation together (a share of both where none are published), stratified by labels where that is
+    possible. ``vtab_1k`` draws 800 + 200.
 
     Raises:
-        ValueError: If the protocol is unknown, a part would be empty, or groups are in train and test at once.
+        ValueError: The protocol is unknown, a part would be empty, or groups are in train and test at once.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     train, validation, test = (np.flatnonzero(fold == part) for part in ("train", "validation", "test"))
-    rng = np.random.default_rng([seed, 0x57AB])
+    pool, rng = np.concatenate([train, validation]), np.random.default_rng([seed, 0x57AB])
     if protocol == "vtab_1k":
-        pool = np.concatenate([train, validation])
         if len(validation) >= 200 and len(train) >= 800:
             train, validation = rng.choice(train, 800, replace=False), rng.choice(validation, 200, replace=False)
         elif len(pool) >= 1000:
@@ -131,7 +107,6 @@ def draw_split(
         else:
             raise ValueError(f"vtab_1k needs 1,000 training images, there are {len(pool)}")
     elif seed != 0 or len(validation) == 0:
-        pool = np.concatenate([train, validation])
         wanted = len(validation) or max(1, round(validation_share * len(pool)))
         train, validation = _divide(pool, labels, groups, wanted, rng)
     return Split(np.sort(train), np.sort(validation), test, groups)
@@ -155,7 +130,7 @@ def draw_few_shot(labels: NDArray, groups: NDArray, fold: NDArray, shots: int, s
     Where images share groups, a third of the groups is for validation, and a class takes at most one image of a group.
 
     Raises:
-        ValueError: If a class has too few images (see `possible_shots`).
+        ValueError: A class has too few images.
     """
     rng = np.random.default_rng([seed, shots, 0xFE35])
     pool = rng.permutation(np.flatnonzero(fold != "test"))
@@ -175,46 +150,34 @@ def draw_few_shot(labels: NDArray, groups: NDArray, fold: NDArray, shots: int, s
             raise ValueError(f"class {label} has {len(mine)} training images, {shots} shots need more")
         train.append(pool[chosen[:shots]])
         validation.append(pool[held[:wanted]])
-    test = np.flatnonzero(fold == "test")
-    return Split(np.sort(np.concatenate(train)), np.sort(np.concatenate(validation)), test, groups)
+    return Split(
+        np.sort(np.concatenate(train)), np.sort(np.concatenate(validation)), np.flatnonzero(fold == "test"), groups
+    )
 
 
-def possible_shots(
-    labels: NDArray, groups: NDArray, fold: NDArray, shots: ArrayLike, seeds: ArrayLike = (0,)
-) -> list[int]:
-    """Those numbers of shots for which every class has enough training images, whatever the seed."""
-    found = []
-    for count in shots:
-        try:
-            for seed in seeds:
-                draw_few_shot(labels, groups, fold, int(count), int(seed))
-        except ValueError:
-            continue
-        found.append(int(count))
-    return found
+def has_shots(labels: NDArray, groups: NDArray, fold: NDArray, shots: int, seeds: Iterable[int] = (0,)) -> bool:
+    """Whether every class has enough training images for so many shots, whatever the seed."""
+    try:
+        return all(draw_few_shot(labels, groups, fold, shots, seed) for seed in seeds)
+    except ValueError:
+        return False
 
 
-def shared_rows(features: NDArray, split: Split, limit: int = 5_000) -> float:
+def refuse_leak(features: NDArray, split: Split, name: str, limit: int = 5_000) -> float:
     """Share of (up to ``limit``) test images whose feature vector also occurs, bit for bit, among the training images.
 
     Ids tell whether the same file is used twice; this finds copies under another name. Some sets hold equal images by
     design (a square looks the same after a quarter turn), so a share alone is no fault; near 1 it is the SUN397 trap.
+
+    Raises:
+        ValueError: At least `LEAK` of the test images are training images.
     """
-    test = split.test[:: max(1, len(split.test) // limit)]
     seen = set()
     for rows in (split.train, split.validation):
         for start in range(0, len(rows), 4096):
             seen.update(_digests(features[rows[start : start + 4096]]))
-    return float(np.mean([digest in seen for digest in _digests(features[test])]))
-
-
-def refuse_leak(features: NDArray, split: Split, name: str) -> float:
-    """`shared_rows`, refusing sets whose test images are their training images.
-
-    Raises:
-        ValueError: If at least `LEAK` of the test images are training images.
-    """
-    share = shared_rows(features, split)
+    test = split.test[:: max(1, len(split.test) // limit)]
+    share = float(np.mean([digest in seen for digest in _digests(features[test])]))
     if share >= LEAK:
         raise ValueError(
             f"{name}: {100 * share:.0f} % of the test images are also training images (as in the public SUN397 mirror "

@@ -1,0 +1,223 @@
+"""What probes say: accuracy per task, per kind of task, over the images per class; differences between models."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import norm, t
+from statsmodels.stats.proportion import proportion_confint
+
+from beyond_accuracy.dimensions.transfer import vtab
+from beyond_accuracy.dimensions.transfer.tasks import Task
+from beyond_accuracy.measure import tidy
+from beyond_accuracy.measure.stats import Interval
+
+DOUBTFUL = ("sun397",)  # published values of this task are not to be matched; averages are given without it too
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All probes of one task under one setting; `zero_shot` has the same form, with one seed."""
+
+    task: Task
+    setting: str  # `vtab_full`, `vtab_1k`, `shots=5`, `zero_shot`
+    correct: dict[str, NDArray[np.bool_]]  # model -> (seeds, n_test)
+    groups: NDArray = field(repr=False)  # (n_test,) what test images share
+    train_images: int = 0  # fitted on in the end
+    pool_images: int = 0  # from which they were drawn
+    chance: float = np.nan  # percent right by guessing
+    notes: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)  # per model and seed: layer, C, convergence
+
+
+class Spread(NamedTuple):
+    """A mean over tasks and how far it may be off."""
+
+    value: float
+    variance: float  # over other test images, other splits and other choices of C
+    freedom: float  # degrees of freedom behind the variance
+    units: int  # different test images, or scenes, that inform
+
+
+def spread(runs: Sequence[Runs], signs: Mapping[str, float]) -> Spread:
+    """Mean over tasks of a signed sum of the models' accuracies, each a mean over seeds, with its variance.
+
+    ``V = sum over datasets of V_images + V_splits``. ``V_images`` is the variance that a bootstrap of the test images
+    (or scenes) has, linearised: ``G / (G - 1) sum_g z_g^2`` with the share ``z_g`` of unit g in the mean's deviation.
+    A unit that several tasks of a dataset share is one unit, and the models' answers to it are taken together, as in a
+    bootstrap that draws it once for all of them. ``V_splits = s^2 (1 / S + min(1, f / (1 - f)))``: ``1 / S`` stands for
+    the S splits that were drawn (the same for all tasks of a dataset), the rest for the pool they were drawn from, of
+    which each holds the share f (the delete-d jackknife of Efron and Tibshirani 1993, section 11.7; cut off where most
+    of the pool is used and the seeds hardly show what another pool would do). ``s^2`` is the variance between seeds,
+    less what single images contribute to it by changing sides, which is in ``V_images`` already (``V_rows + V_columns -
+    V_cells`` of crossed designs, Owen 2007). Few seeds tell that difference badly: both are means over all models, or
+    pairs of models, and of what is taken off, the share sqrt(2 / d), the relative error of a variance on d degrees of
+    freedom, stays. Degrees of freedom of V: Welch and Satterthwaite. One seed shows no ``V_splits``.
+
+    Raises:
+        ValueError: A dataset's test images are a single unit.
+    """
+    value, variance, uncertain, units = 0.0, 0.0, 0.0, 0
+    models = list(runs[0].correct)
+    alike = [dict(zip(chosen, signs.values(), strict=True)) for chosen in combinations(models, len(signs))]
+    for dataset in dict.fromkeys(run.task.dataset for run in runs):
+        block = [run for run in runs if run.task.dataset == dataset]
+        by_seed, by_unit = _deviations(block, signs, len(runs))
+        seeds, count = by_unit.shape
+        if count < 2:
+            raise ValueError(f"{dataset}: the test images are a single unit, their spread is not known")
+        correction = count / (count - 1)
+        images = correction * np.sum(by_unit.mean(axis=0) ** 2)
+        value, variance, units = value + by_seed.mean(), variance + images, units + count
+        uncertain += images**2 / (count - 1)
+        if seeds > 1:
+            others = [_deviations(block, chosen, len(runs)) for chosen in alike]
+            between = np.mean([means.var(ddof=1) for means, _ in others])
+            single = correction * np.mean([parts.var(axis=0, ddof=1).sum() for _, parts in others])
+            share = max(run.train_images / max(run.pool_images, 2 * run.train_images, 1) for run in block)
+            draws = 1 / seeds + share / (1 - share)
+            freedom = (seeds - 1) * (len(models) + 1 - len(signs))
+            splits = draws * max(0.0, between - max(0.0, 1 - np.sqrt(2 / freedom)) * single)
+            variance, uncertain = variance + splits, uncertain + splits**2 / freedom
+    freedom = variance**2 / uncertain if variance > 0 else units - 1
+    return Spread(float(value), float(variance), float(freedom), units)
+
+
+def _deviations(block: Sequence[Runs], signs: Mapping[str, float], tasks: int) -> tuple[NDArray, NDArray]:
+    """Share in a mean over tasks of (seeds,) the tasks of one dataset; of (seeds, units) each unit's deviation."""
+    answers = [sum(sign * run.correct[model] for model, sign in signs.items()) / tasks for run in block]
+    deviations = np.hstack([(a - a.mean(axis=1, keepdims=True)) / a.shape[1] for a in answers])
+    _, unit = np.unique(np.concatenate([run.groups for run in block]), return_inverse=True)
+    return np.sum([a.mean(axis=1) for a in answers], axis=0), np.stack([np.bincount(unit, row) for row in deviations])
+
+
+def share_of(found: Spread, level: float = 0.95) -> Interval:
+    """Wilson interval of a share, at the number of independent images that its variance is worth (Korn, Graubard 1998).
+
+    A share without any spread (all right, or all wrong) is worth its units.
+    """
+    tail, worth = (1 - level) / 2, found.units
+    if found.variance > 0:
+        worth = found.value * (1 - found.value) / found.variance
+        worth *= (norm.isf(tail) / t.isf(tail, found.freedom)) ** 2
+    return Interval(*map(float, proportion_confint(found.value * worth, worth, alpha=1 - level, method="wilson")))
+
+
+def difference_of(found: Spread, level: float = 0.95) -> tuple[float, float, float]:
+    """Student's interval and two-sided p-value of a difference, as if at least one unit had differed."""
+    error = max(np.sqrt(found.variance), 1 / found.units)
+    reach = t.isf((1 - level) / 2, found.freedom) * error
+    return found.value - reach, found.value + reach, float(2 * t.sf(abs(found.value) / error, found.freedom))
+
+
+def sets_of_tasks(runs: Iterable[Runs]) -> dict[str, list[Runs]]:
+    """The averages that are reported: all tasks, all but doubtful ones, and each group of at least two."""
+    runs = list(runs)
+    sets = {"average": runs} if runs else {}
+    sure = [run for run in runs if run.task.name not in DOUBTFUL]
+    if 0 < len(sure) < len(runs):
+        sets["average_without_sun397"] = sure
+    groups = {f"average_{group}": [run for run in runs if run.task.group == group] for group in vtab.GROUPS}
+    return sets | {name: members for name, members in groups.items() if len(members) > 1}
+
+
+def score(runs: Iterable[Runs], metric: str = "accuracy") -> pd.DataFrame:
+    """Test accuracy per task and model in percent, mean over seeds, with the interval of `spread` and `share_of`.
+
+    Returns:
+        Rows of `tidy.rows` with `dataset` (the task's name), `task` (its title), `protocol` and `chance`; `n` counts
+        test images, or scenes where images share one.
+    """
+    return _scored([(run.task.name, [run]) for run in runs], metric)
+
+
+def averages(runs: Iterable[Runs]) -> pd.DataFrame:
+    """As `score`, of means over tasks, each with equal weight; the interval does not cover which tasks were chosen."""
+    return _scored(sets_of_tasks(runs).items(), "accuracy")
+
+
+def _scored(sets: Iterable[tuple[str, Sequence[Runs]]], metric: str) -> pd.DataFrame:
+    frames = []
+    for name, runs in sets:
+        found = {model: spread(runs, {model: 1.0}) for model in runs[0].correct}
+        values, ends = [100 * f.value for f in found.values()], [100 * np.array(share_of(f)) for f in found.values()]
+        rows = tidy.rows(metric, "percent", list(found), values, [f.units for f in found.values()], ends=ends)
+        protocol, chance = runs[0].setting if name == runs[0].task.name else "", np.mean([run.chance for run in runs])
+        frames.append(rows.assign(dataset=name, task=_title(name, runs), protocol=protocol, chance=chance))
+    empty = pd.DataFrame(columns=[*tidy.COLUMNS, "dataset", "task", "protocol", "chance"])
+    return pd.concat(frames or [empty], ignore_index=True)
+
+
+def _title(name: str, runs: Sequence[Runs]) -> str:
+    return runs[0].task.label if name == runs[0].task.name else name.replace("_", " ")
+
+
+def differences(runs: Sequence[Runs]) -> pd.DataFrame:
+    """Paired differences between all models, of every task (`detail`) and of every average (`main`)."""
+    rows, means = [], sets_of_tasks(runs)
+    for name, members in ({run.task.name: [run] for run in runs} | means).items():
+        where = (name, _title(name, members), "main" if name in means else "detail")
+        for a, b in combinations(members[0].correct, 2):
+            found = spread(members, {a: 1.0, b: -1.0})
+            low, high, p = difference_of(found)
+            numbers = (100 * found.value, 100 * low, 100 * high, p, 0.0, found.units)
+            rows.append(("accuracy", a, b, *numbers, "percent", *where))
+    return pd.DataFrame(rows, columns=[*tidy.PAIR, "dataset", "task", "family"])
+
+
+def few_shot(curves: Mapping[int, Sequence[Runs]]) -> pd.DataFrame:
+    """Rows of `averages` over the tasks that have every point of the curve, with `shots` and `panel`.
+
+    Args:
+        curves: Number of shots -> runs of the tasks that allow it; numbers that none allows are left out.
+    """
+    curves = {shots: runs for shots, runs in curves.items() if runs}
+    complete = set.intersection(*({run.task.name for run in runs} for runs in curves.values())) if curves else set()
+    frames = [averages([]).assign(shots=[], panel=[])] * (not complete)
+    for shots, runs in curves.items() if complete else ():
+        sets = sets_of_tasks(run for run in runs if run.task.name in complete)
+        sets.pop("average_without_sun397", None)
+        rows = _scored(sets.items(), "accuracy").assign(shots=shots)
+        panels = {k: f"{k.replace('average', 'all').removeprefix('all_')} ({_tasks(len(v))})" for k, v in sets.items()}
+        frames.append(rows.assign(panel=rows["dataset"].map(panels)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task{'s' * (count > 1)}"
+
+
+def beside(rows: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Those rows of `score` that have a counterpart of the same task and model, with its value in a column `name`."""
+    return rows.merge(other[["dataset", "model", "value"]].rename(columns={"value": name}), on=["dataset", "model"])
+
+
+def chance(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    """Percent right by guessing for each value of a column, for figures."""
+    return dict(zip(rows[column], rows["chance"], strict=True))
+
+
+def counts(runs: Iterable[Runs]) -> str:
+    """How many tasks were run under which protocol, as `6 under vtab_1k, 6 under vtab_full`."""
+    return ", ".join(f"{count} under {setting}" for setting, count in Counter(run.setting for run in runs).items())
+
+
+def protocols(runs: Sequence[Runs]) -> str:
+    """Which tasks were run under which protocol, a line each."""
+    tasks = {s: ", ".join(run.task.label for run in runs if run.setting == s) for s in [run.setting for run in runs]}
+    return "\n".join(f"{setting} ({names}): {vtab.PROTOCOLS[setting]}." for setting, names in tasks.items())
+
+
+def fits(runs: Iterable[Runs]) -> pd.DataFrame:
+    """How the fits went: `task, protocol, log10_c` (median), `at_edge, not_converged, seed_sd` (points), `fits`."""
+    rows = []
+    for run in runs:
+        edge, failed = int(run.notes["at_edge"].sum()), int((~run.notes["converged"]).sum())
+        between = pd.DataFrame({model: 100 * right.mean(axis=1) for model, right in run.correct.items()}).std().mean()
+        c = float(np.median(np.log10(run.notes["c"])))
+        rows.append((run.task.label, run.setting, c, edge, failed, between, len(run.notes)))
+    return pd.DataFrame(rows, columns=["task", "protocol", "log10_c", "at_edge", "not_converged", "seed_sd", "fits"])
