@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.dimensions import calibration, conventions, mistakes
-from beyond_accuracy.dimensions.conventions import Pair, effects, flip_rate, flips, reordered
+from beyond_accuracy.dimensions.conventions import Pair, effects, flip_rate, flips
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale, restrict, score
 from beyond_accuracy.inference.store import Store
@@ -179,8 +179,9 @@ def test_orders_that_a_convention_turns_round():
     target = np.zeros(10, int)
     good, better, worse = (run(np.arange(10) >= k, target, np.full(10, 0.5)) for k in (6, 8, 4))
     pairs = [pair(good, good, "x=1", "a"), pair(worse, better, "x=1", "b"), pair(good, good, "y=1", "a")]
-    assert reordered(pairs, ["a", "b"]) == [("x: changed", "a", "b")]
-    assert reordered(pairs[:1], ["a", "b"]) == []
+    page = SimpleNamespace(labels={"a": "A", "b": "B"})
+    assert "order of accuracies: x: changed puts B ahead of A. Each" in conventions.orders(page, pairs, ["a", "b"])
+    assert conventions.orders(page, pairs[:1], ["a", "b"]).startswith("No single change")
 
 
 def both(toy):
@@ -360,7 +361,6 @@ def test_the_page_says_what_moves_most(toy, capsys):
     none = judged.assign(value=judged["value"].where(judged["kind"] != "accuracy", 0.0))
     first = next(conventions.findings(study, rows, none, {"colour": 90.0, "clip": 40.0}))
     assert first.endswith("not larger than the smallest difference between models, colour and clip (50.0 points).")
-    assert "turns the order" in conventions.orders(study, [], ["colour", "clip"])
     shown = rows[rows["kind"].isin(conventions.PANELS)]
     fig, alt = conventions.forest(shown, study.styles)
     assert [ax.get_title() for ax in fig.axes] == list(conventions.PANELS.values())

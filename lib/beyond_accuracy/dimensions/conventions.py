@@ -69,18 +69,10 @@ class Pair(NamedTuple):
     changed: Predictions
 
 
-# Runs -----------------------------------------------------------------------------------------------------------------
-
-
 def compared(page: "Page", dataset: str) -> list[Pair]:
     """Every model under every convention that touches it, beside the same images under the page's own conventions.
 
-    Args:
-        page: The page, or its view of some of the images (`Page.under`).
-        dataset: The dataset.
-
-    Raises:
-        DataMissing: Images or weights are not on this machine.
+    The page may be a view of some of the images (`Page.under`).
     """
     plain, pairs = page.predictions(dataset), []
     for convention in plan.conventions(page.profile, dataset, page.outputs.device):
@@ -109,9 +101,7 @@ def compared_classes(page: "Page", dataset: str) -> list[Pair]:
 def factors(page: "Page", pairs: Sequence[Pair]) -> pd.DataFrame | None:
     """Factors of the images for the average error ratio; None where the set has none, or their package is absent.
 
-    Args:
-        page: The page, or its view of the sample (`Page.under`) that the pairs are over.
-        pairs: Of one dataset.
+    The page is that of `compared`.
     """
     if not pairs:
         return None
@@ -134,9 +124,6 @@ def _pair(convention: plan.Convention, model: str, plain: Predictions, changed: 
         raise InputError(f"{plain.dataset}: {model} saw other images under {convention.name}")
     label = f"{GROUPS[convention.group]}: {convention.label}"
     return Pair(plain.dataset, convention.name, label, model, plain, changed)
-
-
-# What the changes move ------------------------------------------------------------------------------------------------
 
 
 def flip_rate(before: ArrayLike, after: ArrayLike) -> tuple[float, Interval]:
@@ -262,27 +249,6 @@ def asked(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(model_a=rows["model"], model_b="", difference=rows["value"], family=family)
 
 
-def reordered(pairs: Sequence[Pair], names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Where one convention turns the order of two models' accuracies: (label, better before, better after).
-
-    Args:
-        pairs: Of one dataset.
-        names: Models in order; a convention counts for those that it touches.
-    """
-    found = []
-    for label in dict.fromkeys(pair.label for pair in pairs):
-        mine = {pair.model: pair for pair in pairs if pair.label == label}
-        for a, b in combinations([name for name in names if name in mine], 2):
-            before = mine[a].plain.correct.mean() - mine[b].plain.correct.mean()
-            after = mine[a].changed.correct.mean() - mine[b].changed.correct.mean()
-            if before * after < 0:
-                found.append((label, *((a, b) if before > 0 else (b, a))))
-    return found
-
-
-# Showing --------------------------------------------------------------------------------------------------------------
-
-
 def forest(rows: pd.DataFrame, styles: Mapping[str, theme.ModelStyle]) -> figures.Drawn:
     """What each choice moves: a panel per measure, a row per convention, a mark per model that it touches."""
     shown = rows.assign(panel=rows["kind"].map(PANELS), label=rows["label"].str.replace(": ", ":\n", n=1))
@@ -379,21 +345,23 @@ def _accuracy_with(top: pd.Series, rows: pd.DataFrame) -> float:
 
 
 def orders(page: "Page", pairs: Sequence[Pair], names: Sequence[str]) -> str:
-    """Which choices turn the order of two models round, in the point estimates."""
-    turned = reordered(pairs, names)
-    if not turned:
+    """Which choices turn the order of two models' accuracies round (`pairs` of one dataset), in the point estimates."""
+    found = []
+    for label in dict.fromkeys(pair.label for pair in pairs):
+        mine = {pair.model: pair for pair in pairs if pair.label == label}
+        for a, b in combinations([name for name in names if name in mine], 2):
+            before = mine[a].plain.correct.mean() - mine[b].plain.correct.mean()
+            after = mine[a].changed.correct.mean() - mine[b].changed.correct.mean()
+            if before * after < 0:
+                worse, better = (a, b) if before > 0 else (b, a)
+                found.append(f"{label} puts {page.labels[better]} ahead of {page.labels[worse]}")
+    if not found:
         return "No single change of convention turns the order of two models' accuracies round."
-    parts = [f"{label} puts {page.labels[after]} ahead of {page.labels[before]}" for label, before, after in turned]
-    return f"The choice decides an order of accuracies: {'; '.join(parts)}. Each is one point estimate, not a test."
+    return f"The choice decides an order of accuracies: {'; '.join(found)}. Each is one point estimate, not a test."
 
 
 def on_subsets(page: "Page", scored: Mapping[str, Sequence[Pair]]) -> Iterator[str]:
-    """Sets where no classes can be chosen, and what is scored when positions of folders are taken for class indices.
-
-    Args:
-        page: The page.
-        scored: Dataset -> its pairs of `compared_classes`.
-    """
+    """Sets (with pairs of `compared_classes`) without a choice of classes, left out, and under misread folders."""
     whole = [page.title(dataset) for dataset, found in scored.items() if not found]
     if whole:
         yield f"{' and '.join(whole)}: all classes of the models occur, so there is no subset to choose between."
