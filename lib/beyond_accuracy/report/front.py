@@ -21,52 +21,40 @@ from beyond_accuracy.show import metrics, results, tables, theme
 
 @dataclass(frozen=True)
 class Headline:
-    """One headline number, as `metrics.yaml` lists them; what is not given there is its metric's."""
+    """One headline number: an entry of `headlines` in `metrics.yaml`, completed by what is said of its metric."""
 
     key: str
     page: str
     metric: str
+    heading: str  # with its unit: `Accuracy (%)`
+    format: str
+    better: str  # up, down, or empty
+    counted: str  # what its n counts
     role: str = "clean"  # the profile's, whose dataset counts, or a literal dataset such as `average`
-    heading: str = ""
-    better: str | None = None
     words: str = ""  # on the front page
     step: float = 0  # in the chooser
     log: bool = False
     known: float = 1.0
 
     @property
-    def label(self) -> str:
-        """Heading, with its unit: `Accuracy (%)`."""
-        text = self.heading or metrics.about(self.metric)["heading"]
-        return text[0].upper() + text[1:]
-
-    @property
     def name(self) -> str:
         """Heading without its unit."""
-        return re.sub(r" \([^()]*\)$", "", self.label)
+        return re.sub(r" \([^()]*\)$", "", self.heading)
 
     @property
-    def direction(self) -> str:
-        """Which end is better: `up`, `down`, or empty."""
-        return metrics.about(self.metric).get("better", "") if self.better is None else self.better
-
-    @property
-    def arrow(self) -> str:
-        """The direction as a sign."""
-        return metrics.ARROWS.get(self.direction, "")
-
-    @property
-    def format(self) -> str:
-        """Format spec of its values."""
-        return metrics.about(self.metric)["format"]
-
-    @property
-    def counted(self) -> str:
-        """What its n counts."""
-        return metrics.document()["counted"].get(self.page, "images")
+    def arrowed(self) -> str:
+        """Heading with the better direction as an arrow."""
+        return f"{self.heading} {metrics.ARROWS.get(self.better, '')}".strip()
 
 
-HEADLINES = tuple(Headline(**entry) for entry in metrics.document()["headlines"])
+def _headline(entry: Mapping[str, object]) -> Headline:
+    about = {"better": ""} | metrics.about(entry["metric"])
+    counted = metrics.document()["counted"].get(entry["page"], "images")
+    full = {name: about[name] for name in ("heading", "format", "better")} | {"counted": counted} | entry
+    return Headline(**full | {"heading": full["heading"][0].upper() + full["heading"][1:]})
+
+
+HEADLINES = tuple(map(_headline, metrics.document()["headlines"]))
 LEADING = ("calibration", "robustness", "transfer", "invariance", "shape_bias", "mistakes", "synthetic", "models")
 SENTENCES = 5  # findings shown unfolded
 # Marker outlines within a circle of radius 5; other markers are drawn as squares.
@@ -158,6 +146,7 @@ def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapp
         marks.append({"label": label, "look": looks[row["model"]], "places": places, "value": value, "ci": interval})
     return {
         "headline": headline,
+        "arrow": metrics.ARROWS.get(headline.better, ""),
         "href": hrefs.get(headline.page, ""),
         "dataset": _dataset_title(rows["dataset"].iloc[0], profile, headline.page),
         "n": _count(rows["n"], headline.counted),
@@ -176,7 +165,7 @@ def _summary_table(chosen: Sequence[tuple[Headline, pd.DataFrame]], profile: Pro
         for name, end in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
             frame[f"{column}{end}"] = rows.set_index("model")[name].reindex(present)
         count = _count(rows["n"], headline.counted)
-        labels[column] = f"{headline.label} {headline.arrow}".strip() + (f", n = {count}" if count else "")
+        labels[column] = headline.arrowed + (f", n = {count}" if count else "")
         formats[column] = headline.format
     caption = "Headline numbers with 95 % intervals. ↑ higher is better, ↓ lower is better."
     return tables.table_html(frame, caption, name="headline", labels=labels, formats=formats)
