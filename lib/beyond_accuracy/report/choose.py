@@ -121,7 +121,7 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
                 np.log2([float(f"{v:.3g}") for v in value]),
                 np.full(len(models), np.log2(criterion.known) / Z95),
             )
-        steps = (-1 if criterion.direction == "down" else 1) * value / criterion.step
+        steps = (-1 if criterion.better == "down" else 1) * value / criterion.step
         centred = np.where(np.isnan(value), 0.0, steps - np.nanmean(steps))
         keys = ["dimension", "dataset", "metric"]
         judged = comparisons[(comparisons[keys] == rows[keys].iloc[0]).all(axis=1)]
@@ -175,7 +175,7 @@ def _gap_sds(judged: pd.DataFrame, models: list[str]) -> dict[tuple[int, int], f
 
 def lowest(criterion: Headline) -> int:
     """Smallest weight: where neither end is good in itself, which one is wanted is the reader's choice."""
-    return 0 if criterion.direction else -HIGHEST
+    return 0 if criterion.better else -HIGHEST
 
 
 def rank(choice: Choice, weights: Mapping[str, int]) -> Ranking:
@@ -294,7 +294,7 @@ def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]
     ]
     word = _verdict(choice, i, ranking)
     said = "" if word in (COST, UNASKED) else f", {word}"
-    return f"{_heading(choice.criteria[i])}: {texts[0]} against {texts[1]} ({labels[names[1]]}){said}"
+    return f"{choice.criteria[i].arrowed}: {texts[0]} against {texts[1]} ({labels[names[1]]}){said}"
 
 
 def offered(choice: Choice) -> list[Preset]:
@@ -319,15 +319,11 @@ def flip_sentence(
     return f"{words[flip.criterion]} at {flip.weight} instead of {flip.weight - flip.change}: {labels[flip.winner]}."
 
 
-def _heading(criterion: Headline) -> str:
-    return f"{criterion.label} {criterion.arrow}".strip()
-
-
 def _step(criterion: Headline, unit: str) -> str:
     """What one step is, in words."""
     if criterion.log:
-        return "half as much" if criterion.direction == "down" else "twice as much"
-    less = " less" if criterion.direction == "down" else ""
+        return "half as much" if criterion.better == "down" else "twice as much"
+    less = " less" if criterion.better == "down" else ""
     return f"{criterion.step:g}{' points' if unit == 'percent' else ''}{less}"
 
 
@@ -422,7 +418,7 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
 
 
 def _numbers(choice: Choice, labels: Mapping[str, str]) -> pd.DataFrame:
-    frame = pd.DataFrame({"Criterion": [_heading(criterion) for criterion in choice.criteria]})
+    frame = pd.DataFrame({"Criterion": [criterion.arrowed for criterion in choice.criteria]})
     for name in choice.models:
         own = [rows.set_index("model").reindex([name]).iloc[0] for rows in choice.rows]
         frame[labels[name]] = [
