@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from scipy.special import softmax
 from scipy.stats import foldnorm, norm
 from sklearn.metrics import brier_score_loss, log_loss
@@ -539,8 +540,9 @@ def test_gaps_reach_from_accuracy_to_mean_confidence(count):
     # two bins: 10 images at 0.4 of which 2 are right, 30 at 0.7 of which 27 are
     p, right = np.repeat([0.4, 0.7], [10, 30]), np.r_[[1] * 2, [0] * 8, [1] * 27, [0] * 3]
     one = SimpleNamespace(confidence=p, correct=right)
-    theme.use_theme()
-    fig, alt = cal.figure(cal.diagrams(dict.fromkeys([spec.name for spec in specs], one), 2), theme.styles(specs))
+    with plt.rc_context():
+        theme.use_theme()
+        fig, alt = cal.figure(cal.diagrams(dict.fromkeys([spec.name for spec in specs], one), 2), theme.styles(specs))
     assert len(fig.axes) == 2 * count
     histogram, diagram = fig.axes[:2]
     assert [bar.get_height() for bar in histogram.patches] == [25, 75]
