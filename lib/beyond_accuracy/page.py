@@ -255,8 +255,10 @@ class Page:
     # Showing ------------------------------------------------------------------------------------------------------
 
     def named(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A frame for readers: datasets and models by their names, where columns hold them."""
+        """A frame for readers: datasets, models and factors by their names, where columns hold them."""
         shown = frame.copy()
+        if "factor" in shown:
+            shown["factor"] = shown["factor"].str.replace("_", " ")
         for column in [c for c in ("dataset", "set") if c in shown]:
             shown[column] = shown[column].map(self.title)
         for column in [c for c in ("model", "model_a", "model_b") if c in shown]:
@@ -332,7 +334,7 @@ class Page:
         if not len(rows):
             return
         rows = rows[rows[across].isin(only)] if len(only) else rows
-        wide = tidy.wide(rows, down, across, only)
+        wide = tidy.pivot(rows, down, across, only)
         index = [down] if isinstance(down, str) else list(down)
         sizes = rows.groupby(index, sort=False)["n"].max()
         if sizes.nunique() > 1:
@@ -342,6 +344,10 @@ class Page:
             wide = wide.rename(columns=ends)
             formats = dict.fromkeys(self.labels.values(), metrics.about(rows["metric"].iloc[0])["format"])
             options["formats"] = formats | options.get("formats", {})
+        elif across == "metric":
+            for option, key in (("labels", "heading"), ("formats", "format")):
+                usual = {metric: metrics.about(metric)[key] for metric in dict.fromkeys(rows["metric"])}
+                options[option] = usual | options.get(option, {})
         self.table(wide, name, caption.format(n=f"{int(sizes.max()):,}"), **options)
 
     def differences(

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from beyond_accuracy.dimensions import plots_invariance, plots_robustness, plots_shape_bias, plots_synthetic
+from beyond_accuracy.dimensions import plots_invariance, plots_robustness, plots_shape_bias
 from beyond_accuracy.show import pictures, theme
 
 
@@ -135,42 +135,6 @@ def test_shift_figure_shows_all_points_with_and_without_published_models():
             low, high = ax.get_ylim()
             for value in (points.shifted.min(), points.shifted.max()):
                 assert low < plots_robustness._logit(value) < high
-
-
-def test_curves_shade_ordinary_images_and_angles_close_round_the_circle():
-    levels = [-135, -90, -45, 0, 45, 90, 135, 180]
-    curve = rows(factor=["object_yaw"], level_value=[float(x) for x in levels])
-    fig = plots_synthetic.polar_figure(curve, STYLES, ["object_yaw"], {"object_yaw": (-30.0, 30.0)})
-    closed = [line for line in fig.axes[0].lines if len(line.get_xdata()) == len(levels) + 1]
-    assert len(closed) == 4
-    pitch = curve[curve.level_value.between(0, 90)]
-    fig = plots_synthetic.polar_figure(pitch, STYLES, ["object_yaw"], {})
-    assert all(len(line.get_xdata()) == 3 for line in fig.axes[0].lines)
-    fig = plots_synthetic.curve_figure(curve, STYLES, ["object_yaw"], {"object_yaw": (-30.0, 30.0)}, 6.25)
-    assert any(getattr(patch, "get_width", lambda: 0)() == pytest.approx(60) for patch in fig.axes[0].patches)
-
-
-def test_categories_are_sorted_and_cut_to_the_hardest():
-    curve = rows(factor=["worlds"], level=[f"w{i:02d}" for i in range(30)])
-    curve["value"] = curve.level.str[1:].astype(float)
-    ax = plots_synthetic.category_figure(curve, STYLES, "worlds", None).axes[0]
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == [f"w{i:02d}" for i in range(23, -1, -1)]
-
-
-def test_sensitivity_is_sorted_with_the_chance_range_marked():
-    table = rows(factor=["light", "yaw"]).rename(
-        columns={"value": "range", "ci_low": "range_low", "ci_high": "range_high"}
-    )
-    table["range"] = np.where(table.factor == "yaw", 50.0, 10.0)
-    ax = plots_synthetic.sensitivity_figure(table.assign(range_chance=7.0), STYLES).axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["yaw", "light"]
-    assert sum(set(line.get_xdata()) == {7.0} for line in ax.lines) == 2
-
-
-def test_factor_figure_names_the_factors():
-    fig = plots_synthetic.factor_figure(rows(factor=["worlds", "camera_yaw"]), STYLES, NONE, 6.25)
-    assert {"worlds", "camera yaw", " chance "} <= texts(fig)
 
 
 def test_invariance_curves_place_steps_evenly_and_take_only_the_papers_strengths_that_are_drawn():

@@ -68,7 +68,7 @@ def pairs(
     models: Sequence[str],
     values: ArrayLike,
     n: int,
-    draws: NDArray | Callable[[int, int], NDArray],
+    draws: NDArray | Callable[[int, int], NDArray] | None = None,
     test: Callable[[int, int], float] | None = None,
     ends: Callable[[int, int], Interval] | None = None,
     units: int | None = None,
@@ -82,14 +82,14 @@ def pairs(
         values: (models,) estimates.
         n: Independent units.
         draws: (resamples, models) of the estimates, drawn together, or a function of two positions to draws of their
-            difference.
+            difference; not needed where `test` and `ends` are given.
         test: Positions -> p-value of a test that does not resample; None: the bootstrap's.
         ends: Positions -> interval; None: the percentile interval of the draws.
         units: As in `stats.percentile_interval`.
     """
     found = []
     for a, b in combinations(range(len(models)), 2):
-        gap = draws(a, b) if callable(draws) else draws[:, a] - draws[:, b]
+        gap = draws(a, b) if callable(draws) else None if draws is None else draws[:, a] - draws[:, b]
         low, high = ends(a, b) if ends else interval(gap, units)
         if test:
             p, floor = test(a, b), 0.0

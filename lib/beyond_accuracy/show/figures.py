@@ -36,7 +36,7 @@ def panels(names: Sequence, height: float, columns: int = 1, **options) -> tuple
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     for ax, name in zip(axes.flat, names, strict=False):
-        ax.set_title(str(name))
+        ax.set_title(str(name).replace("_", " "))
     return fig, dict(zip(names, axes.flat, strict=False))
 
 
@@ -124,6 +124,8 @@ def lines(
     equal: bool = False,
     shade: Mapping[str, tuple[float, float]] | None = None,
     ymin: float | None = None,
+    log: Sequence = (),
+    height: float = 3.2,
 ) -> Drawn:
     """Value against a number, a line per model, a panel per value of a column.
 
@@ -140,12 +142,19 @@ def lines(
         equal: Equal distances between the steps of a ladder.
         shade: Panel -> (low, high) that is shaded.
         ymin: Lower limit of the vertical axis.
+        log: Panels with a logarithmic horizontal axis.
+        height: Of a panel, inches.
     """
     keys, looks = list(dict.fromkeys(frame[panel])) if panel else [""], used(styles, frame)
-    fig, axes = panels(keys, 3.2, min(2, len(keys)), sharey=True)
+    fig, axes = panels(keys, height, min(2, len(keys)), sharey=True)
     for key, ax in axes.items():
         mine = frame[frame[panel] == key] if panel else frame
         steps = list(dict.fromkeys(mine[x])) if equal else None
+        if key in log:
+            at = np.unique(mine[x])[:: max(1, mine[x].nunique() // 4)]
+            ax.set_xscale("log")
+            ax.set_xticks(at, [f"{v:g}" for v in at])
+            ax.minorticks_off()
         if shade and key in shade:
             ax.axvspan(*shade[key], color="#eef0f3", zorder=0)
         if band:
@@ -169,14 +178,14 @@ def lines(
     first.set_ylim(bottom=ymin)
     fig.supylabel(ylabel, fontsize=11.5)
     legend(fig, looks, kind="line")
-    ends = (
-        frame.groupby([*([panel] if panel else []), "model"], sort=False)["value"].agg(["first", "last"]).reset_index()
-    )
-    words = (
-        f"{', '.join(labels_of(looks).get(v, str(v)) for v in row[:-2])} {row[-2]:.3g} to {row[-1]:.3g}"
-        for row in ends.itertuples(index=False)
-    )
-    return fig, f"{ylabel} against {xlabel}, first to last: {'; '.join(words)}."
+    by = [*([panel] if panel else []), "model"]
+    ends = frame.groupby(by, sort=False)["value"].agg(["first", "last", "min"]).reset_index()
+    words = []
+    for *names, first, last, low in ends.itertuples(index=False):
+        name = ", ".join(_name(v, labels_of(looks)) for v in names)
+        inside = f" (lowest {low:.3g})" if low < min(first, last) else ""
+        words.append(f"{name} {first:.3g} to {last:.3g}{inside}")
+    return fig, f"{ylabel} against {xlabel or x.replace('_', ' ')}, first to last: {'; '.join(words)}."
 
 
 def arrows(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], xlabel: str, panel: str) -> Drawn:
