@@ -226,19 +226,21 @@ def sweeps(rng: Generator) -> Iterator[tuple]:
     factor, wide = (np.repeat(list(part), 96 * 8) for part in (RANGES, RANGES.values()))
     p = 0.85 + wide / 100 * (level / 7 - 0.5)
     right = dict(zip("ab", (observers(rng, 2, len(p), (0.4, scene)) < norm.ppf(p)[:, None]).T, strict=True))
-    rows, gaps = synthetic.factor_table(right, factor, scene)
+    images = pd.DataFrame({"factor": factor, "level": level, "cluster": scene})
+    rows, gaps = synthetic.by_factor(synthetic.Sweeps(right, images))
     for row in pd.concat([rows[rows["model"] == "a"], gaps]).itertuples():
         what = "mean over factors" if row.metric == "accuracy:average" else "mean of a factor"
         line = (what, "96", "85 %", 85) if row.model == "a" else (f"{what}, difference", "96", "equal models", 0)
         yield *line, row.ci_low, row.ci_high, row.p
-    found = synthetic.sensitivity({"a": right["a"]}, factor, level, scene, int(rng.integers(2**31)), 400)
+    found = synthetic.sensitivity(synthetic.Sweeps({"a": right["a"]}, images), int(rng.integers(2**31)), 400)
     for row in found.itertuples():
         truth = RANGES[row.factor]
         yield "accuracy_range", "96", f"{truth} points", truth, row.range_low, row.range_high, row.p
         yield "accuracy_worst", "96", f"{truth} points", 85 - truth / 2, row.worst_low, row.worst_high
     near, scene = np.tile([0.5, 0.9, 0.97, 0.98, 0.99], 96), np.repeat(np.arange(96), 5)
     right = {"a": latent(rng, len(near), (0.4, scene)) < norm.ppf(near)}
-    for row in synthetic.level_curve(right, np.full(len(near), "f"), near, scene).itertuples():
+    images = pd.DataFrame({"factor": "f", "level": near, "cluster": scene})
+    for row in synthetic.by_level(synthetic.Sweeps(right, images)).itertuples():
         yield "a level", "96", f"{100 * row.level:g} %", 100 * row.level, row.ci_low, row.ci_high
 
 

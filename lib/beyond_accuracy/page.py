@@ -258,8 +258,10 @@ class Page:
     # Showing ------------------------------------------------------------------------------------------------------
 
     def named(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A frame for readers: datasets and models by their names, where columns hold them."""
+        """A frame for readers: datasets, models and factors by their names, where columns hold them."""
         shown = frame.copy()
+        if "factor" in shown:
+            shown["factor"] = shown["factor"].str.replace("_", " ")
         for column in [c for c in ("dataset", "set") if c in shown]:
             shown[column] = shown[column].map(self.title)
         for column in [c for c in ("model", "model_a", "model_b") if c in shown]:

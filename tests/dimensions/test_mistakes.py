@@ -1,13 +1,16 @@
 """Mistakes: worked cases, the imagenet-x package as oracle, ReaL, edges."""
 
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
 from beyond_accuracy.dimensions import mistakes as mis
-from beyond_accuracy.measure import stats
+from beyond_accuracy.measure import stats, verdicts
+from beyond_accuracy.show import theme
 
 MODELS = ("ResNet50", "ViT")
 
@@ -190,10 +193,9 @@ def test_clusters_widen_the_intervals(world):
 
 def test_groups_by_hand():
     table = mis.errors_by_group({"m": [True, False, False, False]}, ["x", "x", "y", "y"]).set_index("group")
-    assert table.loc["x", ["n", "errors"]].tolist() == [2, 1]
-    assert table["error_rate"].tolist() == [0.5, 1.0]
-    assert table["ratio"].tolist() == pytest.approx([0.5 / 0.75, 1 / 0.75])
-    assert table.loc["y", ["ci_low", "ci_high"]].tolist() == pytest.approx(stats.wilson(2, 2))
+    assert table.index.tolist() == ["y", "x"] and table["n"].tolist() == [2, 2]  # hardest first
+    assert table["value"].tolist() == [100, 50]
+    assert table.loc["y", ["ci_low", "ci_high"]].tolist() == pytest.approx([100 * x for x in stats.wilson(2, 2)])
 
 
 def test_ratio_by_group(world):
@@ -205,47 +207,87 @@ def test_ratio_by_group(world):
     assert table.loc[("x", "texture", "b"), "value"] == pytest.approx(expected)
     assert "rare" not in table.index.get_level_values("factor")
     assert mis.ratio_by_group(correct, factors[["rare"]], groups).empty
+    top = mis.ratio_by_group(correct, factors, groups, top=1)
+    assert len(top) == 2 and (top["factor"] == "texture").all()
 
 
 def test_real_by_hand():
     real = [[1, 2], [], [3], [5], [7]]
     assert mis.real_correct([2, 4, 4, 5, 7], real) == pytest.approx(np.array([1, np.nan, 0, 1, 1]), nan_ok=True)
     # Labels 1, 1, 3, 5, 8: errors are images 0 (noise), 1 (no list), 2 (mistake), 4 (noise); image 3 is right.
-    split = mis.real_split([2, 4, 4, 5, 7], [1, 1, 3, 5, 8], real).set_index("kind")
-    assert split["n"].to_dict() == {"label noise": 2, "true mistake": 1, "no ReaL label": 1}
-    assert split.loc["label noise", "share"] == 0.5
-    assert split.loc["true mistake", ["ci_low", "ci_high"]].tolist() == pytest.approx(stats.wilson(1, 4))
-    assert mis.real_split([1], [1], [[1]])["share"].isna().all()
+    split = mis.real_split([2, 4, 4, 5, 7], [1, 1, 3, 5, 8], real)
+    assert split == {"label noise": 2, "true mistake": 1, "no ReaL label": 1}
+    assert set(mis.real_split([1], [1], [[1]]).values()) == {0}
     assert np.isnan(mis.real_correct([1, 2], [[], []])).all()
     with pytest.raises(ValueError):
         mis.real_correct([1], [])
 
 
+def runs(targets, **pred):
+    return {model: SimpleNamespace(targets=targets, pred=chosen) for model, chosen in pred.items()}
+
+
 def test_confused_pairs_by_hand():
-    targets, names = [0, 0, 0, 1, 1, 2], ["cat", "dog", "car"]
-    table = mis.confused_pairs({"a": [1, 1, 0, 0, 1, 2], "b": [1, 0, 0, 1, 1, 0]}, targets, names)
-    assert list(table.columns) == ["target", "pred", "n", "a", "b", "back"]
+    names = ["cat", "dog", "car"]
+    given = runs([0, 0, 0, 1, 1, 2], a=[1, 1, 0, 0, 1, 2], b=[1, 0, 0, 1, 1, 0])
+    table = mis.confused_pairs(given, names)
+    assert list(table.columns) == ["label", "taken for", "images", "a", "b", "other way"]
     assert table.values.tolist() == [
         ["cat", "dog", 3, 2, 1, 0.5],
         ["dog", "cat", 2, 1, 0, 1.5],
         ["car", "cat", 1, 0, 1, 0],
     ]
-    assert len(mis.confused_pairs({"a": [1, 1, 0, 0, 1, 2]}, targets, names, top=1)) == 1
-    assert mis.confused_pairs({"a": [1, 2]}, [1, 2], names).empty
-    cranes = mis.confused_pairs({"a": [1]}, [0], ["crane", "crane", "car"])
-    assert cranes[["target", "pred"]].values.tolist() == [["crane (0)", "crane (1)"]]
-    with pytest.raises(ValueError):
-        mis.confused_pairs({"a": [1]}, [1, 2], names)
+    assert len(mis.confused_pairs(given, names, top=1)) == 1
+    assert mis.confused_pairs(runs([1, 2], a=[1, 2]), names).empty
+    cranes = mis.confused_pairs(runs([0], a=[1]), ["crane", "crane", "car"])
+    assert cranes[["label", "taken for"]].values.tolist() == [["crane (0)", "crane (1)"]]
 
 
-def test_shown_factors(world):
+OWN = [("a", "transformer", "supervised"), ("b", "transformer", "clip")]
+SPECS = [SimpleNamespace(name=name, label=name.upper(), family=f, paradigm=p) for name, f, p in OWN]
+
+
+def test_findings_and_figure_follow_the_verdicts(world):
+    """Texture triples the errors of b alone: both are said to differ in it, and only b has a hardest factor."""
     correct, factors = world
-    table = ratio_rows(correct, factors[["pose", "texture"]], 50, rng())
-    paper = pd.DataFrame({"factor": ["pose"], "model": ["b"], "value": [0.7]})
-    shown = mis.shown_factors(table, {"a": "A", "b": "B"}, paper, ["texture", "pose", "average"])
-    assert shown.columns.tolist() == ["factor", "n", "A", "A_low", "A_high", "B", "B_low", "B_high", "B: paper"]
-    assert shown["n"].tolist() == [factors["texture"].sum(), factors["pose"].sum(), 3000]
-    assert shown["B: paper"].tolist() == pytest.approx([np.nan, 0.7, np.nan], nan_ok=True)
+    factors = factors[["texture"]].assign(other=1 - factors["texture"])
+    table = mis.factor_table(correct, factors, 200, rng())
+    gaps = mis.factor_differences(correct, factors, rng(1), 2000).assign(dataset="d")
+    shown = mis.in_one_thing(verdicts.judge(gaps), SPECS)
+    assert (shown["what"] == "objective").all() and shown["factor"].tolist() == ["texture", "other", "average"]
+    shares = pd.DataFrame({"model": "a", "kind": "label noise", "value": [0.25], "ci_low": 0.046, "ci_high": 0.699})
+    labels = {"a": "A", "b": "B"}
+    hardest, effects, noise = mis.sentences(shown, table, shares, "Val", labels)
+    rate = table.set_index(["metric", "model"])["value"]["error_rate:texture", "b"]
+    assert f"B: texture ({rate:.0f} % of {factors['texture'].sum()} wrong)" in hardest and "A: " in hardest
+    assert (
+        "not told apart" in hardest and "(same architecture)" in effects and f"against {rate:.0f} % errors" in effects
+    )
+    assert noise.endswith("25.0 [4.6, 69.9] % for A.")
+    equal = shown.assign(verdict=verdicts.OPEN)
+    _, effects = mis.sentences(equal, table, shares[:0], "Val", labels)
+    assert "0 of 2 factors cost one more than the other. Mean" in effects and effects.endswith("not decided.")
+    looks = theme.styles(SPECS)
+    fig, words = mis.forest(shown, looks, ["texture", "other", "average"])
+    faces = [line.get_markerfacecolor() for line in fig.axes[0].lines if line.get_marker() == "o"]
+    assert [face != "white" for face in faces] == (shown["verdict"] != verdicts.OPEN).tolist()
+    assert "A minus B: texture −" in words.replace("-", "−")
+    plt.close(fig)
+
+
+def test_factors_are_shown_hardest_first_and_the_average_last(world):
+    correct, factors = world
+    table = mis.factor_table(correct, factors[["pose", "texture"]], 50, rng())
+    ratios = mis.hardest_first(table)
+    assert list(dict.fromkeys(ratios["factor"])) == ["texture", "pose", "average"]
+    assert list(dict.fromkeys(mis.hardest_first(table, "error_rate")["factor"])) == ["texture", "pose"]
+    low, high = mis.reach(ratios)
+    assert low == 0 and high > ratios["value"].max()
+
+
+def test_without_second_labels_there_is_nothing_to_say():
+    page = SimpleNamespace(has_role=lambda role: False)
+    assert all(frame.empty for frame in mis.relabelled(page, {}))
 
 
 @pytest.fixture(scope="module")
@@ -293,4 +335,4 @@ def test_real_accuracy_of_published_predictions(published, model, real, top1):
     assert np.isfinite(outcome).sum() == 46_837
     assert 100 * np.nanmean(outcome) == pytest.approx(real, abs=5e-4)
     split = mis.real_split(pred[model], labels, lists)
-    assert split["n"].sum() == round(50_000 * (1 - top1 / 100))
+    assert sum(split.values()) == round(50_000 * (1 - top1 / 100))

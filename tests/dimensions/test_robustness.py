@@ -10,10 +10,9 @@ from scipy.special import expit, logit
 
 from beyond_accuracy.data import corruptions
 from beyond_accuracy.data.published import alexnet_errors
-from beyond_accuracy.dimensions import contrasts
 from beyond_accuracy.dimensions import robustness as rb
 from beyond_accuracy.inference.predictions import Predictions
-from beyond_accuracy.measure import stats, tidy
+from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.show import figures, theme
 
 GRID = np.linspace(-7, 9, 4001)
@@ -365,10 +364,10 @@ def close():
 
 
 def test_pairs_are_formed_within_a_paradigm():
-    assert contrasts.lead_pairs(OWN) == [("vit_sup", "convnext_sup"), ("vit_clip", "convnext_clip")]
+    assert verdicts.lead_pairs(OWN) == [("vit_sup", "convnext_sup"), ("vit_clip", "convnext_clip")]
     more = [spec("a", "other", "supervised"), spec("b", "other", "supervised"), spec("c", "other", "clip")]
-    assert contrasts.lead_pairs(more) == [("a", "b")]
-    assert contrasts.lead_pairs(OWN[::-1])[1] == ("vit_sup", "convnext_sup")
+    assert verdicts.lead_pairs(more) == [("a", "b")]
+    assert verdicts.lead_pairs(OWN[::-1])[1] == ("vit_sup", "convnext_sup")
 
 
 def test_a_lead_of_nothing_and_one_asked_the_other_way_round():

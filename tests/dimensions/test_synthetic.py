@@ -1,16 +1,20 @@
 """Factor sweeps: PUG's mapping and its collision, accuracies by hand, intervals over scenes, sensitivity, chance."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from scipy.special import expit
 from scipy.stats import binom, norm, ttest_rel
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data.readers.stimuli import pug_classes
 from beyond_accuracy.dimensions import synthetic as syn
+from beyond_accuracy.measure import verdicts
+from beyond_accuracy.show import theme
 
 # The quirk of the published mapping, in small: one index in two classes, the later name taking it.
 CLASSES = {"Goldfish": [1], "Shirt": [841], "Sweatshirt": [841], "Wolf": [269, 270]}
@@ -62,11 +66,20 @@ def test_mapping_file_is_read_and_checked(tmp_path):
         pug_classes(path)
 
 
-def test_mapping_from_the_images_themselves():
-    assert syn.classes_of(["Wolf", "Shirt", "Wolf"], [[269, 270], [841], [269, 270]]) == {
-        "Wolf": [269, 270],
-        "Shirt": [841],
-    }
+def runs(pred, **fields):
+    return {"m": SimpleNamespace(ids=["a", "b", "c"], pred=pred, **fields)}
+
+
+def test_runs_with_several_labels_are_scored_against_the_mapping_of_the_images():
+    images = pd.DataFrame({"class_name": ["Sweatshirt", "Shirt", "Wolf"]}, index=["a", "b", "c"])
+    given = runs([841, 841, 270], multilabel=True, targets=[[841], [841], [269, 270]])
+    for rule, right in (("official", [True, False, True]), ("membership", [True, True, True])):
+        found = syn.sweeps_of(given, images, rule)
+        assert found.correct["m"].tolist() == right and found.classes["Wolf"] == [269, 270]
+    table = syn.by_rule(given, found)
+    assert table.iloc[0].tolist() == ["m", pytest.approx(200 / 3), 100]
+    plain = syn.sweeps_of(runs([1], multilabel=False, correct=[True, False, True]), images, "official")
+    assert plain.correct["m"] == [True, False, True] and not plain.classes and syn.by_rule({}, plain).empty
 
 
 def test_usual_ranges_of_ordinary_images():
@@ -84,12 +97,16 @@ def sweep(scenes=60, seed=0, effect=0.5):
         for factor, levels in (("yaw", ("0", "45", "90")), ("light", ("bright", "mid", "dark")))
         for level in levels
     ]
-    return pd.DataFrame(rows, columns=["scene", "factor", "level", "right"])
+    return pd.DataFrame(rows, columns=["cluster", "factor", "level", "right"])
 
 
-def test_factor_table_by_hand():
+def outcomes(factor, level, scene, **correct):
+    return syn.Sweeps(correct, pd.DataFrame({"factor": factor, "level": level, "cluster": scene}))
+
+
+def test_factors_by_hand():
     frame = sweep()
-    table, _ = syn.factor_table({"m": frame.right}, frame.factor, frame.scene)
+    table, _ = syn.by_factor(syn.Sweeps({"m": frame.right}, frame))
     value = table.set_index("metric").value
     for name, part in frame.groupby("factor"):
         assert value[f"accuracy:{name}"] == pytest.approx(100 * part.right.mean())
@@ -101,7 +118,7 @@ def test_factor_table_by_hand():
 def test_differences_share_the_scenes():
     frame = sweep()
     worse = frame.right & (np.arange(len(frame)) % 10 != 0)
-    _, gaps = syn.factor_table({"a": frame.right, "b": worse}, frame.factor, frame.scene)
+    _, gaps = syn.by_factor(syn.Sweeps({"a": frame.right, "b": worse}, frame))
     row = gaps.set_index("metric").loc["accuracy:average"]
     assert row.difference == pytest.approx(100 * (frame.right.mean() - worse.mean()))
     assert 0 < row.ci_low < row.difference < row.ci_high and row.p < 0.01
@@ -110,15 +127,15 @@ def test_differences_share_the_scenes():
 def test_scenes_are_the_units():
     """All six images of a scene share its fate: the interval is that of 60 scenes, not of 360 images."""
     frame = sweep()
-    fate = frame.scene.map({f"scene{s}": s % 2 == 0 for s in range(60)})
-    table, _ = syn.factor_table({"m": fate}, frame.factor, frame.scene)
+    fate = frame.cluster.map({f"scene{s}": s % 2 == 0 for s in range(60)})
+    table, _ = syn.by_factor(syn.Sweeps({"m": fate}, frame))
     row = table.set_index("metric").loc["accuracy:average"]
     assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 * 50 / np.sqrt(60), rel=0.1)
 
 
-def test_level_curve():
+def test_levels():
     frame = sweep()
-    rows = syn.level_curve({"m": frame.right}, frame.factor, frame.level, frame.scene)
+    rows = syn.by_level(syn.Sweeps({"m": frame.right}, frame))
     assert rows.level.tolist() == ["0", "45", "90", "bright", "mid", "dark"]
     dark = rows[rows.metric == "accuracy:light=dark"].iloc[0]
     part = frame[(frame.factor == "light") & (frame.level == "dark")]
@@ -128,7 +145,7 @@ def test_level_curve():
 
 def test_sensitivity_tells_an_effect_from_noise():
     frame = sweep()
-    rows = syn.sensitivity({"m": frame.right}, frame.factor, frame.level, frame.scene, 0).set_index("factor")
+    rows = syn.sensitivity(syn.Sweeps({"m": frame.right}, frame), 0).set_index("factor")
     assert rows.loc["light", "worst_level"] == "dark"
     assert rows.loc["light", "range"] > rows.loc["light", "range_chance"]
     levels = frame[frame.factor == "light"].groupby("level").right.mean() * 100
@@ -139,7 +156,7 @@ def test_sensitivity_tells_an_effect_from_noise():
 
 def test_chance_range_is_exceeded_as_rarely_as_it_says():
     frames = [sweep(30, seed, effect=0.0) for seed in range(40)]
-    rows = pd.concat([syn.sensitivity({"m": f.right}, f.factor, f.level, f.scene, 0, 100) for f in frames])
+    rows = pd.concat([syn.sensitivity(syn.Sweeps({"m": f.right}, f), 0, 100) for f in frames])
     assert (rows["range"] > rows.range_chance + 1e-9).mean() < 0.1  # 5 % of 80, with room for its own noise
     assert (rows.p < 0.05).mean() < 0.1
 
@@ -149,12 +166,12 @@ def test_a_range_that_chance_reaches_exactly_is_no_more_than_chance():
     for scenes in (3, 7, 11, 13, 96):
         right = np.arange(2 * scenes) > 0
         level, scene = np.tile(["x", "y"], scenes), np.repeat(np.arange(scenes), 2)
-        row = syn.sensitivity({"m": right}, np.full(2 * scenes, "f"), level, scene, 0, 50).iloc[0]
+        row = syn.sensitivity(outcomes("f", level, scene, m=right), 0, 50).iloc[0]
         assert row.p == 1 and row["range"] == pytest.approx(row.range_chance, abs=1e-9)
 
 
 def test_a_factor_of_one_level_has_no_range():
-    row = syn.sensitivity({"m": [True, False]}, ["f", "f"], ["x", "x"], ["a", "b"], 0, 10).iloc[0]
+    row = syn.sensitivity(outcomes("f", "x", ["a", "b"], m=[True, False]), 0, 10).iloc[0]
     assert row["range"] == row.range_high == row.sd == 0
 
 
@@ -175,7 +192,7 @@ def test_intervals_of_the_worst_level_and_of_the_range_cover(level, effect):
     found = []
     for seed in range(60):
         right, truth = drawn(np.random.default_rng(seed), level, effect, 1.0)
-        row = syn.sensitivity({"m": right.ravel()}, np.full(right.size, "f"), name, scene, 0, 2).iloc[0]
+        row = syn.sensitivity(outcomes("f", name, scene, m=right.ravel()), 0, 2).iloc[0]
         found.append((row.worst_low <= truth.min() <= row.worst_high, row.range_low <= np.ptp(truth) <= row.range_high))
         assert row.range_low <= row["range"] <= row.range_high and row.worst_low <= row.worst <= row.worst_high
     assert np.mean(found, axis=0).min() >= 0.9
@@ -188,9 +205,9 @@ def test_intervals_of_the_widest_factor_cover_and_the_true_one_is_among_the_name
     for seed in range(40):
         rng = np.random.default_rng(seed)
         parts = [drawn(rng, 1.2, effect, 1.0) for effect in effects]
-        outcome = {"m": np.concatenate([right.ravel() for right, _ in parts])}
+        right = np.concatenate([right.ravel() for right, _ in parts])
         factor = np.repeat([f"f{k}" for k in range(4)], SCENES * LEVELS)
-        rows = syn.sensitivity(outcome, factor, np.tile(name, 4), np.tile(scene, 4), 0, 2)
+        rows = syn.sensitivity(outcomes(factor, np.tile(name, 4), np.tile(scene, 4), m=right), 0, 2)
         most = rows.loc[rows["range"].idxmax()]
         truth = dict(zip(("f0", "f1", "f2", "f3"), (np.ptp(t) for _, t in parts), strict=True))
         inside.append(most.range_low <= truth[most.factor] <= most.range_high)
@@ -205,7 +222,7 @@ def test_levels_near_a_hundred_percent_have_intervals_that_cover(share):
     """One image per scene: the bootstrap of 96 right answers has no width and covers .62 where .99 is true."""
     scene, inside = np.arange(SCENES), []
     for hits in range(80, SCENES + 1):
-        row = syn.level_curve({"m": scene < hits}, np.full(SCENES, "f"), np.full(SCENES, "x"), scene).iloc[0]
+        row = syn.by_level(outcomes("f", "x", scene, m=scene < hits)).iloc[0]
         assert row.ci_high - row.ci_low > 3 and row.n == SCENES
         inside.append((row.ci_low <= 100 * share <= row.ci_high) * binom.pmf(hits, SCENES, share))
     assert sum(inside) >= 0.92
@@ -215,8 +232,8 @@ def test_the_mean_of_factors_is_a_paired_t_test_of_the_scenes():
     """A percentile bootstrap of few scenes rejects too often: .068 to .10 instead of .05."""
     frame = sweep()
     other = frame.assign(right=np.random.default_rng(5).random(len(frame)) < 0.7)
-    _, gaps = syn.factor_table({"a": frame.right, "b": other.right}, frame.factor, frame.scene)
-    scenes = [f.astype({"right": float}).groupby("scene").right.mean() for f in (frame, other)]
+    _, gaps = syn.by_factor(syn.Sweeps({"a": frame.right, "b": other.right}, frame))
+    scenes = [f.astype({"right": float}).groupby("cluster").right.mean() for f in (frame, other)]
     expected = ttest_rel(*scenes)
     row = gaps.set_index("metric").loc["accuracy:average"]
     assert row.p == pytest.approx(expected.pvalue) and row.n == 60
@@ -226,24 +243,58 @@ def test_the_mean_of_factors_is_a_paired_t_test_of_the_scenes():
 
 def test_equal_models_tie_whatever_the_order_of_their_errors():
     """In each scene both are right at two of three levels, though not the same: no difference, rounding or not."""
-    scene, factor = np.repeat(np.arange(7), 3), np.full(21, "f")
     a, b = np.tile([True, True, False], 7), np.tile([False, True, True], 7)
-    _, gaps = syn.factor_table({"a": a, "b": b}, factor, scene)
+    _, gaps = syn.by_factor(outcomes("f", "x", np.repeat(np.arange(7), 3), a=a, b=b))
     assert (gaps.p == 1).all() and (gaps.difference.abs() < 1e-9).all()
 
 
 def test_failures_are_at_the_hardest_level_and_missed_by_most():
-    frame = sweep()
-    models = {"a": frame.right, "b": frame.right}
-    picked = syn.pick_failures(models, frame.factor, frame.level, frame.scene, frame.index.astype(str), 6, 0)
+    frame = sweep().rename(index=str)
+    picked = syn.pick_failures(syn.Sweeps({"a": frame.right, "b": frame.right}, frame), 6, 0)
     light = picked.set_index("factor").loc["light"]
-    chosen = frame.loc[int(light.id)]
+    chosen = frame.loc[light.id]
     assert light.level == chosen.level == "dark" and not chosen.right and light.missed_by == 2
     assert picked["factor"].tolist()[0] == "light"  # the hardest level of all comes first
-    perfect = {"a": np.ones(len(frame), bool)}
-    assert syn.pick_failures(perfect, frame.factor, frame.level, frame.scene, frame.index.astype(str), 6, 0).empty
+    assert syn.pick_failures(syn.Sweeps({"a": np.ones(len(frame), bool)}, frame), 6, 0).empty
 
 
 def test_no_images():
     with pytest.raises(ValueError, match="at least one image"):
-        syn.factor_table({"m": []}, [], [])
+        syn.by_factor(outcomes([], [], [], m=[]))
+
+
+def test_ranges_are_compared_with_chance_and_findings_follow_the_verdicts():
+    """A range of the factor that does nothing stays open, whatever its interval; equal models tie."""
+    frame = sweep(scenes=96)
+    sweeps = syn.Sweeps({"a": frame.right, "b": frame.right}, frame)
+    rows, gaps = syn.by_factor(sweeps)
+    effects = syn.sensitivity(sweeps, 0, 500)
+    asked = pd.concat([gaps, syn.against_chance(effects)]).assign(dataset="d")
+    judged = verdicts.judge(asked.reset_index(drop=True))
+    assert len(judged) == 3 + 4 and (judged[judged.metric == "accuracy:average"].family == "main").all()
+    effects = syn.judged_effects(effects, judged)
+    assert (effects.set_index("factor").verdict == verdicts.OPEN).to_dict() == {"yaw": True, "light": False}
+    assert "2 of 4 model and factor" in syn.range_sentence(effects) and "light" in syn.range_sentence(effects)
+    page = SimpleNamespace(labels={"a": "A", "b": "B"}, leader=lambda *_: "A and B tie")
+    sentence = syn.mean_sentence(page, rows, judged)
+    assert "over 2 factors" in sentence and sentence.endswith("A and B tie; 0 of 1 pairs of models are told apart.")
+    wide, noise = syn.widest_first(syn.effect_rows(effects))
+    assert wide["factor"].tolist() == ["light", "light", "yaw", "yaw"] and len(noise) == 4
+
+
+def test_levels_in_order_are_curves_and_others_are_cut_to_the_hardest():
+    frame = pd.DataFrame({"factor": "worlds", "level": [f"w{i:02d}" for i in range(30)], "model": "a"})
+    frame = frame.assign(value=np.arange(30.0), level_value=np.nan)
+    yaw = frame.assign(factor="yaw", level_value=frame.value)
+    curve = pd.concat([frame, yaw], ignore_index=True)
+    assert set(syn.numeric(curve)["factor"]) == {"yaw"}
+    assert syn.unordered(curve)["worlds"]["level"].tolist() == [f"w{i:02d}" for i in range(23, -1, -1)]
+
+
+@pytest.mark.parametrize("angles, points", [([-135, -90, -45, 0, 45, 90, 135, 180], 9), ([0, 45, 90], 3)])
+def test_angles_close_round_the_circle_only(angles, points):
+    look = theme.style(SimpleNamespace(name="a", label="A", family="", paradigm=""))
+    curve = pd.DataFrame({"factor": "object_yaw", "model": "a", "level_value": angles, "value": 50.0})
+    fig, words = syn.polar(curve, {"a": look}, {"object_yaw": (-30.0, 30.0)})
+    assert [len(line.get_xdata()) for line in fig.axes[0].lines] == [points] and "object yaw" in words
+    plt.close(fig)

@@ -1,5 +1,7 @@
 """One verdict per question: correction in families, training noise, ties."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,3 +89,33 @@ def test_leaders_tie_unless_told_apart():
     assert verdicts.leaders(values, judged, better="down") == ["c"]
     assert verdicts.tells_apart(judged) == (2, 3)
     assert verdicts.joined(["a", "b", "c"]) == "a, b and c"
+
+
+def spec(name, family="", paradigm=""):
+    return SimpleNamespace(name=name, family=family, paradigm=paradigm)
+
+
+def test_pairs_that_differ_in_one_thing():
+    specs = [
+        spec("vit_sup", "transformer", "supervised"),
+        spec("convnext_sup", "convnet", "supervised"),
+        spec("vit_clip", "transformer", "clip"),
+        spec("convnext_clip", "convnet", "clip"),
+    ]
+    assert verdicts.contrasts(specs) == [
+        ("vit_sup", "convnext_sup", "architecture"),
+        ("vit_sup", "vit_clip", "objective"),
+        ("convnext_sup", "convnext_clip", "objective"),
+        ("vit_clip", "convnext_clip", "architecture"),
+    ]
+
+
+def test_models_of_unknown_kind_are_all_compared():
+    assert verdicts.contrasts([spec("a"), spec("b"), spec("c")]) == [("a", "b", ""), ("a", "c", ""), ("b", "c", "")]
+    assert verdicts.contrasts([spec("a")]) == []
+
+
+def test_lead_charts_put_a_transformer_against_a_convnet_of_one_paradigm():
+    own = [spec("v", "transformer", "clip"), spec("c", "convnet", "clip"), spec("s", "convnet", "supervised")]
+    assert verdicts.lead_pairs(own) == verdicts.lead_pairs(own[::-1]) == [("v", "c")]
+    assert verdicts.lead_pairs([spec(name, "other", "supervised") for name in "abc"]) == [("a", "b")]

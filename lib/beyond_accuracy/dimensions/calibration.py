@@ -22,7 +22,6 @@ from scipy.optimize import brentq
 from scipy.special import erf, softmax
 from scipy.stats import norm
 
-from beyond_accuracy.dimensions.contrasts import contrasts
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import (
@@ -33,6 +32,7 @@ from beyond_accuracy.measure.stats import (
     bootstrap_means,
     wilson,
 )
+from beyond_accuracy.measure.verdicts import contrasts
 from beyond_accuracy.show.figures import Drawn
 from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import GREY, INK, WIDTH, ModelStyle

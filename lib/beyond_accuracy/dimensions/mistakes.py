@@ -10,28 +10,59 @@ factors, and the more so the rarer errors are.)
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import test_proportions_2indep
 
-from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import (
-    P_VALUE_RESAMPLES,
-    bootstrap_means,
-    bootstrap_p_value,
-    holm,
-    p_value_floor,
-    wilson,
-)
+from beyond_accuracy.data import annotations
+from beyond_accuracy.measure import tidy, verdicts
+from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, Interval, bootstrap_means, holm, wilson
+from beyond_accuracy.show import figures
+from beyond_accuracy.show.tables import format_interval
+from beyond_accuracy.show.theme import GREY, INK, ModelStyle
 
 AVERAGE = "average"
 """Name of the plain mean over the factors, as in the paper's figure."""
 
 KINDS = {"error_ratio": "ratio", "factor_effect": "log-odds"}
 """Numbers of a factor with bootstrap intervals, and their units."""
+
+# What the raters say of an error, told apart by lightness and hatch, so not by colour alone.
+REAL = {"true mistake": ("#8c1a12", ""), "label noise": ("#e3b7b1", "///"), "no ReaL label": ("#eceaea", "..")}
+
+Labels = Mapping[str, str]
+
+
+class Annotated(NamedTuple):
+    """A dataset's annotated images, and who is right on them."""
+
+    name: str  # the set that annotates them, as results name it
+    title: str
+    right: pd.DataFrame  # index id, a column of booleans per model: all images
+    top: pd.DataFrame  # index id, 0/1 columns: the one factor that sets an image most apart
+    multi: pd.DataFrame  # the same, all factors of an image
+    kind: str  # what a group of `multi` is called: `metaclass` or `class`
+    groups: NDArray
+
+    def correct(self, factors: pd.DataFrame) -> dict[str, NDArray]:
+        """Model -> outcomes on the images of a frame of factors."""
+        return {model: column.to_numpy() for model, column in self.right.loc[factors.index].items()}
+
+
+def annotated(page, runs: Mapping) -> Annotated:
+    """The page's images with their factors: of ImageNet-X where the profile says so, else of the metadata."""
+    clean, source = page.role("clean"), page.role("factors") if page.has_role("factors") else None
+    first, names = next(iter(runs.values())), page.class_names(clean)
+    top, multi = (annotations.factor_frame(first.ids, page.metadata(clean), source, kind) for kind in ("top", "multi"))
+    targets = pd.Series(first.targets, index=first.ids)[multi.index]
+    kind, groups = annotations.image_groups(multi.index, source, np.asarray(names)[targets])
+    right = pd.DataFrame({model: run.correct for model, run in runs.items()}, index=first.ids)
+    title = "ImageNet-X" if source == "imagenet_x" else page.title(clean)
+    return Annotated(source or clean, title, right, top, multi, kind, groups)
 
 
 def error_ratio(correct: ArrayLike, factors: ArrayLike) -> NDArray[np.float64]:
@@ -79,7 +110,6 @@ def factor_table(
     resamples: int,
     rng: np.random.Generator,
     clusters: ArrayLike | None = None,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """What every factor does to every model's errors, with intervals.
 
@@ -89,7 +119,6 @@ def factor_table(
         resamples: Number of resamples.
         rng: Source of randomness.
         clusters: As in `stats.resample_weights`.
-        level: Confidence level.
 
     Returns:
         Tidy rows with columns `kind`, `factor` and `errors` (wrong ones among the n images with the factor). `metric`
@@ -99,29 +128,29 @@ def factor_table(
         over the factors that occur. A factor without images has no rows; a model without errors has no ratios, so none
         either.
     """
-    table, names, drawn = _draw(correct, factors, resamples, rng, clusters)
-    marks = factors[names].to_numpy(bool)
-    rows = []
-    for m, model in enumerate(correct):
-        wrong = ~table[:, m]
-        if not wrong.any():
-            continue
-        for f, name in enumerate([*names, AVERAGE]):
-            inside = marks[:, f] if name != AVERAGE else np.ones(len(wrong), bool)
-            n, errors = int(inside.sum()), int((wrong & inside).sum())
-            rate, found = np.array(wilson(errors, n, level)), {}
-            if name != AVERAGE:
-                found["error_rate"] = (100 * errors / n, 100 * rate, "percent")
-            for kind, unit in KINDS.items():
-                value, draws = (_of(part[..., m, :], f) for part in drawn[kind])
-                interval = tidy.interval_of_ratio(draws, level)
-                if not 0 < errors < n:  # resamples of equal outcomes have no spread, and a log-odds no end
-                    interval = rate / wrong.mean() if kind == "error_ratio" else (np.nan, np.nan)
-                found[kind] = (value, interval, unit)
-            for kind, (value, interval, unit) in found.items():
-                row = tidy.row(f"{kind}:{name}", model, value, interval, n, unit)
-                rows.append(row | {"kind": kind, "factor": name, "errors": errors})
-    return pd.DataFrame(rows, columns=[*tidy.COLUMNS, "kind", "factor", "errors"])
+    right, names, drawn = _draw(correct, factors, resamples, rng, clusters)
+    models, marks = list(correct), np.column_stack([factors[names], np.ones(len(factors))])
+    counts, overall = (~right).T.astype(float) @ marks, 1 - right.mean(axis=0)
+    parts = []
+    for f, name in enumerate([*names, AVERAGE]):
+        errors, n = counts[:, f].astype(int), int(marks[:, f].sum())
+        rates = [wilson(wrong, n) for wrong in errors]
+        about = {"factor": name, "errors": errors}
+        if name != AVERAGE:
+            ends = [Interval(100 * low, 100 * high) for low, high in rates]
+            part = tidy.rows(f"error_rate:{name}", "percent", models, 100 * errors / n, n, ends=ends)
+            parts.append(part.assign(kind="error_rate", **about))
+        for kind, unit in KINDS.items():
+            values, draws = (_of(part, f) for part in drawn[kind])
+            ends = []
+            for m, wrong in enumerate(errors):
+                # resamples of equal outcomes have no spread, and a log-odds no end
+                bound = np.divide(rates[m], overall[m]) if kind == "error_ratio" and overall[m] else tidy.NONE
+                ends.append(tidy.interval(draws[:, m]) if 0 < wrong < n else bound)
+            part = tidy.rows(f"{kind}:{name}", unit, models, np.nan_to_num(values), n, ends=ends)
+            parts.append(part.assign(kind=kind, **about))
+    table = pd.concat(parts, ignore_index=True)
+    return table[table["model"].map(dict(zip(models, overall > 0, strict=True)))].reset_index(drop=True)
 
 
 def factor_differences(
@@ -130,45 +159,52 @@ def factor_differences(
     rng: np.random.Generator,
     resamples: int = P_VALUE_RESAMPLES,
     clusters: ArrayLike | None = None,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """Paired differences between every two models: the effect of every factor, and the average error ratio.
 
-    Args:
-        correct: model -> (n,) booleans.
-        factors: (n, factors) 0/1 columns.
-        rng: Source of randomness.
-        resamples: Number of resamples.
-        clusters: As in `stats.resample_weights`.
-        level: Confidence level.
+    Arguments as for `factor_table`.
 
     Returns:
-        Columns `metric`, those of `tidy.DIFFERENCE`, `kind`, `factor`: `factor_effect` of `model_a` minus that of
-        `model_b` for each factor and the average, `error_ratio` for the average alone (a question is asked once);
-        p-values uncorrected. No rows for models without errors; no p-value where a model is right, or wrong, on every
-        image of a factor, or a factor is too rare to resample.
+        Rows of `tidy.pairs` with `kind`, `factor`, `family` (the averages are the main one): `factor_effect` for each
+        factor and the average, `error_ratio` for the average alone (a question is asked once). No rows for models
+        without errors; no p-value where a model is right, or wrong, on every image of a factor, or a factor is too
+        rare to resample.
     """
-    table, names, drawn = _draw(correct, factors, resamples, rng, clusters)
-    sizes = [*(int(factors[name].sum()) for name in names), len(table)]
-    rows = []
-    right = table.T.astype(int) @ factors[names].to_numpy(int)
-    mixed = (right > 0) & (right < sizes[:-1])  # of equal outcomes resamples show no spread
-    for a, b in combinations(range(len(correct)), 2):
-        if table[:, a].all() or table[:, b].all():
-            continue
-        pair = list(correct)[a], list(correct)[b]
-        for kind, unit in KINDS.items():
-            for f, (name, n) in enumerate(zip([*names, AVERAGE], sizes, strict=True)):
-                if kind == "error_ratio" and name != AVERAGE:
-                    continue
-                value, draws = (_of(part[..., a, :], f) - _of(part[..., b, :], f) for part in drawn[kind])
-                interval, p, floor = (np.nan, np.nan), np.nan, np.nan
-                if name == AVERAGE or mixed[:, f][[a, b]].all():
-                    interval, kept = tidy.interval_of_ratio(draws, level), draws[np.isfinite(draws)]
-                if np.isfinite(interval[0]):
-                    p, floor = bootstrap_p_value(kept), p_value_floor(len(kept))
-                rows.append((f"{kind}:{name}", *pair, value, *interval, p, n, unit, floor, kind, name))
-    return pd.DataFrame(rows, columns=["metric", *tidy.DIFFERENCE, "p_floor", "kind", "factor"])
+    right, names, drawn = _draw(correct, factors, resamples, rng, clusters)
+    marks, models = factors[names].to_numpy(int), list(correct)
+    hits, sizes = right.T.astype(int) @ marks, [*marks.sum(axis=0), len(right)]
+    mixed = (hits > 0) & (hits < sizes[:-1])  # of equal outcomes resamples show no spread
+    parts = []
+    for kind, unit in KINDS.items():
+        for f, name in enumerate([*names, AVERAGE]):
+            if kind == "error_ratio" and name != AVERAGE:
+                continue
+            values, draws = (_of(part, f) for part in drawn[kind])
+            known = np.ones(len(models), bool) if name == AVERAGE else mixed[:, f]
+
+            def gap(a: int, b: int, draws: NDArray = draws, known: NDArray = known) -> NDArray:
+                drawn = draws[:, a] - draws[:, b]
+                enough = known[a] and known[b] and np.isfinite(tidy.interval(drawn)).all()
+                return drawn[np.isfinite(drawn)] if enough else np.full(1, np.nan)
+
+            part = tidy.pairs(f"{kind}:{name}", unit, models, values, sizes[f], gap)
+            parts.append(part.assign(kind=kind, factor=name, family="main" if name == AVERAGE else "detail"))
+    table = pd.concat(parts, ignore_index=True)
+    flawless = [model for model, c in zip(models, right.T, strict=True) if c.all()]
+    return table[~table[["model_a", "model_b"]].isin(flawless).any(axis=1)].reset_index(drop=True)
+
+
+def in_one_thing(judged: pd.DataFrame, specs: Sequence) -> pd.DataFrame:
+    """Effects among judged differences of the pairs that differ in `what` alone (`verdicts.contrasts`)."""
+    pairs = pd.DataFrame(verdicts.contrasts(specs), columns=verdicts.Contrast._fields)
+    return judged[judged["kind"] == "factor_effect"].merge(pairs, on=["model_a", "model_b"])
+
+
+def hardest_first(table: pd.DataFrame, kind: str = "error_ratio") -> pd.DataFrame:
+    """Rows of one kind of `factor_table`, factors by falling mean error ratio, the average last."""
+    means = table[table["kind"] == "error_ratio"].groupby("factor")["value"].mean().drop(AVERAGE, errors="ignore")
+    order = [*means.sort_values(ascending=False, kind="stable").index, AVERAGE]
+    return table[table["kind"] == kind].sort_values("factor", key=lambda f: f.map(order.index), kind="stable")
 
 
 def hardest(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -193,27 +229,23 @@ def hardest(table: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
-def errors_by_group(correct: Mapping[str, ArrayLike], groups: ArrayLike, level: float = 0.95) -> pd.DataFrame:
-    """Error rate within each group of images (metaclass, class), with Wilson intervals.
-
-    Returns:
-        Columns `model`, `group`, `n`, `errors`, `error_rate`, `ci_low`, `ci_high`, `ratio` (to the model's error rate
-        on all images; NaN for a model without errors).
-    """
-    groups = np.asarray(groups)
-    rows = []
-    for model, outcome in correct.items():
-        wrong = pd.Series(~np.asarray(outcome, bool)).groupby(groups).agg(["size", "sum"])
-        overall = wrong["sum"].sum() / wrong["size"].sum()
-        for name, n, errors in wrong.itertuples():
-            ratio = errors / n / overall if overall else np.nan
-            rows.append((model, name, int(n), int(errors), errors / n, *wilson(int(errors), int(n), level), ratio))
-    columns = ["model", "group", "n", "errors", "error_rate", "ci_low", "ci_high", "ratio"]
-    return pd.DataFrame(rows, columns=columns)
+def errors_by_group(correct: Mapping[str, ArrayLike], groups: ArrayLike) -> pd.DataFrame:
+    """Error rate in percent within each group of images (metaclass, class), Wilson intervals; hardest group first."""
+    groups, parts = np.asarray(groups), []
+    for group in pd.unique(groups):
+        wrong = [int((~np.asarray(outcome, bool))[groups == group].sum()) for outcome in correct.values()]
+        n = int((groups == group).sum())
+        ends = [Interval(*(100 * end for end in wilson(k, n))) for k in wrong]
+        rows = tidy.rows(f"error_rate:{group}", "percent", list(correct), 100 * np.array(wrong) / n, n, ends=ends)
+        parts.append(rows.assign(group=group))
+    table = pd.concat(parts, ignore_index=True)
+    means = table.groupby("group")["value"].transform("mean")
+    ordered = table.assign(mean=means).sort_values(["mean", "group"], ascending=[False, True], kind="stable")
+    return ordered.drop(columns="mean")
 
 
 def ratio_by_group(
-    correct: Mapping[str, ArrayLike], factors: pd.DataFrame, groups: ArrayLike, least: int = 30
+    correct: Mapping[str, ArrayLike], factors: pd.DataFrame, groups: ArrayLike, least: int = 30, top: int | None = None
 ) -> pd.DataFrame:
     """Error ratio of each factor inside each group: error rate on factor and group over error rate on the group.
 
@@ -222,22 +254,24 @@ def ratio_by_group(
         factors: (n, factors) 0/1 columns.
         groups: (n,) group of each image.
         least: Cells with fewer images are left out: their ratios are noise.
+        top: Cells kept, those of the largest mean ratio; None: all.
 
     Returns:
-        Columns `model`, `group`, `factor`, `value`, `n`.
+        Tidy rows without intervals, `group`, `factor`; hardest cell first.
     """
-    groups = np.asarray(groups)
-    rows = []
-    for group in pd.unique(groups):
+    groups, models = np.asarray(groups), list(correct)
+    outcomes, parts = np.column_stack([np.asarray(c, bool) for c in correct.values()]), []
+    for group in np.unique(groups):
         inside = groups == group
         marks = factors.loc[inside]
-        enough = [name for name in marks if marks[name].sum() >= least]
-        if not enough:
-            continue
-        for model, outcome in correct.items():
-            ratios = error_ratio(np.asarray(outcome, bool)[inside], marks[enough].to_numpy())
-            rows += [(model, group, name, r, int(marks[name].sum())) for name, r in zip(enough, ratios, strict=True)]
-    return pd.DataFrame(rows, columns=["model", "group", "factor", "value", "n"])
+        for name in [name for name in marks if marks[name].sum() >= least]:
+            ratios, n = error_ratio(outcomes[inside], marks[[name]].to_numpy())[:, 0], int(marks[name].sum())
+            parts.append(tidy.rows(f"error_ratio:{name}", "ratio", models, ratios, n).assign(group=group, factor=name))
+    if not parts:
+        return pd.DataFrame(columns=[*tidy.COLUMNS, "group", "factor"])
+    table = pd.concat(parts, ignore_index=True)
+    means = table.groupby(["group", "factor"])["value"].mean().sort_values(ascending=False, kind="stable")
+    return table.set_index(["group", "factor"]).loc[means.index[:top]].reset_index()
 
 
 def real_correct(pred: ArrayLike, real: Sequence[ArrayLike]) -> NDArray[np.float64]:
@@ -260,86 +294,171 @@ def real_correct(pred: ArrayLike, real: Sequence[ArrayLike]) -> NDArray[np.float
     return np.where(sizes > 0, np.minimum(hits, 1.0), np.nan)
 
 
-def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike], level: float = 0.95) -> pd.DataFrame:
-    """Splits the top-1 errors against the original label by what the ReaL raters say.
+def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike]) -> dict[str, int]:
+    """Number of top-1 errors against the original label, by what the ReaL raters say of the prediction.
 
-    Returns:
-        Rows `label noise` (the prediction is a ReaL label), `true mistake` (it is not), `no ReaL label` (raters found
-        no valid label: the image is scored by no one) with columns `kind`, `n`, `share` of all errors and its Wilson
-        interval `ci_low`, `ci_high`; NaN shares for a model without errors.
+    `label noise`: it is a ReaL label; `true mistake`: it is not; `no ReaL label`: raters found no valid label, the
+    image is scored by no one.
     """
-    outcome = real_correct(pred, real)
-    wrong = np.asarray(pred) != np.asarray(targets)
-    total = int(wrong.sum())
-    kinds = {
-        "label noise": wrong & (outcome == 1),
-        "true mistake": wrong & (outcome == 0),
-        "no ReaL label": wrong & np.isnan(outcome),
-    }
-    rows = []
-    for kind, mask in kinds.items():
-        n = int(mask.sum())
-        rows.append((kind, n, n / total, *wilson(n, total, level)) if total else (kind, n, *[np.nan] * 3))
-    return pd.DataFrame(rows, columns=["kind", "n", "share", "ci_low", "ci_high"])
+    outcome, wrong = real_correct(pred, real), np.asarray(pred) != np.asarray(targets)
+    masks = {"true mistake": outcome == 0, "label noise": outcome == 1, "no ReaL label": np.isnan(outcome)}
+    return {kind: int((wrong & mask).sum()) for kind, mask in masks.items()}
 
 
-def confused_pairs(
-    pred: Mapping[str, ArrayLike], targets: ArrayLike, names: Sequence[str], top: int = 20
-) -> pd.DataFrame:
+def relabelled(page, runs: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Accuracy under the original labels (`accuracy`) and ReaL's (`real`), and shares of errors by `kind`; else empty.
+
+    `kind`s are those of `real_split`; a profile without the role `real` has no rows.
+    """
+    none = pd.DataFrame(columns=[*tidy.COLUMNS, "kind"])
+    if not page.has_role("real"):
+        return none, none
+    lists = annotations.real_labels()
+    scores, shares = [tidy.accuracy({model: run.correct for model, run in runs.items()})], [none]
+    for model, run in runs.items():
+        real = [lists[i] for i in run.ids]
+        outcome, split = real_correct(run.pred, real), real_split(run.pred, run.targets, real)
+        scores.append(tidy.accuracy({model: outcome[outcome >= 0]}, "real"))
+        total = sum(split.values())
+        for kind, k in split.items() if total else ():
+            metric = f"error_share:{kind.replace(' ', '_')}"
+            row = tidy.rows(metric, "fraction", [model], [k / total], total, ends=[wilson(k, total)])
+            shares.append(row.assign(kind=kind))
+    return pd.concat(scores), pd.concat(shares[1:] or shares)
+
+
+def confused_pairs(runs: Mapping, names: Sequence[str], top: int = 20) -> pd.DataFrame:
     """The most frequent confusions over all models.
 
     Args:
-        pred: model -> (n,) predicted classes.
-        targets: (n,) labels.
+        runs: model -> run with (n,) `pred` and `targets`.
         names: Readable name of each class; where several share one, the index is added.
         top: Number of rows.
 
     Returns:
-        Columns `target`, `pred` (names), `n` (images of target), one per model (how many it called pred), `back`
-        (images of pred that were called target, mean over models); most frequent first, ties in class order.
+        Columns `label`, `taken for` (names), `images` (of that label), one per model (how many it took), `other way`
+        (the reverse confusion, mean over models); most frequent first, ties in class order.
     """
-    targets = np.asarray(targets)
     counts = {}
-    for model, chosen in pred.items():
-        chosen = np.asarray(chosen)
-        if chosen.shape != targets.shape or chosen.ndim != 1:
-            raise ValueError(f"one label per prediction is expected, got shapes {chosen.shape} and {targets.shape}")
-        counts[model] = pd.Series(1, index=pd.MultiIndex.from_arrays([targets, chosen])).groupby(level=[0, 1]).sum()
+    for model, run in runs.items():
+        both = pd.MultiIndex.from_arrays([np.asarray(run.targets), np.asarray(run.pred)])
+        counts[model] = pd.Series(1, index=both).groupby(level=[0, 1]).sum()
     table = pd.DataFrame(counts).fillna(0).sort_index()
     wrong = table[table.index.get_level_values(0) != table.index.get_level_values(1)]
     wrong = wrong.loc[wrong.sum(axis=1).sort_values(ascending=False, kind="stable").index].head(top)
-    size, names = pd.Series(targets).value_counts(), _distinct(names)
+    size, names = pd.Series(np.asarray(next(iter(runs.values())).targets)).value_counts(), _distinct(names)
     rows = []
     for (target, chosen), row in wrong.iterrows():
         back = table.loc[(chosen, target)].mean() if (chosen, target) in table.index else 0.0
         rows.append([names[target], names[chosen], int(size[target]), *row.astype(int), back])
-    return pd.DataFrame(rows, columns=["target", "pred", "n", *pred, "back"])
+    return pd.DataFrame(rows, columns=["label", "taken for", "images", *runs, "other way"])
 
 
-def shown_factors(
-    table: pd.DataFrame, labels: Mapping[str, str], paper: pd.DataFrame, order: Sequence[str]
-) -> pd.DataFrame:
-    """Numbers of one kind as a table for readers: a row per factor, a column with its interval per model.
+# ------------------------------------------------------------------------------------------------- figure and sentences
+
+
+def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequence[str]) -> figures.Drawn:
+    """Paired differences of factor effects, a panel per pair; filled where the difference is told from zero.
 
     Args:
-        table: Rows of `factor_table` of one kind.
-        labels: Model -> label.
-        paper: Rows `factor, model, value` of the paper; models without rows get no column.
+        frame: Comparisons with `factor`, judged.
+        styles: Looks of the models, for their labels.
         order: Factors from top to bottom.
     """
-    counts = table.drop_duplicates("factor").set_index("factor")["n"]
-    shown = pd.DataFrame({"factor": [name.replace("_", " ") for name in order], "n": counts[list(order)].to_numpy()})
-    for model, label in labels.items():
-        rows = table[table["model"] == model].set_index("factor").reindex(order)
-        for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
-            shown[label + suffix] = rows[column].to_numpy()
-        if len(paper) and (paper["model"] == model).any():
-            theirs = paper[paper["model"] == model].set_index("factor")["value"]
-            shown[f"{label}: paper"] = theirs.reindex(order).to_numpy()
-    return shown
+    place, labels, words = {name: i for i, name in enumerate(order)}, figures.labels_of(styles), []
+    pairs = {
+        f"{labels[a]}\nminus {labels[b]}": rows for (a, b), rows in frame.groupby(["model_a", "model_b"], sort=False)
+    }
+    fig, axes = figures.panels(list(pairs), 0.45 + 0.24 * len(order), min(2, len(pairs)), sharex=True, sharey=True)
+    for (name, rows), ax in zip(pairs.items(), axes.values(), strict=True):
+        for row in rows.itertuples():
+            told = row.verdict != verdicts.OPEN
+            reach = np.clip([[row.difference - row.ci_low], [row.ci_high - row.difference]], 0, None)
+            look = {"color": INK if told else GREY, "markerfacecolor": INK if told else "white"}
+            ax.errorbar([row.difference], [place[row.factor]], xerr=reach, fmt="o", markersize=5.5, capsize=0, **look)
+        ax.axvline(0, color=INK, linewidth=1)
+        ax.set_title(name, fontsize=10.5)
+        ax.grid(axis="y", visible=False)
+        sure = rows[rows["verdict"] != verdicts.OPEN]
+        found = ", ".join(f"{_plain(row.factor)} {row.difference:+.2f}" for row in sure.itertuples())
+        words.append(f"{name.replace(chr(10), ' ')}: {found or 'none'}")
+    first = next(iter(axes.values()))
+    first.set_yticks(range(len(order)), [_plain(name) for name in order])
+    # All but the very widest intervals of the rarest factors; zero is always in sight.
+    low, high = frame["ci_low"].quantile(0.03), frame["ci_high"].quantile(0.97)
+    low, high = min(0.0, low, frame["difference"].min()), max(0.0, high, frame["difference"].max())
+    first.set(ylim=(len(order) - 0.4, -0.6), xlim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
+    first.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    fig.supxlabel("difference of the factor's effect, log-odds (filled: told from zero)", fontsize=11.5)
+    return fig, f"Differences of factor effects (log-odds) that are told from zero. {'; '.join(words)}."
+
+
+def reach(rows: pd.DataFrame) -> tuple[float, float]:
+    """Limits of an axis of ratios: the largest value, and all but the very widest intervals."""
+    return 0.0, 1.06 * np.nanmax([rows["value"].max(), rows["ci_high"].quantile(0.97), 1.0])
+
+
+def hardest_sentence(table: pd.DataFrame, title: str, labels: Labels) -> str:
+    """Each model's hardest factor on a set, or those among which it is not decided; rows of `factor_table`."""
+    rates = table[table["kind"] == "error_rate"].set_index(["model", "factor"])
+    words = []
+    for model, names in hardest(table).items():
+        rows = [(name, rates.loc[(model, name)]) for name in names]
+        shown = " or ".join(f"{_plain(name)} ({row['value']:.0f} % of {row['n']:,} wrong)" for name, row in rows)
+        words.append(f"{labels[model]}: {shown}{', not told apart' * (len(rows) > 1)}")
+    return f"Hardest factor on {title}, by error rate. {'; '.join(words)}."
+
+
+def effect_sentences(judged: pd.DataFrame, table: pd.DataFrame, labels: Labels) -> list[str]:
+    """On which factors two models differ beyond their overall error rates, one sentence per pair.
+
+    Args:
+        judged: Judged rows of `factor_differences` with `what` (`verdicts.contrasts`).
+        table: Rows of `factor_table`.
+        labels: Model -> label.
+    """
+    rates = table[table["kind"] == "error_rate"].set_index(["model", "factor"])["value"]
+    effects, found = judged[judged["kind"] == "factor_effect"], []
+    for (a, b, what), rows in effects.groupby(["model_a", "model_b", "what"], sort=False):
+        rows = rows.set_index("factor")
+        single, mean = rows.drop(AVERAGE), rows.loc[AVERAGE]
+        sure = single[single["verdict"] != verdicts.OPEN]
+        sure = sure.loc[sure["difference"].abs().sort_values(ascending=False, kind="stable").index]
+        named = [f"{_plain(name)} ({rates[a, name]:.0f} against {rates[b, name]:.0f} % errors)" for name in sure.index]
+        held = {"objective": " (same architecture)", "architecture": " (same objective)"}.get(what, "")
+        found.append(
+            f"{labels[a]} and {labels[b]}{held}, beyond their overall error rates: {len(sure)} of {len(single)} "
+            f"factors cost one more than the other{': ' * bool(named)}{', '.join(named)}. Mean difference "
+            f"{format_interval(mean['difference'], mean['ci_low'], mean['ci_high'], '+.2f')} in log-odds"
+            f"{', not decided' if mean['verdict'] == verdicts.OPEN else ''}."
+        )
+    return found
+
+
+def sentences(judged: pd.DataFrame, table: pd.DataFrame, shares: pd.DataFrame, title: str, labels: Labels) -> list[str]:
+    """The page's findings: hardest factors, where two models differ, and how many errors are errors of the label.
+
+    Args:
+        judged: As for `effect_sentences`.
+        table: Rows of `factor_table`.
+        shares: Of `relabelled`.
+        title: The set, for readers.
+        labels: Model -> label.
+    """
+    found = [hardest_sentence(table, title, labels), *effect_sentences(judged, table, labels)]
+    words = [
+        f"{format_interval(100 * r.value, 100 * r.ci_low, 100 * r.ci_high, '.1f')} % for {labels[r.model]}"
+        for r in shares[shares["kind"] == "label noise"].itertuples()
+    ]
+    fault = "Errors whose prediction ReaL raters call right, so that the label is at fault"
+    return [*found, *([f"{fault}: {', '.join(words)}."] if words else [])]
 
 
 # ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _plain(name: object) -> str:
+    return str(name).replace("_", " ")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -7,21 +7,45 @@ how much the factor matters. Accuracies are percent, their range and standard de
 Images of one scene are not independent: scenes are the units of every interval and test, and n counts them.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
-from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import Interval, linear_difference, share_interval
+from beyond_accuracy.measure import tidy, verdicts
+from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, Difference, Interval, linear_difference, share_interval
+from beyond_accuracy.show import figures, pictures
+from beyond_accuracy.show.tables import format_interval
+from beyond_accuracy.show.theme import ModelStyle, legend
 
-Correct = Mapping[str, ArrayLike]
-
-PUG_RULES = ("official", "membership")
+RULES = ("official", "membership")
+ANGLES = ("yaw", "pitch", "roll")
+AVERAGE = "average"
+_SHUFFLES = 2000
 _SHUFFLED = 2**21  # images shuffled at once: 16 MB of random numbers
+
+
+class Sweeps(NamedTuple):
+    """Outcomes of every model on sweeps of one factor at a time."""
+
+    correct: Mapping[str, ArrayLike]  # model -> (n,) booleans
+    images: pd.DataFrame  # n rows: `factor`, `level`, `cluster` (the scene), for curves `level_value`
+    classes: Mapping[str, Sequence[int]] = {}  # PUG class -> ImageNet indices, where answers are of ImageNet
+
+
+def sweeps_of(runs: Mapping, metadata: pd.DataFrame, rule: str) -> Sweeps:
+    """Outcomes of all runs; several labels per image and a `class_name` are answers of ImageNet to PUG's classes."""
+    first = next(iter(runs.values()))
+    images = metadata.loc[first.ids]
+    if not (first.multilabel and "class_name" in images):
+        return Sweeps({model: run.correct for model, run in runs.items()}, images)
+    names = images["class_name"]
+    classes = {name: np.atleast_1d(labels).tolist() for name, labels in zip(names, first.targets, strict=True)}
+    return Sweeps({model: pug_correct(run.pred, names, classes, rule) for model, run in runs.items()}, images, classes)
 
 
 def pug_correct(
@@ -37,26 +61,41 @@ def pug_correct(
         pred: (n,) predicted ImageNet indices.
         names: (n,) PUG class of each image.
         classes: PUG class -> ImageNet indices.
-        rule: `official` or `membership`.
+        rule: One of `RULES`.
 
     Raises:
         ValueError: Unknown rule or class.
     """
-    if rule not in PUG_RULES:
+    if rule not in RULES:
         raise ValueError(f"PUG scoring is 'official' or 'membership', got {rule!r}")
     unknown = sorted(set(names) - set(classes))
     if unknown:
         raise ValueError(f"PUG class {unknown[0]!r} is not in the mapping")
-    answers = np.asarray(pred).tolist()
+    answers, owner = zip(np.asarray(pred).tolist(), names, strict=True), _owners(classes)
     if rule == "membership":
-        return np.array([answer in classes[name] for answer, name in zip(answers, names, strict=True)], dtype=bool)
-    owner = {index: name for name in sorted(classes) for index in classes[name]}
-    return np.array([owner.get(answer) == name for answer, name in zip(answers, names, strict=True)], dtype=bool)
+        return np.array([answer in classes[name] for answer, name in answers], dtype=bool)
+    return np.array([owner.get(answer) == name for answer, name in answers], dtype=bool)
 
 
-def classes_of(names: Sequence[str], targets: Sequence[ArrayLike]) -> dict[str, list[int]]:
-    """PUG's mapping as an image set carries it: class name -> ImageNet indices, from each image's name and labels."""
-    return {name: np.atleast_1d(labels).tolist() for name, labels in zip(names, targets, strict=True)}
+def unreachable(classes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Classes that the official rule can never find right, because later names own all their indices."""
+    owner = _owners(classes)
+    return [name for name in sorted(classes) if all(owner[index] != name for index in classes[name])]
+
+
+def _owners(classes: Mapping[str, Sequence[int]]) -> dict[int, str]:
+    return {index: name for name in sorted(classes) for index in classes[name]}
+
+
+def by_rule(runs: Mapping, sweeps: Sweeps) -> pd.DataFrame:
+    """Accuracy over all images by scoring rule; none where the classes are the models' own."""
+    if not sweeps.classes:
+        return pd.DataFrame()
+    names = sweeps.images["class_name"]
+    shares = {
+        rule: [100 * pug_correct(r.pred, names, sweeps.classes, rule).mean() for r in runs.values()] for rule in RULES
+    }
+    return pd.DataFrame({"model": list(runs), **shares})
 
 
 def usual_ranges(metadata: pd.DataFrame, factors: Iterable[str]) -> dict[str, tuple[float, float]]:
@@ -77,69 +116,60 @@ def usual_ranges(metadata: pd.DataFrame, factors: Iterable[str]) -> dict[str, tu
     return ranges
 
 
-def unreachable(classes: Mapping[str, Sequence[int]]) -> list[str]:
-    """Classes that the official rule can never find right, because later names own all their indices."""
-    owner = {index: name for name in sorted(classes) for index in classes[name]}
-    return [name for name in sorted(classes) if all(owner[index] != name for index in classes[name])]
+def by_factor(sweeps: Sweeps) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Accuracy over all levels of each factor and the factors' plain mean: rows, and the models' differences.
 
-
-def factor_table(correct: Correct, factor: ArrayLike, clusters: ArrayLike) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Accuracy per factor and their plain mean, and the models' differences in that mean and per factor.
-
-    Args:
-        correct: Model -> (n,) booleans.
-        factor: (n,) which factor the image belongs to.
-        clusters: (n,) scene of the image.
-
-    Returns:
-        Tidy rows `accuracy:<factor>`, `accuracy:average` (n = scenes), and differences
-        `metric, model_a, model_b, difference, ci_low, ci_high, p, n, unit`, p-values of Student's t over scenes.
+    Both with a column `factor`; p-values are Student's t over scenes, differences of the mean are the main family.
     """
-    factor, clusters = np.asarray(factor), np.asarray(clusters)
-    right = _outcomes(correct, factor)
+    right, models = _outcomes(sweeps), list(sweeps.correct)
+    factor, scene = (sweeps.images[c].to_numpy() for c in ("factor", "cluster"))
     names, place, sizes = np.unique(factor, return_inverse=True, return_counts=True)
     rows, gaps = [], []
-    for name in [*dict.fromkeys(factor), "average"]:
+    for name in [*dict.fromkeys(factor), AVERAGE]:
         # weights of the images: each factor as much as any other, however many levels it has
-        weights = 1 / sizes[place] / len(names) if name == "average" else (factor == name) / (factor == name).sum()
+        weights = 1 / sizes[place] / len(names) if name == AVERAGE else (factor == name) / (factor == name).sum()
         chosen = weights > 0
-        own, weights, scenes = right[:, chosen], weights[chosen], clusters[chosen]
-        metric, n = f"accuracy:{name}", len(np.unique(scenes))
-        for model, hits in zip(correct, own, strict=True):
-            interval = np.array(share_interval(hits, scenes, weights=weights))
-            rows.append(tidy.row(metric, model, 100 * weights @ hits, 100 * interval, n, "percent"))
-        for (a, hits_a), (b, hits_b) in itertools.combinations(zip(correct, own, strict=True), 2):
-            gap = hits_a - hits_b
-            influence = weights * (gap - _mean_of(gap, factor[chosen]))
-            found = linear_difference(100 * weights @ gap, 100 * influence, scenes)
-            gaps.append((metric, a, b, found.estimate, *found.interval, found.p_value, n, "percent"))
-    return tidy.frame(rows), pd.DataFrame(gaps, columns=["metric", *tidy.DIFFERENCE])
+        own, weights, scenes, group = right[:, chosen], weights[chosen], scene[chosen], factor[chosen]
+        what = f"accuracy:{name}", "percent", models, 100 * own @ weights, len(np.unique(scenes))
+        ends = [_percent(share_interval(hits, scenes, weights=weights)) for hits in own]
+        rows.append(tidy.rows(*what, ends=ends).assign(factor=name))
+        tested = {(a, b): _difference(own[a] - own[b], weights, scenes, group) for a, b in _pairs(models)}
+        gaps.append(_tested(tested, *what).assign(factor=name, family="main" if name == AVERAGE else "detail"))
+    return pd.concat(rows, ignore_index=True), pd.concat(gaps, ignore_index=True)
 
 
-def level_curve(correct: Correct, factor: ArrayLike, level: ArrayLike, clusters: ArrayLike) -> pd.DataFrame:
-    """Accuracy at every level of every factor.
-
-    Returns:
-        Tidy rows `accuracy:<factor>=<level>` (n = scenes) with further columns `factor` and `level`, levels in order
-        of first appearance.
-    """
-    factor, level, clusters = (np.asarray(array) for array in (factor, level, clusters))
-    right, rows = _outcomes(correct, factor), []
-    for name in dict.fromkeys(factor):
-        levels = dict.fromkeys(level[factor == name])
-        for model, hits in zip(correct, right, strict=True):
-            for value in levels:
-                chosen = (factor == name) & (level == value)
-                interval, n = share_interval(hits[chosen], clusters[chosen]), len(np.unique(clusters[chosen]))
-                metric, accuracy = f"accuracy:{name}={value}", 100 * hits[chosen].mean()
-                row = tidy.row(metric, model, accuracy, 100 * np.array(interval), n, "percent")
-                rows.append(row | {"factor": name, "level": value})
-    return pd.DataFrame(rows)
+def by_level(sweeps: Sweeps) -> pd.DataFrame:
+    """Accuracy at every level of every factor: rows with `factor`, `level` and, where known, `level_value`."""
+    right, parts = _outcomes(sweeps), []
+    images = sweeps.images.reset_index(drop=True)
+    for (name, level), part in images.groupby(["factor", "level"], sort=False, observed=True):
+        own, scenes = right[:, part.index], part["cluster"].to_numpy()
+        ends = [_percent(share_interval(hits, scenes)) for hits in own]
+        what = f"accuracy:{name}={level}", "percent", list(sweeps.correct), 100 * own.mean(axis=1)
+        value = part["level_value"].iloc[0] if "level_value" in part else np.nan
+        rows = tidy.rows(*what, part["cluster"].nunique(), ends=ends)
+        parts.append(rows.assign(factor=name, level=level, level_value=value))
+    return pd.concat(parts, ignore_index=True)
 
 
-def sensitivity(
-    correct: Correct, factor: ArrayLike, level: ArrayLike, clusters: ArrayLike, seed: int, permutations: int = 2000
-) -> pd.DataFrame:
+def numeric(curve: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of `by_level` whose factor is a number at all its levels."""
+    return curve[curve["level_value"].notna().groupby(curve["factor"]).transform("all")]
+
+
+def unordered(curve: pd.DataFrame, most: int = 24) -> dict[str, pd.DataFrame]:
+    """Rows of each factor without order (background, texture): the hardest levels, hardest last."""
+    found = {}
+    for factor, part in curve.drop(numeric(curve).index).groupby("factor", sort=False):
+        means = part.groupby("level")["value"].mean().sort_values(ascending=False)[-most:]
+        rows = part[part["level"].isin(means.index)]
+        found[factor] = rows.sort_values(
+            "level", key=lambda levels, at=list(means.index): levels.map(at.index), kind="stable"
+        )
+    return found
+
+
+def sensitivity(sweeps: Sweeps, seed: int, permutations: int = 0) -> pd.DataFrame:
     """How much each factor moves accuracy, and where it is lowest.
 
     The range of several noisy accuracies is never zero, so it comes with the range that chance alone reaches: levels
@@ -151,53 +181,75 @@ def sensitivity(
     (2012, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data).
 
     Args:
-        correct: Model -> (n,) booleans.
-        factor: (n,) factor of the image.
-        level: (n,) level of that factor.
-        clusters: (n,) scene.
-        seed: Seed.
-        permutations: Shuffles behind the chance range.
+        sweeps: Outcomes.
+        seed: Of the shuffles.
+        permutations: Shuffles behind p (behind the chance range 2,000 of them at most); 0: as many as a correction
+            over everything this page compares needs.
 
     Returns:
         Rows `model, factor, levels, worst_level, worst, worst_low, worst_high, range, range_low, range_high,
-        range_chance, p, sd, n`: p of a range at least as wide by shuffled levels, uncorrected; n = scenes.
+        range_chance, p, p_floor, sd, n`: p of a range at least as wide by shuffled levels, n = scenes.
     """
-    factor, level, clusters = (np.asarray(array) for array in (factor, level, clusters))
-    right, rows = _outcomes(correct, factor), []
-    factors = dict.fromkeys(factor)
+    right, rows = _outcomes(sweeps), []
+    factor, level, scene = (sweeps.images[c].to_numpy() for c in ("factor", "level", "cluster"))
+    factors = list(dict.fromkeys(factor))
+    compared = len(factors) * len(right) * (len(right) + 1) // 2
+    permutations = permutations or min(max(_SHUFFLES, 40 * compared), P_VALUE_RESAMPLES)
+    misses = 0.05 / len(factors)
     for name in factors:
         chosen = factor == name
-        levels, scenes = list(dict.fromkeys(level[chosen])), clusters[chosen]
+        levels, scenes, hits = list(dict.fromkeys(level[chosen])), scene[chosen], right[:, chosen]
         member = level[chosen][:, None] == np.asarray(levels)
-        hits = right[:, chosen]
         cells = 100 * hits @ member / member.sum(axis=0)
         chance = _chance_ranges(hits, member, scenes, permutations, seed)
-        for i, model in enumerate(correct):
-            misses = 0.05 / len(factors)
+        for i, model in enumerate(sweeps.correct):
             ends = [share_interval(hits[i, at], scenes[at], 1 - misses / len(levels)) for at in member.T]
-            worst = 100 * np.min(ends, axis=0)
-            spread = np.ptp(cells[i])
-            low, high = 100 * np.array(_range_interval(hits[i], member, scenes, misses))
-            rows.append(
-                {
-                    "model": model,
-                    "factor": name,
-                    "levels": len(levels),
-                    "worst_level": levels[int(cells[i].argmin())],
-                    "worst": cells[i].min(),
-                    "worst_low": worst[0],
-                    "worst_high": worst[1],
-                    "range": spread,
-                    "range_low": low,
-                    "range_high": high,
-                    "range_chance": np.quantile(chance[:, i], 0.95),
-                    # equal ranges of other levels differ in their last bits
-                    "p": (1 + np.sum(chance[:, i] >= spread - 1e-9)) / (1 + permutations),
-                    "sd": cells[i].std(ddof=1) if len(levels) > 1 else 0.0,
-                    "n": len(np.unique(scenes)),
-                }
-            )
+            worst, spread = 100 * np.min(ends, axis=0), np.ptp(cells[i])
+            low, high = _percent(_range_interval(hits[i], member, scenes, misses))
+            row = {"model": model, "factor": name, "levels": len(levels), "worst_level": levels[int(cells[i].argmin())]}
+            row |= {"worst": cells[i].min(), "worst_low": worst[0], "worst_high": worst[1]}
+            row |= {"range": spread, "range_low": low, "range_high": high}
+            # equal ranges of other levels differ in their last bits
+            as_wide = (1 + np.sum(chance[:, i] >= spread - 1e-9)) / (1 + permutations)
+            row |= {
+                "range_chance": np.quantile(chance[:_SHUFFLES, i], 0.95),
+                "p": as_wide,
+                "p_floor": 1 / (1 + permutations),
+            }
+            sd = cells[i].std(ddof=1) if len(levels) > 1 else 0.0
+            rows.append(row | {"sd": sd, "n": len(np.unique(scenes))})
     return pd.DataFrame(rows)
+
+
+def effect_rows(effects: pd.DataFrame) -> pd.DataFrame:
+    """Tidy rows of `sensitivity`: range, chance range and worst level, with a column `factor`."""
+    parts = []
+    for kind, unit in (("range", "points"), ("range_chance", "points"), ("worst", "percent")):
+        part = effects.reindex(columns=["model", "factor", "n", kind, f"{kind}_low", f"{kind}_high"])
+        part.columns = ["model", "factor", "n", "value", "ci_low", "ci_high"]
+        parts.append(part.assign(metric=f"accuracy_{kind}:" + part["factor"], unit=unit))
+    return pd.concat(parts, ignore_index=True)
+
+
+def widest_first(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The ranges among `effect_rows`, factors that move accuracy most first, and the chance ranges."""
+    noise, wide = (rows[rows["metric"].str.startswith(f"accuracy_{kind}:")] for kind in ("range_chance", "range"))
+    means = wide.groupby("factor")["value"].transform("mean")
+    return wide.loc[means.sort_values(ascending=False, kind="stable").index], noise
+
+
+def against_chance(effects: pd.DataFrame) -> pd.DataFrame:
+    """Comparisons of every range with its chance range, tested by the shuffles."""
+    ends = {"difference": "range", "ci_low": "range_low", "ci_high": "range_high"}
+    excess = {name: effects[column] - effects["range_chance"] for name, column in ends.items()}
+    what = {"metric": "accuracy_range:" + effects["factor"], "model_a": effects["model"], "model_b": ""}
+    return effects[["factor", "p", "p_floor", "n"]].assign(**what, **excess, unit="points", family="detail")
+
+
+def judged_effects(effects: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `sensitivity` with `p_holm` and `verdict` of the comparison with chance."""
+    own = judged[judged["model_b"] == ""].rename(columns={"model_a": "model"})
+    return effects.merge(own[["model", "factor", "p_holm", "verdict"]], on=["model", "factor"])
 
 
 def widest(effects: pd.DataFrame) -> pd.DataFrame:
@@ -205,24 +257,88 @@ def widest(effects: pd.DataFrame) -> pd.DataFrame:
     return effects[effects["range_high"] >= effects.groupby("model")["range_low"].transform("max")]
 
 
-def pick_failures(
-    correct: Correct,
-    factor: ArrayLike,
-    level: ArrayLike,
-    clusters: ArrayLike,
-    ids: Iterable[str],
-    count: int,
-    seed: int,
-) -> pd.DataFrame:
+def mean_sentence(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
+    """Mean accuracy over factors, who leads, and which pairs of models are not told apart."""
+    means, asked = rows[rows["factor"] == AVERAGE], judged[judged["metric"] == f"accuracy:{AVERAGE}"]
+    words = [
+        f"{page.labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.1f')}" for r in means.itertuples()
+    ]
+    text = f"Mean accuracy over {rows['factor'].nunique() - 1} factors, percent: {'; '.join(words)}"
+    if len(asked):
+        told, pairs = verdicts.tells_apart(asked)
+        still = asked[asked["verdict"] == verdicts.OPEN]
+        names = [f"{page.labels[r.model_a]} and {page.labels[r.model_b]}" for r in still.itertuples()]
+        text += f". {page.leader(means, asked)}; {told} of {pairs} pairs of models are told apart"
+        text += f", not {', '.join(names)}" if 0 < told < pairs else ""
+    return f"{text}."
+
+
+def range_sentence(effects: pd.DataFrame) -> str:
+    """How many ranges exceed noise, and which factors have the widest."""
+    most, told = widest(effects), (effects["verdict"] != verdicts.OPEN).sum()
+    places = ", ".join(dict.fromkeys(most["factor"].str.replace("_", " ")))
+    certain = most.groupby("model").size().max() == 1
+    return (
+        f"{told} of {len(effects)} model and factor combinations move accuracy by more than noise. Widest range: "
+        f"{places}, {most['range'].min():.0f} to {most['range'].max():.0f} points"
+        f"{'' if certain else '; which of them is widest is open for at least one model'}."
+    )
+
+
+def polar(
+    frame: pd.DataFrame, styles: Mapping[str, ModelStyle], usual: Mapping[str, tuple[float, float]]
+) -> figures.Drawn:
+    """Accuracy over angles: the radius is accuracy, 0 degrees points up, angles run clockwise.
+
+    A curve is closed where its levels go round the whole circle, with no gap of more than 90 degrees.
+
+    Args:
+        frame: Rows of `by_level` of angles.
+        styles: Looks of the models.
+        usual: Factor -> (low, high) of ordinary images, shaded.
+    """
+    factors, looks = list(dict.fromkeys(frame["factor"])), figures.used(styles, frame)
+    fig, axes = figures.panels(factors, 3.1, 2, subplot_kw={"projection": "polar"})
+    for factor, ax in axes.items():
+        ax.set_theta_zero_location("N")
+        ax.set_theta_direction(-1)
+        if factor in usual:
+            low, high = np.deg2rad(usual[factor])
+            ax.bar((low + high) / 2, 100, width=high - low, color="#eef0f3", edgecolor="none", zorder=0)
+        for name, look in looks.items():
+            part = frame[(frame["model"] == name) & (frame["factor"] == factor)].sort_values("level_value")
+            points = part[["level_value", "value"]].to_numpy(float)
+            if np.diff(points[:, 0], append=points[:1, 0] + 360).max() <= 90:
+                points = np.vstack([points, points[:1]])
+            look_of_line = {"color": look.color, "marker": look.marker, "markerfacecolor": look.markerfacecolor}
+            ax.plot(
+                np.deg2rad(points[:, 0]),
+                points[:, 1],
+                **look_of_line,
+                linestyle=look.linestyle,
+                markersize=4.5,
+                linewidth=1.5,
+            )
+        ax.set_ylim(0, 100)
+        ax.set_yticks([50, 100], ["50", "100"], fontsize=9)
+        ax.set_xticks(np.deg2rad(np.arange(0, 360, 45)), [f"{d}°" for d in (0, 45, 90, 135, 180, -135, -90, -45)])
+        ax.tick_params(axis="x", labelsize=9.5, pad=0)
+        ax.set_title(ax.get_title(loc="left"), loc="left", pad=14)
+    legend(fig, looks, kind="line")
+    words = ", ".join(factors).replace("_", " ")
+    return fig, f"Polar plots of accuracy over {words}; the numbers are those of the curves above."
+
+
+def pick_failures(sweeps: Sweeps, count: int, seed: int) -> pd.DataFrame:
     """One telling failure per factor: an image at the hardest level that most models miss, of a scene they know best.
 
     Returns:
         At most `count` rows `factor, level, id, missed_by` (number of models), the factor with the hardest level first.
         Ties are broken by the seed; factors without any failure are left out.
     """
-    factor, level, clusters, ids = (np.asarray(array) for array in (factor, level, clusters, list(ids)))
-    right = np.stack([np.asarray(values, dtype=float) for values in correct.values()]).mean(axis=0)
-    known = pd.Series(right).groupby(clusters).transform("mean").to_numpy()
+    images, right = sweeps.images, _outcomes(sweeps).mean(axis=0)
+    factor, level, ids = images["factor"].to_numpy(), images["level"].to_numpy(), images.index.to_numpy()
+    known = pd.Series(right).groupby(images["cluster"].to_numpy()).transform("mean").to_numpy()
     tie = np.random.default_rng(seed).random(len(right)) * 1e-6
     rows = []
     for name in dict.fromkeys(factor):
@@ -230,24 +346,53 @@ def pick_failures(
         accuracy = pd.Series(right[chosen]).groupby(level[chosen]).mean()
         candidates = chosen[level[chosen] == accuracy.idxmin()]
         best = candidates[np.lexsort((known[candidates] + tie[candidates], -right[candidates]))[-1]]
-        missed = round((1 - right[best]) * len(correct))
-        if missed:
+        if missed := round((1 - right[best]) * len(sweeps.correct)):
             rows.append((accuracy.min(), name, accuracy.idxmin(), ids[best], missed))
     ordered = [row[1:] for row in sorted(rows, key=lambda row: row[0])[:count]]
     return pd.DataFrame(ordered, columns=["factor", "level", "id", "missed_by"])
 
 
-def _outcomes(correct: Correct, images: ArrayLike) -> NDArray[np.float64]:
+def failure_gallery(
+    frame: pd.DataFrame, styles: Mapping[str, ModelStyle], page, dataset: str, runs: Mapping
+) -> figures.Drawn:
+    """The images of `pick_failures` with every model's answer."""
+    words, truth = page.class_names(dataset), page.metadata(dataset)["class_name"].str.replace("_", " ")
+    said = {model: dict(zip(run.ids, run.pred, strict=True)) for model, run in runs.items()}
+    captions = []
+    for row in frame.itertuples():
+        answers = [f"{styles[model].label}: {words[answer[row.id]]}" for model, answer in said.items()]
+        captions.append("\n".join([f"{truth[row.id]}, {row.factor.replace('_', ' ')} {row.level}", *answers]))
+    fig = pictures.gallery([page.image(dataset, i) for i in frame["id"]], captions, columns=2)
+    return fig, f"Failures with each model's answer: {'; '.join(captions)}".replace("\n", ", ")
+
+
+# ------------------------------------------------------------------------------------------------------------ internals
+
+
+def _outcomes(sweeps: Sweeps) -> NDArray[np.float64]:
     """(models, n) zeros and ones."""
-    if not len(images) or any(len(right) != len(images) for right in correct.values()):
+    if not len(sweeps.images) or any(len(right) != len(sweeps.images) for right in sweeps.correct.values()):
         raise ValueError("need one outcome per model and image, and at least one image")
-    return np.stack([np.asarray(right, dtype=float) for right in correct.values()])
+    return np.stack([np.asarray(right, dtype=float) for right in sweeps.correct.values()])
 
 
-def _mean_of(values: NDArray, groups: NDArray) -> NDArray:
-    """For each image the mean over its group."""
-    index = np.unique(groups, return_inverse=True)[1]
-    return (np.bincount(index, values) / np.bincount(index))[index]
+def _percent(interval: Interval) -> Interval:
+    return Interval(100 * interval.low, 100 * interval.high)
+
+
+def _pairs(models: Sequence[str]) -> Iterable[tuple[int, int]]:
+    return combinations(range(len(models)), 2)
+
+
+def _difference(gap: NDArray, weights: NDArray, scenes: NDArray, factor: NDArray) -> Difference:
+    """Weighted mean of (n,) differences of outcomes in points, with Student's interval and test over scenes."""
+    index = np.unique(factor, return_inverse=True)[1]
+    mean = (np.bincount(index, gap) / np.bincount(index))[index]
+    return linear_difference(100 * weights @ gap, 100 * weights * (gap - mean), scenes)
+
+
+def _tested(tested: Mapping[tuple[int, int], Difference], *what) -> pd.DataFrame:
+    return tidy.pairs(*what, test=lambda a, b: tested[a, b].p_value, ends=lambda a, b: tested[a, b].interval)
 
 
 def _range_interval(hits: NDArray, member: NDArray, scenes: NDArray, misses: float) -> Interval:

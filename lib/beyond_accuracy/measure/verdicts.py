@@ -10,7 +10,9 @@ corrected together by Holm's method. Three levels of a difference:
 - ``open``: not told from zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -95,3 +97,42 @@ def tells_apart(judged: pd.DataFrame) -> tuple[int, int]:
 def joined(names: Sequence[str]) -> str:
     """Names as a phrase: `A`, `A and B`, `A, B and C`."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+class Contrast(NamedTuple):
+    """Two models and what tells them apart: `architecture`, `objective`, or `` for neither alone."""
+
+    model_a: str
+    model_b: str
+    what: str
+
+
+def contrasts(specs: Iterable) -> list[Contrast]:
+    """Pairs of models that differ in one thing: `family` (architecture) or `paradigm` (objective) of their specs.
+
+    Where no pair is like that (imported models of unknown kind), all pairs.
+    """
+
+    def what(a, b) -> str:
+        if (a.family == b.family) == (a.paradigm == b.paradigm):
+            return ""
+        return "objective" if a.family == b.family else "architecture"
+
+    pairs = [Contrast(a.name, b.name, what(a, b)) for a, b in combinations(specs, 2)]
+    return [pair for pair in pairs if pair.what] or pairs
+
+
+def lead_pairs(specs: Iterable) -> list[tuple[str, str]]:
+    """Pairs of models to put against each other: transformer left, convnet right, within one paradigm.
+
+    Where a paradigm does not hold exactly one of each, its models are paired in profile order.
+    """
+    pairs, specs = [], list(specs)
+    for paradigm in dict.fromkeys(spec.paradigm for spec in specs):
+        group = [spec for spec in specs if spec.paradigm == paradigm]
+        families = {spec.family: spec.name for spec in group}
+        if len(group) == 2 and set(families) == {"transformer", "convnet"}:
+            pairs.append((families["transformer"], families["convnet"]))
+        else:
+            pairs += [(a.name, b.name) for a, b in pairwise(group)][::2]
+    return pairs

@@ -37,7 +37,7 @@ def panels(names: Sequence, height: float, columns: int = 1, **options) -> tuple
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     for ax, name in zip(axes.flat, names, strict=False):
-        ax.set_title(str(name))
+        ax.set_title(str(name).replace("_", " "))
     return fig, dict(zip(names, axes.flat, strict=False))
 
 
@@ -148,6 +148,8 @@ def lines(
     ymin: float | None = None,
     paper: pd.DataFrame | bool | None = None,
     spoken: Sequence[float] = (),
+    log: Sequence = (),
+    height: float = 3.2,
 ) -> Drawn:
     """Value against a number, a line per model, a panel per value of a column.
 
@@ -168,12 +170,19 @@ def lines(
         ymin: Lower limit of the vertical axis.
         paper: The paper's values in the same columns, as black ticks where steps are equal (True in `Page.draw`).
         spoken: Where on the horizontal axis the words read the lines off; at their ends by default.
+        log: Panels with a logarithmic horizontal axis.
+        height: Of a panel, inches.
     """
     keys, looks = list(dict.fromkeys(frame[panel])) if panel else [""], used(styles, frame)
-    fig, axes = panels(keys, 3.2 if columns > 1 else 2.5, min(columns, len(keys)), sharey=sharey)
+    fig, axes = panels(keys, height if columns > 1 else 2.5, min(columns, len(keys)), sharey=sharey)
     for key, ax in axes.items():
         mine = frame[frame[panel] == key] if panel else frame
         steps = list(dict.fromkeys(mine[x])) if equal else None
+        if key in log:
+            at = np.unique(mine[x])[:: max(1, mine[x].nunique() // 4)]
+            ax.set_xscale("log")
+            ax.set_xticks(at, [f"{v:g}" for v in at])
+            ax.minorticks_off()
         if shade and key in shade:
             ax.axvspan(*shade[key], color="#eef0f3", zorder=0)
         if band:
@@ -203,13 +212,13 @@ def lines(
     if len(spoken):
         named = frame[np.isclose(frame[x].to_numpy(float)[:, None], spoken).any(axis=1)]
         return fig, f"{ylabel} against {xlabel}: {spell(named, [panel, 'model', x], labels_of(looks))}."
-    ends = (
-        frame.groupby([*([panel] if panel else []), "model"], sort=False)["value"].agg(["first", "last"]).reset_index()
-    )
-    words = (
-        f"{', '.join(labels_of(looks).get(v, str(v)) for v in row[:-2])} {row[-2]:.3g} to {row[-1]:.3g}"
-        for row in ends.itertuples(index=False)
-    )
+    by = [*([panel] if panel else []), "model"]
+    ends = frame.groupby(by, sort=False)["value"].agg(["first", "last", "min"]).reset_index()
+    words = []
+    for *names, first, last, low in ends.itertuples(index=False):
+        name = ", ".join(_name(v, labels_of(looks)) for v in names)
+        inside = f" (lowest {low:.3g})" if low < min(first, last) else ""
+        words.append(f"{name} {first:.3g} to {last:.3g}{inside}")
     return fig, f"{ylabel} against {xlabel or x.replace('_', ' ')}, first to last: {'; '.join(words)}."
 
 
