@@ -1,8 +1,8 @@
 """Noise of training: the metrics of the report for further seeds of the models: ``python -m mini_world.replicates``.
 
-Takes the runs of the default recipe that `train` left under the cache (seeds 1, 2, …), puts them beside the models that
-ship into one profile, builds its pages in a folder of its own, and keeps their numbers: `replicates.csv`, one row per
-page, set, metric, model and seed. It ships because the runs' weights do not.
+Takes the runs of the default recipe that `train` left under the cache (seeds 1, 2, …), puts those of each seed in the
+places of the models that ship (seed 0), builds the pages in a folder of their own, and keeps their numbers:
+`replicates.csv`, one row per page, set, metric, model and seed. It ships because the runs' weights do not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +18,14 @@ import yaml
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import load_profile
+from beyond_accuracy.measure.replicates import COLUMNS
 from beyond_accuracy.report.build import build
 
 from .train import CACHE, CELLS, MODELS
 
 TABLE = MODELS.parent / "replicates.csv"
 PAGES = ("models", "mistakes", "shape_bias", "calibration", "robustness", "transfer", "synthetic", "invariance")
+KEPT = ("source", "label", "family", "paradigm")
 UNTRAINED = ("params", "gflops", "images_per_second")  # the same for every run, or no property of it
 
 
@@ -42,29 +45,22 @@ def run_folders(cache: Path, recipe: str = "default") -> dict[tuple[str, int], P
     return found
 
 
-def profile_text(runs: dict[tuple[str, int], Path]) -> str:
-    """A profile like `mini` that holds the further runs beside the models that ship, named `<cell>_seed<k>`."""
+def profile_text(runs: dict[tuple[str, int], Path], seed: int) -> str:
+    """A profile like `mini` in which the runs of one seed take the places of the models that ship."""
     mini = load_profile("mini").models
     models = {
-        f"{cell}_seed{seed}": {
-            "source": mini[cell].source,
-            "name": f"local-dir:{folder}",
-            "label": f"{mini[cell].label}, seed {seed}",
-            "family": mini[cell].family,
-            "paradigm": mini[cell].paradigm,
-        }
-        for (cell, seed), folder in runs.items()
+        cell: {**{key: getattr(mini[cell], key) for key in KEPT}, "name": f"local-dir:{folder}"}
+        for (cell, k), folder in runs.items()
+        if k == seed
     }
-    about = {"extends": "mini", "name": "replicates", "title": "Mini world, further training runs", "models": models}
+    about = {"extends": "mini", "name": f"seed{seed}", "title": f"Mini world, training seed {seed}", "models": models}
     return yaml.safe_dump(about, sort_keys=False)
 
 
-def replicate_rows(results: pd.DataFrame) -> pd.DataFrame:
-    """Results of that profile as rows `dimension, dataset, metric, model, seed, value`, whose model is the cell."""
-    names = results["model"].str.extract(r"^(?P<cell>.+?)(?:_seed(?P<seed>\d+))?$")
-    rows = results.assign(model=names["cell"], seed=names["seed"].fillna("0").astype(int))
-    rows = rows[rows["model"].isin(CELLS) & ~rows["metric"].isin(UNTRAINED)]
-    return rows[["dimension", "dataset", "metric", "model", "seed", "value"]].reset_index(drop=True)
+def replicate_rows(results: pd.DataFrame, seed: int, cells: Collection[str]) -> pd.DataFrame:
+    """Results of such a report as rows of `measure.replicates.COLUMNS`, of the cells that have this seed."""
+    rows = results[results["model"].isin(cells) & ~results["metric"].isin(UNTRAINED)]
+    return rows.assign(seed=seed)[COLUMNS].reset_index(drop=True)
 
 
 def main() -> None:
@@ -74,13 +70,18 @@ def main() -> None:
     parser.add_argument("--recipe", default="default", help="folder of the runs under the cache's `runs`")
     parser.add_argument("--out", type=Path, default=TABLE)
     arguments = parser.parse_args()
-    folder = arguments.cache / "replicates"
+    folder, runs = arguments.cache / "replicates", run_folders(arguments.cache, arguments.recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "replicates.yaml").write_text(profile_text(run_folders(arguments.cache, arguments.recipe)))
     os.environ["BEYOND_ACCURACY_ROOT"] = str(folder)
-    if build(folder / "replicates.yaml", only=PAGES):
-        raise InputError(f"{folder}: a page of the replicate runs failed; its message stands above")
-    rows = replicate_rows(pd.read_csv(folder / "report" / "replicates" / "results.csv"))
+    parts = []
+    for seed in [0, *sorted({seed for _, seed in runs})]:
+        profile = folder / f"seed{seed}.yaml"
+        profile.write_text(profile_text(runs, seed))
+        if build(profile, only=PAGES):
+            raise InputError(f"{profile}: a page failed; its message stands above")
+        cells = [cell for cell in CELLS if seed == 0 or (cell, seed) in runs]
+        parts.append(replicate_rows(pd.read_csv(folder / "report" / f"seed{seed}" / "results.csv"), seed, cells))
+    rows = pd.concat(parts)
     rows.to_csv(arguments.out, index=False, float_format="%.6g")
     print(f"{arguments.out}: {len(rows):,} rows, {rows.groupby('model')['seed'].nunique().to_dict()} runs")
 
