@@ -108,7 +108,7 @@ def _overview(parts: dict[str, pd.DataFrame], titles: dict[str, str]) -> pd.Data
     """How many differences are real, of all that were compared, by page: all, beyond training noise, by pair."""
     counted = []
     for name, part in parts.items():
-        row = {"Page": titles.get(name, name), "all": f"{part['real'].sum()} of {len(part)}"}
+        row = {"Page": titles.get(name, name), "compared": len(part), "real": int(part["real"].sum())}
         row[BEYOND_NOISE] = int((part["verdict"] == BEYOND_NOISE).sum())
         for pair, mine in part[part["model_b"] != ""].groupby("pair", sort=False):
             row[pair] = f"{mine['real'].sum()} of {len(mine)}"
@@ -154,6 +154,5 @@ def _cell(row: dict, spec: str, units: str) -> dict[str, object]:
     return row | {
         "estimate": estimate,
         "interval": interval,
-        "said": " · ".join(filter(None, (row["verdict"], shown))),
-        "units": "" if pd.isna(row["needed"]) else f"{int(row['needed']):,} {units}",
+        "said": [row["verdict"], shown, "" if pd.isna(row["needed"]) else f"{int(row['needed']):,} {units}"],
     }
