@@ -17,7 +17,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -165,10 +164,10 @@ def ece(rng: Generator) -> Iterator[tuple]:
         for kind, name in ((True, "supervised"), (False, "CLIP")):
             eces = (0.0, 0.005, 0.01, 0.02, 0.05)
             drawn = answers(rng, n, [kind] * 5, eces, alike=1)
-            runs = {e: SimpleNamespace(confidence=p, correct=right) for e, (p, right) in zip(eces, drawn, strict=True)}
-            rows = calibration.errors(runs, 400, int(rng.integers(2**31))).query("metric == 'ece_debiased'")
-            for row in rows.itertuples():
-                yield "ece_debiased", f"{n:,}", f"{name}, {row.model:g}", row.model, row.ci_low, row.ci_high
+            seed = int(rng.integers(2**31))
+            for true, answer in zip(eces, drawn, strict=True):
+                row = calibration.debiased_rows("", *answer, 400, seed).iloc[0]
+                yield "ece_debiased", f"{n:,}", f"{name}, {true:g}", true, row.ci_low, row.ci_high
         for kinds, eces, case in (
             ((True, True), (0.02, 0.02), "exchangeable, 0.02"),
             ((True, False), (0, 0), "supervised and CLIP, 0"),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
 
 from beyond_accuracy.dimensions import calibration as cal
@@ -24,9 +24,6 @@ def test_docstring_examples():
     assert doctest.testmod(con).failed == 0
 
 
-# Temperature ---------------------------------------------------------------------------------------------------------
-
-
 def scaled(n=4000, classes=10, true_temperature=2.0, seed=0):
     """Logits whose calibrated temperature is known: targets are drawn from softmax(logits / T)."""
     logits = rng(seed).normal(0, 3, (n, classes))
@@ -34,9 +31,9 @@ def scaled(n=4000, classes=10, true_temperature=2.0, seed=0):
     return logits, noisy.argmax(axis=1)
 
 
-def test_recovers_a_known_temperature():
-    assert con.fit_temperature(*scaled(20_000)) == pytest.approx(2.0, rel=0.03)
-    assert con.fit_temperature(*scaled(20_000, true_temperature=0.7)) == pytest.approx(0.7, rel=0.03)
+@pytest.mark.parametrize("truth", [2.0, 0.7])
+def test_recovers_a_known_temperature(truth):
+    assert con.fit_temperature(*scaled(20_000, true_temperature=truth)) == pytest.approx(truth, rel=0.03)
 
 
 def test_matches_a_bounded_scalar_search():
@@ -48,6 +45,8 @@ def test_matches_a_bounded_scalar_search():
     expected = np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}).x)
     assert con.fit_temperature(logits, targets) == pytest.approx(expected, rel=1e-4)
     assert con.fit_temperature(logits, targets, start=0.2) == pytest.approx(expected, rel=1e-3)
+    assert con.fit_temperature(logits.astype(np.float16), targets) == pytest.approx(expected, rel=1e-3)
+    assert con.fit_temperature(np.eye(5) * 3, np.arange(5)) < 0.2, "a perfect model wants the sharpest temperature"
 
 
 def test_interval_matches_refitting_resamples_and_covers():
@@ -66,35 +65,18 @@ def test_interval_matches_refitting_resamples_and_covers():
     assert np.mean(found) >= 0.9
 
 
-def test_float16_logits():
-    logits, targets = scaled(3000)
-    expected = con.fit_temperature(logits, targets)
-    assert con.fit_temperature(logits.astype(np.float16), targets) == pytest.approx(expected, rel=1e-3)
-
-
-def test_cross_fit_never_sees_its_own_fold_and_depends_on_the_generator_alone():
-    logits, targets = scaled(1000)
-    found, fold = con.cross_fit(logits, targets, rng(), folds=4)
-    assert np.bincount(fold).tolist() == [250] * 4
-    for k in range(4):
-        others = fold != k
-        assert found[k] == pytest.approx(con.fit_temperature(logits[others], targets[others]), rel=1e-3)
-    assert np.array_equal(con.cross_fit(logits, targets, rng(), folds=4)[1], fold)
-
-
-def test_scaling_repairs_calibration():
-    logits, targets = scaled(6000)
-    found, fold = con.cross_fit(logits, targets, rng())
-    before, after = cal.score(logits, targets), cal.score(logits, targets, found[fold])
-    correct = logits.argmax(axis=1) == targets
-    assert cal.ece(before.confidence, correct) > 0.1
-    assert cal.ece(after.confidence, correct) < 0.03
-    assert after.nll.mean() < before.nll.mean()
-
-
-def test_a_perfect_model_wants_the_sharpest_temperature():
-    logits = np.eye(5) * 3
-    assert con.fit_temperature(logits, np.arange(5)) < 0.2
+def test_cross_fitting_never_sees_its_own_fold_and_repairs_calibration():
+    logits, targets = scaled(2000)
+    one = run(logits, targets)
+    crossed = con.fit_temperatures({"m": one}, 4, 0)["m"].crossed
+    assert sorted(np.unique(crossed, return_counts=True)[1]) == [500] * 4
+    for fitted in np.unique(crossed):
+        others = crossed != fitted
+        assert fitted == pytest.approx(con.fit_temperature(logits[others], targets[others]), rel=1e-3)
+    assert np.array_equal(con.fit_temperatures({"m": one}, 4, 0)["m"].crossed, crossed), "the seed alone decides"
+    before, after = (cal.score(cal.distribution(one, t), targets) for t in (1.0, crossed))
+    assert cal.ece(before["confidence"], one.correct) > 0.1 and cal.ece(after["confidence"], one.correct) < 0.03
+    assert after["nll"].mean() < before["nll"].mean()
 
 
 @pytest.mark.parametrize(
@@ -107,20 +89,17 @@ def test_bad_input(logits, targets):
         con.fit_temperature(logits, targets)
 
 
+def run(logits, targets, keep=True, multilabel=False):
+    known = {"confidence": softmax(logits, axis=1).max(axis=1), "correct": logits.argmax(axis=1) == targets}
+    known |= {"multilabel": multilabel, "logits": logits if keep else None, "columns": None}
+    return SimpleNamespace(**known, target_positions=targets)
+
+
 @pytest.fixture(scope="module")
 def runs():
     """`sure` is overconfident, `fair` calibrated, `csv` is `fair` known by its confidence only."""
-    return {
-        "sure": run(*scaled(1500, 6, 2.5)),
-        "fair": run(*scaled(1500, 6, 1.0)),
-        "csv": run(*scaled(1500, 6, 1.0), False),
-    }
-
-
-def run(logits, targets, keep=True, multilabel=False):
-    found = cal.score(logits, targets)
-    known = {"confidence": found.confidence, "correct": logits.argmax(axis=1) == targets, "multilabel": multilabel}
-    return SimpleNamespace(**known, logits=logits if keep else None, columns=None, target_positions=targets)
+    fair = scaled(1500, 6, 1.0)
+    return {"sure": run(*scaled(1500, 6, 2.5)), "fair": run(*fair), "csv": run(*fair, False)}
 
 
 def test_temperature_is_cross_fitted_at_home_and_carried_away(runs):
@@ -128,9 +107,9 @@ def test_temperature_is_cross_fitted_at_home_and_carried_away(runs):
     assert set(fitted) == {"sure", "fair"}
     assert fitted["sure"].whole == pytest.approx(2.5, rel=0.1)
     home, sure = con.rescaled(runs, fitted, runs, 100, 0), runs["sure"]
-    scores = cal.score(sure.logits, sure.target_positions, fitted["sure"].crossed)
+    p = cal.distribution(sure, fitted["sure"].crossed).max(axis=1)
     row = home.query("metric == 'ece_debiased:scaled' and model == 'sure'").iloc[0]
-    assert row["value"] == pytest.approx(cal.ece_debiased(scores.confidence, sure.correct).value)
+    assert row["value"] == pytest.approx(cal.ece_debiased(p, sure.correct).value)
     assert ((home["ci_low"] <= home["value"]) & (home["value"] <= home["ci_high"])).all()
     away = con.rescaled({"sure": run(*scaled(800, 6, 5.0, 9))}, fitted, runs, 100, 0)
     fit = away[away["metric"] == "temperature"].iloc[0]
@@ -145,9 +124,6 @@ def test_without_a_distribution_there_is_no_temperature(runs):
     several = {"many": run(*scaled(300), multilabel=True), "csv": runs["csv"]}
     assert con.fit_temperatures(several, 3, 0) == {}
     assert con.rescaled(several, {}, several, 10, 0).empty
-
-
-# Selective prediction ------------------------------------------------------------------------------------------------
 
 
 def areas(confidence, correct):
@@ -169,12 +145,21 @@ def by_definition(correct):
     return (errors / accepted).mean(), np.trapezoid(curve, dx=1 / n)
 
 
-def test_by_hand():
-    # Risks 0, 0, 1/3, 1/4; generalized risk 0, 0, 0, 1/4, 1/4 at coverages 0, 1/4 .. 1.
-    result = areas([0.9, 0.8, 0.7, 0.6], [1, 1, 0, 1])
-    assert result[0] == pytest.approx(2 / 3)
-    assert result[1] == pytest.approx((1 / 3 + 1 / 4) / 4)
-    assert result[2] == pytest.approx((0.125 + 0.25) / 4)
+@pytest.mark.parametrize(
+    ("confidence", "correct", "expected"),
+    [
+        # Risks 0, 0, 1/3, 1/4; generalized risk 0, 0, 0, 1/4, 1/4 at coverages 0, 1/4 .. 1.
+        ([0.9, 0.8, 0.7, 0.6], [1, 1, 0, 1], [2 / 3, (1 / 3 + 1 / 4) / 4, (0.125 + 0.25) / 4]),
+        (np.ones(8), [1, 1, 1, 1, 1, 1, 0, 0], [0.5, 0.25, 0.125]),
+        ([0.9, 0.8, 0.1], [1, 1, 0], [1, 1 / 9, 1 / 18]),
+        ([0.1, 0.2, 0.9], [1, 1, 0], [0, (1 + 1 / 2 + 1 / 3) / 3, 5 / 18]),
+        ([0.9, 0.5], [1, 1], [np.nan, 0, 0]),
+        ([0.9, 0.5], [0, 0], [np.nan, 1, 0.5]),
+    ],
+    ids=["by hand", "constant confidence", "perfect", "worst", "all right", "all wrong"],
+)
+def test_by_hand(confidence, correct, expected):
+    assert areas(confidence, correct) == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("decimals", [None, 2, 1])
@@ -186,11 +171,9 @@ def test_auroc_matches_sklearn(decimals):
 def test_areas_match_their_definitions():
     confidence, correct = sample()
     aurc, augrc = by_definition(correct[np.argsort(-confidence)])
-    result = areas(confidence, correct)
-    assert tuple(result[1:]) == (pytest.approx(aurc), pytest.approx(augrc))
-    accuracy = correct.mean()
-    identity = (1 - result[0]) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
-    assert result[2] == pytest.approx(identity)
+    result, accuracy = areas(confidence, correct), correct.mean()
+    assert tuple(result[1:]) == pytest.approx((aurc, augrc))
+    assert result[2] == pytest.approx((1 - result[0]) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2)
 
 
 def test_ties_are_the_mean_over_all_orders():
@@ -202,33 +185,14 @@ def test_ties_are_the_mean_over_all_orders():
     assert areas(confidence[shuffled], correct[shuffled]) == pytest.approx(result)
 
 
-def test_constant_confidence_is_chance():
-    result = areas(np.ones(8), [1, 1, 1, 1, 1, 1, 0, 0])
-    assert result[0] == pytest.approx(0.5)
-    assert result[1] == pytest.approx(0.25)
-    assert result[2] == pytest.approx(0.125)
-
-
-def test_perfect_and_worst_ranking():
-    assert areas([0.9, 0.8, 0.1], [1, 1, 0])[0] == 1
-    assert areas([0.1, 0.2, 0.9], [1, 1, 0])[0] == 0
-
-
-@pytest.mark.parametrize("outcome,area", [(1, 0.0), (0, 1.0)])
-def test_one_class_has_no_auroc(outcome, area):
-    result = areas([0.9, 0.5], [outcome, outcome])
-    assert np.isnan(result[0]) and result[1] == area
-
-
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_bootstrap_matches_an_explicit_loop(decimals):
     confidence, correct = sample(200, decimals=decimals)
     draws = bootstrap(con.Ranked(confidence, correct).areas, 200, 15, rng(4))
     generator = rng(4)
-    for i in range(15):
+    for draw in draws:
         rows = generator.integers(0, 200, 200)
-        expected = areas(confidence[rows], correct[rows])
-        assert draws[i] == pytest.approx(expected, abs=1e-6)
+        assert draw == pytest.approx(areas(confidence[rows], correct[rows]), abs=1e-6)
 
 
 def test_risk_coverage_curve():
@@ -252,10 +216,9 @@ def test_errors_among_the_most_confident():
 
 def test_answering(runs):
     table = con.answering(runs, 0.5, 100, 0)
-    sure = table[table["model"] == "sure"].set_index("metric")
-    assert sure.loc[["auroc", "aurc", "augrc"], "value"].tolist() == pytest.approx(
-        areas(runs["sure"].confidence, runs["sure"].correct)
-    )
+    sure, found = table[table["model"] == "sure"].set_index("metric"), runs["sure"]
+    expected = pytest.approx(areas(found.confidence, found.correct))
+    assert sure.loc[["auroc", "aurc", "augrc"], "value"].tolist() == expected
     row = sure.loc["accuracy:coverage=0.5"]
     assert row["n"] == 750 and row["ci_low"] < row["value"] < row["ci_high"]
     perfect = SimpleNamespace(confidence=np.linspace(0.5, 1, 20), correct=np.ones(20, bool))
@@ -263,8 +226,5 @@ def test_answering(runs):
     for coverage in (0, 1.1):
         with pytest.raises(ValueError):
             con.answering(runs, coverage, 10, 0)
-
-
-def test_no_images():
     with pytest.raises(ValueError):
         con.Ranked([], [])

@@ -12,27 +12,28 @@ from scipy.stats import chi2
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.dimensions import calibration, conventions, mistakes
-from beyond_accuracy.dimensions.conventions import Pair, effects, flip_rate, flips
+from beyond_accuracy.dimensions.conventions import Pair, effects
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale, restrict, score
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.measure import stats, verdicts
 from beyond_accuracy.page import Page
 
-PAGE = {"conventions": {"clean": "images", "limit": 9}}
 
-
-def run(pred, target, confidence, label=None, ids=None):
+def run(pred, target, confidence, label=None):
     pred, target = np.asarray(pred), np.asarray(target)
     confidence = np.asarray(confidence, float)
-    label = np.where(pred == target, confidence, (1 - confidence) / 2) if label is None else np.asarray(label, float)
-    ids = np.array([f"i{k}" for k in range(len(pred))]) if ids is None else np.asarray(ids)
+    label = np.where(pred == target, confidence, (1 - confidence) / 2) if label is None else label
+    ids = np.array([f"i{k}" for k in range(len(pred))])
     return SimpleNamespace(ids=ids, pred=pred, correct=pred == target, confidence=confidence, target_probability=label)
 
 
+def altered(run, **values):
+    return SimpleNamespace(**(vars(run) | values))
+
+
 def pair(plain, changed, convention="precision=bf16", model="a", dataset="d"):
-    group = convention.partition("=")[0]
-    return Pair(dataset, convention, f"{group}: changed", model, plain, changed)
+    return Pair(dataset, convention, f"{convention.partition('=')[0]}: changed", model, plain, changed)
 
 
 def random_pair(n=300, seed=0, **names):
@@ -41,15 +42,6 @@ def random_pair(n=300, seed=0, **names):
     first = np.where(rng.random(n) < 0.8, target, (target + 1) % 3)
     second = np.where(rng.random(n) < 0.1, (first + 1) % 3, first)
     return pair(run(first, target, rng.uniform(0.4, 1, n)), run(second, target, rng.uniform(0.4, 1, n)), **names)
-
-
-def test_flip_rate():
-    share, interval = flip_rate([0, 1, 2, 2], [0, 1, 2, 0])
-    assert share == 0.25 and interval == stats.wilson(1, 4)
-    with pytest.raises(ValueError, match="same images"):
-        flip_rate([0, 1], [0])
-    with pytest.raises(ValueError, match="n is 0"):
-        flip_rate([], [])
 
 
 def test_by_hand():
@@ -61,6 +53,8 @@ def test_by_hand():
     assert (accuracy.before, accuracy.after, accuracy.value, accuracy.unit) == (50, 75, 25, "percent")
     assert accuracy.p == pytest.approx(chi2.sf(1, 1)) and accuracy.n == 4  # one discordant image
     assert accuracy.ci_low < 0 < accuracy.ci_high and accuracy.p_floor == 0 < nll.p_floor
+    flips, wilson = table.loc["flip_rate"], [100 * end for end in stats.wilson(1, 4)]
+    assert flips.value == 25 and [flips.ci_low, flips.ci_high] == wilson
     assert 0 < ece.before < 0.4 and 0 <= ece.after < 0.15  # the plain ones
     assert nll.before == pytest.approx(-(np.log(0.9) * 2 + np.log(0.05) * 2) / 4)
     assert nll.after == pytest.approx(-(np.log(0.6) * 3 + np.log(0.2)) / 4)
@@ -69,31 +63,26 @@ def test_by_hand():
 def test_agrees_with_each_metric_computed_alone():
     one = random_pair()
     table = effects([one], 3, resamples=4000).set_index("kind")
-    gained = int((one.changed.correct & ~one.plain.correct).sum())
-    lost = int((~one.changed.correct & one.plain.correct).sum())
-    alone = stats.paired_difference(
-        100.0 * one.changed.correct, 100.0 * one.plain.correct, 4000, np.random.default_rng(9)
-    )
-    row = table.loc["accuracy"]
-    assert row.value == pytest.approx(alone.estimate)
-    assert row.p == pytest.approx(chi2.sf((gained - lost) ** 2 / (gained + lost), 1))
-    assert (row.ci_low, row.ci_high) == pytest.approx(alone.interval, abs=0.7)
-    losses = [calibration.nll(r.target_probability) for r in (one.plain, one.changed)]
-    alone = stats.paired_difference(losses[1], losses[0], 4000, np.random.default_rng(9))
-    row = table.loc["nll"]
-    assert row.value == pytest.approx(alone.estimate)
-    assert (row.ci_low, row.ci_high) == pytest.approx(alone.interval, abs=0.02)
-    row = table.loc["ece_debiased"]
-    assert row.before == pytest.approx(calibration.ece_debiased(one.plain.confidence, one.plain.correct).value)
-    after = calibration.ece_debiased(one.changed.confidence, one.changed.correct).value
-    assert row.value == pytest.approx(after - row.before)
+    both = one.changed, one.plain
+    gained, lost = (int((a.correct & ~b.correct).sum()) for a, b in (both, both[::-1]))
+    columns = {
+        "accuracy": [100.0 * r.correct for r in both],
+        "nll": [calibration.nll(r.target_probability) for r in both],
+    }
+    for kind, tolerance in (("accuracy", 0.7), ("nll", 0.02)):
+        alone, row = stats.paired_difference(*columns[kind], 4000, np.random.default_rng(9)), table.loc[kind]
+        assert row.value == pytest.approx(alone.estimate)
+        assert (row.ci_low, row.ci_high) == pytest.approx(alone.interval, abs=tolerance)
+    assert table.loc["accuracy", "p"] == pytest.approx(chi2.sf((gained - lost) ** 2 / (gained + lost), 1))
+    row, errors = table.loc["ece_debiased"], [calibration.ece_debiased(r.confidence, r.correct).value for r in both]
+    assert (row.after, row.before, row.value) == pytest.approx((*errors, errors[0] - errors[1]))
     assert row.ci_low < row.ci_high
 
 
 def test_pairs_are_resampled_as_pairs():
     # the same outcomes with other confidences: accuracy has no spread, however noisy it is by itself
     one = random_pair()
-    same = pair(one.plain, SimpleNamespace(**{**vars(one.plain), "confidence": one.plain.confidence / 2}))
+    same = pair(one.plain, altered(one.plain, confidence=one.plain.confidence / 2))
     table = effects([same], 0, resamples=300).set_index("kind")
     accuracy = table.loc["accuracy"]
     assert accuracy.value == 0 and np.isnan(accuracy.p)
@@ -121,8 +110,7 @@ def test_one_changed_image_is_no_difference(seed):
 
 
 def test_error_ratios_only_of_annotated_images():
-    one = random_pair()
-    rng = np.random.default_rng(1)
+    one, rng = random_pair(), np.random.default_rng(1)
     factors = pd.DataFrame(rng.random((200, 3)) < 0.4, columns=["x", "y", "never"], index=one.plain.ids[50:250])
     factors = factors.assign(never=False).astype(int).sample(frac=1, random_state=0)
     row = effects([one], 0, factors, 2000).set_index("kind").loc["error_ratio:average"]
@@ -136,38 +124,29 @@ def test_error_ratios_only_of_annotated_images():
     assert "error_ratio:average" not in set(effects([one], 0, strange, 50)["kind"])
 
 
-def test_a_model_without_errors_has_no_ratio():
-    n = 40
-    target = np.zeros(n, int)
-    perfect = run(target, target, np.full(n, 0.9))
-    factors = pd.DataFrame({"x": np.arange(n) % 2}, index=perfect.ids)
-    table = effects([pair(perfect, perfect)], 0, factors, 100)
-    assert set(table["kind"]) == {"accuracy", "ece_debiased", "nll"} and table["p"].isna().all()
-
-
-def test_without_the_labels_probability_there_is_no_nll():
+def test_what_is_not_known_has_no_row():
+    perfect = run([0] * 40, [0] * 40, [0.9] * 40)
+    factors = pd.DataFrame({"x": np.arange(40) % 2}, index=perfect.ids)
+    table = effects([pair(perfect, perfect)], 0, factors, 100)  # no errors, no ratio
+    assert set(table["kind"]) == {"flip_rate", "accuracy", "ece_debiased", "nll"} and table["p"].isna().all()
     one = random_pair(60)
-    bare = SimpleNamespace(**{**vars(one.plain), "target_probability": np.full(60, np.nan)})
-    table = effects([pair(bare, bare), one], 0, resamples=50)
-    assert table.groupby("convention", sort=False)["kind"].apply(list).iloc[0].count("nll") == 1
+    bare = altered(one.plain, target_probability=np.full(60, np.nan))
+    for pairs, count in (([pair(bare, bare), one], 1), ([pair(bare, bare)], 0)):
+        assert (effects(pairs, 0, resamples=50)["kind"] == "nll").sum() == count
+    empty = effects([], 0)
+    assert empty.empty and list(empty.columns) == conventions.COLUMNS
+    assert verdicts.judge(conventions.asked(empty)).empty
 
 
 def test_other_images_are_refused():
     one, two = random_pair(30), random_pair(30, seed=1)
-    moved = SimpleNamespace(**{**vars(two.plain), "ids": two.plain.ids[::-1]})
     with pytest.raises(ValueError, match="d: conventions are compared on the same images"):
-        effects([pair(one.plain, moved)], 0, resamples=10)
-
-
-def test_nothing_to_compare_is_empty_not_an_error():
-    empty = effects([], 0)
-    assert empty.empty and list(empty.columns) == list(flips([]).columns) == conventions.COLUMNS
-    assert verdicts.judge(conventions.asked(empty)).empty
+        effects([pair(one.plain, altered(two.plain, ids=two.plain.ids[::-1]))], 0, resamples=10)
 
 
 def test_questions_are_a_models_own_changes_and_few_are_headlines():
     pairs = [random_pair(60, 0), random_pair(60, 1, convention=conventions.CLASSES)]
-    rows = pd.concat([flips(pairs), effects(pairs, 0, resamples=50)])
+    rows = effects(pairs, 0, resamples=50)
     assert set(rows["metric"]) >= {"flip_rate:precision=bf16", "nll_change:classes=all", "accuracy_change:classes=all"}
     asked = conventions.asked(rows)
     assert (asked["model_b"] == "").all() and "flip_rate" not in set(asked["kind"])
@@ -184,6 +163,7 @@ def test_orders_that_a_convention_turns_round():
     assert conventions.orders(page, pairs[:1], ["a", "b"]).startswith("No single change")
 
 
+@pytest.fixture
 def both(toy):
     """A profile with a supervised and a CLIP model, both in the toy's folder."""
     toy.images()
@@ -191,8 +171,12 @@ def both(toy):
     toy.clip()
     content = toy.content()
     content["models"]["clip"] = {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}", "paradigm": "clip"}
-    content["dimensions"] = PAGE
-    return content
+    return content | {"dimensions": {"conventions": {"clean": "images", "limit": 9}}}
+
+
+@pytest.fixture
+def study(toy, both):
+    return study_of(toy, both)
 
 
 def study_of(toy, content):
@@ -217,39 +201,35 @@ def test_the_other_choices_of_a_profile():
     ]
     assert dict(found["prompts=one"].settings) == {"prompts": "a photo of a {c}."}
     assert [c.name for c in found.values() if c.rescored] == ["logit_scale=100"]
-    preset = load_profile("paper-preset")
-    names = [c.name for c in plan.conventions(preset, "imagenet_1k", "cpu")]
-    assert "preset=library" in names and "logit_scale=learned" in names
-    probed = [c.name for c in plan.conventions(paper, "dtd", "cpu")]
-    assert "prompts=one" not in probed  # no class space, nothing to name
+    names = {c.name for c in plan.conventions(load_profile("paper-preset"), "imagenet_1k", "cpu")}
+    assert {"preset=library", "logit_scale=learned"} <= names
+    # no class space, nothing to name
+    assert "prompts=one" not in {c.name for c in plan.conventions(paper, "dtd", "cpu")}
 
 
 def test_precisions_follow_the_device(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: True)
     profile = load_profile("paper")
-    names = [c.name for c in plan.conventions(profile, "imagenet_1k", "cuda") if c.group == "precision"]
-    assert names == ["precision=fp32", "precision=bf16", "precision=fp16"] and plan.left_out("cuda") == ""
     fixed = replace(profile, settings=replace(profile.settings, precision="bf16"))
-    names = [c.name for c in plan.conventions(fixed, "imagenet_1k", "cuda") if c.group == "precision"]
-    assert names == ["precision=fp32", "precision=fp16"]
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: False)
-    names = [c.name for c in plan.conventions(profile, "imagenet_1k", "cuda") if c.group == "precision"]
-    assert names == ["precision=fp32", "precision=fp16"] and plan.left_out("cuda").startswith("bf16 left out")
+    for chosen, bf16, kinds in (
+        *((profile, True, ["fp32", "bf16", "fp16"]), (fixed, True, ["fp32", "fp16"])),
+        (profile, False, ["fp32", "fp16"]),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, known=bf16: known)
+        found = plan.conventions(chosen, "imagenet_1k", "cuda")
+        assert [c.name for c in found if c.group == "precision"] == [f"precision={kind}" for kind in kinds]
+        assert plan.left_out("cuda").startswith("" if bf16 else "bf16 left out") and bool(plan.left_out("cuda")) != bf16
     assert plan.left_out("cpu").startswith("fp16 left out")
 
 
-def test_unknown_settings_are_refused(toy):
-    toy.images(1)
-    study = study_of(toy, {**toy.content(), "dimensions": PAGE})
+def test_unknown_settings_are_refused(study):
     for bad in ({"precison": "bf16"}, {"precision": "int8"}, {"antialias": "no"}, {"interpolation": "nearest"}):
         with pytest.raises(InputError, match=next(iter(bad))):
             study.under(**bad)
 
 
-def test_a_view_is_this_page_under_other_settings(toy):
-    study = study_of(toy, both(toy))
+def test_a_view_is_this_page_under_other_settings(study):
     plain, view = study.predictions("images"), study.under(antialias=False, limit=9)
     assert view.settings.antialias is False and study.settings.antialias is True
     assert [len(p) for p in view.predictions("images").values()] == [9, 9]
@@ -264,19 +244,15 @@ def test_a_view_is_this_page_under_other_settings(toy):
 
 
 def test_a_limit_keeps_the_smaller_one(toy):
-    profile = toy.profile({**toy.content(), "dimensions": PAGE})
+    profile = toy.profile(toy.content())
     cut = replace(profile, datasets={"images": replace(profile.datasets["images"], limit=5)})
-    assert cut.under({}, 9).datasets["images"].limit == 5 and cut.under({}, 3).datasets["images"].limit == 3
-    assert cut.under({}).datasets["images"].limit == 5
+    assert [cut.under({}, limit).datasets["images"].limit for limit in (9, 3, 0)] == [5, 3, 5]
 
 
-def test_everything_runs_before_the_page_and_once(toy, toy_networks):
-    content = both(toy)
-    profile = toy.profile(content)
-    filled = plan.fill(profile, "conventions", Store(toy.store), {"device": "cpu"})
+def test_everything_runs_before_the_page_and_once(toy, study, toy_networks):
+    filled = plan.fill(study.profile, "conventions", Store(toy.store), {"device": "cpu"})
     assert filled.missing == []
     ran = sum(toy_networks.CALLS)
-    study = study_of(toy, content)
     pairs = conventions.compared(study.under(limit=9), "images")
     assert set(study.used) == set(filled.keys) and sum(toy_networks.CALLS) == ran
     touched = {(p.convention, p.model) for p in pairs}
@@ -291,8 +267,7 @@ def test_everything_runs_before_the_page_and_once(toy, toy_networks):
     assert ran == 5 * 9
 
 
-def test_a_rescaled_run_is_the_run_under_that_scale_and_choices_stand_in_the_provenance(toy, capsys):
-    study = study_of(toy, both(toy))
+def test_a_rescaled_run_is_the_run_under_that_scale_and_choices_stand_in_the_provenance(study, capsys):
     scaled = {p.convention: p for p in conventions.compared(study.under(limit=9), "images")}["logit_scale=100"].changed
     real = study.under(limit=9, logit_scale="100").predictions("images")["clip"]
     assert (scaled.pred == real.pred).all()
@@ -326,21 +301,18 @@ def test_classes_that_compete():
     assert list(misread.targets) == [0, 1, 1] and list(misread.correct) == [False, False, True]
 
 
-def test_sets_with_some_of_the_classes(toy):
-    content = both(toy)
-    content["datasets"]["some"] = {**content["datasets"]["images"], "path": "some"}
-    content["dimensions"] = {"conventions": {"clean": "images", "subsets": ["some"]}}
+def test_sets_with_some_of_the_classes(toy, both):
+    both["datasets"]["some"] = {**both["datasets"]["images"], "path": "some"}
     toy.images(name="some")
-    study = study_of(toy, content)
+    study = study_of(toy, both)
     assert conventions.compared_classes(study, "some") == []  # all classes are scored
     said = ["some: all classes of the models occur, so there is no subset to choose between."]
     assert list(conventions.on_subsets(study, {"some": []})) == said
 
 
-def test_factors_of_a_sample_of_a_cut_set(toy):
-    content = both(toy)
-    content["datasets"]["images"]["limit"] = 5  # evenly spaced: other images than the 4 of the page
-    study = study_of(toy, content)
+def test_factors_of_a_sample_of_a_cut_set(toy, both):
+    both["datasets"]["images"]["limit"] = 5  # evenly spaced: other images than the 4 of the page
+    study = study_of(toy, both)
     sample = study.under(limit=4)
     pairs = conventions.compared(sample, "images")
     assert not set(pairs[0].plain.ids) <= set(study.metadata("images").index)
@@ -350,10 +322,9 @@ def test_factors_of_a_sample_of_a_cut_set(toy):
     assert list(conventions.factors(sample, pairs).columns) == ["pose"]
 
 
-def test_the_page_says_what_moves_most(toy, capsys):
-    study = study_of(toy, both(toy))
+def test_the_page_says_what_moves_most(study, capsys):
     pairs = conventions.compared(study.under(limit=9), "images")
-    rows = pd.concat([flips(pairs), effects(pairs, 0, conventions.factors(study, pairs), 200)])
+    rows = effects(pairs, 0, conventions.factors(study, pairs), 200)
     judged = study.compare(conventions.asked(rows))
     first, second, third = conventions.findings(study, rows, judged, {"colour": 90.0, "clip": 40.0})
     assert first.startswith("The largest effect of a convention on accuracy is ") and "9 images of images" in first
@@ -371,8 +342,7 @@ def test_the_page_says_what_moves_most(toy, capsys):
     assert list(conventions.findings(study, rows.iloc[:0], judged.iloc[:0], {})) == []
 
 
-def test_scoring_all_classes_and_reading_folders_as_classes(toy):
-    study = study_of(toy, both(toy))
+def test_scoring_all_classes_and_reading_folders_as_classes(study):
     run = made([[2, 3, 0], [0, 1, 5]], [0, 2], np.array([0, 2]))
     pairs = [Pair("images", conventions.CLASSES, "classes scored: all 3 instead of 2", "clip", run, all_columns(run))]
     rows = effects(pairs, 0, resamples=20)

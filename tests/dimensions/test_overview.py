@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.dimensions import overview
+from beyond_accuracy.inference.throughput import published_throughput
 from beyond_accuracy.measure import tidy, verdicts
 
 
@@ -17,25 +19,17 @@ def test_linear_and_convolution_by_hand():
     assert overview.forward_macs(network, 32) == 8 * 8 * 3 * 16 * 8 + 512 * 10
 
 
-class Attention(nn.Module):
-    """One attention layer over the pixels' tokens."""
-
-    def __init__(self, fused: bool):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
-        self.fused = fused
-
-    def forward(self, images):
-        tokens = images.flatten(2).transpose(1, 2)
-        return self.attention(tokens, tokens, tokens, need_weights=not self.fused)[0]
-
-
 @pytest.mark.parametrize("fused", [False, True])
 def test_attention_is_counted_whatever_kernel_would_run(fused):
+    class Attention(nn.MultiheadAttention):
+        def forward(self, images):
+            tokens = images.flatten(2).transpose(1, 2)
+            return super().forward(tokens, tokens, tokens, need_weights=not fused)[0]
+
     tokens, width = 16, 3
     projections = 4 * tokens * width * width  # query, key, value, output
     products = 2 * tokens * tokens * width  # scores, weighted sum
-    network = Attention(fused).eval().requires_grad_(False)
+    network = Attention(3, 1, batch_first=True).eval().requires_grad_(False)
     assert overview.forward_macs(network, 4) == projections + products
 
 
@@ -50,38 +44,30 @@ def test_published_counts(name, published):
     assert overview.forward_macs(network, 224) / 1e9 == pytest.approx(published, abs=0.01)
 
 
-def test_rate_is_the_median_of_at_least_three_batches():
-    times = iter([9.0, 0.5, 4.0, 0.25])
+def test_rate_is_the_median_of_at_least_three_batches_without_gradients():
+    times, seen = iter([9.0, 0.5, 4.0, 0.25]), []
     rate = overview.images_per_second(nn.Conv2d(3, 1, 1), 8, 0.1, batch=10, timed=lambda network, images: next(times))
     assert rate == 20.0  # warm-up left out, median 0.5
-
-
-def test_rate_is_measured_without_gradients():
-    seen = []
-
-    class Probe(nn.Conv2d):
-        def forward(self, images):
-            seen.append(torch.is_grad_enabled())
-            return super().forward(images)
-
-    assert overview.images_per_second(Probe(3, 1, 1), 8, seconds=0.0, batch=2) > 0
+    network = nn.Conv2d(3, 1, 1)
+    network.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    assert overview.images_per_second(network, 8, seconds=0.0, batch=2) > 0
     assert seen == [False] * 4
 
 
 def test_published_rates_are_those_of_the_model_at_its_own_side():
-    from beyond_accuracy.base.profile import ModelSpec
-
     specs = {
         "a": ModelSpec("a", "timm", "convnext_base.fb_in22k_ft_in1k"),
         "b": ModelSpec("b", "timm", "local-dir:assets:mini_world/models/vit_sup"),
         "c": ModelSpec("c", "predictions"),
     }
     cards = {name: SimpleNamespace(geometry=SimpleNamespace(crop=288)) for name in "ab"}
-    study = SimpleNamespace(models=list(specs), spec=specs.get, card=cards.get)
-    table = overview.published_table(study)
-    assert set(table["model"]) == {"a"} and set(table["side"]) == {288} and len(table) == 5
-    assert list(table.columns)[:4] == ["model", "card", "images_per_second", "source"]
-    assert overview.published_table(SimpleNamespace(models=[])).empty
+    page = SimpleNamespace(models=list(specs), spec=specs.get, card=cards.get, labels={"a": "A", "b": "B"})
+    wide, caption = overview.published_rates(page)
+    assert wide.columns.tolist() == ["card", "A"] and len(wide) == 5 and wide["A"].notna().all()
+    assert caption.startswith("Images per second published by timm (results folder: ")
+    at_288 = published_throughput(specs["a"], 288).set_index("card")["images_per_second"]
+    assert wide.set_index("card")["A"].to_dict() == at_288.to_dict()
+    assert overview.published_rates(SimpleNamespace(models=[]))[0].empty
 
 
 def test_costs_are_counted_without_interval_and_rates_only_where_they_were_taken():
@@ -94,12 +80,10 @@ def test_costs_are_counted_without_interval_and_rates_only_where_they_were_taken
 
 
 def test_the_finding_counts_pairs_by_verdict():
-    rows = tidy.accuracy({"a": [True] * 9 + [False], "b": [False] * 10}).assign(dataset="set")
-    judged = verdicts.judge(tidy.accuracy_pairs({"a": [True] * 9 + [False], "b": [False] * 10}).assign(family="main"))
+    correct = {"a": [True] * 9 + [False], "b": [False] * 10}
+    rows = tidy.accuracy(correct).assign(dataset="set")
+    judged = verdicts.judge(tidy.accuracy_pairs(correct).assign(family="main"))
     page = SimpleNamespace(labels={"a": "A", "b": "B"}, title=str.title, leader=lambda rows, judged: "A (90.0) leads")
-    text = overview.sentence(page, rows, judged)
-    assert (
-        text
-        == "Accuracy on Set runs from 0.0 % (B) to 90.0 % (A) and tells 1 of 1 pairs of models apart: A (90.0) leads."
-    )
+    said = "runs from 0.0 % (B) to 90.0 % (A) and tells 1 of 1 pairs of models apart: A (90.0) leads."
+    assert overview.sentence(page, rows, judged) == f"Accuracy on Set {said}"
     assert overview.sentence(page, rows.iloc[:1], judged.iloc[:0]) == "Accuracy on Set is 90.0 % (A)."

@@ -14,25 +14,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
-from scipy.special import softmax
 from sklearn.model_selection import KFold
 from statsmodels.stats.proportion import proportion_confint
 
 from beyond_accuracy.dimensions import calibration
-from beyond_accuracy.dimensions.calibration import Runs, chunks, has_distribution, logits_of, score
+from beyond_accuracy.dimensions.calibration import Runs, Values, has_distribution, logits_of
 from beyond_accuracy.measure import tidy
 from beyond_accuracy.measure.stats import Z95, Interval, bootstrap, wilson
 
 _LOG_BOUND = math.log(100)  # temperatures from 1/100 to 100; a separable set would otherwise ask for 0
-
-
-# Temperature ---------------------------------------------------------------------------------------------------------
+_CHUNK = 2**21  # float16 logits are widened part by part: memory does not grow with the number of images
 
 
 class Fitted(NamedTuple):
     """Temperatures of one model: of each image, fitted on the other folds, and of all images, for other sets."""
 
-    crossed: NDArray[np.float64]
+    crossed: Values
     whole: float
     interval: Interval
 
@@ -40,10 +37,8 @@ class Fitted(NamedTuple):
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -> float:
     """Temperature T that minimises the negative log-likelihood of softmax(logits / T) of (n, classes) logits.
 
-    Convex in 1/T, so that the optimum is unique; found by L-BFGS over log T within 1/100 to 100.
-
-    Raises:
-        ValueError: Wrong shapes, no images, targets out of range or logits that are not finite.
+    Convex in 1/T, so that the optimum is unique; found by L-BFGS over log T within 1/100 to 100. A ValueError says what
+    is wrong with the input.
     """
     logits, targets = np.asarray(logits), np.asarray(targets)
     if logits.ndim != 2 or targets.shape != logits.shape[:1] or targets.size == 0:
@@ -52,53 +47,37 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -
         raise ValueError(f"targets must be integers in 0..{logits.shape[1] - 1}")
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite")
-    return _fit(logits, targets, np.arange(len(targets)), start)
 
-
-def _fit(logits: NDArray, targets: NDArray[np.intp], rows: NDArray[np.intp], start: float) -> float:
     def loss(log_t: NDArray) -> tuple[float, NDArray]:
-        # With b = 1/T: d NLL / d log T = b * (z_target - mean of z under the softmax).
-        b, total, slope = math.exp(-log_t[0]), 0.0, 0.0
-        for part in chunks(rows, logits.shape[1]):
-            z = logits[part].astype(np.float32)
-            z -= z.max(axis=1, keepdims=True)
-            own = z[np.arange(len(part)), targets[part]]
-            e = np.exp(b * z)
-            norm = e.sum(axis=1)
-            total += float((np.log(norm) - b * own).sum(dtype=np.float64))
-            slope += float((b * (own - np.einsum("ij,ij->i", e, z) / norm)).sum(dtype=np.float64))
-        return total / len(rows), np.array([slope / len(rows)])
+        b = math.exp(-log_t[0])  # d NLL / d log T = b * (z_target - mean of z under the softmax)
+        losses, gaps, _ = _moments(logits, targets, b)
+        return losses.mean(), b * gaps.mean(keepdims=True)
 
     bound = [(-_LOG_BOUND, _LOG_BOUND)]
     found = minimize(loss, [math.log(start)], jac=True, method="L-BFGS-B", bounds=bound, options={"ftol": 1e-12})
     return math.exp(float(found.x[0]))
 
 
+def _moments(logits: NDArray, targets: NDArray[np.intp], b: float) -> Values:
+    """(3, n) NLL under softmax(b * z) of logits z, z of the target minus its mean, and the variance of z."""
+    found = []
+    for rows in np.array_split(np.arange(len(targets)), max(1, -(-logits.size // _CHUNK))):
+        z = logits[rows].astype(np.float32)
+        z -= z.max(axis=1, keepdims=True)
+        own, p = z[np.arange(len(rows)), targets[rows]], np.exp(b * z)
+        norm = p.sum(axis=1)
+        mean, square = np.einsum("ij,ij->i", p, z) / norm, np.einsum("ij,ij,ij->i", p, z, z) / norm
+        found.append([np.log(norm) - b * own, own - mean, square - mean**2])
+    return np.concatenate(found, axis=1).astype(float)
+
+
 def temperature_interval(logits: NDArray, targets: NDArray[np.intp], temperature: float) -> Interval:
     """Interval of a fitted temperature over other images: sandwich standard error of log T (White 1982)."""
-    slope = curvature = 0.0
-    for part in chunks(np.arange(len(targets)), logits.shape[1]):
-        z = logits[part].astype(float)
-        p = softmax(z / temperature, axis=1)
-        mean = np.einsum("ij,ij->i", p, z)
-        slope += float(((z[np.arange(len(part)), targets[part]] - mean) ** 2).sum())
-        curvature += float((np.einsum("ij,ij,ij->i", p, z, z) - mean**2).sum())
-    spread = Z95 * temperature * math.sqrt(slope) / curvature if curvature > 0 else _LOG_BOUND
+    _, gaps, variance = _moments(logits, targets, 1 / temperature)
+    total = variance.sum()
+    spread = Z95 * temperature * math.sqrt((gaps**2).sum()) / total if total > 0 else _LOG_BOUND
     low, high = np.exp(np.clip(math.log(temperature) + spread * np.array([-1, 1]), -_LOG_BOUND, _LOG_BOUND))
     return Interval(float(low), float(high))
-
-
-def cross_fit(
-    logits: NDArray, targets: NDArray[np.intp], rng: np.random.Generator, folds: int = 5
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """(folds,) temperatures, each fitted on the images of the other folds, and the fold of each image."""
-    splits = KFold(folds, shuffle=True, random_state=int(rng.integers(2**32))).split(targets)
-    start = fit_temperature(logits, targets)  # all folds end near it: only a warm start, re-fitted below
-    fold, found = np.empty(len(targets), np.intp), []
-    for k, (train, test) in enumerate(splits):
-        fold[test] = k
-        found.append(_fit(logits, targets, train, start))
-    return np.array(found), fold
 
 
 def fit_temperatures(clean: Runs, folds: int, seed: int) -> dict[str, Fitted]:
@@ -107,42 +86,33 @@ def fit_temperatures(clean: Runs, folds: int, seed: int) -> dict[str, Fitted]:
     for model, run in clean.items():
         if has_distribution(run):
             logits, targets = logits_of(run), run.target_positions
-            per_fold, fold = cross_fit(logits, targets, np.random.default_rng(seed), folds)
-            whole = fit_temperature(logits, targets, float(np.median(per_fold)))
-            fitted[model] = Fitted(per_fold[fold], whole, temperature_interval(logits, targets, whole))
+            start = fit_temperature(logits, targets)  # all folds end near it: only a warm start, fitted anew below
+            state, crossed = int(np.random.default_rng(seed).integers(2**32)), np.empty(len(targets))
+            for others, fold in KFold(folds, shuffle=True, random_state=state).split(targets):
+                crossed[fold] = fit_temperature(logits[others], targets[others], start)
+            whole = fit_temperature(logits, targets, float(np.median(crossed)))
+            fitted[model] = Fitted(crossed, whole, temperature_interval(logits, targets, whole))
     return fitted
 
 
 def rescaled(
     runs: Runs, fitted: Mapping[str, Fitted], clean: Runs, resamples: int, seed: int, n_bins: int = 15
 ) -> pd.DataFrame:
-    """What temperature scaling does to one set.
+    """What temperature scaling does to one set: `temperature`, and `<metric>:scaled` for four metrics.
 
-    Args:
-        runs: Those of the set; models without a temperature have no row.
-        fitted: Of `fit_temperatures`.
-        clean: Those they were fitted on. If the set is that one, each image is scored with the temperature of the folds
-            it is not in, otherwise the temperature of all clean images is carried over.
-        resamples: Bootstrap resamples.
-        seed: Seed.
-        n_bins: Equal-width bins of the ECE.
-
-    Returns:
-        `temperature` (n: the images it was fitted on), and `<metric>:scaled` for four metrics.
+    On the clean set, whose n the temperature has, each image is scored with the temperature of the folds it is not in;
+    to other sets the temperature of all clean images is carried over. Models without a temperature have no row.
     """
     parts = [pd.DataFrame(columns=tidy.COLUMNS)]
     for model in (m for m, run in runs.items() if m in fitted and has_distribution(run)):
         run, (crossed, whole, ends) = runs[model], fitted[model]
-        scores = score(logits_of(run), run.target_positions, crossed if runs is clean else whole)
-        p, n = scores.confidence, len(run.correct)
-        found = calibration.ece_debiased(p, run.correct, n_bins)
-        interval = found.interval(calibration.null_ece(p, resamples, np.random.default_rng(seed), n_bins))
-        columns = {"confidence_gap": p - run.correct, "nll": scores.nll, "brier": scores.brier}
-        parts += [
-            tidy.rows("temperature", "ratio", [model], [whole], len(crossed), ends=[ends]),
-            tidy.rows("ece_debiased:scaled", "fraction", [model], [found.value], n, ends=[interval]),
-            calibration.mean_rows(model, columns, resamples, seed, ":scaled"),
-        ]
+        probabilities = calibration.distribution(run, crossed if runs is clean else whole)
+        scores = calibration.score(probabilities, run.target_positions)
+        p = scores.pop("confidence")
+        own = calibration.debiased_rows(model, p, run.correct, resamples, seed, n_bins)[:1]
+        means = calibration.mean_rows(model, {"confidence_gap": p - run.correct} | scores, resamples, seed)
+        parts.append(tidy.rows("temperature", "ratio", [model], [whole], len(crossed), ends=[ends]))
+        parts += [rows.assign(metric=rows["metric"] + ":scaled") for rows in (own, means)]
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
@@ -158,9 +128,6 @@ def temperature_sentence(rows: pd.DataFrame, title: str, clean: str, labels: Map
     how = "a cross-fitted temperature" if title == clean else f"the temperature of {clean}"
     changes = (f"{labels[row.model]} from {row.before:.3f} to {row.value:.3f}" for row in rows.itertuples())
     return f"On {title}, {how} changes the debiased ECE of {', '.join(changes)}."
-
-
-# Selective prediction ------------------------------------------------------------------------------------------------
 
 
 class Ranked:
@@ -230,10 +197,9 @@ def risk_coverage(runs: Runs, points: int = 200) -> pd.DataFrame:
 
 
 def answering(runs: Runs, coverage: float, resamples: int, seed: int) -> pd.DataFrame:
-    """What is gained by answering only where the model is confident.
+    """`auroc` (none where all answers are right or all wrong), `aurc`, `augrc`, and `accuracy:coverage=<x>`.
 
-    Rows of `auroc` (none where all answers are right or all wrong), `aurc`, `augrc` and `accuracy:coverage=<x>`, the
-    accuracy among the most confident share of the images.
+    The last is the accuracy among the most confident share of the images.
     """
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must lie above 0 and up to 1, got {coverage}")

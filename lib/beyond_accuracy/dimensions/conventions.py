@@ -11,39 +11,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data.annotations import factor_frame
 from beyond_accuracy.dimensions import calibration, mistakes
-from beyond_accuracy.dimensions.calibration import PAPER, ece_difference
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale
-from beyond_accuracy.measure import tidy, verdicts
-from beyond_accuracy.measure.stats import (
-    P_VALUE_RESAMPLES,
-    Interval,
-    accuracy_difference,
-    bootstrap_means,
-    bootstrap_p_value,
-    p_value_floor,
-    percentile_interval,
-    wilson,
-)
+from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.show import figures, metrics, theme
 
 if TYPE_CHECKING:
     from beyond_accuracy.page import Page
 
 GROUPS = {
-    "preset": "resize and crop",
-    "interpolation": "interpolation",
-    "antialias": "antialiasing",
-    "precision": "precision",
-    "logit_scale": "CLIP logit scale",
-    "prompts": "CLIP prompts",
-    "classes": "classes scored",
-}
+    "preset": "resize and crop", "interpolation": "interpolation", "antialias": "antialiasing",
+    "precision": "precision", "logit_scale": "CLIP logit scale", "prompts": "CLIP prompts", "classes": "classes scored",
+}  # fmt: skip
 CLASSES = "classes=all"
 METRICS = {"accuracy": "percent", "ece_debiased": "fraction", "nll": "nats", "error_ratio:average": "ratio"}
 FLIPS = "flip_rate"
@@ -78,10 +61,12 @@ def compared(page: "Page", dataset: str) -> list[Pair]:
     for convention in plan.conventions(page.profile, dataset, page.outputs.device):
         view = page.under(**dict(convention.settings))
         if convention.rescored:
-            changed = dict(_rescaled(page, view, plain))
+            cards = {m: (page.card(m), view.card(m)) for m in plain if plain[m].logits is not None and page.card(m)}
+            scales = {m: [card.logit_scale for card in both] for m, both in cards.items()}
+            changed = {m: rescale(plain[m], new / old) for m, (old, new) in scales.items() if old not in (None, new)}
         else:
             changed = {m: p for m, p in view.predictions(dataset).items() if p.meta.get("key") != plain[m].meta["key"]}
-        pairs += [_pair(convention, model, plain[model], p) for model, p in changed.items()]
+        pairs += [_pair(convention, model, plain[model], run) for model, run in changed.items()]
     return pairs
 
 
@@ -99,10 +84,7 @@ def compared_classes(page: "Page", dataset: str) -> list[Pair]:
 
 
 def factors(page: "Page", pairs: Sequence[Pair]) -> pd.DataFrame | None:
-    """Factors of the images for the average error ratio; None where the set has none, or their package is absent.
-
-    The page is that of `compared`.
-    """
+    """Factors of the images of `compared` for the average error ratio; None where they or their package are absent."""
     if not pairs:
         return None
     source = page.role("factors") if page.has_role("factors") else None
@@ -112,13 +94,6 @@ def factors(page: "Page", pairs: Sequence[Pair]) -> pd.DataFrame | None:
         return None
 
 
-def _rescaled(page: "Page", view: "Page", plain: Mapping[str, Predictions]) -> Iterator[tuple[str, Predictions]]:
-    for model, run in plain.items():
-        before, after = page.card(model), view.card(model)
-        if before is not None and run.logits is not None and before.logit_scale not in (None, after.logit_scale):
-            yield model, rescale(run, after.logit_scale / before.logit_scale)
-
-
 def _pair(convention: plan.Convention, model: str, plain: Predictions, changed: Predictions) -> Pair:
     if not (plain.ids == changed.ids).all():
         raise InputError(f"{plain.dataset}: {model} saw other images under {convention.name}")
@@ -126,116 +101,78 @@ def _pair(convention: plan.Convention, model: str, plain: Predictions, changed: 
     return Pair(plain.dataset, convention.name, label, model, plain, changed)
 
 
-def flip_rate(before: ArrayLike, after: ArrayLike) -> tuple[float, Interval]:
-    """Share of predictions that change on the same images, and its Wilson interval.
-
-    >>> flip_rate([1, 2, 3, 4], [1, 2, 3, 5])[0]
-    0.25
-    """
-    before, after = np.asarray(before), np.asarray(after)
-    if before.shape != after.shape:
-        raise ValueError(f"predictions of the same images are expected, got shapes {before.shape} and {after.shape}")
-    changed = int((before != after).sum())
-    return changed / before.size if before.size else float("nan"), wilson(changed, before.size)
-
-
-def flips(pairs: Sequence[Pair]) -> pd.DataFrame:
-    """Percent of predictions that each convention changes: rows as of `effects`."""
-    rows = []
-    for pair in pairs:
-        share, ends = flip_rate(pair.plain.pred, pair.changed.pred)
-        nothing, n = (np.nan, np.nan), len(pair.plain.pred)
-        name = f"{FLIPS}:{pair.convention}"
-        rows.append((*pair[:4], FLIPS, name, *nothing, 100 * share, *(100 * e for e in ends), *nothing, n, "percent"))
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
 def effects(
-    pairs: Sequence[Pair],
-    seed: int,
-    factors: pd.DataFrame | None = None,
-    resamples: int = P_VALUE_RESAMPLES,
-    n_bins: int = PAPER.n_bins,
+    pairs: Sequence[Pair], seed: int, factors: pd.DataFrame | None = None, resamples: int = stats.P_VALUE_RESAMPLES
 ) -> pd.DataFrame:
-    """What each convention moves: paired differences, changed minus plain.
+    """What each convention moves: paired differences, changed minus plain, one row per pair and kind.
 
-    Args:
-        pairs: Of one or several datasets; those of one dataset over the same images.
-        seed: Seed of the resampling; all pairs of a dataset see the same resamples.
-        factors: (n, factors) 0/1 by image id, for the average error ratio of those pairs whose images have them.
-        resamples: Behind intervals and p-values.
-        n_bins: Equal-width bins of the ECE.
-
-    Returns:
-        `COLUMNS`, tidy rows of `accuracy_change:<convention>` and so on, one per pair and kind: `accuracy` in percent
-        (score interval, McNemar), `ece_debiased` (swaps within images), `nll`, `error_ratio:average` (bootstrap).
-        p-values are uncorrected; NaN where a convention leaves every image as it was.
+    `flip_rate` is the percent of predictions that change (Wilson). `accuracy` in percent (score interval, McNemar),
+    `ece_debiased` (swaps within images), `nll`, and `error_ratio:average` of those images that have `factors` (images,
+    0/1) by their id (bootstrap, all pairs of a dataset together). p-values are uncorrected, NaN where a convention
+    leaves every image as it was.
     """
     found = []
     for dataset in dict.fromkeys(pair.dataset for pair in pairs):
-        found += _effects([p for p in pairs if p.dataset == dataset], seed, factors, resamples, n_bins)
-    return pd.DataFrame(found, columns=COLUMNS)
+        mine = [pair for pair in pairs if pair.dataset == dataset]
+        if any(not np.array_equal(run.ids, mine[0].plain.ids) for pair in mine for run in pair[4:]):
+            raise ValueError(f"{dataset}: conventions are compared on the same images")
+        resampled = _resampled(mine, np.random.default_rng(seed), factors, resamples)
+        for k, pair in enumerate(mine):
+            kinds = {FLIPS: _flips(pair), "accuracy": _accuracy(pair)}
+            kinds |= {kind: column[k] for kind, column in resampled.items()}
+            kinds["ece_debiased"] = _ece(pair, seed, resamples)
+            for kind, numbers in kinds.items():
+                metric = f"{kind if kind == FLIPS else kind.replace(':', '_') + '_change'}:{pair.convention}"
+                unit = METRICS.get(kind, "percent")
+                found.append((*pair[:4], kind, metric, *numbers, len(pair.plain.pred), unit))
+    return pd.DataFrame(found, columns=COLUMNS).dropna(subset="value", ignore_index=True)
 
 
-def _effects(
-    pairs: Sequence[Pair], seed: int, factors: pd.DataFrame | None, resamples: int, n_bins: int
-) -> Iterator[tuple]:
-    runs = list({id(run): run for pair in pairs for run in (pair.plain, pair.changed)}.values())
-    if any(not np.array_equal(run.ids, runs[0].ids) for run in runs):
-        raise ValueError(f"{pairs[0].dataset}: conventions are compared on the same images")
-    place = {id(run): i for i, run in enumerate(runs)}
-    columns = _estimates(runs, np.random.default_rng(seed), factors, resamples)
-    for pair in pairs:
-        before, after = place[id(pair.plain)], place[id(pair.changed)]
-        for kind, (values, draws) in columns.items():
-            if not np.isfinite(change := values[after] - values[before]):
-                continue
-            moved = draws[:, after] - draws[:, before]
-            # images that a convention leaves alone: equal sums may differ by how they were rounded
-            moved[np.isclose(draws[:, after], draws[:, before], rtol=1e-12, atol=0)] = 0
-            same, moved = not moved.any(), moved[np.isfinite(moved)]
-            ends, p, floor = tidy.NONE, np.nan, p_value_floor(len(moved))
-            if kind == "accuracy":
-                _, ends, p = accuracy_difference(pair.changed.correct, pair.plain.correct)
-                ends, floor = [100 * end for end in ends], 0.0
-            elif len(moved) >= (1 - tidy.MOST_UNDEFINED) * resamples:
-                ends, p = percentile_interval(moved), bootstrap_p_value(moved)
-            yield _row(pair, kind, (values[before], values[after], change), ends, np.nan if same else p, floor)
-        runs_of = [(run.confidence, run.correct) for run in (pair.plain, pair.changed)]
-        errors = [calibration.ece_debiased(*run, n_bins).value for run in runs_of]
-        change, ends, p = ece_difference(*runs_of[::-1], resamples, np.random.default_rng(seed), n_bins)
-        p = np.nan if all(map(np.array_equal, *runs_of)) else p
-        yield _row(pair, "ece_debiased", (*errors, change), ends, p, 1 / (resamples + 1))
+def _flips(pair: Pair) -> tuple:
+    """Before, after, change, interval, p-value and the smallest one that its test can give."""
+    changed, n = int((pair.plain.pred != pair.changed.pred).sum()), len(pair.plain.pred)
+    return np.nan, np.nan, 100 * changed / n, *(100 * end for end in stats.wilson(changed, n)), np.nan, np.nan
 
 
-def _row(pair: Pair, kind: str, numbers: tuple, ends: Sequence[float], p: float, floor: float) -> tuple:
-    name, n = f"{kind.replace(':', '_')}_change:{pair.convention}", len(pair.plain.pred)
-    return (*pair[:4], kind, name, *numbers, *ends, p, floor, n, METRICS[kind])
+def _accuracy(pair: Pair) -> tuple:
+    before, after = (run.correct for run in (pair.plain, pair.changed))
+    change, ends, p = stats.accuracy_difference(after, before)
+    p = np.nan if np.array_equal(before, after) else p
+    return 100 * before.mean(), 100 * after.mean(), 100 * change, *(100 * end for end in ends), p, 0.0
 
 
-def _estimates(
-    runs: Sequence[Predictions], rng: np.random.Generator, factors: pd.DataFrame | None, resamples: int
-) -> dict[str, tuple[NDArray, NDArray]]:
-    """Kind -> estimates (runs,) and their draws (resamples, runs)."""
-    correct = np.column_stack([run.correct for run in runs])
-    label = np.column_stack([run.target_probability for run in runs])
-    known = np.isfinite(label).all(axis=0)  # imported predictions know the answer's probability only
-    loss, losses = np.full(label.shape, np.nan), np.full((resamples, len(runs)), np.nan)
-    loss[:, known] = calibration.nll(label[:, known].ravel()).reshape(len(label), -1)
-    means = bootstrap_means(np.column_stack([correct, loss[:, known]]), resamples, rng)
-    losses[:, known] = means[:, len(runs) :]
-    found = {
-        "accuracy": (100 * correct.mean(axis=0), 100 * means[:, : len(runs)]),
-        "nll": (loss.mean(axis=0), losses),
-    }
-    inside = np.isin(runs[0].ids, [] if factors is None else factors.index)
-    if inside.any():
-        marks = factors.loc[runs[0].ids[inside]]
-        marks, outcomes = marks.loc[:, marks.any().to_numpy()].to_numpy(), correct[inside]
-        ratios = mistakes.error_ratio(outcomes, marks).mean(axis=1)
+def _ece(pair: Pair, seed: int, swaps: int) -> tuple:
+    runs = [(run.confidence, run.correct) for run in (pair.plain, pair.changed)]
+    before, after = (calibration.ece_debiased(*run).value for run in runs)
+    change, ends, p = calibration.ece_difference(*runs[::-1], swaps, np.random.default_rng(seed))
+    return before, after, change, *ends, np.nan if all(map(np.array_equal, *runs)) else p, 1 / (swaps + 1)
+
+
+def _resampled(pairs: Sequence[Pair], rng: np.random.Generator, factors: pd.DataFrame | None, resamples: int) -> dict:
+    """Kind -> of every pair the same numbers, from resamples that all pairs share."""
+    runs = [run for pair in pairs for run in pair[4:]]  # plain, changed, plain, changed, ...
+    correct, label = (
+        np.column_stack([getattr(run, name) for run in runs]) for name in ("correct", "target_probability")
+    )
+    loss = calibration.nll(label.ravel()).reshape(label.shape)
+    change, draws = loss[:, 1::2] - loss[:, ::2], np.full((resamples, len(pairs)), np.nan)
+    if (known := np.isfinite(change).all(axis=0)).any():  # imported predictions know the answer's probability only
+        draws[:, known] = stats.bootstrap_means(change[:, known], resamples, rng)
+    found, ids = {"nll": (loss.mean(axis=0), draws)}, runs[0].ids
+    if (inside := np.isin(ids, [] if factors is None else factors.index)).any():
+        marks, outcomes = factors.loc[ids[inside]], correct[inside]
+        marks = marks.loc[:, marks.any().to_numpy()].to_numpy()
         draws = mistakes.error_ratio_bootstrap(outcomes, marks, resamples, rng).mean(axis=2)
-        found["error_ratio:average"] = (ratios, draws)
-    return found
+        found["error_ratio:average"] = (
+            mistakes.error_ratio(outcomes, marks).mean(axis=1), draws[:, 1::2] - draws[:, ::2],
+        )  # fmt: skip
+    return {kind: list(map(_tested, v[::2], v[1::2], draws.T)) for kind, (v, draws) in found.items()}
+
+
+def _tested(before: float, after: float, moved: np.ndarray) -> tuple:
+    known, ends = moved[np.isfinite(moved)], tidy.interval(moved)
+    p = stats.bootstrap_p_value(known) if known.any() and np.isfinite(ends.low) else np.nan
+    return before, after, after - before, *ends, p, stats.p_value_floor(len(known))
 
 
 def asked(rows: pd.DataFrame) -> pd.DataFrame:
@@ -254,12 +191,10 @@ def forest(rows: pd.DataFrame, styles: Mapping[str, theme.ModelStyle]) -> figure
     shown = rows.assign(panel=rows["kind"].map(PANELS), label=rows["label"].str.replace(": ", ":\n", n=1))
     shown = pd.concat([shown[shown["kind"] == kind] for kind in PANELS])
     fig, _ = figures.dots(shown, "label", styles, "", panel="panel", line=0.0)
-    words = []
-    for panel, mine in shown.groupby("panel", sort=False):
-        top = mine.loc[mine["value"].abs().idxmax()]
-        words.append(f"{panel}: largest {top['value']:+.3g} ({top['label']}, {styles[top['model']].label})")
-    changes = rows["label"].nunique()
-    return fig, f"What {changes} changes of convention move, with intervals, one mark per model. {'; '.join(words)}."
+    tops = {panel: mine.loc[mine["value"].abs().idxmax()] for panel, mine in shown.groupby("panel", sort=False)}
+    words = (f"{k}: largest {t['value']:+.3g} ({t['label']}, {styles[t['model']].label})" for k, t in tops.items())
+    count = rows["label"].nunique()
+    return fig, f"What {count} changes of convention move, with intervals, one mark per model. {'; '.join(words)}."
 
 
 def effects_table(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, name: str, caption: str) -> None:
@@ -285,25 +220,25 @@ def findings(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, accuracy: M
 
     Args:
         page: The page.
-        rows: Of `effects` and `flips`.
+        rows: Of `effects`.
         judged: What `Page.compare` made of `asked`.
         accuracy: Model -> percent, on the same images under the page's conventions.
     """
-    ours = judged[judged["convention"] != CLASSES]
+    rows, ours = (frame[frame["convention"] != CLASSES] for frame in (rows, judged))
     if len(ours):
-        yield _on_accuracy(page, _largest(ours[ours["kind"] == "accuracy"]), accuracy)
-        top = _largest(ours[ours["kind"] == "ece_debiased"])
+        points = ours[ours["kind"] == "accuracy"].set_index(["convention", "model"])["value"]
+        yield _on_accuracy(page, _largest(ours, "accuracy"), accuracy)
+        top = _largest(ours, "ece_debiased")
         yield (
             f"The largest effect on the calibration error is {top['value']:+.3f}, from {top['before']:.3f} to "
             f"{top['after']:.3f} ({top['label']}; {page.labels[top['model']]}{_p(top)}); accuracy moves by "
-            f"{_accuracy_with(top, ours):+.1f} points with it."
+            f"{points[top['convention'], top['model']]:+.1f} points with it."
         )
-        flipped = rows[(rows["kind"] == FLIPS) & (rows["convention"] != CLASSES)]
-        top = _largest(flipped)
+        top = _largest(rows, FLIPS)
         yield (
             f"Answers change more than accuracy shows: {top['label']} changes {top['value']:.1f} % of the answers of "
-            f"{page.labels[top['model']]} while its accuracy moves by {_accuracy_with(top, ours):+.1f} points; the "
-            f"median over all changes and models is {flipped['value'].median():.1f} %."
+            f"{page.labels[top['model']]} while its accuracy moves by {points[top['convention'], top['model']]:+.1f} "
+            f"points; the median over all changes and models is {rows[rows['kind'] == FLIPS]['value'].median():.1f} %."
         )
     scored = judged[(judged["convention"] == CLASSES) & (judged["kind"] == "accuracy")]
     for dataset, mine in scored.groupby("dataset", sort=False):
@@ -318,8 +253,8 @@ def _on_accuracy(page: "Page", top: pd.Series, accuracy: Mapping[str, float]) ->
     )
     if top["verdict"] == verdicts.OPEN:
         text += ", which is not told from chance"
-    ordered = [sorted(pair, key=accuracy.get, reverse=True) for pair in combinations(accuracy, 2)]
-    gaps = sorted((accuracy[better] - accuracy[worse], better, worse) for better, worse in ordered)
+    pairs = combinations(sorted(accuracy, key=accuracy.get, reverse=True), 2)
+    gaps = sorted((accuracy[better] - accuracy[worse], better, worse) for better, worse in pairs)
     if not gaps:
         return f"{text}."
     pair = f"{page.labels[gaps[0][1]]} and {page.labels[gaps[0][2]]} ({gaps[0][0]:.1f} points)"
@@ -330,28 +265,22 @@ def _on_accuracy(page: "Page", top: pd.Series, accuracy: Mapping[str, float]) ->
     return f"{text}; it is larger than {many}; the smallest is between {pair}."
 
 
-def _largest(rows: pd.DataFrame) -> pd.Series:
-    return rows.loc[rows["value"].abs().idxmax()]
+def _largest(rows: pd.DataFrame, kind: str) -> pd.Series:
+    mine = rows[rows["kind"] == kind]
+    return mine.loc[mine["value"].abs().idxmax()]
 
 
 def _p(row: pd.Series) -> str:
     return "" if np.isnan(row["p_holm"]) else f"; corrected p = {row['p_holm']:.2g}"
 
 
-def _accuracy_with(top: pd.Series, rows: pd.DataFrame) -> float:
-    """Change of accuracy that goes with a row."""
-    same = (rows["convention"] == top["convention"]) & (rows["model"] == top["model"]) & (rows["kind"] == "accuracy")
-    return float(rows.loc[same, "value"].iloc[0])
-
-
 def orders(page: "Page", pairs: Sequence[Pair], names: Sequence[str]) -> str:
     """Which choices turn the order of two models' accuracies round (`pairs` of one dataset), in the point estimates."""
     found = []
     for label in dict.fromkeys(pair.label for pair in pairs):
-        mine = {pair.model: pair for pair in pairs if pair.label == label}
-        for a, b in combinations([name for name in names if name in mine], 2):
-            before = mine[a].plain.correct.mean() - mine[b].plain.correct.mean()
-            after = mine[a].changed.correct.mean() - mine[b].changed.correct.mean()
+        right = {p.model: [run.correct.mean() for run in p[4:]] for p in pairs if p.label == label}
+        for a, b in combinations([name for name in names if name in right], 2):
+            before, after = np.subtract(right[a], right[b])
             if before * after < 0:
                 worse, better = (a, b) if before > 0 else (b, a)
                 found.append(f"{label} puts {page.labels[better]} ahead of {page.labels[worse]}")
@@ -367,8 +296,8 @@ def on_subsets(page: "Page", scored: Mapping[str, Sequence[Pair]]) -> Iterator[s
         yield f"{' and '.join(whole)}: all classes of the models occur, so there is no subset to choose between."
     yield from (f"left out: {reason}" for reason in page.skipped)
     for dataset, found in scored.items():
-        shares = {pair.model: 100 * folder_positions(pair.changed).correct.mean() for pair in found}
+        shares = [(page.labels[p.model], 100 * folder_positions(p.changed).correct.mean()) for p in found]
         if shares:
-            parts = ", ".join(f"{page.labels[model]} {share:.2f} %" for model, share in shares.items())
             misread = f"{page.title(dataset)} with the positions of its folders taken for class indices"
-            yield f"{misread}: {parts}. That is a mistake, no choice."
+            said = ", ".join(f"{label} {share:.2f} %" for label, share in shares)
+            yield f"{misread}: {said}. That is a mistake, no choice."

@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from beyond_accuracy.inference.run import device_name, pick_device
 from beyond_accuracy.inference.throughput import published_throughput
 from beyond_accuracy.measure import verdicts
+from beyond_accuracy.models.load import model_for
 
 if TYPE_CHECKING:
     from beyond_accuracy.page import Page
@@ -46,20 +48,11 @@ def timed_pass(network: nn.Module, images: torch.Tensor) -> float:
 
 
 def images_per_second(
-    network: nn.Module,
-    side: int,
-    seconds: float,
-    batch: int = BATCH,
-    timed: Callable[[nn.Module, torch.Tensor], float] = timed_pass,
+    network: nn.Module, side: int, seconds: float, batch: int = BATCH, timed: Callable[..., float] = timed_pass
 ) -> float:
-    """Rate of a network's forward pass, in float32, without decoding: the median over repeated batches.
+    """Rate of a network's forward pass on its device, in float32, without decoding: the median over repeated batches.
 
-    Args:
-        network: Takes (batch, 3, side, side), on the device to be timed.
-        side: Input side in pixels.
-        seconds: Time to spend after one pass for warming up; at least three batches are timed.
-        batch: Images per pass.
-        timed: Runs one pass and tells its seconds.
+    After one pass for warming up, at least three batches are timed, and for at least some seconds.
     """
     device = next(network.parameters()).device
     images = torch.zeros(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
@@ -72,36 +65,18 @@ def images_per_second(
 
 
 def cost_table(page: "Page", seconds: float = 0.0) -> pd.DataFrame:
-    """Cost and input of every network; imported models have none and are left out.
+    """Millions of `params`, `gflops` (billions of multiply-accumulates), input and, with `seconds` for each, the rate.
 
-    As in the paper, a CLIP model counts its image tower only.
-
-    Args:
-        page: The open page.
-        seconds: Time to spend on each model's rate; 0 leaves the column `images_per_second` out.
-
-    Returns:
-        Columns `model, params` (millions), `gflops` (billions of multiply-accumulates), `input side, resize` and
-        `images_per_second`.
-
-    Raises:
-        DataMissing: Weights are not on this machine.
+    As in the paper, a CLIP model counts its image tower only; imported models have no row. DataMissing where weights
+    are not on this machine.
     """
-    from beyond_accuracy.inference.run import pick_device
-    from beyond_accuracy.models.load import model_for
-
     rows = []
-    for name in page.models:
-        if (card := page.card(name)) is None:
-            continue
+    for name, card in [(name, card) for name in page.models if (card := page.card(name)) is not None]:
         model = model_for(card, page.settings, page.profile.imports)
-        tower = model.network.visual if model.is_clip else model.network
-        shape = model.geometry
+        tower, shape = model.network.visual if model.is_clip else model.network, model.geometry
         cost = {"model": name, "params": card.parameters / 1e6, "gflops": forward_macs(tower, shape.crop) / 1e9}
-        cost |= {
-            "input side": shape.crop,
-            "resize": f"{shape.resize} {shape.interpolation}" if shape.resize else "none",
-        }
+        resize = f"{shape.resize} {shape.interpolation}" if shape.resize else "none"
+        cost |= {"input side": shape.crop, "resize": resize}
         if seconds > 0:
             tower = tower.to(pick_device(page.outputs.device), memory_format=torch.channels_last)
             cost["images_per_second"] = images_per_second(tower, shape.crop, seconds)
@@ -118,35 +93,23 @@ def cost_rows(costs: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["value"].notna()]
 
 
-def published_table(page: "Page") -> pd.DataFrame:
-    """Published rates of every network of a page on the cards that have been measured, with their source.
+def published_rates(page: "Page") -> tuple[pd.DataFrame, str]:
+    """Published rates by card, at the model's own input side, a column per model, and the caption with their source.
 
-    Returns:
-        Columns `model, card, images_per_second, source, precision, side`, at the model's own input side; no rows for
-        networks whose architecture nobody has published a rate for, such as the mini world's.
+    No rows for networks whose architecture nobody has published a rate for, such as the mini world's.
     """
-    tables = []
-    for name in page.models:
-        if (card := page.card(name)) is not None:
-            rates = published_throughput(page.spec(name), card.geometry.crop)
-            tables.append(rates.assign(model=name))
-    columns = ["model", "card", "images_per_second", "source", "precision", "side"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def published_wide(page: "Page") -> tuple[pd.DataFrame, str]:
-    """Published rates for readers, a column per model, and the caption; no rows where nobody has published any."""
-    rates = published_table(page)
+    cards = {name: card for name in page.models if (card := page.card(name)) is not None}
+    tables = [pd.DataFrame(columns=["card", "model", "images_per_second", "source"])]
+    for name, card in cards.items():
+        tables.append(published_throughput(page.spec(name), card.geometry.crop).assign(model=page.labels[name]))
+    rates = pd.concat(tables)
     sources = ", ".join(rates["source"].str.removeprefix("timm ").unique())
-    wide = rates.assign(model=rates["model"].map(page.labels))
-    wide = wide.pivot(index="card", columns="model", values="images_per_second").reset_index()
+    wide = rates.pivot(index="card", columns="model", values="images_per_second").reset_index()
     return wide, f"Images per second published by timm (results folder: {sources})."
 
 
 def timing_conditions(page: "Page") -> str:
     """Where and how `images_per_second` was measured, for the table's caption."""
-    from beyond_accuracy.inference.run import device_name, pick_device
-
     device = pick_device(page.outputs.device)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     return f"{device_name(device)}{threads}, float32, batches of {BATCH}, image decoding not included"
@@ -159,10 +122,8 @@ def sentence(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     apart, pairs = verdicts.tells_apart(judged)
     if not pairs:
         return f"Accuracy on {title} is {said[0]}."
-    return (
-        f"Accuracy on {title} runs from {said[0]} to {said[-1]} and tells {apart} of {pairs} pairs of models apart: "
-        f"{page.leader(rows, judged)}."
-    )
+    told = f"tells {apart} of {pairs} pairs of models apart: {page.leader(rows, judged)}"
+    return f"Accuracy on {title} runs from {said[0]} to {said[-1]} and {told}."
 
 
 @contextmanager

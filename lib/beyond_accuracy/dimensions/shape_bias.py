@@ -12,7 +12,6 @@ take the variance of both (`stats.clustered_variance`); n counts shape images.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -25,15 +24,13 @@ from beyond_accuracy.data import published
 from beyond_accuracy.data.readers.stimuli import Cues, parse_name
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import Difference, clustered_variance, linear_difference, share_interval
-from beyond_accuracy.show import figures, pictures, theme
+from beyond_accuracy.show import figures, theme
 from beyond_accuracy.show.tables import format_interval
 
 if TYPE_CHECKING:
     from beyond_accuracy.page import Page
 
-Decisions = Mapping[str, ArrayLike]
-"""Model -> (n,) chosen categories."""
-
+Decisions = Mapping[str, ArrayLike]  # model -> (n,) chosen categories
 # Told apart by lightness and hatch, so not by colour alone.
 CUES = {"shape": ("#2b6f77", ""), "texture": ("#d9b44a", "///"), "neither": ("#e9eaee", "")}
 
@@ -41,8 +38,7 @@ CUES = {"shape": ("#2b6f77", ""), "texture": ("#d9b44a", "///"), "neither": ("#e
 def decisions_of(page: "Page", dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
     """Cues of a set's images (`cue_table`) and every model's decisions; models without logits are left out.
 
-    Raises:
-        DataMissing: No model has logits.
+    DataMissing where no model has logits.
     """
     runs = {m: p for m, p in page.predictions(dataset).items() if p.probabilities is not None}
     if not runs:
@@ -62,19 +58,10 @@ def describe(page: "Page", cues: pd.DataFrame, decisions: Decisions) -> str:
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
-    """Shape, texture and the images they were taken from, of every stimulus.
+    """Shape, texture and the images they were taken from (columns of `Cues`), of every id.
 
-    Args:
-        ids: (n,) image ids.
-        metadata: Index `id`. Columns `shape`, `texture` and `cluster` (the shape image) are taken where they are;
-            otherwise the ids are read as names of the released files. Without a column `texture_image` each texture
-            counts as one origin.
-
-    Returns:
-        Columns of `Cues`, index `id`, in the order of `ids`.
-
-    Raises:
-        ValueError: Neither the columns nor such names are there.
+    From the columns `shape`, `texture` and `cluster` (the shape image) of the metadata, with each texture as one origin
+    where there is no `texture_image`; otherwise the ids are read as names of the released files (ValueError).
     """
     if {"shape", "texture", "cluster"} <= set(metadata.columns):
         cues = metadata.loc[list(ids)].rename(columns={"cluster": "shape_image"})
@@ -86,13 +73,7 @@ def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) ->
     """Category a model chooses for each image: the one whose member classes have the highest *mean* probability.
 
     The mean, not the sum: with sums the 109 dog breeds would win over the one oven. Ties go to the first name.
-
-    Args:
-        probabilities: (n, classes) softmax over all classes.
-        categories: Name -> class indices; taken in alphabetical order of the names.
-
-    Raises:
-        ValueError: An empty category, an index in two categories or outside the classes, or NaN.
+    `probabilities`: (n, classes) over all classes; `categories`: name -> class indices.
 
     >>> decide([[0.5, 0.3, 0.2]], {"cat": [0, 1], "dog": [2]}).tolist()
     ['cat']
@@ -131,19 +112,12 @@ def shape_bias(shape_hits: ArrayLike, texture_hits: ArrayLike) -> float:
 
 
 def table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
-    """Shape bias overall and per category, and accuracies, of every model.
+    """Shape bias overall and per category, and accuracies, of every model; n = shape images that inform.
 
-    A category has few shape images, too few to tell how alike their stimuli are: the design effect of a category's bias
-    is that of all categories together.
-
-    Args:
-        decisions: Model -> (n,) chosen categories.
-        cues: Rows of `cue_table`.
-
-    Returns:
-        Tidy rows, n = shape images that inform. Metrics: `shape_bias`, `shape_bias:<category>` (images of that shape),
-        `accuracy` (decision = shape, over all images, as in the paper's code), `accuracy:either_cue` and
-        `accuracy:texture` (over conflicting images). A bias of 0/0 has no row, one shape image no interval.
+    Metrics: `shape_bias`, `shape_bias:<category>` (images of that shape), `accuracy` (decision = shape, over all
+    images, as in the paper's code), `accuracy:either_cue` and `accuracy:texture` (over conflicting images). A bias of
+    0/0 has no row, one shape image no interval. A category has few shape images, too few to tell how alike their
+    stimuli are: the design effect of a category's bias is that of all categories together.
     """
     shape, conflict = cues["shape"].to_numpy(), (cues["shape"] != cues["texture"]).to_numpy()
     found = []
@@ -158,7 +132,7 @@ def table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
         for metric, question in asked.items():
             scale, unit = (100, "percent") if metric.startswith("accuracy") else (1, "fraction")
             share, ends, n = _share(cues, *question)
-            found.append((metric, model, scale * share, scale * ends[0], scale * ends[1], n, unit))
+            found.append((metric, model, scale * share, *(scale * end for end in ends), n, unit))
     return pd.DataFrame(found, columns=tidy.COLUMNS).dropna(subset="value", ignore_index=True)
 
 
@@ -167,31 +141,25 @@ def differences(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
 
     NaN where a model decides for neither cue.
     """
-    point, influence = [], []
+    point, influence, names = [], [], list(decisions)
     for decision in decisions.values():
         by_shape, by_texture = hits(decision, cues["shape"], cues["texture"])
         decided = by_shape | by_texture
         point.append(shape_bias(by_shape, by_texture))
         influence.append((by_shape - point[-1] * decided) / max(decided.sum(), 1))
-
-    @cache
-    def tested(a: int, b: int) -> Difference:
-        return _tested(point[a] - point[b], influence[a] - influence[b], cues)
-
-    n, names = cues.loc[cues["shape"] != cues["texture"], "shape_image"].nunique(), list(decisions)
-    ends, test = (lambda a, b: tested(a, b).interval), (lambda a, b: tested(a, b).p_value)
+    pairs = combinations(range(len(names)), 2)
+    tested = {(a, b): _tested(point[a] - point[b], influence[a] - influence[b], cues) for a, b in pairs}
+    n = cues.loc[cues["shape"] != cues["texture"], "shape_image"].nunique()
+    ends, test = (lambda a, b: tested[a, b].interval), (lambda a, b: tested[a, b].p_value)
     return tidy.pairs("shape_bias", "fraction", names, point, n, test=test, ends=ends)
 
 
 def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
-    """Error consistency of every two models, the shape being right: Cohen's kappa of right and wrong.
+    """Error consistency of every two models, the shape being right: Cohen's kappa of right and wrong; n = shape images.
 
     kappa = (observed - expected) / (1 - expected), with observed the share of images on which both are right or both
     wrong, and expected = p_a p_b + (1 - p_a)(1 - p_b) for independent observers of the same accuracies.
     1: the same errors (without an interval); 0: independent; NaN when both are always right or both always wrong.
-
-    Returns:
-        Rows `model_a, model_b, value` (kappa), `ci_low, ci_high, observed, expected, n`; n = shape images.
     """
     rows = []
     for a, b in combinations(decisions, 2):
@@ -212,22 +180,20 @@ def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
 
 def _share(cues: pd.DataFrame, hit: NDArray, chosen: NDArray, effect: float | None = None) -> tuple:
     """Share of hits among the chosen images, its interval, and how many shape images they are of."""
-    cues, ends = cues[chosen], tidy.NONE
+    cues, hit, ends = cues[chosen], hit[chosen], tidy.NONE
     if len(cues) and (effect is not None or _crossed(cues)):
-        ends = share_interval(hit[chosen], cues["shape_image"], crossed=cues["texture_image"], effect=effect)
-    return hit[chosen].mean() if len(cues) else np.nan, ends, cues["shape_image"].nunique()
+        ends = share_interval(hit, cues["shape_image"], crossed=cues["texture_image"], effect=effect)
+    return hit.mean() if len(cues) else np.nan, ends, cues["shape_image"].nunique()
 
 
 def _pooled_effect(hit: NDArray, cues: pd.DataFrame) -> float:
     """Design effect of a category's share of hits: variances over all categories, by those of independent images."""
     clustered = independent = 0.0
-    for category in sorted(set(cues["shape"])):
-        chosen = (cues["shape"] == category).to_numpy()
-        own, mine, share = hit[chosen], cues[chosen], hit[chosen].mean()
+    for _, mine in cues.assign(hit=hit).groupby("shape"):
         if _crossed(mine):
-            influence = (own - share) / len(own)
-            clustered += len(own) * clustered_variance(influence, mine["shape_image"], mine["texture_image"])
-            independent += share * (1 - share)
+            influence = (mine["hit"] - mine["hit"].mean()) / len(mine)
+            clustered += len(mine) * clustered_variance(influence, mine["shape_image"], mine["texture_image"])
+            independent += mine["hit"].mean() * (1 - mine["hit"].mean())
     return clustered / independent if independent > 0 else np.nan
 
 
@@ -252,30 +218,29 @@ def decision_rates(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
 
 
 def pick_disagreements(decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Images that some models decide by shape and others by texture, each of another shape where possible.
+    """At most `count` images that some models decide by shape and others by texture, of other shapes where possible.
 
-    Returns:
-        At most `count` rows of `cues` with one more column per model, its decision.
+    Rows of `cues` with every model's decision in a column.
     """
     pairs = [hits(decision, cues["shape"], cues["texture"]) for decision in decisions.values()]
     by_shape, by_texture = (np.any(masks, axis=0) for masks in zip(*pairs, strict=True))
     found = cues.assign(**{m: np.asarray(decision) for m, decision in decisions.items()})[by_shape & by_texture]
     mixed = found.iloc[np.random.default_rng(seed).permutation(len(found))]
-    # first image of each shape, then second, ...
-    turn = mixed.groupby("shape").cumcount().to_numpy()
+    turn = mixed.groupby("shape").cumcount().to_numpy()  # first image of each shape, then second, ...
     return mixed.iloc[np.argsort(turn, kind="stable")].head(count)
 
 
-def examples(page: "Page", dataset: str, shown: pd.DataFrame) -> figures.Drawn:
-    """Images (`pick_disagreements`) with every model's decision below."""
+def examples(page: "Page", dataset: str, decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> None:
+    """Show images of `pick_disagreements` with every model's decision below."""
+    shown = pick_disagreements(decisions, cues, count, seed)
+    names = [m for m in page.models if m in shown]
     texts = [
-        f"shape {row['shape']}, texture {row['texture']}\n"
-        + "\n".join(f"{page.labels[m]}: {row[m]}" for m in page.models if m in row)
+        "\n".join([f"shape {row['shape']}, texture {row['texture']}", *(f"{page.labels[m]}: {row[m]}" for m in names)])
         for row in shown.to_dict("records")
     ]
-    fig = pictures.gallery([page.image(dataset, image_id) for image_id in shown.index], texts, columns=2)
-    words = "; ".join(texts).replace("\n", ", ")
-    return fig, f"Cue-conflict images with each model's decision below: {words}"
+    caption = "Images that some models name by their shape and others by their texture."
+    images = [page.image(dataset, image_id) for image_id in shown.index]
+    page.gallery(images, texts, "examples", caption, shown.reset_index(), columns=2)
 
 
 def human_bias(page: "Page", dataset: str, cues: pd.DataFrame) -> pd.Series:
@@ -290,16 +255,16 @@ def bias_dots(
 ) -> figures.Drawn:
     """The paper's figure 3: shape bias per category (dots), a vertical line per model at its overall bias.
 
-    Args:
-        rows: Of `table`, metrics `shape_bias` and `shape_bias:<category>`.
-        styles: Looks of the models.
-        paper: The paper's rows; may be empty.
-        people: Of `human_bias`: diamonds, overall a dotted line.
+    `people` (`human_bias`): diamonds, overall a dotted line.
     """
-    each, theirs = (frame[frame["metric"].str.startswith("shape_bias:")] for frame in (rows, paper))
-    each, theirs = (f.assign(category=f["metric"].str.removeprefix("shape_bias:")) for f in (each, theirs))
+
+    def categories(frame: pd.DataFrame) -> pd.DataFrame:
+        of_one = frame[frame["metric"].str.startswith("shape_bias:")]
+        return of_one.assign(category=of_one["metric"].str.removeprefix("shape_bias:"))
+
+    each = categories(rows)
     label = "shape bias   ← decides by texture    decides by shape →"
-    fig, _ = figures.dots(each, "category", styles, label, paper=theirs, xlim=(-0.02, 1.02))
+    fig, _ = figures.dots(each, "category", styles, label, paper=categories(paper), xlim=(-0.02, 1.02))
     ax, names = fig.axes[0], list(dict.fromkeys(each["category"]))
     overall = rows[rows["metric"] == "shape_bias"]
     for row in overall.itertuples():
@@ -311,28 +276,22 @@ def bias_dots(
         ax.plot(people.reindex(names), range(len(names)), "d", color=theme.GREY, markersize=5, zorder=0.9)
         ax.set_ylim(top=-0.95)
     words = figures.spell(overall, ["model"], figures.labels_of(styles), ".2f")
-    return (
-        fig,
-        f"Shape bias per category of {len(overall)} models, with a vertical line each at its overall bias: {words}.",
-    )
+    about = f"Shape bias per category of {len(overall)} models, with a vertical line each at its overall bias"
+    return fig, f"{about}: {words}."
 
 
 def sentence(page: "Page", dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, people: pd.Series) -> str:
     """The finding: every model's bias, which pairs are told apart, whether the set can order them at all."""
-    overall = rows[rows["metric"] == "shape_bias"]
-    spoken = [
-        f"{page.labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples()
-    ]
+    overall, labels = rows[rows["metric"] == "shape_bias"], page.labels
+    spoken = (f"{labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples())
     text = f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."
     apart, asked = verdicts.tells_apart(judged)
     if asked:
         text += f" {apart} of {asked} pairs of models differ beyond chance (Holm, 5 %)."
-    unsure = judged[judged["verdict"] == verdicts.OPEN]
     if 0 < apart < asked:
-        pairs = [f"{page.labels[r.model_a]} and {page.labels[r.model_b]}" for r in unsure.itertuples()]
-        text += f" Not told apart: {'; '.join(pairs)}."
+        unsure = judged[judged["verdict"] == verdicts.OPEN].itertuples()
+        text += f" Not told apart: {'; '.join(f'{labels[r.model_a]} and {labels[r.model_b]}' for r in unsure)}."
     if len(overall) and overall["value"].min() > 0.9:
-        text += (
-            " All follow the shape in nine of ten decisions or more: so near the ceiling this set hardly orders them."
-        )
+        text += " All follow the shape in nine of ten decisions or more:"
+        text += " so near the ceiling this set hardly orders them."
     return text + (f" People, on the same images, reach {people['all']:.2f}." if len(people) else "")
