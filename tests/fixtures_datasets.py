@@ -391,7 +391,7 @@ def annotated_images(n: int = 96) -> list[tuple[str, int, bytes]]:
 def paper_data(root: Path) -> None:
     """Every dataset of the profile `paper` at the path it is looked for, in its official form."""
     from beyond_accuracy.data.published import cue_categories
-    from beyond_accuracy.dimensions.transfer import vtab
+    from beyond_accuracy.dimensions.transfer.tasks import vtab
 
     imagenet_parquet(root / "imagenet_1k", annotated_images())
     imagenet_v2(root / "imagenet_v2")
@@ -408,7 +408,7 @@ def paper_data(root: Path) -> None:
     ]
     cue_conflict(root / "cue_conflict", tuple(dict.fromkeys(names)))
     pug_folder(root / "pug_imagenet", (320, 320))
-    for name, task in vtab.tasks().items():
+    for name, task in vtab().items():
         labels = sorted({0, task.classes // 2, task.classes - 1})  # far apart: dSprites merges neighbours
         splits = {"train": labels * 10, "test": labels * 5}
         folder = root / "vtab" / name

@@ -173,11 +173,11 @@ def _classes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, st
 def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
     if spec.reader != "splits":
         return
-    from beyond_accuracy.dimensions.transfer import vtab  # here: it imports torch, and this should be quick
+    from beyond_accuracy.dimensions.transfer.tasks import vtab  # here: it imports torch, and this should be quick
 
-    if spec.name not in vtab.tasks():
+    if spec.name not in vtab():
         return
-    task = vtab.tasks()[spec.name]
+    task = vtab()[spec.name]
     found = dataset.metadata["split"].value_counts().to_dict()
     train, validation, test = (found.get(split, 0) for split in ("train", "validation", "test"))
     sizes = f"{train:,} training, {validation:,} validation and {test:,} test images"

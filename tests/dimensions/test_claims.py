@@ -42,9 +42,6 @@ def frames(results=(), comparisons=()):
     return rows, pd.DataFrame(list(comparisons), columns=NO_COMPARISONS.columns)
 
 
-# Answers
-
-
 def test_a_recorded_pair_is_read_in_either_direction_with_its_verdict():
     tables = frames(comparisons=[compared("a", "b", 2.0, 1.0, 0.01)])
     forward, backward = claims.answer(above("a", "b"), *tables), claims.answer(above("b", "a"), *tables)
@@ -55,38 +52,26 @@ def test_a_recorded_pair_is_read_in_either_direction_with_its_verdict():
     assert [turned[k] for k in ("value", "low", "high")] == [-2, -3, -1]
 
 
-def test_what_no_page_has_compared_is_not_asked():
-    tables = frames([result("a", 1, 1), result("b", 2, 1)])
-    assert claims.answer(above("a", "b"), *tables) is None and claims.answer(above("a"), *tables) is None
-    row = judge(above("a", "b"), results=[result("a", 1, 1), result("b", 2, 1)])
-    assert row.verdict == "not asked here" and row.why_not == "the page x has not compared: a above b"
-
-
 def test_margins_shift_the_interval():
-    found = claims.answer(
-        above("a", "b", offset=2.0), *frames(comparisons=[compared("a", "b", -1.0, Z * 0.25, 0.0001)])
-    )
+    tables = frames(comparisons=[compared("a", "b", -1.0, Z * 0.25, 0.0001)])
+    found = claims.answer(above("a", "b", offset=2.0), *tables)
     assert found["value"] == 1.0 and found["low"] == pytest.approx(1 - Z * 0.25) and "verdict" not in found
     assert found["p"] == pytest.approx(2 * norm.sf(4))
 
 
 def test_sums_are_bounded_whatever_their_dependence():
     """The interval of a sum is at least as wide as the true one, for any correlation of its terms."""
-    rng = np.random.default_rng(0)
+    tables = frames([result("a", 1, 1.96), result("b", 2, 2 * 1.96)])
+    found = claims.answer(Question("", (Term(0.5, "d", "m", "a"), Term(-1.5, "d", "m", "b"))), *tables)
+    assert found["value"] == pytest.approx(0.5 - 3) and found["basis"] == "bound"
     for correlation in (-0.9, 0.0, 0.9):
-        draws = rng.multivariate_normal([1, 2], [[1, correlation], [correlation, 4]], 20_000)
-        tables = frames([result("a", 1, 1.96), result("b", 2, 2 * 1.96)])
-        found = claims.answer(Question("", (Term(0.5, "d", "m", "a"), Term(-1.5, "d", "m", "b"))), *tables)
-        assert found["value"] == pytest.approx(0.5 - 3) and found["basis"] == "bound"
-        assert (found["high"] - found["low"]) / (2 * 1.96) >= (draws @ [0.5, -1.5]).std() - 0.05
+        covariance, weights = np.array([[1, correlation], [correlation, 4]]), np.array([0.5, -1.5])
+        assert (found["high"] - found["low"]) / (2 * 1.96) >= np.sqrt(weights @ covariance @ weights) - 1e-9
     tables = frames([result("a", 10, Z), result("b", 5, Z * 2), result("c", 1, 0)])
     found = claims.answer(Question("", (Term(1.0, "d", "m", "a", "b"), Term(1.0, "d", "m", "c"))), *tables)
     assert found["low"] == pytest.approx(6 - Z * np.sqrt(1 + 4))  # of two models: independent
     lacking = Question("", (Term(1.0, "d", "m", "a"), Term(1.0, "d", "m", "z")))
     assert claims.answer(lacking, *tables) is None
-
-
-# Judging
 
 
 def judge(*questions, results=(), comparisons=()):
@@ -128,9 +113,12 @@ def test_sums_are_decided_together():
     assert set(table.verdict) == {"open here"} and claims.judge(many[:1], rows, comparisons).verdict[0] == "same here"
 
 
-def test_rows_of_other_pages_do_not_count_and_nothing_to_ask_is_said():
-    row = compared("a", "b", 2, 0.5, 0.0001, dimension="y")
-    assert judge(above("a", "b"), comparisons=[row]).verdict == "not asked here"
+def test_what_no_page_has_compared_is_not_asked():
+    one, two = result("a", 1, 1), result("b", 2, 1)
+    assert claims.answer(above("a"), *frames([one, two])) is None
+    other_page = compared("a", "b", 2, 0.5, 0.0001, dimension="y")
+    row = judge(above("a", "b"), results=[one, two], comparisons=[other_page])
+    assert row.verdict == "not asked here" and row.why_not == "the page x has not compared: a above b"
     assert judge().why_not == "the page x has nothing that the claim is about"
 
 
@@ -139,9 +127,6 @@ def test_the_sentence_counts_and_names_what_is_reversed():
     assert claims.sentence(judged, "in a world") == (
         "Of the paper's 3 findings in a world: 1 same, 2 reversed, 0 open and 0 not asked. Reversed: “q”, “r”."
     )
-
-
-# The paper's claims
 
 
 def asked_of(rows):
@@ -186,11 +171,13 @@ def test_turned_round_they_are_reversed(paper_rows):
 
 def test_error_claims_do_not_take_a_low_ratio_for_an_even_model():
     """Two models to which factors do the same: whoever errs more has the lower ratio, and the claim stays open."""
-    rows = []
-    for model, ratio in zip(CELLS, (1.6, 1.9, 1.3, 1.4), strict=True):
-        rows.append(result(model, ratio, 0.05, "error_ratio:average", "factors", "mistakes"))
-        rows.append(result(model, 0.8, 0.2, "factor_effect:average", "factors", "mistakes"))
-    rows = pd.DataFrame(rows)
+    numbers = {"error_ratio:average": [(1.6, 0.05), (1.9, 0.05), (1.3, 0.05), (1.4, 0.05)]}
+    numbers["factor_effect:average"] = [(0.8, 0.2)] * 4
+    rows = pd.DataFrame(
+        result(model, *number, metric, "factors", "mistakes")
+        for metric, found in numbers.items()
+        for model, number in zip(CELLS, found, strict=True)
+    )
     roles = {"mistakes": {"factors": "factors"}}
     (claim,) = [c for c in paper_claims(roles, rows) if c.name == "clip_lower_error_ratio"]
     assert claims.judge([claim], rows, asked_of(rows)).verdict[0] == "open here"
@@ -227,7 +214,7 @@ def test_the_untouched_images_are_one_number_whatever_the_page_calls_them():
     asked = {c.name: c for c in paper_claims({"invariance": {"clean": "val"}}, pd.DataFrame(rows))}
     terms = asked["convnext_scale"].questions[0].terms
     assert [term.metric for term in terms] == ["accuracy", "accuracy:scale=2"]
-    assert claims._of_page(pd.DataFrame(pairs), "invariance").metric.tolist() == ["accuracy"]
+    assert claims.of_page(pd.DataFrame(pairs), "invariance").metric.tolist() == ["accuracy"]
 
 
 @pytest.mark.parametrize("profile", ["mini", "paper", "predictions", "smoke"])
@@ -254,9 +241,6 @@ def test_records_are_read_for_the_models_of_the_run(tmp_path):
     assert claims.count_records(results, comparisons).to_numpy().tolist() == [["robustness", 1, 1, 0]]
 
 
-# Figures
-
-
 @pytest.fixture
 def themed():
     with plt.rc_context():
@@ -266,15 +250,9 @@ def themed():
 
 
 def test_claims_lie_on_their_side_in_units_of_their_interval(themed):
-    table = pd.DataFrame(
-        {
-            "statement": ["one", "two", "three"],
-            "verdict": ["same here", "reversed here", "open here"],
-            "effect": [3.0, -1.0, 0.5],
-            "effect_low": [2.0, -1.01, -0.5],
-            "effect_high": [4.0, -0.99, 1.5],
-        }
-    )
+    verdict = ["same here", "reversed here", "open here"]
+    effects = {"effect": [3.0, -1.0, 0.5], "effect_low": [2.0, -1.01, -0.5], "effect_high": [4.0, -0.99, 1.5]}
+    table = pd.DataFrame({"statement": ["one", "two", "three"], "verdict": verdict} | effects)
     fig, alt = claims.claims_figure(table)
     ends = [line for line in fig.axes[0].lines if len(line.get_xdata()) == 1]
     assert [float(line.get_xdata()[0]) for line in ends] == [3.0, -5.0, 0.5]  # -100 is drawn at the edge

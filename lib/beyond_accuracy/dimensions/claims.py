@@ -9,7 +9,6 @@ the claim's direction, reversed if one is told from zero against it, open otherw
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from scipy.stats import norm
 
 from beyond_accuracy.base.errors import DataMissing
 from beyond_accuracy.base.paths import ASSETS
-from beyond_accuracy.data.transforms import IDENTITY_AT
+from beyond_accuracy.data.transforms import at_rest
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import Z95, half_width_sd
 from beyond_accuracy.show import metrics
@@ -40,7 +39,6 @@ BASIS = {
 }
 EFFECT = ["effect", "effect_low", "effect_high"]
 SHOWN = ["statement", "verdict", "holding", *EFFECT, "unit", "certainty", "p_holm", "p_holm_floor"]
-_UNTOUCHED = {f"accuracy:{kind}={strength:g}": "accuracy" for kind, strength in IDENTITY_AT.items()}
 _REACH = 5.0
 _LOOKS = {SAME: ("o", INK, INK), REVERSED: ("X", "#b3261e", "#b3261e"), OPEN: ("o", "white", INK)}
 
@@ -63,8 +61,7 @@ class Question(NamedTuple):
     offset: float = 0.0
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A finding of the paper: all its questions must hold; there are none where the run lacks what it is about."""
 
     name: str
@@ -74,11 +71,7 @@ class Claim:
 
 
 def read_records(report_folder: Path, models: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Results and comparisons that the pages of a report left behind, of the given models.
-
-    Raises:
-        DataMissing: No page has recorded anything yet.
-    """
+    """Results and comparisons that the pages of a report left behind, of the given models; DataMissing without any."""
     frames = [read_results(path) for path in sorted((Path(report_folder) / "results").glob("*.csv"))]
     if not any(map(len, frames)):
         raise DataMissing(
@@ -97,32 +90,26 @@ def count_records(results: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFr
     return counts.rename_axis("page").reset_index()
 
 
-# Asking --------------------------------------------------------------------------------------------------------------
-
-
 def paper_claims(
     dimensions: Mapping[str, Mapping], results: pd.DataFrame, title: Callable[[str], str] = str
 ) -> list[Claim]:
     """The paper's findings as questions between numbers this run can have.
 
-    Args:
-        dimensions: The profile's dimensions: which dataset plays which part on which page.
-        results: Results rows, for what was recorded (factors, strengths).
-        title: Names of datasets for readers.
+    The profile's dimensions tell which dataset plays which part on which page, the results what was recorded (factors,
+    strengths); `title` names datasets for readers.
     """
-    content = yaml.safe_load((ASSETS / "claims.yaml").read_text(encoding="utf-8"))["claims"]
     claims = []
-    for entry in content:
-        own = _of_page(results, entry["page"])
-        asked = tuple(_questions(entry, dimensions.get(entry["page"], {}), own, title))
-        claims.append(Claim(entry["name"], entry["statement"], entry["page"], asked))
+    for entry in yaml.safe_load((ASSETS / "claims.yaml").read_text(encoding="utf-8"))["claims"]:
+        name, statement, page = (entry[key] for key in ("name", "statement", "page"))
+        asked = _questions(entry, dimensions.get(page, {}), of_page(results, page), title)
+        claims.append(Claim(name, statement, page, tuple(asked)))
     return claims
 
 
-def _of_page(rows: pd.DataFrame, page: str) -> pd.DataFrame:
+def of_page(rows: pd.DataFrame, page: str) -> pd.DataFrame:
     """Rows of one page; a transform at the strength that changes nothing is the plain accuracy."""
     rows = rows[rows["dimension"] == page]
-    rows = rows.assign(metric=rows["metric"].replace(_UNTOUCHED))
+    rows = rows.assign(metric=[at_rest(name) if name.startswith("accuracy:") else name for name in rows["metric"]])
     return rows.drop_duplicates([name for name in ("dataset", "metric", "model", "model_a", "model_b") if name in rows])
 
 
@@ -136,13 +123,11 @@ def _questions(entry: Mapping, roles: Mapping, own: pd.DataFrame, title: Callabl
         if "hardest" in entry:
             factors = [m for m in known if m.startswith(f"{metric}:") and not m.endswith(":average")]
             hardest = f"{metric}:{entry['hardest']}"
-            for other in factors if hardest in factors else ():
-                if other != hardest:
-                    terms = [
-                        Term(w, dataset, m, model) for model in CELLS for m, w in ((hardest, 0.25), (other, -0.25))
-                    ]
-                    name = other.partition(":")[2].replace("_", " ")
-                    yield Question(f"{entry['hardest']} above {name}, mean of the models", tuple(terms))
+            for other in [m for m in factors if m != hardest] if hardest in factors else ():
+                both = ((hardest, 0.25), (other, -0.25))
+                terms = tuple(Term(weight, dataset, m, model) for model in CELLS for m, weight in both)
+                name = other.partition(":")[2].replace("_", " ")
+                yield Question(f"{entry['hardest']} above {name}, mean of the models", terms)
         elif not all(ladders.values()):
             continue
         elif len(ladders) == 2:
@@ -183,22 +168,12 @@ def _loss(weight: float, dataset: str, metric: str, strengths: Sequence[str], a:
     yield from (Term(-weight / len(strengths), dataset, name, a, b) for name in strengths)
 
 
-# Answering -----------------------------------------------------------------------------------------------------------
-
-
 def answer(question: Question, results: pd.DataFrame, comparisons: pd.DataFrame) -> dict | None:
-    """The left side of a question with its uncertainty; None if a page has not asked it or not recorded its numbers.
+    """The left side of a question with its uncertainty; None if its page has not asked it or not recorded its numbers.
 
-    Of several terms the standard errors are added up: no dependence between the terms can make the sum vary more, so
-    that its interval is never too narrow.
-
-    Args:
-        question: What to answer.
-        results: Results rows of the claim's page.
-        comparisons: Comparisons rows of the claim's page.
-
-    Returns:
-        `value, low, high, p, n, unit, basis`; `p_floor, p_holm, verdict` where a page has decided it.
+    `value, low, high, p, n, unit, basis`, where the page has decided it `p_floor, p_holm, verdict`, too. Of several
+    terms the standard errors are added up: no dependence between them can make the sum vary more, so that its interval
+    is never too narrow.
     """
     parts, weights = [_part(term, results, comparisons) for term in question.terms], [t.weight for t in question.terms]
     single = len(parts) == 1 and abs(weights[0]) == 1
@@ -230,29 +205,23 @@ def _part(term: Term, results: pd.DataFrame, comparisons: pd.DataFrame) -> dict 
     if not set(names) <= set(rows.index) or rows.loc[names, ["ci_low", "ci_high"]].isna().any(axis=None):
         return None
     own = rows.loc[names]
-    value = own["value"].iloc[0] - own["value"].iloc[1:].sum()
+    value = float(own["value"].iloc[0] - own["value"].iloc[1:].sum())
     error = float(np.hypot.reduce(half_width_sd(own["ci_low"], own["ci_high"]).to_numpy(float)))
-    return {"value": float(value), "error": error, "n": own["n"].astype(float).min(), "unit": own["unit"].iloc[0]}
+    return {"value": value, "error": error, "n": own["n"].astype(float).min(), "unit": own["unit"].iloc[0]}
 
 
 def judge(claims: Sequence[Claim], results: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
-    """What becomes of claims in a run.
+    """What becomes of claims in a run, from the results and comparisons of all its pages: one row per claim.
 
-    Args:
-        claims: As from `paper_claims`.
-        results: Rows of the results schema, all pages.
-        comparisons: Recorded comparisons of all pages (`results.read_comparisons`).
-
-    Returns:
-        One row per claim: `name, statement, dimension, verdict, holding` (questions that hold, "3 of 4"), `decisive`
-        (of those told from zero against the claim, else of all, the one with the smallest effect in units of its
-        interval), `effect, effect_low, effect_high, unit` (of that one, positive in the claim's direction), `certainty`
-        (its verdict), `p, p_holm, p_holm_floor` (p_holm where it is an upper bound), `n, basis, why_not`.
+    `name, statement, dimension, verdict, holding` (questions that hold, "3 of 4"), `decisive` (of those told from zero
+    against the claim, else of all, the one with the smallest effect in units of its interval), `effect, effect_low,
+    effect_high, unit` (of that one, positive in the claim's direction), `certainty` (its verdict), `p, p_holm,
+    p_holm_floor` (p_holm where it is an upper bound), `n, basis, why_not`.
     """
-    answers = [
-        [(q.words, answer(q, _of_page(results, c.page), _of_page(comparisons, c.page))) for q in c.questions]
-        for c in claims
-    ]
+    answers = []
+    for claim in claims:
+        own = of_page(results, claim.page), of_page(comparisons, claim.page)
+        answers.append([(question.words, answer(question, *own)) for question in claim.questions])
     sums = [found for rows in answers for _, found in rows if found and "verdict" not in found]
     decided = verdicts.judge(pd.DataFrame(sums, columns=["p"], dtype=float).assign(family="sums"))
     for found, row in zip(sums, decided.to_dict("records"), strict=True):
@@ -273,20 +242,14 @@ def _judged(claim: Claim, answers: Sequence[tuple[str, dict | None]]) -> dict:
     against = [pair for pair, told in zip(answers, sure, strict=True) if told and pair[1]["value"] < 0]
     verdict = REVERSED if against else SAME if all(sure) else OPEN
     decisive, found = min(against or answers, key=lambda pair: _scaled(*(pair[1][k] for k in ("value", "low", "high"))))
+    floor = found["p_holm"] if found["p"] <= found["p_floor"] * (1 + 1e-9) else np.nan
     return row | {
-        "verdict": verdict,
-        "holding": f"{sum(found['value'] > 0 for _, found in answers)} of {len(answers)}",
-        "decisive": decisive,
-        **dict(zip(EFFECT, (found["value"], found["low"], found["high"]), strict=True)),
-        "unit": "points" if found["unit"] == "percent" else found["unit"],
-        "certainty": found["verdict"],
-        "p": found["p"],
-        "p_holm": found["p_holm"],
-        "p_holm_floor": found["p_holm"] if found["p"] <= found["p_floor"] * (1 + 1e-9) else np.nan,
-        "n": found["n"],
-        "basis": found["basis"],
+        "verdict": verdict, "holding": f"{sum(each['value'] > 0 for _, each in answers)} of {len(answers)}",
+        "decisive": decisive, "effect": found["value"], "effect_low": found["low"], "effect_high": found["high"],
+        "unit": "points" if found["unit"] == "percent" else found["unit"], "certainty": found["verdict"],
+        "p": found["p"], "p_holm": found["p_holm"], "p_holm_floor": floor, "n": found["n"], "basis": found["basis"],
         "why_not": "",
-    }
+    }  # fmt: skip
 
 
 def _scaled(value: float, low: float, high: float) -> float:
@@ -302,9 +265,6 @@ def sentence(judged: pd.DataFrame, where: str) -> str:
     return f"Of the paper's {len(judged)} findings {where}: {verdicts.joined(counts)}.{told}"
 
 
-# Figures -------------------------------------------------------------------------------------------------------------
-
-
 def _ruler(names: Sequence[str], height: float, xlabel: str) -> tuple[Figure, Axes]:
     """Named rows on a scale in units of an interval, whose band of no evidence is shaded."""
     fig, ax = plt.subplots(figsize=(WIDTH, 1.0 + height * max(len(names), 1)))
@@ -317,11 +277,7 @@ def _ruler(names: Sequence[str], height: float, xlabel: str) -> tuple[Figure, Ax
 
 
 def claims_figure(tested: pd.DataFrame) -> tuple[Figure, str]:
-    """Each claim's deciding effect in units of its own uncertainty: right of zero in the claim's direction.
-
-    Args:
-        tested: Rows of `judge` with an effect.
-    """
+    """Each claim's deciding effect, of those that have one, in units of its own uncertainty: its direction is right."""
     statements = [textwrap.fill(text, 36) for text in tested["statement"]]
     fig, ax = _ruler(statements, 0.6, "deciding effect ÷ half its 95 % interval")
     for i, row in enumerate(tested.to_dict("records")):
@@ -342,12 +298,7 @@ def claims_figure(tested: pd.DataFrame) -> tuple[Figure, str]:
 
 
 def agreement_figure(compared: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> tuple[Figure, str]:
-    """Ours minus the paper's, in units of interval plus tolerance: inside the band the two agree.
-
-    Args:
-        compared: Rows of `published.compare`.
-        styles: Looks of the models.
-    """
+    """Ours minus the paper's (`published.compare`), in units of interval plus tolerance: in the band the two agree."""
     pages = list(dict.fromkeys(compared["dimension"]))
     fig, ax = _ruler([p.replace("_", " ") for p in pages], 0.62, "(this run − paper) ÷ (interval + reading tolerance)")
     low = np.maximum(compared["value"] - compared["ci_low"].fillna(compared["value"]), 0)

@@ -8,7 +8,7 @@ of accuracy score intervals; other means are resampled, an image with all its ve
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,29 +18,16 @@ from PIL import Image
 from scipy.special import rel_entr
 
 from beyond_accuracy.data import transforms
-from beyond_accuracy.measure import tidy, verdicts
-from beyond_accuracy.measure.stats import (
-    P_VALUE_RESAMPLES,
-    Interval,
-    accuracy_difference,
-    bootstrap_means,
-    percentile_interval,
-    share_interval,
-)
+from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.measure import stats, tidy, verdicts
+from beyond_accuracy.measure.stats import Interval, bootstrap_means, share_interval
 from beyond_accuracy.show.figures import Drawn
 from beyond_accuracy.show.pictures import transformed
 from beyond_accuracy.show.theme import WIDTH
 
-KINDS = {
-    "accuracy": "percent",
-    "accuracy_change": "percent",
-    "agreement": "fraction",
-    "agreement_given_correct": "fraction",
-    "flip_rate": "fraction",
-    "js_divergence": "bits",
-    "target_probability": "fraction",
-    "target_probability_change": "fraction",
-}
+KINDS = {"accuracy": "percent", "accuracy_change": "percent", "agreement": "fraction",
+         "agreement_given_correct": "fraction", "flip_rate": "fraction", "js_divergence": "bits",
+         "target_probability": "fraction", "target_probability_change": "fraction"}  # fmt: skip
 """What is measured at each strength, and its unit. See `per_image`."""
 MEANS = ("js_divergence", "target_probability", "target_probability_change")
 """Kinds that are no shares of images: their intervals are bootstrapped."""
@@ -48,33 +35,19 @@ ABSOLUTE = ("accuracy", "target_probability")
 """Kinds that say something of the plain run; the others compare it with itself there, and are not estimates."""
 STRONGEST = ("accuracy_change", "agreement_given_correct", "flip_rate", "js_divergence", "target_probability_change")
 PAPER = ("scale", "shift", "resolution")
-AXES = {
-    "scale": "zoom factor",
-    "shift": "shift (pixels)",
-    "resolution": "resolution (224: as trained)",
-    "rotation": "rotation (degrees)",
-    "jitter": "colour jitter",
-    "noise": "noise (standard deviation)",
-    "blur": "blur (sigma, pixels)",
-    "jpeg": "JPEG quality",
-    "hflip": "mirrored",
-}
+AXES = {"scale": "zoom factor", "shift": "shift (pixels)", "resolution": "resolution (224: as trained)",
+        "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (standard deviation)",
+        "blur": "blur (sigma, pixels)", "jpeg": "JPEG quality", "hflip": "mirrored"}  # fmt: skip
 
-
-class Outputs(Protocol):
-    """What one model said about the images; `Predictions` has these, each (n,) or (n, classes)."""
-
-    pred: NDArray[np.int64]
-    correct: NDArray[np.bool_]
-    target_probability: NDArray[np.float64]  # NaN where unknown
-    probabilities: NDArray | None
+Runs = Mapping[str, Predictions]
+"""Model -> what it said about the images."""
 
 
 class Step(NamedTuple):
     """One strength of a transform: the number and every model's outputs."""
 
     strength: float
-    outputs: Mapping[str, Outputs]
+    outputs: Runs
 
 
 def kinds_of(page) -> dict[str, str]:
@@ -106,73 +79,46 @@ def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     >>> js_divergence([[1.0, 0.0]], [[0.0, 1.0]]).tolist()
     [1.0]
     """
-    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    p, q = np.asarray(p, float), np.asarray(q, float)
     if p.shape != q.shape or p.ndim != 2:
         raise ValueError(f"need two equally shaped tables of distributions, got {p.shape} and {q.shape}")
     middle = (p + q) / 2
     total = (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) / (2 * np.log(2))
-    # rounding can leave -1e-17 for equal rows
-    return np.clip(total, 0.0, 1.0)
+    return np.clip(total, 0.0, 1.0)  # rounding can leave -1e-17 for equal rows
 
 
-def per_image(plain: Outputs, changed: Outputs, previous: Outputs) -> dict[str, NDArray[np.float64]]:
-    """The per-image values whose means are reported.
+def per_image(plain: Predictions, changed: Predictions, previous: Predictions) -> dict[str, NDArray[np.float64]]:
+    """Kind -> (n,) values whose means are reported, of outputs on plain and changed images and one strength earlier.
 
-    Args:
-        plain: Outputs on the untransformed images.
-        changed: Outputs on the same images, transformed.
-        previous: Outputs at the strength before this one on the ladder.
-
-    Returns:
-        Kind -> (n,) values:
-
-        - `accuracy`: 100 where right; `accuracy_change`: minus the same on the plain image;
-        - `agreement`: 1 where the prediction is that of the plain image; `agreement_given_correct`: the same, NaN where
-          the plain prediction was wrong;
-        - `flip_rate`: 1 where the prediction differs from that one strength earlier (ImageNet-P's flip probability);
-        - `js_divergence` to the plain distribution, bits; left out where probabilities were not kept;
-        - `target_probability`, and `target_probability_change` from the plain image; left out where unknown.
-
-    Raises:
-        ValueError: The outputs are not of equally many images.
+    - `accuracy`: 100 where right; `accuracy_change`: minus the same on the plain image;
+    - `agreement`: 1 where the prediction is that of the plain image; `agreement_given_correct`: the same, NaN where
+      the plain prediction was wrong;
+    - `flip_rate`: 1 where the prediction differs from that one strength earlier (ImageNet-P's flip probability);
+    - `js_divergence` to the plain distribution, bits; left out where probabilities were not kept;
+    - `target_probability`, and `target_probability_change` from the plain image; left out where unknown.
     """
     n = len(plain.pred)
     if n == 0 or len(changed.pred) != n or len(previous.pred) != n:
         raise ValueError(f"need the same images, got {n}, {len(changed.pred)} and {len(previous.pred)}")
-    right, right_before = np.asarray(changed.correct, dtype=float), np.asarray(plain.correct, dtype=float)
-    same = (np.asarray(changed.pred) == np.asarray(plain.pred)).astype(float)
-    values = {
-        "accuracy": 100 * right,
-        "accuracy_change": 100 * (right - right_before),
-        "agreement": same,
-        "agreement_given_correct": np.where(right_before > 0, same, np.nan),
-        "flip_rate": (np.asarray(changed.pred) != np.asarray(previous.pred)).astype(float),
-    }
+    right, right_before = changed.correct.astype(float), plain.correct.astype(float)
+    same = (changed.pred == plain.pred).astype(float)
+    values = {"accuracy": 100 * right, "accuracy_change": 100 * (right - right_before), "agreement": same}
+    values["agreement_given_correct"] = np.where(right_before > 0, same, np.nan)
+    values["flip_rate"] = (changed.pred != previous.pred).astype(float)
     if plain.probabilities is not None and changed.probabilities is not None:
         values["js_divergence"] = js_divergence(plain.probabilities, changed.probabilities)
-    before, after = np.asarray(plain.target_probability, float), np.asarray(changed.target_probability, float)
+    before, after = plain.target_probability, changed.target_probability
     if not np.isnan(before).any() and not np.isnan(after).any():
         values |= {"target_probability": after, "target_probability_change": after - before}
     return values
 
 
 def curve(
-    transform: str,
-    plain: Mapping[str, Outputs],
-    steps: Sequence[Step],
-    identity: float | None,
-    resamples: int,
-    seed: int,
+    transform: str, plain: Runs, steps: Sequence[Step], identity: float | None, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Every measure at every strength of one transform.
+    """Every measure at every strength of one transform, with the same models and images as the plain run.
 
-    Args:
-        transform: Its name.
-        plain: Outputs on the untransformed images.
-        steps: Strengths in order; each with the same models and images as `plain`.
-        identity: The strength that changes nothing, where comparisons with the plain run have no interval; or None.
-        resamples: Of images.
-        seed: Seed.
+    At the strength that changes nothing (`identity`) comparisons with the plain run have no interval.
 
     Returns:
         Tidy rows with metric `<kind>:<transform>=<strength>`, and columns `kind`, `transform`, `strength`; n counts the
@@ -192,9 +138,9 @@ def curve(
             if not len(column) or (step.strength == identity and kind not in ABSOLUTE):
                 return tidy.NONE
             if kind in MEANS:
-                return percentile_interval(draws[model, kind])
+                return stats.percentile_interval(draws[model, kind])
             if kind == "accuracy_change":
-                ends = accuracy_difference(step.outputs[model].correct, plain[model].correct).interval
+                ends = stats.accuracy_difference(step.outputs[model].correct, plain[model].correct).interval
             else:
                 ends = share_interval(column > 0)
             return Interval(*(100 * end for end in ends)) if KINDS[kind] == "percent" else ends
@@ -217,48 +163,35 @@ def recorded(curves: pd.DataFrame) -> pd.DataFrame:
 
 def accuracy_gaps(transform: str, steps: Sequence[Step], identity: float | None) -> pd.DataFrame:
     """Paired differences of accuracy between every two models at every strength but the identity, the clean run."""
-    parts = [
-        tidy.accuracy_pairs({m: out.correct for m, out in outputs.items()}, f"accuracy:{transform}={strength:g}")
-        for strength, outputs in steps
-        if strength != identity
-    ]
+    right = {s: {m: out.correct for m, out in outputs.items()} for s, outputs in steps if s != identity}
+    parts = [tidy.accuracy_pairs(by_model, f"accuracy:{transform}={s:g}") for s, by_model in right.items()]
     return pd.concat(parts, ignore_index=True)
 
 
-def answers_kept(
-    plain: Mapping[str, Outputs], steps: Sequence[Step], identity: float | None
-) -> dict[str, NDArray[np.bool_]]:
+def answers_kept(plain: Runs, steps: Sequence[Step], identity: float | None) -> dict[str, NDArray[np.bool_]]:
     """Whether each image keeps its answer at each strength that changes it: model -> (n, strengths)."""
-    changed = [step for step in steps if step.strength != identity]
-    return {
-        model: np.stack([np.asarray(step.outputs[model].pred) == before.pred for step in changed], axis=1)
-        for model, before in plain.items()
-    }
+    changed = [step.outputs for step in steps if step.strength != identity]
+    return {m: np.stack([out[m].pred == before.pred for out in changed], axis=1) for m, before in plain.items()}
 
 
-def mean_agreement(transform: str, kept: Mapping[str, NDArray[np.bool_]]) -> pd.DataFrame:
-    """Agreement averaged over the strengths that change the image, an image counting with all its versions."""
-    ends = [share_interval(k.ravel(), np.repeat(np.arange(len(k)), k.shape[1])) for k in kept.values()]
-    values, sizes = [same.mean() for same in kept.values()], [len(same) for same in kept.values()]
-    rows = tidy.rows(f"agreement:{transform}", "fraction", list(kept), values, sizes, ends=ends)
-    return rows.assign(transform=transform)
+def agreement(
+    kept: Mapping[str, Mapping[str, NDArray[np.bool_]]], seed: int, resamples: int = stats.P_VALUE_RESAMPLES
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Agreement of each transform over the strengths that change the image, its mean over transforms, and differences.
 
-
-def overall_agreement(
-    kept: Mapping[str, Mapping[str, NDArray[np.bool_]]], seed: int, resamples: int = P_VALUE_RESAMPLES
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Agreement averaged over transforms, each counting once, and its paired differences between models.
-
-    Args:
-        kept: Transform -> what `answers_kept` gives, on the same images; models that miss one are left out.
-        seed: Seed.
-        resamples: Bootstrap resamples of images, each with all its versions.
+    An image counts with all its versions, every transform once; models that miss a transform are left out of the mean.
     """
-    parts = list(kept.values())
+    parts, tables = list(kept.values()), []
+    for name, part in kept.items():
+        ends = [share_interval(k.ravel(), np.repeat(np.arange(len(k)), k.shape[1])) for k in part.values()]
+        values, sizes = [same.mean() for same in part.values()], [len(same) for same in part.values()]
+        rows = tidy.rows(f"agreement:{name}", "fraction", list(part), values, sizes, ends=ends)
+        tables.append(rows.assign(transform=name))
     models = [model for model in parts[0] if all(model in part for part in parts)]
     shares = np.stack([np.mean([part[m].mean(axis=1) for part in parts], axis=0) for m in models], axis=1)
     draws, n = bootstrap_means(tidy.with_gaps(shares), resamples, np.random.default_rng(seed)), len(shares)
-    return tidy.estimates("agreement", "fraction", models, shares.mean(axis=0), n, draws, units=n)
+    mean = tidy.estimates("agreement", "fraction", models, shares.mean(axis=0), n, draws, units=n)
+    return pd.concat(tables, ignore_index=True), *mean
 
 
 def ladder(curves: pd.DataFrame, kind: str, papers: bool) -> pd.DataFrame:
@@ -275,18 +208,11 @@ def strongest(curves: pd.DataFrame) -> pd.DataFrame:
     return last.assign(transform=steps, metric=last["kind"])
 
 
-def last_accuracies(gaps: pd.DataFrame) -> list[str]:
-    """Metrics of accuracy at the last step of every transform."""
-    names = dict.fromkeys(gaps["metric"])
-    return list({name.partition("=")[0]: name for name in names}.values())
-
-
 def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> str:
     """How often models keep their answers, who does most, and how many pairs that tells apart."""
-    ordered = overall.sort_values("value", ascending=False).itertuples()
     shares = "; ".join(
         f"{page.labels[row.model]} {100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] %"
-        for row in ordered
+        for row in overall.sort_values("value", ascending=False).itertuples()
     )
     told, pairs = verdicts.tells_apart(judged[judged["metric"] == "agreement"])
     said = f"Averaged over {kinds} kinds of transform, models keep their answer: {shares}."
@@ -295,9 +221,7 @@ def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> st
 
 def strengths(kinds: Mapping[str, str]) -> pd.DataFrame:
     """Rows `transform, strength` of the kinds of `kinds_of`, for `pictured`."""
-    steps = [
-        (name, strength) for kind, name in kinds.items() for strength, _ in transforms.steps(kind) if "@" not in kind
-    ]
+    steps = [(name, s) for kind, name in kinds.items() if "@" not in kind for s, _ in transforms.steps(kind)]
     return pd.DataFrame(steps, columns=["transform", "strength"])
 
 

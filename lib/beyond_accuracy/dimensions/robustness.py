@@ -19,25 +19,16 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data import corruptions, published
 from beyond_accuracy.inference.predictions import Predictions, restrict
 from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import (
-    P_VALUE_RESAMPLES,
-    Interval,
-    bootstrap_means,
-    percentile_interval,
-    share_interval,
-)
+from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, percentile_interval, share_interval
 
 Correct = Mapping[str, ArrayLike]
 """Model -> (n,) outcomes on the same images in the same order: right or not, or the share of versions that is right."""
 Cells = Mapping[tuple[str, int], Correct]
 """(corruption, severity) -> outcomes, the same source images in every cell."""
 
-SHIFTS = ("v2", "a", "r", "c", "sketch", "real", "hard")
-"""The roles whose accuracies the paper averages; the clean set is not among them."""
-SAME_IMAGES = ("real", "c")
-"""Those of them that show images of the clean set, relabelled or corrupted."""
-PUBLISHED = ("v2", "a", "r", "sketch")
-"""Those that the leaderboard of published models has."""
+SHIFTS = ("v2", "a", "r", "c", "sketch", "real", "hard")  # the roles whose accuracies the paper averages
+SAME_IMAGES = ("real", "c")  # those of them that show images of the clean set, relabelled or corrupted
+PUBLISHED = ("v2", "a", "r", "sketch")  # those that the leaderboard of published models has
 SUMMARY = {"accuracy": "mean accuracy (%)", "mce": "mCE"}
 SUMMARY |= {f"accuracy:severity={k}": f"severity {k}" for k in corruptions.SEVERITIES}
 SAME = "accuracy:clean_same_"
@@ -91,21 +82,12 @@ def gather(page) -> Sets:
         images["c"] = next(iter(regenerated.values()))[models[0]].ids
     if cells:
         correct["c"] = {m: np.mean([cell[m] for cell in cells.values()], axis=0, dtype=float) for m in models}
-    order = [role for role in ("clean", *SHIFTS) if role in correct]
-    imagenet = len(page.class_names(dataset["clean"])) == 1000
-    return Sets(models, dataset, runs, {role: correct[role] for role in order}, images, cells, imagenet)
+    correct = {role: correct[role] for role in ("clean", *SHIFTS) if role in correct}
+    return Sets(models, dataset, runs, correct, images, cells, len(page.class_names(dataset["clean"])) == 1000)
 
 
 def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
-    """Outcomes on the released ImageNet-C, split into cells with the source images in one order.
-
-    Args:
-        correct: Outcomes on all images.
-        metadata: Their rows `corruption, severity, cluster` (the source image).
-
-    Raises:
-        ValueError: A cell holds other source images than the first.
-    """
+    """Outcomes on the released ImageNet-C, split into cells with the source images (`cluster`) in one order."""
     source = pd.factorize(metadata["cluster"].astype(str), sort=True)[0]
     keys = pd.DataFrame({"c": metadata["corruption"].astype(str).to_numpy(), "s": metadata["severity"].to_numpy()})
     cells, first = {}, None
@@ -138,15 +120,43 @@ def views(sets: Sets, shown: pd.DataFrame) -> pd.DataFrame:
 
 def chance(page, sets: Sets) -> dict[str, float]:
     """Title -> accuracy of a guess in percent, of the sets with one label per image."""
-    first = {role: by_model[sets.models[0]] for role, by_model in sets.runs.items()}
-    scored = {
-        role: len(page.class_names(sets.dataset[role]) if run.columns is None else run.columns)
-        for role, run in first.items()
-    }
-    return {page.title(sets.dataset[role]): 100 / scored[role] for role, run in first.items() if not run.multilabel}
+    found = {}
+    for role, by_model in sets.runs.items():
+        name, run = sets.dataset[role], by_model[sets.models[0]]
+        if not run.multilabel:
+            found[page.title(name)] = 100 / len(page.class_names(name) if run.columns is None else run.columns)
+    return found
 
 
-def accuracies(sets: Sets, beside: Mapping[str, "Baseline"], resamples: int, seed: int) -> pd.DataFrame:
+class Baseline(NamedTuple):
+    """Clean outcomes that a shifted set is compared with."""
+
+    what: str  # `classes` or `images` it shares with the set; empty for the whole clean set
+    correct: Correct
+    images: ArrayLike
+
+
+def baselines(sets: Sets) -> dict[str, Baseline]:
+    """Clean outcomes on each shifted set's own classes or images, on all where these cannot be told."""
+    runs, whole, found = sets.runs["clean"], Baseline("", sets.correct["clean"], sets.images["clean"]), {}
+    for role in sets.shifts:
+        found[role], columns = whole, sets.runs[role][sets.models[0]].columns if role in sets.runs else None
+        if columns is not None and all(runs[m].logits is not None for m in sets.models):
+            rescored = {m: restrict(runs[m], columns) for m in sets.models}
+            right = {m: run.correct for m, run in rescored.items()}
+            found[role] = Baseline("classes", right, rescored[sets.models[0]].ids)
+        elif role in SAME_IMAGES and (own := own_images(whole.correct, whole.images, sets.images[role])):
+            found[role] = Baseline("images", own, sets.images[role])
+    return found
+
+
+def own_images(clean: Correct, ids: ArrayLike, sources: ArrayLike) -> Correct | None:
+    """Clean outcomes, on images `ids`, of those a shifted set was made from; None where one is no clean image."""
+    place = pd.Index(ids).get_indexer(np.asarray(sources))
+    return None if (place < 0).any() else {model: np.asarray(right)[place] for model, right in clean.items()}
+
+
+def accuracies(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int) -> pd.DataFrame:
     """Accuracy on every set, what `corruption_table` tells of the corruptions, and clean accuracy on a set's own."""
     alexnet, tables = published.alexnet_errors() if sets.imagenet else {}, []
     for role, by_model in sets.correct.items():
@@ -162,13 +172,8 @@ def corruption_table(cells: Cells, baseline: Mapping[str, float], resamples: int
 
     The same images occur in every cell: they, not their corrupted versions, are what is independent. Accuracies are
     shares with Wilson intervals for so many images as that makes; for the mCE images are resampled.
-    mCE = 100 * mean over corruptions of (mean error over severities / AlexNet's) (Hendrycks & Dietterich 2019).
-
-    Args:
-        cells: Outcomes.
-        baseline: AlexNet's errors (fractions) by corruption; mCE is given when all of them are there.
-        resamples: Of the mCE.
-        seed: Of the mCE.
+    mCE = 100 * mean over corruptions of (mean error over severities / AlexNet's) (Hendrycks & Dietterich 2019), given
+    where all corruptions of the baseline, AlexNet's errors (fractions), are there.
     """
     names, levels = list(dict.fromkeys(name for name, _ in cells)), sorted({severity for _, severity in cells})
     models = list(next(iter(cells.values())))
@@ -180,9 +185,8 @@ def corruption_table(cells: Cells, baseline: Mapping[str, float], resamples: int
     tables = []
     for metric, part in parts.items():
         hits = [grid[part].reshape(-1, n) for grid in grids]
-        ends = [share_interval(h.ravel(), np.tile(np.arange(n), len(h))) for h in hits]
-        values, ends = [100 * h.mean() for h in hits], [Interval(100 * low, 100 * high) for low, high in ends]
-        tables.append(tidy.rows(metric, "percent", models, values, n, ends=ends))
+        ends = [100 * np.array(share_interval(h.ravel(), np.tile(np.arange(n), len(h)))) for h in hits]
+        tables.append(tidy.rows(metric, "percent", models, [100 * h.mean() for h in hits], n, ends=ends))
     if baseline and set(baseline) <= set(names):
         weights = np.array([1 / baseline[name] if name in baseline else 0.0 for name in names])
         relative = [100 * weights @ (1 - grid.mean(axis=1)) / len(baseline) for grid in grids]
@@ -194,43 +198,8 @@ def corruption_table(cells: Cells, baseline: Mapping[str, float], resamples: int
 
 def by_cell(cells: Cells) -> pd.DataFrame:
     """Accuracy in percent of every model in every cell: rows `model, corruption, severity, value, n`."""
-    found = [
-        (model, name, severity, 100 * np.mean(right), len(right))
-        for (name, severity), by_model in cells.items()
-        for model, right in by_model.items()
-    ]
+    found = [(m, *cell, 100 * np.mean(right), len(right)) for cell, said in cells.items() for m, right in said.items()]
     return pd.DataFrame(found, columns=["model", "corruption", "severity", "value", "n"])
-
-
-class Baseline(NamedTuple):
-    """Clean outcomes that a shifted set is compared with."""
-
-    what: str  # `classes` or `images` it shares with the set; empty for the whole clean set
-    correct: Correct
-    images: ArrayLike
-
-
-def baselines(sets: Sets) -> dict[str, Baseline]:
-    """Clean outcomes on each shifted set's own classes or images, on all where these cannot be told."""
-    clean = sets.runs["clean"]
-    found = {}
-    for role in sets.shifts:
-        found[role] = Baseline("", sets.correct["clean"], sets.images["clean"])
-        columns = sets.runs[role][sets.models[0]].columns if role in sets.runs else None
-        if columns is not None and all(clean[m].logits is not None for m in sets.models):
-            rescored = {m: restrict(clean[m], columns) for m in sets.models}
-            right = {m: run.correct for m, run in rescored.items()}
-            found[role] = Baseline("classes", right, rescored[sets.models[0]].ids)
-        elif role in SAME_IMAGES:
-            own = own_images(sets.correct["clean"], sets.images["clean"], sets.images[role])
-            found[role] = found[role] if own is None else Baseline("images", own, sets.images[role])
-    return found
-
-
-def own_images(clean: Correct, ids: ArrayLike, sources: ArrayLike) -> Correct | None:
-    """Clean outcomes, on images `ids`, of those a shifted set was made from; None where one is no clean image."""
-    place = pd.Index(ids).get_indexer(np.asarray(sources))
-    return None if (place < 0).any() else {model: np.asarray(right)[place] for model, right in clean.items()}
 
 
 def set_names(page, rows: pd.DataFrame) -> pd.Series:
@@ -241,12 +210,9 @@ def set_names(page, rows: pd.DataFrame) -> pd.Series:
 
 def means(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean accuracy and mean loss over the shifted sets, and their differences; of one set there is no average."""
-    shifted, tables = {role: sets.correct[role] for role in sets.shifts}, []
-    if len(shifted) > 1:
-        tables.append(average_table(shifted, resamples, seed, sets.images))
-    if shifted:
-        clean, images = ({role: base[k] for role, base in beside.items()} for k in (1, 2))
-        tables.append(average_table(shifted, resamples, seed, sets.images, clean, images))
+    shifted = {role: sets.correct[role] for role in sets.shifts}
+    asked = [None] * (len(shifted) > 1) + [beside] * (len(shifted) > 0)
+    tables = [average_table(shifted, resamples, seed, sets.images, against) for against in asked]
     if not tables:
         return pd.DataFrame(columns=[*tidy.COLUMNS, "dataset"]), pd.DataFrame(columns=[*tidy.PAIR, "dataset"])
     rows, gaps = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
@@ -254,45 +220,31 @@ def means(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int)
 
 
 def average_table(
-    sets: Mapping[str, Correct],
-    resamples: int,
-    seed: int,
-    sources: Mapping[str, ArrayLike] | None = None,
-    clean: Mapping[str, Correct] | None = None,
-    clean_sources: Mapping[str, ArrayLike] | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    sets: Mapping[str, Correct], resamples: int, seed: int, images: Mapping[str, ArrayLike] | None = None,
+    clean: Mapping[str, Baseline] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """The average over sets, as the paper forms it (each set counts once), or what is lost, and paired differences.
 
-    Sets that show the same images are resampled together, others independently; models share the resamples.
-
-    Args:
-        sets: Outcomes by set; the same models everywhere.
-        resamples: At least 20,000 are drawn where there are models to compare.
-        seed: Seed.
-        sources: Names of the images that a set's images show, for sets that share some with another.
-        clean: Clean outcomes that a set is compared with: the rows are then clean minus shifted, `accuracy_loss`.
-        clean_sources: Names of their images.
-
-    Raises:
-        ValueError: There are no sets, or they hold different models.
+    Sets that show the same `images` are resampled together, others independently; models share the resamples, at least
+    20,000 where there are models to compare. With `clean` outcomes for every set the rows are clean minus shifted,
+    `accuracy_loss`.
     """
     models = list(next(iter(sets.values()))) if sets else []
     if not models or any(list(by_model) != models for by_model in sets.values()):
         raise ValueError("an average needs at least one set, and the same models on each")
-    sources, clean_sources = sources or {}, clean_sources or {}
-
-    def part(weight: float, by_model: Correct, names: ArrayLike | None) -> tuple[float, NDArray, ArrayLike | None]:
-        return weight, tidy.with_gaps(np.stack([np.asarray(by_model[m], float) for m in models], axis=1)), names
-
-    parts = [part(-1 if clean else 1, by_model, sources.get(name)) for name, by_model in sets.items()]
-    n = sum(len(table) for _, table, _ in parts)
-    for same in {id(by_model): by_model for by_model in (clean or {}).values()}.values():
-        users = [name for name, by_model in clean.items() if by_model is same]
-        parts.append(part(len(users), same, clean_sources.get(users[0])))
-    value, draws = _weighted_sum(parts, max(resamples, P_VALUE_RESAMPLES if len(models) > 1 else 1), seed)
-    value, draws = 100 * value / len(sets), 100 * draws / len(sets)
+    parts = [(-1 if clean else 1, by_model, (images or {}).get(name)) for name, by_model in sets.items()]
+    n = sum(len(by_model[models[0]]) for by_model in sets.values())
+    compared = [(id(base.correct), base) for base in (clean or {}).values()]
+    for same, base in dict(compared).items():
+        parts.append((sum(key == same for key, _ in compared), base.correct, base.images))
+    tables = [
+        (weight, tidy.with_gaps(np.stack([np.asarray(by_model[m], float) for m in models], axis=1)), names)
+        for weight, by_model, names in parts
+    ]
+    value, draws = _weighted_sum(tables, max(resamples, P_VALUE_RESAMPLES if len(models) > 1 else 1), seed)
     metric, units = ("accuracy_loss" if clean else "accuracy"), (n if len(parts) == 1 else None)
-    return tidy.estimates(metric, "percent", models, value[: len(models)], n, draws, units)
+    value, draws = 100 * value[: len(models)] / len(sets), 100 * draws / len(sets)
+    return tidy.estimates(metric, "percent", models, value, n, draws, units)
 
 
 def _weighted_sum(
@@ -305,12 +257,12 @@ def _weighted_sum(
     for weight, table, names in parts:
         if names is None:
             draws += weight * bootstrap_means(table, resamples, rng)
-    shared = [part for part in parts if part[2] is not None]
+    shared = [(weight, table, np.asarray(names, str)) for weight, table, names in parts if names is not None]
     if shared:  # one row per image that any of them shows: the mean of a part is a ratio of two means over all rows
-        images = pd.Index(np.unique(np.concatenate([np.asarray(names, dtype=str) for *_, names in shared])))
+        images = pd.Index(np.unique(np.concatenate([names for *_, names in shared])))
         sums = np.zeros((len(images), len(shared), len(value) + 1))
         for k, (_, table, names) in enumerate(shared):
-            np.add.at(sums[:, k], images.get_indexer(np.asarray(names, dtype=str)), np.insert(table, 0, 1, axis=1))
+            np.add.at(sums[:, k], images.get_indexer(names), np.insert(table, 0, 1, axis=1))
         means = bootstrap_means(sums.reshape(len(images), -1), resamples, rng).reshape(resamples, len(shared), -1)
         held = (means[..., 0] > 0).all(axis=1)  # a resample may miss all images of a small part: it has no mean
         means, draws = means[held], draws[held]
@@ -338,21 +290,19 @@ def leaderboard(page, sets: Sets) -> pd.DataFrame:
 def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> pd.DataFrame:
     """Accuracy on the sets with other images (`shifted`) beside clean accuracy (`clean`), with the ends of both.
 
-    Where there are published models, on the sets that they have, beside accuracy on all clean images, as published;
-    else on every set, beside that on its own classes or images.
+    With published models: on the sets that they have, beside accuracy on all clean images, as published; else on every
+    set, beside that on its own classes or images.
     """
     accuracy = rows[rows["metric"] == "accuracy"]
     shown = [sets.dataset[role] for role in sets.shifts if role != "real"]
     shown = [name for name in shown if page.title(name) in board] if len(board) else shown
-    own = rows[rows["metric"].str.startswith(SAME) & ~sets.imagenet]
+    own = rows[rows["metric"].str.startswith(SAME) & (not sets.imagenet)]
     whole = accuracy[accuracy["dataset"] == sets.dataset["clean"]]
     beside = pd.concat([own, *(whole.assign(dataset=name) for name in shown if name not in set(own["dataset"]))])
-
-    def named(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        return frame.rename(columns={"value": name, "ci_low": f"{name}_low", "ci_high": f"{name}_high"})
-
-    clean = named(beside, "clean")[["dataset", "model", "clean", "clean_low", "clean_high"]]
-    return named(accuracy[accuracy["dataset"].isin(shown)], "shifted").merge(clean, on=["dataset", "model"])
+    ends = {name: {"value": name, "ci_low": f"{name}_low", "ci_high": f"{name}_high"} for name in ("clean", "shifted")}
+    clean = beside.rename(columns=ends["clean"])[["dataset", "model", *ends["clean"].values()]]
+    shifted = accuracy[accuracy["dataset"].isin(shown)].rename(columns=ends["shifted"])
+    return shifted.merge(clean, on=["dataset", "model"])
 
 
 def odds(percent: ArrayLike) -> NDArray[np.float64]:
@@ -361,48 +311,30 @@ def odds(percent: ArrayLike) -> NDArray[np.float64]:
 
 
 def effective(page, sets: Sets, board: pd.DataFrame, line: pd.Series, resamples: int, seed: int) -> dict:
-    """Role -> `effective_table` of the sets that the board has."""
-    found, clean = {}, sets.correct["clean"]
+    """Role -> `effective_table` of the sets that the board has; `line` says which published models are on the line."""
+    found, right = {}, sets.correct
     for role in sets.shifts:
         if (title := page.title(sets.dataset[role])) in board:
-            arguments = (board, "imagenet_1k", title, line, resamples, seed)
-            found[role] = effective_table(clean, sets.correct[role], *arguments)
+            fitted = board.loc[line, ["imagenet_1k", title]]
+            found[role] = effective_table(right["clean"], right[role], fitted, resamples, seed)
     return found
 
 
-def effective_table(
-    clean: Correct,
-    shifted: Correct,
-    board: pd.DataFrame,
-    x: str,
-    y: str,
-    baseline: pd.Series,
-    resamples: int,
-    seed: int,
-) -> pd.DataFrame:
+def effective_table(clean: Correct, shifted: Correct, board: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """Effective robustness: points of accuracy under the shift beyond what clean accuracy predicts (Taori et al. 2020).
 
-    A line logit(shifted) = a + b logit(clean) through published models gives the prediction. Both accuracies of a model
-    are resampled over their images; the line itself is taken as known.
-
-    Args:
-        clean: Outcomes on the clean set.
-        shifted: Outcomes on the shifted set (other images).
-        board: Published models, accuracies in percent.
-        x: Column of the clean accuracy, over the same classes as `clean`.
-        y: Column of the shifted accuracy.
-        baseline: Mask of the published models that define the line; outside their clean accuracies it extrapolates.
-        resamples: Of the images.
-        seed: Seed.
+    A line logit(shifted) = a + b logit(clean) through published models, whose accuracies in percent are the two columns
+    of the board, gives the prediction; outside their clean accuracies it extrapolates. Both accuracies of a model are
+    resampled over their images; the line itself is taken as known.
     """
-    line = board[baseline & board[x].notna() & board[y].notna()]
-    slope, start = np.polyfit(odds(line[x]), odds(line[y]), 1)
+    x, y = board.dropna().to_numpy(float).T
+    slope, start = np.polyfit(odds(x), odds(y), 1)
     rng, rows = np.random.default_rng(seed), []
     for model in clean:
         both = [np.asarray(outcomes[model], float) for outcomes in (clean, shifted)]
         a, b = (100 * np.append(c.mean(), bootstrap_means(c, resamples, rng)) for c in both)
         predicted = 100 * expit(start + slope * odds(a))
-        above, outside = b - predicted, not line[x].min() <= a[0] <= line[x].max()
+        above, outside = b - predicted, not x.min() <= a[0] <= x.max()
         rows.append((model, a[0], b[0], predicted[0], above[0], *percentile_interval(above[1:]), outside))
     names = ["model", "clean", "shifted", "predicted", "effective", "effective_low", "effective_high", "extrapolated"]
     return pd.DataFrame(rows, columns=names)

@@ -1,3 +1,5 @@
+"""Probes: scikit-learn's optimum on every path, memory, and a choice of C that rounding does not move."""
+
 import subprocess
 import sys
 import textwrap
@@ -8,16 +10,15 @@ import pytest
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from beyond_accuracy.dimensions.transfer import probe
+from beyond_accuracy.dimensions.transfer.probe import Settings, fit_probe
 
 
-def blobs(n, d, k, rng, spread=1.0, signal=0.3):
+def blobs(n, d, k, rng, signal):
     labels = rng.integers(0, k, n)
-    centres = signal * rng.normal(size=(k, d))
-    return (centres[labels] + spread * rng.normal(size=(n, d))).astype(np.float32), labels
+    return (signal * rng.normal(size=(k, d))[labels] + rng.normal(size=(n, d))).astype(np.float32), labels
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,6 @@ def rng():
     return np.random.default_rng(0)
 
 
-# -------------------------------------------------------------------------------------------------- standardisation
-
-
 def test_standardiser_equals_sklearn_over_many_chunks(monkeypatch, rng):
     features = (rng.normal(size=(1000, 7)) * [1, 2, 3, 4, 5, 6, 0] + 50).astype(np.float16)
     rows = rng.permutation(1000)[:600]
@@ -43,20 +41,16 @@ def test_standardiser_equals_sklearn_over_many_chunks(monkeypatch, rng):
     np.testing.assert_allclose(ours.mean, theirs.mean_, rtol=1e-10)
     np.testing.assert_allclose(ours.scale, theirs.scale_, rtol=1e-10)
     assert ours.scale[6] == 1  # constant feature
-    features[5] = 1000  # a row outside the training rows changes nothing
-    assert 5 in rows or np.array_equal(probe.fit_standardiser(features, rows).mean, ours.mean)
-
-
-def test_standardiser_refuses_bad_features(rng):
-    features = rng.normal(size=(10, 3)).astype(np.float16)
-    features[4, 1] = np.inf
-    with pytest.raises(ValueError, match="row 4"):
-        probe.fit_standardiser(features, np.arange(10))
+    features[np.setdiff1d(np.arange(1000), rows)] = 1000  # rows outside the training rows change nothing
+    assert np.array_equal(probe.fit_standardiser(features, rows).mean, ours.mean)
+    features[rows[4], 1] = np.inf
+    with pytest.raises(ValueError, match=f"row {rows[4]}"):
+        probe.fit_standardiser(features, rows)
     with pytest.raises(ValueError, match="no training rows"):
         probe.fit_standardiser(features, np.array([], int))
 
 
-# ---------------------------------------------------------------------------------------------------------- solvers
+# Fitting -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["kept", "streamed", "torch"])
@@ -68,40 +62,40 @@ def test_optimum_equals_sklearns_on_digits(monkeypatch, digits, classes, way):
     if way == "streamed":
         monkeypatch.setattr(probe, "SMALL", 0)
         monkeypatch.setattr(probe, "CHUNK_BYTES", 4 * 64 * 40)  # several chunks
-    settings, close = probe.Settings(tolerance=1e-6), 1e-5
+    settings, close = Settings(tolerance=1e-6), 1e-5
     if way == "torch":
-        settings, close = probe.Settings(tolerance=1e-4, device="cpu:0"), 1e-3  # float32, as on an accelerator
-    ours = probe.fit_probe(features, labels, train, 0.01, settings)
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-8, max_iter=5000))
-    pipeline.fit(features[train].astype(np.float64), labels[train])
-    correct, _ = ours.evaluate(features, labels, test)
-    expected = pipeline.predict(features[test].astype(np.float64)) == labels[test]
-    assert ours.converged and np.array_equal(correct, expected)
-    np.testing.assert_allclose(ours.weight, pipeline[-1].coef_, atol=close)
-    probabilities = pipeline.predict_proba(features[test].astype(np.float64))
-    np.testing.assert_allclose(np.exp(ours.log_probabilities(features[test])), probabilities, atol=close)
+        settings, close = Settings(tolerance=1e-4, device="cpu:0"), 1e-3  # float32, as on an accelerator
+    ours = fit_probe(features, labels, train, 0.01, settings)
+    scaler = StandardScaler().fit(features[train].astype(np.float64))
+    rows = scaler.transform(features[test].astype(np.float64))
+    theirs = LogisticRegression(C=0.01, tol=1e-8, max_iter=5000)
+    theirs.fit(scaler.transform(features[train].astype(np.float64)), labels[train])
+    assert ours.converged and np.array_equal(
+        ours.evaluate(features, labels, test)[0], theirs.predict(rows) == labels[test]
+    )
+    np.testing.assert_allclose(ours.weight, theirs.coef_, atol=close)
+    np.testing.assert_allclose(np.exp(ours.log_probabilities(features[test])), theirs.predict_proba(rows), atol=close)
 
 
-def test_separable_rows_are_fitted_to_the_optimum_too(digits):
+@pytest.mark.parametrize("c", [100.0, 10_000.0])
+def test_separable_rows_are_fitted_to_the_optimum_too(digits, c):
     """Weak regularisation, all rows told apart: the loss is nearly zero long before the order of the scores settles."""
     features, labels = digits
     rows, rest = np.arange(300), np.arange(300, 1700)
-    for c in (100.0, 10_000.0):
-        ours = probe.fit_probe(features, labels, rows, c)
-        theirs = LogisticRegression(C=c, tol=1e-9, max_iter=50_000).fit(ours.standardiser(features[rows]), labels[rows])
-        expected = theirs.predict(ours.standardiser(features[rest])) == labels[rest]
-        assert ours.converged and ours.loss < 0.01
-        assert np.mean(ours.evaluate(features, labels, rest)[0] == expected) > 0.995
+    ours = fit_probe(features, labels, rows, c)
+    theirs = LogisticRegression(C=c, tol=1e-9, max_iter=50_000).fit(ours.standardiser(features[rows]), labels[rows])
+    expected = theirs.predict(ours.standardiser(features[rest])) == labels[rest]
+    assert ours.converged and ours.loss < 0.01
+    assert np.mean(ours.evaluate(features, labels, rest)[0] == expected) > 0.995
 
 
 def test_a_large_set_is_streamed_to_the_same_optimum(monkeypatch, rng):
     """20,000 x 768, more than is kept in memory."""
-    features, labels = blobs(20_000 + 2_000, 768, 5, rng, signal=0.1)
-    features = features.astype(np.float16)
-    train, test = np.arange(20_000), np.arange(20_000, 22_000)
+    features, labels = blobs(22_000, 768, 5, rng, signal=0.1)
+    features, train, test = features.astype(np.float16), np.arange(20_000), np.arange(20_000, 22_000)
     monkeypatch.setattr(probe, "CHUNK_BYTES", 2**23)  # several chunks
     assert len(train) * 768 > probe.SMALL
-    ours = probe.fit_probe(features, labels, train, 1e-3)
+    ours = fit_probe(features, labels, train, 1e-3)
     theirs = LogisticRegression(C=1e-3, max_iter=1000).fit(ours.standardiser(features[train]), labels[train])
     accuracy = ours.evaluate(features, labels, test)[0].mean()
     assert ours.converged and 0.5 < accuracy < 1
@@ -110,51 +104,41 @@ def test_a_large_set_is_streamed_to_the_same_optimum(monkeypatch, rng):
 
 
 def test_a_path_reaches_the_optimum_of_each_c(digits):
-    features, labels = digits
-    rows, settings = np.arange(600), probe.Settings(tolerance=1e-6)
-    for c, warm in zip((0.001, 0.1), probe.fit_path(features, labels, rows, [0.001, 0.1], settings), strict=True):
-        cold = probe.fit_probe(features, labels, rows, c, settings)
+    settings = Settings(tolerance=1e-6)
+    for warm in probe.fit_path(*digits, np.arange(600), [0.001, 0.1], settings):
+        cold = fit_probe(*digits, np.arange(600), warm.c, settings)
         np.testing.assert_allclose(warm.weight, cold.weight, atol=1e-4)
 
 
 def test_loss_is_taken_at_the_temperature_that_suits_the_rows(digits):
     """So it is the same for scores of any size, and for constant scores that of guessing."""
-    features, labels = digits
-    fitted = probe.fit_probe(features, labels, np.arange(300), 0.1)
-    _, loss = fitted.evaluate(features, labels, np.arange(300, 900))
-    larger = replace(fitted, weight=5 * fitted.weight, bias=5 * fitted.bias)
-    assert larger.evaluate(features, labels, np.arange(300, 900))[1] == pytest.approx(loss, rel=1e-4)
-    temperatures = np.geomspace(0.1, 10, 2001)[:, None, None]
-    scores = fitted.log_probabilities(features[300:900]) / temperatures
-    losses = -log_softmax(scores, axis=2)[:, np.arange(600), labels[300:900]].mean(axis=1)
-    assert loss == pytest.approx(losses.min(), abs=1e-5)
-    blind = replace(fitted, weight=0 * fitted.weight, bias=0 * fitted.bias)
-    assert blind.evaluate(features, labels, np.arange(300, 900))[1] == pytest.approx(np.log(10))
+    (features, labels), rows = digits, np.arange(300, 900)
+    fitted = fit_probe(features, labels, np.arange(300), 0.1)
+    loss, larger, blind = (
+        replace(fitted, weight=k * fitted.weight, bias=k * fitted.bias).evaluate(features, labels, rows)[1]
+        for k in (1, 5, 0)
+    )
+    scores = fitted.log_probabilities(features[rows]) / np.geomspace(0.1, 10, 2001)[:, None, None]
+    losses = -log_softmax(scores, axis=2)[:, np.arange(600), labels[rows]].mean(axis=1)
+    assert loss == pytest.approx(losses.min(), abs=1e-5) and larger == pytest.approx(loss, rel=1e-4)
+    assert blind == pytest.approx(np.log(10))
 
 
 def test_labels_need_not_be_consecutive_and_unknown_ones_are_wrong(digits):
-    features, labels = digits
-    shifted = labels * 3 + 7
-    known = np.flatnonzero(labels < 9)
-    fitted = probe.fit_probe(features, shifted, known[:500], 0.01)
+    features, labels = digits[0], digits[1] * 3 + 7
+    fitted = fit_probe(features, labels, np.flatnonzero(labels < 34)[:500], 0.01)
     assert fitted.classes.tolist() == [3 * k + 7 for k in range(9)]
-    nines = np.flatnonzero(labels == 9)
-    correct, loss = fitted.evaluate(features, shifted, nines)
+    correct, loss = fitted.evaluate(features, labels, np.flatnonzero(labels == 34))
     assert not correct.any() and loss == pytest.approx(-np.log(1e-12))
-
-
-def test_one_class_cannot_be_probed(digits):
-    features, labels = digits
     with pytest.raises(ValueError, match="two classes"):
-        probe.fit_probe(features, labels, np.flatnonzero(labels == 3), 1.0)
+        fit_probe(features, labels, np.flatnonzero(labels == 34), 1.0)
 
 
 def test_unfinished_fit_says_so(digits):
-    features, labels = digits
-    settings = probe.Settings(max_iterations=2)
-    assert not probe.fit_probe(features, labels, np.arange(500), 1.0, settings).converged
+    assert not fit_probe(*digits, np.arange(500), 1.0, Settings(max_iterations=2)).converged
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_set(tmp_path):
     """Six times the rows: 100 MB more of float16 features (400 MB as float64), but hardly more memory."""
     script = f"""
@@ -184,13 +168,16 @@ def test_memory_does_not_grow_with_the_set(tmp_path):
         small = peak(n // 6)
         print((peak(n) - small) // 1024)
     """
-    if sys.platform != "linux":
-        pytest.skip("reads /proc")
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 40
 
 
-# ----------------------------------------------------------------------------------------------------------- tuning
+# Tuning --------------------------------------------------------------------------------------------------------------
+
+
+def parts(*ends, total):
+    """Training, validation and test rows that end there."""
+    return probe.Split(*(np.arange(a, b) for a, b in zip((0, *ends), ends, strict=False)), np.arange(total))
 
 
 def test_sweep_beats_a_fixed_c(rng):
@@ -198,21 +185,21 @@ def test_sweep_beats_a_fixed_c(rng):
     features, labels = blobs(2_300, 150, 4, rng, signal=0.25)
     noisy = rng.random(300) < 0.4
     labels[:300][noisy] = rng.integers(0, 4, noisy.sum())  # wrong labels, which a free probe learns by heart
-    train, validation, test = np.arange(200), np.arange(200, 300), np.arange(300, 2_300)
-    chosen = probe.sweep(features, labels, train, validation)
-    tuned = probe.fit_probe(features, labels, train, chosen.best_c).evaluate(features, labels, test)[0].mean()
-    fixed = probe.fit_probe(features, labels, train, 1.0).evaluate(features, labels, test)[0].mean()
+    train, test = np.arange(200), np.arange(300, 2_300)
+    chosen = probe.sweep(features, labels, train, np.arange(200, 300))
+    tuned, fixed = (
+        fit_probe(features, labels, train, c).evaluate(features, labels, test)[0].mean() for c in (chosen.best_c, 1.0)
+    )
     assert tuned > fixed + 0.02
 
 
-def test_sweep_sees_both_peaks_of_a_bimodal_curve():
+def test_sweep_sees_both_peaks_of_a_bimodal_curve(rng):
     """Many features tell a little, which strong regularisation keeps; two tell all, but only to large weights."""
-    rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 2_500)
     sign, shared = 2.0 * labels[:, None] - 1, rng.normal(size=(2_500, 1))
     other = 0.01 * sign - shared + 0.003 * rng.normal(size=(2_500, 1))  # the sum of both is the answer
     features = np.hstack([shared, other, 0.08 * sign + rng.normal(size=(2_500, 60))])
-    split = probe.Split(np.arange(300), np.arange(300, 500), np.arange(500, 2_500), np.arange(2_500))
+    split = parts(300, 500, 2_500, total=2_500)
     outcome = probe.run_probe(features, labels, split)
     assert outcome.c > 100 and outcome.correct.mean() > 0.9 and outcome.converged
     curve = probe.sweep(features, labels, split.train, split.validation).table.accuracy.to_numpy()
@@ -226,7 +213,7 @@ def test_rounding_of_the_features_does_not_move_the_choice(seed):
     labels = rng.integers(0, 4, 700)
     features = 0.02 * rng.normal(size=(4, 80))[labels] + 0.3 * rng.normal(size=(700, 20)) @ rng.normal(size=(20, 80))
     features += 0.3 * rng.normal(size=features.shape)
-    split = probe.Split(np.arange(200), np.arange(200, 260), np.arange(260, 700), np.arange(700))
+    split = parts(200, 260, 700, total=700)
     first = probe.run_probe(features, labels, split)
     second = probe.run_probe(features * (1 + 1e-6 * rng.normal(size=features.shape)), labels, split)
     assert np.log10(second.c) == pytest.approx(np.log10(first.c), abs=0.01)
@@ -235,35 +222,28 @@ def test_rounding_of_the_features_does_not_move_the_choice(seed):
 
 def test_the_grid_ends_where_the_training_rows_are_told_apart(digits):
     features, labels = digits
-    table = probe.sweep(features, labels, np.arange(100), np.arange(100, 300)).table
-    assert table.log10_c[0] == -6 and 0 <= table.log10_c.iloc[-1] < 4
     blind = np.random.default_rng(0).normal(size=(300, 3))  # three features cannot tell a hundred rows apart
-    blind_table = probe.sweep(blind, labels, np.arange(100), np.arange(100, 300)).table
-    assert blind_table.log10_c.tolist() == list(range(-6, 5))
+    table, whole = (probe.sweep(f, labels, np.arange(100), np.arange(100, 300)).table for f in (features, blind))
+    assert table.log10_c[0] == -6 and 0 <= table.log10_c.iloc[-1] < 4
+    assert whole.log10_c.tolist() == list(range(-6, 5))
 
 
-def test_run_probe_refits_on_train_and_validation(digits):
+def test_a_probe_is_refitted_on_all_but_the_test_rows(digits):
     features, labels = digits
-    split = probe.Split(np.arange(400), np.arange(400, 500), np.arange(500, 1000), np.arange(len(labels)))
+    split = parts(400, 500, 1000, total=len(labels))
     outcome = probe.run_probe(features, labels, split)
-    expected = probe.fit_probe(features, labels, np.arange(500), outcome.c).evaluate(features, labels, split.test)[0]
+    expected = fit_probe(features, labels, np.arange(500), outcome.c).evaluate(features, labels, split.test)[0]
     assert np.array_equal(outcome.correct, expected) and outcome.correct.shape == (500,)
     assert 0.85 < outcome.correct.mean() < 1 and outcome.converged
-
-
-def test_test_rows_never_influence_the_probe(digits):
-    features, labels = digits
-    split = probe.Split(np.arange(200), np.arange(200, 300), np.arange(300, 400), np.arange(len(labels)))
-    before = probe.run_probe(features, labels, split)
-    scrambled = labels.copy()
-    scrambled[300:] = 0
+    scrambled = np.where(np.arange(len(labels)) < 500, labels, 0)
     after = probe.run_probe(features, scrambled, split)
-    assert (before.c, before.validation_accuracy) == (after.c, after.validation_accuracy)
+    assert (outcome.c, outcome.validation_accuracy) == (after.c, after.validation_accuracy)
 
 
-def test_split_refuses_shared_images():
-    ids = np.array(["a", "b", "c", "d", "a"])
-    with pytest.raises(ValueError, match="train and test share 1 images, e.g. a"):
-        probe.Split(np.array([0, 1]), np.array([2]), np.array([3, 4]), ids)
-    with pytest.raises(ValueError, match="validation part of the split is empty"):
-        probe.Split(np.array([0]), np.array([], int), np.array([3]), ids)
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [([[0, 1], [2], [3, 4]], "train and test share 1 images, e.g. a"), ([[0], [], [3]], "validation part .* is empty")],
+)
+def test_split_refuses_shared_images(rows, message):
+    with pytest.raises(ValueError, match=message):
+        probe.Split(*(np.array(part, int) for part in rows), np.array(["a", "b", "c", "d", "a"]))

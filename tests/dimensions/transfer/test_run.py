@@ -23,17 +23,25 @@ N = 1800
 LAYERS = {"good": "pre_logits", "poor": "pre_logits", "clip": "projected"}
 FAST = probe.Settings(tolerance=5e-3)
 COUNT, WIDTH = 300, 8
+IDS = np.array([f"i{k}" for k in range(COUNT)])
 CLASSES = ClassSpace("c", ("0", "1", "2"), ("cat", "dog", "owl"), ("a {c}",))
+
+
+def frame(ids, **columns):
+    return pd.DataFrame(columns, index=pd.Index(ids, name="id"))
+
+
+def but(found, **changes):
+    """Features of a model with something else instead."""
+    return SimpleNamespace(**vars(found) | changes)
 
 
 @pytest.fixture(scope="module")
 def world():
     """Two factors; the good model shows both, the poor one hides them in noise. CLIP has two layers."""
     rng = np.random.default_rng(0)
-    latent = rng.normal(size=(N, 6))
-    ids = np.array([f"w{i}" for i in range(N)])
-    metadata = pd.DataFrame({"yaw": latent[:, 0], "light": latent[:, 1]}, index=pd.Index(ids, name="id"))
-    targets = (latent[:, 2] > 0).astype(int)
+    latent, ids = rng.normal(size=(N, 6)), np.array([f"w{i}" for i in range(N)])
+    metadata, targets = frame(ids, yaw=latent[:, 0], light=latent[:, 1]), (latent[:, 2] > 0).astype(int)
 
     def features(model, **layers):
         drawn = {
@@ -42,26 +50,19 @@ def world():
         }
         return SimpleNamespace(model=model, ids=ids, targets=targets, layers=drawn, meta={"key": model})
 
-    found = {
-        "good": features("good", pre_logits=0.5),
-        "poor": features("poor", pre_logits=8.0),
-        "clip": features("clip", projected=4.0, trunk=0.5),
-    }
+    noise = {"good": {"pre_logits": 0.5}, "poor": {"pre_logits": 8.0}, "clip": {"projected": 4.0, "trunk": 0.5}}
     tasks = [
         Task("object", "natural", "w", zero_shot=True),
         Task("azimuth", "structured", "w", column=("yaw",), bins=4),
         Task("sun397x", "natural", "w", column=("light",), bins=2),
     ]
+    found = {model: features(model, **layers) for model, layers in noise.items()}
     return {task.name: task_data(task, ids, targets, metadata) for task in tasks}, found
 
 
-@pytest.fixture(scope="module")
-def runs(world):
-    data, found = world
-    return [run.probe_task(d, found, "vtab_1k", [0, 1, 2], FAST) for d in data.values()]
-
-
-def test_better_features_probe_better(runs):
+def test_better_features_probe_better(world):
+    data, models = world
+    runs = [run.probe_task(d, models, "vtab_1k", [0, 1, 2], FAST) for d in data.values()]
     for found in runs:
         mean = {model: c.mean() for model, c in found.correct.items()}
         assert mean["good"] > mean["clip"] > mean["poor"] > 1 / 4
@@ -84,65 +85,59 @@ def test_the_layer_before_the_projection(world):
 
 
 def test_outcomes_are_kept_and_keyed_by_what_matters(world, tmp_path):
-    data, found = world
-    good = found["good"]
-    first = run.probe_task(data["azimuth"], {"good": good}, "shots=5", [0, 1], FAST, folder=tmp_path)
-    assert len(list(tmp_path.glob("*.npz"))) == 2
-    blank = SimpleNamespace(**vars(good) | {"layers": {"pre_logits": np.zeros((N, 24))}})  # of the same key: never read
-    again = run.probe_task(data["azimuth"], {"good": blank}, "shots=5", [0, 1], FAST, folder=tmp_path)
+    data, good = world[0]["azimuth"], world[1]["good"]
+
+    def probed(features, setting="shots=5", seeds=(0,), settings=FAST):
+        """The runs, and how many outcomes are kept then."""
+        found = run.probe_task(data, {"good": features}, setting, seeds, settings, folder=tmp_path)
+        return found, len(list(tmp_path.glob("*.npz")))
+
+    first, count = probed(good, seeds=(0, 1))
+    blank = but(good, layers={"pre_logits": np.zeros((N, 24))})  # of the same key: never read
+    again, kept = probed(blank, seeds=(0, 1))
     assert np.array_equal(first.correct["good"], again.correct["good"])
     pd.testing.assert_frame_equal(first.notes, again.notes)
-    other_device = replace(FAST, device="cuda")
-    run.probe_task(data["azimuth"], {"good": blank}, "shots=5", [0], other_device, folder=tmp_path)
-    changed = SimpleNamespace(**vars(good) | {"meta": {"key": "other weights"}})
-    for features, setting, settings in (
-        (changed, "shots=5", FAST), (good, "shots=1", FAST), (good, "shots=5", probe.Settings()),
-    ):  # fmt: skip
-        before = len(list(tmp_path.glob("*.npz")))
-        run.probe_task(data["azimuth"], {"good": features}, setting, [0], settings, folder=tmp_path)
-        assert len(list(tmp_path.glob("*.npz"))) == before + 1
+    assert count == kept == probed(blank, settings=replace(FAST, device="cuda"))[1] == 2
+    assert probed(but(good, meta={"key": "other weights"}))[1] == 3
+    assert probed(good, "shots=1")[1] == 4 and probed(good, settings=probe.Settings())[1] == 5
 
 
 def test_the_key_of_an_outcome_stays():
     """Stored probes of earlier versions are found; raise PROBE_VERSION where the fitting changes any number."""
+    labels, fold = np.array([0, 1, 0, 1]), np.array(["train", "test"] * 2)
     task = Task("t", "natural", "w", column=("x",))
-    data = TaskData(
-        task, np.arange(4), np.array([0, 1, 0, 1]), ("a", "b"), np.array(list("wxyz")), np.array(["train", "test"] * 2)
-    )
+    data = TaskData(task, np.arange(4), labels, ("a", "b"), np.array(list("wxyz")), fold)
     found = SimpleNamespace(meta={"key": "k"})
     key = run.outcome_key(found, "pre_logits", data, "vtab_full", 0, probe.DEFAULT)
     assert key == "5ea89a09464b66793fa7af83"
 
 
 def test_a_leak_is_refused(world):
-    data, found = world
-    part = data["object"]
-    copies = SimpleNamespace(**vars(found["good"]))
-    copies.layers = {"pre_logits": np.repeat(found["good"].layers["pre_logits"][:1], N, axis=0)}
+    data, good = world[0]["object"], world[1]["good"]
+    copies = but(good, layers={"pre_logits": np.repeat(good.layers["pre_logits"][:1], N, axis=0)})
     with pytest.raises(InputError, match="object: 100 % of the test images"):
-        run.probe_task(part, {"good": copies}, "vtab_1k", [0], FAST)
+        run.probe_task(data, {"good": copies}, "vtab_1k", [0], FAST)
 
 
 def test_load_task_checks_that_models_saw_the_same_images(world):
-    _, found = world
-    metadata = pd.DataFrame(index=pd.Index(found["good"].ids, name="id"))
-    dataset = SimpleNamespace(classes=SimpleNamespace(names=("no", "yes")), metadata=metadata)
-    page = SimpleNamespace(features=lambda name: found, dataset=lambda name: dataset)
-    data, features = run.load_task(page, Task("object", "natural", "w"))
+    found, task = world[1], Task("object", "natural", "w")
+    dataset = SimpleNamespace(classes=SimpleNamespace(names=("no", "yes")), metadata=frame(found["good"].ids))
+
+    def page(features):
+        return SimpleNamespace(features=lambda name: features, dataset=lambda name: dataset)
+
+    data, features = run.load_task(page(found), task)
     assert data.names == ("no", "yes") and features is found
-    fewer = SimpleNamespace(**{**vars(found["poor"]), "ids": found["poor"].ids[1:]})
-    page = SimpleNamespace(features=lambda name: {**found, "poor": fewer}, dataset=lambda name: dataset)
     with pytest.raises(InputError, match="different images"):
-        run.load_task(page, Task("object", "natural", "w"))
-    page = SimpleNamespace(features=lambda name: {}, dataset=lambda name: dataset)
+        run.load_task(page({**found, "poor": but(found["poor"], ids=found["poor"].ids[1:])}), task)
     with pytest.raises(InputError, match="no model of this run has features"):
-        run.load_task(page, Task("object", "natural", "w"))
+        run.load_task(page({}), task)
 
 
 def test_settings_that_a_task_allows(world):
-    data, _ = world
-    assert run.possible_setting(data["object"], "vtab_1k") == "vtab_1k"
-    small = replace(data["object"], fold=np.where(np.arange(N) < 900, "train", "test"))
+    data = world[0]["object"]
+    assert run.possible_setting(data, "vtab_1k") == "vtab_1k"
+    small = replace(data, fold=np.where(np.arange(N) < 900, "train", "test"))
     assert run.possible_setting(small, "vtab_1k") == "vtab_full"
     assert run.possible_setting(small, "shots=50", range(3)) == "shots=50"
     assert run.possible_setting(small, "shots=500") == ""
@@ -151,25 +146,24 @@ def test_settings_that_a_task_allows(world):
 # zero-shot ---------------------------------------------------------------------------------------------------------
 
 
+def asking(classes):
+    """A page on which every dataset has these classes."""
+    return SimpleNamespace(dataset=lambda name: SimpleNamespace(classes=classes, source="nowhere", name="w"))
+
+
 @pytest.fixture
 def words():
     rng = np.random.default_rng(0)
     head = np.linalg.qr(rng.normal(size=(WIDTH, 3)))[0].astype(np.float32)
     targets = rng.integers(0, 3, COUNT)
     images = (5 * head.T[targets] + rng.normal(size=(COUNT, WIDTH))).astype(np.float16)
-    ids = np.array([f"i{k}" for k in range(COUNT)])
-    metadata = pd.DataFrame(index=pd.Index(ids, name="id"))
-    features = {
-        "clip": SimpleNamespace(layers={"projected": images, "trunk": images}, targets=targets, meta={"key": "k"}),
-        "sup": SimpleNamespace(layers={"pre_logits": images}, targets=targets, meta={"key": "s"}),
-    }
-    data = task_data(Task("t", "natural", "w", zero_shot=True), ids, targets, metadata)
-    page = SimpleNamespace(dataset=lambda name: SimpleNamespace(classes=CLASSES, source="", name="w"))
-    return page, data, features, head
+    layers = {"clip": {"projected": images, "trunk": images}, "sup": {"pre_logits": images}}
+    features = {m: SimpleNamespace(layers=found, targets=targets, meta={"key": m}) for m, found in layers.items()}
+    return task_data(Task("t", "natural", "w", zero_shot=True), IDS, targets, frame(IDS)), features, head
 
 
 def test_answers_are_the_most_similar_texts(words, monkeypatch):
-    _, _, features, head = words
+    _, features, head = words
     images = features["clip"].layers["projected"]
     monkeypatch.setattr(probe, "CHUNK_BYTES", 4 * WIDTH * 7)
     rows = np.arange(0, COUNT, 2)
@@ -178,51 +172,43 @@ def test_answers_are_the_most_similar_texts(words, monkeypatch):
 
 
 def test_zero_shot_on_the_test_images_of_the_task(words, monkeypatch, tmp_path):
-    page, data, features, head = words
+    data, features, head = words
     calls = []
     monkeypatch.setattr(run, "text_head", lambda *args: calls.append(args[1]) or head)
-    found = run.zero_shot(page, data, features, tmp_path)
-    again = run.zero_shot(page, data, features, tmp_path)
+    found, again = (run.zero_shot(asking(CLASSES), data, features, tmp_path) for _ in range(2))
     assert calls == ["clip"]  # encoded once, and only for CLIP
-    test = data.fold == "test"
     expected = run.answers(features["clip"].layers["projected"], head, np.arange(COUNT)) == features["clip"].targets
-    assert list(found.correct) == ["clip"] and np.array_equal(found.correct["clip"][0], expected[test])
+    assert list(found.correct) == ["clip"] and np.array_equal(found.correct["clip"][0], expected[data.fold == "test"])
     assert np.array_equal(again.correct["clip"], found.correct["clip"]) and found.correct["clip"].mean() > 0.95
 
 
 def test_merged_classes_are_merged_on_both_sides(monkeypatch):
-    rng = np.random.default_rng(0)
-    targets = rng.integers(0, 32, COUNT)
+    targets = np.random.default_rng(0).integers(0, 32, COUNT)
     images = np.eye(32, dtype=np.float16)[targets ^ 1]  # always the other one of two merged classes
-    ids = np.array([f"i{k}" for k in range(COUNT)])
-    data = task_data(parse_tasks(["dsprites_location"])[0], ids, targets, pd.DataFrame(index=pd.Index(ids, name="id")))
+    data = task_data(parse_tasks(["dsprites_location"])[0], IDS, targets, frame(IDS))
     names = tuple(f"position {k}" for k in range(32))
-    space = ClassSpace("d", names, names, ("{c}",))
-    page = SimpleNamespace(dataset=lambda name: SimpleNamespace(classes=space, source="", name="d"))
     monkeypatch.setattr(run, "text_head", lambda *args: np.eye(32, dtype=np.float32))
     found = {"clip": SimpleNamespace(layers={"projected": images}, targets=targets, meta={"key": "k"})}
-    assert run.zero_shot(page, data, found).correct["clip"].all()
+    assert run.zero_shot(asking(ClassSpace("d", names, names, ("{c}",))), data, found).correct["clip"].all()
 
 
-def test_no_answer_without_clip_or_names(words, monkeypatch):
-    page, data, features, _ = words
-    assert run.zero_shot(page, data, {"sup": features["sup"]}) is None
-    bare = SimpleNamespace(dataset=lambda name: SimpleNamespace(classes=None, source="nowhere", name="w"))
-    assert run.zero_shot(bare, data, features) is None
-    few = ClassSpace("c", ("0", "1"), ("cat", "dog"), ("a {c}",))
-    short = SimpleNamespace(dataset=lambda name: SimpleNamespace(classes=few, source="", name="w"))
+def test_no_answer_without_clip_or_names(words):
+    data, features, _ = words
+    assert run.zero_shot(asking(CLASSES), data, {"sup": features["sup"]}) is None
+    assert run.zero_shot(asking(None), data, features) is None
     with pytest.raises(InputError, match="label 2, but only 2 class names"):
-        run.zero_shot(short, data, features)
+        run.zero_shot(asking(ClassSpace("c", ("0", "1"), ("cat", "dog"), ("a {c}",))), data, features)
 
 
 def test_prompts_beside_the_shards(tmp_path):
     dataset = SimpleNamespace(name="clevr", classes=None, source=str(tmp_path))
     assert run.prompts_of(dataset) is None
     (tmp_path / "classnames.txt").write_text("near\n\nfar\n")
-    (tmp_path / "zeroshot_classification_templates.txt").write_text("a photo, {c}.\n{c}\n")
+    templates = tmp_path / "zeroshot_classification_templates.txt"
+    templates.write_text("a photo, {c}.\n{c}\n")
     found = run.prompts_of(dataset)
     assert found.names == ("near", "", "far") and found.templates == ("a photo, {c}.", "{c}")
-    (tmp_path / "zeroshot_classification_templates.txt").write_text("a photo\n")
+    templates.write_text("a photo\n")
     with pytest.raises(InputError, match="placeholder"):
         run.prompts_of(dataset)
 
@@ -230,26 +216,18 @@ def test_prompts_beside_the_shards(tmp_path):
 # the page's code path ------------------------------------------------------------------------------------------------
 
 
-def webp(channel: int, seed: int) -> bytes:
-    """A noisy image whose dominant channel is the label."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 120, (24, 22, 3))
-    pixels[..., channel] += 70
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()
-
-
-def shards(root: Path, names: list[str]) -> None:
-    """Red and blue as a two-class VTAB task in the hub's webdataset form."""
-    fixtures.write(root / "classnames.txt", "".join(f"{name}\n" for name in names))
+def shards(root: Path) -> None:
+    """Noisy red and blue images as a two-class VTAB task in the hub's webdataset form."""
+    fixtures.write(root / "classnames.txt", "normal\ntumour\n")
     fixtures.write(root / "zeroshot_classification_templates.txt", "a photo of {c}.\n")
-    for order, (split, count) in enumerate((("train", 40), ("test", 24))):
-        labels = np.arange(count) % 2
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 24)):
         members = {}
-        for i, label in enumerate(labels):
-            members[f"s{i:07d}.cls"] = f"{label}\n".encode()
-            members[f"s{i:07d}.webp"] = webp(2 * int(label), 1000 * order + i)
+        for i in range(count):
+            pixels, buffer = rng.integers(0, 120, (24, 22, 3)), io.BytesIO()
+            pixels[..., 2 * (i % 2)] += 70
+            Image.fromarray(pixels.astype(np.uint8)).save(buffer, "WEBP", lossless=True)
+            members |= {f"s{i:07d}.cls": f"{i % 2}\n".encode(), f"s{i:07d}.webp": buffer.getvalue()}
         fixtures.write_tar(root / split / "0.tar", members)
         fixtures.write(root / split / "nshards.txt", "1\n")
 
@@ -260,16 +238,11 @@ def page_of(toy, camelyon=True) -> Page:
     content = toy.content()
     content["models"]["clip"] = {"source": "open_clip", "name": f"local-dir:{toy.clip()}", "paradigm": "clip"}
     if camelyon:
-        shards(toy.data / "camelyon", ["normal", "tumour"])
-    content["datasets"]["camelyon"] = {
-        "reader": "splits",
-        "path": "camelyon",
-        "options": {"n_classes": 2},
-        "classes": "",
-    }
-    content["dimensions"]["transfer"] = {
-        "tasks": ["camelyon", {"name": "colour", "group": "natural", "dataset": "images", "zero_shot": True}]
-    }
+        shards(toy.data / "camelyon")
+    camelyon_spec = {"reader": "splits", "path": "camelyon", "options": {"n_classes": 2}, "classes": ""}
+    colour = {"name": "colour", "group": "natural", "dataset": "images", "zero_shot": True}
+    content["datasets"]["camelyon"] = camelyon_spec
+    content["dimensions"]["transfer"] = {"tasks": ["camelyon", colour]}
     return Page(toy.profile(content), "transfer", Store(toy.store), {"device": "cpu"})
 
 

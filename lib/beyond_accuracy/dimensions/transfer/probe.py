@@ -10,6 +10,7 @@ features take. Large sets are read in chunks from the (memory-mapped, float16) f
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +24,7 @@ from threadpoolctl import ThreadpoolController
 
 from beyond_accuracy.dimensions.confidence import fit_temperature
 
-SMALL = 2**23
-"""Rows x features up to which a CPU keeps the standardised rows in memory (float64: 64 MB); above it they stream."""
+SMALL = 2**23  # rows x features up to which a CPU keeps the standardised rows (float64: 64 MB); above it they stream
 CHUNK_BYTES = 2**26  # of float32 features at a time
 RESIDENT_BYTES = 2**34  # float16 features kept on an accelerator rather than read again in each iteration
 ROUNDS = 10  # in which L-BFGS is started again for one optimum
@@ -53,9 +53,8 @@ class Settings:
 DEFAULT = Settings()
 
 
-@dataclass(frozen=True)
-class Standardiser:
-    """Per-feature mean and standard deviation of the training rows; constant features get a standard deviation of 1."""
+class Standardiser(NamedTuple):
+    """Per-feature mean and standard deviation of the training rows, 1 for constant features."""
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -104,18 +103,12 @@ class Probe:
 
 def chunks(rows: NDArray, width: int) -> Iterator[NDArray]:
     """Blocks of ascending row numbers whose float32 features fill at most `CHUNK_BYTES`."""
-    rows = np.sort(np.asarray(rows))  # ascending rows are read from a mapped file in one sweep
-    size = max(1, CHUNK_BYTES // (4 * width))
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+    rows, size = np.sort(rows), max(1, CHUNK_BYTES // (4 * width))  # ascending: read from a mapped file in one sweep
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def fit_standardiser(features: NDArray, rows: NDArray) -> Standardiser:
-    """Mean and standard deviation of the given rows in one pass, merged over chunks in float64 (Chan et al. 1983).
-
-    Raises:
-        ValueError: There are no rows, or features are not finite.
-    """
+    """Mean and standard deviation of the given rows in one pass, merged over chunks in float64 (Chan et al. 1983)."""
     if len(rows) == 0:
         raise ValueError("no training rows to standardise with")
     seen, mean, squares = 0, np.zeros(features.shape[1]), np.zeros(features.shape[1])
@@ -133,20 +126,11 @@ def fit_standardiser(features: NDArray, rows: NDArray) -> Standardiser:
     return Standardiser(mean, np.where(scale > 1e-7 * np.maximum(1.0, np.abs(mean)), scale, 1.0))
 
 
-def fit_probe(features: NDArray, labels: NDArray, rows: NDArray, c: float, settings: Settings = DEFAULT) -> Probe:
-    """Fit a probe at one regularisation; see `fit_path`."""
-    return next(fit_path(features, labels, rows, [c], settings))
-
-
 def fit_path(
     features: NDArray, labels: NDArray, rows: NDArray, path: Sequence[float], settings: Settings = DEFAULT
 ) -> Iterator[Probe]:
-    """Fit a probe to some rows at several C, best in ascending order, each from the one before.
-
-    Raises:
-        ValueError: The rows hold fewer than two classes.
-    """
-    rows = np.sort(np.asarray(rows))
+    """Fit a probe to some rows at several C, best in ascending order, each from the one before."""
+    rows = np.sort(rows)
     classes, targets = np.unique(labels[rows], return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"a probe needs at least two classes, the training rows hold {len(classes)}")
@@ -157,12 +141,16 @@ def fit_path(
     variances, axes = np.append(np.maximum(variances, 0), 1), block_diag(axes, 1)
     data = _Rows(features, targets, rows, standardiser, settings.device)
     weights = np.zeros((1 if len(classes) == 2 else len(classes), features.shape[1] + 1))
-    # One thread where products are over before a second thread has woken up.
-    threads = 1 if len(rows) * features.shape[1] <= SMALL else None
+    threads = 1 if len(rows) * features.shape[1] <= SMALL else None  # a product is over before a second has woken up
     for c in path:
         with _threads().limit(limits=threads):
             weights, loss, converged = _minimise(data, 1 / (c * len(rows)), weights, variances, axes, settings)
         yield Probe(standardiser, classes, weights[:, :-1], weights[:, -1], c, loss, converged)
+
+
+def fit_probe(features: NDArray, labels: NDArray, rows: NDArray, c: float, settings: Settings = DEFAULT) -> Probe:
+    """Fit a probe at one regularisation; see `fit_path`."""
+    return next(fit_path(features, labels, rows, [c], settings))
 
 
 _threads = cache(ThreadpoolController)  # looks for libraries once, not at each fit
@@ -253,9 +241,6 @@ def _minimise(data: _Rows, penalty: float, weights: NDArray, variances: NDArray,
     return weights, value, bool(rest <= 2 * goal)
 
 
-# tuning
-
-
 class Sweep(NamedTuple):
     """Validation scores of every C that was tried, ascending, and the choice."""
 
@@ -296,11 +281,7 @@ def sweep(
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one experiment. No row, and no image id, may be in two parts.
-
-    Raises:
-        ValueError: A part is empty or two parts share an image.
-    """
+    """Rows of one experiment; ValueError where a part is empty or an image id is in two parts."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -309,16 +290,14 @@ class Split:
 
     def __post_init__(self) -> None:
         parts = {name: set(self.ids[getattr(self, name)].tolist()) for name in ("train", "validation", "test")}
-        for name, ids in parts.items():
-            if not ids:
-                raise ValueError(f"the {name} part of the split is empty")
-        for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if empty := [name for name, ids in parts.items() if not ids]:
+            raise ValueError(f"the {empty[0]} part of the split is empty")
+        for a, b in combinations(parts, 2):
             if shared := parts[a] & parts[b]:
                 raise ValueError(f"{a} and {b} share {len(shared)} images, e.g. {min(shared)}")
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Test result of one tuned probe, as it is stored."""
 
     correct: NDArray[np.bool_]  # (n_test,) in the ascending order of test rows

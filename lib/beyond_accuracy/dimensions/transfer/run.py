@@ -19,10 +19,10 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import atomic_write
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.classes import ClassSpace
-from beyond_accuracy.dimensions.transfer import vtab
+from beyond_accuracy.dimensions.transfer import tasks
 from beyond_accuracy.dimensions.transfer.probe import DEFAULT, Settings, Split, chunks, run_probe
 from beyond_accuracy.dimensions.transfer.scores import Runs
-from beyond_accuracy.dimensions.transfer.tasks import Task, TaskData, parse_tasks, task_data
+from beyond_accuracy.dimensions.transfer.tasks import Task, TaskData, vtab
 from beyond_accuracy.inference.store import make_key
 
 if TYPE_CHECKING:
@@ -39,45 +39,33 @@ class Bench:
     """The tasks of a page whose data is here, with every network's features of them."""
 
     def __init__(self, page: "Page", only: str = "", protocols: str = "", seeds: int = 3, device: str = "cpu"):
-        """Loads all tasks; those without data are listed as left out (`Page.skipped`).
+        """Loads the tasks that the page's role `tasks` names, or `only` some; without data they are listed as left out.
 
-        Args:
-            page: The page; its role `tasks` names them.
-            only: Comma-separated names of a part of them.
-            protocols: Comma-separated keys of `vtab.PROTOCOLS`, the main one first; the profile's if empty.
-            seeds: Splits drawn per task.
-            device: Where large sets are fitted.
-
-        Raises:
-            DataMissing: No task's dataset is here.
-            InputError: An unknown task, or one that does not fit its dataset.
+        `protocols`: keys of `tasks.PROTOCOLS`, the main one first; the profile's if empty. Large sets are fitted on the
+        device. Lists are separated by commas.
         """
-        tasks = {task.name: task for task in parse_tasks(page.role("tasks"))}
-        for name in (wanted := _listed(only)):
-            if name not in tasks:
-                raise InputError(unknown("task", name, tasks))
-        chosen = [tasks[name] for name in tasks if name in (wanted or tasks)]
+        known = {task.name: task for task in tasks.parse_tasks(page.role("tasks"))}
+        wanted = _listed(only)
+        if missing := [name for name in wanted if name not in known]:
+            raise InputError(unknown("task", missing[0], known))
+        chosen = [task for name, task in known.items() if name in (wanted or known)]
         here = page.available(dict.fromkeys(task.dataset for task in chosen))
         if not here:
             raise DataMissing("; ".join(page.skipped))
         self.page, self.seeds, self.settings = page, range(seeds), Settings(device=device)
-        self.protocols = _listed(protocols) or page.roles.get("protocols", list(vtab.PROTOCOLS))
+        self.protocols = _listed(protocols) or page.roles.get("protocols", list(tasks.PROTOCOLS))
         self.folder = page.store.root / "probes"
         self.tasks = [load_task(page, task) for task in chosen if task.dataset in here]
         self.layers = {model: layer_of(found, PROJECTED) for model, found in self.tasks[0][1].items()}
 
     def overview(self) -> pd.DataFrame:
         """Rows `task, group, dataset, classes, train, test, chance, majority`, the last two in percent."""
-        names = ["task", "group", "dataset", "classes", "train", "test", "chance", "majority"]
         rows = [
-            (
-                *(d.task.label, d.task.group, d.task.dataset, len(d.names), d.pool, len(d.rows) - d.pool),
-                d.chance,
-                d.majority,
-            )
+            {"task": d.task.label, "group": d.task.group, "dataset": d.task.dataset, "classes": len(d.names),
+             "train": d.pool, "test": len(d.rows) - d.pool, "chance": d.chance, "majority": d.majority}
             for d, _ in self.tasks
-        ]
-        return pd.DataFrame(rows, columns=names)
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
 
     def probe(self, setting: str = "", layer: str = PROJECTED) -> list[Runs]:
         """Probes of every task that allows the setting (default: the main protocol); `TRUNK`: of CLIP models alone."""
@@ -106,55 +94,36 @@ def layer_of(found: "Features", wanted: str) -> str:
 
 
 def load_task(page: "Page", task: Task) -> tuple[TaskData, dict[str, "Features"]]:
-    """The images of a task and every model's features of them.
-
-    Raises:
-        DataMissing: The dataset or weights are not here.
-        InputError: The task does not fit the dataset, or models saw different images of it.
-    """
+    """The images of a task and every model's features of them."""
     features = page.features(task.dataset)
     if not features:
         raise InputError(f"task {task.name}: no model of this run has features (imported predictions have none)")
-    first, *others = features.values()
-    for other in others:
-        if not np.array_equal(other.ids, first.ids):
-            names = f"{first.model} and {other.model}"
-            raise InputError(f"task {task.name}: {names} saw different images of {task.dataset}")
-    dataset = page.dataset(task.dataset)
+    first, dataset = next(iter(features.values())), page.dataset(task.dataset)
+    if other := next((found.model for found in features.values() if not np.array_equal(found.ids, first.ids)), ""):
+        raise InputError(f"task {task.name}: {first.model} and {other} saw different images of {task.dataset}")
     names = dataset.classes.names if dataset.classes is not None else ()
-    return task_data(task, first.ids, first.targets, dataset.metadata, names), features
+    return tasks.task_data(task, first.ids, first.targets, dataset.metadata, names), features
 
 
 def possible_setting(data: TaskData, setting: str, seeds: Sequence[int] = (0,)) -> str:
     """The setting; `vtab_full` where VTAB-1k asks for too many images; empty where a class has too few for shots."""
-    if setting.startswith("shots="):
-        shots = int(setting.removeprefix("shots="))
-        return setting if vtab.has_shots(data.labels, data.groups, data.fold, shots, seeds) else ""
+    if shots := _shots(setting):
+        return setting if tasks.has_shots(data.labels, data.groups, data.fold, shots, seeds) else ""
     return "vtab_full" if setting == "vtab_1k" and data.pool < 1000 else setting
 
 
+def _shots(setting: str) -> int:
+    return int(setting.removeprefix("shots=")) if setting.startswith("shots=") else 0
+
+
 def probe_task(
-    data: TaskData,
-    features: Mapping[str, "Features"],
-    setting: str,
-    seeds: Sequence[int],
-    settings: Settings = DEFAULT,
-    layer: str = PROJECTED,
-    folder: Path | None = None,
-) -> Runs:
-    """Probe one task with every model.
+    data: TaskData, features: Mapping[str, "Features"], setting: str, seeds: Sequence[int],
+    settings: Settings = DEFAULT, layer: str = PROJECTED, folder: Path | None = None,
+) -> Runs:  # fmt: skip
+    """Probe one task with every model; InputError where the split is impossible or leaks (see `tasks`).
 
-    Args:
-        data: The task's images.
-        features: Model -> features of its dataset.
-        setting: A key of `vtab.PROTOCOLS`, or `shots=<k>`.
-        seeds: Of the splits; the test images are the same for all.
-        settings: How to fit.
-        layer: Probed where a model has it.
-        folder: Where outcomes are kept; None keeps none.
-
-    Raises:
-        InputError: The split is impossible or leaks (see `vtab`).
+    The setting is a key of `tasks.PROTOCOLS`, or `shots=<k>`; seeds are of the splits, which test on the same images;
+    the layer is probed where a model has it; outcomes are kept in the folder, if one is given.
     """
     task, correct, notes = data.task, {}, []
     try:
@@ -174,16 +143,17 @@ def probe_task(
 
 
 def _split(data: TaskData, setting: str, seed: int) -> Split:
-    if setting.startswith("shots="):
-        return vtab.draw_few_shot(data.labels, data.groups, data.fold, int(setting.removeprefix("shots=")), seed)
-    share = vtab.tasks()[data.task.name].validation_share if data.task.name in vtab.tasks() else 0.2
-    return vtab.draw_split(data.labels, data.groups, data.fold, setting, seed, share)
+    if shots := _shots(setting):
+        return tasks.draw_few_shot(data.labels, data.groups, data.fold, shots, seed)
+    known = vtab().get(data.task.name)
+    share = known.validation / (known.train + known.validation) if known else 0.2
+    return tasks.draw_split(data.labels, data.groups, data.fold, setting, seed, share)
 
 
 def _fitted(layer: NDArray, data: TaskData, split: Split, settings: Settings) -> dict:
     values = layer if len(data.rows) == len(layer) else _Some(layer, data.rows)
-    vtab.refuse_leak(values, split, data.task.name)
-    return asdict(run_probe(values, data.labels, split, settings))
+    tasks.refuse_leak(values, split, data.task.name)
+    return run_probe(values, data.labels, split, settings)._asdict()
 
 
 class _Some:
@@ -217,23 +187,17 @@ def kept(path: Path | None, make: Callable[[], Mapping]) -> dict[str, NDArray]:
         return {name: stored[name] for name in stored.files}
 
 
-def zero_shot(
-    page: "Page", data: TaskData, features: Mapping[str, "Features"], folder: Path | None = None
-) -> Runs | None:
+def zero_shot(page: "Page", data: TaskData, features: Mapping, folder: Path | None = None) -> Runs | None:
     """Zero-shot correctness of the CLIP models on a task's test images, from stored features and encoded class names.
 
     None where there is no CLIP model, the set has no class names, or the task asks something else.
-
-    Raises:
-        InputError: The set names fewer classes than its labels need.
     """
     found = {name: each for name, each in features.items() if PROJECTED in each.layers}
     classes = prompts_of(page.dataset(data.task.dataset))
     if not found or classes is None or not data.task.zero_shot:
         return None
-    test = data.fold == "test"
-    rows, same = data.rows[test], vtab.tasks()[data.task.name].merge if data.task.name in vtab.tasks() else np.asarray
-    correct = {}
+    test, name, correct = data.fold == "test", data.task.name, {}
+    rows = data.rows[test]
     for model, each in found.items():
         targets = np.asarray(each.targets, np.int64)[rows]
         if targets.max() >= len(classes):
@@ -241,16 +205,13 @@ def zero_shot(
         key = make_key({"zero_shot": 1, "features": each.meta.get("key"), "prompts": classes.prompt_hash})
         path = folder and folder / f"{key}.npz"
         head = kept(path, lambda model=model: {"head": text_head(page, model, classes)})["head"]
-        correct[model] = (same(answers(each.layers[PROJECTED], head, rows)) == same(targets))[None, :]
+        said = answers(each.layers[PROJECTED], head, rows)
+        correct[model] = (tasks.scored_labels(name, said) == tasks.scored_labels(name, targets))[None, :]
     return Runs(data.task, "zero_shot", correct, data.groups[test], chance=data.chance)
 
 
 def prompts_of(dataset: "ImageDataset") -> ClassSpace | None:
-    """Class names and templates of a set: its class space, or the files beside its shards; None without either.
-
-    Raises:
-        InputError: Templates without the placeholder ``{c}``.
-    """
+    """Class names and templates of a set: its class space, or the files beside its shards; None without either."""
     if dataset.classes is not None:
         return dataset.classes
     root = Path(dataset.source)
@@ -278,7 +239,7 @@ def text_head(page: "Page", model: str, classes: ClassSpace) -> NDArray[np.float
 def answers(projected: NDArray, head: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Class with the most similar text for each of ascending rows, the lowest index on ties.
 
-    The length of a row and the logit scale do not move an argmax, so neither is needed.
+    The length of a row and the logit scale do not move an argmax.
     """
     parts = [np.asarray(projected[part], np.float32) @ head for part in chunks(rows, projected.shape[1])]
     return np.concatenate([scores.argmax(axis=1) for scores in parts]).astype(np.int64)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
-from beyond_accuracy.dimensions.transfer import vtab
-from beyond_accuracy.dimensions.transfer.tasks import Task
+from beyond_accuracy.dimensions.transfer.tasks import GROUPS, PROTOCOLS, Task
 from beyond_accuracy.measure import tidy
 from beyond_accuracy.measure.stats import Interval
 
@@ -39,7 +38,7 @@ class Spread(NamedTuple):
 
     value: float
     variance: float  # over other test images, other splits and other choices of C
-    freedom: float  # degrees of freedom behind the variance
+    freedom: float  # degrees of freedom behind it
     units: int  # different test images, or scenes, that inform
 
 
@@ -57,12 +56,8 @@ def spread(runs: Sequence[Runs], signs: Mapping[str, float]) -> Spread:
     V_cells`` of crossed designs, Owen 2007). Few seeds tell that difference badly: both are means over all models, or
     pairs of models, and of what is taken off, the share sqrt(2 / d), the relative error of a variance on d degrees of
     freedom, stays. Degrees of freedom of V: Welch and Satterthwaite. One seed shows no ``V_splits``.
-
-    Raises:
-        ValueError: A dataset's test images are a single unit.
     """
-    value, variance, uncertain, units = 0.0, 0.0, 0.0, 0
-    models = list(runs[0].correct)
+    value, variance, uncertain, units, models = 0.0, 0.0, 0.0, 0, list(runs[0].correct)
     alike = [dict(zip(chosen, signs.values(), strict=True)) for chosen in combinations(models, len(signs))]
     for dataset in dict.fromkeys(run.task.dataset for run in runs):
         block = [run for run in runs if run.task.dataset == dataset]
@@ -121,16 +116,15 @@ def sets_of_tasks(runs: Iterable[Runs]) -> dict[str, list[Runs]]:
     sure = [run for run in runs if run.task.name not in DOUBTFUL]
     if 0 < len(sure) < len(runs):
         sets["average_without_sun397"] = sure
-    groups = {f"average_{group}": [run for run in runs if run.task.group == group] for group in vtab.GROUPS}
+    groups = {f"average_{group}": [run for run in runs if run.task.group == group] for group in GROUPS}
     return sets | {name: members for name, members in groups.items() if len(members) > 1}
 
 
 def score(runs: Iterable[Runs], metric: str = "accuracy") -> pd.DataFrame:
     """Test accuracy per task and model in percent, mean over seeds, with the interval of `spread` and `share_of`.
 
-    Returns:
-        Rows of `tidy.rows` with `dataset` (the task's name), `task` (its title), `protocol` and `chance`; `n` counts
-        test images, or scenes where images share one.
+    Rows of `tidy.rows` with `dataset` (the task's name), `task` (its title), `protocol` and `chance`; `n` counts test
+    images, or scenes where images share one.
     """
     return _scored([(run.task.name, [run]) for run in runs], metric)
 
@@ -141,15 +135,14 @@ def averages(runs: Iterable[Runs]) -> pd.DataFrame:
 
 
 def _scored(sets: Iterable[tuple[str, Sequence[Runs]]], metric: str) -> pd.DataFrame:
-    frames = []
+    frames = [pd.DataFrame(columns=[*tidy.COLUMNS, "dataset", "task", "protocol", "chance"])]
     for name, runs in sets:
         found = {model: spread(runs, {model: 1.0}) for model in runs[0].correct}
         values, ends = [100 * f.value for f in found.values()], [100 * np.array(share_of(f)) for f in found.values()]
         rows = tidy.rows(metric, "percent", list(found), values, [f.units for f in found.values()], ends=ends)
         protocol, chance = runs[0].setting if name == runs[0].task.name else "", np.mean([run.chance for run in runs])
         frames.append(rows.assign(dataset=name, task=_title(name, runs), protocol=protocol, chance=chance))
-    empty = pd.DataFrame(columns=[*tidy.COLUMNS, "dataset", "task", "protocol", "chance"])
-    return pd.concat(frames or [empty], ignore_index=True)
+    return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def _title(name: str, runs: Sequence[Runs]) -> str:
@@ -172,33 +165,24 @@ def differences(runs: Sequence[Runs]) -> pd.DataFrame:
 def few_shot(curves: Mapping[int, Sequence[Runs]]) -> pd.DataFrame:
     """Rows of `averages` over the tasks that have every point of the curve, with `shots` and `panel`.
 
-    Args:
-        curves: Number of shots -> runs of the tasks that allow it; numbers that none allows are left out.
+    Numbers of shots that no task allows are left out.
     """
     curves = {shots: runs for shots, runs in curves.items() if runs}
-    complete = set.intersection(*({run.task.name for run in runs} for runs in curves.values())) if curves else set()
-    frames = [averages([]).assign(shots=[], panel=[])] * (not complete)
-    for shots, runs in curves.items() if complete else ():
+    names = [{run.task.name for run in runs} for runs in curves.values()]
+    complete, frames = set.intersection(*names) if names else set(), []
+    for shots, runs in curves.items():
         sets = sets_of_tasks(run for run in runs if run.task.name in complete)
         sets.pop("average_without_sun397", None)
-        rows = _scored(sets.items(), "accuracy").assign(shots=shots)
-        panels = {k: f"{k.replace('average', 'all').removeprefix('all_')} ({_tasks(len(v))})" for k, v in sets.items()}
-        frames.append(rows.assign(panel=rows["dataset"].map(panels)))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _tasks(count: int) -> str:
-    return f"{count} task{'s' * (count > 1)}"
+        sizes = {name: f"{len(members)} task{'s' * (len(members) > 1)}" for name, members in sets.items()}
+        rows = _scored(sets.items(), "accuracy")
+        names = rows["dataset"].str.replace("average", "all").str.removeprefix("all_")
+        frames.append(rows.assign(shots=shots, panel=names + " (" + rows["dataset"].map(sizes) + ")"))
+    return pd.concat(frames or [averages([]).assign(shots=[], panel=[])], ignore_index=True)
 
 
 def beside(rows: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
     """Those rows of `score` that have a counterpart of the same task and model, with its value in a column `name`."""
     return rows.merge(other[["dataset", "model", "value"]].rename(columns={"value": name}), on=["dataset", "model"])
-
-
-def chance(rows: pd.DataFrame, column: str) -> dict[str, float]:
-    """Percent right by guessing for each value of a column, for figures."""
-    return dict(zip(rows[column], rows["chance"], strict=True))
 
 
 def counts(runs: Iterable[Runs]) -> str:
@@ -209,15 +193,17 @@ def counts(runs: Iterable[Runs]) -> str:
 def protocols(runs: Sequence[Runs]) -> str:
     """Which tasks were run under which protocol, a line each."""
     tasks = {s: ", ".join(run.task.label for run in runs if run.setting == s) for s in [run.setting for run in runs]}
-    return "\n".join(f"{setting} ({names}): {vtab.PROTOCOLS[setting]}." for setting, names in tasks.items())
+    return "\n".join(f"{setting} ({names}): {PROTOCOLS[setting]}." for setting, names in tasks.items())
 
 
 def fits(runs: Iterable[Runs]) -> pd.DataFrame:
     """How the fits went: `task, protocol, log10_c` (median), `at_edge, not_converged, seed_sd` (points), `fits`."""
     rows = []
     for run in runs:
-        edge, failed = int(run.notes["at_edge"].sum()), int((~run.notes["converged"]).sum())
-        between = pd.DataFrame({model: 100 * right.mean(axis=1) for model, right in run.correct.items()}).std().mean()
-        c = float(np.median(np.log10(run.notes["c"])))
-        rows.append((run.task.label, run.setting, c, edge, failed, between, len(run.notes)))
-    return pd.DataFrame(rows, columns=["task", "protocol", "log10_c", "at_edge", "not_converged", "seed_sd", "fits"])
+        notes, shares = run.notes, {model: 100 * right.mean(axis=1) for model, right in run.correct.items()}
+        rows.append({
+            "task": run.task.label, "protocol": run.setting, "log10_c": float(np.median(np.log10(notes["c"]))),
+            "at_edge": int(notes["at_edge"].sum()), "not_converged": int((~notes["converged"]).sum()),
+            "seed_sd": pd.DataFrame(shares).std().mean(), "fits": len(notes),
+        })  # fmt: skip
+    return pd.DataFrame(rows)

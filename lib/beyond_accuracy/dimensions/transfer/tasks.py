@@ -1,25 +1,65 @@
-"""Probe tasks: which question is asked of which images, declared in a profile or a YAML list.
+"""Probe tasks: which question is asked of which images, and how they are split.
 
-One form serves VTAB's tasks (the labels of a dataset of their own) and questions about a set whose images are described
-by metadata (a column, cut into bins). A profile's page `transfer` names its tasks under `tasks`: a shipped list
-(`vtab`, `mini_world`), or a list of VTAB names and mappings with the fields of `Task`.
+One form serves the 19 tasks of the Visual Task Adaptation Benchmark (Zhai et al. 2019; the labels of a dataset of their
+own) and questions about a set whose images are described by metadata (a column, cut into bins). A profile's page
+`transfer` names its tasks under `tasks`: a shipped list (`vtab`, `mini_world`), or a list of VTAB names and mappings
+with the fields of `Task`.
+
+Counts, class merges and traps of VTAB are those of its own test files (google-research/task_adaptation). Every draw of
+a split is a function of a seed and of the images' groups alone, the same for all models.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 import yaml
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import unknown
-from beyond_accuracy.dimensions.transfer import vtab
+from beyond_accuracy.dimensions.transfer.probe import Split
 
+GROUPS = ("natural", "specialized", "structured")
+PROTOCOLS = {
+    "vtab_full": "all training images; C chosen on validation images, refit on both",
+    "vtab_1k": "1,000 images drawn by seed: 800 to train, 200 to choose C, refit on both (VTAB-1k takes the first "
+    "1,000 in its own file order, which the public mirrors do not keep)",
+}
 LEAST_PER_CLASS = 10
 """Classes with fewer images than this are left out of a metadata task: they can be neither learned nor tested."""
+LEAK = 0.9  # share of test images found among the training images above which train and test are the same set
+
+
+@lru_cache
+def vtab() -> dict:
+    """The 19 tasks by name, in the order natural, specialized, structured.
+
+    Each has `name, group, title, hub, licence, note`, the sizes `train, validation, test` of its published splits, and
+    the number of `classes` as stored and as scored (`scored_classes`).
+    """
+    table = pd.read_csv(ASSETS / "vtab.csv", keep_default_na=False)
+    return {row.name: row for row in table.itertuples(index=False, name="Vtab")}
+
+
+def scored_labels(name: str, labels: ArrayLike) -> NDArray[np.int64]:
+    """Stored labels of a task to scored ones: dSprites groups neighbouring values, as VTAB does; others stay.
+
+    >>> scored_labels("dsprites_orientation", [0, 2, 3, 39]).tolist()
+    [0, 0, 1, 15]
+    """
+    labels = np.asarray(labels, np.int64)
+    if name not in vtab():
+        return labels
+    task = vtab()[name]
+    if labels.size and (labels.min() < 0 or labels.max() >= task.classes):
+        raise InputError(f"{name}: label {labels.max()} with {task.classes} classes")
+    return labels * task.scored_classes // task.classes
 
 
 @dataclass(frozen=True)
@@ -53,8 +93,8 @@ class TaskData:
     rows: NDArray[np.int64]  # (n,) positions among the dataset's features
     labels: NDArray[np.int64]  # (n,) 0..k-1
     names: tuple[str, ...]  # (k,) what the labels mean
-    groups: NDArray  # (n,) image id, or what several images share
-    fold: NDArray  # (n,) `train`, `validation` or `test`
+    groups: NDArray  # (n,) image id, or what several images share; never split
+    fold: NDArray  # (n,) `train`, `validation` or `test`, as published
 
     @property
     def pool(self) -> int:
@@ -69,22 +109,18 @@ class TaskData:
     @property
     def majority(self) -> float:
         """Percent of test images in the class that is most frequent among the training images."""
-        train = self.labels[self.fold != "test"]
-        return 100 * float(np.mean(self.labels[self.fold == "test"] == np.bincount(train).argmax()))
+        most = np.bincount(self.labels[self.fold != "test"]).argmax()
+        return 100 * float(np.mean(self.labels[self.fold == "test"] == most))
 
 
 def parse_tasks(spec: object, where: str = "tasks") -> list[Task]:
-    """Tasks from a profile: the name of a shipped list, or a list of VTAB names and mappings.
-
-    Raises:
-        InputError: An unknown name or key, a missing name, or a value of the wrong kind.
-    """
+    """Tasks from a profile: the name of a shipped list, or a list of VTAB names and mappings."""
     if isinstance(spec, str):
         path = ASSETS / "tasks" / f"{spec}.yaml"
         known = ["vtab", *sorted(p.stem for p in path.parent.glob("*.yaml"))]
         if spec not in known:
             raise InputError(f"{where}: {unknown('task list', spec, known)}")
-        spec = list(vtab.tasks()) if spec == "vtab" else yaml.safe_load(path.read_text(encoding="utf-8"))
+        spec = list(vtab()) if spec == "vtab" else yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(spec, Sequence) or not spec:
         raise InputError(f"{where}: expected a list of tasks or the name of one, got {spec!r}")
     found = [_parse(item, f"{where}[{i}]") for i, item in enumerate(spec)]
@@ -96,20 +132,19 @@ def parse_tasks(spec: object, where: str = "tasks") -> list[Task]:
 
 def _parse(item: object, where: str) -> Task:
     if isinstance(item, str):
-        if item not in vtab.tasks():
-            raise InputError(f"{where}: {unknown('VTAB task', item, vtab.tasks())}")
+        if item not in vtab():
+            raise InputError(f"{where}: {unknown('VTAB task', item, vtab())}")
         item = {"name": item, "zero_shot": True}
     if not isinstance(item, Mapping) or "name" not in item:
         raise InputError(f"{where}: expected a VTAB name or a mapping with `name`, got {item!r}")
     keys = {f.name for f in fields(Task)}
-    for key in item:
-        if key not in keys:
-            raise InputError(f"{where}: {unknown('key', str(key), sorted(keys))}")
+    if wrong := [key for key in item if key not in keys]:
+        raise InputError(f"{where}: {unknown('key', str(wrong[0]), sorted(keys))}")
     name = str(item["name"])
-    known = vtab.tasks().get(name)
+    known = vtab().get(name)
     values = {"dataset": name} | ({"group": known.group, "title": known.title} if known else {}) | dict(item)
-    if values.get("group") not in vtab.GROUPS:
-        raise InputError(f"{where}: group of {name!r}: expected one of {', '.join(vtab.GROUPS)}")
+    if values.get("group") not in GROUPS:
+        raise InputError(f"{where}: group of {name!r}: expected one of {', '.join(GROUPS)}")
     column = values.get("column", ())
     values["column"] = (column,) if isinstance(column, str) else tuple(column)
     values["edges"] = tuple(float(edge) for edge in values.get("edges", ()))
@@ -125,9 +160,6 @@ def _parse(item: object, where: str) -> Task:
 
 def bin_labels(values: NDArray, task: Task) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels and their meaning from the values of a column, by the task's bins, or every distinct value a class.
-
-    Raises:
-        InputError: A numeric column has missing values, or bins coincide.
 
     >>> labels, names = bin_labels(np.array([350.0, 10.0, 100.0]), Task("t", "structured", edges=(0, 90), period=360))
     >>> labels.tolist(), names
@@ -154,29 +186,24 @@ def bin_labels(values: NDArray, task: Task) -> tuple[NDArray[np.int64], tuple[st
 def task_data(
     task: Task, ids: NDArray, targets: NDArray | list, metadata: pd.DataFrame, class_names: Sequence[str] = ()
 ) -> TaskData:
-    """Labels, groups and folds of a task.
+    """Labels, groups and folds of a task on a dataset's (n,) ids and targets, in the order of its features.
 
-    Args:
-        task: The task.
-        ids: (n,) image ids in the order of the features.
-        targets: (n,) labels of the dataset, or a list of arrays for multi-label sets.
-        metadata: Frame indexed by id; a column `split` (train, validation, test) is the published split.
-        class_names: Names of the dataset's labels.
-
-    Raises:
-        InputError: A column that is not there, labels a task cannot have, or no images left.
+    A metadata column `split` (train, validation, test) is the published split; targets are a list of arrays for
+    multi-label sets.
     """
+
+    def need(fits: bool, problem: str) -> None:
+        if not fits:
+            raise InputError(f"task {task.name}: {problem}")
+
     frame = metadata.loc[ids]
     for column in (*task.column, *task.where, *([task.group_by] if task.group_by else [])):
-        if column not in frame:
-            problem = unknown("metadata column", column, frame.columns)
-            raise InputError(f"task {task.name}: {problem} of dataset {task.dataset}")
+        need(column in frame, f"{unknown('metadata column', column, frame.columns)} of dataset {task.dataset}")
     keep = np.ones(len(ids), dtype=bool)
     for column, wanted in task.where.items():
         keep &= frame[column].isin(wanted if isinstance(wanted, list) else [wanted]).to_numpy()
     rows = np.flatnonzero(keep)
-    if len(rows) == 0:
-        raise InputError(f"task {task.name}: no image of {task.dataset} has {task.where}")
+    need(len(rows) > 0, f"no image of {task.dataset} has {task.where}")
     if task.column:
         columns = frame.iloc[rows][list(task.column)]
         summed = columns.sum(axis=1) if len(task.column) > 1 else columns.iloc[:, 0]
@@ -184,26 +211,127 @@ def task_data(
         kept = np.bincount(labels, minlength=len(names)) >= LEAST_PER_CLASS
         chosen = kept[labels]
         rows, labels = rows[chosen], (np.cumsum(kept) - 1)[labels[chosen]]
-        names = tuple(name for name, good in zip(names, kept, strict=True) if good)
+        names = [name for name, good in zip(names, kept, strict=True) if good]
     else:
-        labels, names = _own_labels(task, targets, rows, class_names)
-    if len(names) < 2 or len(np.unique(labels)) < 2:
-        least = f"at least two classes with {LEAST_PER_CLASS} images in {task.dataset}"
-        raise InputError(f"task {task.name}: needs {least}")
+        several = f"images of {task.dataset} have several labels; name a metadata column"
+        need(not isinstance(targets, list), several)
+        labels, known = scored_labels(task.name, np.asarray(targets)[rows]), vtab().get(task.name)
+        count = known.scored_classes if known else len(class_names) or int(labels.max()) + 1
+        names = class_names if len(class_names) == count else map(str, range(count))
+    names = tuple(names)
+    enough = len(names) > 1 and len(np.unique(labels)) > 1
+    need(enough, f"needs at least two classes with {LEAST_PER_CLASS} images in {task.dataset}")
     part = frame.iloc[rows]
     groups = part[task.group_by].astype(str).to_numpy() if task.group_by else np.asarray(ids)[rows].astype(str)
-    fold = part["split"].to_numpy(str) if "split" in part else vtab.hold_out(groups, task.test_share)
+    fold = part["split"].to_numpy(str) if "split" in part else hold_out(groups, task.test_share)
     for name in ("train", "test"):
-        if not (fold == name).any():
-            raise InputError(f"task {task.name}: dataset {task.dataset} has no {name} images")
+        need((fold == name).any(), f"dataset {task.dataset} has no {name} images")
     return TaskData(task, rows, labels, names, groups, fold)
 
 
-def _own_labels(task: Task, targets, rows, class_names) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    if isinstance(targets, list):
-        raise InputError(f"task {task.name}: images of {task.dataset} have several labels; name a metadata column")
-    labels, known = np.asarray(targets, np.int64)[rows], vtab.tasks().get(task.name)
-    if known is None:
-        return labels, tuple(class_names) or tuple(map(str, range(int(labels.max()) + 1)))
-    names = tuple(class_names) if len(class_names) == known.scored_classes else map(str, range(known.scored_classes))
-    return known.merge(labels), tuple(names)
+# Splits: `labels`, `groups` and `fold` as in `TaskData` ---------------------------------------------------------------
+
+
+def hold_out(groups: ArrayLike, share: float = 0.3) -> NDArray[np.str_]:
+    """Folds of sets that were published in one piece: a fixed share of groups is `test`, the rest `train`.
+
+    The decision is a hash of the group's name: the same for every model, seed and subset, so a group that is once in
+    the test set can never be trained on.
+    """
+    names, inverse = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    drawn = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) for name in names])
+    return np.where(drawn < int(share * 2**32), "test", "train")[inverse]
+
+
+def draw_split(
+    labels: NDArray, groups: NDArray, fold: NDArray, protocol: str, seed: int, validation_share: float = 0.2
+) -> Split:
+    """Training, validation and test rows of one probe.
+
+    ``vtab_full`` uses the published validation images with seed 0; other seeds, and sets without any, draw as many from
+    training and validation together (a share of both where none are published), stratified by labels where that is
+    possible. ``vtab_1k`` draws 800 + 200. ValueError where the protocol is unknown or there are too few images.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    train, validation, test = (np.flatnonzero(fold == part) for part in ("train", "validation", "test"))
+    pool, rng = np.concatenate([train, validation]), np.random.default_rng([seed, 0x57AB])
+    if protocol == "vtab_1k":
+        if len(validation) >= 200 and len(train) >= 800:
+            train, validation = rng.choice(train, 800, replace=False), rng.choice(validation, 200, replace=False)
+        elif len(pool) >= 1000:
+            train, validation = _divide(rng.choice(pool, 1000, replace=False), labels, groups, 200, rng)
+        else:
+            raise ValueError(f"vtab_1k needs 1,000 training images, there are {len(pool)}")
+    elif seed != 0 or len(validation) == 0:
+        wanted = len(validation) or max(1, round(validation_share * len(pool)))
+        train, validation = _divide(pool, labels, groups, wanted, rng)
+    return Split(np.sort(train), np.sort(validation), test, groups)
+
+
+def _divide(rows, labels, groups, wanted, rng):
+    """Split rows into training and `wanted` validation rows: whole groups, else stratified, else at random."""
+    state = int(rng.integers(2**31))
+    if len(np.unique(groups[rows])) < len(rows):
+        splitter = GroupShuffleSplit(1, test_size=wanted / len(rows), random_state=state)
+        return [rows[part] for part in next(splitter.split(rows, groups=groups[rows]))]
+    counts = np.unique(labels[rows], return_counts=True)[1]
+    stratify = labels[rows] if counts.min() >= 2 and len(counts) <= min(wanted, len(rows) - wanted) else None
+    return train_test_split(rows, test_size=wanted, random_state=state, stratify=stratify)
+
+
+def draw_few_shot(labels: NDArray, groups: NDArray, fold: NDArray, shots: int, seed: int) -> Split:
+    """``shots`` training and min(shots, 4) validation images per class, from different groups; all test images.
+
+    Where images share groups, a third of the groups is for validation, and a class takes at most one image of a group.
+    ValueError where a class has too few images.
+    """
+    rng = np.random.default_rng([seed, shots, 0xFE35])
+    pool = rng.permutation(np.flatnonzero(fold != "test"))
+    names, member = np.unique(groups[pool], return_inverse=True)
+    shared = len(names) < len(pool)
+    selecting = rng.permutation(len(names)) < len(names) // 3
+    wanted, train, validation = min(shots, 4), [], []
+    for label in np.unique(labels[pool]):
+        mine = np.flatnonzero(labels[pool] == label)
+        if shared:
+            mine = mine[np.sort(np.unique(member[mine], return_index=True)[1])]  # one image of a group
+            chosen, held = mine[~selecting[member[mine]]], mine[selecting[member[mine]]]
+        else:
+            chosen, held = mine[:shots], mine[shots:]
+        if len(chosen) < shots or len(held) < wanted:
+            raise ValueError(f"class {label} has {len(mine)} training images, {shots} shots need more")
+        train += [*pool[chosen[:shots]]]
+        validation += [*pool[held[:wanted]]]
+    return Split(np.sort(train), np.sort(validation), np.flatnonzero(fold == "test"), groups)
+
+
+def has_shots(labels: NDArray, groups: NDArray, fold: NDArray, shots: int, seeds: Iterable[int] = (0,)) -> bool:
+    """Whether every class has enough training images for so many shots, whatever the seed."""
+    try:
+        return all(draw_few_shot(labels, groups, fold, shots, seed) for seed in seeds)
+    except ValueError:
+        return False
+
+
+def refuse_leak(features: NDArray, split: Split, name: str, limit: int = 5_000) -> float:
+    """Share of (up to ``limit``) test images whose feature vector also occurs, bit for bit, among the training images.
+
+    Ids tell whether the same file is used twice; this finds copies under another name. Some sets hold equal images by
+    design (a square looks the same after a quarter turn), so a share alone is no fault; near 1 it is the SUN397 trap:
+    ValueError at `LEAK` and above.
+    """
+
+    def digests(rows: NDArray) -> list[bytes]:
+        parts = (np.ascontiguousarray(features[rows[i : i + 4096]]) for i in range(0, len(rows), 4096))
+        return [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for part in parts for row in part]
+
+    seen = {*digests(split.train), *digests(split.validation)}
+    test = split.test[:: max(1, len(split.test) // limit)]
+    share = float(np.mean([digest in seen for digest in digests(test)]))
+    if share >= LEAK:
+        raise ValueError(
+            f"{name}: {100 * share:.0f} % of the test images are also training images (as in the public SUN397 mirror "
+            "that has one split only); get the published train and test splits"
+        )
+    return share
