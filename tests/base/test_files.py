@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from beyond_accuracy.base import files
-from beyond_accuracy.data.readers.files import scan
-from beyond_accuracy.data.readers.tars import stamp
+from beyond_accuracy.data.readers.files import scan, stamp
 
 
 @pytest.fixture

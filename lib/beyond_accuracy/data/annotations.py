@@ -5,7 +5,6 @@ Both are keyed by the validation id `ILSVRC2012_val_XXXXXXXX`, never by position
 
 import json
 from functools import cache
-from importlib import resources
 from typing import Literal
 
 import numpy as np
@@ -13,16 +12,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.data.classes import timm_list
 
 FACTORS = (
     *("pose", "background", "pattern", "color", "smaller", "shape", "partial_view", "subcategory", "texture"),
     *("larger", "darker", "object_blocking", "person_blocking", "style", "brighter", "multiple_objects"),
 )
 """The 16 ImageNet-X factors in the order of the package (most frequent first)."""
+Which = Literal["top", "multi"]
 
 
 @cache
-def factors_imagenet_x(which: Literal["top", "multi"] = "top", filter_prototypes: bool = True) -> pd.DataFrame:
+def factors_imagenet_x(which: Which = "top", filter_prototypes: bool = True) -> pd.DataFrame:
     """ImageNet-X annotations of the validation set (Idrissi et al. 2022, arXiv 2211.01866; CC BY-NC 4.0).
 
     `top` marks the one factor that sets an image most apart, `multi` all that raters named; prototypical images are
@@ -39,14 +40,11 @@ def factors_imagenet_x(which: Literal["top", "multi"] = "top", filter_prototypes
             "Get them with: pip install 'beyond-accuracy[imagenet-x]'"
         ) from error
     raw = load_annotations(which_factor=which, partition="val", filter_prototypes=filter_prototypes)
-    frame = raw[list(FACTORS)].astype(np.int8)
-    frame.index = pd.Index(raw["file_name"].str.removesuffix(".JPEG"), name="id")
-    return frame.assign(metaclass=raw["metaclass"].to_numpy(), target=raw["class"].to_numpy())
+    raw.index = pd.Index(raw["file_name"].str.removesuffix(".JPEG"), name="id")
+    return raw[list(FACTORS)].astype(np.int8).assign(metaclass=raw["metaclass"], target=raw["class"])
 
 
-def factor_frame(
-    ids: NDArray, metadata: pd.DataFrame, source: str | None, which: Literal["top", "multi"] = "top"
-) -> pd.DataFrame:
+def factor_frame(ids: NDArray, metadata: pd.DataFrame, source: str | None, which: Which = "top") -> pd.DataFrame:
     """Factors of a dataset's annotated images: index `id` in the order of `ids`, a 0/1 column per factor.
 
     `source` is `imagenet_x`, or None for the metadata: columns `x_<factor>` (`multi`) and `x_top` (`top`). Images of
@@ -81,5 +79,5 @@ def real_labels() -> dict[str, NDArray[np.int64]]:
 
     50,000 entries; 3,163 are empty and scored by no one.
     """
-    text = resources.files("timm.data").joinpath("_info", "imagenet_real_labels.json").read_text()
-    return {f"ILSVRC2012_val_{i:08d}": np.array(x, np.int64) for i, x in enumerate(json.loads(text), start=1)}
+    labels = json.loads(timm_list("imagenet_real_labels.json"))
+    return {f"ILSVRC2012_val_{i:08d}": np.array(x, np.int64) for i, x in enumerate(labels, start=1)}

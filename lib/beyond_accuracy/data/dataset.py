@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec
-from beyond_accuracy.data.classes import ClassSpace, class_space
+from beyond_accuracy.data.classes import ClassSpace, class_space, imagenet_subset
 
 Targets = np.ndarray | list[np.ndarray]
 READERS: dict[str, Callable[[DatasetSpec], "ImageDataset"]] = {}
@@ -82,22 +82,15 @@ class ImageDataset:
     def take(self, positions: np.ndarray) -> "ImageDataset":
         """The dataset cut to some positions, in the given order."""
         positions = np.asarray(positions, dtype=np.int64)
+        ids, metadata = self.ids[positions], self.metadata.iloc[positions]
         targets = [self.targets[i] for i in positions] if self.multilabel else self.targets[positions]
-        chosen = hashlib.sha256("\n".join(self.ids[positions]).encode()).hexdigest()
-        return replace(
-            self,
-            ids=self.ids[positions],
-            targets=targets,
-            load=None if self.load is None else partial(remapped, self.load, positions),
-            metadata=self.metadata.iloc[positions],
-            fingerprint=_digest(self.fingerprint, chosen),
-        )
+        load = None if self.load is None else partial(remapped, self.load, positions)
+        fingerprint = _digest(self.fingerprint, hashlib.sha256("\n".join(ids).encode()).hexdigest())
+        return replace(self, ids=ids, targets=targets, load=load, metadata=metadata, fingerprint=fingerprint)
 
     def limit(self, n: int) -> "ImageDataset":
         """At most `n` images, evenly spaced over the set (which is sorted by class), so classes stay balanced."""
-        if n <= 0 or n >= len(self):
-            return self
-        return self.take(evenly(len(self), n))
+        return self.take(evenly(len(self), n)) if 0 < n < len(self) else self
 
 
 def evenly(n: int, k: int) -> np.ndarray:
@@ -111,8 +104,13 @@ def remapped(load: Callable[[int], bytes], positions: np.ndarray, position: int)
     return load(int(positions[position]))
 
 
-def joined(loads: tuple[Callable[[int], bytes], ...], first: np.ndarray, position: int) -> bytes:
-    """Several loaders, one after the other; `first` has the number of the first image of each, and of all."""
+def join(parts: Sequence[tuple[Callable[[int], bytes], int]]) -> Callable[[int], bytes]:
+    """One loader out of several, given each with its number of images."""
+    loads, counts = zip(*parts, strict=True)
+    return partial(_joined, loads, np.cumsum([0, *counts]))
+
+
+def _joined(loads: tuple[Callable[[int], bytes], ...], first: np.ndarray, position: int) -> bytes:
     part = int(np.searchsorted(first, position, side="right")) - 1
     return loads[part](position - int(first[part]))
 
@@ -123,21 +121,17 @@ def reader(function: Callable[[DatasetSpec], ImageDataset]) -> Callable[[Dataset
     return function
 
 
-def build_dataset(
-    spec: DatasetSpec,
-    ids,
-    targets,
-    load,
-    *,
-    content: str,
-    source: str,
-    columns: np.ndarray | None = None,
-    metadata: pd.DataFrame | None = None,
-) -> ImageDataset:
+def scored_columns(spec: DatasetSpec) -> np.ndarray | None:
+    """The class indices that the option `columns` (`a` or `r`) of a dataset scores; None for all."""
+    subset = spec.options.get("columns")
+    return None if subset is None else imagenet_subset(str(subset))
+
+
+def build_dataset(spec: DatasetSpec, ids, targets, load, *, content, source, columns=None, metadata=None):
     """Check and assemble what a reader found: unique ids in UTF-8, labels inside the class space.
 
-    `content` is anything that changes when the files change, hashed into the fingerprint; `metadata` is in the order of
-    `ids`.
+    `content` is any text that changes when the files change, hashed into the fingerprint; `metadata` a frame in the
+    order of `ids`; the rest as in `ImageDataset`.
     """
     ids = np.asarray(ids, dtype=object)
     if len(ids) == 0:
@@ -156,26 +150,14 @@ def build_dataset(
     targets = _labels(spec, targets, source)
     if classes is not None:
         _check_labels(spec, ids, targets, classes, columns, source)
-    frame = pd.DataFrame(index=range(len(ids))) if metadata is None else metadata
+    frame = (pd.DataFrame(index=range(len(ids))) if metadata is None else metadata).set_axis(pd.Index(ids, name="id"))
     # Text and bytes are joined unambiguously, so that no two datasets share a fingerprint by concatenation.
     labels = json.dumps([t.tolist() for t in targets]) if isinstance(targets, list) else targets.tobytes().hex()
     scored = "all" if columns is None else ",".join(map(str, columns))
-    fingerprint = _digest(content, "\n".join(map(str, ids)), labels, scored)
-    return ImageDataset(
-        name=spec.name,
-        ids=ids,
-        targets=targets,
-        load=load,
-        classes=classes,
-        columns=columns,
-        metadata=frame.set_axis(pd.Index(ids, name="id"), axis=0),
-        fingerprint=fingerprint,
-        source=source,
-        title=spec.title or spec.name,
-        licence=spec.licence,
-        preprocess=str(spec.options.get("preprocess", "")),
-        keep=spec.keep,
-    )
+    fingerprint = _digest(content, "\n".join(ids), labels, scored)
+    more = {"title": spec.title or spec.name, "licence": spec.licence, "keep": spec.keep}
+    more["preprocess"] = str(spec.options.get("preprocess", ""))
+    return ImageDataset(spec.name, ids, targets, load, classes, columns, frame, fingerprint, source, **more)
 
 
 def _labels(spec: DatasetSpec, targets, source: str) -> Targets:

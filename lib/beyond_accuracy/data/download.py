@@ -15,9 +15,9 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -40,7 +40,7 @@ RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Download:
-    """One plain file: where it is, what it is called here, and how to tell that it arrived whole."""
+    """One plain file: where it is, and how to tell that it arrived whole."""
 
     url: str
     md5: str = ""
@@ -49,7 +49,7 @@ class Download:
 
     @property
     def name(self) -> str:
-        """File name."""
+        """What it is called here."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -59,8 +59,8 @@ class Hub:
 
     repo: str
     revision: str = ""
-    files: tuple[str, ...] = ("*.txt", "train/*", "test/*")
-    sha256: tuple[tuple[str, str], ...] = ()
+    files: Sequence[str] = ("*.txt", "train/*", "test/*")  # patterns
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Source:
     gigabytes: float  # on disk when done
     transient: float = 0.0  # further gigabytes while unpacking
     about: bool = False  # whether the size is an estimate
-    hub: Hub | None = None  # hub repository, or None
+    hub: Hub | None = None
     files: tuple[Download, ...] = ()  # plain downloads
     unpack: bool = False  # whether compressed archives are unpacked
     gated: str = ""  # page on which terms must be accepted first; empty = none
@@ -92,12 +92,8 @@ def sources() -> dict[str, Source]:
 
 def parse_source(name: str, entry: dict) -> Source:
     """One entry of the table."""
-    entry = dict(entry)
-    if hub := entry.pop("hub", None):
-        lists = {"files": tuple(hub["files"])} if "files" in hub else {}
-        entry["hub"] = Hub(hub["repo"], hub.get("revision", ""), sha256=tuple(hub.get("sha256", {}).items()), **lists)
-    entry["files"] = tuple(Download(**file) for file in entry.pop("files", ()))
-    return Source(name, **entry)
+    hub = Hub(**entry["hub"]) if "hub" in entry else None
+    return Source(name, **{**entry, "hub": hub, "files": tuple(Download(**file) for file in entry.get("files", ()))})
 
 
 def profile_argument(profile: Profile) -> str:
@@ -108,13 +104,11 @@ def profile_argument(profile: Profile) -> str:
 
 def how_to_get(name: str, profile: Profile) -> str:
     """The command, and the page to visit first, that get a dataset."""
-    command = f"beyond-accuracy fetch --profile {profile_argument(profile)} --only {name}"
-    source = sources().get(name)
-    if source is None:
+    if name not in sources():
         return f"no download is known for {name}; see docs/datasets.md and its path in the profile"
-    if source.gated:
-        return f"accept the terms at {source.gated}, run `hf auth login`, then `{command}`"
-    return f"`{command}`"
+    gated = sources()[name].gated
+    first = f"accept the terms at {gated}, run `hf auth login`, then " if gated else ""
+    return f"{first}`beyond-accuracy fetch --profile {profile_argument(profile)} --only {name}`"
 
 
 @lru_cache
@@ -126,20 +120,18 @@ def hub_reachable() -> bool:
         return True
     endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-    answer: list[bool] = []
+    answered = threading.Event()
 
     def connect() -> None:
-        try:
+        with suppress(OSError):
             socket.create_connection((endpoint.hostname or "", port), timeout=PROBE_SECONDS).close()
-            answer.append(True)
-        except OSError:
-            answer.append(False)
+            answered.set()
 
     # In a thread: looking up the host's name has no time limit of its own.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
-    return bool(answer and answer[0])
+    return answered.is_set()
 
 
 @contextmanager
@@ -169,8 +161,8 @@ def download(file: Download, folder: Path, wait: Callable[[float], None] = time.
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{file.name}.part"
+    before = _size(part)
     for attempt in range(ATTEMPTS):
-        before = part.stat().st_size if part.is_file() else 0
         try:
             _transfer(file, part)
             break
@@ -180,14 +172,14 @@ def download(file: Download, folder: Path, wait: Callable[[float], None] = time.
             if error.errno == errno.ENOSPC:
                 raise InputError(f"{part}: the disk is full; make room and run the command again to continue") from None
             raise
+        kept = _size(part)
         if attempt == ATTEMPTS - 1:
-            got = part.stat().st_size if part.is_file() else 0
             raise DataMissing(
-                f"{file.url} could not be downloaded ({reason}); {got:,} bytes are kept, run the command again to "
+                f"{file.url} could not be downloaded ({reason}); {kept:,} bytes are kept, run the command again to "
                 "continue"
             )
-        grew = part.is_file() and part.stat().st_size > before
-        wait(1.0 if grew else 2.0**attempt)
+        wait(1.0 if kept > before else 2.0**attempt)
+        before = kept
     verify(file, part)
     os.replace(part, target)
     _stamp_of(part).unlink(missing_ok=True)
@@ -196,10 +188,11 @@ def download(file: Download, folder: Path, wait: Callable[[float], None] = time.
 
 def _transfer(file: Download, part: Path) -> None:
     """One request: from the start, or from where the part ends if the file on the server is still the same one."""
-    start, stamp = _resume_point(file, part)
+    known = read_json(_stamp_of(part))
+    start = _size(part) if known.get("url") == file.url and known.get("stamp") else 0
     headers = {"Accept-Encoding": "identity"}
     if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": stamp}
+        headers |= {"Range": f"bytes={start}-", "If-Range": str(known["stamp"])}
     with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         status = response.status_code
         if status in RETRY_STATUS:
@@ -220,7 +213,9 @@ def _transfer(file: Download, part: Path) -> None:
         total = _total(response)
         if file.bytes and total and total != file.bytes:
             raise InputError(f"{file.url}: the server offers {total:,} bytes, expected {file.bytes:,}; it was replaced")
-        _stamp_of(part).write_text(json.dumps({"url": file.url, "stamp": _stamp(response)}), encoding="utf-8")
+        etag = response.headers.get("ETag", "")
+        stamp = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+        _stamp_of(part).write_text(json.dumps({"url": file.url, "stamp": stamp}), encoding="utf-8")
         with (
             open(part, "ab" if start else "wb") as out,
             tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=file.name, disable=None) as bar,
@@ -228,26 +223,17 @@ def _transfer(file: Download, part: Path) -> None:
             for block in response.iter_content(CHUNK_BYTES):
                 out.write(block)
                 bar.update(len(block))
-        if total and part.stat().st_size != total:
-            raise _Again(f"the transfer ended after {part.stat().st_size:,} of {total:,} bytes")
+        if total and _size(part) != total:
+            raise _Again(f"the transfer ended after {_size(part):,} of {total:,} bytes")
 
 
-def _resume_point(file: Download, part: Path) -> tuple[int, str]:
-    """Bytes that can be kept, and what tells the server which file they are of; (0, "") to start over."""
-    if not part.is_file():
-        return 0, ""
-    known = read_json(_stamp_of(part))
-    same = known.get("url") == file.url and known.get("stamp")
-    return (part.stat().st_size, str(known["stamp"])) if same else (0, "")
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _stamp_of(part: Path) -> Path:
+    """Of which file on the server a part is: its address and what the server names this version."""
     return part.with_name(f"{part.name}.json")
-
-
-def _stamp(response: requests.Response) -> str:
-    etag = response.headers.get("ETag", "")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
 def _total(response: requests.Response) -> int:
@@ -262,19 +248,21 @@ def verify(file: Download, path: Path) -> None:
     size = path.stat().st_size
     wrong = f"{size:,} bytes, expected {file.bytes:,}" if file.bytes and size != file.bytes else ""
     for kind, expected in (("md5", file.md5), ("sha256", file.sha256)):
-        if expected and not wrong and (found := checksum(path, kind)) != expected:
-            wrong = f"{kind} {found}, expected {expected}"
+        if expected and not wrong:
+            with open(path, "rb") as content:
+                found = hashlib.file_digest(content, kind).hexdigest()
+            wrong = f"{kind} {found}, expected {expected}" if found != expected else ""
     if wrong:
         path.unlink()
         _stamp_of(path).unlink(missing_ok=True)
         raise InputError(f"{file.url}: the downloaded file has {wrong}; it was removed, run the command again")
 
 
-def checksum(path: Path, kind: str) -> str:
-    """Hex digest of a file."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, kind).hexdigest()
-
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, ValueError, RuntimeError, OSError),
+)
+_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 # Archives ------------------------------------------------------------------------------------------------------------
 
@@ -287,27 +275,23 @@ def is_compressed(path: Path) -> bool:
 def unpack(archive: Path, folder: Path) -> list[str]:
     """Unpack an archive, whole or not at all and only below `folder`; returns the names of its top-level content.
 
-    Names decide nothing: absolute paths, paths and links that lead out, and device files are refused. A .tar.gz that is
-    not compressed is unpacked too.
+    Paths and links that lead out, and device files are refused. A .tar.gz that is not compressed is unpacked too.
     """
     staging = folder / f".{archive.name}.unpacking"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        if archive.name.endswith(".zip"):
-            _unzip(archive, staging)
-        else:
-            _untar(archive, staging)
+        (_unzip if archive.name.endswith(".zip") else _untar)(archive, staging)
         names = sorted(path.name for path in staging.iterdir())
         for name in names:
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)
             os.replace(staging / name, folder / name)
         return names
-    except (*_DAMAGED, OSError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise InputError(f"{archive} was not unpacked: the disk is full; make room and run again") from error
-        raise InputError(f"{archive} was not unpacked: {error}; nothing of it was kept") from error
+    except _DAMAGED as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        why = "the disk is full; make room and run again" if full else f"{error}; nothing of it was kept"
+        raise InputError(f"{archive} was not unpacked: {why}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -321,10 +305,6 @@ def _untar(archive: Path, folder: Path) -> None:
             members.extractall(folder, filter="data")
         while content.read(CHUNK_BYTES):
             pass  # to the very end, where gzip keeps the checksum of it all, which tarfile never reads
-
-
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError)
-_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 def _unzip(archive: Path, folder: Path) -> None:

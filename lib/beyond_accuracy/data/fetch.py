@@ -12,18 +12,8 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import free_bytes, read_json
 from beyond_accuracy.base.paths import data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
-from beyond_accuracy.data.download import (
-    Download,
-    Hub,
-    Source,
-    download,
-    from_hub,
-    how_to_get,
-    is_compressed,
-    sources,
-    unpack,
-    verify,
-)
+from beyond_accuracy.data import download
+from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, sources
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.samples import count_note
 
@@ -44,29 +34,30 @@ class Plan:
     @property
     def gigabytes(self) -> float:
         """Room the downloads take, with the most that unpacking one of them needs on top."""
-        found = [sources()[spec.name] for spec in self.wanted]
-        return sum(s.gigabytes for s in found) + max((s.transient for s in found), default=0.0)
+        return sum(sources()[spec.name].gigabytes for spec in self.wanted) + self.transient
+
+    @property
+    def transient(self) -> float:
+        """The most gigabytes that unpacking one of the downloads needs on top."""
+        return max((sources()[spec.name].transient for spec in self.wanted), default=0.0)
 
 
-def fetch(
-    profile: Profile,
-    only: Sequence[str] = (),
-    *,
-    models: Sequence[ModelSpec] = (),
-    get_model: Callable[[ModelSpec], None] | None = None,
-    yes: bool = False,
-    echo: Callable[[str], None] = print,
-    ask: Callable[[str], str] | None = None,
-) -> int:
+def fetch(profile: Profile, only: Sequence[str] = (), *, models=(), get_model=None, yes=False, echo=print, ask=None):
     """Download the datasets and weights of a profile; `only` names datasets, pages, or `models`.
 
+    `get_model(spec)` gets the weights of one of `models`; `ask(question)` is asked before it starts, unless `yes`.
     Returns the exit code: 0 everything is here; 2 something arrived damaged; 3 something is still missing.
     """
     plan = make_plan(profile, only, models)
     _describe(plan, profile, echo)
     if not plan.wanted and not plan.models:
         return 3 if plan.by_hand else 0
-    _check_room(plan)
+    needed = sum(map(_remaining, plan.wanted)) + plan.transient * GIGABYTE
+    if needed > (free := free_bytes(data_dir())):
+        raise InputError(
+            f"{data_dir()}: the downloads need about {needed / GIGABYTE:.1f} GB, {free / GIGABYTE:.1f} GB are free; "
+            "choose another --data-dir, or fetch a part with --only"
+        )
     if not yes and not (ask and ask("Download now? [y/N] ").strip().lower() in ("y", "yes")):
         echo("Nothing was downloaded; add --yes to start.")
         return 3
@@ -82,11 +73,11 @@ def fetch(
 
 def make_plan(profile: Profile, only: Sequence[str] = (), models: Sequence[ModelSpec] = ()) -> Plan:
     """Sort what was asked for into here, to be downloaded, and to be got by hand."""
-    asked = [spec for name in _chosen(profile, only) if needs_data(spec := profile.datasets[name])]
-    ready = [spec for spec in asked if is_ready(spec)]
-    absent = [spec for spec in asked if spec not in ready]
-    wanted = [spec for spec in absent if spec.name in sources()]
-    return Plan(ready, wanted, [spec for spec in absent if spec not in wanted], list(models))
+    plan = Plan([], [], [], list(models))
+    for spec in [profile.datasets[name] for name in _chosen(profile, only)]:
+        if needs_data(spec):
+            (plan.ready if _is_ready(spec) else plan.wanted if spec.name in sources() else plan.by_hand).append(spec)
+    return plan
 
 
 def needs_data(spec: DatasetSpec) -> bool:
@@ -94,7 +85,7 @@ def needs_data(spec: DatasetSpec) -> bool:
     return spec.reader not in ("imagenet_real", "imagenet_labels") and not spec.path.startswith("assets:")
 
 
-def is_ready(spec: DatasetSpec) -> bool:
+def _is_ready(spec: DatasetSpec) -> bool:
     """Whether a dataset can be read and is complete."""
     try:
         return not count_note(spec, len(load_dataset(replace(spec, limit=0))))
@@ -137,17 +128,6 @@ def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None
         echo(f"Needs about {plan.gigabytes:.1f} GB; {free_bytes(data_dir()) / GIGABYTE:.1f} GB are free.")
 
 
-def _check_room(plan: Plan) -> None:
-    needed = sum(_remaining(spec) for spec in plan.wanted)
-    needed += max((sources()[spec.name].transient for spec in plan.wanted), default=0.0) * GIGABYTE
-    free = free_bytes(data_dir())
-    if needed > free:
-        raise InputError(
-            f"{data_dir()}: the downloads need about {needed / GIGABYTE:.1f} GB, {free / GIGABYTE:.1f} GB are free; "
-            "choose another --data-dir, or fetch a part with --only"
-        )
-
-
 def _remaining(spec: DatasetSpec) -> float:
     """Bytes still to come, given what an interrupted run left."""
     folder = resolve(spec.path)
@@ -175,34 +155,34 @@ def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callabl
     if source.hub and source.hub.repo not in done:
         echo(f"{spec.name}: downloading {source.hub.repo}")
         revision = download_hub(source.hub, folder, source.gated)
-        for name, sha256 in source.hub.sha256:
-            verify(Download(f"{source.hub.repo}/{name}", sha256=sha256), folder / name)
-        _unpack_all(spec, source, [path for path in folder.rglob("*") if is_compressed(path)], folder, echo)
+        for name, sha256 in source.hub.sha256.items():
+            download.verify(Download(f"{source.hub.repo}/{name}", sha256=sha256), folder / name)
+        _unpack_all(spec, source, list(folder.rglob("*")), folder, echo)
         _record(folder, source.hub.repo, {"revision": revision})
     for file in source.files:
         if file.url in done:
             continue
         echo(f"{spec.name}: downloading {file.url}")
         if (folder / file.name).is_file():
-            verify(file, folder / file.name)  # put there by hand, or left by an interrupted run
-        path = download(file, folder)
+            download.verify(file, folder / file.name)  # put there by hand, or left by an interrupted run
+        path = download.download(file, folder)
         facts = {"bytes": path.stat().st_size, "md5": file.md5, "sha256": file.sha256}
-        _unpack_all(spec, source, [path] if is_compressed(path) else [], folder, echo)
+        _unpack_all(spec, source, [path], folder, echo)
         _record(folder, file.url, facts)
     echo(f"{spec.name}: done, {folder}")
 
 
-def _unpack_all(spec, source: Source, archives: list[Path], folder: Path, echo: Callable[[str], None]) -> None:
-    for archive in archives if source.unpack else []:
+def _unpack_all(spec, source: Source, files: list[Path], folder: Path, echo: Callable[[str], None]) -> None:
+    for archive in filter(download.is_compressed, files if source.unpack else ()):
         echo(f"{spec.name}: unpacking {archive.name}")
-        unpack(archive, folder)
+        download.unpack(archive, folder)
         archive.unlink()
 
 
 def _record(folder: Path, origin: str, facts: dict) -> None:
     """Remember what came from where: a finished download is not started again, and provenance is kept."""
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    known = {key: value for key, value in facts.items() if value} | {"time": time}
+    known = {key: value for key, value in facts.items() if value}
+    known["time"] = datetime.now(UTC).isoformat(timespec="seconds")
     content = read_json(folder / RECORD) | {origin: known}
     (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -212,7 +192,7 @@ def download_hub(hub: Hub, folder: Path, gated: str = "") -> str:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    with from_hub(hub.repo):
+    with download.from_hub(hub.repo):
         try:
             revision = HfApi().dataset_info(hub.repo, revision=hub.revision or None, timeout=20).sha
             where = {"revision": revision, "local_dir": folder, "allow_patterns": list(hub.files)}

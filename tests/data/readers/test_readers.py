@@ -17,7 +17,8 @@ from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import imagenet_subset, imagenet_wnids
 from beyond_accuracy.data.corruptions import NAMES
 from beyond_accuracy.data.published import cue_categories
-from beyond_accuracy.data.readers import READERS, tables, tars
+from beyond_accuracy.data.readers import READERS, tables
+from beyond_accuracy.data.readers import files as tars
 
 WNIDS = imagenet_wnids()
 

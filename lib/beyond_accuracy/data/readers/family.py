@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import file_stamp
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
-from beyond_accuracy.data.classes import class_space, imagenet_subset
-from beyond_accuracy.data.dataset import ImageDataset, build_dataset, joined, reader
+from beyond_accuracy.data.classes import class_space
+from beyond_accuracy.data.dataset import ImageDataset, build_dataset, join, reader, scored_columns
 from beyond_accuracy.data.readers.files import VAL_ID, Samples, image_id
 from beyond_accuracy.data.readers.samples import assemble, available_splits, find
 
@@ -30,17 +29,13 @@ def class_folder(spec: DatasetSpec) -> ImageDataset:
     one is beyond the scored ones, else over the scored classes in their order. Options: `columns`: `a` or `r` scores
     the 200 classes of that set only. `label_space`: `all` or `scored` where a partial set leaves it open.
     """
-    samples = find(spec)
-    columns = _columns(spec)
-    targets = _targets(spec, samples, columns)
-    ids = class_space(spec.classes).ids
-    names = []
-    for position, (name, target) in enumerate(zip(samples.names, targets, strict=True)):
+    samples, columns = find(spec), scored_columns(spec)
+    targets, class_ids = _targets(spec, samples, columns), class_space(spec.classes).ids
+    ids = [f"{class_ids[target]}/{stem}" for target, stem in zip(targets, _stems(samples), strict=True)]
+    for at, name in enumerate(samples.names):
         if VAL_ID.search(name) or samples.form == "webdataset":  # whose keys are no file names
-            names.append(image_id(name))
-        else:
-            names.append(f"{ids[target]}/{_stem(name, position)}")
-    return assemble(spec, samples, names, targets, columns=columns)
+            ids[at] = image_id(name)
+    return assemble(spec, samples, ids, targets, columns=columns)
 
 
 @reader
@@ -52,7 +47,7 @@ def imagenet(spec: DatasetSpec) -> ImageDataset:
     images without a validation name; ReaL and ImageNet-X cannot be joined to them.
     """
     samples = find(spec)
-    targets = _flat_labels(spec, samples) if _is_flat(samples) else _targets(spec, samples, None)
+    targets = _flat_labels(spec, samples) if _is_flat(samples) else _targets(spec, samples)
     _check_suffixes(spec, samples, targets)
     ids = [image_id(name) for name in samples.names]
     unnamed = [name for name in samples.names if not VAL_ID.search(name)]
@@ -62,9 +57,7 @@ def imagenet(spec: DatasetSpec) -> ImageDataset:
             f"their name (first: {unnamed[0] or 'no name at all'!r}), which ReaL and ImageNet-X are keyed by. Use a "
             "form that keeps the file names, or set `options: {val_ids: optional}` and go without those two"
         )
-    if not any(samples.names):
-        ids = [f"{position:08d}" for position in range(len(ids))]
-    return assemble(spec, samples, ids, targets)
+    return assemble(spec, samples, ids if any(samples.names) else _stems(samples), targets)
 
 
 @reader
@@ -72,17 +65,17 @@ def imagenet_v2(spec: DatasetSpec) -> ImageDataset:
     """ImageNetV2: folders named by class number, `0` to `999`, padded or not (the number is the label); or shards."""
     samples = find(spec)
     if not samples.in_folders:
-        targets = _targets(spec, samples, None)
-        return assemble(spec, samples, [name or f"{i:08d}" for i, name in enumerate(samples.names)], targets)
-    folders = [_folder(name) for name in samples.names]
+        ids = [name or f"{i:08d}" for i, name in enumerate(samples.names)]
+        return assemble(spec, samples, ids, _targets(spec, samples))
+    folders = _folders(samples)
     for folder in dict.fromkeys(folders):
         if not re.fullmatch(r"\d{1,4}", folder) or int(folder) > 999:
             raise InputError(
                 f"{spec.name}: folder {folder!r} in {samples.root} is not a class number from 0 to 999, as the folders "
                 "of imagenetv2-matched-frequency-format-val are named"
             )
-    targets = np.array([int(folder) for folder in folders], dtype=np.int64)
-    ids = [f"{target}/{_stem(name, 0)}" for name, target in zip(samples.names, targets, strict=True)]
+    targets = [int(folder) for folder in folders]
+    ids = [f"{target}/{stem}" for target, stem in zip(targets, _stems(samples), strict=True)]
     return assemble(spec, samples, ids, targets)
 
 
@@ -111,9 +104,8 @@ def imagenet_hard(spec: DatasetSpec) -> ImageDataset:
 def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
     """The 50,000 validation ids and labels without images, from imagenet-x (CC BY-NC 4.0)."""
     table, path = _label_table(spec)
-    return build_dataset(
-        spec, table.index.to_numpy(), table.to_numpy(), None, content=file_stamp(path), source="imagenet-x annotations"
-    )
+    kept = {"content": file_stamp(path), "source": "imagenet-x annotations"}
+    return build_dataset(spec, table.index.to_numpy(), table.to_numpy(), None, **kept)
 
 
 @reader
@@ -123,8 +115,7 @@ def splits(spec: DatasetSpec) -> ImageDataset:
     Layouts: `<root>/<train|test>/<n>.tar` with `classnames.txt` (the hub's `clip-benchmark/wds_*`), or Parquet shards
     `data/<split>-*.parquet`. Options: `splits`: those to read (default: all). `n_classes`: what labels stay below.
     """
-    spec = replace(spec, classes="")
-    root = resolve(spec.path)
+    spec, root = replace(spec, classes=""), resolve(spec.path)
     there = available_splits(spec)
     wanted = list(spec.options.get("splits") or there)
     absent = [split for split in dict.fromkeys([*wanted, "train", "test"]) if split not in there]
@@ -133,25 +124,18 @@ def splits(spec: DatasetSpec) -> ImageDataset:
             f"{spec.name}: {root} has no {absent[0]} shards (found: {', '.join(there) or 'none'}). Training and test "
             "images must come from different splits; fetch the missing one, or another mirror that has it"
         )
-    parts = [find(spec, (split,)) for split in wanted]
-    for split, part in zip(wanted, parts, strict=True):
+    parts = {split: find(spec, (split,)) for split in wanted}
+    for split, part in parts.items():
         _check_split(spec, split, part)
-    keys = [key or f"{row:07d}" for part in parts for row, key in enumerate(_unique(part))]
-    column = np.repeat(wanted, [len(part) for part in parts])
-    load = partial(joined, tuple(part.load for part in parts), np.cumsum([0, *map(len, parts)]))
-    samples = Samples(parts[0].form, keys, load, " ".join(part.stamp for part in parts), root)
-    return assemble(
-        spec,
-        samples,
-        [f"{split}/{key}" for split, key in zip(column, keys, strict=True)],
-        np.concatenate([part.labels for part in parts]),
-        metadata=pd.DataFrame({"split": column}),
-    )
-
-
-def _unique(part: Samples) -> list[str]:
-    """Names that tell the images of a split apart: row numbers where the shards' own do not."""
-    return part.names if len(set(part.names)) == len(part) else [""] * len(part)
+    # row numbers where the shards' own names do not tell the images of a split apart
+    named = [part.names if len(set(part.names)) == len(part) else [""] * len(part) for part in parts.values()]
+    keys = [key or f"{row:07d}" for names in named for row, key in enumerate(names)]
+    column = np.repeat(list(parts), [len(part) for part in parts.values()])
+    load = join([(part.load, len(part)) for part in parts.values()])
+    samples = Samples(parts[wanted[0]].form, keys, load, " ".join(part.stamp for part in parts.values()), root)
+    ids = [f"{split}/{key}" for split, key in zip(column, keys, strict=True)]
+    labels = np.concatenate([part.labels for part in parts.values()])
+    return assemble(spec, samples, ids, labels, metadata=pd.DataFrame({"split": column}))
 
 
 def _check_split(spec: DatasetSpec, split: str, part: Samples) -> None:
@@ -160,9 +144,11 @@ def _check_split(spec: DatasetSpec, split: str, part: Samples) -> None:
     limit = int(spec.options.get("n_classes") or len(part.class_names))
     if part.class_names and len(part.class_names) != limit:
         raise InputError(f"{spec.name}: {part.root} names {len(part.class_names)} classes, the task has {limit}")
-    if part.labels.min() < 0 or (limit and part.labels.max() >= limit):
-        bad = part.labels.min() if part.labels.min() < 0 else part.labels.max()
-        raise InputError(f"{spec.name}: label {bad} among the {split} images in {part.root}, expected 0..{limit - 1}")
+    bad = part.labels[(part.labels < 0) | (bool(limit) & (part.labels >= limit))]
+    if len(bad):
+        raise InputError(
+            f"{spec.name}: label {bad[0]} among the {split} images in {part.root}, expected 0..{limit - 1}"
+        )
 
 
 def _label_table(spec: DatasetSpec) -> tuple[pd.Series, Path]:
@@ -181,7 +167,7 @@ def _label_table(spec: DatasetSpec) -> tuple[pd.Series, Path]:
 
 def _is_flat(samples: Samples) -> bool:
     """The official archive: every image carries its validation name, and none lies in a class folder."""
-    folders = {_folder(name) for name in samples.names} if samples.in_folders else ()
+    folders = set(_folders(samples)) if samples.in_folders else ()
     named = all(VAL_ID.search(name) for name in samples.names)
     return named and len(folders) == 1 and not re.fullmatch(r"n\d{8}", *folders)
 
@@ -194,10 +180,10 @@ def _flat_labels(spec: DatasetSpec, samples: Samples) -> np.ndarray:
     return table.loc[ids].to_numpy(np.int64)
 
 
-def _targets(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None) -> np.ndarray:
+def _targets(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None = None) -> np.ndarray:
     space = class_space(spec.classes)
     if samples.in_folders:
-        targets = _by_id(spec, samples, [_folder(name) for name in samples.names], space.index)
+        targets = _by_id(spec, samples, _folders(samples), space.index)
     elif samples.table is not None and "wnid" in samples.table.column_names:
         targets = _by_id(spec, samples, samples.table["wnid"].to_pylist(), space.index)
     elif samples.labels is None:
@@ -219,7 +205,7 @@ def _targets(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None) ->
 
 
 def _by_id(spec: DatasetSpec, samples: Samples, class_ids: Sequence[str], index: dict[str, int]) -> np.ndarray:
-    strange = next((class_id for class_id in dict.fromkeys(class_ids) if class_id not in index), None)
+    strange = next((class_id for class_id in class_ids if class_id not in index), None)
     if strange is None:
         return np.array([index[class_id] for class_id in class_ids], dtype=np.int64)
     example = next(iter(index))
@@ -238,14 +224,8 @@ def _by_id(spec: DatasetSpec, samples: Samples, class_ids: Sequence[str], index:
 
 def _by_number(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None, n_classes: int) -> np.ndarray:
     """Labels of shards: over all classes, or ranks in the list of scored ones."""
-    labels = samples.labels
-    if labels.max() >= n_classes or labels.min() < 0:
-        bad = int(labels.max() if labels.max() >= n_classes else labels.min())
-        raise InputError(
-            f"{spec.name}: label {bad} in {samples.root} is outside 0..{n_classes - 1}"
-            + ("; -1 marks a split whose labels were not published" if bad == -1 else "")
-        )
-    names = samples.class_names
+    labels, names = samples.labels, samples.class_names
+    _check_range(spec, samples, n_classes)
     if columns is None and n_classes == len(names) == 1000 and not names[0].lower().startswith(FIRST_NAME):
         raise InputError(
             f"{spec.name}: class 0 of the shards in {samples.root} is {names[0]!r}, expected {FIRST_NAME!r}: they are "
@@ -260,9 +240,10 @@ def _by_number(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None, 
 
 
 def _check_range(spec: DatasetSpec, samples: Samples, n: int) -> None:
-    bad = (samples.labels < 0) | (samples.labels >= n)
-    if bad.any():
-        raise InputError(f"{spec.name}: label {samples.labels[bad][0]} in {samples.root} is outside 0..{n - 1}")
+    bad = samples.labels[(samples.labels < 0) | (samples.labels >= n)]
+    if len(bad):
+        hint = "; -1 marks a split whose labels were not published" if bad[0] == -1 else ""
+        raise InputError(f"{spec.name}: label {bad[0]} in {samples.root} is outside 0..{n - 1}{hint}")
 
 
 def _check_suffixes(spec: DatasetSpec, samples: Samples, targets: np.ndarray) -> None:
@@ -277,14 +258,10 @@ def _check_suffixes(spec: DatasetSpec, samples: Samples, targets: np.ndarray) ->
             )
 
 
-def _columns(spec: DatasetSpec) -> np.ndarray | None:
-    subset = spec.options.get("columns")
-    return None if subset is None else imagenet_subset(str(subset))
+def _folders(samples: Samples) -> list[str]:
+    return [name.rsplit("/", 2)[-2] if "/" in name else "" for name in samples.names]
 
 
-def _folder(name: str) -> str:
-    return name.rsplit("/", 2)[-2] if "/" in name else ""
-
-
-def _stem(name: str, position: int) -> str:
-    return image_id(name).rsplit("/", 1)[-1] or f"{position:08d}"
+def _stems(samples: Samples) -> list[str]:
+    """File names without folder and suffix; row numbers where shards keep none."""
+    return [image_id(name).rsplit("/", 1)[-1] or f"{row:08d}" for row, name in enumerate(samples.names)]

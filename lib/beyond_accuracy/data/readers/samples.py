@@ -17,8 +17,8 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.paths import in_notebook, resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.dataset import ImageDataset, Targets, build_dataset, require
-from beyond_accuracy.data.readers import tables, tars
-from beyond_accuracy.data.readers.files import Samples, scan
+from beyond_accuracy.data.readers import files, tables
+from beyond_accuracy.data.readers.files import Samples
 
 EVALUATION = ("validation", "val", "test", "train")  # the split that is scored: the first of these that is there
 SPLITS = {"validation": ("validation", "valid", "val"), "test": ("test",), "train": ("train",)}
@@ -29,19 +29,24 @@ ARCHIVES = (".tar.gz", ".tgz", ".zip")
 def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
     """The samples of a dataset's folder, of the first of `splits` that is there."""
     root = require(resolve(spec.path), spec)
-    if shards := _choose(_glob(root, "*.parquet"), root, splits):
+    if shards := _choose(root, "*.parquet", splits):
         return _from_parquet(spec, root, shards)
-    if shards := _choose(_glob(root, "*.tar"), root, splits):
-        if tars.is_webdataset(shards[0]):
-            return _from_webdataset(spec, root, shards)
-    root = _split_folder(root, splits)
-    found = scan(root)
+    shards = _choose(root, "*.tar", splits)
+    if shards and files.is_webdataset(shards[0]):
+        _complete_tars(spec, root, shards)
+        names = root / "classnames.txt"
+        # only line ends are stripped: one VTAB task has a class whose name is an empty line
+        text = names.read_text(encoding="utf-8").removesuffix("\n").split("\n") if names.is_file() else []
+        return replace(files.scan_webdataset(shards), root=root, class_names=[x.removesuffix("\r") for x in text])
+    # `<root>/val` where that is a folder; `<root>/train` is never scored by accident
+    names = [name for split in splits if split != "train" for name in SPLITS.get(split, (split,))]
+    root = next((root / name for name in names if (root / name).is_dir()), root)
+    found = files.scan(root)
     if found.names:
         return found
     if shards:
-        return replace(tars.scan_tars(shards), root=root)
-    packed = sorted(path.name for path in root.iterdir() if path.name.endswith(ARCHIVES))
-    if packed:
+        return replace(files.scan_tars(shards), root=root)
+    if packed := sorted(path.name for path in root.iterdir() if path.name.endswith(ARCHIVES)):
         raise InputError(
             f"{spec.name}: {root} holds {', '.join(packed)} but no images; unpack it there, or run "
             f"`beyond-accuracy fetch --only {spec.name}` to verify and unpack it"
@@ -64,25 +69,23 @@ def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more)
 
 
 def count_note(spec: DatasetSpec, n: int) -> str:
-    """What is to be said of a number of images that is not the full set's; empty where it is."""
+    """What is to be said of a number of images that is not the full set's; empty where it is, or a part is wanted."""
     wanted_part = spec.options.get("images") or spec.options.get("corruptions")
-    if not spec.expected or n == spec.expected or wanted_part:
-        return ""
-    return f"{n:,} images, the full set has {spec.expected:,}"
-
-
-def split_of(path: Path, root: Path) -> str:
-    """Which split a shard belongs to, from the folders and the file name: a key of `SPLITS`, or empty."""
-    words = re.split(r"[^a-z]+", path.relative_to(root).as_posix().lower())
-    return next((split for split, names in SPLITS.items() if any(name in words for name in names)), "")
+    whole = not spec.expected or n == spec.expected or wanted_part
+    return "" if whole else f"{n:,} images, the full set has {spec.expected:,}"
 
 
 def available_splits(spec: DatasetSpec) -> list[str]:
     """Splits that lie in a dataset's folder as shards, in the order train, validation, test."""
     root = require(resolve(spec.path), spec)
-    shards = [*_glob(root, "*.parquet"), *_glob(root, "*.tar")]
-    found = {split_of(path, root) for path in shards}
+    found = {_split_of(path, root) for pattern in ("*.parquet", "*.tar") for path in _glob(root, pattern)}
     return [split for split in ("train", "validation", "test") if split in found]
+
+
+def _split_of(path: Path, root: Path) -> str:
+    """Which split a shard belongs to, from the folders and the file name: a key of `SPLITS`, or empty."""
+    words = re.split(r"[^a-z]+", path.relative_to(root).as_posix().lower())
+    return next((split for split, names in SPLITS.items() if not set(words).isdisjoint(names)), "")
 
 
 def _glob(root: Path, pattern: str) -> list[Path]:
@@ -90,24 +93,14 @@ def _glob(root: Path, pattern: str) -> list[Path]:
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
 
 
-def _choose(paths: list[Path], root: Path, splits: tuple[str, ...]) -> list[Path]:
-    """The shards of the first wanted split that is there; shards that name no split go with any."""
+def _choose(root: Path, pattern: str, splits: tuple[str, ...]) -> list[Path]:
+    """The shards of the first wanted split that is there, `10.tar` after `9.tar`; those of no split go with any."""
     by_split: dict[str, list[Path]] = {}
-    for path in paths:
-        by_split.setdefault(split_of(path, root), []).append(path)
-    wanted = next((s for s in splits if s in by_split), "")
-    return sorted(by_split.get(wanted, []), key=_natural)
-
-
-def _natural(path: Path) -> tuple:
-    """`10.tar` after `9.tar`."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix()))
-
-
-def _split_folder(root: Path, splits: tuple[str, ...]) -> Path:
-    """`<root>/val` where that is a folder; `<root>/train` is never scored by accident."""
-    names = [name for split in splits if split != "train" for name in SPLITS.get(split, (split,))]
-    return next((root / name for name in names if (root / name).is_dir()), root)
+    for path in _glob(root, pattern):
+        by_split.setdefault(_split_of(path, root), []).append(path)
+    wanted = next((split for split in splits if split in by_split), "")
+    pieces = {path: re.split(r"(\d+)", path.as_posix()) for path in by_split.get(wanted, [])}
+    return sorted(pieces, key=lambda path: [int(part) if part.isdigit() else part for part in pieces[path]])
 
 
 def _from_parquet(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
@@ -121,8 +114,8 @@ def _from_parquet(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
             raise InputError(f"{spec.name}: column {label!r} in {shards[0].parent} has rows without a label")
         labels = table[label].to_numpy().astype(np.int64)
     paths = table["image.path"].to_pylist() if "image.path" in present else [""] * table.num_rows
-    paths = [path or "" for path in paths]
-    return Samples("parquet", paths, load, tars.stamp(shards), root, labels, class_names.get(label, []), table)
+    names = [path or "" for path in paths]
+    return Samples("parquet", names, load, files.stamp(shards), root, labels, class_names.get(label, []), table)
 
 
 def _complete(spec: DatasetSpec, shards: list[Path]) -> None:
@@ -138,41 +131,22 @@ def _complete(spec: DatasetSpec, shards: list[Path]) -> None:
         )
 
 
-def _from_webdataset(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
-    _complete_tars(spec, root, shards)
-    return replace(tars.read_shards(shards), root=root, class_names=class_texts(root)[0])
-
-
 def _complete_tars(spec: DatasetSpec, root: Path, shards: list[Path]) -> None:
-    declared = shards[0].parent / "nshards.txt"
-    expected = 0
+    """`nshards.txt` beside the shards, or timm's `_info.json`, says how many there are."""
+    declared, info, expected = shards[0].parent / "nshards.txt", root / "_info.json", 0
     if declared.is_file():
         text = declared.read_text(encoding="utf-8").strip()
         if not text.isdigit():
             raise InputError(f"{spec.name}: {declared} holds {text!r}, expected the number of shards; fetch it again")
         expected = int(text)
-    elif (root / "_info.json").is_file():
+    elif info.is_file():
         try:
-            splits = json.loads((root / "_info.json").read_text(encoding="utf-8"))["splits"]
-            listed = {name: len(split["filenames"]) for name, split in splits.items()}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{spec.name}: {root / '_info.json'} does not list the shards ({error})") from error
-        expected = listed.get(split_of(shards[0], root), 0)
+            listed = json.loads(info.read_text(encoding="utf-8"))["splits"]
+            expected = {name: len(split["filenames"]) for name, split in listed.items()}.get(_split_of(shards[0], root))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{spec.name}: {info} does not list the shards ({error})") from error
     if expected and len(shards) != expected:
         raise InputError(
             f"{spec.name}: {shards[0].parent} has {len(shards)} of {expected} shards; continue the download with "
             f"`beyond-accuracy fetch --only {spec.name}`"
         )
-
-
-def class_texts(root: Path) -> tuple[list[str], list[str]]:
-    """Class names and zero-shot templates (`{c}`) beside webdataset shards; empty lists where absent.
-
-    Only line ends are stripped: one VTAB task has a class whose name is an empty line.
-    """
-
-    def lines(name: str) -> list[str]:
-        path = root / name
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.is_file() else []
-
-    return [line.removesuffix("\r") for line in lines("classnames.txt")], lines("zeroshot_classification_templates.txt")

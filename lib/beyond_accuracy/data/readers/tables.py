@@ -17,21 +17,22 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import file_stamp
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
-from beyond_accuracy.data.classes import imagenet_subset
-from beyond_accuracy.data.dataset import ImageDataset, build_dataset, reader, require
+from beyond_accuracy.data.dataset import ImageDataset, build_dataset, join, reader, require, scored_columns
 
 BATCH_ROWS = 16  # decoded at once: bounds memory whatever the row groups' size
 BUFFER_BYTES = 2**20
 DIGIT_SIDE = 64
 
 
-def read_row(files: tuple[str, ...], first: np.ndarray, column: str, position: int) -> bytes:
-    """Image bytes of a row of Parquet shards; `first` has the number of the first row of each, and of all.
+def read_row(path: str, column: str, row: int) -> bytes:
+    """Image bytes of a row of a Parquet file, streamed from where the last one was read: in order, one pass."""
+    return _cursor(os.getpid(), path, column).read(row)
 
-    Rows are streamed in small batches from where the last one was read: in order that is one pass over the data.
-    """
-    shard = int(np.searchsorted(first, position, side="right")) - 1
-    return _cursor(os.getpid(), files[shard], column).read(position - int(first[shard]))
+
+@lru_cache(maxsize=4)
+def _cursor(process: int, path: str, column: str) -> "_Cursor":
+    # Keyed by the process: a forked worker must not share its parent's open file.
+    return _Cursor(path, column)
 
 
 class _Cursor:
@@ -42,7 +43,7 @@ class _Cursor:
         self.file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         sizes = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.first = np.concatenate([[0], np.cumsum(sizes)])
-        self.group, self.start, self.values = -1, 0, pa.array([], pa.binary())
+        self.group = -1
 
     def read(self, row: int) -> bytes:
         group = int(np.searchsorted(self.first, row, side="right")) - 1
@@ -66,33 +67,31 @@ class _Cursor:
         return content
 
 
-@lru_cache(maxsize=4)
-def _cursor(process: int, path: str, column: str) -> _Cursor:
-    # Keyed by the process: a forked worker must not share its parent's open file.
-    return _Cursor(path, column)
-
-
 def read_shards(files: list[Path], name: str) -> tuple[pa.Table, dict[str, list[str]], Callable[[int], bytes]]:
     """All columns but the images (with `image.path` where kept), names of label values by column, loader of images."""
-    tables, counts = [], [0]
+    tables, loads = [], []
     for path in files:
         try:
-            schema = pq.read_schema(path)
+            file = pq.ParquetFile(path)
+            schema = file.schema_arrow
             image = _image_column(schema, path, name)
             wanted = [field.name for field in schema if field.name != "image"]
             if image == "image.bytes" and schema.field("image").type.get_field_index("path") >= 0:
                 wanted.append("image.path")
-            file = pq.ParquetFile(path)
             tables.append(file.read(columns=wanted, use_threads=False).flatten())
-            counts.append(file.metadata.num_rows)
+            loads.append((partial(read_row, str(path), image), file.metadata.num_rows))
         except (pa.ArrowException, OSError) as error:
             raise _damaged(name, path, error) from error
     try:
         joined = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     except pa.ArrowException as error:
         raise InputError(f"{name}: the Parquet files in {files[0].parent} differ in their columns ({error})") from error
-    load = partial(read_row, tuple(map(str, files)), np.cumsum(counts), image)
-    return joined, _class_names(schema), load
+    try:  # the hub's writer puts the names of label values into the schema
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        class_names = {column: list(map(str, kind["names"])) for column, kind in features.items() if "names" in kind}
+    except (KeyError, TypeError, ValueError):
+        class_names = {}
+    return joined, class_names, join(loads)
 
 
 def _damaged(name: str, path: Path, error: Exception) -> InputError:
@@ -107,15 +106,6 @@ def _image_column(schema: pa.Schema, path: Path, name: str) -> str:
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             return "image"
     raise InputError(f"{name}: {path} has no column 'image' with encoded images (it has {', '.join(schema.names)})")
-
-
-def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of label values from the metadata that the hub's writer puts into the schema."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {column: list(map(str, kind["names"])) for column, kind in features.items() if "names" in kind}
-    except (KeyError, TypeError, ValueError):
-        return {}
 
 
 @reader
@@ -134,22 +124,11 @@ def parquet(spec: DatasetSpec) -> ImageDataset:
         if column not in table.column_names:
             raise InputError(f"{spec.name}: {path} has no column {column!r} (it has {', '.join(table.column_names)})")
     for column, wanted in (spec.options.get("where") or {}).items():
-        values = wanted if isinstance(wanted, list) else [wanted]
-        keep = table[column].to_pandas().isin(values).to_numpy()
-        table = table.filter(pa.array(keep))
-    labels = table[label].to_pylist()
-    targets = [np.asarray(v, dtype=np.int64) for v in labels] if labels and isinstance(labels[0], list) else labels
-    subset = spec.options.get("columns")
-    return build_dataset(
-        spec,
-        table["id"].to_pylist(),
-        targets,
-        table["image"].to_pylist().__getitem__,
-        content=file_stamp(path),
-        source=str(path),
-        columns=None if subset is None else imagenet_subset(str(subset)),
-        metadata=table.drop_columns(["image"]).to_pandas(),
-    )
+        keep = table[column].to_pandas().isin(wanted if isinstance(wanted, list) else [wanted])
+        table = table.filter(pa.array(keep.to_numpy()))
+    ids, images, targets = (table[column].to_pylist() for column in ("id", "image", label))
+    more = {"columns": scored_columns(spec), "metadata": table.drop_columns(["image"]).to_pandas()}
+    return build_dataset(spec, ids, targets, images.__getitem__, content=file_stamp(path), source=str(path), **more)
 
 
 @reader
@@ -163,14 +142,10 @@ def digits(spec: DatasetSpec) -> ImageDataset:
 
     data = load_digits()
     pages = (255 * (1 - data.images / 16)).round().astype(np.uint8)
-    return build_dataset(
-        replace(spec, classes=""),
-        [f"digit_{row:04d}" for row in range(len(pages))],
-        data.target.astype(np.int64),
-        [_png(page) for page in pages].__getitem__,
-        content=f"{DIGIT_SIDE} {np.packbits(pages.ravel() > 127).tobytes().hex()[:256]} {int(pages.sum())}",
-        source=f"scikit-learn {__version__}",
-    )
+    ids, images = [f"digit_{row:04d}" for row in range(len(pages))], [_png(page) for page in pages]
+    content = f"{DIGIT_SIDE} {np.packbits(pages.ravel() > 127).tobytes().hex()[:256]} {int(pages.sum())}"
+    kept = {"content": content, "source": f"scikit-learn {__version__}"}
+    return build_dataset(replace(spec, classes=""), ids, data.target.astype(np.int64), images.__getitem__, **kept)
 
 
 def _png(page: np.ndarray) -> bytes:
