@@ -1,5 +1,6 @@
 """What the ablation page says of worked effects: verdicts, tables, the figure of the runs, sentences."""
 
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -19,23 +20,19 @@ GROUPS = {"renditions": ["world_r", "world_sketch"]}
 @pytest.fixture(scope="module")
 def measured():
     """Architecture +8, objective -4, data +6 on World R alone, nothing else; a little noise of seeds."""
-    cells = list(product((0, 1), (0, 1), (0, 1), (0, 1, 2)))
-    levels = list(ablation.LEVELS.values())
-    runs = pd.DataFrame(
-        [(levels[0][a], levels[1][o], levels[2][d], s, 64_000) for a, o, d, s in cells],
-        columns=[*ablation.LEVELS, "seed", "samples_seen"],
-    )
-    a, o, d, s = np.array(cells).T
+    a, o, d, s = np.array(list(product((0, 1), (0, 1), (0, 1), (0, 1, 2)))).T
+    runs = pd.DataFrame(list(product(*ablation.LEVELS.values(), range(3))), columns=[*ablation.LEVELS, "seed"])
     clean = 70 + 8 * a - 4 * o + 0.1 * (s - 1)
     values = np.stack([clean, clean - 20 + 6 * d, 0.5 + 0.05 * a + 0.001 * s])
-    quantities = pd.DataFrame(
-        {
-            "dataset": ["world_val", "world_r", "world_cue"], "metric": ["accuracy", "accuracy", "shape_bias"],
-            "unit": ["percent", "percent", "fraction"], "n": 1000, "clusters": 1000,
-        }
-    )  # fmt: skip
-    case = Measured(runs, quantities, values, np.zeros((3, 24, 24)))
+    about = {"dataset": ["world_val", "world_r", "world_cue"], "metric": ["accuracy", "accuracy", "shape_bias"]}
+    quantities = pd.DataFrame(about | {"unit": ["percent", "percent", "fraction"], "n": 1000, "clusters": 1000})
+    case = Measured(runs.assign(samples_seen=64_000), quantities, values, np.zeros((3, 24, 24)))
     return ablation.with_gaps(case, "world_val", {"r": ["world_r"]})
+
+
+@pytest.fixture(scope="module")
+def narrow(measured):
+    return measured.where(measured.runs.diversity == "narrow")
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +40,11 @@ def both(measured):
     return answers.answer(measured, THREE, TITLES, GROUPS, {"world_r": 6.25})
 
 
-def drawn(call, *args, **options):
-    """Tables that a call shows: name -> frame and caption."""
+def tables(answered):
+    """What `Answers.tables` shows: name -> frame and caption."""
     shown = {}
     page = SimpleNamespace(table=lambda frame, name, caption, **_: shown.update({name: (frame, caption)}))
-    call(page, *args, **options)
+    answered.tables(page, "diversity", ", both training sets")
     return shown
 
 
@@ -59,25 +56,22 @@ def test_effects_in_points_with_verdicts(both):
     assert gap.value["diversity"] == pytest.approx(6) and not gap.hollow["diversity"]
     assert gap.value["architecture"] == pytest.approx(0, abs=1e-9) and gap.hollow["architecture"]
     assert set(both.sets("gap", about="diversity").term) == {name for name in gap.index if "diversity" in name}
-
-
-def test_holm_goes_over_one_panel(both):
+    # Holm goes over one panel
     part = both.effects[both.effects.panel == "Accuracy (points)"]
     assert len(part) == 10 and part.p_holm.max() == 1
     assert part.p_holm.min() == pytest.approx(10 * part.p.min())
 
 
-def test_results_name_the_effect_in_the_place_of_the_model(measured, both):
-    narrow = answers.answer(measured.where(measured.runs.diversity == "narrow"), TWO, TITLES, GROUPS, {})
-    row = narrow.recorded.query("dataset == 'world_val' and metric == 'effect:accuracy'").set_index("model")
-    assert row.value["convnet_minus_transformer"] == pytest.approx(8) and set(row.unit) == {"points"}
-    assert row.value["clip_minus_supervised"] == pytest.approx(-4) and len(row) == 3
+def test_results_name_the_effect_in_the_place_of_the_model(narrow, both):
+    row = answers.answer(narrow, TWO, TITLES, GROUPS, {}).recorded.set_index("model")
+    row = row.query("dataset == 'world_val' and metric == 'effect:accuracy'")
+    expected = {"convnet_minus_transformer": 8, "clip_minus_supervised": -4, "interaction:architecture_x_objective": 0}
+    assert row.value.to_dict() == pytest.approx(expected, abs=1e-9) and set(row.unit) == {"points"}
     assert set(both.recorded.model) == {w["recorded"] for t, w in answers.EFFECTS.items() if "diversity" in t}
 
 
 def test_tables_for_readers(both):
-    shown = drawn(both.tables, "diversity", ", both training sets")
-    frame, caption = shown["diversity-accuracy"]
+    frame, caption = (shown := tables(both))["diversity-accuracy"]
     assert frame.on.tolist() == ["World val", "World R"] and caption.startswith("Accuracy, in points, both training")
     assert frame["ConvNeXt − ViT"].tolist() == pytest.approx([8, 8])
     assert frame["p (Holm)"][1].split(" · ")[0] == "<.001"
@@ -119,19 +113,17 @@ def test_robustness_needs_both_scales_and_no_loss_of_accuracy():
 
 def test_robustness_sentence_names_every_cause(both):
     as_mean = both.effects[both.effects.dataset == "world_r"].assign(dataset="renditions")
-    said = answers.Answers(as_mean, *[None] * 2, both.guessing, set(), TITLES, GROUPS, "").robustness(
-        "renditions", "renditions", "World val"
-    )
+    said = replace(both, effects=as_mean, silent=set()).robustness("renditions", "renditions", "World val")
     assert "broad instead of narrow data brings robustness (accuracy there +6.0 [" in said
     assert "ConvNeXt instead of ViT is undecided (accuracy there +8.0" in said  # log-odds alone differ
 
 
-def test_without_seeds_there_are_no_effects(measured):
-    few = answers.answer(measured.where(measured.runs.diversity == "narrow"), THREE, TITLES, GROUPS, {"world_r": 6.25})
+def test_without_seeds_there_are_no_effects(narrow):
+    few = answers.answer(narrow, THREE, TITLES, GROUPS, {"world_r": 6.25})
     assert "broad: 0 training runs" in few.lacking
     assert few.effects.empty and few.recorded.empty and few.sets("accuracy").empty
-    assert all(frame.empty for frame, _ in drawn(few.tables, "diversity").values())
-    assert list(answers.robustness_sentences({"": few}, "world_val")) == []
+    assert tables(few) == {} and list(answers.robustness_sentences({"": few}, "world_val")) == []
+    assert answers.accuracies(narrow, [], TWO).empty
 
 
 def test_every_run_and_the_own_models_are_drawn(measured):
@@ -149,23 +141,18 @@ def test_every_run_and_the_own_models_are_drawn(measured):
 
 
 def test_own_models_of_other_kinds_are_left_out():
-    results = pd.DataFrame(
-        [("world_r", "accuracy", m, 50.0) for m in ("a", "b", "a")]
-        + [("world_r", "ece", "a", 0.1), ("x", "accuracy", "a", 1)],
-        columns=["dataset", "metric", "model", "value"],
-    )
+    rows = [("world_r", "accuracy", m, 50.0) for m in "aba"] + [("world_r", "ece", "a", 0.1), ("x", "accuracy", "a", 1)]
+    results = pd.DataFrame(rows, columns=["dataset", "metric", "model", "value"])
     specs = [ModelSpec("a", "timm", family="convnet", paradigm="clip"), ModelSpec("b", "timm", family="hybrid")]
     (row,) = answers.own_models(results, specs, TITLES).to_dict("records")
     assert row == {"dataset": "World R", "metric": "accuracy", "model": "convnet", "value": 50.0, "objective": "clip"}
     assert answers.own_models(results.iloc[:0], specs, TITLES).empty
 
 
-def test_luck_of_the_seed(measured):
-    noise = ablation.seed_noise(measured.where(measured.runs.diversity == "narrow"), TWO)
-    rows = answers.seed_rows(noise)
-    assert rows.iloc[0][["dataset", "metric", "model", "unit"]].tolist() == [
-        *("world_val", "seed_sd:accuracy", "convnet_clip", "points")
-    ]
+def test_luck_of_the_seed(narrow):
+    noise = ablation.seed_noise(narrow, TWO)
+    rows, keys = answers.seed_rows(noise), ["dataset", "metric", "model", "unit"]
+    assert rows.iloc[0][keys].tolist() == ["world_val", "seed_sd:accuracy", "convnet_clip", "points"]
     assert rows.value.iloc[0] == pytest.approx(0.1) and not rows.duplicated(["dataset", "metric", "model"]).any()
     shown = answers.seed_table(noise, TITLES)
     assert shown["ViT, supervised"][0] == pytest.approx(0.1) and "ViT, supervised_low" in shown
@@ -175,9 +162,9 @@ def test_luck_of_the_seed(measured):
     assert "nothing but the seed lie up to 0.6 (" in said and "points apart on World val" in said
 
 
-def test_another_budget_stands_beside(measured, both):
-    alone = measured.where((measured.runs.diversity == "narrow") & (measured.runs.seed == 0))
-    longer = Measured(alone.runs.assign(samples_seen=160_000), alone.quantities, alone.values, alone.covariance)
+def test_another_budget_stands_beside(measured, narrow, both):
+    alone = narrow.where(narrow.runs.seed == 0)
+    longer = replace(alone, runs=alone.runs.assign(samples_seen=160_000))
     budget = answers.beside_longer(both, measured, longer)
     assert budget[budget.effect == "CLIP − supervised"]["160,000 samples"].tolist()[:2] == pytest.approx([-4, -4])
     assert answers.beside_longer(both, measured, longer.where(longer.runs.objective == "clip")).empty

@@ -1,18 +1,11 @@
 """Effects of a controlled ablation: architecture, objective and training data of models trained alike but for these.
 
-Every training run gives one value per quantity (a metric on a set). The runs of all seeds saw the same test images, so
-two kinds of chance lie in an effect: another seed would have given another run, and other images another value. Both
-are counted, as in any experiment in which two random factors, here runs and images, are crossed.
-
-Coding: each factor is -1/2 at its first level and +1/2 at its second, and every interaction is in the model. Then, for
-any number of seeds per cell,
-
-- a main effect is the mean over the cells at the second level minus the mean over those at the first,
-- a two-way interaction is the difference between two effects: what the one factor does at the second level of the
-  other, minus what it does at the first (averaged over a third factor).
-
-Variance of an effect b = sum_r w_r y_r, with w the effect's row of the pseudo-inverse of the design and C the
-covariance over images of the runs' values (clustered where images share an origin):
+Every training run gives one value per quantity (a metric on a set), on the same test images. Two kinds of chance lie in
+an effect, crossed: another seed would have given another run, and other images another value. Each factor is -1/2 at
+its first level and +1/2 at its second, and every interaction is in the model: a main effect is a difference of means
+over cells, a two-way interaction what the one factor does at the second level of the other minus what it does at the
+first. Variance of an effect b = sum_r w_r y_r, with w its row of the pseudo-inverse of the design and C the covariance
+over images of the runs' values (clustered where images share an origin):
 
     var(b) = sum_r w_r^2 s_r^2 + max(0, w'Cw - sum_r w_r^2 c_r)
 
@@ -21,11 +14,9 @@ deviations, and no variance that they share would fit any of them (Welch 1947). 
 that a single run adds, c_r (the mean of C within the cell, what all its runs share taken off); so does w'Cw, hence the
 third term, the interaction of runs and images, is taken off once: MS_runs + MS_images - MS_interaction (Cornfield and
 Tukey 1956; the quasi F of Clark 1973, "The language-as-fixed-effect fallacy"). Seeds that happen to lie closer than c_r
-allows count as c_r. Noise that all runs share, an image that is hard for all, cancels in w'Cw. Degrees of freedom:
-Satterthwaite (1946), 2 to 8 for three seeds per cell of a 2 x 2 if images add nothing.
-
-Under the spreads measured here these intervals cover 95 %, those of one pooled variance 91 %, those of variances shrunk
-towards a common one (Smyth 2004) 88 %.
+allows count as c_r. Noise that all runs share cancels in w'Cw. Degrees of freedom: Satterthwaite (1946), 2 to 8 for
+three seeds per cell of a 2 x 2 if images add nothing. Under the spreads measured here these intervals cover 95 %, those
+of one pooled variance 91 %, those of variances shrunk towards a common one (Smyth 2004) 88 %.
 """
 
 from __future__ import annotations
@@ -46,13 +37,8 @@ from beyond_accuracy.base.paths import resolve
 
 ARCHITECTURE, OBJECTIVE, DIVERSITY = "architecture", "objective", "diversity"
 TWO, THREE = (ARCHITECTURE, OBJECTIVE), (ARCHITECTURE, OBJECTIVE, DIVERSITY)
-LEVELS = {
-    ARCHITECTURE: ("transformer", "convnet"),
-    OBJECTIVE: ("supervised", "clip"),
-    DIVERSITY: ("narrow", "broad"),
-}
-"""Levels of each factor; an effect is the second minus the first."""
-
+# Levels of each factor; an effect is the second minus the first.
+LEVELS = {ARCHITECTURE: ("transformer", "convnet"), OBJECTIVE: ("supervised", "clip"), DIVERSITY: ("narrow", "broad")}
 COLUMNS = ["term", "value", "ci_low", "ci_high", "p", "se", "se_seeds", "se_images", "df", "runs"]
 ABOUT = (ARCHITECTURE, OBJECTIVE, "seed", "recipe", "training_set", "data", "samples_seen", "minutes", "device")
 QUANTITY = ("dataset", "metric", "unit", "n", "clusters")
@@ -81,7 +67,7 @@ class Measured:
         quantities = self.quantities.iloc[at].reset_index(drop=True)
         return replace(self, quantities=quantities, values=self.values[at], covariance=self.covariance[at])
 
-    def position(self, dataset: str, metric: str) -> int:
+    def position(self, dataset: str, metric: str = "accuracy") -> int:
         """Row of a quantity; `InputError` if it was not measured."""
         found = np.flatnonzero((self.quantities.dataset == dataset) & (self.quantities.metric == metric))
         if len(found) != 1:
@@ -94,16 +80,14 @@ class Measured:
         values, covariance = ((getattr(self, part), getattr(other, part)) for part in ("values", "covariance"))
         return Measured(self.runs, quantities, np.concatenate(values), np.concatenate(covariance))
 
+    def keys(self) -> pd.DataFrame:
+        """Which quantities: `dataset, metric, unit, n`, the last of independent images or groups of images."""
+        return self.quantities[["dataset", "metric", "unit"]].assign(n=self.quantities.clusters)
+
     def cells(self, factors: Sequence[str]) -> Iterator[tuple[dict[str, str], NDArray[np.intp]]]:
         """Every cell: its levels, and the positions of its runs."""
         for names, at in self.runs.groupby(list(factors)).indices.items():
             yield dict(zip(factors, names, strict=True)), at
-
-    def accuracies(self) -> pd.DataFrame:
-        """Accuracy of every run on every set, for figures: the run's columns, `dataset` and `value` (percent)."""
-        at = np.flatnonzero(self.quantities.metric == "accuracy")
-        parts = [self.runs.assign(dataset=self.quantities.dataset[k], value=self.values[k]) for k in at]
-        return pd.concat(parts, ignore_index=True)
 
 
 def image_covariance(values: ArrayLike, clusters: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -112,9 +96,7 @@ def image_covariance(values: ArrayLike, clusters: ArrayLike | None = None) -> ND
     C_rs = G / (G - 1) * sum_g u_rg u_sg / n^2, where u_rg is the sum over the images of cluster g of the deviations of
     run r from its mean; with every image its own cluster, the sample covariance divided by n.
 
-    Args:
-        values: (runs, n) per-image values whose mean is the metric; finite.
-        clusters: (n,) cluster of each image; at least two.
+    `values` (runs, n) are per-image values whose mean is the metric; finite, of at least two clusters (n,).
 
     >>> image_covariance([[0, 1, 1, 0], [0, 1, 0, 0]]).round(4).tolist()
     [[0.0833, 0.0417], [0.0417, 0.0625]]
@@ -127,27 +109,22 @@ def image_covariance(values: ArrayLike, clusters: ArrayLike | None = None) -> ND
     groups = int(index.max()) + 1
     if groups < 2:
         raise ValueError("the covariance over images needs at least two clusters")
-    deviations = table - table.mean(axis=1, keepdims=True)
-    sums = np.stack([np.bincount(index, row, groups) for row in deviations])
+    sums = np.stack([np.bincount(index, row, groups) for row in table - table.mean(axis=1, keepdims=True)])
     return groups / (groups - 1) * (sums @ sums.T) / n**2
 
 
-# ----------------------------------------------------------------------------------------------------------- the model
-
-
-def design(runs: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """Design matrix: constant, the factors at -1/2 and +1/2, and every interaction (`architecture:objective`)."""
-    coded = {}
+def effect_weights(runs: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """(terms, runs) weights of the runs in each effect; an interaction is called `architecture:objective`."""
+    coded, matrix = {}, {"constant": np.ones(len(runs))}
     for factor in factors:
         low, high = LEVELS[factor]
         if strange := set(runs[factor]) - {low, high}:
             raise InputError(f"ablation: {factor} is {low} or {high}, got {', '.join(sorted(map(str, strange)))}")
         coded[factor] = np.where(runs[factor] == high, 0.5, -0.5)
-    matrix = pd.DataFrame({"constant": np.ones(len(runs))})
     for size in range(1, len(factors) + 1):
         for names in combinations(factors, size):
             matrix[":".join(names)] = np.prod([coded[name] for name in names], axis=0)
-    return matrix
+    return pd.DataFrame(np.linalg.pinv(np.column_stack([*matrix.values()])), index=[*matrix]).drop(index="constant")
 
 
 def seeds_lacking(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> str:
@@ -156,8 +133,7 @@ def seeds_lacking(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) ->
         return "ablation: a seed occurs twice in a cell; the table mixes recipes of the same kind"
     cells = runs.groupby(list(factors)).size()
     for cell in product(*(LEVELS[factor] for factor in factors)):
-        count = int(cells.get(cell, 0))
-        if count < least:
+        if (count := int(cells.get(cell, 0))) < least:
             return (
                 f"ablation: {', '.join(cell)}: {count} training run{'' if count == 1 else 's'}, intervals need at "
                 f"least {least} seed{'' if least == 1 else 's'} in every cell. Train more (python -m mini_world.train "
@@ -176,34 +152,23 @@ def check_seeds(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> N
 def single_values(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
     """Effects without intervals, for which one run a cell is enough: rows `dataset, metric, unit, term, value`."""
     check_seeds(measured.runs, factors, least=1)
-    matrix = design(measured.runs, factors)
-    values = measured.values @ np.linalg.pinv(matrix.to_numpy()).T
-    wide = measured.quantities[["dataset", "metric", "unit"]].join(pd.DataFrame(values, columns=matrix.columns))
-    kept = wide.drop(columns="constant").melt(["dataset", "metric", "unit"], var_name="term")
-    return kept.dropna(subset=["value"]).reset_index(drop=True)
+    weights, keys = effect_weights(measured.runs, factors), ["dataset", "metric", "unit"]
+    wide = measured.quantities[keys].join(pd.DataFrame(measured.values @ weights.T.to_numpy(), columns=weights.index))
+    return wide.melt(keys, var_name="term").dropna(subset=["value"]).reset_index(drop=True)
 
 
-def effects(measured: Measured, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+def effects(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
     """Every effect on every quantity, as `contrasts`; at least two runs in every cell of the factors."""
     check_seeds(measured.runs, factors)
-    matrix = design(measured.runs, factors)
-    weights = pd.DataFrame(np.linalg.pinv(matrix.to_numpy()), index=matrix.columns).drop(index="constant")
-    return contrasts(measured, factors, weights, level)
+    return contrasts(measured, factors, effect_weights(measured.runs, factors))
 
 
-def contrasts(measured: Measured, factors: Sequence[str], weights: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Weighted sums of runs, with intervals over seeds and images (see the module's text).
+def contrasts(measured: Measured, factors: Sequence[str], weights: pd.DataFrame) -> pd.DataFrame:
+    """Weighted sums of runs, with 95 % intervals over seeds and images (see the module's text).
 
-    Args:
-        measured: At least two runs in every cell of the factors.
-        factors: What makes a cell.
-        weights: (terms, runs), the same for all runs of a cell; the index names the terms.
-        level: Of the intervals.
-
-    Returns:
-        Rows `dataset, metric, unit, n` and `COLUMNS`: per quantity one row per term. n: independent images, or groups
-        of images that share an origin. `se_seeds`: standard error between seeds alone, `se_images`: what images add.
-        Quantities with a missing value in any run are left out.
+    `weights` (terms, runs) are the same for all runs of a cell of the factors, which has at least two. Quantities with
+    a missing value in any run are left out. Returns `Measured.keys` and `COLUMNS`, per quantity one row per term;
+    `se_seeds` is the standard error between seeds alone, `se_images` what images add.
     """
     measured = measured.only(np.isfinite(measured.values).all(axis=1))
     w, squares = weights.to_numpy(), np.square(weights.to_numpy())
@@ -220,21 +185,16 @@ def contrasts(measured: Measured, factors: Sequence[str], weights: pd.DataFrame,
     with np.errstate(divide="ignore", invalid="ignore"):  # no spread at all: the interval is the value itself
         freedom = np.fmax(np.square(total) / (np.square(seeds) @ per_cell + of_images), (sizes - 1).min())
         p = np.where(total > 0, 2 * t.sf(np.abs(value) / np.sqrt(total), freedom), value == 0)
-    reach = t.ppf((1 + level) / 2, freedom) * np.sqrt(total)
+    reach = t.ppf(0.975, freedom) * np.sqrt(total)
     estimates = (value, value - reach, value + reach, p, total**0.5, seeds.sum(axis=2) ** 0.5, added**0.5, freedom)
-    keys = measured.quantities[["dataset", "metric", "unit"]].assign(n=units[:, 0])
-    table = keys.loc[np.repeat(keys.index, len(w))].reset_index(drop=True)
-    table["term"] = np.tile(weights.index, len(keys))
-    for column, numbers in zip(COLUMNS[1:-1], estimates, strict=True):
-        table[column] = numbers.ravel()
-    return table.assign(runs=len(sizes))
+    keys = measured.keys()
+    table = keys.loc[keys.index.repeat(len(w))].reset_index(drop=True).assign(term=np.tile(weights.index, len(keys)))
+    columns = {name: numbers.ravel() for name, numbers in zip(COLUMNS[1:-1], estimates, strict=True)}
+    return table.assign(**columns, runs=len(sizes))
 
 
 def cell_variances(measured: Measured, factors: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Variance between the seeds of each run's cell, and the part of it that the choice of images makes.
-
-    Both are (quantities, runs), equal within a cell; at least two runs in every cell.
-    """
+    """(quantities, runs) variance between the seeds of each run's cell, and the part of it that images make."""
     same = _same_cell(measured.runs, factors)
     size = same.sum(axis=1)
     centred = np.eye(len(size)) - same / size
@@ -248,46 +208,31 @@ def _same_cell(runs: pd.DataFrame, factors: Sequence[str]) -> NDArray[np.bool_]:
     return cell[:, None] == cell
 
 
-# --------------------------------------------------------------------------------------------------- further quantities
-
-
-def average(measured: Measured, datasets: Sequence[str], name: str, metric: str = "accuracy") -> Measured:
-    """The mean of a metric over several sets of different images, as one quantity of the dataset `name`."""
-    at = [measured.position(dataset, metric) for dataset in datasets]
+def average(measured: Measured, datasets: Sequence[str], name: str) -> Measured:
+    """The mean accuracy on several sets of different images, as one quantity of the dataset `name`."""
+    at = [measured.position(dataset) for dataset in datasets]
     about = measured.quantities.iloc[at]
-    row = {"dataset": name, "metric": metric, "unit": about.unit.iloc[0], "n": about.n.sum()}
-    row["clusters"] = about.clusters.sum()
+    row = about.iloc[:1].assign(dataset=name, n=about.n.sum(), clusters=about.clusters.sum())
     covariance = measured.covariance[at].sum(axis=0) / len(at) ** 2
-    return Measured(measured.runs, pd.DataFrame([row]), measured.values[at].mean(axis=0)[None], covariance[None])
+    return Measured(measured.runs, row, measured.values[at].mean(axis=0)[None], covariance[None])
 
 
 def gaps(measured: Measured, clean: str, datasets: Iterable[str], scale: str = "percent") -> Measured:
     """Accuracy on shifted sets minus that on the clean set, run by run: what is left once accuracy itself is taken off.
 
-    Args:
-        measured: Accuracies in percent; the sets hold different images, so their noise is independent.
-        clean: The clean set.
-        datasets: The shifted sets.
-        scale: `percent` (`accuracy_gap`, points) or `logit` (`log_odds_gap`, by the delta method; a run without a
-            single right or wrong answer has none).
+    The sets hold different images, so their noise is independent. `scale` is `percent` (`accuracy_gap`, points) or
+    `logit` (`log_odds_gap`, by the delta method; a run without a single right or wrong answer has none).
     """
-
-    def known(dataset: str) -> tuple[NDArray, NDArray]:
-        at = measured.position(dataset, "accuracy")
-        share, spread = measured.values[at], measured.covariance[at]
-        if scale == "percent":
-            return share, spread
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope = 100 / (share * (100 - share))
-            return logit(share / 100), spread * np.outer(slope, slope)
-
+    at = [measured.position(dataset) for dataset in (clean, *datasets)]
+    values, spreads = measured.values[at], measured.covariance[at]
     metric, unit = ("log_odds_gap", "log-odds") if scale == "logit" else ("accuracy_gap", "points")
-    at = [measured.position(dataset, "accuracy") for dataset in datasets]
-    base, (values, spreads) = known(clean), zip(*map(known, datasets), strict=True)
-    with np.errstate(invalid="ignore"):
-        gap = np.array(values) - base[0]
-    about = measured.quantities.iloc[at].assign(metric=metric, unit=unit)
-    return Measured(measured.runs, about, np.where(np.isfinite(gap), gap, np.nan), np.array(spreads) + base[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if scale == "logit":
+            slopes = 100 / (values * (100 - values))
+            values, spreads = logit(values / 100), spreads * (slopes[:, :, None] * slopes[:, None])
+        gap = values[1:] - values[0]
+    about = measured.quantities.iloc[at[1:]].assign(metric=metric, unit=unit)
+    return Measured(measured.runs, about, np.where(np.isfinite(gap), gap, np.nan), spreads[1:] + spreads[0])
 
 
 def with_gaps(measured: Measured, clean: str, groups: Mapping[str, Sequence[str]]) -> Measured:
@@ -302,56 +247,44 @@ def with_gaps(measured: Measured, clean: str, groups: Mapping[str, Sequence[str]
     return total + gaps(total, clean, shifted) + gaps(total, clean, shifted, "logit")
 
 
-# ------------------------------------------------------------------------------------------------------------ the seeds
-
-
-def seed_noise(measured: Measured, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+def seed_noise(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
     """How far runs of one cell lie apart that differ in their seed alone, on the same images.
 
-    Returns:
-        Rows `dataset, metric, unit, n` (independent images or groups), the factors, `sd`, its chi-square interval
-        `sd_low, sd_high`, `df`. Seeds that lie closer than images on which single runs differ allow count as these do.
+    Rows of `Measured.keys`, the factors, the standard deviation `value` with its chi-square interval, and `df`. Seeds
+    that lie closer than images on which single runs differ allow count as these do.
     """
     check_seeds(measured.runs, factors)
     between, images = (part**0.5 for part in cell_variances(measured, factors))
-    keys = measured.quantities[["dataset", "metric", "unit"]].assign(n=measured.quantities.clusters)
     parts = []
     for cell, at in measured.cells(factors):
         least, df = images[:, at[0]], len(at) - 1
         sd = np.maximum(between[:, at[0]], least)
-        low, high = (sd * np.sqrt(df / chi2.ppf(q, df)) for q in ((1 + level) / 2, (1 - level) / 2))
-        parts.append(keys.assign(**cell, sd=sd, sd_low=np.maximum(low, least), sd_high=high, df=df))
+        low, high = (sd * np.sqrt(df / chi2.ppf(q, df)) for q in (0.975, 0.025))
+        parts.append(measured.keys().assign(**cell, value=sd, ci_low=np.maximum(low, least), ci_high=high, df=df))
     return pd.concat(parts, ignore_index=True)
 
 
-def least_differences(noise: pd.DataFrame, factors: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+def least_differences(noise: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
     """What a difference between two single runs has to exceed to be more than luck of their seeds.
 
-    t sqrt(sd_a^2 + sd_b^2): two runs of equal expectation differ by less in `level` of the cases. Degrees of freedom by
+    t sqrt(sd_a^2 + sd_b^2): two runs of equal expectation differ by less in 95 % of the cases. Degrees of freedom by
     Welch and Satterthwaite for two cells; two runs of the same cell share one estimate and its degrees of freedom.
-
-    Returns:
-        Rows `dataset, metric, unit, n, first, second` (cells, their levels joined by a space), `least_difference`.
+    Rows `dataset, metric, unit, n, first, second` (cells, their levels joined by a space), `value`.
     """
     keys = ["dataset", "metric", "unit", "n"]
     cells = {" ".join(names): part for names, part in noise.groupby(list(factors), sort=False)}
     parts = []
     for first, second in combinations_with_replacement(cells, 2):
-        both = cells[first].merge(cells[second][[*keys, "sd", "df"]], on=keys, suffixes=("", "_b"))
-        a, b = both.sd**2, both.sd_b**2
+        both = cells[first].merge(cells[second][[*keys, "value", "df"]], on=keys, suffixes=("", "_b"))
+        a, b = both.value**2, both.value_b**2
         freedom = both.df if first == second else (a + b) ** 2 / (a**2 / both.df + b**2 / both.df_b)
-        least = t.ppf((1 + level) / 2, freedom.fillna(both.df)) * np.sqrt(a + b)  # no spread at all: 0/0
-        parts.append(both[keys].assign(first=first, second=second, least_difference=least))
+        least = t.ppf(0.975, freedom.fillna(both.df)) * np.sqrt(a + b)  # no spread at all: 0/0
+        parts.append(both[keys].assign(first=first, second=second, value=least))
     return pd.concat(parts, ignore_index=True)
 
 
 def cell_means(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
-    """Mean over the seeds of every cell with its interval over seeds and images.
-
-    Returns:
-        Rows `dataset, metric, unit, n`, the factors, `value, ci_low, ci_high`; quantities with a missing value in any
-        run are left out.
-    """
+    """Mean over the seeds of every cell: `Measured.keys`, the factors, `value`, its interval over seeds and images."""
     parts = []
     for cell, at in measured.cells(factors):
         weights = np.zeros((1, len(measured.runs)))
@@ -377,21 +310,13 @@ def at_chance(cells: pd.DataFrame, chance: Mapping[str, float]) -> pd.DataFrame:
     return rows[rows.ci_low <= rows.chance].reset_index(drop=True)
 
 
-# --------------------------------------------------------------------------------------------------- the shipped tables
-
-
 def covariance_path(table: Path) -> Path:
     """Where the covariance of a table of runs lies: per quantity the lower triangle of (runs, runs)."""
     return table.with_name(f"{table.stem}_covariance.csv")
 
 
 def read_runs(path: Path | str) -> Measured:
-    """All runs of a table that `python -m mini_world.ablation` wrote, with the factors of `LEVELS`.
-
-    Raises:
-        DataMissing: The table or its covariance is not there.
-        InputError: Missing columns, a repeated row, or tables that do not belong together.
-    """
+    """All runs of a table that `python -m mini_world.ablation` wrote, with the factors of `LEVELS`."""
     table = resolve(path)
     for file in (table, covariance_path(table)):
         if not file.is_file():
@@ -415,8 +340,8 @@ def _covariance(path: Path, keys: pd.MultiIndex, runs: list[str]) -> NDArray[np.
     expected = pd.MultiIndex.from_tuples([(*key, run) for key in keys for run in runs])
     if set(runs) - set(frame.columns) or not expected.isin(frame.index).all():
         raise InputError(f"{path}: other runs or metrics than the table beside it; write both anew: {HOW}")
-    lower = np.nan_to_num(frame.loc[expected, runs].to_numpy(float).reshape(len(keys), len(runs), len(runs)))
-    lower = np.tril(lower)
+    lower = frame.loc[expected, runs].to_numpy(float).reshape(len(keys), len(runs), len(runs))
+    lower = np.tril(np.nan_to_num(lower))
     return lower + np.tril(lower, -1).transpose(0, 2, 1)
 
 
@@ -425,10 +350,9 @@ def recipe_runs(measured: Measured, recipe: str, factors: Sequence[str] = ()) ->
     chosen = measured.runs.recipe == recipe
     if not chosen.any():
         raise DataMissing(f"ablation: no runs of recipe {recipe}; make them with: {HOW.replace('short', recipe)}")
-    runs = measured.where(chosen)
     if factors:
-        check_seeds(runs.runs, factors)
-    return runs
+        check_seeds(measured.runs[chosen], factors)
+    return measured.where(chosen)
 
 
 def describe(measured: Measured) -> pd.DataFrame:

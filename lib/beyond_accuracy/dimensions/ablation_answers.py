@@ -16,19 +16,18 @@ from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.data.published import checkpoint_specs
 from beyond_accuracy.dimensions import ablation
 from beyond_accuracy.dimensions.ablation import ARCHITECTURE, DIVERSITY, LEVELS, OBJECTIVE, THREE, TWO, Measured
-from beyond_accuracy.measure import verdicts
+from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.verdicts import OPEN, joined
-from beyond_accuracy.show import figures, theme
+from beyond_accuracy.show import figures, results, theme
 from beyond_accuracy.show.tables import format_interval
 
 WORDS = yaml.safe_load((ASSETS / "ablation.yaml").read_text(encoding="utf-8"))
 NOUNS, EFFECTS, PANELS = WORDS["levels"], WORDS["effects"], WORDS["panels"]
-TERMS = {
-    TWO: (ARCHITECTURE, OBJECTIVE, "architecture:objective"),
-    THREE: (DIVERSITY, "objective:diversity", "architecture:diversity", OBJECTIVE, ARCHITECTURE),
-}
-"""Effects that are judged, by what varies, in the order of the tables' columns."""
+# Effects that are judged, by what varies, in the order of the tables' columns.
+TERMS = {TWO: (*TWO, f"{ARCHITECTURE}:{OBJECTIVE}")}
+TERMS[THREE] = (DIVERSITY, f"{OBJECTIVE}:{DIVERSITY}", f"{ARCHITECTURE}:{DIVERSITY}", OBJECTIVE, ARCHITECTURE)
 GAPS = ("accuracy_gap", "log_odds_gap")
+RECORDED = list(results.RESULT_COLUMNS[1:])
 NOTE = (
     " Accuracy there: lowest to highest mean of a cell. At chance: some cell cannot be told from guessing, no verdict."
 )
@@ -36,6 +35,7 @@ NOTE = (
 # Looks of effects (three to a figure), of cells (those of the report's models) and of architectures.
 _MARKS = 3 * [(theme.INK, "o"), ("#2f7ec0", "s"), ("#b3261e", "D")]
 _SHOWN = {term: words["shown"] for term, words in EFFECTS.items() if "shown" in words}
+_SHOWN_ENDS = {term + end: name + end for term, name in _SHOWN.items() for end in ("", "_low", "_high")}
 LOOKS = {t: theme.ModelStyle(*mark, "-", "", name) for (t, name), mark in zip(_SHOWN.items(), _MARKS, strict=False)}
 LOOKS |= {f"{spec.family}_{spec.paradigm}": theme.style(spec) for spec in checkpoint_specs()}
 LOOKS |= {a: replace(LOOKS[f"{a}_supervised"], label=NOUNS[a]) for a in LEVELS[ARCHITECTURE]}
@@ -54,9 +54,8 @@ def labelled(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     kept = table[np.array([key in about for key in keys], bool)]
     words = pd.DataFrame([about[key] for key in keys if key in about], kept.index, ["rank", "panel", "row"])
     scale = np.where(kept["unit"] == "fraction", 100.0, 1.0)
-    numbers = [c for c in kept if c in ("value", "ci_low", "ci_high", "sd", "sd_low", "sd_high", "least_difference")]
-    kept = kept.assign(**{c: kept[c] * scale for c in numbers}).join(words)
-    kept["unit"] = kept["unit"].replace({"fraction": "points", "percent": "points"})
+    numbers = {c: kept[c] * scale for c in ("value", "ci_low", "ci_high") if c in kept}
+    kept = kept.assign(**numbers, unit=kept["unit"].replace(["fraction", "percent"], "points")).join(words)
     return kept.sort_values("rank", kind="stable").drop(columns="rank").reset_index(drop=True)
 
 
@@ -81,17 +80,8 @@ class Answers:
 
     def figure(self, page, name: str, caption: str, *panels: str, about: str = "") -> None:
         """Draw the effects on single sets."""
-        look = {"panel": "panel", "free": True, "line": 0, "stripes": True}
-        page.draw(
-            figures.dots,
-            self.sets(*panels, about=about),
-            name,
-            caption,
-            y="row",
-            xlabel="difference",
-            **look,
-            styles=LOOKS,
-        )
+        look = {"y": "row", "xlabel": "difference", "panel": "panel", "free": True, "line": 0, "stripes": True}
+        page.draw(figures.dots, self.sets(*panels, about=about), name, caption, **look, styles=LOOKS)
 
     def tables(self, page, name: str, of: str = "") -> None:
         """A table per panel: a row per quantity, a column with its interval per effect.
@@ -100,22 +90,20 @@ class Answers:
         """
         for slug, panel in PANELS.items():
             mine = self.effects[self.effects["panel"] == panel["title"]]
-            rows, note = list(dict.fromkeys(mine["row"])), ""
-            shown = pd.DataFrame({"on": rows})
-            if len(mine) and mine["metric"].isin(GAPS).all():
+            if mine.empty:
+                continue
+            terms = TERMS[THREE if (mine["term"] == DIVERSITY).any() else TWO]
+            shown = tidy.pivot(mine, "row", "term", terms).rename(columns=_SHOWN_ENDS | {"row": "on"})
+            if note := NOTE * bool(mine["metric"].isin(GAPS).all()):
                 means = self.cells[self.cells["metric"] == "accuracy"].groupby("dataset")["value"]
-                ends = means.agg(["min", "max"]).loc[mine.drop_duplicates("row")["dataset"]]
-                shown["accuracy there (%)"], note = [f"{low:.1f} to {high:.1f}" for low, high in ends.to_numpy()], NOTE
-            by_row = mine.pivot(index="row", columns="term").reindex(rows)
-            terms = [term for term in TERMS[THREE if DIVERSITY in mine["term"].tolist() else TWO] if len(mine)]
-            for term in terms:
-                for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
-                    shown[_SHOWN[term] + suffix] = by_row[column, term].to_numpy()
-            p_values = by_row["p_holm"][terms].to_numpy() if terms else []
-            shown["p (Holm)"] = [" · ".join(map(_p_text, values)) for values in p_values]
+                ends = means.agg(["min", "max"]).loc[mine.drop_duplicates("row")["dataset"]].to_numpy()
+                shown.insert(1, "accuracy there (%)", [f"{low:.1f} to {high:.1f}" for low, high in ends])
+            p_values = mine.pivot(index="row", columns="term", values="p_holm").loc[shown["on"], list(terms)]
+            shown["p (Holm)"] = [" · ".join(map(_p_text, values)) for values in p_values.to_numpy()]
             what = "effects, averaged over the other factors, with 95 % intervals; p of each by Holm over this table."
             formats = dict.fromkeys(_SHOWN.values(), "+.2f" if slug == "gap-log-odds" else "+.1f")
-            page.table(shown, f"{name}-{slug}", f"{panel['caption']}{of}: {what}{note}", formats=formats)
+            caption = f"{panel['caption']}{of}: {what}{note}"
+            page.table(shown, f"{name}-{slug}", caption, formats=formats)
 
     def statement(self, term: str) -> str:
         """What one factor does to accuracy: on which sets it is decided, with numbers, and on which not."""
@@ -130,12 +118,8 @@ class Answers:
         """What brings accuracy under a shift closer to clean accuracy, beside what it does to that accuracy itself.
 
         What makes a model less accurate under the shift is not called robustness for making it yet less accurate
-        elsewhere. Where a cell guesses there is no verdict.
-
-        Args:
-            name: Of the mean over the shifted sets.
-            shift: Its name for readers.
-            clean: That of the clean set.
+        elsewhere. Where a cell guesses there is no verdict. `name` is the mean over the shifted sets, `shift` and
+        `clean` are names for readers.
         """
         start = f"{shift[0].upper()}{shift[1:]}"
         if name in self.silent:
@@ -157,17 +141,14 @@ class Answers:
 
 
 def answer(
-    measured: Measured,
-    factors: Sequence[str],
-    titles: Mapping[str, str],
-    groups: Mapping[str, Sequence[str]],
+    measured: Measured, factors: Sequence[str], titles: Mapping[str, str], groups: Mapping[str, Sequence[str]],
     chance: Mapping[str, float],
-) -> Answers:
-    """Effects of the factors, judged over each panel; none where cells lack seeds.
+) -> Answers:  # fmt: skip
+    """Effects of the factors (`TWO` or `THREE`), judged over each panel; none where cells lack seeds.
 
     Args:
         measured: The runs, with gaps.
-        factors: `TWO` or `THREE`.
+        factors: What varies.
         titles: Dataset -> title; others are left out.
         groups: Name of a mean -> its shifted sets.
         chance: Dataset -> accuracy of guessing, percent.
@@ -188,8 +169,7 @@ def answer(
     told = told[told["term"].str.contains(DIVERSITY if DIVERSITY in factors else "")]
     names = told["term"].map(lambda term: EFFECTS[term]["recorded"])
     told = told.assign(metric="effect:" + told["metric"], model=names, unit=told["unit"].replace("percent", "points"))
-    recorded = told[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]]
-    return Answers(table, recorded, cells, weak, silent, titles, groups, lacking)
+    return Answers(table, told[RECORDED], cells, weak, silent, titles, groups, lacking)
 
 
 def robustness_verdict(there: pd.Series, points: pd.Series, odds: pd.Series) -> str:
@@ -232,14 +212,11 @@ def _p_text(p: float) -> str:
     return "–" if pd.isna(p) else "<.001" if p < 0.001 else "1" if p > 0.995 else f"{p:.3f}".lstrip("0")
 
 
-# ------------------------------------------------------------------------------------------------------------ the runs
-
-
 def accuracies(measured: Measured, sets: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
-    """Accuracy of every run on these sets, in their order; `model` is its levels of the factors `by`."""
-    rows = measured.accuracies()
-    rows = rows[rows["dataset"].isin(sets)].assign(model=lambda f: f[list(by)].agg("_".join, axis=1))
-    return rows.sort_values("dataset", key=lambda c: c.map(list(sets).index), kind="stable", ignore_index=True)
+    """Accuracy of every run on these sets, percent; `model` is its levels of the factors `by`."""
+    runs, model = measured.runs, measured.runs[list(by)].agg("_".join, axis=1)
+    parts = [runs.assign(dataset=name, value=measured.values[measured.position(name)], model=model) for name in sets]
+    return pd.concat(parts or [runs.iloc[:0]], ignore_index=True)
 
 
 def own_models(recorded: pd.DataFrame, specs: Iterable, titles: Mapping[str, str]) -> pd.DataFrame:
@@ -257,13 +234,8 @@ def slopes(
 ) -> figures.Drawn:
     """The two levels of a factor side by side, a line per model, every training run a small point.
 
-    Lines that are not parallel are an interaction.
-
-    Args:
-        frame: Rows `dataset, model, value` and the factor, one per run; a panel per dataset, two per row.
-        factor: One of `LEVELS`.
-        styles: Looks of the models.
-        own: Rows of the report's own models, drawn as stars.
+    Lines that are not parallel are an interaction. Rows `dataset, model, value` and the factor, one per run; rows of
+    the report's `own` models are stars.
     """
     looks, places = figures.used(styles, frame), {level: k for k, level in enumerate(LEVELS[factor])}
     fig, axes = figures.panels(list(dict.fromkeys(frame["dataset"])), 2.4, 2)
@@ -293,27 +265,18 @@ def slopes(
     return fig, f"Accuracy of every run in percent; means over seeds: {words}."
 
 
-# ----------------------------------------------------------------------------------------------------- seeds and budget
-
-
 def seed_rows(noise: pd.DataFrame) -> pd.DataFrame:
     """The spread over seeds as rows of the results schema, a row per cell."""
-    rows = noise[noise["sd"].notna()].rename(columns={"sd": "value", "sd_low": "ci_low", "sd_high": "ci_high"})
+    rows = noise[noise["value"].notna()]
     cell, unit = rows[ARCHITECTURE] + "_" + rows[OBJECTIVE], rows["unit"].replace("percent", "points")
-    rows = rows.assign(metric="seed_sd:" + rows["metric"], model=cell, unit=unit)
-    return rows[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]]
+    return rows.assign(metric="seed_sd:" + rows["metric"], model=cell, unit=unit)[RECORDED]
 
 
 def seed_table(noise: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     """The spread over seeds for readers: a row per quantity, a column with its interval per cell."""
     rows = labelled(noise[(noise["metric"] != "log_odds_gap") & ~noise["dataset"].isin(list(MEANS))], titles)
     rows = rows.assign(cell=list(map(cell_name, rows.to_dict("records"))))
-    wide = rows[["panel", "row"]].drop_duplicates().set_index(["panel", "row"])
-    for cell, part in rows.groupby("cell", sort=False):
-        part = part.set_index(["panel", "row"])
-        for suffix in ("", "_low", "_high"):
-            wide[cell + suffix] = part[f"sd{suffix}"]
-    return wide.reset_index().rename(columns={"panel": "measure", "row": "quantity"})
+    return tidy.pivot(rows.rename(columns={"panel": "measure", "row": "quantity"}), ["measure", "quantity"], "cell")
 
 
 def least_table(noise: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
@@ -321,7 +284,7 @@ def least_table(noise: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     noise = noise[(noise["metric"] == "accuracy") & ~noise["dataset"].isin(list(MEANS))]
     least = labelled(ablation.least_differences(noise, TWO), titles)
     least["two single runs"] = [_pair_name(r.first, r.second) for r in least.itertuples()]
-    wide = least.pivot(index="two single runs", columns="row", values="least_difference")
+    wide = least.pivot(index="two single runs", columns="row", values="value")
     return wide.loc[least["two single runs"].unique(), least["row"].unique()].rename_axis(columns=None).reset_index()
 
 

@@ -12,12 +12,13 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
 from scipy.stats import rankdata, t
 
 from beyond_accuracy.data.published import leaderboard
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import clustered_variance, linear_difference, percentile_interval
-from beyond_accuracy.show import figures
+from beyond_accuracy.show import figures, results
 from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import GREY, INK, ModelStyle
 
@@ -31,15 +32,11 @@ NAMES = {
     "vtab_specialized": "VTAB specialized", "vtab_structured": "VTAB structured", "params_m": "parameters",
     "gmacs": "multiply-adds", "pretrain_samples": "data set size", "samples_seen": "samples seen",
 }  # fmt: skip
-LOOKS = {
-    "params_m": ModelStyle(INK, "o", "-", "", NAMES["params_m"]),
-    "gmacs": ModelStyle("#2f7ec0", "s", "--", "", NAMES["gmacs"]),
-    "pretrain_samples": ModelStyle("#2f7ec0", "s", "--", "", NAMES["pretrain_samples"]),
-}
+LOOKS = {"params_m": ModelStyle(INK, "o", "-", "", NAMES["params_m"])}
+LOOKS |= {size: ModelStyle("#2f7ec0", "s", "--", "", NAMES[size]) for size in ("gmacs", "pretrain_samples")}
 PAIRS = "ConvNet − Transformer, matched pairs"
 
-
-# ------------------------------------------------------------------------------------------------------------- models
+Statistic = Callable[[NDArray[np.int64]], ArrayLike]  # positions of rows, with repeats -> k numbers, NaN for no answer
 
 
 def models() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -55,9 +52,14 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**{c: frame[c].map(lambda name: NAMES.get(name, name)) for c in columns})
 
 
-def peers(board: pd.DataFrame, low: float, high: float, paradigm: str = "supervised") -> pd.DataFrame:
-    """Models of one paradigm whose ImageNet-1K accuracy lies in [low, high] percent."""
-    return board[(board.paradigm == paradigm) & board.imagenet_1k.between(low, high)].reset_index(drop=True)
+def odds(percent: ArrayLike) -> NDArray[np.float64]:
+    """Log-odds of percent; 0 and 100 have none and are moved inside."""
+    return logit(np.clip(np.asarray(percent, float), 0.2, 99.8) / 100)
+
+
+def peers(board: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    """Supervised models whose ImageNet-1K accuracy lies in [low, high] percent."""
+    return board[(board.paradigm == "supervised") & board.imagenet_1k.between(low, high)].reset_index(drop=True)
 
 
 def lineage(board: pd.DataFrame) -> pd.Series:
@@ -72,19 +74,9 @@ def lineage(board: pd.DataFrame) -> pd.Series:
 
 
 def bootstrap_models(
-    statistic: Callable[[NDArray[np.int64]], ArrayLike],
-    n: int,
-    resamples: int,
-    rng: np.random.Generator,
-    clusters: ArrayLike | None = None,
+    statistic: Statistic, clusters: ArrayLike, resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Bootstrap draws of a statistic of rows that weights cannot express (ranks, fitted lines).
-
-    `statistic` maps row positions (with repeats) to k numbers, NaN where a resample has no answer; `clusters` (n,) are
-    groups of rows, drawn whole. Returns (resamples, k).
-    """
-    if clusters is None:
-        return np.array([statistic(rng.integers(0, n, n)) for _ in range(resamples)], float)
+    """(resamples, k) draws of a statistic that weights cannot express (ranks, lines); clusters (n,) are drawn whole."""
     codes = pd.factorize(np.asarray(clusters))[0]
     members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
     drawn = (rng.integers(0, len(members), len(members)) for _ in range(resamples))
@@ -92,10 +84,7 @@ def bootstrap_models(
 
 
 def interval(draws: ArrayLike, units: int | None = None) -> tuple[float, float]:
-    """Percentile interval of draws of which up to a tenth may be NaN (degenerate resamples), `ValueError` beyond.
-
-    `units` is the number of groups that were resampled, see `stats.percentile_interval`.
-    """
+    """`stats.percentile_interval` of draws of which up to a tenth may be NaN (degenerate); `ValueError` beyond."""
     draws = np.asarray(draws, float)
     usable = draws[~np.isnan(draws)]
     if len(usable) < 0.9 * len(draws):
@@ -104,16 +93,14 @@ def interval(draws: ArrayLike, units: int | None = None) -> tuple[float, float]:
 
 
 def estimated(
-    part: pd.DataFrame, statistic: Callable[[NDArray[np.int64]], ArrayLike], resamples: int, rng: np.random.Generator
-) -> list[tuple[float, float, float]]:
-    """The k numbers of a statistic of row positions with their bootstrap intervals over lineages."""
+    part: pd.DataFrame, statistic: Statistic, resamples: int, rng: np.random.Generator, **names: Sequence
+) -> pd.DataFrame:
+    """The k numbers of a statistic with bootstrap intervals over lineages: `names, value, ci_low, ci_high, n`."""
     groups = lineage(part)
-    draws = bootstrap_models(statistic, len(part), resamples, rng, groups)
-    whole = statistic(np.arange(len(part)))
-    return [(value, *interval(column, groups.nunique())) for value, column in zip(whole, draws.T, strict=True)]
-
-
-# ------------------------------------------------------------------------------------------------------- correlations
+    draws = bootstrap_models(statistic, groups, resamples, rng)
+    ends = np.array([interval(column, groups.nunique()) for column in draws.T])
+    values = {"value": statistic(np.arange(len(part))), "ci_low": ends[:, 0], "ci_high": ends[:, 1]}
+    return pd.DataFrame({**names, **values, "n": len(part)})
 
 
 def partial_spearman(table: NDArray, controls: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -137,14 +124,10 @@ def partial_spearman(table: NDArray, controls: ArrayLike | None = None) -> NDArr
 
 
 def associations(
-    frame: pd.DataFrame,
-    x: str,
-    ys: Sequence[str],
-    resamples: int,
-    rng: np.random.Generator,
+    frame: pd.DataFrame, x: str, ys: Sequence[str], resamples: int, rng: np.random.Generator,
     controls: Sequence[str] = (),
-) -> pd.DataFrame:
-    """(Partial) Spearman correlation of one column with several: rows ``benchmark, value, ci_low, ci_high, n``.
+) -> pd.DataFrame:  # fmt: skip
+    """(Partial) Spearman correlation of one column with several: rows `benchmark, value, ci_low, ci_high, n`.
 
     Models that lack one of the columns are left out; fewer than 8 raise a `ValueError`. `controls` are columns held
     constant, text columns become indicators.
@@ -154,46 +137,42 @@ def associations(
         raise ValueError(f"{len(part)} models with {x} and {', '.join(ys)}: too few for a correlation")
     values = part[[x, *ys]].to_numpy(float)
     held = pd.get_dummies(part[list(controls)], drop_first=True).to_numpy(float) if controls else None
-    found = estimated(part, lambda i: partial_spearman(values[i], None if held is None else held[i]), resamples, rng)
-    rows = [(y, *estimate, len(part)) for y, estimate in zip(ys, found, strict=True)]
-    return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "n"])
+
+    def statistic(i: NDArray[np.int64]) -> NDArray[np.float64]:
+        return partial_spearman(values[i], None if held is None else held[i])
+
+    return estimated(part, statistic, resamples, rng, benchmark=ys)
 
 
 def rank_correlations(
     frame: pd.DataFrame, columns: Sequence[str], resamples: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Spearman correlation of every two benchmarks over models that have all: ``a, b, value, ci_low, ci_high, n``."""
+    """Spearman correlation of every two benchmarks over models that have all: `a, b, value, ci_low, ci_high, n`."""
     part = frame.dropna(subset=list(columns))
-    values = part[list(columns)].to_numpy(float)
-    upper = np.triu_indices(len(columns), k=1)
-    found = estimated(part, lambda i: np.corrcoef(rankdata(values[i], axis=0), rowvar=False)[upper], resamples, rng)
-    rows = [(columns[a], columns[b], *e, len(part)) for a, b, e in zip(*upper, found, strict=True)]
-    return pd.DataFrame(rows, columns=["a", "b", "value", "ci_low", "ci_high", "n"])
+    values, (first, second) = part[list(columns)].to_numpy(float), np.triu_indices(len(columns), k=1)
+
+    def statistic(i: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.corrcoef(rankdata(values[i], axis=0), rowvar=False)[first, second]
+
+    names = np.array(columns, object)
+    return estimated(part, statistic, resamples, rng, a=names[first], b=names[second])
 
 
-# ------------------------------------------------------------------------------------------------------ matched models
-
-
-def group_gap(
-    frame: pd.DataFrame,
-    ys: Iterable[str],
-    groups: tuple[str, str] = ("convnet", "transformer"),
-    column: str = "family",
-) -> pd.DataFrame:
-    """Difference of means between two groups of models, in points: ``benchmark, value, ci_low, ci_high, p, n``.
+def group_gap(frame: pd.DataFrame, ys: Iterable[str]) -> pd.DataFrame:
+    """Mean of the ConvNets minus that of the Transformers, in points: `benchmark, value, ci_low, ci_high, p, n`.
 
     Standard errors are clustered by `lineage`; fewer than 3 models in a group raise a `ValueError`.
     """
-    rows, family = [], pd.factorize(lineage(frame))[0]
+    rows, lines = [], pd.factorize(lineage(frame))[0]
     for y in ys:
-        sides = [((frame[column] == group) & frame[y].notna()).to_numpy() for group in groups]
+        sides = [((frame.family == family) & frame[y].notna()).to_numpy() for family in ("convnet", "transformer")]
         sizes = [int(side.sum()) for side in sides]
         if min(sizes) < 3:
-            raise ValueError(f"{y}: {sizes[0]} and {sizes[1]} models: too few to compare {groups[0]}, {groups[1]}")
+            raise ValueError(f"{y}: {sizes[0]} and {sizes[1]} models: too few to compare convnet, transformer")
         values = [frame[y].to_numpy(float)[side] for side in sides]
         influence = [(v - v.mean()) / len(v) for v in values]
-        spread = np.array([clustered_variance(i, family[side]) for i, side in zip(influence, sides, strict=True)])
-        units = np.array([len(np.unique(family[side])) for side in sides])
+        spread = np.array([clustered_variance(i, lines[side]) for i, side in zip(influence, sides, strict=True)])
+        units = np.array([len(np.unique(lines[side])) for side in sides])
         freedom = spread.sum() ** 2 / np.sum(spread**2 / (units - 1))  # Welch, over families
         gap, error = values[0].mean() - values[1].mean(), spread.sum() ** 0.5
         reach = t.ppf(0.975, freedom) * error
@@ -202,14 +181,7 @@ def group_gap(
 
 
 def match_pairs(
-    frame: pd.DataFrame,
-    *,
-    contrast: str,
-    least_ratio: float = 0.0,
-    groups: tuple[str, str] | None = None,
-    accuracy_within: float = 0.15,
-    ratio_within: dict[str, float] | None = None,
-    same: Sequence[str] = ("pretrain_data",),
+    frame: pd.DataFrame, first: NDArray[np.bool_], same: Sequence[str], accuracy_within: float = 0.15
 ) -> pd.DataFrame:
     """Pairs of models of equal ImageNet accuracy that differ in one respect; each model is used at most once.
 
@@ -217,37 +189,38 @@ def match_pairs(
 
     Args:
         frame: Models.
-        contrast: The column in which a pair differs: by at least the factor ``least_ratio``, or in being of the two
-            ``groups``.
-        least_ratio: See there.
-        groups: See there.
-        accuracy_within: Largest difference in ImageNet-1K accuracy, points.
-        ratio_within: Columns that may differ by at most this factor, e.g. ``{"params_m": 1.5}``.
+        first: (n, n) whether a model may be the first of a pair with another.
         same: Columns that must be equal.
+        accuracy_within: Largest difference in ImageNet-1K accuracy, points.
 
     Returns:
-        Rows ``first, second`` (positions in ``frame``): first has the larger value, or the first group.
+        Rows `first, second`: positions in `frame`.
     """
-    values, accuracy = frame[contrast].to_numpy(), frame.imagenet_1k.to_numpy(float)
+    accuracy = frame.imagenet_1k.to_numpy(float)
     gap = np.abs(accuracy[:, None] - accuracy)
-    fits = gap <= accuracy_within
+    fits = (first | first.T) & (gap <= accuracy_within)
     for column in same:
         fits &= np.equal.outer(*[frame[column].astype(str).to_numpy(object)] * 2).astype(bool)
-    for column, factor in (ratio_within or {}).items():
-        logs = np.log(frame[column].to_numpy(float))
-        fits &= np.abs(logs[:, None] - logs) <= np.log(factor)
-    if groups is None:
-        fits &= np.maximum.outer(values, values) >= least_ratio * np.minimum.outer(values, values)
-    else:
-        fits &= np.logical_or(*(np.outer(values == a, values == b) for a, b in (groups, groups[::-1])))
     graph = nx.Graph()
     edges = np.argwhere(np.triu(fits, 1)).tolist()
     graph.add_weighted_edges_from((i, j, 1 - gap[i, j] / (accuracy_within + 1e-9)) for i, j in edges)
-    rows = []
-    for i, j in nx.max_weight_matching(graph, maxcardinality=True):
-        swap = values[i] != groups[0] if groups is not None else values[i] < values[j]
-        rows.append((j, i) if swap else (i, j))
+    rows = [(i, j) if first[i, j] else (j, i) for i, j in nx.max_weight_matching(graph, maxcardinality=True)]
     return pd.DataFrame(sorted(rows), columns=["first", "second"], dtype="int64")
+
+
+def architecture_pairs(frame: pd.DataFrame, accuracy_within: float, size_within: float = np.inf) -> pd.DataFrame:
+    """`match_pairs` of a ConvNet and a Transformer of equal data; sizes differ by at most a factor."""
+    first = np.logical_and.outer(*((frame.family == family).to_numpy() for family in ("convnet", "transformer")))
+    logs = np.log(frame.params_m.to_numpy(float))
+    return match_pairs(
+        frame, first & (np.abs(logs[:, None] - logs) <= np.log(size_within)), ["pretrain_data"], accuracy_within
+    )
+
+
+def size_pairs(frame: pd.DataFrame, least_ratio: float) -> pd.DataFrame:
+    """`match_pairs` of a larger and a smaller model of one family and equal data."""
+    sizes = frame.params_m.to_numpy(float)
+    return match_pairs(frame, sizes[:, None] >= least_ratio * sizes, ["pretrain_data", "family"])
 
 
 def pair_differences(frame: pd.DataFrame, pairs: pd.DataFrame, ys: Iterable[str]) -> pd.DataFrame:
@@ -256,81 +229,59 @@ def pair_differences(frame: pd.DataFrame, pairs: pd.DataFrame, ys: Iterable[str]
     Rows as of `group_gap`, n pairs; standard errors clustered by the `lineage` of both sides, for the pairs of one
     family are no independent evidence. Fewer than 5 pairs raise a `ValueError`.
     """
-    rows, family = [], pd.factorize(lineage(frame))[0]
+    rows, lines = [], pd.factorize(lineage(frame))[0]
     for y in ys:
         values = frame[y].to_numpy(float)
         gaps = values[pairs["first"]] - values[pairs["second"]]
         known = ~np.isnan(gaps)
         if known.sum() < 5:
             raise ValueError(f"{y}: {known.sum()} matched pairs: too few")
-        sides = (family[pairs[side]][known] for side in ("first", "second"))
+        sides = (lines[pairs[side]][known] for side in ("first", "second"))
         mean = gaps[known].mean()
         found = linear_difference(mean, (gaps[known] - mean) / known.sum(), *sides)
         rows.append((y, found.estimate, *found.interval, found.p_value, int(known.sum())))
     return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "p", "n"])
 
 
-# -------------------------------------------------------------------------------------------------- the study's models
+def own_rows(table: pd.DataFrame, specs: Iterable) -> pd.DataFrame:
+    """This run's models with an ImageNet accuracy in the leaderboard's columns, by the results of the robustness page.
 
-
-def standing(
-    board: pd.DataFrame, model: pd.Series, columns: Iterable[str], within: float = 1.0, least: int = 5
-) -> pd.DataFrame:
-    """Where one model stands among published models of the same kind and ImageNet accuracy.
-
-    `model` has ``model, paradigm, imagenet_1k`` and the benchmarks; it is not its own peer (by name). Peers differ by
-    at most ``within`` points of ImageNet-1K accuracy; fewer than ``least`` give no answer.
-
-    Returns:
-        Rows ``benchmark, value, peers_mean, difference, rank_share, n``: ``rank_share`` is the share of peers that
-        score lower (ties count half).
-    """
-    clip = model.paradigm == "clip"
-    kind = (board.paradigm == "clip") if clip else (board.source == "timm") & (board.paradigm == "supervised")
-    near = board[kind & (board.model != model.model) & ((board.imagenet_1k - model.imagenet_1k).abs() <= within)]
-    rows = []
-    for y in (y for y in columns if y in near and pd.notna(model.get(y))):
-        others = near[y].dropna().to_numpy(float)
-        if len(others) >= least:
-            below = np.mean(others < model[y]) + 0.5 * np.mean(others == model[y])
-            rows.append((y, model[y], others.mean(), model[y] - others.mean(), below, len(others)))
-    return pd.DataFrame(rows, columns=["benchmark", "value", "peers_mean", "difference", "rank_share", "n"])
-
-
-def own_rows(results: pd.DataFrame, specs: Iterable) -> pd.DataFrame:
-    """This run's models in the leaderboard's columns, from the robustness rows of the results table.
-
-    Returns:
-        One row per model with an ImageNet-1K accuracy: ``model, source, family, paradigm`` and the benchmarks measured
-        (``source`` = ``this run``). Empty when the run has no ImageNet: its worlds are not on the published axes.
+    Rows `model, source, family, paradigm` and the benchmarks measured; none when the run has no ImageNet: its worlds
+    are not on the published axes.
     """
     kinds = {spec.name: (spec.family, spec.paradigm) for spec in specs}
-    wanted = ["imagenet_1k", "imagenet_real", *ROBUSTNESS, "objectnet"]
-    rows = results[(results.dimension == "robustness") & (results.metric == "accuracy") & results.dataset.isin(wanted)]
-    rows = rows[rows.model.isin(list(kinds))]
-    wide = rows.pivot(index="model", columns="dataset", values="value").reset_index()
+    rows = table[(table.dimension == "robustness") & (table.metric == "accuracy") & table.model.isin([*kinds])]
+    wide = rows[rows.dataset.isin([*LABELLED, "objectnet"])].pivot(index="model", columns="dataset", values="value")
     if "imagenet_1k" not in wide or wide.empty:
         return pd.DataFrame(columns=["model", "source", "family", "paradigm", "imagenet_1k"])
-    wide = wide.dropna(subset=["imagenet_1k"]).rename_axis(columns=None)
+    wide = wide.reset_index().dropna(subset=["imagenet_1k"]).rename_axis(columns=None)
     kind = wide.model.map(kinds)
     return wide.assign(source="this run", family=kind.str[0], paradigm=kind.str[1])
 
 
-def standings(board: pd.DataFrame, own: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
-    """`standing` of the published models in `labels` and of this run's models, on the robustness benchmarks."""
-    chosen = pd.concat([board[board.model.isin(list(labels))], own])
-    rows = [
-        standing(board, row, ROBUSTNESS).assign(model=labels.get(row.model, row.model)) for _, row in chosen.iterrows()
-    ]
+def standings(board: pd.DataFrame, own: pd.DataFrame, labels: dict[str, str], least: int = 5) -> pd.DataFrame:
+    """Where the published models in `labels` and this run's stand among published ones of their kind and accuracy.
+
+    Peers lie within one point of ImageNet accuracy; fewer than `least` give no answer. `rank_share` is the share of
+    peers that score lower (ties count half).
+    """
+    rows = []
+    for model in pd.concat([board[board.model.isin(list(labels))], own]).to_dict("records"):
+        kind = board.paradigm == model["paradigm"]
+        kind &= True if model["paradigm"] == "clip" else (board.source == "timm") & (board.paradigm == "supervised")
+        near = kind & (board.model != model["model"]) & ((board.imagenet_1k - model["imagenet_1k"]).abs() <= 1)
+        for y in ROBUSTNESS:
+            value, others = model.get(y, np.nan), board.loc[near, y].dropna().to_numpy(float)
+            if len(others) >= least and not np.isnan(value):
+                below = np.mean(others < value) + 0.5 * np.mean(others == value)
+                name, mean = labels.get(model["model"], model["model"]), others.mean()
+                rows.append((name, y, value, mean, value - mean, below, len(others)))
     columns = ["model", "benchmark", "value", "peers_mean", "difference", "rank_share", "n"]
-    return readable(pd.concat(rows, ignore_index=True))[columns]
-
-
-# ------------------------------------------------------------------------------------------------------------ the page
+    return readable(pd.DataFrame(rows, columns=columns))
 
 
 def size_associations(band: pd.DataFrame, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
-    """`associations` of ``size`` with robustness at equal accuracy, also with what still differs ``held`` constant."""
+    """`associations` of `size` with robustness at equal accuracy, also with what still differs `held` constant."""
     band = band.assign(more_data=(band.pretrain_data != "in1k").astype(float))
     ways = {"as they are": [], "at equal ImageNet accuracy and data": ["imagenet_1k", "more_data"]}
     return pd.concat(
@@ -340,14 +291,8 @@ def size_associations(band: pd.DataFrame, resamples: int, rng: np.random.Generat
     )
 
 
-def architecture_pairs(frame: pd.DataFrame, accuracy_within: float, size_within: float) -> pd.DataFrame:
-    """`match_pairs` of a ConvNet and a Transformer of equal data; sizes differ by at most a factor."""
-    limits = {"accuracy_within": accuracy_within, "ratio_within": {"params_m": size_within}}
-    return match_pairs(frame, contrast="family", groups=("convnet", "transformer"), **limits)
-
-
 def pair_gaps(frame: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Every matched pair of a ConvNet and a Transformer: ``benchmark, convnet, transformer, difference`` in points."""
+    """Every matched pair of a ConvNet and a Transformer: `benchmark, convnet, transformer, difference` in points."""
     first, second = (frame.loc[pairs[side]].reset_index(drop=True) for side in ("first", "second"))
     names = {"convnet": first.model, "transformer": second.model}
     parts = [pd.DataFrame({"benchmark": y, **names, "difference": first[y] - second[y]}) for y in ROBUSTNESS]
@@ -364,9 +309,9 @@ def judged(band: pd.DataFrame, matched: pd.DataFrame, by_size: pd.DataFrame) -> 
 
 def estimates(page, rows: pd.DataFrame, series: str, panel: str, xlabel: str, name: str, caption: str) -> None:
     """Draw estimates by benchmark: a mark per value of `series`, a panel per value of another column."""
-    shown = readable(rows.assign(model=rows[series]))
     low, high = rows["ci_low"].min(), rows["ci_high"].max()
     look = {"xlim": (low - 0.05 * (high - low), high + 0.05 * (high - low)), "line": 0, "styles": LOOKS}
+    shown = readable(rows.assign(model=rows[series]))
     page.draw(figures.dots, shown, name, caption, y="benchmark", panel=panel, xlabel=xlabel, **look)
 
 
@@ -385,12 +330,11 @@ def pairs_figure(gaps: pd.DataFrame, styles: object, matched: pd.DataFrame) -> f
 def equal_accuracy_sentence(differences: pd.DataFrame, sizes: pd.DataFrame) -> str:
     """What goes with architecture (rows of `judged`) and with size (of `size_associations`) on ImageNet-A."""
     pairs = differences[(differences.comparison == PAIRS) & (differences.benchmark == "imagenet_a")].iloc[0]
-    size = sizes[(sizes.held == "as they are") & (sizes["size"] == "params_m")].set_index("benchmark").loc["imagenet_a"]
+    size = _plain(sizes).set_index("benchmark").loc["imagenet_a"]
     gap, rank = (format_interval(r.value, r.ci_low, r.ci_high, f) for r, f in ((pairs, "+.1f"), (size, "+.2f")))
     told = "" if pairs.verdict != verdicts.OPEN else ", which is not told from chance"
-    related = (
-        "it goes with size" if size.ci_low > 0 or size.ci_high < 0 else "no relation with size is told from chance"
-    )
+    sure = size.ci_low > 0 or size.ci_high < 0
+    related = "it goes with size" if sure else "no relation with size is told from chance"
     return (
         f"Published models of equal ImageNet accuracy: on ImageNet-A, ConvNets score {gap} points against Transformers "
         f"of similar size and the same data ({pairs.n:.0f} matched pairs){told}; {related} (rank correlation with "
@@ -400,10 +344,11 @@ def equal_accuracy_sentence(differences: pd.DataFrame, sizes: pd.DataFrame) -> s
 
 def recorded(sizes: pd.DataFrame, matched: pd.DataFrame) -> pd.DataFrame:
     """Rows of the results schema, of all published models: correlation with size, and matched pairs."""
-    plain = sizes[(sizes.held == "as they are") & (sizes["size"] == "params_m")]
-    parts = [
-        plain.assign(metric="spearman:params_m", unit="correlation"),
-        matched.assign(metric="matched:convnet_minus_transformer", unit="points"),
-    ]
-    rows = pd.concat(parts, ignore_index=True).rename(columns={"benchmark": "dataset"}).assign(model="published_models")
-    return rows[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]]
+    plain = _plain(sizes).assign(metric="spearman:params_m", unit="correlation")
+    pairs = matched.assign(metric="matched:convnet_minus_transformer", unit="points")
+    rows = pd.concat([plain, pairs], ignore_index=True).rename(columns={"benchmark": "dataset"})
+    return rows.assign(model="published_models")[[*results.RESULT_COLUMNS[1:]]]
+
+
+def _plain(sizes: pd.DataFrame) -> pd.DataFrame:
+    return sizes[(sizes.held == "as they are") & (sizes["size"] == "params_m")]

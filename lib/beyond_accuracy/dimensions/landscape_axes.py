@@ -9,19 +9,12 @@ import numpy as np
 import pandas as pd
 import statsmodels.formula.api as smf
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from beyond_accuracy.data.published import paper
-from beyond_accuracy.dimensions.landscape import (
-    ROBUSTNESS,
-    ZERO_SHOT,
-    associations,
-    estimated,
-    lineage,
-    rank_correlations,
-    readable,
-)
+from beyond_accuracy.dimensions import landscape
+from beyond_accuracy.dimensions.landscape import ROBUSTNESS, ZERO_SHOT, estimated, odds, readable
 from beyond_accuracy.show.tables import format_interval
 
 IMAGES = {
@@ -30,59 +23,44 @@ IMAGES = {
 }  # fmt: skip
 # Guessing one class of CLEVR count (8), CLEVR distance (6) and KITTI distance (4), averaged, in percent.
 STRUCTURED_CHANCE = 100 * (1 / 8 + 1 / 6 + 1 / 4) / 3
-_LOGIT_FLOOR = 0.2  # percent: accuracies of 0 and 100 have no logit
-
-
-# ------------------------------------------------------------------------------------------------------- CLIP scaling
+SIZES = ("params_m", "pretrain_samples", "samples_seen")
+Parts = dict[str, tuple[pd.DataFrame, Sequence[str]]]  # name of a set of models -> models, benchmarks
+RANKS = {"x": "a", "y": "b", "panel": "models", "label": "rank correlation", "free": True}
+LOADINGS = {"x": "benchmark", "y": "component", "label": "loading", "limits": (-1, 1), "cmap": "PuOr_r"}
 
 
 def scaling_fit(frame: pd.DataFrame, y: str, sizes: Sequence[str], within: str | None = None) -> pd.DataFrame:
     """What one doubling of each size goes with: least squares of accuracy on log2 of the sizes.
 
-    Args:
-        frame: Models; rows without one of the sizes are left out, fewer than 10 raise a `ValueError`.
-        y: Benchmark column, percent.
-        sizes: Columns whose log2 enters, e.g. ``("params_m", "pretrain_samples")``.
-        within: Column with one intercept per value: only differences inside its groups count (same data, other size).
+    `within` is a column with one intercept per value: only differences inside its groups count (same data, other size).
+    Rows without one of the sizes are left out, fewer than 10 raise a `ValueError`.
 
     Returns:
-        Rows ``benchmark, term, value, ci_low, ci_high, p, r2, vif, n, groups``: slope per doubling with errors
-        clustered by `lineage`, R^2 of the whole fit, the variance inflation of the term (above 5 the sizes can hardly
-        be told apart), the number of models, and of groups that vary in the sizes.
+        Rows `benchmark, term, value, ci_low, ci_high, p, r2, vif, n, groups`: slope per doubling with errors clustered
+        by `lineage`, R^2 of the whole fit, the variance inflation of the term (above 5 the sizes can hardly be told
+        apart), the number of models, and of groups that vary in the sizes.
     """
-    part = frame.dropna(subset=[y, *sizes]).copy()
+    part = frame.dropna(subset=[y, *sizes])
     if within is not None:  # groups of one model, or without any difference in size, say nothing
         part = part[part.groupby(within)[list(sizes)].transform("nunique").max(axis=1) > 1]
     if len(part) < 10:
         raise ValueError(f"{len(part)} models with {y}, {', '.join(sizes)}: too few for a fit")
-    for size in sizes:
-        part[f"log2_{size}"] = np.log2(part[size].astype(float))
-    terms = [f"log2_{size}" for size in sizes]
-    formula = f"{y} ~ " + " + ".join([*terms, *([f"C({within})"] if within else [])])
-    groups = pd.factorize(part[within] if within else lineage(part))[0]
-    fit = smf.ols(formula, part).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
-    limits = fit.conf_int()
-    names = list(fit.model.exog_names)
-    rows = []
-    for size, term in zip(sizes, terms, strict=True):
-        vif = variance_inflation_factor(fit.model.exog, names.index(term)) if len(sizes) > 1 else 1.0
-        low, high = limits.loc[term]
-        rows.append((y, size, fit.params[term], low, high, fit.pvalues[term], fit.rsquared, vif, len(part)))
-    table = pd.DataFrame(rows, columns=["benchmark", "term", "value", "ci_low", "ci_high", "p", "r2", "vif", "n"])
-    return table.assign(groups=len(np.unique(groups)))
-
-
-THREE = ("params_m", "pretrain_samples", "samples_seen")
+    terms = [f"np.log2({size})" for size in sizes]
+    groups = pd.factorize(part[within] if within else landscape.lineage(part))[0]
+    model = smf.ols(f"{y} ~ {' + '.join([*terms, *[f'C({within})'] * bool(within)])}", part)
+    fit = model.fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+    vif = [variance_inflation_factor(model.exog, model.exog_names.index(term)) for term in terms]
+    columns = {"value": fit.params, "ci_low": fit.conf_int()[0], "ci_high": fit.conf_int()[1], "p": fit.pvalues}
+    table = pd.DataFrame({"benchmark": y, "term": sizes} | {name: c[terms].to_numpy() for name, c in columns.items()})
+    return table.assign(r2=fit.rsquared, vif=vif if len(sizes) > 1 else 1.0, n=len(part), groups=len(np.unique(groups)))
 
 
 def scaling_fits(clip: pd.DataFrame, least: int) -> pd.DataFrame:
     """Points per doubling of size and data on every benchmark: all models, and those with at least so many pairs."""
-    samples = {
-        "all CLIP models": clip,
-        f"at least {least / 1e6:,.0f} million pairs": clip[clip.pretrain_samples >= least],
-    }
+    few = f"at least {least / 1e6:,.0f} million pairs"
+    samples = {"all CLIP models": clip, few: clip[clip.pretrain_samples >= least]}
     fits = pd.concat(
-        scaling_fit(part, y, THREE[:2]).assign(models=name) for name, part in samples.items() for y in ZERO_SHOT
+        scaling_fit(part, y, SIZES[:2]).assign(models=name) for name, part in samples.items() for y in ZERO_SHOT
     )
     counts = fits.groupby("models", sort=False).n.first()
     return fits.assign(panel=fits.models + fits.models.map(lambda name: f" (n = {counts[name]})"))
@@ -90,15 +68,14 @@ def scaling_fits(clip: pd.DataFrame, least: int) -> pd.DataFrame:
 
 def scaling_designs(clip: pd.DataFrame) -> pd.DataFrame:
     """Points per doubling on ImageNet-R under five designs: which quantities enter, and what is held constant."""
-    architecture = clip.model.str.split("/").str[0].str.replace("-quickgelu", "")
     designs = {
-        "size and data": (THREE[:2], None),
-        "size, data and samples seen": (THREE, None),
-        "size within the same data": (THREE[:1], "pretrain_data"),
-        "data within the same architecture": (THREE[1:2], "architecture"),
-        "samples seen within the same architecture": (THREE[2:], "architecture"),
+        "size and data": (SIZES[:2], None),
+        "size, data and samples seen": (SIZES, None),
+        "size within the same data": (SIZES[:1], "pretrain_data"),
+        "data within the same architecture": (SIZES[1:2], "architecture"),
+        "samples seen within the same architecture": (SIZES[2:], "architecture"),
     }
-    part = clip.assign(architecture=architecture)
+    part = clip.assign(architecture=clip.model.str.split("/").str[0].str.replace("-quickgelu", ""))
     fits = [scaling_fit(part, "imagenet_r", *design).assign(design=name) for name, design in designs.items()]
     table = readable(pd.concat(fits))[["design", "term", "value", "ci_low", "ci_high", "vif", "r2", "n", "groups"]]
     return table.rename(columns={"vif": "variance inflation", "r2": "R²"})
@@ -106,10 +83,9 @@ def scaling_designs(clip: pd.DataFrame) -> pd.DataFrame:
 
 def scaling_sentence(fits: pd.DataFrame, clip: pd.DataFrame, least: int) -> str:
     """What goes with size and data on ImageNet-R, and how little the data can be told from the samples seen."""
-    together = np.log2(clip[list(THREE)].dropna()).corr().loc["pretrain_samples", "samples_seen"]
-    whole, less = (
-        part.set_index("term") for _, part in fits[fits.benchmark == "imagenet_r"].groupby("models", sort=False)
-    )
+    together = np.log2(clip[list(SIZES)].dropna()).corr().loc["pretrain_samples", "samples_seen"]
+    by_models = fits[fits.benchmark == "imagenet_r"].groupby("models", sort=False)
+    whole, less = (part.set_index("term") for _, part in by_models)
     return (
         f"CLIP: on ImageNet-R, a doubling of the data goes with {whole.value['pretrain_samples']:.1f} points and a "
         f"doubling of the model with {whole.value['params_m']:.1f} (R² {whole.r2.iloc[0]:.2f}, n = {whole.n.iloc[0]}), "
@@ -118,55 +94,37 @@ def scaling_sentence(fits: pd.DataFrame, clip: pd.DataFrame, least: int) -> str:
     )
 
 
-# --------------------------------------------------------------------------------------------------- new information
-
-
-def effective_robustness(board: pd.DataFrame, y: str, baseline: pd.Series, x: str = "imagenet_1k") -> pd.DataFrame:
-    """How far each model lies above what its ImageNet accuracy predicts (Taori et al. 2020, Miller et al. 2021).
-
-    A line logit(y) = a + b logit(x) is fitted to the `baseline` models (n,), e.g. supervised on ImageNet-1K only;
-    effective robustness is y minus the line. Percent.
-
-    Returns:
-        Frame on the index of ``board``: ``predicted`` and ``effective`` in points, ``extrapolated`` where x lies
-        outside the baseline models' range; NaN where an accuracy is missing.
-    """
-    usable = board[x].notna() & board[y].notna()
-    fitted = board[usable & baseline]
-    if len(fitted) < 5:
-        raise ValueError(f"{len(fitted)} baseline models with {x} and {y}: too few for a line")
-    slope, intercept = np.polyfit(_logit(fitted[x]), _logit(fitted[y]), 1)
-    predicted = 100 * expit(intercept + slope * _logit(board[x]))
-    outside = ~board[x].between(fitted[x].min(), fitted[x].max())
-    return pd.DataFrame({"predicted": predicted, "effective": board[y] - predicted, "extrapolated": outside})
-
-
 def beyond_imagenet(
-    frame: pd.DataFrame, columns: Sequence[str], resamples: int, rng: np.random.Generator, x: str = "imagenet_1k"
+    frame: pd.DataFrame, columns: Sequence[str], resamples: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """How much of each benchmark ImageNet explains, and how much of the rest could be sampling noise.
 
     Returns:
-        Rows ``benchmark, value, ci_low, ci_high, residual_points, noise_share, n``: ``value`` = R^2 of
-        logit(benchmark) on logit(ImageNet); ``residual_points`` = typical distance from the line in points;
-        ``noise_share`` = the largest part of the residual variance that drawing other test images could explain (an
-        upper limit: all models see the same images, which cancels some of it). NaN where the size is unknown.
+        Rows `benchmark, value, ci_low, ci_high, n, residual_points, noise_share`: `value` = R^2 of logit(benchmark) on
+        logit(ImageNet); `residual_points` = typical distance from the line in points; `noise_share` = the largest part
+        of the residual variance that drawing other test images could explain (an upper limit: all models see the same
+        images, which cancels some of it). NaN where the size is unknown.
     """
-    rows = []
+    x, found = "imagenet_1k", []
     for y in columns:
         part = frame.dropna(subset=[x, y])
-        a, b = _logit(part[x]).to_numpy(), _logit(part[y]).to_numpy()
-        square = estimated(part, lambda i, a=a, b=b: [np.corrcoef(a[i], b[i])[0, 1] ** 2], resamples, rng)[0]
+        a, b = odds(part[x]), odds(part[y])
+        square = estimated(
+            part, lambda i, a=a, b=b: [np.corrcoef(a[i], b[i])[0, 1] ** 2], resamples, rng, benchmark=[y]
+        )
         slope, intercept = np.polyfit(a, b, 1)
-        rest = b - intercept - slope * a
-        points = float(np.sqrt(np.mean((part[y] - 100 * expit(intercept + slope * a)) ** 2)))
-        noise = np.nan
+        line, noise = intercept + slope * a, np.nan
         if y in IMAGES:
-            variance = _logit_variance(part[y], IMAGES[y]) + slope**2 * _logit_variance(part[x], IMAGES[x])
-            noise = min(1.0, float(variance.mean() / rest.var(ddof=2)))
-        rows.append((y, *square, points, noise, len(part)))
-    names = ["benchmark", "value", "ci_low", "ci_high", "residual_points", "noise_share", "n"]
-    return pd.DataFrame(rows, columns=names)
+            variance = _odds_variance(b, IMAGES[y]) + slope**2 * _odds_variance(a, IMAGES[x])
+            noise = min(1.0, variance.mean() / (b - line).var(ddof=2))
+        points = np.sqrt(np.mean((part[y] - 100 * expit(line)) ** 2))
+        found.append(square.assign(residual_points=points, noise_share=noise))
+    return pd.concat(found, ignore_index=True)
+
+
+def _odds_variance(log_odds: NDArray[np.float64], images: int) -> NDArray[np.float64]:
+    """Sampling variance of the log-odds of an accuracy measured on so many images (delta method)."""
+    return 1 / (images * expit(log_odds) * expit(-log_odds))
 
 
 def principal_components(
@@ -174,20 +132,20 @@ def principal_components(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Principal components of the benchmarks' standardised log-odds, of models that have all benchmarks.
 
-    Returns:
-        ``shares``: rows ``component, value, ci_low, ci_high, n`` (share of variance), and ``loadings``: benchmarks x
-        components, signs such that each component's largest loading is positive. The linear effect of the benchmark
-        ``given`` is removed first: what is left when ImageNet is known.
+    The linear effect of the benchmark `given` is removed first: what is left when ImageNet is known.
+
+    Returns shares of the variance, rows `component, value, ci_low, ci_high, n`; and loadings, benchmarks x components,
+    with signs such that each component's largest loading is positive.
     """
-    needed = [*columns, *([given] if given else [])]
+    needed = [*columns, *[given] * bool(given)]
     part = frame.dropna(subset=needed)
-    table = np.column_stack([_logit(part[c]) for c in needed])
+    table = odds(part[needed])
 
     def decompose(i: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        values = table[i]
+        values = table[i, : len(columns)]
         if given:
-            design = np.column_stack([np.ones(len(i)), values[:, -1]])
-            values = values[:, :-1] - design @ np.linalg.lstsq(design, values[:, :-1], rcond=None)[0]
+            design = np.column_stack([np.ones(len(i)), table[i, -1]])
+            values = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
         spread = values.std(axis=0)
         if np.any(spread == 0):
             return np.full(len(columns), np.nan), np.full((len(columns), len(columns)), np.nan)
@@ -196,45 +154,22 @@ def principal_components(
 
     axes = decompose(np.arange(len(part)))[1]
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    found = estimated(part, lambda i: decompose(i)[0], resamples, rng)
-    names = [f"component {k + 1}" for k in range(len(found))]
-    rows = [(name, *share, len(part)) for name, share in zip(names, found, strict=True)]
-    table_of_shares = pd.DataFrame(rows, columns=["component", "value", "ci_low", "ci_high", "n"])
-    return table_of_shares, pd.DataFrame(axes.T, index=list(columns), columns=names)
-
-
-def _logit(percent: pd.Series) -> pd.Series:
-    return logit(percent.clip(_LOGIT_FLOOR, 100 - _LOGIT_FLOOR) / 100)
-
-
-def _logit_variance(percent: pd.Series, images: int) -> pd.Series:
-    """Sampling variance of the log-odds of an accuracy measured on so many images (delta method)."""
-    share = percent.clip(_LOGIT_FLOOR, 100 - _LOGIT_FLOOR) / 100
-    return 1 / (images * share * (1 - share))
-
-
-# ------------------------------------------------------------------------------------------------------------ the page
-
-Parts = dict[str, tuple[pd.DataFrame, Sequence[str]]]  # name of a set of models -> models, benchmarks
-RANKS = {"x": "a", "y": "b", "panel": "models", "label": "rank correlation", "free": True}
-LOADINGS = {"x": "benchmark", "y": "component", "label": "loading", "limits": (-1, 1), "cmap": "PuOr_r"}
+    names = [f"component {k + 1}" for k in range(len(axes))]
+    shares = estimated(part, lambda i: decompose(i)[0], resamples, rng, component=names)
+    return shares, pd.DataFrame(axes.T, index=list(columns), columns=names)
 
 
 def ranks(parts: Parts, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
     """`rank_correlations` of sets of models, each on its benchmarks; `models` names the set with its n."""
-    found = []
-    for name, (part, columns) in parts.items():
-        rows = rank_correlations(part, columns, resamples, rng)
-        found.append(rows.assign(models=f"{name} (n = {rows.n.iloc[0]})"))
-    return readable(pd.concat(found, ignore_index=True))
+    found = [landscape.rank_correlations(*part, resamples, rng).assign(models=name) for name, part in parts.items()]
+    table = readable(pd.concat(found, ignore_index=True))
+    return table.assign(models=table.models + table.n.map(" (n = {})".format))
 
 
 def information(parts: Parts, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
     """`beyond_imagenet` of sets of models on their benchmarks beside ImageNet's own images."""
-    found = []
-    for name, (part, columns) in parts.items():
-        others = [y for y in columns if y not in ("imagenet_1k", "imagenet_real")]
-        found.append(beyond_imagenet(part, others, resamples, rng).assign(models=name))
+    others = {name: [y for y in ys if y not in ("imagenet_1k", "imagenet_real")] for name, (_, ys) in parts.items()}
+    found = [beyond_imagenet(parts[name][0], ys, resamples, rng).assign(models=name) for name, ys in others.items()]
     table = readable(pd.concat(found, ignore_index=True))
     table = table[["models", "benchmark", "value", "ci_low", "ci_high", "residual_points", "noise_share", "n"]]
     return table.rename(columns={"residual_points": "distance (points)", "noise_share": "noise, at most"})
@@ -245,9 +180,8 @@ def components(
 ) -> tuple[pd.DataFrame, pd.Series]:
     """What is left of the robustness benchmarks once ImageNet is known.
 
-    Returns:
-        Loadings of the first two components (`component` names their share of the variance, `benchmark, value`), and
-        the rank correlation of R with Sketch over supervised models of equal ImageNet accuracy.
+    Loadings of the first two components (`component` names their share of the variance, `benchmark, value`), and the
+    rank correlation of R with Sketch over supervised models of equal ImageNet accuracy.
     """
     rows = []
     for name, part in (("supervised", supervised), ("CLIP", clip)):
@@ -256,8 +190,8 @@ def components(
             share = format_interval(*(100 * shares.loc[k, ["value", "ci_low", "ci_high"]]), ".0f")
             loading = loadings.iloc[:, k].rename("value").rename_axis("benchmark").reset_index()
             rows.append(loading.assign(component=f"{name}, {nth}: {share} %"))
-    left = associations(supervised, "imagenet_r", ["imagenet_sketch"], resamples, rng, ["imagenet_1k"]).iloc[0]
-    return readable(pd.concat(rows, ignore_index=True)), left
+    left = landscape.associations(supervised, "imagenet_r", ["imagenet_sketch"], resamples, rng, ["imagenet_1k"])
+    return readable(pd.concat(rows, ignore_index=True)), left.iloc[0]
 
 
 def structured_words(clip: pd.DataFrame) -> str:

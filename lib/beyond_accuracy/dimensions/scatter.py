@@ -6,8 +6,8 @@ carries its description as a title. `template/scatter.js` adds a search and name
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -15,21 +15,18 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logit
 
 from beyond_accuracy.data.published import CHECKPOINTS, checkpoint_specs
-from beyond_accuracy.dimensions.landscape import NAMES, ROBUSTNESS
+from beyond_accuracy.dimensions.landscape import NAMES, ROBUSTNESS, odds
 from beyond_accuracy.show import figures, results, theme
 from beyond_accuracy.show.theme import GREY, HALO, INK, ORANGE, PURPLE
 
 TEMPLATE = Path(__file__).parents[1] / "report" / "template"
-FAMILIES = {
-    "transformer": (ORANGE, "o"),
-    "convnet": (PURPLE, "^"),
-    "hybrid": ("#1b7f6b", "s"),
-    "other": ("#5b5f66", "D"),
-}
-KINDS = {"supervised": "supervised", "clip": "CLIP, zero-shot", "other": "other pretraining"}
+FAMILIES = {"transformer": (ORANGE, "o"), "convnet": (PURPLE, "^"), "hybrid": ("#1b7f6b", "s"),
+            "other": ("#5b5f66", "D")}  # fmt: skip
+# What fills a point: name for readers, colour (none: the family's) and opacity.
+KINDS = {"supervised": ("supervised", "", 1), "clip": ("CLIP, zero-shot", "#fff", 1),
+         "other": ("other pretraining", "", 0.4)}  # fmt: skip
 OWN = "this run"
 STAR = ("#b3261e", "*")
 LOOKS = {CHECKPOINTS[spec.name]: theme.style(spec) for spec in checkpoint_specs()}  # the paper's
@@ -46,8 +43,7 @@ _SHAPES = {
 }
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """One choice of an axis: a column on a log-odds scale (percent) or a logarithmic one (sizes)."""
 
     column: str
@@ -58,41 +54,42 @@ class Axis:
         """Values on the axis' linear scale."""
         return odds(values) if self.percent else np.log10(np.asarray(values, float))
 
-    @property
-    def ticks(self) -> tuple[float, ...]:
-        """Where ticks may be; those in range are drawn."""
-        return (
-            (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95)
-            if self.percent
-            else tuple(10**k * m for k in range(4) for m in (1, 3))
-        )
+    def laid_out(self, frame: pd.DataFrame, name: str, start: float, end: float) -> dict:
+        """Pixels of the models and of the ticks; ticks that would touch are left out."""
+        known = frame[self.column].dropna()
+        if known.empty:
+            raise ValueError(f"no model has {self.column}")
+        low, high = self.place([known.min(), known.max()])
+        margin = 0.04 * (high - low) or 1.0
+        low, high = low - margin, high + margin
+
+        def to(values: ArrayLike) -> NDArray:
+            return start + (self.place(values) - low) / (high - low) * (end - start)
+
+        marks, least = [], 46 if start < end else 24
+        for tick in (t for t in TICKS[self.percent] if low <= self.place(t) <= high):
+            if not marks or abs(to(tick) - marks[-1][0]) >= least:
+                marks.append((round(float(to(tick)), 1), f"{tick:g}"))
+        return {"key": name, "label": self.label, "at": to(frame[self.column]), "marks": marks}
 
 
+TICKS = {True: (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95), False: (1, 3, 10, 30, 100, 300, 1000, 3000)}
 SIZES = (
-    Axis("imagenet_1k", "ImageNet accuracy (%)"),
-    Axis("params_m", "parameters (millions)", percent=False),
+    Axis("imagenet_1k", "ImageNet accuracy (%)"), Axis("params_m", "parameters (millions)", percent=False),
     Axis("gmacs", "multiply-adds (billions)", percent=False),
-)
+)  # fmt: skip
 SHIFTS = tuple(Axis(y, f"{NAMES[y]} (%)") for y in ("imagenet_r", "imagenet_a", "imagenet_sketch", "imagenet_v2"))
-
-
-def odds(percent: ArrayLike) -> NDArray:
-    """Log-odds of percent; 0 and 100 have none and are moved inside."""
-    return logit(np.clip(np.asarray(percent, float), 0.2, 99.8) / 100)
 
 
 def kind_of(paradigm: str) -> str:
     """`supervised`, `clip` (zero-shot) or `other`: how a point is filled."""
-    return paradigm if paradigm in ("supervised", "clip") else "other"
+    return paradigm if paradigm in KINDS else "other"
 
 
 def points(board: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """Models with `marked` (empty for most: the paper's checkpoints, `this run`) and `detail`, a line about each."""
-    frame = pd.concat(
-        [board.assign(marked=("the paper's " + board.model.map(PAPER)).fillna("")), own.assign(marked=OWN)],
-        ignore_index=True,
-    )
-    lines = []
+    marked = ("the paper's " + board.model.map(PAPER)).fillna("")
+    frame, lines = pd.concat([board.assign(marked=marked), own.assign(marked=OWN)], ignore_index=True), []
     for row in frame.to_dict("records"):
         parts = [f"{NAMES[c]} {row[c]:.1f} %" for c in ("imagenet_1k", *ROBUSTNESS) if pd.notna(row.get(c))]
         sizes = [(row.get("params_m"), "M parameters"), (row.get("gmacs"), "G multiply-adds")]
@@ -104,29 +101,20 @@ def points(board: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
 
 def key(frame: pd.DataFrame, own: bool) -> list[dict]:
     """Legend of the families, kinds and own runs that are there: `label, marker, face, edge, alpha`."""
-    names = ("label", "marker", "face", "edge", "alpha")
     found = [(name, mark, color, color, 1) for name, (color, mark) in FAMILIES.items() if (frame.family == name).any()]
-    looks = {"supervised": (INK, 1), "clip": ("#fff", 1), "other": (INK, 0.4)}
-    kinds = set(frame.paradigm.map(kind_of))
-    found += [(KINDS[kind], "o", face, INK, alpha) for kind, (face, alpha) in looks.items() if kind in kinds]
+    kinds = [look for kind, look in KINDS.items() if kind in set(frame.paradigm.map(kind_of))]
+    found += [(name, "o", face or INK, INK, alpha) for name, face, alpha in kinds]
     found += [(OWN, STAR[1], STAR[0], STAR[0], 1)] * int(own)
-    return [dict(zip(names, entry, strict=True)) for entry in found]
+    return [dict(zip(("label", "marker", "face", "edge", "alpha"), entry, strict=True)) for entry in found]
 
 
 def explorer(frame: pd.DataFrame, xs: Sequence[Axis], ys: Sequence[Axis], name: str, caption: str) -> str:
-    """The plot to look around in, as HTML.
+    """The plot of `points` to look around in, as HTML; the first choice of each axis is shown at the start.
 
-    Args:
-        frame: Models with `model, family, paradigm`, those of `points`, and the axes' columns.
-        xs: Choices of the horizontal axis, the first shown at the start.
-        ys: Choices of the vertical axis.
-        name: Stem of ids, letters, digits and dashes.
-        caption: What to read from it.
+    `name` is the stem of ids: letters, digits and dashes.
     """
-    across, down = (
-        [_laid_out(frame, axis, f"{side}{k}", *ends) for k, axis in enumerate(axes)]
-        for side, axes, ends in (("x", xs, (_LEFT, _RIGHT)), ("y", ys, (_BOTTOM, _TOP)))
-    )
+    across = [axis.laid_out(frame, f"x{k}", _LEFT, _RIGHT) for k, axis in enumerate(xs)]
+    down = [axis.laid_out(frame, f"y{k}", _BOTTOM, _TOP) for k, axis in enumerate(ys)]
     # Marked points last, on top; of those the round ones first, since they cover most.
     order = np.lexsort((frame.family.ne("transformer"), frame.marked.ne("")))
     drawn = [_point(frame.iloc[i], *({a["key"]: a["at"][i] for a in axes} for axes in (across, down))) for i in order]
@@ -148,25 +136,6 @@ def show(frame: pd.DataFrame, xs: Sequence[Axis], ys: Sequence[Axis], name: str,
     results.display_html(explorer(frame, xs, ys, name, caption), caption)
 
 
-def _laid_out(frame: pd.DataFrame, axis: Axis, name: str, start: float, end: float) -> dict:
-    """Pixels of the models and of the ticks; ticks that would touch are left out."""
-    known = frame[axis.column].dropna()
-    if known.empty:
-        raise ValueError(f"no model has {axis.column}")
-    low, high = axis.place([known.min(), known.max()])
-    margin = 0.04 * (high - low) or 1.0
-    low, high = low - margin, high + margin
-
-    def to(values: ArrayLike) -> NDArray:
-        return start + (axis.place(values) - low) / (high - low) * (end - start)
-
-    marks, least = [], 46 if start < end else 24
-    for tick in (t for t in axis.ticks if low <= axis.place(t) <= high):
-        if not marks or abs(to(tick) - marks[-1][0]) >= least:
-            marks.append((round(float(to(tick)), 1), f"{tick:g}"))
-    return {"key": name, "label": axis.label, "at": to(frame[axis.column]), "marks": marks}
-
-
 def _point(row: pd.Series, across: Mapping[str, float], down: Mapping[str, float]) -> dict:
     """How a model is drawn; nothing where it has no place on any of the horizontal or of the vertical axes."""
     places = {name: at for name, at in {**across, **down}.items() if np.isfinite(at)}
@@ -174,37 +143,33 @@ def _point(row: pd.Series, across: Mapping[str, float], down: Mapping[str, float
         return {}
     color, marker = STAR if row.marked == OWN else FAMILIES.get(row.family, FAMILIES["other"])
     size = 1.9 if row.marked and row.marked != OWN else 1
-    first = (places["x0"], places["y0"]) if {"x0", "y0"} <= places.keys() else (-99.0, -99.0)
+    x, y = (places["x0"], places["y0"]) if {"x0", "y0"} <= places.keys() else (-99.0, -99.0)
+    _, face, alpha = KINDS[kind_of(row.paradigm)]
     style = ";".join([*(f"--{name}:{at:.1f}px" for name, at in places.items()), *([f"--s:{size}"] * (size != 1))])
     return {
-        **{"style": style, "x": f"{first[0]:.1f}", "y": f"{first[1]:.1f}", "size": size, "marker": marker},
-        "face": "#fff" if row.paradigm == "clip" else color,
-        "edge": "#000" if row.marked else color,
-        "alpha": 0.4 if kind_of(row.paradigm) == "other" else 1,
+        **{"style": style, "x": f"{x:.1f}", "y": f"{y:.1f}", "size": size, "marker": marker},
+        **{"face": face or color, "edge": "#000" if row.marked else color, "alpha": alpha},
         "text": f"{row.model}{f' ({row.marked})' if row.marked else ''}: {row.detail}",
     }
 
 
-def published(
-    board: pd.DataFrame, styles: object, baseline: pd.Series, own: pd.DataFrame, least: float = 45.0
-) -> figures.Drawn:
+def published(board: pd.DataFrame, styles: object, baseline: pd.Series, own: pd.DataFrame) -> figures.Drawn:
     """Robustness against ImageNet on log-odds axes, with the line of the baseline models and the paper's checkpoints.
 
     Args:
-        board: Published models, the columns `DRAWN`.
+        board: Published models, the columns `DRAWN`; below 45 % on ImageNet they are not drawn.
         styles: Not used: a mark tells family and paradigm.
         baseline: (n,) booleans: models that define the line; it is dotted where none of them lies.
         own: Rows of this run with the same columns, drawn as stars.
-        least: Models below this percentage on ImageNet are not drawn.
     """
     x = "imagenet_1k"
     fig, axes = figures.panels([NAMES[y] for y in ROBUSTNESS], 3.0, 2)
     for y, ax in zip(ROBUSTNESS, axes.values(), strict=True):
-        seen = board[(board[x] >= least) & board[y].notna()]
+        seen = board[(board[x] >= 45) & board[y].notna()]
         for (family, kind), part in seen.groupby(["family", seen.paradigm.map(kind_of)]):
             color, marker = FAMILIES[family]
-            face = {"markerfacecolor": "white" if kind == "clip" else color, "alpha": 0.3 if kind == "other" else 0.8}
-            ax.plot(odds(part[x]), odds(part[y]), marker, color=color, markersize=4.5, markeredgewidth=0.9, **face)
+            look = {"markerfacecolor": "white" if kind == "clip" else color, "alpha": 0.3 if kind == "other" else 0.8}
+            ax.plot(odds(part[x]), odds(part[y]), marker, color=color, markersize=4.5, markeredgewidth=0.9, **look)
         fitted = seen[baseline[seen.index]]
         slope, start = np.polyfit(odds(fitted[x]), odds(fitted[y]), 1)
         for part, line in ((seen, {"color": GREY, "linestyle": ":"}), (fitted, {"color": INK, "linestyle": "-"})):
@@ -212,9 +177,8 @@ def published(
             ax.plot(ends, start + slope * ends, **line, linewidth=1.5, zorder=1)
         for name, look in LOOKS.items():
             row = board[board.model == name].iloc[0]
-            large = {"markersize": 10, "markeredgewidth": 2.2, "path_effects": HALO}
-            face = {"color": look.color, "markerfacecolor": look.markerfacecolor}
-            ax.plot(odds(row[x]), odds(row[y]), look.marker, **face, **large)
+            large = {"markersize": 10, "markeredgewidth": 2.2, "path_effects": HALO, "color": look.color}
+            ax.plot(odds(row[x]), odds(row[y]), look.marker, markerfacecolor=look.markerfacecolor, **large)
         if y in own:
             ax.plot(odds(own[x]), odds(own[y]), STAR[1], color=STAR[0], markersize=12, zorder=5)
         for axis, limits, values in ((ax.xaxis, ax.set_xlim, seen[x]), (ax.yaxis, ax.set_ylim, seen[y])):
