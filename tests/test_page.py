@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,11 +46,12 @@ def test_models_roles_and_data(toy):
         study.predictions("image")
 
 
-def test_open_study(toy, monkeypatch):
+def test_open_study(toy):
     toy.images(1)
     toy.checkpoint()
     toy.profile()
-    study = open_page(str(toy.root / "toy.yaml"), "calibration", device="cpu", progress=False)
+    with matplotlib.rc_context():  # the theme ends with this test
+        study = open_page(str(toy.root / "toy.yaml"), "calibration", device="cpu", progress=False)
     assert study.predictions("images")["colour"].correct.all()
     with pytest.raises(InputError, match="profile toy: unknown dimension 'robustness'"):
         open_page(str(toy.root / "toy.yaml"), "robustness")

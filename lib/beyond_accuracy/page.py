@@ -46,7 +46,7 @@ class Page:
         self.settings = profile.settings
         self.roles: dict = profile.dimensions.get(dimension, {})
         self._results: list[pd.DataFrame] = []
-        self._compared: list[pd.DataFrame] = []
+        self._compared: list[str] = []  # a list, as views of the page share it
         self._findings: list[str] = []
         self.outputs = Outputs(profile, store, self.options)
         self._skipped: list[str] = []
@@ -230,19 +230,17 @@ class Page:
         Raises:
             InputError: A second call, a missing column, or a question asked twice.
         """
-        rows = rows.assign(dataset=dataset) if dataset else rows
-        once = "family" in rows  # pages of the old form record several frames
-        if self._compared and once:
+        if self._compared:
             raise InputError(f"page {self.dimension}: its comparisons are recorded once, all together")
+        given = {"dataset": dataset} if dataset else {}
         defaults = {"dimension": self.dimension, "family": MAIN, "p_floor": 0.0}
-        rows = rows.assign(**{name: value for name, value in defaults.items() if name not in rows})
+        rows = rows.assign(**given, **{name: value for name, value in defaults.items() if name not in rows})
         if missing := set(COMPARISON_COLUMNS) - set(rows.columns) - {"p_holm", "verdict"}:
             raise InputError(f"comparisons: missing columns {', '.join(sorted(missing))}")
-        self._compared.append(rows)
-        rows = pd.concat(self._compared, ignore_index=True).fillna({"family": MAIN, "p_floor": 0.0})
-        rows = verdicts.judge(rows, self.noise)
-        if once and (twice := rows.duplicated(["dataset", "metric", "model_a", "model_b"])).any():
+        if (twice := rows.duplicated(["dataset", "metric", "model_a", "model_b"])).any():
             raise InputError(f"comparisons: asked twice: {rows[twice].iloc[0][['dataset', 'metric']].tolist()}")
+        rows = verdicts.judge(rows.reset_index(drop=True).fillna({"family": MAIN, "p_floor": 0.0}), self.noise)
+        self._compared.append(self.dimension)
         text = results.csv_text(rows[list(COMPARISON_COLUMNS)])
         results.write_atomically(self.report_folder / "comparisons" / f"{self.dimension}.csv", text.encode())
         return rows
@@ -268,7 +266,7 @@ class Page:
             shown[column] = shown[column].map(lambda name: self.labels.get(name, name))
         return shown
 
-    def figure(self, drawn, name: str, caption: str, data: pd.DataFrame, alt: str = "") -> None:
+    def figure(self, drawn, name: str, caption: str, data: pd.DataFrame) -> None:
         """Save a figure as SVG, PNG and CSV under `figures/<profile>/<dimension>/` and show it.
 
         Args:
@@ -276,11 +274,10 @@ class Page:
             name: Stem of the files.
             caption: What to read from it.
             data: The numbers drawn.
-            alt: The words, where `drawn` is a bare figure.
         """
         import matplotlib.pyplot as plt
 
-        fig, alt = (drawn, alt) if alt else drawn
+        fig, alt = drawn
         folder = figures_dir(self.profile.name) / self.dimension
         record = results.save_figure(fig, folder, _file_name(name), alt, caption, data)
         plt.close(fig)
@@ -293,7 +290,7 @@ class Page:
         if len(images):
             words = [str(text) for text in captions]
             alt = f"{caption} Pictures: {', '.join(words)}".replace("\n", " ")
-            self.figure(pictures.gallery(images, words, **options), name, caption, data, alt)
+            self.figure((pictures.gallery(images, words, **options), alt), name, caption, data)
 
     def draw(self, kind: Callable, rows: pd.DataFrame, name: str, caption: str, per: str = "", **options) -> None:
         """Draw tidy rows with a function of `figures` in this report's looks, and keep the figure.

@@ -1,76 +1,47 @@
-"""Rows and tables shared by the metric modules."""
+"""Rows shared by the metric modules."""
 
 import numpy as np
 import pandas as pd
 
-from beyond_accuracy.measure import tidy
-
-
-def test_wide_table_with_the_papers_value_beside():
-    rows = [tidy.row("bias", m, v, (v - 1, v + 1), 10, "fraction") for m, v in (("b", 3.0), ("a", 2.0))]
-    labels = {"a": "Model A", "b": "Model B"}
-    shown = tidy.wide(tidy.frame(rows), {"bias": "Bias", "other": "Other"}, labels)
-    assert list(shown) == ["model", "Bias", "Bias_low", "Bias_high"]
-    assert shown.values.tolist() == [["Model A", 2, 1, 3], ["Model B", 3, 2, 4]]
-    paper = pd.DataFrame({"model": ["b"], "value": [2.5]})
-    beside = tidy.beside_paper(shown, paper, "Bias", labels)
-    assert np.isnan(beside["paper"][0]) and beside["minus paper"][1] == 0.5
-    assert tidy.beside_paper(shown, paper.iloc[:0], "Bias", labels) is shown
+from beyond_accuracy.measure import stats, tidy
 
 
 def test_ratios_that_are_often_undefined_have_no_interval():
     draws = np.append(np.linspace(0, 1, 90), np.full(10, np.nan))
-    assert np.isnan(tidy.interval_of_ratio(draws)).all()
-    assert np.isfinite(tidy.interval_of_ratio(draws[5:92])).all()
+    assert np.isnan(tidy.interval(draws)).all()
+    assert np.isfinite(tidy.interval(draws[5:92])).all()
 
 
-def test_an_empty_table_keeps_its_columns():
-    assert list(tidy.frame([])) == tidy.COLUMNS
-
-
-def test_a_column_per_model():
-    rows = [
-        tidy.row("x", m, v, (v, v), 1, "percent") | {"set": s}
-        for s, m, v in (("q", "a", 1), ("p", "a", 2), ("p", "b", 3))
+def test_rows_of_finite_values_only_and_columns_without_any():
+    draws = np.tile(np.linspace(0, 1, 1001)[:, None], 3)
+    found = tidy.rows("ece", "fraction", ["a", "b", "c"], [0.5, np.nan, 0.25], [7, 8, 9], draws)
+    assert found.round(9).values.tolist() == [
+        ["ece", "a", 0.5, 0.025, 0.975, 7, "fraction"],
+        ["ece", "c", 0.25, 0.025, 0.975, 9, "fraction"],
     ]
-    shown = tidy.by_model(pd.DataFrame(rows), "set", {"b": "B", "a": "A"})
-    assert list(shown) == ["set", "B", "B_low", "B_high", "A", "A_low", "A_high"]
-    assert shown["set"].tolist() == ["q", "p"] and shown["A"].tolist() == [1, 2] and np.isnan(shown["B"][0])
+    assert tidy.rows("ece", "fraction", ["a"], [1.0], 3)[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert list(tidy.rows("ece", "fraction", [], [], 3)) == tidy.COLUMNS
 
 
-def test_rows_as_words():
-    rows = pd.DataFrame({"model_a": ["a", "b"], "gap": [1.26, -0.5]})
-    assert tidy.spell(rows, "{model_a} {gap:+.1f}", {"a": "A"}) == "A +1.3; b -0.5"
-    assert tidy.spell(rows.iloc[:0], "{model_a}") == ""
+def test_estimates_come_with_the_paired_gaps():
+    table = np.random.default_rng(0).random((40, 3))
+    draws = stats.bootstrap_means(tidy.with_gaps(table), 200, np.random.default_rng(1))
+    rows, gaps = tidy.estimates("m", "fraction", ["a", "b", "c"], table.mean(axis=0), 40, draws)
+    assert rows["value"].tolist() == table.mean(axis=0).tolist()
+    assert gaps[["model_a", "model_b"]].values.tolist() == [["a", "b"], ["a", "c"], ["b", "c"]]
+    np.testing.assert_allclose(gaps["difference"], table.mean(axis=0)[[0, 0, 1]] - table.mean(axis=0)[[1, 2, 2]])
+    direct = tidy.pairs("m", "fraction", ["a", "b", "c"], table.mean(axis=0), 40, draws[:, :3])
+    pd.testing.assert_frame_equal(direct, gaps)
+    zero = tidy.against_zero("m", "fraction", ["a"], [0.5], 40, np.ones((99, 1)))
+    assert zero[["model_b", "p", "p_floor"]].values.tolist() == [["", 0.02, 0.02]]
 
 
-def test_a_superlative_needs_a_leader_that_beats_the_others():
-    rows = tidy.frame(
-        [tidy.row("accuracy", m, v, (v, v), 9, "percent") for m, v in (("a", 80.0), ("b", 82.0), ("c", 60.0))]
+def test_a_column_with_its_interval_per_value():
+    cells = [("q", "a", 1.0), ("p", "a", 2.0), ("p", "b", 3.0), ("p", "c", np.nan)]
+    rows = pd.DataFrame(
+        [(s, m, v, v - 1, v + 1) for s, m, v in cells], columns=["set", "model", "value", "ci_low", "ci_high"]
     )
-    gaps = pd.DataFrame(
-        [("a", "b", 0.2), ("a", "c", 0.01), ("b", "c", 0.001)], columns=["model_a", "model_b", "p_holm"]
-    )
-    labels = {"a": "A", "b": "B", "c": "C"}
-    assert tidy.best(rows, gaps, labels, "{value:.0f} %") == "B (82 %) and A (80 %) tie"
-    assert tidy.best(rows, gaps, labels, "{value:.0f} %", lower=True) == "C (60 %)"
-    sure = gaps.assign(p_holm=0.01)
-    assert tidy.best(rows, sure, labels, "{value:.0f}") == "B (82)"
-    three = tidy.best(rows, gaps.assign(p_holm=np.nan), labels, "{value:.0f}")  # not compared is not told apart
-    assert three == "B (82), A (80) and C (60) tie"
-    assert tidy.leaders(rows.set_index("model")["value"].iloc[:1], gaps) == ["a"]
-
-
-def test_p_values_at_the_floor_are_kept_as_bounds():
-    frame = pd.DataFrame(
-        [
-            ("a", "b", 1.0, 0.5, 1.5, p, 9, "percent", f)
-            for p, f in ((1e-4, 1e-4), (0.02, 1e-4), (0.5, 0.0), (0.0, 0.0))
-        ],
-        columns=[*tidy.DIFFERENCE, "p_floor"],
-    )
-    shown = tidy.shown_differences(frame)
-    assert "p_floor" not in shown
-    bounds = shown["p_holm_floor"].to_numpy()
-    assert bounds[0] == shown["p_holm"][0] and np.isnan(bounds[1:3]).all()
-    assert "p_holm_floor" not in tidy.shown_differences(frame.drop(columns="p_floor"))
+    wide = tidy.pivot(rows, "set", "model", ["b", "a", "c"])
+    assert list(wide) == ["set", "b", "b_low", "b_high", "a", "a_low", "a_high"]  # c has no value
+    assert wide["set"].tolist() == ["q", "p"] and wide["a"].tolist() == [1, 2] and np.isnan(wide["b"][0])
+    assert wide["a_low"].tolist() == [0, 1]

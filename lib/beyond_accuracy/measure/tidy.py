@@ -3,7 +3,7 @@
 Every dimension hands its estimates here: values (models,), paired draws (resamples, models) and a number of units.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -14,7 +14,6 @@ from beyond_accuracy.measure.stats import (
     Interval,
     accuracy_difference,
     bootstrap_p_value,
-    holm,
     p_value_floor,
     percentile_interval,
     wilson,
@@ -195,155 +194,3 @@ def pivot(frame: pd.DataFrame, index: Sequence[str] | str, columns: str, order: 
         if mine["value"].notna().any():
             shown = shown.join(mine.set_axis([key, f"{key}_low", f"{key}_high"], axis=1), on=index)
     return shown
-
-
-# Old forms, until the last page is converted ------------------------------------------------------------------------
-
-DIFFERENCE = ["model_a", "model_b", "difference", "ci_low", "ci_high", "p", "n", "unit"]
-
-
-def row(metric: str, model: str, value: float, interval: Iterable[float], n: int, unit: str) -> dict:
-    """One row; `interval` is (low, high), NaN where there is none."""
-    low, high = interval
-    return dict(zip(COLUMNS, (metric, model, float(value), float(low), float(high), int(n), unit), strict=True))
-
-
-def accuracy_row(metric: str, model: str, correct: ArrayLike) -> dict:
-    """Top-1 accuracy in percent with its Wilson interval.
-
-    Raises:
-        ValueError: There are no images.
-    """
-    correct = np.asarray(correct, dtype=bool)
-    low, high = wilson(int(correct.sum()), correct.size)
-    return row(metric, model, 100 * correct.mean(), (100 * low, 100 * high), correct.size, "percent")
-
-
-def interval_of_ratio(draws: ArrayLike, level: float = 0.95) -> Interval:
-    """Percentile interval of draws that may be 0/0 (NaN); NaN ends when more than 5 % of them are."""
-    draws = np.asarray(draws, dtype=float)
-    defined = draws[~np.isnan(draws)]
-    if len(defined) < (1 - MOST_UNDEFINED) * len(draws):
-        return Interval(float("nan"), float("nan"))
-    return percentile_interval(defined, level)
-
-
-def frame(rows: Iterable[dict]) -> pd.DataFrame:
-    """Rows as a frame with the schema's columns, also when there are none."""
-    return pd.DataFrame(list(rows), columns=COLUMNS)
-
-
-def shown_differences(differences: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Differences as a table for readers: p-values corrected by Holm over this table, models by their labels.
-
-    Where the frame has a column `p_floor` (the smallest p-value the row's test can give, `stats.p_value_floor`), a
-    p-value there is shown as a bound.
-    """
-    corrected = holm(differences["p"].to_numpy(float)) if len(differences) else []
-    shown = differences.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
-    shown = shown.drop(columns=["p", "unit"]).assign(p_holm=corrected)
-    if "p_floor" in shown:
-        at_floor = differences["p"] <= differences["p_floor"] * (1 + 1e-9)
-        shown = shown.assign(p_holm_floor=np.where(at_floor, corrected, np.nan)).drop(columns="p_floor")
-    names = labels or {}
-    for column in ("model_a", "model_b"):
-        shown[column] = [names.get(name, name) for name in shown[column]]
-    return shown
-
-
-def wide(table: pd.DataFrame, metrics: Mapping[str, str], labels: Mapping[str, str]) -> pd.DataFrame:
-    """Tidy rows as a table for readers: a row per model, a column with its interval per metric.
-
-    Args:
-        table: Tidy rows.
-        metrics: Metric -> heading; metrics without rows are left out.
-        labels: Model -> label, in row order.
-
-    Returns:
-        Columns `model`, then `<heading>`, `<heading>_low`, `<heading>_high` per metric.
-    """
-    shown = pd.DataFrame({"model": list(labels.values())})
-    for metric, heading in metrics.items():
-        rows = table[table["metric"] == metric].set_index("model").reindex(list(labels))
-        if rows["value"].notna().any():
-            for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
-                shown[heading + suffix] = rows[column].to_numpy()
-    return shown
-
-
-def by_model(table: pd.DataFrame, row: str, labels: Mapping[str, str]) -> pd.DataFrame:
-    """Tidy rows as a table for readers: a row per value of one column, a column with its interval per model.
-
-    Args:
-        table: Tidy rows with a further column `row`, one row per model and value of it.
-        row: Name of that column.
-        labels: Model -> label, in column order.
-    """
-    keys = list(dict.fromkeys(table[row]))
-    shown = pd.DataFrame({row: keys})
-    for model, label in labels.items():
-        mine = table[table["model"] == model].set_index(row).reindex(keys)
-        for column, suffix in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
-            shown[label + suffix] = mine[column].to_numpy()
-    return shown
-
-
-def beside_paper(shown: pd.DataFrame, paper: pd.DataFrame, heading: str, labels: Mapping[str, str]) -> pd.DataFrame:
-    """Adds the paper's value of one column and the difference to it; unchanged where the paper has none.
-
-    Args:
-        shown: Rows of `wide`.
-        paper: Rows `model, value`.
-        heading: The column they belong to.
-        labels: As for `wide`.
-    """
-    if paper.empty:
-        return shown
-    theirs = paper.set_index("model")["value"].reindex(list(labels)).to_numpy()
-    return shown.assign(**{"paper": theirs, "minus paper": shown[heading].to_numpy() - theirs})
-
-
-def spell(rows: pd.DataFrame, pattern: str, labels: Mapping[str, str] | None = None) -> str:
-    """Rows as words, for alt texts: one phrase per row, joined by semicolons; models by their labels.
-
-    >>> spell(pd.DataFrame({"model": ["a"], "value": [81.25]}), "{model} {value:.1f} %", {"a": "Model A"})
-    'Model A 81.2 %'
-    """
-    names = labels or {}
-    phrases = []
-    for values in rows.to_dict("records"):
-        shown = {key: names.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
-        phrases.append(pattern.format(**shown))
-    return "; ".join(phrases)
-
-
-def leaders(values: pd.Series, differences: pd.DataFrame, lower: bool = False) -> list[str]:
-    """The best model and those that it is not told apart from, best first: a superlative needs a list of one.
-
-    Args:
-        values: Model -> value.
-        differences: Rows `model_a, model_b, p_holm` of one number.
-        lower: Whether the lowest is the best.
-    """
-    first, *others = values.sort_values(ascending=lower, kind="stable").index
-    pairs = differences[differences["p_holm"] < 0.05]
-    sure = {frozenset(pair) for pair in zip(pairs["model_a"], pairs["model_b"], strict=True)}
-    return [first, *(model for model in others if frozenset((first, model)) not in sure)]
-
-
-def best(
-    rows: pd.DataFrame, differences: pd.DataFrame, labels: Mapping[str, str], pattern: str, lower: bool = False
-) -> str:
-    """`leaders` as words: one model with its number, or those that tie with theirs.
-
-    Args:
-        rows: Tidy rows of one number.
-        differences: Its rows `model_a, model_b, p_holm`.
-        labels: Model -> label.
-        pattern: How a row is written, e.g. `{value:.1f} %`.
-        lower: Whether the lowest is the best.
-    """
-    known = rows.set_index("model")
-    names = leaders(known["value"], differences, lower)
-    words = [f"{labels[name]} ({pattern.format(**known.loc[name])})" for name in names]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]} tie"
