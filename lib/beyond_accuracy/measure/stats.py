@@ -161,11 +161,7 @@ def clustered_variance(influence: ArrayLike, clusters: ArrayLike, crossed: Array
 
 
 def linear_difference(
-    estimate: float,
-    influence: ArrayLike,
-    clusters: ArrayLike,
-    crossed: ArrayLike | None = None,
-    level: float = 0.95,
+    estimate: float, influence: ArrayLike, clusters: ArrayLike, crossed: ArrayLike | None = None, level: float = 0.95
 ) -> Difference:
     """Interval and p-value of a smooth statistic of clustered images, by Student's t from each image's influence on it.
 
@@ -232,11 +228,7 @@ def _freedom(units: int) -> int:
 
 
 def resample_weights(
-    n: int,
-    resamples: int,
-    rng: np.random.Generator,
-    clusters: ArrayLike | None = None,
-    batch: int | None = None,
+    n: int, resamples: int, rng: np.random.Generator, clusters: ArrayLike | None = None, batch: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
     """Bootstrap resamples as counts: how often each image was drawn.
 
@@ -287,10 +279,7 @@ def bootstrap(
 
 
 def bootstrap_means(
-    values: ArrayLike,
-    resamples: int,
-    rng: np.random.Generator,
-    clusters: ArrayLike | None = None,
+    values: ArrayLike, resamples: int, rng: np.random.Generator, clusters: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """Bootstrap distribution of column means; columns are resampled together, so their draws are paired.
 
