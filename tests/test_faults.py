@@ -445,7 +445,7 @@ name = study.role("clean")
 model, found = next(iter(study.predictions(name).items()))
 frame = found.frame.loc[~found.correct, ["id", "confidence"]]
 study.table(frame, f"wrong-{name}", caption=f"Wrong on {study.title(name)}")
-study.figure(plt.figure(), f"curve-{name}", alt=name, caption=study.title(name), data=frame)
+study.figure((plt.figure(), name), f"curve-{name}", caption=study.title(name), data=frame)
 study.record(frame.iloc[:1].assign(dataset=name, metric="ece", model=model, value=0.1, ci_low=0.0, ci_high=0.2, n=9,
              unit="fraction")[["dataset", "metric", "model", "value", "ci_low", "ci_high", "n", "unit"]])
 study.finding(f"{study.spec(model).label} is wrong about {frame['id'].iloc[0]}.")
