@@ -61,7 +61,7 @@ def leaderboard() -> pd.DataFrame:
 def caveat(dimension: str, dataset: str, metric: str, model: str) -> tuple[bool, str]:
     """Whether one of the paper's numbers is a target to match (SUN397 is not), and what is odd about it, or ""."""
     table = _table("caveats.csv")
-    rows = table[(table[KEY].eq((dimension, dataset, metric, model)) | table[KEY].eq("*")).all(axis=1)]
+    rows = table[(table[KEY].eq([dimension, dataset, metric, model]) | table[KEY].eq("*")).all(axis=1)]
     return bool(rows.target.all()), "; ".join(rows.caveat)
 
 
