@@ -8,9 +8,11 @@ import io
 import json
 import tarfile
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -21,39 +23,22 @@ from beyond_accuracy.data.corruptions import GROUPS
 WNIDS = imagenet_wnids()
 CLASSES = (0, 1, 6, 207, 999)  # labels of the tiny ImageNet sets
 PUG_MAPPING = {"Airplane": [404], "Bear": [294, 295], "Shirt": [841, 610], "Sweatshirt": [841]}
-PUG_LEVELS = {
-    "worlds": ["City", "Desert"],
-    "camera_pitch": [-30, 30],
-    "camera_yaw": [0, 45],
-    "camera_roll": [-30, 30],
-    "object_pitch": [-30, 30],
-    "object_yaw": [-30, 30],
-    "object_roll": [-30, 30],
-    "object_scale": [0.5, 1.0],
-    "object_texture": ["Default", "Gold"],
-    "scene_light": ["Dark", "Bright"],
+# fmt: off
+# per factor: levels, column of the release's table, default of that column
+PUG = {
+    "worlds": (["City", "Desert"], "world_name", "City"),
+    "object_yaw": ([-30, 30], "character_rotation_yaw", 0),
+    "object_roll": ([-30, 30], "character_rotation_roll", 0),
+    "object_pitch": ([-30, 30], "character_rotation_pitch", 0),
+    "object_scale": ([0.5, 1.0], "character_scale", 1.0),
+    "camera_roll": ([-30, 30], "camera_roll", 0),
+    "camera_pitch": ([-30, 30], "camera_pitch", 0),
+    "camera_yaw": ([0, 45], "camera_yaw", 0),
+    "object_texture": (["Default", "Gold"], "character_texture", "Default"),
+    "scene_light": (["Dark", "Bright"], "scene_light", "Default"),
 }
-PUG_FOLDERS = {factor: "_".join(word.capitalize() for word in factor.split("_")) for factor in PUG_LEVELS}
-PUG_COLUMNS = {
-    "world_name": "City",
-    "character_rotation_yaw": 0,
-    "character_rotation_roll": 0,
-    "character_rotation_pitch": 0,
-    "character_scale": 1.0,
-    "camera_roll": 0,
-    "camera_pitch": 0,
-    "camera_yaw": 0,
-    "character_texture": "Default",
-    "scene_light": "Default",
-}
-PUG_COLUMN_OF = {
-    "worlds": "world_name",
-    "object_yaw": "character_rotation_yaw",
-    "object_roll": "character_rotation_roll",
-    "object_pitch": "character_rotation_pitch",
-    "object_scale": "character_scale",
-    "object_texture": "character_texture",
-}
+# fmt: on
+PUG_LEVELS = {factor: levels for factor, (levels, _, _) in PUG.items()}
 
 
 def image_bytes(seed: int, size: tuple[int, int] = (48, 40), kind: str = "JPEG", mode: str = "RGB", **options) -> bytes:
@@ -91,9 +76,7 @@ def write_zip(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def write_hub_parquet(
-    path: Path, images: list[bytes], paths: list[str | None], row_group: int = 3, names=None, **columns
-):
+def write_hub_parquet(path: Path, images: list[bytes], paths: list[str | None], row_group=3, names=None, **columns):
     """A shard as the hub's library writes it: struct image{bytes,path}, class names in the schema's metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -128,7 +111,6 @@ def imagenet_folder(root: Path, images=None) -> dict[str, int]:
 def imagenet_flat(root: Path) -> dict[str, int]:
     """The official archive unpacked: all files in one folder; labels from imagenet-x's table."""
     import imagenet_x
-    import pandas as pd
 
     path = Path(imagenet_x.__file__).parent / "annotations" / "filename_label.csv"
     table = pd.read_csv(path).groupby("label").head(1).head(6)
@@ -137,9 +119,7 @@ def imagenet_flat(root: Path) -> dict[str, int]:
     return {name.removesuffix(".JPEG"): label for name, label in zip(table["file_name"], table["label"], strict=True)}
 
 
-def imagenet_parquet(
-    root: Path, images=None, first_name: str = "tench, Tinca tinca", shards: int = 2
-) -> dict[str, int]:
+def imagenet_parquet(root: Path, images=None, first_name="tench, Tinca tinca", shards=2) -> dict[str, int]:
     """`data/validation-000NN-of-000MM.parquet`; the hub's files keep names that end in the wnid."""
     images = images or val_images()
     names = [first_name, *(f"class {i}" for i in range(1, 1000))]
@@ -168,13 +148,8 @@ def imagenet_webdataset(root: Path, images=None, shards: int = 2) -> dict[str, i
             members[f"{name}.jpg"] = content
             members[f"{name}.json"] = json.dumps({"filename": f"{name}.JPEG"}).encode()
         write_tar(root / f"imagenet1k-validation-{shard:02d}.tar", members)
-    files = [f"imagenet1k-validation-{shard:02d}.tar" for shard in range(shards)]
-    split = {
-        "name": "validation",
-        "num_samples": len(images),
-        "filenames": files,
-        "shard_lengths": list(map(len, parts)),
-    }
+    split = {"name": "validation", "num_samples": len(images), "shard_lengths": list(map(len, parts))}
+    split["filenames"] = [f"imagenet1k-validation-{shard:02d}.tar" for shard in range(shards)]
     write(root / "_info.json", json.dumps({"splits": {"validation": split}}))
     return {name: label for name, label, _ in images}
 
@@ -230,26 +205,18 @@ def imagenet_a_parquet(root: Path, names: bool = True, whole: bool = False) -> d
     columns = imagenet_subset("a")
     members, labels = wnid_members("imagenet-a", subset_classes("a"))
     values = [label if whole else int(np.searchsorted(columns, label)) for label in labels.values()]
-    write_hub_parquet(
-        root / "data" / "train-00000-of-00001-0123456789abcdef.parquet",
-        list(members.values()),
-        [name.rsplit("/", 1)[-1] for name in members],
-        names=[WNIDS[c] for c in columns] if names else None,
-        label=pa.array(values, pa.int64()),
-    )
+    path = root / "data" / "train-00000-of-00001-0123456789abcdef.parquet"
+    more = {"names": [WNIDS[c] for c in columns] if names else None, "label": pa.array(values, pa.int64())}
+    write_hub_parquet(path, list(members.values()), [Path(name).name for name in members], **more)
     return labels
 
 
 def imagenet_r_parquet(root: Path) -> dict[str, int]:
     """`test/test-*` with the columns `wnid` and `class_name` and no label."""
     members, labels = wnid_members("imagenet-r", subset_classes("r"))
-    write_hub_parquet(
-        root / "test" / "test-00000-of-00001.parquet",
-        list(members.values()),
-        [name.rsplit("/", 1)[-1] for name in members],
-        wnid=[WNIDS[label] for label in labels.values()],
-        class_name=["name"] * len(labels),
-    )
+    path = root / "test" / "test-00000-of-00001.parquet"
+    more = {"wnid": [WNIDS[label] for label in labels.values()], "class_name": ["name"] * len(labels)}
+    write_hub_parquet(path, list(members.values()), [Path(name).name for name in members], **more)
     return labels
 
 
@@ -272,11 +239,9 @@ def imagenet_c(root: Path, grouped: bool = False, classes=(0, 207), per_class: i
     """`[<group>/]<corruption>/<severity>/<wnid>/<validation name>`; returns the source images."""
     images = val_images(classes, per_class, size)
     for group, corruptions in GROUPS.items():
-        for corruption in corruptions:
-            for severity in range(1, 6):
-                for name, label, content in images:
-                    folder = root / group / corruption if grouped else root / corruption
-                    write(folder / str(severity) / WNIDS[label] / f"{name}.JPEG", content)
+        for corruption, severity, (name, label, content) in product(corruptions, range(1, 6), images):
+            folder = root / group / corruption if grouped else root / corruption
+            write(folder / str(severity) / WNIDS[label] / f"{name}.JPEG", content)
     return [name for name, _, _ in images]
 
 
@@ -286,9 +251,7 @@ def imagenet_c_tars(root: Path, classes=(0, 207)) -> list[str]:
     for group, corruptions in GROUPS.items():
         members = {
             f"{corruption}/{severity}/{WNIDS[label]}/{name}.JPEG": content
-            for corruption in corruptions
-            for severity in range(1, 6)
-            for name, label, content in images
+            for corruption, severity, (name, label, content) in product(corruptions, range(1, 6), images)
         }
         write_tar(root / f"{group}.tar", members)
     return [name for name, _, _ in images]
@@ -298,15 +261,10 @@ def imagenet_hard(root: Path, labels=((1, 5), (7,), (999, 0, 0)), row_group: int
     """`data/validation-*` with lists of labels; images of several modes."""
     modes = ["RGB", "L", "CMYK"]
     images = [image_bytes(i, mode=modes[i % 3]) for i in range(len(labels))]
-    write_hub_parquet(
-        root / "data" / "validation-00000-of-00001-fedcba9876543210.parquet",
-        images,
-        [None] * len(labels),
-        row_group,
-        label=pa.array([list(values) for values in labels], pa.list_(pa.int64())),
-        origin=["imagenet_a"] * len(labels),
-        english_label=[[str(value) for value in values] for values in labels],
-    )
+    columns = {"label": pa.array([list(values) for values in labels], pa.list_(pa.int64()))}
+    columns |= {"origin": ["imagenet_a"] * len(labels), "english_label": [list(map(str, v)) for v in labels]}
+    path = root / "data" / "validation-00000-of-00001-fedcba9876543210.parquet"
+    write_hub_parquet(path, images, [None] * len(labels), row_group, **columns)
 
 
 # --------------------------------------------------------------------------------------------------- shape and factors
@@ -319,59 +277,39 @@ def cue_conflict(root: Path, names=("cat1-dog2", "cat1-elephant1", "cat2-cat3", 
         write(root / "cue-conflict" / shape / f"{name}.png", image_bytes(i, (224, 224), "PNG"))
 
 
-def pug_rows(world_defaults: bool = True) -> list[dict]:
-    """One row per image: two assets of each class, each factor at each of its levels."""
+def pug_rows() -> pd.DataFrame:
+    """One row per image, with its id: two assets of each class, each factor at each of its levels."""
     rows = []
-    for class_name in ("Airplane", "Shirt"):
-        for asset in ("A", "B"):
-            for factor, levels in PUG_LEVELS.items():
-                for level in levels:
-                    values = dict(PUG_COLUMNS) | {PUG_COLUMN_OF.get(factor, factor): level}
-                    rows.append(
-                        {
-                            "factor": factor,
-                            "level": level,
-                            "character_name": f"{class_name}_{asset}",
-                            "character_label": class_name,
-                            **values,
-                        }
-                    )
-    return rows
+    for class_name, asset in product(("Airplane", "Shirt"), "AB"):
+        asset = {"character_name": f"{class_name}_{asset}", "character_label": class_name}
+        for factor, (levels, varied, _) in PUG.items():
+            for level in levels:
+                values = {column: default for _, column, default in PUG.values()} | {varied: level}
+                text = level if isinstance(level, str) else f"{level:g}"
+                rows.append({"id": f"{factor}/{class_name}/{asset['character_name']}/{text}", **asset, **values})
+    return pd.DataFrame(rows)
 
 
 def pug_folder(root: Path, size=(64, 64)) -> set[str]:
     """`PUG_ImageNet/<factor>/<class>/<n>.png` with the table of labels; the mapping lies beside it."""
-    folder = root / "PUG_ImageNet"
-    lines = ["filename,world_name,character_name,character_label," + ",".join(list(PUG_COLUMNS)[1:])]
-    ids = set()
-    for i, row in enumerate(pug_rows()):
-        name = f"{PUG_FOLDERS[row['factor']]}/{row['character_label']}/{i:06d}.png"
+    rows, folder = pug_rows(), root / "PUG_ImageNet"
+    pieces = rows["id"].str.split("/")
+    names = [f"{piece[0].title()}/{piece[1]}/{i:06d}.png" for i, piece in enumerate(pieces)]
+    for i, name in enumerate(names):
         write(folder / name, image_bytes(i, size, "PNG"))
-        values = [str(row[column]) for column in list(PUG_COLUMNS)[1:]]
-        lines.append(",".join([name, row["world_name"], row["character_name"], row["character_label"], *values]))
-        ids.add(pug_id(row))
-    write(folder / "labels_pug_imagenet.csv", "\n".join(lines) + "\n")
+    rows.drop(columns="id").assign(filename=names).to_csv(folder / "labels_pug_imagenet.csv", index=False)
     write(root / "class_to_imagenet_idx.json", json.dumps(PUG_MAPPING))
-    return ids
+    return set(rows["id"])
 
 
 def pug_parquet(root: Path) -> set[str]:
     """`data/train-*` with the columns of the hub's card: nothing says which factor an image belongs to."""
     rows = pug_rows()
-    columns = {
-        name: [row[name] for row in rows]
-        for name in ("world_name", "character_name", "character_label", *list(PUG_COLUMNS)[1:])
-    }
     images = [image_bytes(i, (32, 32), "PNG") for i in range(len(rows))]
+    columns = rows.drop(columns="id").to_dict("list")
     write_hub_parquet(root / "data" / "train-00000-of-00001.parquet", images, [None] * len(rows), 20, **columns)
     write(root / "class_to_imagenet_idx.json", json.dumps(PUG_MAPPING))
-    return {pug_id(row) for row in rows}
-
-
-def pug_id(row: dict) -> str:
-    """`<factor>/<class>/<character>/<level>`."""
-    level = row["level"] if isinstance(row["level"], str) else f"{row['level']:g}"
-    return f"{row['factor']}/{row['character_label']}/{row['character_name']}/{level}"
+    return set(rows["id"])
 
 
 # ---------------------------------------------------------------------------------------- the whole paper, very small
@@ -420,15 +358,14 @@ def paper_data(root: Path) -> None:
 
 def vtab_parquet(root: Path, splits: dict[str, list[int]], n_classes: int) -> None:
     """`data/<split>-*.parquet` with class names in the schema."""
+    names = [f"place {i}" for i in range(n_classes)]
     for order, (split, labels) in enumerate(splits.items()):
-        write_hub_parquet(
+        path, images = (
             root / "data" / f"{split}-00000-of-00001.parquet",
-            [image_bytes(1000 * order + i, (50, 40)) for i in range(len(labels))],
-            [None] * len(labels),
-            7,
-            names=[f"place {i}" for i in range(n_classes)],
-            label=pa.array(labels, pa.int64()),
+            range(1000 * order, 1000 * order + len(labels)),
         )
+        images = [image_bytes(i, (50, 40)) for i in images]
+        write_hub_parquet(path, images, [None] * len(labels), 7, names, label=pa.array(labels, pa.int64()))
 
 
 def paper_models(root: Path) -> dict[str, dict]:
@@ -439,13 +376,8 @@ def paper_models(root: Path) -> dict[str, dict]:
     vit = {"embed_dim": 32, "depth": 2, "num_heads": 2}
     convnext = {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}
     clip_vit = {"image_size": 224, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
-    clip_convnext = {
-        "timm_model_name": "test_convnext",
-        "timm_model_pretrained": False,
-        "timm_pool": "",
-        "timm_proj": "linear",
-        "image_size": 224,
-    }
+    clip_convnext = {"timm_model_name": "test_convnext", "timm_model_pretrained": False, "timm_pool": ""}
+    clip_convnext |= {"timm_proj": "linear", "image_size": 224}
     return {
         "vit_sup": _timm_folder(root / "vit_sup", "deit3_base_patch16_224", vit, 1.0),
         "convnext_sup": _timm_folder(root / "convnext_sup", "convnext_base", convnext, 0.875),
@@ -459,21 +391,11 @@ def _timm_folder(folder: Path, architecture: str, arguments: dict, crop: float) 
     from safetensors.torch import save_file
 
     network = timm.create_model(architecture, pretrained=False, num_classes=1000, **arguments)
-    config = {
-        "architecture": architecture,
-        "num_classes": 1000,
-        "model_args": arguments,
-        "pretrained_cfg": {
-            "input_size": [3, 224, 224],
-            "interpolation": "bicubic",
-            "crop_pct": crop,
-            "mean": [0.485, 0.456, 0.406],
-            "std": [0.229, 0.224, 0.225],
-            "num_classes": 1000,
-            "first_conv": "patch_embed.proj" if "deit" in architecture else "stem.0",
-            "classifier": "head" if "deit" in architecture else "head.fc",
-        },
-    }
+    first_conv, classifier = ("patch_embed.proj", "head") if "deit" in architecture else ("stem.0", "head.fc")
+    cfg = {"input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": crop, "num_classes": 1000}
+    cfg |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    cfg |= {"first_conv": first_conv, "classifier": classifier}
+    config = {"architecture": architecture, "num_classes": 1000, "model_args": arguments, "pretrained_cfg": cfg}
     write(folder / "config.json", json.dumps(config))
     save_file(network.state_dict(), folder / "model.safetensors")
     return {"source": "timm", "name": f"local-dir:{folder}"}
@@ -484,14 +406,10 @@ def _clip_folder(folder: Path, vision: dict) -> dict:
     from safetensors.torch import save_file
 
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    config = {
-        "model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text},
-        "preprocess_cfg": {"mean": [0.481, 0.458, 0.408], "std": [0.269, 0.261, 0.276], "interpolation": "bicubic"},
-    }
+    preprocess = {"mean": [0.481, 0.458, 0.408], "std": [0.269, 0.261, 0.276], "interpolation": "bicubic"}
+    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": preprocess}
     write(folder / "open_clip_config.json", json.dumps(config))
     network = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    save_file(
-        {name: value.contiguous() for name, value in network.state_dict().items()},
-        folder / "open_clip_model.safetensors",
-    )
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
     return {"source": "open_clip", "name": f"local-dir:{folder}"}

@@ -50,22 +50,13 @@ def both(name, severity, seed=3):
 @needs_oracle
 @pytest.mark.parametrize("severity", [1, 3, 5])
 @pytest.mark.parametrize(
-    "name, most",
-    [
-        ("gaussian_noise", 1),
-        ("shot_noise", 1),
-        ("defocus_blur", 1),
-        ("motion_blur", 1),
-        ("fog", 1),
-        ("brightness", 1),
-        ("contrast", 1),
-        ("pixelate", 1),
-        ("jpeg_compression", 0),
-    ],
+    "name",
+    ["gaussian_noise", "shot_noise", "defocus_blur", "motion_blur", "fog", "brightness", "contrast", "pixelate"]
+    + ["jpeg_compression"],
 )
-def test_equals_the_oracle(name, most, severity):
+def test_equals_the_oracle(name, severity):
     ours, theirs = both(name, severity)
-    assert np.abs(ours - theirs).max() <= most
+    assert np.abs(ours - theirs).max() <= (0 if name == "jpeg_compression" else 1)
 
 
 # Where the oracle departs from the authors' generator (zoom and snow are trimmed off-centre there), or draws in another

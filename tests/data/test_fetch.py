@@ -171,6 +171,12 @@ def test_no_server(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ archives
 
 
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
 def evil_tar(path: Path, name: str, kind=tarfile.REGTYPE, link: str = "") -> Path:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, link
@@ -191,26 +197,20 @@ def evil_tar(path: Path, name: str, kind=tarfile.REGTYPE, link: str = "") -> Pat
         ("pipe", tarfile.FIFOTYPE, ""),
     ],
 )
-def test_unsafe_tar_members_are_refused(tmp_path, name, kind, link):
-    folder = tmp_path / "data"
-    folder.mkdir()
+def test_unsafe_tar_members_are_refused(tmp_path, folder, name, kind, link):
     archive = evil_tar(tmp_path / "evil.tar.gz", name, kind, link)
     with pytest.raises(InputError, match="was not unpacked"):
         unpack(archive, folder)
     assert not list(folder.iterdir()) and not (tmp_path / "outside").exists()
 
 
-def test_absolute_paths_stay_inside(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
+def test_absolute_paths_stay_inside(tmp_path, folder):
     unpack(evil_tar(tmp_path / "a.tar.gz", "/abs/file"), folder)
     assert (folder / "abs" / "file").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "C:/outside", "a\\..\\..\\outside"])
-def test_unsafe_zip_members_are_refused(tmp_path, name):
-    folder = tmp_path / "data"
-    folder.mkdir()
+def test_unsafe_zip_members_are_refused(tmp_path, folder, name):
     archive = fixtures.write_zip(tmp_path / "evil.zip", {"fine/a.jpg": b"x", name: b"x"})
     with pytest.raises(InputError, match="was not unpacked"):
         unpack(archive, folder)

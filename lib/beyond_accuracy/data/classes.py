@@ -22,11 +22,10 @@ class ClassSpace:
     """What a classifier's output columns mean."""
 
     name: str  # name used in profiles
-    ids: tuple[str, ...]  # stable id per class (wnid for ImageNet), length `n_classes`
+    ids: tuple[str, ...]  # stable id per class (wnid for ImageNet)
     names: tuple[str, ...]  # human-readable name per class
     templates: tuple[str, ...]  # zero-shot prompt templates with the placeholder `{c}`
-    # what takes the placeholder's place, where it is not the name ("an airplane"); else empty
-    prompt_names: tuple[str, ...] = ()
+    prompt_names: tuple[str, ...] = ()  # what takes its place, where it is not the name ("an airplane"); else empty
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,12 +43,15 @@ class ClassSpace:
     @property
     def prompt_hash(self) -> str:
         """Fingerprint of names and templates: a CLIP head changes when either does."""
-        text = "\n".join((*self.spoken, "--", *self.templates))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest(*self.spoken, "--", *self.templates)
 
     def prompted(self, prompts: str) -> "ClassSpace":
         """The same classes asked for by other prompts: `default`, or templates with `{c}`, one a line."""
         return self if prompts == "default" else replace(self, templates=tuple(prompts.splitlines()))
+
+
+def _digest(*lines: str) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 @lru_cache
@@ -89,9 +91,8 @@ def _imagenet() -> ClassSpace:
 def imagenet_wnids() -> tuple[str, ...]:
     """The 1000 ILSVRC wnids in class order, from timm's packaged list; its order is verified by hash."""
     wnids = tuple(timm_list("imagenet_synsets.txt").split())
-    digest = hashlib.sha256("\n".join(wnids).encode()).hexdigest()
-    if not digest.startswith(IMAGENET_ORDER):
-        raise InputError(f"timm's imagenet_synsets.txt has another class order than expected (hash {digest[:16]})")
+    if (digest := _digest(*wnids)) != IMAGENET_ORDER:
+        raise InputError(f"timm's imagenet_synsets.txt has another class order than expected (hash {digest})")
     return wnids
 
 

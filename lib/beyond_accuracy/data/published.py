@@ -16,15 +16,10 @@ from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data.transforms import at_rest
 
 KEY = ["dimension", "dataset", "metric", "model"]
-PAPER_CITATION = (
-    "Vishniakov, Shen & Liu, ConvNet vs Transformer, Supervised vs CLIP: Beyond ImageNet Accuracy (arXiv 2311.09215)"
-)
 HUMAN_CITATION = (
     "ten observers on the 1,280 cue-conflict images; Geirhos et al., ICLR 2019 (arXiv 1811.12231), raw data of "
     "github.com/bethgelab/model-vs-human, CC BY 4.0"
 )
-ALEXNET_CITATION = "AlexNet's errors: Hendrycks & Dietterich, ICLR 2019 (arXiv 1903.12261)"
-
 # The paper's four checkpoints as rows of the leaderboard.
 CHECKPOINTS = {
     "vit_sup": "deit3_base_patch16_224.fb_in22k_ft_in1k",
@@ -39,13 +34,8 @@ def _table(name: str) -> pd.DataFrame:
     return pd.read_csv(ASSETS / name)
 
 
-@lru_cache
-def _json(name: str) -> dict:
-    return json.loads((ASSETS / name).read_text(encoding="utf-8"))
-
-
 def paper() -> pd.DataFrame:
-    """The paper's 384 numbers; accuracies in percent, ECE and shape bias as fractions.
+    """The paper's 384 numbers (arXiv 2311.09215); accuracies in percent, ECE and shape bias as fractions.
 
     ``source``: printed, derived (printed winner minus printed lead) or digitised; ``tolerance``: the reading error.
     """
@@ -54,8 +44,7 @@ def paper() -> pd.DataFrame:
 
 def paper_values(dimension: str, dataset: str, metric: str) -> pd.DataFrame:
     """The paper's values of one metric: ``model, value, unit, source, tolerance``; empty where the paper has none."""
-    table = paper()
-    rows = table[(table.dimension == dimension) & (table.dataset == dataset) & (table.metric == metric)]
+    rows = paper().query("dimension == @dimension and dataset == @dataset and metric == @metric")
     return rows[["model", "value", "unit", "source", "tolerance"]].reset_index(drop=True)
 
 
@@ -72,10 +61,7 @@ def leaderboard() -> pd.DataFrame:
 def caveat(dimension: str, dataset: str, metric: str, model: str) -> tuple[bool, str]:
     """Whether one of the paper's numbers is a target to match (SUN397 is not), and what is odd about it, or ""."""
     table = _table("caveats.csv")
-    applies = np.ones(len(table), dtype=bool)
-    for column, value in zip(KEY, (dimension, dataset, metric, model), strict=True):
-        applies &= table[column].isin(["*", value]).to_numpy()
-    rows = table[applies]
+    rows = table[(table[KEY].eq([dimension, dataset, metric, model]) | table[KEY].eq("*")).all(axis=1)]
     return bool(rows.target.all()), "; ".join(rows.caveat)
 
 
@@ -86,7 +72,7 @@ def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list
     """
     if class_names is not None and len(class_names) != 1000:
         return {name: [index] for index, name in enumerate(class_names)}
-    return {name: list(indices) for name, indices in _json("cue_conflict_categories.json")["categories"].items()}
+    return json.loads((ASSETS / "cue_conflict_categories.json").read_text(encoding="utf-8"))["categories"]
 
 
 def human_cue_counts() -> pd.DataFrame:
@@ -105,30 +91,27 @@ def human_shape_bias() -> pd.Series:
 
 
 def alexnet_errors() -> dict[str, float]:
-    """Top-1 error (fraction) of AlexNet per ImageNet-C corruption, mean over severities: the unit of mCE."""
-    return dict(_json("alexnet_imagenet_c.json")["error"])
+    """Top-1 error (fraction) of AlexNet per ImageNet-C corruption, mean over severities: the unit of mCE.
+
+    Hendrycks & Dietterich, ICLR 2019 (arXiv 1903.12261).
+    """
+    return json.loads((ASSETS / "alexnet_imagenet_c.json").read_text(encoding="utf-8"))["error"]
 
 
 def checkpoint_specs() -> list[ModelSpec]:
     """The paper's checkpoints as models of a figure: family, paradigm and label."""
-    board = leaderboard().set_index("model")
-    kinds = {name: (board.family[row], board.paradigm[row]) for name, row in CHECKPOINTS.items()}
+    kinds = leaderboard().set_index("model").loc[list(CHECKPOINTS.values()), ["family", "paradigm"]]
     short = {"transformer": "ViT", "convnet": "ConvNeXt", "supervised": "supervised", "clip": "CLIP"}
     return [
         ModelSpec(name, "predictions", label=f"{short[family]}, {short[paradigm]}", family=family, paradigm=paradigm)
-        for name, (family, paradigm) in kinds.items()
+        for name, (family, paradigm) in zip(CHECKPOINTS, kinds.itertuples(index=False), strict=True)
     ]
 
 
 def is_checkpoint(spec: ModelSpec) -> bool:
     """Whether a model of a profile is the paper's checkpoint of the same name."""
-    known = CHECKPOINTS.get(spec.name)
-    if known is None:
-        return False
-    if spec.source == "open_clip":
-        architecture, tag = known.split("/")
-        return spec.id == architecture and spec.pretrained == tag and not spec.checkpoint
-    return spec.source == "timm" and spec.id.removeprefix("hf-hub:timm/") == known and not spec.checkpoint
+    own = {"open_clip": f"{spec.id}/{spec.pretrained}", "timm": spec.id.removeprefix("hf-hub:timm/")}.get(spec.source)
+    return own is not None and own == CHECKPOINTS.get(spec.name) and not spec.checkpoint
 
 
 def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -161,9 +144,8 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
     high = merged.ci_high.fillna(merged.value) + merged.tolerance
     slack = 1e-9  # two numbers that differ by exactly the tolerance agree, whatever the binary rounding
     merged["agrees"] = (low - slack <= merged.reference) & (merged.reference <= high + slack)
-    notes = [caveat(*key) for key in merged[KEY].itertuples(index=False)]
-    merged["target"] = np.array([target for target, _ in notes], dtype=bool)
-    merged["caveat"] = np.array([text for _, text in notes], dtype=object)
+    notes = np.array([caveat(*key) for key in merged[KEY].itertuples(index=False)], dtype=object).reshape(-1, 2)
+    merged["target"], merged["caveat"] = notes[:, 0].astype(bool), notes[:, 1]
     order = [*columns, "reference", "tolerance", "source", "difference", "agrees", "target", "caveat"]
     return merged[order]
 

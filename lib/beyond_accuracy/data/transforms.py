@@ -102,9 +102,7 @@ class Transform:
     @property
     def place(self) -> str:
         """Where in the pipeline it acts: `source`, `input`, `size`, or `none`."""
-        if self.variant == "paper":
-            return "source"
-        return _PLACE.get(self.name, "input")
+        return "source" if self.variant == "paper" else _PLACE.get(self.name, "input")
 
     def generator(self, image_id: str, seed: int = 0) -> np.random.Generator:
         """A generator that depends only on `seed`, this transform's text and the image id."""
@@ -174,12 +172,9 @@ def parse(text: str) -> Transform:
         raise InputError(f"transform '{text}': {unknown('corruption', corruption, corruptions.NAMES)}")
     if name != "corrupt" and corruption:
         raise InputError(f"transform '{text}': only 'corrupt' takes a name after ':', as in corrupt:fog=3.")
-    full_turn = name == "rotation" and strength % 360 == 0
-    if full_turn or strength == IDENTITY_AT.get(name):
+    if strength == IDENTITY_AT.get(name) or (name == "rotation" and strength % 360 == 0):
         return IDENTITY
-    if name in _SAME_AS_PAPER:
-        variant = "library"
-    return Transform(name, strength, variant, corruption)
+    return Transform(name, strength, "library" if name in _SAME_AS_PAPER else variant, corruption)
 
 
 def ladder(kind: str) -> list[str]:
@@ -230,16 +225,15 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 
 
 def _reflected(image: Image.Image, margin_x: int, margin_y: int) -> Image.Image:
-    pixels = np.pad(np.asarray(image), ((margin_y, margin_y), (margin_x, margin_x), (0, 0)), mode="symmetric")
-    return Image.fromarray(pixels)
+    margins = ((margin_y, margin_y), (margin_x, margin_x), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(image), margins, mode="symmetric"))
 
 
 def _zoom(image: Image.Image, factor: float) -> Image.Image:
     width, height = image.size
     new_width, new_height = max(1, round(width / factor)), max(1, round(height / factor))
     if factor < 1:
-        margin_x, margin_y = (new_width - width + 1) // 2, (new_height - height + 1) // 2
-        image = _reflected(image, margin_x, margin_y)
+        image = _reflected(image, (new_width - width + 1) // 2, (new_height - height + 1) // 2)
         width, height = image.size
     left, top = (width - new_width) // 2, (height - new_height) // 2
     return image.crop((left, top, left + new_width, top + new_height))

@@ -17,8 +17,7 @@ from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import imagenet_subset, imagenet_wnids
 from beyond_accuracy.data.corruptions import NAMES
 from beyond_accuracy.data.published import cue_categories
-from beyond_accuracy.data.readers import READERS, tables
-from beyond_accuracy.data.readers import files as tars
+from beyond_accuracy.data.readers import READERS, files, tables
 
 WNIDS = imagenet_wnids()
 
@@ -126,12 +125,8 @@ def test_missing_shards_and_damaged_shards_are_named(tmp_path):
 
 
 def test_test_split_labels_are_refused(tmp_path):
-    fixtures.write_hub_parquet(
-        tmp_path / "test-00000-of-00001.parquet",
-        [fixtures.image_bytes(0)],
-        ["ILSVRC2012_val_00000001.JPEG"],
-        label=[-1],
-    )
+    path, name = tmp_path / "test-00000-of-00001.parquet", "ILSVRC2012_val_00000001.JPEG"
+    fixtures.write_hub_parquet(path, [fixtures.image_bytes(0)], [name], label=[-1])
     with pytest.raises(InputError, match="label -1 .* not published"):
         read("imagenet", tmp_path)
 
@@ -386,13 +381,8 @@ def test_probe_splits_in_webdataset_form(tmp_path):
 def test_probe_splits_in_parquet_form(tmp_path):
     for order, (split, count) in enumerate({"train": 4, "validation": 2, "test": 3}.items()):
         images = [fixtures.image_bytes(100 * order + i) for i in range(count)]
-        fixtures.write_hub_parquet(
-            tmp_path / "data" / f"{split}-00000-of-00001.parquet",
-            images,
-            [None] * count,
-            names=["a", "b"],
-            label=[i % 2 for i in range(count)],
-        )
+        path, labels = tmp_path / "data" / f"{split}-00000-of-00001.parquet", [i % 2 for i in range(count)]
+        fixtures.write_hub_parquet(path, images, [None] * count, names=["a", "b"], label=labels)
     dataset = read("splits", tmp_path)
     assert dataset.metadata["split"].value_counts().to_dict() == {"train": 4, "test": 3, "validation": 2}
     assert dataset.load(len(dataset) - 1) == fixtures.image_bytes(202)
@@ -424,30 +414,27 @@ def test_damaged_archives_are_named(tmp_path):
     (tmp_path / "test" / "0.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="test/0.tar: not a whole"):
         read("splits", tmp_path)
-    fixtures.write_tar(tmp_path / "test" / "0.tar", {"s0.cls": b"one", "s0.webp": b"x"})
-    with pytest.raises(InputError, match="s0.cls holds b'one'"):
-        read("splits", tmp_path)
-    fixtures.write_tar(tmp_path / "test" / "0.tar", {"s0.cls": b"1", "s1.cls": b"1", "s1.webp": b"x"})
-    with pytest.raises(InputError, match="sample 's0' has no image"):
-        read("splits", tmp_path)
-    fixtures.write_tar(tmp_path / "test" / "0.tar", {"s0.npy": b"1", "s0.webp": b"x"})
-    with pytest.raises(InputError, match="several labels"):
-        read("splits", tmp_path)
-    fixtures.write_tar(tmp_path / "test" / "0.tar", {"s0.cls": b"1", "s0.webp": b"x"}, "w:gz")
-    with pytest.raises(InputError, match="unpack it if it is compressed"):
-        read("splits", tmp_path)
+    for members, mode, message in (
+        ({"s0.cls": b"one", "s0.webp": b"x"}, "w", "s0.cls holds b'one'"),
+        ({"s0.cls": b"1", "s1.cls": b"1", "s1.webp": b"x"}, "w", "sample 's0' has no image"),
+        ({"s0.npy": b"1", "s0.webp": b"x"}, "w", "several labels"),
+        ({"s0.cls": b"1", "s0.webp": b"x"}, "w:gz", "unpack it if it is compressed"),
+    ):
+        fixtures.write_tar(tmp_path / "test" / "0.tar", members, mode)
+        with pytest.raises(InputError, match=message):
+            read("splits", tmp_path)
 
 
 def test_the_listing_of_an_archive_is_kept_and_follows_it(tmp_path, monkeypatch):
     path = fixtures.write_tar(tmp_path / "a.tar", {"x/1.jpg": b"one", "x/2.cls": b"7"})
-    first = tars.index_tar(path)
-    monkeypatch.setattr(tars.tarfile, "open", lambda *_: pytest.fail("listed again"))
-    again = tars.index_tar(path)
+    first = files.index_tar(path)
+    monkeypatch.setattr(files.tarfile, "open", lambda *_: pytest.fail("listed again"))
+    again = files.index_tar(path)
     assert again.names == first.names == ["x/1.jpg", "x/2.cls"]
-    assert again.label.tolist() == [tars.NO_LABEL, 7] and again.size.tolist() == [3, 1]
+    assert again.label.tolist() == [files.NO_LABEL, 7] and again.size.tolist() == [3, 1]
     monkeypatch.undo()
     fixtures.write_tar(path, {"y.jpg": b"other"})
-    assert tars.index_tar(path).names == ["y.jpg"]
+    assert files.index_tar(path).names == ["y.jpg"]
 
 
 def test_parquet_rows_are_streamed(tmp_path):
