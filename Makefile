@@ -66,7 +66,7 @@ ablation: $(WORLD)
 	  $(BIN)/python -m mini_world.train --recipe $$recipe --seed $$seed $(ARGS) || exit 1; done; done
 	$(BIN)/python -m mini_world.ablation
 
-# Two more seeds of the four models on every metric of the report: about 60 core-minutes of rendering, 80 of training and
+# Two more seeds of the four models on every metric of the report: about 60 core-minutes of rendering, 80 to 180 of training and
 # 10 of evaluation. Resumes too. Their numbers ship (replicates.csv), their weights do not.
 replicates: $(WORLD)
 	$(BIN)/python -m mini_world.build --only world_train
