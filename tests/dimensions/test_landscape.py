@@ -25,9 +25,6 @@ def models(names=None, **columns):
     return frame.assign(model=names or families)
 
 
-# ------------------------------------------------------------------------- what is known about the published models
-
-
 def test_size_is_not_told_from_chance_among_models_of_equal_accuracy(rng):
     table = landscape.associations(BAND, "params_m", landscape.ROBUSTNESS, 300, rng).set_index("benchmark")
     expected = {"imagenet_v2": 0.12, "imagenet_a": 0.22, "imagenet_r": -0.02, "imagenet_sketch": -0.14}
@@ -50,9 +47,6 @@ def test_r_and_sketch_are_one_axis_once_imagenet_is_known(rng):
     shares, loadings = landscape_axes.principal_components(*arguments, given="imagenet_1k")
     assert shares.value.sum() == approx(1)
     assert loadings.loc[["imagenet_r", "imagenet_sketch"], "component 1"].min() > 0.55
-
-
-# ------------------------------------------------------------------------------------------------------ correlations
 
 
 def test_partial_spearman_against_the_textbook_formula(rng):
@@ -128,9 +122,6 @@ def test_interval_refuses_mostly_undefined_draws(rng):
     assert few[1] - few[0] > 1.4 * (many[1] - many[0])
 
 
-# ----------------------------------------------------------------------------------------------------- matched pairs
-
-
 def test_pairs_by_hand():
     frame = models(imagenet_1k=[80.0, 80.1, 80.05, 85.0], params_m=[10.0, 25.0, 100.0, 30.0], family="convnet")
     # 0 and 1, 0 and 2, 1 and 2 are admissible; one pair is possible, the closest in accuracy wins; larger model first
@@ -190,9 +181,6 @@ def test_group_gap_is_a_difference_of_means_of_enough_models():
         landscape.group_gap(BAND.drop(index=BAND.index[BAND.family == "convnet"][2:]), ["imagenet_r"])
 
 
-# -------------------------------------------------------------------------------------------------- scaling and axes
-
-
 @pytest.fixture
 def synthetic_clip(rng):
     data, size = np.repeat(2.0 ** rng.uniform(22, 32, 12), 6), 2.0 ** rng.uniform(5, 10, 72)
@@ -238,9 +226,6 @@ def test_principal_components_equal_sklearn(rng):
     assert shares.value.to_numpy() == approx(expected.explained_variance_ratio_)
     assert np.abs(loadings["component 1"].to_numpy()) == approx(np.abs(expected.components_[0]))
     assert (loadings.to_numpy()[np.abs(loadings.to_numpy()).argmax(0), range(5)] > 0).all()
-
-
-# ------------------------------------------------------------------------------------------------------------ the page
 
 
 def test_standing_among_peers():

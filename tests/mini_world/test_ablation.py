@@ -9,24 +9,16 @@ import pytest
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import load_profile
+from beyond_accuracy.dimensions import ablation as page
 from beyond_accuracy.dimensions import calibration
-from beyond_accuracy.dimensions.ablation import (
-    covariance_path,
-    describe,
-    effects,
-    image_covariance,
-    read_runs,
-    recipe_runs,
-)
+from beyond_accuracy.dimensions.ablation import covariance_path, read_runs, recipe_runs
 from mini_world import ablation
 from mini_world.ablation import covariance_rows, quantities, run_folders
 from mini_world.classes import CLASSES
 
 
-def predictions(pred, target, confidence=0.9):
-    return pd.DataFrame(
-        {"pred": pred, "target": target, "confidence": confidence, "target_probability": np.full(len(pred), 0.5)}
-    )
+def predictions(pred, target):
+    return pd.DataFrame({"pred": pred, "target": target, "confidence": 0.9, "target_probability": 0.5})
 
 
 def values(found):
@@ -35,9 +27,7 @@ def values(found):
 
 def test_clean_set_by_hand():
     rows = values(quantities("world_val", predictions([0, 1, 2, 3], [0, 1, 2, 0]), pd.DataFrame()))
-    assert rows["accuracy"] == (75.0, 4)
-    assert rows["ece"] == (0.15, 4) and rows["signed_gap"] == (0.15, 4)
-    assert rows["nll"] == (np.log(2), 4)
+    assert rows == {"accuracy": (75.0, 4), "ece": (0.15, 4), "signed_gap": (0.15, 4), "nll": (np.log(2), 4)}
 
 
 def test_shape_bias_counts_only_the_two_cues():
@@ -62,40 +52,32 @@ def test_per_image_values_have_the_metric_as_mean_and_its_bootstrap_variance():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.1, 1, 3000)
     correct = rng.random(3000) < 0.8 * confidence
-    images = ablation.ece_images(confidence, correct)
-    assert images.mean() == pytest.approx(calibration.ece(confidence, correct), abs=1e-12)
     shape = rng.random(3000) < 0.3
     texture = ~shape & (rng.random(3000) < 0.4)
-    bias = ablation.shape_bias_images(shape, texture)
-    assert bias.mean() == pytest.approx(shape.sum() / (shape | texture).sum())
     draws = rng.integers(0, 3000, (1000, 3000))
-    resampled = [calibration.ece(confidence[i], correct[i]) for i in draws]
-    assert images.std() / 3000**0.5 == pytest.approx(np.std(resampled), rel=0.12)
-    ratios = shape[draws].sum(axis=1) / (shape | texture)[draws].sum(axis=1)
-    assert bias.std() / 3000**0.5 == pytest.approx(np.std(ratios), rel=0.12)
+    for images, metric in (
+        (ablation.ece_images(confidence, correct), lambda i: calibration.ece(confidence[i], correct[i])),
+        (ablation.shape_bias_images(shape, texture), lambda i: shape[i].sum() / (shape | texture)[i].sum()),
+    ):
+        assert images.mean() == pytest.approx(metric(np.arange(3000)), abs=1e-12)
+        assert images.std() / 3000**0.5 == pytest.approx(np.std([metric(i) for i in draws]), rel=0.12)
 
 
-def provenance(cell="vit_sup", seed=1, recipe="short", training_set="train"):
-    return {
-        "cell": cell, "seed": seed, "samples_seen": 64000, "minutes": 4.5, "device": "CPU, 1 threads",
-        "recipe": {"name": recipe, "data": {"subset": "all", "set": training_set}},
-    }  # fmt: skip
-
-
-def finished(folder, **content):
-    (folder / "model").mkdir(parents=True)
-    (folder / "model" / "training.json").write_text(json.dumps(provenance(**content)))
+def finished(folder, cell="vit_sup", seed=1, recipe="short", training_set="train"):
+    folder.mkdir(parents=True)
+    about = {"cell": cell, "seed": seed, "samples_seen": 64000, "minutes": 4.5, "device": "CPU, 1 threads"}
+    about["recipe"] = {"name": recipe, "data": {"subset": "all", "set": training_set}}
+    (folder / "training.json").write_text(json.dumps(about))
 
 
 def test_only_finished_runs_of_the_four_cells_and_the_shipped_models(tmp_path):
     shipped = tmp_path / "shipped"
     with pytest.raises(DataMissing, match="no finished run"):
         run_folders(tmp_path, shipped)
-    finished(tmp_path / "runs" / "short" / "vit_sup-1")
-    finished(tmp_path / "runs" / "short" / "reference-0", cell="reference")
+    finished(tmp_path / "runs" / "short" / "vit_sup-1" / "model")
+    finished(tmp_path / "runs" / "short" / "reference-0" / "model", cell="reference")
     (tmp_path / "runs" / "short" / "vit_clip-1" / "model").mkdir(parents=True)
-    (shipped / "vit_clip").mkdir(parents=True)
-    (shipped / "vit_clip" / "training.json").write_text(json.dumps(provenance("vit_clip", 0, "default")))
+    finished(shipped / "vit_clip", "vit_clip", 0, "default")
     assert list(run_folders(tmp_path, shipped)) == ["short/vit_sup-1", "default/vit_clip-0"]
     about = ablation.describe("default/vit_clip-0", shipped / "vit_clip")
     assert (about["architecture"], about["objective"], about["seed"]) == ("transformer", "clip", 0)
@@ -107,15 +89,11 @@ def table(tmp_path):
     rng, measured, rows = np.random.default_rng(1), {}, []
     columns = pd.DataFrame({"texture": rng.choice(CLASSES, 40), "cluster": np.repeat(range(10), 4)})
     for run, training_set in (("short/vit_sup-1", "train"), ("short_broad/convnext_clip-2", "train_broad")):
-        found = [
-            q
-            for name in ("world_val", "world_cue")
-            for q in quantities(name, predictions(rng.integers(0, 4, 40), rng.integers(0, 4, 40)), columns)
-        ]
+        judged = [predictions(*rng.integers(0, 4, (2, 40))) for _ in range(2)]
+        measured[run] = quantities("world_val", judged[0], columns) + quantities("world_cue", judged[1], columns)
         recipe, _, rest = run.partition("/")
-        finished(tmp_path / run, cell=rest[:-2], seed=int(rest[-1]), recipe=recipe, training_set=training_set)
-        measured[run] = found
-        rows += [{**ablation.describe(run, tmp_path / run / "model"), **q.row()} for q in found]
+        finished(tmp_path / run, rest[:-2], int(rest[-1]), recipe, training_set)
+        rows += [{**ablation.describe(run, tmp_path / run), **q.row()} for q in measured[run]]
     path = tmp_path / "ablation.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     pd.DataFrame(covariance_rows(measured)).to_csv(covariance_path(path), index=False)
@@ -129,15 +107,13 @@ def test_what_is_written_is_read(table):
     for k, same in enumerate(zip(*found.values(), strict=True)):
         assert read.values[k] == pytest.approx([q.value for q in same], nan_ok=True)
         if np.isfinite(read.values[k]).all():
-            expected = image_covariance([q.images for q in same], same[0].clusters)
+            expected = page.image_covariance([q.images for q in same], same[0].clusters)
             assert read.covariance[k] == pytest.approx(expected)
     assert recipe_runs(read, "short").runs.run.tolist() == ["short/vit_sup-1"]
     with pytest.raises(DataMissing, match="no runs of recipe long.*--recipe long"):
         recipe_runs(read, "long")
-    cost = describe(read)
-    assert cost[["recipe", "seeds", "samples", "minutes"]].values.tolist() == [
-        ["short", 1, 64000, 4.5], ["short_broad", 1, 64000, 4.5]
-    ]  # fmt: skip
+    cost = page.describe(read)[["recipe", "seeds", "samples", "minutes"]]
+    assert cost.values.tolist() == [["short", 1, 64000, 4.5], ["short_broad", 1, 64000, 4.5]]
 
 
 def test_tables_that_cannot_be_used(table):
@@ -169,7 +145,7 @@ def test_the_shipped_table_and_the_page_come_together():
     if not table.is_file():
         pytest.skip("no table of training runs ships yet")
     narrow = recipe_runs(read_runs(table), "short")
-    found = effects(narrow, ("architecture", "objective"))
-    assert narrow.runs.groupby(["architecture", "objective"]).seed.nunique().min() >= 3
+    found = page.effects(narrow, page.TWO)
+    assert narrow.runs.groupby(list(page.TWO)).seed.nunique().min() >= 3
     accuracies = found[found.metric == "accuracy"]
     assert set(accuracies.dataset) == set(ablation.SETS) and (accuracies.ci_low < accuracies.ci_high).all()

@@ -23,8 +23,7 @@ def image() -> np.ndarray:
 
 def test_lossless_images_survive(image):
     data = encode_webp(image, None)
-    assert np.array_equal(decode(data), image)
-    assert Image.open(io.BytesIO(data)).format == "WEBP"
+    assert np.array_equal(decode(data), image) and Image.open(io.BytesIO(data)).format == "WEBP"
 
 
 def test_a_shard_of_other_settings_is_not_current(tmp_path):
@@ -57,23 +56,20 @@ def test_multi_label_rows_hold_lists(image):
 
 
 def test_the_filter_keeps_balanced_failures():
-    labels = np.arange(3200) % len(CLASSES)
-    pool = pd.DataFrame({"id": [f"i{k:04d}" for k in range(3200)], "label": labels})
+    pool = pd.DataFrame({"id": [f"i{k:04d}" for k in range(3200)], "label": np.arange(3200) % len(CLASSES)})
     wrong = np.random.default_rng(0).random(3200) < 0.5
-    predictions = pd.DataFrame({"id": pool["id"], "pred": np.where(wrong, (labels + 1) % 16, labels)})
+    predictions = pd.DataFrame({"id": pool["id"], "pred": (pool["label"] + wrong) % 16})
     chosen = select_failures(pool, predictions, count=160)
     assert chosen == select_failures(pool, predictions, count=160)
     kept = pool[pool["id"].isin(chosen)]
-    assert wrong[kept.index].all()
-    assert (kept["label"].value_counts() == 10).all() and len(kept) == 160
+    assert wrong[kept.index].all() and len(kept) == 160 and (kept["label"].value_counts() == 10).all()
 
 
 def test_the_filter_refuses_incomplete_predictions():
     pool = pd.DataFrame({"id": ["a", "b"], "label": [0, 1]})
-    with pytest.raises(ValueError, match="1 candidates have none, the first is b"):
-        select_failures(pool, pd.DataFrame({"id": ["a"], "pred": [1]}))
-    with pytest.raises(ValueError, match="more than once"):
-        select_failures(pool, pd.DataFrame({"id": ["a", "a"], "pred": [1, 1]}))
+    for ids, message in ((["a"], "1 candidates have none, the first is b"), (["a", "a"], "more than once")):
+        with pytest.raises(ValueError, match=message):
+            select_failures(pool, pd.DataFrame({"id": ids, "pred": 1}))
 
 
 def test_contact_sheet_layout(image):

@@ -38,9 +38,7 @@ def test_predictions_follow_the_files_order(tmp_path):
     frame = predict(ORACLE, paths)
     assert frame["id"].tolist() == ["x0", "x1", "y0"]
     assert frame["pred"].tolist() == frame["target"].tolist() == [2, 0, 1]
-    expected = np.e / (np.e + 2)
-    np.testing.assert_allclose(frame["confidence"], expected, rtol=1e-6)
-    np.testing.assert_allclose(frame["target_probability"], expected, rtol=1e-6)
+    np.testing.assert_allclose(frame[["confidence", "target_probability"]], np.e / (np.e + 2), rtol=1e-6)
     assert np.stack(frame["logits"]).shape == (3, 3)
 
 

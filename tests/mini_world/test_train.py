@@ -1,7 +1,6 @@
 """Training: recipes, order, augmentation, tokens, and a run that learns and resumes exactly."""
 
 import dataclasses
-import io
 import json
 
 import numpy as np
@@ -11,48 +10,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from mini_world import train
+from mini_world import train, train_data
+from mini_world.build import encode_webp
+from mini_world.evaluate import load_model
 from mini_world.recipe import RECIPES, DataRecipe, read_recipe
-from mini_world.train_data import (
-    Augmentation,
-    SampleOrder,
-    TokenTable,
-    TrainingSet,
-    augment,
-    load_training_set,
-    select_subset,
-    to_float,
-)
+from mini_world.scene import Scene
+from mini_world.train_data import Augmentation, SampleOrder, TokenTable, TrainingSet, augment, to_float
 
-CPU = torch.device("cpu")
 TEXTS = ["a photo of a red car on the left", "a dog", "an umbrella seen from above on the right"]
 
 
-def tiny_set(count=64, side=24, classes=2):
+def tiny_set(count=64, side=24):
     rng = np.random.default_rng(0)
-    labels = np.arange(count) % classes
+    labels = np.arange(count) % 2
     images = rng.integers(0, 80, (count, side, side, 3), np.uint8)
     images[labels == 1] += 150
-    metadata = pd.DataFrame({"class_name": [("car", "dog")[label] for label in labels]})
-    return TrainingSet(
-        np.array([f"i{i}" for i in range(count)]), images, labels, ("car", "dog")[:classes], metadata, "tiny"
-    )
+    metadata = pd.DataFrame({"class_name": np.array(["car", "dog"])[labels]})
+    return TrainingSet(np.array([f"i{i}" for i in range(count)]), images, labels, ("car", "dog"), metadata, "tiny")
 
 
-def tiny_recipe(**changes):
-    recipe = read_recipe("default")
-    return dataclasses.replace(
-        recipe,
-        data=DataRecipe(holdout=8),
-        batch_size=16,
-        samples=20 * 16,
-        resolutions=((32, 1.0),),
-        precision="fp32",
-        **changes,
-    )
+def tiny_recipe(steps=20, **changes):
+    changes |= {"data": DataRecipe(holdout=8), "batch_size": 16, "samples": steps * 16, "precision": "fp32"}
+    return dataclasses.replace(read_recipe("default"), resolutions=((32, 1.0),), **changes)
+
+
+def trained(cell, steps, recipe=None, data=None, seed=0):
+    """A trainer after some steps, and its losses."""
+    trainer = train.Trainer(cell, recipe or tiny_recipe(), data or tiny_set(), seed, torch.device("cpu"))
+    return trainer, [trainer.train_step() for _ in range(steps)]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
@@ -127,110 +114,75 @@ def test_mirrored_captions_swap_sides():
 def test_subsets_are_balanced_and_narrow_is_narrow():
     rng = np.random.default_rng(0)
     labels = np.arange(400) % 4
-    metadata = pd.DataFrame(
-        {
-            "object_yaw": rng.normal(0, 14, 400),
-            "camera_yaw": rng.normal(0, 7, 400),
-            "camera_pitch": rng.normal(16, 5, 400),
-            "camera_roll": rng.normal(0, 4, 400),
-            "scale": np.exp(rng.normal(np.log(0.85), 0.11, 400)),
-            "light_intensity": np.exp(rng.normal(0, 0.18, 400)),
-        }
-    )
-    narrow, diverse = (select_subset(metadata, labels, kind, 80, 1) for kind in ("narrow", "diverse"))
+    spread = {"object_yaw": (0, 14), "camera_yaw": (0, 7), "camera_pitch": (16, 5), "camera_roll": (0, 4)}
+    spread |= {"scale": (np.log(0.85), 0.11), "light_intensity": (0, 0.18)}
+    metadata = pd.DataFrame({name: rng.normal(*about, 400) for name, about in spread.items()})
+    metadata[["scale", "light_intensity"]] = np.exp(metadata[["scale", "light_intensity"]])
+    narrow, diverse = (train_data.select_subset(metadata, labels, kind, 80, 1) for kind in ("narrow", "diverse"))
     for chosen in (narrow, diverse):
         assert (np.bincount(labels[chosen]) == 20).all() and len(set(chosen)) == 80
     assert metadata["object_yaw"].iloc[narrow].std() < 0.8 * metadata["object_yaw"].iloc[diverse].std()
-    assert len(select_subset(metadata, labels, "all", None, 1)) == 400
+    assert len(train_data.select_subset(metadata, labels, "all", None, 1)) == 400
     with pytest.raises(InputError, match="size"):
-        select_subset(metadata, labels, "narrow", None, 1)
+        train_data.select_subset(metadata, labels, "narrow", None, 1)
 
 
 def test_training_set_is_read_decoded_and_fingerprinted(tmp_path):
     folder = tmp_path / "train"
     folder.mkdir()
     data = tiny_set(8)
+    images = [encode_webp(image, None) for image in data.images]
+    table = pa.table({"id": data.ids, "image": images, "label": data.labels, "class_name": data.metadata["class_name"]})
     for part in range(2):
-        rows = [
-            {"id": str(data.ids[i]), "image": _webp(data.images[i]), "label": int(data.labels[i]), "class_name": n}
-            for i, n in zip(range(part * 4, part * 4 + 4), data.metadata["class_name"][part * 4 :], strict=False)
-        ]
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"part-{part:04d}.parquet")
-    loaded = load_training_set(folder, 2, tmp_path / "decoded")
+        pq.write_table(table.slice(4 * part, 4), folder / f"part-{part:04d}.parquet")
+    loaded = train_data.load_training_set(folder, 2, tmp_path / "decoded")
     assert (loaded.images == data.images).all() and (loaded.labels == data.labels).all()
     assert loaded.class_names == ("car", "dog")
-    assert loaded.fingerprint == load_training_set(folder, 2, tmp_path / "decoded").fingerprint
-    assert loaded.fingerprint != load_training_set(folder, 1, tmp_path / "decoded").fingerprint
+    assert loaded.fingerprint == train_data.load_training_set(folder, 2, tmp_path / "decoded").fingerprint
+    assert loaded.fingerprint != train_data.load_training_set(folder, 1, tmp_path / "decoded").fingerprint
     with pytest.raises(DataMissing, match="part-0002"):
-        load_training_set(folder, 3, tmp_path / "decoded")
-
-
-def _webp(image):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()
+        train_data.load_training_set(folder, 3, tmp_path / "decoded")
 
 
 @pytest.mark.parametrize("cell", ["vit_sup", "convnext_sup"])
 def test_twenty_steps_reduce_the_loss(cell):
-    trainer = train.Trainer(cell, tiny_recipe(), tiny_set(), 0, CPU)
-    losses = [trainer.train_step() for _ in range(20)]
+    _, losses = trained(cell, 20)
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
 
 
 def test_resuming_gives_the_same_weights(tmp_path):
-    straight = train.Trainer("convnext_sup", tiny_recipe(), tiny_set(), 1, CPU)
-    for _ in range(6):
-        straight.train_step()
-    first = train.Trainer("convnext_sup", tiny_recipe(), tiny_set(), 1, CPU)
-    for _ in range(3):
-        first.train_step()
+    (straight, _), (first, _), (second, _) = (trained("convnext_sup", steps, seed=1) for steps in (6, 3, 0))
     first.save_checkpoint(tmp_path / "checkpoint.pt")
-    second = train.Trainer("convnext_sup", tiny_recipe(), tiny_set(), 1, CPU)
     second.load_checkpoint(tmp_path / "checkpoint.pt")
     for _ in range(3):
         second.train_step()
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
-    other = train.Trainer("convnext_sup", tiny_recipe(learning_rate=0.1), tiny_set(), 1, CPU)
+    other, _ = trained("convnext_sup", 0, tiny_recipe(learning_rate=0.1), seed=1)
     with pytest.raises(InputError, match="another recipe"):
         other.load_checkpoint(tmp_path / "checkpoint.pt")
 
 
 def test_run_writes_curve_provenance_and_model(tmp_path):
-    recipe = dataclasses.replace(tiny_recipe(), samples=4 * 16)
-    trainer = train.Trainer("vit_sup", recipe, tiny_set(), 0, CPU)
+    (trainer, _), (again, _) = (trained("vit_sup", 0, tiny_recipe(steps=4)) for _ in range(2))
     trainer.run(tmp_path / "run", progress=lambda line: None)
     trainer.export(tmp_path / "model")
     curve = pd.read_csv(tmp_path / "model" / "training.csv")
     assert curve["step"].tolist() == [1, 2, 3, 4] and curve["loss"].notna().all()
-    again = train.Trainer("vit_sup", recipe, tiny_set(), 0, CPU)
     again.run(tmp_path / "run", progress=lambda line: pytest.fail("a finished run trained again"))
     assert again.step == 4 and again.log == trainer.log
-    assert {p.name for p in (tmp_path / "model").iterdir()} == {
-        "config.json",
-        "model.safetensors",
-        "training.csv",
-        "training.json",
-    }
+    names = ["config.json", "model.safetensors", "training.csv", "training.json"]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == names
 
 
 def test_clip_learns_and_exports(tmp_path):
-    data = tiny_set()
-    scene = {
-        "material": "plain", "background": "snow", "dx": 0.0, "dy": 0.0, "scale": 0.85, "light_intensity": 1.0,
-        "camera_pitch": 15.0, "camera_roll": 0.0,
-    }  # fmt: skip
-    data = dataclasses.replace(data, metadata=data.metadata.assign(**scene))
-    trainer = train.Trainer("convnext_clip", tiny_recipe(), data, 0, CPU)
-    losses = [trainer.train_step() for _ in range(20)]
+    data, scene = tiny_set(), vars(Scene("mug", "plain", "snow"))
+    captioned = data.metadata.assign(**{name: scene[name] for name in scene.keys() - {"class_name", "props"}})
+    trainer, losses = trained("convnext_clip", 20, data=dataclasses.replace(data, metadata=captioned))
     assert np.mean(losses[-5:]) < np.mean(losses[:3])
     assert trainer.model.logit_scale.exp() <= 100.0 + 1e-4
     trainer.export(tmp_path)
-    from mini_world.evaluate import load_model
-
-    prompts = trainer.prompts
-    loaded = load_model(tmp_path, prompts)
+    loaded = load_model(tmp_path, trainer.prompts)
     trainer.model.half().float()
     images = torch.randn(4, 3, 48, 48)
     with torch.no_grad():

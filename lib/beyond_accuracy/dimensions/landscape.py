@@ -150,12 +150,10 @@ def rank_correlations(
     """Spearman correlation of every two benchmarks over models that have all: `a, b, value, ci_low, ci_high, n`."""
     part = frame.dropna(subset=list(columns))
     values, (first, second) = part[list(columns)].to_numpy(float), np.triu_indices(len(columns), k=1)
-
-    def statistic(i: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.corrcoef(rankdata(values[i], axis=0), rowvar=False)[first, second]
-
-    names = np.array(columns, object)
-    return estimated(part, statistic, resamples, rng, a=names[first], b=names[second])
+    names = {"a": np.array(columns, object)[first], "b": np.array(columns, object)[second]}
+    return estimated(
+        part, lambda i: np.corrcoef(rankdata(values[i], axis=0), rowvar=False)[first, second], resamples, rng, **names
+    )
 
 
 def group_gap(frame: pd.DataFrame, ys: Iterable[str]) -> pd.DataFrame:
@@ -208,13 +206,12 @@ def match_pairs(
     return pd.DataFrame(sorted(rows), columns=["first", "second"], dtype="int64")
 
 
-def architecture_pairs(frame: pd.DataFrame, accuracy_within: float, size_within: float = np.inf) -> pd.DataFrame:
+def architecture_pairs(frame: pd.DataFrame, accuracy_within: float, size_within: float) -> pd.DataFrame:
     """`match_pairs` of a ConvNet and a Transformer of equal data; sizes differ by at most a factor."""
     first = np.logical_and.outer(*((frame.family == family).to_numpy() for family in ("convnet", "transformer")))
     logs = np.log(frame.params_m.to_numpy(float))
-    return match_pairs(
-        frame, first & (np.abs(logs[:, None] - logs) <= np.log(size_within)), ["pretrain_data"], accuracy_within
-    )
+    first &= np.abs(logs[:, None] - logs) <= np.log(size_within)
+    return match_pairs(frame, first, ["pretrain_data"], accuracy_within)
 
 
 def size_pairs(frame: pd.DataFrame, least_ratio: float) -> pd.DataFrame:
