@@ -266,8 +266,8 @@ def _number(value: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of `python -m beyond_accuracy.bench`."""
-    parser = argparse.ArgumentParser(prog="python -m beyond_accuracy.bench", description=__doc__.splitlines()[0])
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="bench.py", description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--models", default=",".join(MODELS), help=f"comma-separated, of {', '.join(MODELS)}")
     parser.add_argument("--images", type=int, default=0, help="images of the clean pass (default: by --seconds)")

@@ -1,4 +1,4 @@
-"""A light copy of a rendered report, to be committed or sent: `python -m beyond_accuracy.compact --out docs/report`.
+"""A light copy of a rendered report, to be committed or sent: `python tools/compact.py --out docs/report`.
 
 Pages and CSV tables only, without the folded code (it is in the notebooks) and the larger data links. Pictures that are
 embedded as PNG become WebP where that is lighter, photographs at the width they are shown at, drawings without loss.
@@ -99,14 +99,14 @@ def write_compact(source: Path, out: Path, limit: int = LIMIT) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="beyond_accuracy.compact", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="compact.py", description=__doc__.split("\n")[0])
     parser.add_argument("--profile", default="mini", help="whose report (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the copy")
     args = parser.parse_args(argv)
     try:
         size = write_compact(report_dir(args.profile), args.out)
     except InputError as error:
-        print(f"beyond_accuracy.compact: {error}", file=sys.stderr)
+        print(f"compact.py: {error}", file=sys.stderr)
         return error.exit_code
     print(f"{args.out}: {size / 1e6:.1f} MB")
     return 0
