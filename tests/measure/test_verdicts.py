@@ -58,7 +58,7 @@ def test_training_noise_by_hand():
 def test_equal_recipes_are_seldom_told_apart_by_training_noise():
     """P(beyond noise) for two runs of one recipe, sd from three runs of which the compared one is the first."""
     rng = np.random.default_rng(0)
-    runs = rng.normal(0, 1, (4000, 2, 3))
+    runs = rng.normal(0, 1, (1500, 2, 3))
     gap, sd = runs[:, 0, 0] - runs[:, 1, 0], runs.std(-1, ddof=1)
     said = [
         verdicts.exceeds_noise(
