@@ -164,11 +164,3 @@ def test_small_png_keeps_the_colours_of_a_drawing():
     picture.save(buffer, "PNG")
     with Image.open(io.BytesIO(results.small_png(buffer.getvalue()))) as small:
         assert small.convert("RGB").tobytes() == picture.tobytes()
-
-
-def test_findings_are_escaped(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
-    results.display_finding("class <script> is *most* confused")
-    assert shown[0]["text/html"] == '<p class="ba-finding">class &lt;script&gt; is *most* confused</p>'
-    assert shown[0]["text/plain"] == "class <script> is *most* confused"

