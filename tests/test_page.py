@@ -122,7 +122,7 @@ def test_features(toy):
     study = study_of(toy, toy.content(models))
     found = study.features("images")
     assert sorted(found["clip"].layers) == ["projected", "trunk"] and list(found["colour"].layers) == ["pre_logits"]
-    assert found["clip"].layers["projected"].shape == (12, 16) and found["clip"].layers["trunk"].dtype == np.float16
+    assert found["clip"].layers["projected"].shape == (12, 16) and found["clip"].layers["trunk"].dtype == np.float32
     assert found["colour"].targets.tolist() == study.dataset("images").targets.tolist()
     predictions = study.predictions("images")["clip"]
     assert predictions.meta["key_parts"]["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-4)

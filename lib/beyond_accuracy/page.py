@@ -185,7 +185,7 @@ class Page:
         """Features of every network; runs what the store lacks. Imported models have none.
 
         Raises:
-            InputError: The profile does not keep this dataset's features, or some do not fit into float16.
+            InputError: The profile does not keep this dataset's features.
         """
         return self.outputs.features(dataset)
 

@@ -1,3 +1,5 @@
+import shutil
+
 """The pass over a dataset: what it computes, what it does not compute twice, and what stops it."""
 
 from types import SimpleNamespace
@@ -117,15 +119,17 @@ def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monk
     assert not list(toy.store.rglob("*.parquet"))
 
 
-def test_features_beyond_float16_are_not_handed_out(toy, toy_networks, monkeypatch):
+def test_features_keep_the_range_and_the_digits_of_float32(toy, toy_networks, monkeypatch):
     toy.images()
     toy.checkpoint()
     original = toy_networks.ToyColour.forward_head
     huge = lambda self, x, pre_logits=False: original(self, x, pre_logits) * (1e6 if pre_logits else 1)  # noqa: E731
+    plain = toy.outputs().features("images")["colour"].layers["pre_logits"].copy()
+    shutil.rmtree(toy.store)
     monkeypatch.setattr(toy_networks.ToyColour, "forward_head", huge)
-    assert toy.outputs().predictions("images", ["none"])["none"]["colour"].correct.all()
-    with pytest.raises(InputError, match="beyond the range of float16"):
-        toy.outputs().features("images")
+    values = toy.outputs().features("images")["colour"].layers["pre_logits"]
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, plain * np.float32(1e6))
 
 
 def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_networks, monkeypatch):

@@ -80,7 +80,7 @@ def plan(
                 "dataset": dataset.fingerprint,
                 "transform": transform.text,
                 "precision": precision,
-                "keep": [name for name, kept in (("logits", logits), ("features", features)) if kept],
+                "keep": [name for name, kept in (("logits", logits), ("float32 features", features)) if kept],
             }
             meta = {
                 "model": card.name,

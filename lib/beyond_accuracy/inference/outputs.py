@@ -27,7 +27,7 @@ class Features:
     dataset: str
     ids: np.ndarray  # image ids (n,)
     targets: np.ndarray | list[np.ndarray]  # int64 labels (n,), or a list for multi-label sets
-    # float16 (n, width), memory-mapped, by layer: `pre_logits` for timm; `trunk` and `projected` (before and after the
+    # float32 (n, width), memory-mapped, by layer: `pre_logits` for timm; `trunk` and `projected` (before and after the
     # projection into the shared space, not normalised) for CLIP
     layers: dict[str, np.ndarray]
     meta: dict  # what made them
@@ -110,9 +110,6 @@ class Outputs:
         for name, entry in self._entries(data, ["none"], networks_only=True)["none"].items():
             frame = self._rows(entry, data)
             layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
-            for layer, values in layers.items():
-                if not _finite(values):
-                    raise InputError(f"{name} on {dataset}: features {layer} are beyond the range of float16")
             targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
             found[name] = Features(name, dataset, frame["id"].to_numpy(), targets, layers, entry.meta)
         return found
@@ -210,11 +207,6 @@ class Outputs:
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
         frame, text = self._rows(entry, data), parse(transform).text
         return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Whether a memory-mapped array is finite, looked at in slices: its length may be millions."""
-    return all(np.isfinite(values[start : start + 16384]).all() for start in range(0, len(values), 16384))
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:

@@ -17,7 +17,7 @@ from beyond_accuracy.inference.store import Store
 
 GIGABYTE = 1e9
 ROW_BYTES = 40  # id, label, answer and two probabilities as compressed Parquet: 20 to 40 in practice
-FEATURE_BYTES = 2 * 1300  # float16; a base-size network has 768 to 1,664 features over its layers
+FEATURE_BYTES = 4 * 1300  # float32; a base-size network has 768 to 1,664 features over its layers
 WORTH_SAYING = 1.0  # gigabytes from which a report says beforehand what it will need
 # The dataset of this role is run under every corruption besides.
 CORRUPT_ROLE = "corrupt"

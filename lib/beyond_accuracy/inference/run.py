@@ -261,7 +261,7 @@ class _Pass:
         return found
 
     def _outputs(self, job: Job, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """What is stored of some images, float16 on the device, each with a mask of the rows that were finite."""
+        """What is stored of some images, on the device, each with a mask of the rows that were finite."""
         model = self.models[job.card, job.geometry.crop]
         pieces: list[dict[str, torch.Tensor]] = []
         start = 0
@@ -284,9 +284,9 @@ class _Pass:
                 # Softmax does not see a constant added to a row. With the largest logit at 0, float16 is finest where
                 # classes compete, so what is judged from the stored logits is what the run itself would say.
                 shifted = joined["logits"] - joined["logits"].amax(dim=1, keepdim=True)
-                joined["logits"] = shifted.clamp_min_(FLOAT16_LOWEST)
-            # Features beyond float16 become inf; whoever reads them is told.
-            return {name: (values.half(), finite[name]) for name, values in joined.items()}
+                joined["logits"] = shifted.clamp_min_(FLOAT16_LOWEST).half()
+            # Features stay float32: a probe turns what float16 makes of a last bit into other answers.
+            return {name: (values, finite[name]) for name, values in joined.items()}
 
     def _try(self, model: Model, job: Job, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
         """One forward pass, or None when memory ran out (outside the handler, so that its tensors are gone)."""
@@ -308,7 +308,7 @@ class _Pass:
         return torch.autocast(self.device.type, kind)
 
     def _fetch(self, job: Job, groups: list) -> dict[str, np.ndarray]:
-        """Outputs of a job for one part, float16 by name, once they are computed."""
+        """Outputs of a job for one part by name, once they are computed."""
         fetched: dict[str, list[np.ndarray]] = {}
         for positions, futures, _ in groups:
             for name, (values, finite) in (futures[job.entry.key].result() if futures else {}).items():

@@ -119,10 +119,10 @@ class Entry:
         return replace(self, meta={**self.meta, **read_json(self.folder / "meta.json"), **names})
 
     def write_part(self, rows: Range, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
-        """Write one part whole: rows in dataset order, and arrays (rows, width) by name as float16."""
+        """Write one part whole: rows in dataset order, and arrays (rows, width) by name."""
         table = rows_table(frame)
         for name, array in arrays.items():
-            flat = pa.array(np.ascontiguousarray(array, dtype=np.float16).reshape(-1))
+            flat = pa.array(np.ascontiguousarray(array).reshape(-1))
             table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, array.shape[1]))
         atomic_write(self.part(rows), lambda path: pq.write_table(table, path, compression="zstd"))
 
@@ -192,11 +192,14 @@ class Entry:
 
     def _stream(self, path: Path, name: str, shape: tuple[int, int], parts: list[Range]) -> None:
         # Written, not memory-mapped: on a full disk a write fails with an error, a mapped page kills the process.
+        pieces = (chunk for rows in parts for chunk in self._read(self.part(rows), [name])[name].chunks)
         with path.open("wb") as handle:
-            np.lib.format.write_array_header_1_0(handle, {"descr": "<f2", "fortran_order": False, "shape": shape})
-            for rows in parts:
-                for chunk in self._read(self.part(rows), [name])[name].chunks:
-                    handle.write(chunk.flatten().to_numpy(zero_copy_only=False).astype("<f2").tobytes())
+            for at, piece in enumerate(pieces):
+                values = piece.flatten().to_numpy(zero_copy_only=False)
+                if not at:
+                    header = {"descr": values.dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(handle, header)
+                handle.write(values.tobytes())
 
     def _read(self, path: Path, columns: list[str] | None = None, schema: bool = False):
         try:

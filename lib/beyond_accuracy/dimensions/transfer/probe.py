@@ -4,7 +4,7 @@ The objective is scikit-learn's: ``1/2 ||W||^2 + C * sum of log-losses``, interc
 the training rows' mean and standard deviation; with two classes one weight vector is fitted (a binomial model), with
 more one per class (multinomial). scipy's L-BFGS finds the optimum in the principal axes of the training rows, each
 stretched by the root of the objective's curvature along it, which takes a fraction of the iterations that correlated
-features take. Large sets are read in chunks from the (memory-mapped, float16) features: memory does not grow with them.
+features take. Large sets are read in chunks from the (memory-mapped, float32) features: memory does not grow with them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from beyond_accuracy.dimensions.confidence import fit_temperature
 
 SMALL = 2**23  # rows x features up to which a CPU keeps the standardised rows (float64: 64 MB); above it they stream
 CHUNK_BYTES = 2**26  # of float32 features at a time
-RESIDENT_BYTES = 2**34  # float16 features kept on an accelerator rather than read again in each iteration
+RESIDENT_BYTES = 2**34  # float32 features kept on an accelerator rather than read again in each iteration
 ROUNDS = 10  # in which L-BFGS is started again for one optimum
 SEPARATED = 0.01
 """Objective, as a share of the loss of guessing, below which the training rows are told apart: a larger C then enlarges
@@ -122,7 +122,7 @@ def fit_standardiser(features: NDArray, rows: NDArray) -> Standardiser:
         mean += delta * len(block) / total
         seen = total
     scale = np.sqrt(squares / seen)
-    # float16 features that never change have a spread of exactly zero or of rounding noise
+    # features that never change have a spread of exactly zero or of rounding noise
     return Standardiser(mean, np.where(scale > 1e-7 * np.maximum(1.0, np.abs(mean)), scale, 1.0))
 
 
@@ -167,7 +167,7 @@ class _Rows:
         self._scaling = [self._put(values) for values in (standardiser.mean, standardiser.scale)]
         size = len(rows) * features.shape[1]
         self._standard = list(map(self._standardised, self._stored())) if self.cpu and size <= SMALL else None
-        self._kept = list(self._stored()) if not self.cpu and 2 * size <= RESIDENT_BYTES else None
+        self._kept = list(self._stored()) if not self.cpu and 4 * size <= RESIDENT_BYTES else None
 
     def _put(self, values: NDArray):
         return values if self.cpu else torch.as_tensor(np.asarray(values, np.float32), device=self._device)
