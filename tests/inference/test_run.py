@@ -1,7 +1,7 @@
-import shutil
 
 """The pass over a dataset: what it computes, what it does not compute twice, and what stops it."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
