@@ -1,4 +1,3 @@
-
 """The pass over a dataset: what it computes, what it does not compute twice, and what stops it."""
 
 import shutil
