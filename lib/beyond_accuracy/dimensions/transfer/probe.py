@@ -44,9 +44,10 @@ class Settings:
     """
 
     exponents: tuple[float, ...] = tuple(float(e) for e in range(-6, 5))  # log10 of the values of C, evenly spaced
-    max_iterations: int = 1000
-    sweep_iterations: int = 200  # in fits that only compare values of C
-    tolerance: float = 5e-4
+    max_iterations: int = 3000
+    tolerance: float = 1e-5
+    sweep_iterations: int = 500  # of fits that only compare values of C
+    sweep_tolerance: float = 1e-4
     device: str = "cpu"  # by numpy; any other by torch
 
 
@@ -257,11 +258,11 @@ def sweep(
 
     The validation accuracy of one or two hundred images has several peaks and jumps when one image changes sides. The
     log-loss (`Probe.evaluate`) is smooth in C and in the features. The choice is the vertex of the parabola through the
-    grid's lowest log-loss and its neighbours in log C, which moves without a jump where two neighbours change places,
-    to a quarter of a decade: finer than so few images can tell, coarser than what rounding of the features moves. The
-    grid ends early where the training rows are `SEPARATED`.
+    grid's lowest log-loss and its neighbours in log C, which moves without a jump where two neighbours change places.
+    It is not rounded: at a border of rounding the last bit of a feature would make another probe. The grid ends early
+    where the training rows are `SEPARATED`.
     """
-    rough = replace(settings, max_iterations=settings.sweep_iterations)
+    rough = replace(settings, max_iterations=settings.sweep_iterations, tolerance=settings.sweep_tolerance)
     path = fit_path(features, labels, train, [10.0**e for e in settings.exponents], rough)
     rows = []
     for exponent, probe in zip(settings.exponents, path, strict=True):
@@ -275,7 +276,7 @@ def sweep(
     if 0 < best < len(table) - 1:
         before, lowest, after = table.log_loss[best - 1 : best + 2]
         step = exponent - table.log10_c[best - 1]
-        exponent = round(4 * (exponent + step * (before - after) / (2 * (before - 2 * lowest + after)))) / 4
+        exponent += step * (before - after) / (2 * (before - 2 * lowest + after))
     return Sweep(table, 10.0**exponent, table.accuracy[best], best in (0, len(settings.exponents) - 1))
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from beyond_accuracy.inference.outputs import Features
     from beyond_accuracy.page import Page
 
-PROBE_VERSION = 2  # raise when the fitting changes any number: stored outcomes are then fitted anew
+PROBE_VERSION = 3  # raise when the fitting changes any number: stored outcomes are then fitted anew
 PROJECTED, TRUNK = "projected", "trunk"
 """CLIP's layers, after and before the projection into the space it shares with text; timm models have `pre_logits`."""
 
@@ -69,7 +69,8 @@ class Bench:
 
     def probe(self, setting: str = "", layer: str = PROJECTED) -> list[Runs]:
         """Probes of every task that allows the setting (default: the main protocol); `TRUNK`: of CLIP models alone."""
-        rough = replace(self.settings, tolerance=2e-3)  # a handful of images cannot tell closer fits apart
+        # a handful of images cannot tell closer fits apart
+        rough = replace(self.settings, tolerance=2e-3, sweep_tolerance=2e-3, sweep_iterations=200)
         settings, runs = rough if setting.startswith("shots=") else self.settings, []
         for data, features in self.tasks:
             possible = possible_setting(data, setting or self.protocols[0], self.seeds)
