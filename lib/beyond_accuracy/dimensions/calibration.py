@@ -450,13 +450,14 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
     n, off, answers = len(p), p - right, list(zip(p.T, right.T, strict=True))
     draws = bootstrap_means(tidy.with_gaps(off), P_VALUE_RESAMPLES, np.random.default_rng(seed))
     gap = "confidence_gap", "fraction", models, off.mean(axis=0), n
-    apart = {
-        (a, b): ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins)
-        for a, b in combinations(range(len(models)), 2)
-    }
-    tests = {"test": lambda a, b: apart[a, b].p_value, "ends": lambda a, b: apart[a, b].interval}
+
+    def tested(a: int, b: int) -> Difference:
+        return ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins)
+
     own = [ece_debiased(*one, n_bins).uncut for one in answers]
-    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, **tests).assign(p_floor=1 / (P_VALUE_RESAMPLES + 1))
+    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested).assign(
+        p_floor=1 / (P_VALUE_RESAMPLES + 1)
+    )
     main = [eces, tidy.against_zero(*gap, draws[:, : len(models)])]
     detail = [tidy.estimates(*gap, draws)[1], tidy.accuracy_pairs({model: run.correct for model, run in runs.items()})]
     parts = [rows.assign(family=name) for name, group in (("main", main), ("detail", detail)) for rows in group]

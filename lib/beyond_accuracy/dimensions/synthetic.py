@@ -392,7 +392,7 @@ def _difference(gap: NDArray, weights: NDArray, scenes: NDArray, factor: NDArray
 
 
 def _tested(tested: Mapping[tuple[int, int], Difference], *what) -> pd.DataFrame:
-    return tidy.pairs(*what, test=lambda a, b: tested[a, b].p_value, ends=lambda a, b: tested[a, b].interval)
+    return tidy.pairs(*what, tested=lambda a, b: tested[a, b])
 
 
 def _range_interval(hits: NDArray, member: NDArray, scenes: NDArray, misses: float) -> Interval:
