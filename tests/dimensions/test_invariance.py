@@ -39,8 +39,6 @@ def test_js_divergence_equals_scipy(seed, sharpness):
 def test_js_divergence_at_the_ends():
     assert inv.js_divergence([[1, 0, 0]], [[0, 0, 1]]).tolist() == [1.0]
     assert inv.js_divergence([[0.2, 0.8]], [[0.2, 0.8]]).tolist() == [0.0]
-    with pytest.raises(ValueError, match="equally shaped"):
-        inv.js_divergence([[1.0]], [[0.5, 0.5]])
 
 
 def test_per_image_by_hand():
@@ -57,10 +55,6 @@ def test_per_image_by_hand():
     }
     unknown = set(inv.per_image(before, before, before))  # left out, not zero
     assert unknown == {"accuracy", "accuracy_change", "agreement", "agreement_given_correct", "flip_rate"}
-    few, none = said([0], [0]), said([], [])
-    for other in ((few, plain, few), (none, none, none)):
-        with pytest.raises(ValueError, match="same images"):
-            inv.per_image(*other)
 
 
 def ladder(n=400, seed=0):
