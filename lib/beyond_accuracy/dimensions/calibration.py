@@ -224,10 +224,9 @@ def nll(target_probability: ArrayLike) -> Values:
 
 
 def score(probabilities: NDArray, targets: NDArray[np.intp]) -> dict[str, Values]:
-    """Of (n, classes) probabilities: `confidence`, `nll`, and `brier`, from 0 to 2 (Brier 1950)."""
+    """Of (n, classes) probabilities: `nll`, and `brier`, from 0 to 2 (Brier 1950)."""
     own = probabilities[np.arange(len(targets)), targets].astype(float)
-    brier = np.einsum("ij,ij->i", probabilities, probabilities) + 1 - 2 * own
-    return {"confidence": probabilities.max(axis=1).astype(float), "nll": nll(own), "brier": brier}
+    return {"nll": nll(own), "brier": np.einsum("ij,ij->i", probabilities, probabilities) + 1 - 2 * own}
 
 
 def null_ece(confidence: ArrayLike, simulations: int, rng: np.random.Generator, n_bins: int = 15) -> Values:
@@ -250,12 +249,12 @@ def ece_difference(
 ) -> Difference:
     """Difference of the debiased ECE (equal-width bins) of two models, from their (2, n) confidences and outcomes.
 
-    The p-value is that of a permutation within images: the two models' (confidence, correct) are swapped at random, and
-    the difference is measured in standard errors, so that it holds approximately where models have equal errors but are
-    not exchangeable (Janssen 1997; Chung and Romano 2013). Swapped answers of a model that is clearly too sure and of
-    one that is clearly too unsure would cancel: the residuals of one are then turned round, which leaves its ECE alone.
-    The end of the interval nearer to zero is that of the test (zero lies outside where p < 0.05); the other one allows
-    for the smallest and the largest correction of noise, as the interval of one model does.
+    A permutation test within images: the models' answers are swapped at random, and the difference is measured in
+    standard errors, so that it holds approximately where models have equal errors but are not exchangeable (Janssen
+    1997; Chung and Romano 2013). Swapped answers of a clearly too sure and a clearly too unsure model would cancel: the
+    residuals of one are then turned round, which leaves its ECE alone. The end of the interval nearer to zero is that
+    of the test (zero lies outside where p < 0.05); the other one allows for the smallest and the largest correction of
+    noise, as the interval of one model does.
     """
     confidence, correct = (np.column_stack([a, b]).astype(float) for a, b in zip(first, second, strict=True))
     n, tiny, residual = len(confidence), np.finfo(float).tiny, correct - confidence
@@ -315,8 +314,8 @@ def logits_of(run: Predictions) -> NDArray:
 
 def described(runs: Runs, labels: Mapping[str, str]) -> str:
     """What is known of a set: images, models, and which of them come without logits."""
-    without = [labels[model] for model, run in runs.items() if not has_distribution(run)]
-    note = f"; only the confidence is known of {', '.join(without)}" if without else ""
+    without = ", ".join(labels[model] for model, run in runs.items() if not has_distribution(run))
+    note = f"; only the confidence is known of {without}" if without else ""
     return f"{len(next(iter(runs.values())).correct):,} images, {len(runs)} models{note}"
 
 
@@ -345,7 +344,7 @@ def errors(runs: Runs, resamples: int, seed: int, n_bins: int = 15) -> pd.DataFr
         signed["ece_smooth"], _ = ece_smooth(p, right)
         if has_distribution(run):
             probabilities, targets = distribution(run), run.target_positions
-            means |= {name: values for name, values in score(probabilities, targets).items() if name != "confidence"}
+            means |= score(probabilities, targets)
             signed["ece_classwise"] = ece_classwise(probabilities, targets, n_bins)
         parts += [tidy.accuracy({model: run.correct}), mean_rows(model, means, resamples, seed)]
         parts.append(debiased_rows(model, p, right, resamples, seed, n_bins))
@@ -388,12 +387,10 @@ def in_all_bins(runs: Runs, configs: Sequence[Bins] = MANY) -> InBins:
 
 def over_bins(found: InBins) -> pd.DataFrame:
     """ECE under every configuration, as it is (`plain`) and debiased (`value`) with its interval."""
-    title = {"width": "equal width", "mass": "equal number of images"}
-    rows = [
-        (model, title[bins.binning], bins.n_bins, one.plain, one.value, *one.interval())
-        for model, in_bins in found.items()
-        for bins, one in in_bins.items()
-    ]
+    title, rows = {"width": "equal width", "mass": "equal number of images"}, []
+    for model, in_bins in found.items():
+        for bins, one in in_bins.items():
+            rows.append((model, title[bins.binning], bins.n_bins, one.plain, one.value, *one.interval()))
     return pd.DataFrame(rows, columns=["model", "binning", "n_bins", "plain", "value", "ci_low", "ci_high"])
 
 
@@ -455,12 +452,12 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
         words = []
         for row in rows.itertuples():
             value, low, high = 100 * row.value, 100 * row.ci_low, 100 * row.ci_high
+            said = f"overconfident by {format_interval(value, low, high, '.1f')} points"
             if own[dataset, row.model] == verdicts.OPEN:
-                either = format_interval(value, low, high, "+.1f")
-                words.append(f"{labels[row.model]} is not clearly either ({either})")
-            else:
-                side, ends = ("over", (value, low, high)) if value > 0 else ("under", (-value, -high, -low))
-                words.append(f"{labels[row.model]} is {side}confident by {format_interval(*ends, '.1f')} points")
+                said = f"not clearly either ({format_interval(value, low, high, '+.1f')})"
+            elif value < 0:
+                said = f"underconfident by {format_interval(-value, -high, -low, '.1f')} points"
+            words.append(f"{labels[row.model]} is {said}")
         yield f"On {page.title(dataset)}, {'; '.join(words)} (mean confidence minus accuracy)."
     for dataset, pairs in judged[judged["metric"] == "ece_debiased"].groupby("dataset", sort=False):
         leader = page.leader(errors[(errors["dataset"] == dataset) & (errors["metric"] == "ece_debiased")], judged)

@@ -107,10 +107,10 @@ def rescaled(
     for model in (m for m, run in runs.items() if m in fitted and has_distribution(run)):
         run, (crossed, whole, ends) = runs[model], fitted[model]
         probabilities = calibration.distribution(run, crossed if runs is clean else whole)
-        scores = calibration.score(probabilities, run.target_positions)
-        p = scores.pop("confidence")
+        p = probabilities.max(axis=1).astype(float)
         own = calibration.debiased_rows(model, p, run.correct, resamples, seed, n_bins)[:1]
-        means = calibration.mean_rows(model, {"confidence_gap": p - run.correct} | scores, resamples, seed)
+        scores = {"confidence_gap": p - run.correct} | calibration.score(probabilities, run.target_positions)
+        means = calibration.mean_rows(model, scores, resamples, seed)
         parts.append(tidy.rows("temperature", "ratio", [model], [whole], len(crossed), ends=[ends]))
         parts += [rows.assign(metric=rows["metric"] + ":scaled") for rows in (own, means)]
     return pd.concat(parts[1:] or parts, ignore_index=True)

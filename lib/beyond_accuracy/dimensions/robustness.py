@@ -286,7 +286,7 @@ def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> 
     """
     accuracy = rows[rows["metric"] == "accuracy"]
     shown = [sets.dataset[role] for role in sets.shifts if role != "real"]
-    shown = [name for name in shown if page.title(name) in board] if len(board) else shown
+    shown = [name for name in shown if board.empty or page.title(name) in board]
     own = rows[rows["metric"].str.startswith(SAME) & (not sets.imagenet)]
     whole = accuracy[accuracy["dataset"] == sets.dataset["clean"]]
     beside = pd.concat([own, *(whole.assign(dataset=name) for name in shown if name not in set(own["dataset"]))])
@@ -299,13 +299,9 @@ def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> 
 def effective(page, sets: Sets, board: pd.DataFrame, line: pd.Series, resamples: int, seed: int) -> dict:
     """Role -> `effective_table` of the sets that the board has; `line` says which published models are on the line."""
     titles = {role: page.title(sets.dataset[role]) for role in sets.shifts}
-    return {
-        role: effective_table(
-            sets.correct["clean"], sets.correct[role], board.loc[line, ["imagenet_1k", title]], resamples, seed
-        )
-        for role, title in titles.items()
-        if title in board
-    }
+    fitted = {role: board.loc[line, ["imagenet_1k", title]] for role, title in titles.items() if title in board}
+    right = sets.correct
+    return {role: effective_table(right["clean"], right[role], on, resamples, seed) for role, on in fitted.items()}
 
 
 def effective_table(clean: Correct, shifted: Correct, board: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:

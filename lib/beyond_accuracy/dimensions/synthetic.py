@@ -231,9 +231,8 @@ def widest(effects: pd.DataFrame) -> pd.DataFrame:
 def mean_sentence(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     """Mean accuracy over factors, who leads, and which pairs of models are not told apart."""
     means, asked = rows[rows["factor"] == AVERAGE], judged[judged["metric"] == f"accuracy:{AVERAGE}"]
-    words = [
-        f"{page.labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.1f')}" for r in means.itertuples()
-    ]
+    spoken = ((r.model, format_interval(r.value, r.ci_low, r.ci_high, ".1f")) for r in means.itertuples())
+    words = [f"{page.labels[model]} {value}" for model, value in spoken]
     text = f"Mean accuracy over {rows['factor'].nunique() - 1} factors, percent: {'; '.join(words)}"
     if len(asked):
         told, pairs = verdicts.tells_apart(asked)
@@ -248,17 +247,12 @@ def range_sentence(effects: pd.DataFrame) -> str:
     """How many ranges exceed noise, and which factors have the widest."""
     most, told = widest(effects), (effects["verdict"] != verdicts.OPEN).sum()
     places = ", ".join(dict.fromkeys(most["factor"].str.replace("_", " ")))
-    certain = most.groupby("model").size().max() == 1
-    return (
-        f"{told} of {len(effects)} model and factor combinations move accuracy by more than noise. Widest range: "
-        f"{places}, {most['range'].min():.0f} to {most['range'].max():.0f} points"
-        f"{'' if certain else '; which of them is widest is open for at least one model'}."
-    )
+    unsure = "; which of them is widest is open for at least one model" if most["model"].duplicated().any() else ""
+    said = f"{told} of {len(effects)} model and factor combinations move accuracy by more than noise. Widest range: "
+    return f"{said}{places}, {most['range'].min():.0f} to {most['range'].max():.0f} points{unsure}."
 
 
-def polar(
-    frame: pd.DataFrame, styles: Mapping[str, ModelStyle], usual: Mapping[str, tuple[float, float]]
-) -> figures.Drawn:
+def polar(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], usual: Mapping[str, tuple]) -> figures.Drawn:
     """Accuracy over angles: the radius is accuracy, 0 degrees points up, angles run clockwise.
 
     A curve is closed where its levels go round the whole circle, with no gap of more than 90 degrees. `usual` (factor
@@ -360,11 +354,9 @@ def _chance_ranges(
     hits: NDArray, member: NDArray, scenes: NDArray, permutations: int, seed: int
 ) -> NDArray[np.float64]:
     """Ranges over levels in percent, (permutations, models), with levels shuffled among the images of each scene."""
-    rng = np.random.default_rng([seed, 1])
+    rng, ranges, group = np.random.default_rng([seed, 1]), [], np.unique(scenes, return_inverse=True)[1]
     right, levels = hits.T.astype(np.float32), member.astype(np.float32)  # counts: exact
-    group = np.unique(scenes, return_inverse=True)[1]
     levels = levels[np.argsort(group, kind="stable")]
-    ranges = []
     for start in range(0, permutations, step := max(1, _SHUFFLED // len(right))):
         size = min(step, permutations - start)
         # sorting by scene plus a random fraction shuffles within each scene
