@@ -401,20 +401,16 @@ def test_errors_and_their_sentence(runs):
     table, sure = cal.errors(runs, 300, 0), runs["sure"]
     own = table.set_index(["model", "metric"])
     gap = sure.confidence.mean() - sure.correct.mean()
-    assert own.loc["sure", "value"][["ece", "accuracy", "confidence_gap", "ece_debiased"]].tolist() == pytest.approx(
-        [
-            *(cal.ece(sure.confidence, sure.correct), 100 * sure.correct.mean(), gap),
-            cal.ece_debiased(sure.confidence, sure.correct).value,
-        ]
-    )
+    answers = sure.confidence, sure.correct
+    expected = [cal.ece(*answers), 100 * sure.correct.mean(), gap, cal.ece_debiased(*answers).value]
+    found = own.loc["sure", "value"][["ece", "accuracy", "confidence_gap", "ece_debiased"]]
+    assert found.tolist() == pytest.approx(expected)
     assert own.loc[("sure", "ece_debiased"), "ci_low"] > 0.05 and own.loc[("fair", "ece_debiased"), "ci_low"] == 0
     assert ((table["ci_low"] <= table["value"]) & (table["value"] <= table["ci_high"])).all()
     ends = own[["ci_low", "ci_high"]]
     assert ends.loc[("fair", "confidence_gap")].prod() < 0 < ends.loc[("sure", "confidence_gap"), "ci_low"]
     shared = own.loc["fair"].loc[own.loc["csv"].index]
-    pd.testing.assert_frame_equal(
-        shared, own.loc["csv"], obj="the same outputs give the same rows: resamples are shared"
-    )
+    pd.testing.assert_frame_equal(shared, own.loc["csv"])  # the same outputs, the same rows: resamples are shared
     judged = pd.DataFrame({"dataset": "val", "metric": "confidence_gap", "model_a": list(runs), "model_b": ""})
     judged["verdict"] = [verdicts.THESE, verdicts.OPEN, verdicts.OPEN]
     none = pd.DataFrame(columns=["model_a", "model_b"])
