@@ -10,7 +10,8 @@ import pytest
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.inference.imports import import_predictions
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.page import COMPARISON_COLUMNS, Page, classify, open_page
+from beyond_accuracy.page import Page, classify, open_page
+from beyond_accuracy.show.results import COMPARISON_COLUMNS
 
 
 def study_of(toy, content=None, options=None, models="", dimension="calibration"):

@@ -25,13 +25,9 @@ PARAMETERS = (
 )
 FIGURE = """
 import pandas as pd
-from pathlib import Path
-from beyond_accuracy.show.results import FigureRecord, display_figure
-Path("picture.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='9pt' height='9pt'></svg>")
-Path("picture.png").write_bytes(b"png")
-Path("picture.csv").write_text("x\\n1\\n")
-paths = [Path(f"picture.{kind}") for kind in ("svg", "png", "csv")]
-display_figure(FigureRecord("rise", 'A "line" <rising>', "It rises & rises.", *paths, (640, 400)))
+from beyond_accuracy.show import results
+svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"></svg>'
+results.display_html(results.figure_html("rise", 'A "line" <rising>', "It rises & rises.", svg, b"png", "x\\n1\\n"), "")
 """
 RESULTS = """
 from beyond_accuracy.base.paths import report_dir
@@ -308,7 +304,7 @@ def test_a_run_cut_short_is_done_again(built, monkeypatch):
     said = []
     assert report.build(trial_profile(), **build | {"echo": said.append}) == 0
     assert said[0] == "03_calibration: running"  # back to the parameters of before, whose results are gone
-    assert not results.read_results(root / "report" / "trial" / "results" / "calibration.csv").empty
+    assert not results.read_results(root / "report" / "trial", ["calibration"]).empty
 
 
 def test_misspelt_parameters_and_pages_are_refused_before_anything_runs(built):
@@ -485,11 +481,7 @@ def result_rows():
 def test_front_page_numbers_come_from_the_results(tmp_path):
     profile, page = front(tmp_path, result_rows())
     panels = {panel.h3.text.split(" ↑")[0].split(" ↓")[0]: panel for panel in page.select(".ba-panel")}
-    assert list(panels) == [
-        "Accuracy, clean (%)",
-        "Calibration error (ECE)",
-        "Calibration error under shift (ECE)",
-    ]
+    assert list(panels) == ["Accuracy, clean (%)", "Calibration error (ECE)", "Calibration error under shift (ECE)"]
     cells = [
         [cell.text for cell in row.select("th, td.num")] for row in panels["Accuracy, clean (%)"].select("tbody tr")
     ]

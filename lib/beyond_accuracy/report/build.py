@@ -249,9 +249,9 @@ def _notebook_source(path: Path) -> list[tuple[str, str, list[str]]]:
 def _library_digest() -> str:
     """Fingerprint of the code a notebook can call, of the small files it reads and of the packages behind it."""
     sources = [path for path in sorted(LIBRARY.rglob("*.py")) if path.relative_to(LIBRARY).parts[0] not in RENDERING]
-    assets = [path for path in sorted(ASSETS.rglob("*")) if path.suffix in {".csv", ".json", ".txt", ".yaml"}]
-    parts = [f"{path.relative_to(LIBRARY)}".encode() + path.read_bytes() for path in sources + assets]
-    parts.append(metrics.FILE.read_bytes())
+    beside = [path for folder in (ASSETS, LIBRARY / "show") for path in sorted(folder.rglob("*"))]
+    sources += [path for path in beside if path.suffix in {".csv", ".json", ".txt", ".yaml", ".j2"}]
+    parts = [f"{path.relative_to(LIBRARY)}".encode() + path.read_bytes() for path in sources]
     return _digest(*parts, *(f"{name}={_version(name)}".encode() for name in PACKAGES))
 
 

@@ -23,6 +23,7 @@ from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report.html import Body, fragment
+from beyond_accuracy.show import figures
 
 SIDE = 112  # pixels of a thumbnail's side
 QUALITY = 72  # of WebP
@@ -331,8 +332,6 @@ def body(profile: Profile, options: Mapping[str, object] | None = None, store: S
 
 def _pictures(shot: Shot, profile: Profile, outputs: Outputs) -> list[dict[str, str]]:
     """`source` and `alt` of a shot's pictures, or the `message` why there is none."""
-    from beyond_accuracy.show.pictures import thumbnail
-
     data = load_dataset(outputs.dataset_spec(outputs.base(shot.dataset)))
     try:
         image = data.image(data.position(shot.image_id))
@@ -340,11 +339,9 @@ def _pictures(shot: Shot, profile: Profile, outputs: Outputs) -> list[dict[str, 
         return [{"message": str(error)}]
     shown = [(image, f"{shot.truth}, from {profile.datasets[shot.dataset].title or shot.dataset}")]
     if shot.transform != "none":
-        from beyond_accuracy.show.pictures import transformed
-
-        changed = transformed(image, shot.transform, SIDE, shot.image_id)
+        changed = figures.transformed(image, shot.transform, SIDE, shot.image_id)
         shown.append((changed, f"the same under {shot.factor}"))
-    return [{"source": _webp(thumbnail(picture, SIDE)), "alt": alt} for picture, alt in shown]
+    return [{"source": _webp(figures.thumbnail(picture, SIDE)), "alt": alt} for picture, alt in shown]
 
 
 def _webp(picture: Image.Image) -> str:
