@@ -51,8 +51,8 @@ class Choice:
     criteria: list[Headline]
     rows: list[pd.DataFrame]  # results behind it
     judged: list[pd.DataFrame]  # comparisons of the models in it
-    means: NDArray[np.int64]  # (criteria, models) utility in thousandths of a step, relative to the models' mean
-    known: NDArray[np.bool_]  # (criteria, models) whether a model has a number
+    means: list[NDArray[np.int64]]  # (models,) utility in thousandths of a step, relative to the models' mean
+    known: list[NDArray[np.bool_]]  # (models,) whether a model has a number
     draws: list[NDArray[np.int64]]  # (models, draws) utilities within the intervals; one draw where nothing varies
 
 
@@ -94,19 +94,11 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
     """Criteria, utilities and draws from the results.
 
     Each number is drawn from a normal distribution around its estimate whose standard error its interval implies.
-    Criteria are independent; models are independent too, except where the interval of their paired difference tells
-    how far they move together. Costs are compared to three digits: what prints alike is a tie.
-
-    Args:
-        table: Rows of the results schema.
-        comparisons: Recorded differences (`results.read_comparisons`).
-        profile: Models and roles.
-        draws: Number of draws.
-        seed: Of the draws.
+    Criteria are independent; models are independent too, except where the interval of their paired difference
+    (`comparisons`) tells how far they move together. Costs are compared to three digits: what prints alike is a tie.
     """
     models = list(profile.models)
-    choice = Choice(models, [], [], [], np.zeros((0, len(models)), np.int64), np.zeros((0, len(models)), bool), [])
-    means, known = [], []
+    choice = Choice(models, [], [], [], [], [], [])
     rng = np.random.default_rng([seed, 7])
     for criterion, rows in headline_rows(table, profile, [h for h in HEADLINES if h.step]):
         if len(rows) < 2 or (criterion.log and (rows["value"] <= 0).any()):
@@ -117,10 +109,8 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         sd = half_width_sd(own["ci_low"].astype(float), own["ci_high"].astype(float)).fillna(0).to_numpy()
         value = own["value"].to_numpy(float)
         if criterion.log:
-            value, sd = (
-                np.log2([float(f"{v:.3g}") for v in value]),
-                np.full(len(models), np.log2(criterion.known) / Z95),
-            )
+            value = np.log2([float(f"{v:.3g}") for v in value])
+            sd = np.full(len(models), np.log2(criterion.known) / Z95)
         steps = (-1 if criterion.better == "down" else 1) * value / criterion.step
         centred = np.where(np.isnan(value), 0.0, steps - np.nanmean(steps))
         keys = ["dimension", "dataset", "metric"]
@@ -129,23 +119,19 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         if sd.any():
             together = covariance(sd, _gap_sds(judged, models)) / criterion.step**2
             noise = _root(together) @ rng.standard_normal((len(models), draws))
-        means.append(np.rint(centred * UNIT).astype(np.int64))
-        known.append(~np.isnan(value))
+        choice.means.append(np.rint(centred * UNIT).astype(np.int64))
+        choice.known.append(~np.isnan(value))
         choice.criteria.append(criterion)
         choice.rows.append(rows)
         choice.judged.append(judged)
         choice.draws.append(np.rint((centred[:, None] + noise) * UNIT).astype(np.int64))
-    return replace(choice, means=np.array(means), known=np.array(known)) if means else choice
+    return choice
 
 
 def covariance(sd: NDArray[np.float64], gap_sd: Mapping[tuple[int, int], float]) -> NDArray[np.float64]:
-    """Covariance of the models' estimates from their own and their differences' standard errors.
+    """Covariance of the models' estimates from their standard errors (models,) and those of their differences.
 
     var(a - b) = var(a) + var(b) - 2 cov(a, b); pairs without a difference count as uncorrelated.
-
-    Args:
-        sd: (models,) standard errors.
-        gap_sd: Standard error of the difference by pair of positions.
 
     >>> covariance(np.array([1.0, 1.0]), {(0, 1): 1.0}).tolist()
     [[1.0, 0.5], [0.5, 1.0]]
@@ -161,8 +147,7 @@ def _root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """A root of a covariance; what makes it impossible (rounding, unknown pairs) goes, the variances stay."""
     values, vectors = np.linalg.eigh(matrix)
     root = vectors * np.sqrt(np.clip(values, 0, None))
-    length = np.sqrt((root**2).sum(axis=1))
-    wanted = np.sqrt(np.diag(matrix))
+    length, wanted = np.sqrt((root**2).sum(axis=1)), np.sqrt(np.diag(matrix))
     return root * np.divide(wanted, length, out=np.zeros_like(wanted), where=length > 0)[:, None]
 
 
@@ -179,22 +164,17 @@ def lowest(criterion: Headline) -> int:
 
 
 def rank(choice: Choice, weights: Mapping[str, int]) -> Ranking:
-    """Rank the models under some weights; the page's script does the same computation on the same integers.
+    """Rank the models; the page's script does the same computation on the same integers.
 
-    Args:
-        choice: As of `gather`.
-        weights: Integer weight by criterion key, `lowest` to `HIGHEST`; others weigh nothing.
-
-    Raises:
-        ValueError: A weight out of range.
+    `weights`: integers by criterion key, `lowest` to `HIGHEST`; others weigh nothing.
     """
     given = [int(weights.get(criterion.key, 0)) for criterion in choice.criteria]
     for weight, criterion in zip(given, choice.criteria, strict=True):
         if not lowest(criterion) <= weight <= HIGHEST:
             raise ValueError(f"weight of {criterion.key} out of range: {weight}")
     weighing = [i for i, weight in enumerate(given) if weight]
-    ranked = [m for m in range(len(choice.models)) if all(choice.known[i, m] for i in weighing)]
-    score = {m: sum(given[i] * int(choice.means[i, m]) for i in weighing) for m in ranked}
+    ranked = [m for m in range(len(choice.models)) if all(choice.known[i][m] for i in weighing)]
+    score = {m: sum(given[i] * int(choice.means[i][m]) for i in weighing) for m in ranked}
     order = sorted(ranked, key=lambda m: -score[m])
     best = dict.fromkeys(ranked, 0.0)
     if ranked:
@@ -218,8 +198,8 @@ def decisive(choice: Choice, weights: Mapping[str, int], ranking: Ranking) -> in
     The next one is the first with another score, if there is any: what tells equal models apart decides nothing.
     """
     first, second = (choice.models.index(name) for name in (ranking.order[0], ranking.runner_up))
-    gaps = choice.means[:, first] - choice.means[:, second]
-    leads = [weights.get(c.key, 0) * int(gap) for c, gap in zip(choice.criteria, gaps, strict=True)]
+    gaps = [int(utility[first] - utility[second]) for utility in choice.means]
+    leads = [weights.get(c.key, 0) * gap for c, gap in zip(choice.criteria, gaps, strict=True)]
     return int(np.argmax(leads)) if max(leads) > 0 else None
 
 
@@ -228,12 +208,12 @@ def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[in
         return []
     winner, found = order[0], []
     for i, criterion in enumerate(choice.criteria):
-        others = [m for m in order[1:] if choice.known[i, m]] if choice.known[i, winner] else []
+        others = [m for m in order[1:] if choice.known[i][m]] if choice.known[i][winner] else []
         span = HIGHEST - lowest(criterion)
         for change in [sign * size for size in range(1, span + 1) for sign in (-1, 1)]:
             if not lowest(criterion) <= given[i] + change <= HIGHEST:
                 continue
-            after = {m: score[m] + change * int(choice.means[i, m]) for m in [winner, *others]}
+            after = {m: score[m] + change * int(choice.means[i][m]) for m in [winner, *others]}
             top = max(others, key=lambda m: after[m], default=winner)
             if after[top] > after[winner]:
                 found.append(Flip(criterion.key, given[i] + change, change, choice.models[top]))
@@ -247,10 +227,9 @@ def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[in
 def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> list[dict[str, str]]:
     """Which model comes first for each purpose and how sure that is, for the front page.
 
-    Returns:
-        Per purpose `purpose`, `href` (the chooser with these weights), `model` (all that tie, or that the verdict on
-        what decides does not tell apart), `sure` (that verdict, and the chances), `numbers` (first model against the
-        runner-up: what the purpose is about and, if it is another, what decides); empty where nothing can be chosen by.
+    `href` is the chooser with these weights; `model` all that tie, or that the verdict on what decides does not tell
+    apart; `sure` that verdict, and the chances; `numbers` the first model against the runner-up: what the purpose is
+    about and, if it is another, what decides.
     """
     choice = gather(table, comparisons, profile, DRAWS, profile.settings.seed)
     labels = {name: spec.label for name, spec in profile.models.items()}
@@ -262,8 +241,8 @@ def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> 
         need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
         deciding = decisive(choice, preset.weights, ranking)
         word = _verdict(choice, need if deciding is None else deciding, ranking)
-        chances = [f"{labels[n]} in {_chance(b)}" for n, b in zip(ranking.order[1:2], ranking.best[1:2], strict=True)]
-        sure = f"{word}: first in {_chance(ranking.best[0])} of draws, {chances[0]}"
+        second = f"{labels[ranking.order[1]]} in {_chance(ranking.best[1])}"
+        sure = f"{word}: first in {_chance(ranking.best[0])} of draws, {second}"
         numbers = [_against(choice, need, ranking, labels)]
         if deciding not in (None, need):
             numbers.append(f"decided by {_against(choice, deciding, ranking, labels)}")
@@ -307,9 +286,7 @@ def offered(choice: Choice) -> list[Preset]:
     ]
 
 
-def flip_sentence(
-    ranking: Ranking, weights: Mapping[str, int], words: Mapping[str, str], labels: Mapping[str, str]
-) -> str:
+def flip_sentence(ranking: Ranking, weights: Mapping[str, int], words: Mapping[str, str], labels: Mapping) -> str:
     """The smallest change of one weight that makes another model win, in words."""
     if not any(weights.values()):
         return "No weight is set."
@@ -346,13 +323,13 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
         lead = "There is nothing to choose by yet: no criterion has results for two models of this report."
         return Body(title, lead, [], fragment("plain.html.j2", lead=lead))
     labels, presets = {name: spec.label for name, spec in profile.models.items()}, offered(choice)
+    start = presets[0].weights if presets else {}
     lead = (
         f"Say what matters and get the {len(choice.models)} models in order, with the chance that each is really the "
         "best and what would change the answer."
     )
-    ranking = rank(choice, presets[0].weights if presets else {})
+    ranking = rank(choice, start)
     listed = zip(ranking.order, map(_points, ranking.scores), map(_chance, ranking.best), strict=True)
-    start = presets[0].weights if presets else {}
     sliders = [
         (c, _step(c, rows["unit"].iloc[0]), lowest(c), start.get(c.key, 0))
         for c, rows in zip(choice.criteria, choice.rows, strict=True)

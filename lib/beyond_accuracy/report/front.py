@@ -1,4 +1,7 @@
-"""The front page: what is compared, what was found, the headline numbers side by side, the pages, how to rerun."""
+"""The front page: what is compared, what was found, the headline numbers side by side, the pages, how to rerun.
+
+And the glossary of the metrics, whose headlines it shows.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import bs4
 import pandas as pd
 from markupsafe import Markup
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
 from beyond_accuracy.report import PageView
-from beyond_accuracy.report.html import fragment
-from beyond_accuracy.show import metrics, results, tables, theme
+from beyond_accuracy.report.html import Body, fragment
+from beyond_accuracy.show import metrics, tables, theme
 
 
 @dataclass(frozen=True)
@@ -71,25 +75,16 @@ _OUTLINES = {
 
 
 def front_page(
-    folder: Path,
+    folder: Path,  # `report/<profile>`
     profile: Profile,
-    models: str,
-    pages: Sequence[object],
-    views: Sequence[PageView],
-    site: Mapping[str, object],
+    models: str,  # the subset asked for, for the command shown
+    dimensions: Sequence[str],  # of the pages, in order
+    views: Sequence[PageView],  # what is shown of them, in the same order
+    site: Mapping[str, object],  # as for `html.page_html`
+    table: pd.DataFrame,  # results
 ) -> str:
-    """The front page as HTML; writes `results.csv` and `results.parquet` on the way.
-
-    Args:
-        folder: `report/<profile>`.
-        profile: The profile.
-        models: The subset of models asked for, for the command shown.
-        pages: The report's pages (`.name`, `.dimension`), in order.
-        views: What is shown of them, in the same order.
-        site: As for `html.page_html`.
-    """
-    table = results.collect(folder, [page.dimension for page in pages])
-    hrefs = {page.dimension: view.href for page, view in zip(pages, views, strict=True) if view.status != "absent"}
+    """The front page as HTML."""
+    built = {name: view for name, view in zip(dimensions, views, strict=True) if view.status != "absent"}
     looks = {name: _look(style) for name, style in theme.styles(profile.models.values()).items()}
     chosen = headline_rows(table, profile, [headline for headline in HEADLINES if headline.words])
     return fragment(
@@ -99,8 +94,8 @@ def front_page(
         site=site,
         lede=profile.description or f"How {len(profile.models)} models behave beyond accuracy.",
         models=[{"label": s.label, "id": _origin(s), "look": looks[s.name]} for s in profile.models.values()],
-        **_arranged(_findings(folder, pages, views)),
-        panels=[_panel(headline, rows, profile, looks, hrefs) for headline, rows in chosen],
+        **_arranged(_findings(folder, built)),
+        panels=[_panel(headline, rows, profile, looks, built) for headline, rows in chosen],
         table=Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
         command=_command(profile, models),
         facts=_facts(profile, views),
@@ -131,7 +126,7 @@ def _dataset(headline: Headline, have: Sequence[str], profile: Profile) -> str |
     return have[0] if len(have) == 1 and headline.role not in {"shifted", "average"} else None
 
 
-def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapping, hrefs: Mapping) -> dict:
+def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapping, built: Mapping) -> dict:
     ends = rows[["value", "ci_low", "ci_high"]].astype(float)
     low, high = ends.min().min(), ends.max().max()
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
@@ -147,7 +142,7 @@ def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapp
     return {
         "headline": headline,
         "arrow": metrics.ARROWS.get(headline.better, ""),
-        "href": hrefs.get(headline.page, ""),
+        "href": built[headline.page].href if headline.page in built else "",
         "dataset": _dataset_title(rows["dataset"].iloc[0], profile, headline.page),
         "n": _count(rows["n"], headline.counted),
         "rows": marks,
@@ -193,18 +188,18 @@ def _dataset_title(name: str, profile: Profile, page: str) -> str:
     return spec.title if spec and spec.title else name.replace("_", " ")
 
 
-def _findings(folder: Path, pages: Sequence[object], views: Sequence[PageView]) -> list[list[dict[str, str]]]:
+def _findings(folder: Path, built: Mapping[str, PageView]) -> list[list[dict[str, str]]]:
     """Findings page by page; the first of a page is its main one (pages put it first)."""
     found = []
-    for page, view in zip(pages, views, strict=True):
-        path = folder / "findings" / f"{page.dimension}.json"
-        if not path.is_file() or view.status == "absent":
+    for dimension, view in built.items():
+        path = folder / "findings" / f"{dimension}.json"
+        if not path.is_file():
             continue
         sentences = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
             raise InputError(f"{path}: expected a list of sentences")
         if sentences:
-            common = {"href": view.href, "page": view.title, "dimension": page.dimension}
+            common = {"href": view.href, "page": view.title, "dimension": dimension}
             found.append([{"text": text, **common} for text in sentences])
     return found
 
@@ -248,3 +243,13 @@ def _facts(profile: Profile, views: Sequence[PageView]) -> dict[str, str]:
         f"seed {settings.seed}, {settings.resamples:,} resamples"
     )
     return facts
+
+
+def metrics_body() -> Body:
+    """The inside of `metrics.html`, from `show/metrics.yaml`; each metric's heading has the id `metric-<name>`."""
+    document = metrics.document()
+    sections = [(re.sub(r"[^a-z]+", "-", s["title"].lower()).strip("-"), s) for s in document["sections"]]
+    inside = fragment("metrics.html.j2", document=document, sections=sections)
+    lead = "Each metric of this report: formula, unit, better direction, interval, source."
+    anchors = [(anchor, section["title"]) for anchor, section in sections]
+    return Body("What the numbers mean", lead, anchors, str(bs4.BeautifulSoup(inside, "html.parser")))
