@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import bs4
@@ -18,6 +17,7 @@ from beyond_accuracy.report import build as report
 from beyond_accuracy.report import front as report_front
 from beyond_accuracy.report import html
 from beyond_accuracy.show import results
+from browser import ask  # noqa: E402 - the folder of tests is on no import path
 
 LIBRARY_DIGEST = report._library_digest
 PARAMETERS = (
@@ -127,6 +127,10 @@ def pages(root):
     return sorted(written.difference(report.TOOL_PAGES))
 
 
+def all_pages(root):
+    return [(name, soup(root, name)) for name in pages(root)]
+
+
 def test_a_failing_notebook_costs_the_exit_code_and_nothing_else(built):
     root, status, said = built
     assert status == 1
@@ -140,17 +144,13 @@ def test_a_failing_notebook_costs_the_exit_code_and_nothing_else(built):
 
 
 def test_missing_data_say_what_and_how(built):
-    root, *_ = built
-    page = soup(root, "04_robustness")
+    page = soup(built[0], "04_robustness")
     assert page.select_one("#why code").text == "beyond-accuracy fetch --profile paper"
     assert "Traceback" not in page.text and "DataMissing" not in page.select_one("#why").text
 
 
 def test_nothing_is_loaded_from_outside(built):
-    root, *_ = built
-    for name in pages(root):
-        text = (root / "report" / "trial" / f"{name}.html").read_text("utf-8")
-        page = bs4.BeautifulSoup(text, "html.parser")
+    for name, page in all_pages(built[0]):
         for tag in page.find_all(["script", "link", "img", "iframe", "source", "object", "embed", "video", "audio"]):
             for attribute in ("src", "href", "data", "srcset"):
                 assert tag.get(attribute, "data:").startswith("data:"), f"{name}: {str(tag)[:100]}"
@@ -164,9 +164,7 @@ def test_nothing_is_loaded_from_outside(built):
 
 
 def test_links_lead_somewhere(built):
-    root, *_ = built
-    for name in pages(root):
-        page = soup(root, name)
+    for name, page in all_pages(built[0]):
         ids = {tag["id"] for tag in page.find_all(id=True)}
         assert len(ids) == len(page.find_all(id=True)), f"{name}: an id is repeated"
         for link in page.select("a[href]"):
@@ -174,22 +172,20 @@ def test_links_lead_somewhere(built):
             if target.startswith("#"):
                 assert target[1:] in ids, f"{name}: {target}"
             elif not re.match(r"[a-z]+:", target):
-                assert (root / "report" / "trial" / target.split("#")[0]).is_file(), f"{name}: {target}"
+                assert (built[0] / "report" / "trial" / target.split("#")[0]).is_file(), f"{name}: {target}"
 
 
 def test_pictures_have_alt_text_and_captions(built):
-    root, *_ = built
-    pictures = soup(root, "03_calibration").select("main img")
-    assert [picture["alt"] for picture in pictures] == ['A "line" <rising>']
-    for name in pages(root):
-        for picture in soup(root, name).select("img"):
+    for _, page in all_pages(built[0]):
+        for picture in page.select("img"):
             assert picture["alt"].strip() and "No description" not in picture["alt"]
-    assert "It rises & rises." in soup(root, "03_calibration").select_one(".ba-figure figcaption").text
+    page = soup(built[0], "03_calibration")
+    assert [picture["alt"] for picture in page.select("main img")] == ['A "line" <rising>']
+    assert "It rises & rises." in page.select_one(".ba-figure figcaption").text
 
 
 def test_formulas_are_mathml(built):
-    root, *_ = built
-    page = soup(root, "03_calibration")
+    page = soup(built[0], "03_calibration")
     inline, block = page.find_all("math")
     assert inline["display"] == "inline" and inline["alttext"] == "x^2 < y"
     assert block["display"] == "block" and block.find("mfrac")
@@ -197,8 +193,7 @@ def test_formulas_are_mathml(built):
 
 
 def test_cells_show_what_a_reader_wants(built):
-    root, *_ = built
-    page = soup(root, "03_calibration")
+    page = soup(built[0], "03_calibration")
     text = page.select_one("main").text
     assert "noise" not in text.replace('print("noise"', "") and "careful" not in text.replace('warn("careful")', "")
     assert "said <aloud>" in text
@@ -214,9 +209,7 @@ def test_cells_show_what_a_reader_wants(built):
 
 
 def test_every_page_has_landmarks_navigation_and_banner(built):
-    root, *_ = built
-    for name in pages(root):
-        page = soup(root, name)
+    for name, page in all_pages(built[0]):
         assert page.html["lang"] == "en" and page.find("main") and page.find("header")
         assert page.select_one("a.ba-skip")["href"] == "#" + page.find("main")["id"]
         assert [link["href"] for link in page.select(".ba-nav > ol > li > a")] == [
@@ -233,19 +226,17 @@ def test_every_page_has_landmarks_navigation_and_banner(built):
 
 
 def test_front_page_lists_findings_pages_and_the_command(built):
-    root, *_ = built
-    page = soup(root, "index")
+    page = soup(built[0], "index")
     assert page.select_one(".ba-findings li").text.startswith("Confidence of vit_sup <is> off by 2 points.")
     assert page.select_one("details .ba-findings li").text.startswith("A second finding.")
     states = {item.a.text: item["class"] for item in page.select("[aria-labelledby=all-pages] .ba-pages li")}
     assert states == {"Mistakes": ["failed"], "Calibration": ["ok"], "Robustness": ["missing"]}
     assert "beyond-accuracy report --profile trial.yaml" in page.select_one(".ba-command").text
-    assert (root / "report" / "trial" / "results.parquet").is_file()
+    assert (built[0] / "report" / "trial" / "results.parquet").is_file()
 
 
 def test_executed_copies_carry_no_paths_of_this_machine(built):
-    root, *_ = built
-    for path in (root / "report" / "trial" / "executed").iterdir():
+    for path in (built[0] / "report" / "trial" / "executed").iterdir():
         assert "papermill" not in json.loads(path.read_text())["metadata"]
         assert not path.name.startswith(".")
 
@@ -360,44 +351,22 @@ def test_a_kernel_that_dies_marks_the_page(tmp_path, monkeypatch):
 
 # In a browser
 
-PROBE = """
-<body><iframe src="{page}" style="width:{width}px;height:900px;border:0"></iframe><script>
-addEventListener("load", () => {{
-  const page = document.querySelector("iframe").contentDocument;
+SCRIPT = """
   const column = () => [...page.querySelectorAll("#tab-ece tbody td[data-sort]")].filter((_, i) => i % 2 == 0);
-  const found = {{ width: page.documentElement.scrollWidth, sorted: [] }};
+  const found = { width: page.documentElement.scrollWidth, sorted: [] };
   const button = page.querySelector("#tab-ece thead th:nth-child(5) button");
-  for (let i = 0; button && i < 2; i++) {{ button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }}
+  for (let i = 0; button && i < 2; i++) { button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }
   page.querySelector(".ba-codes")?.click();
   found.open = [...page.querySelectorAll("details.ba-code")].map((fold) => fold.open);
-  const out = document.createElement("pre");
-  out.textContent = JSON.stringify(found);
-  document.body.append(out);
-}});
-</script>"""
-
-
-def look(page, width, folder):
-    """Open a page in Chromium within a frame of the given width; what it measured, and what the console said."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("Chromium is not installed")
-    probe = folder / "probe.html"
-    probe.write_text(PROBE.format(page=page.as_uri(), width=width), encoding="utf-8")
-    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
-    command += ["--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--virtual-time-budget=4000", "--dump-dom", probe.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    found = json.loads(bs4.BeautifulSoup(done.stdout, "html.parser").find_all("pre")[-1].text)
-    return found, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+  return found;
+"""
 
 
 @pytest.mark.browser
 def test_pages_fit_a_phone_and_the_script_works(built, tmp_path):
     root, *_ = built
     for name in ("03_calibration", "index"):
-        found, console = look(root / "report" / "trial" / f"{name}.html", 390, tmp_path)
+        found, console = ask(root / "report" / "trial" / f"{name}.html", SCRIPT, tmp_path)
         assert found["width"] <= 390, name
         assert console == [], name
         assert all(found["open"])
