@@ -36,8 +36,12 @@ class Page:
     ):  # fmt: skip
         self.profile, self.settings, self.dimension, self.store = profile, profile.settings, dimension, store
         self.seed, self.resamples = seed, resamples
+        self.models, self.specs = list(profile.models), list(profile.models.values())
+        self.styles, self.labels = theme.styles(self.specs), {spec.name: spec.label for spec in self.specs}
+        self.has_networks = any(spec.source != "predictions" for spec in self.specs)  # not all are imported predictions
         self.roles: dict = profile.dimensions.get(dimension, {})
         self.outputs = Outputs(profile, store, options)
+        self.report_folder = report_dir(profile.name)
         self.skipped: list[str] = []  # why datasets were left out, one message each
         self._results: list[pd.DataFrame] = []
         self._compared: list[str] = []  # a list, as views of the page share it
@@ -55,36 +59,11 @@ class Page:
 
     # Models and roles ---------------------------------------------------------------------------------------------
 
-    @property
-    def models(self) -> list[str]:
-        """Model names in profile order."""
-        return list(self.profile.models)
-
-    @property
-    def specs(self) -> list[ModelSpec]:
-        """The models in profile order."""
-        return list(self.profile.models.values())
-
-    @cached_property
-    def styles(self) -> dict[str, theme.ModelStyle]:
-        """Look of every model, in profile order."""
-        return theme.styles(self.specs)
-
-    @cached_property
-    def labels(self) -> dict[str, str]:
-        """Model -> its name for readers."""
-        return {spec.name: spec.label for spec in self.specs}
-
     def spec(self, model: str) -> ModelSpec:
         """A model's entry in the profile."""
         if model not in self.profile.models:
             raise InputError(unknown("model", model, self.profile.models))
         return self.profile.models[model]
-
-    @property
-    def has_networks(self) -> bool:
-        """Whether any model is a network (not imported predictions)."""
-        return any(spec.source != "predictions" for spec in self.specs)
 
     def has_role(self, role: str) -> bool:
         """Whether this profile gives the role a dataset (or value) on this page."""
@@ -372,11 +351,6 @@ class Page:
         frame = made.drop_duplicates(["model", "dataset", "changed"]).sort_values(["model", "dataset"], kind="stable")
         frame = frame.drop(columns=[name for name in ("images left out", "changed") if not frame[name].any()])
         tables.display_table(frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}")
-
-    @property
-    def report_folder(self) -> Path:
-        """`report/<profile>`."""
-        return report_dir(self.profile.name)
 
     @property
     def _folder(self) -> Path:

@@ -247,15 +247,11 @@ def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> 
         if deciding not in (None, need):
             numbers.append(f"decided by {_against(choice, deciding, ranking, labels)}")
         first = max(ranking.tied, 2 if word == verdicts.OPEN else 1)
-        rows.append(
-            {
-                "purpose": preset.label,
-                "href": "choose.html#" + "&".join(f"{key}={weight}" for key, weight in preset.weights.items()),
-                "model": " or ".join(labels[name] for name in ranking.order[:first]),
-                "sure": "a tie: equal in all that is weighed" if ranking.tied > 1 else sure,
-                "numbers": "; ".join(numbers),
-            }
-        )
+        sure = "a tie: equal in all that is weighed" if ranking.tied > 1 else sure
+        href = "choose.html#" + "&".join(f"{key}={weight}" for key, weight in preset.weights.items())
+        names = " or ".join(labels[name] for name in ranking.order[:first])
+        row = {"purpose": preset.label, "href": href, "model": names, "sure": sure, "numbers": "; ".join(numbers)}
+        rows.append(row)
     return rows
 
 
@@ -266,11 +262,9 @@ def _verdict(choice: Choice, i: int, ranking: Ranking) -> str:
 
 
 def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]) -> str:
-    rows, names = choice.rows[i].set_index("model"), (ranking.order[0], ranking.runner_up)
-    texts = [
-        tables.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], choice.criteria[i].format)
-        for name in names
-    ]
+    numbers = choice.rows[i].set_index("model")[["value", "ci_low", "ci_high"]]
+    names = (ranking.order[0], ranking.runner_up)
+    texts = [tables.format_interval(*numbers.loc[name], choice.criteria[i].format) for name in names]
     word = _verdict(choice, i, ranking)
     said = "" if word in (COST, UNASKED) else f", {word}"
     return f"{choice.criteria[i].arrowed}: {texts[0]} against {texts[1]} ({labels[names[1]]}){said}"
@@ -334,24 +328,18 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
         (c, _step(c, rows["unit"].iloc[0]), lowest(c), start.get(c.key, 0))
         for c, rows in zip(choice.criteria, choice.rows, strict=True)
     ]
-    rates = _speed(profile, labels)
-    inside = fragment(
-        "choose.html.j2",
-        lead=lead,
-        highest=HIGHEST,
-        draws=DRAWS,
-        presets=presets,
-        missing=[preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}],
-        sliders=sliders,
-        ranking=[(labels[name], score, share) for name, score, share in listed],
-        purposes=_purposes(choice, presets, labels),
-        numbers=_numbers(choice, labels),
-        speed=rates,
-        lacking=[label for label in labels.values() if rates is None or label not in set(rates["model"])],
-        exact=[c.name for i, c in enumerate(choice.criteria) if choice.draws[i].shape[1] == 1],
-        timed=[c.known for c in choice.criteria if c.known > 1],
-        data=Markup(page_data(choice, presets, labels)),  # noqa: S704 (no < in it)
-    )
+    rates, numbers = _speed(profile, labels), _numbers(choice, labels)
+    said = {
+        "missing": [preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}],
+        "ranking": [(labels[name], score, share) for name, score, share in listed],
+        "lacking": [label for label in labels.values() if rates is None or label not in set(rates["model"])],
+        "exact": [c.name for i, c in enumerate(choice.criteria) if choice.draws[i].shape[1] == 1],
+        "timed": [c.known for c in choice.criteria if c.known > 1],
+        "data": Markup(page_data(choice, presets, labels)),  # noqa: S704 (no < in it)
+    }
+    shown = {"presets": presets, "sliders": sliders, "numbers": numbers, "speed": rates}
+    shown["purposes"] = _purposes(choice, presets, labels)
+    inside = fragment("choose.html.j2", lead=lead, highest=HIGHEST, draws=DRAWS, **shown, **said)
     names = ("Weights", "Ranking", "By purpose", "Numbers", "Speed")
     anchors = ("weights", "ranking-heading", "purposes", "numbers", "speed")
     return Body(title, lead, list(zip(anchors, names, strict=True)), inside)
@@ -359,18 +347,14 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
 
 def page_data(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) -> str:
     """What the script computes with, as JSON that is safe inside a `<script>` element."""
+    criteria = []
+    for criterion, means, known, draws in zip(choice.criteria, choice.means, choice.known, choice.draws, strict=True):
+        numbers = [int(v) if here else None for v, here in zip(means, known, strict=True)]
+        words = {"key": criterion.key, "label": criterion.name, "low": lowest(criterion)}
+        criteria.append(words | {"means": numbers, "draws": draws.tolist()})
     content = {
         "models": [{"name": name, "label": labels.get(name, name)} for name in choice.models],
-        "criteria": [
-            {
-                "key": criterion.key,
-                "label": criterion.name,
-                "low": lowest(criterion),
-                "means": [int(v) if here else None for v, here in zip(choice.means[i], choice.known[i], strict=True)],
-                "draws": choice.draws[i].tolist(),
-            }
-            for i, criterion in enumerate(choice.criteria)
-        ],
+        "criteria": criteria,
         "presets": {preset.key: preset.weights for preset in presets},
     }
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
@@ -382,11 +366,10 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
     rows = []
     for preset in presets:
         ranking = rank(choice, preset.weights)
+        listed = zip(ranking.order, ranking.best, ranking.scores, [None, *ranking.scores[:-1]], strict=True)
         order = "".join(
             f"{' = ' if score == before else ' › '}{labels[name]} ({_chance(share)})"
-            for name, share, score, before in zip(
-                ranking.order, ranking.best, ranking.scores, [None, *ranking.scores[:-1]], strict=True
-            )
+            for name, share, score, before in listed
         ).removeprefix(" › ")
         weights = ", ".join(f"{words[key]} {weight}" for key, weight in preset.weights.items())
         if ranking.order:
@@ -397,22 +380,18 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
 def _numbers(choice: Choice, labels: Mapping[str, str]) -> pd.DataFrame:
     frame = pd.DataFrame({"Criterion": [criterion.arrowed for criterion in choice.criteria]})
     for name in choice.models:
-        own = [rows.set_index("model").reindex([name]).iloc[0] for rows in choice.rows]
-        frame[labels[name]] = [
-            "–"
-            if pd.isna(row["value"])
-            else tables.format_interval(row["value"], row["ci_low"], row["ci_high"], c.format)
-            for row, c in zip(own, choice.criteria, strict=True)
-        ]
+        own = [rows.set_index("model")[["value", "ci_low", "ci_high"]].reindex([name]).iloc[0] for rows in choice.rows]
+        frame[labels[name]] = [tables.format_interval(*r, c.format) for r, c in zip(own, choice.criteria, strict=True)]
     return frame.assign(n=pd.array([rows["n"].max() for rows in choice.rows], dtype="Int64"))
 
 
 def _speed(profile: Profile, labels: Mapping[str, str]) -> pd.DataFrame | None:
     """Images per second of every model: on this machine if it was measured, and as published for its architecture."""
+    bases = {"measured here": measured_throughput, "published": published_throughput}
     frames = [
-        found.assign(model=labels[name], basis=basis)
+        rates(spec).assign(model=labels[name], basis=basis)
         for name, spec in profile.models.items()
-        for basis, found in (("measured here", measured_throughput(spec)), ("published", published_throughput(spec)))
+        for basis, rates in bases.items()
     ]
     columns = ["model", "card", "images_per_second", "precision", "side", "basis", "source"]
     rates = pd.concat(frames, ignore_index=True).sort_values(["basis", "card"], kind="stable")

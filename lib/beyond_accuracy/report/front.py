@@ -175,10 +175,9 @@ def _look(style: theme.ModelStyle) -> dict[str, object]:
 
 
 def _count(n: pd.Series, counted: str) -> str:
-    counts = sorted(set(n.dropna().astype(int)))
-    return (
-        " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))) + f" {counted}" if counts else ""
-    )
+    counts = n.dropna().astype(int)
+    ends = dict.fromkeys((counts.min(), counts.max())) if len(counts) else ()
+    return f"{' to '.join(f'{count:,}' for count in ends)} {counted}" if ends else ""
 
 
 def _dataset_title(name: str, profile: Profile, page: str) -> str:
@@ -208,9 +207,8 @@ def _arranged(found: Sequence[list[dict[str, str]]]) -> dict[str, list[dict[str,
     """Findings for the template: what became of the claims, the main sentences of five pages, everything else."""
     claims = [sentence for page in found if page[0]["dimension"] == "summary" for sentence in page]
     others = [page for page in found if page[0]["dimension"] != "summary"]
-    rank = {name: i for i, name in enumerate(LEADING)}
-    by_rank = sorted(others, key=lambda page: rank.get(page[0]["dimension"], len(rank)))
-    chosen = [page[0] for page in by_rank[:SENTENCES]]
+    rank = [*LEADING, *(page[0]["dimension"] for page in others)]
+    chosen = [page[0] for page in sorted(others, key=lambda page: rank.index(page[0]["dimension"]))[:SENTENCES]]
     leading = [page[0] for page in others if page[0] in chosen]
     rest = [sentence for page in others for sentence in page if sentence not in leading]
     return {"findings": leading, "more_findings": rest, "claims": claims}

@@ -267,20 +267,12 @@ def _shots(
 
 
 _KINDS: dict[str, tuple[str, str, Callable[[Profile, Outputs], Iterator[Shot]]]] = {
-    "mistakes": (
-        "Confident mistakes", "Wrong answers that a model was surest of, on plain and shifted images.", _mistakes
-    ),
-    "disagreements": (
-        "Disagreements", "Only one model gets these right, or only one gets them wrong.", _disagreements
-    ),
-    "cues": (
-        "Shape against texture",
-        "Images with the shape of one class and the texture of another, and what the models went by.",
-        _cues,
-    ),
-    "poses": (
-        "Hardest views", "For each factor of a scene its hardest level: images that most models miss.", _levels
-    ),
+    "mistakes": ("Confident mistakes",
+                 "Wrong answers that a model was surest of, on plain and shifted images.", _mistakes),
+    "disagreements": ("Disagreements", "Only one model gets these right, or only one gets them wrong.", _disagreements),
+    "cues": ("Shape against texture",
+             "Images with the shape of one class and the texture of another, and what the models went by.", _cues),
+    "poses": ("Hardest views", "For each factor of a scene its hardest level: images that most models miss.", _levels),
     "flips": ("Flips", "Right as it is, wrong when transformed: the image, and what the model got.", _flips),
 }  # fmt: skip
 
