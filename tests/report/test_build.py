@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bs4
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -103,6 +104,12 @@ def trial_profile(**changes):
     return parse_profile(content | changes, Path("trial.yaml"))
 
 
+def build(notebooks, **options):
+    """Exit code and lines of a build of the trial's pages."""
+    said = []
+    return report.build(trial_profile(), notebooks=notebooks, echo=said.append, **options), said
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A report of three pages: one complete, one whose notebook fails, one whose data are missing."""
@@ -111,9 +118,7 @@ def built(tmp_path_factory):
     patch.setenv("BEYOND_ACCURACY_ROOT", str(root))
     patch.setattr(report, "_library_digest", lambda: "fixed")  # else saving a module while tests run reruns pages
     write_notebooks(root / "notebooks")
-    said = []
-    status = report.build(trial_profile(), notebooks=root / "notebooks", echo=said.append)
-    yield root, status, said
+    yield root, *build(root / "notebooks")
     patch.undo()
 
 
@@ -245,18 +250,14 @@ def test_unchanged_pages_are_not_rebuilt(built):
     root, *_ = built
     folder = root / "report" / "trial"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    said = []
-    status = report.build(trial_profile(), only=["calibration"], notebooks=root / "notebooks", echo=said.append)
-    assert status == 0
-    assert said[0] == "03_calibration: unchanged"
+    status, said = build(root / "notebooks", only=["calibration"])
+    assert status == 0 and said[0] == "03_calibration: unchanged"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_incomplete_pages_are_tried_again_and_missing_data_may_be_allowed(built):
-    root, *_ = built
-    build = {"notebooks": root / "notebooks", "only": ["robustness"], "echo": lambda line: None}
-    assert report.build(trial_profile(), **build) == 3
-    assert report.build(trial_profile(), allow_missing=True, **build) == 0
+    for allowed, expected in ((False, 3), (True, 0)):
+        assert build(built[0] / "notebooks", only=["robustness"], allow_missing=allowed)[0] == expected
 
 
 def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path):
@@ -265,10 +266,9 @@ def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path)
     shutil.copytree(root / "notebooks", notebooks)
     others = root / "report" / "trial" / "01_mistakes.html"
     before = others.stat().st_mtime_ns
-    said = []
-    build = {"notebooks": notebooks, "only": ["calibration"], "echo": said.append}
-    assert report.build(trial_profile(), parameters={"BINS": 20}, **build) == 0
-    assert said[0] == "03_calibration: running"
+    changed = {"only": ["calibration"], "parameters": {"BINS": 20}}
+    status, said = build(notebooks, **changed)
+    assert status == 0 and said[0] == "03_calibration: running"
     assert soup(root, "03_calibration").select_one("p.ba-finding").text == "It rises by 0 of 20."
     assert others.stat().st_mtime_ns == before
     # Outputs and counts left by a run in JupyterLab are no change.
@@ -276,14 +276,11 @@ def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[1].execution_count = 5
     nbformat.write(notebook, path)
-    said.clear()
-    report.build(trial_profile(), parameters={"BINS": 20}, **build)
-    assert said[0] == "03_calibration: unchanged"
+    assert build(notebooks, **changed)[1][0] == "03_calibration: unchanged"
 
 
 def test_a_run_cut_short_is_done_again(built, monkeypatch):
     root, *_ = built
-    build = {"notebooks": root / "notebooks", "only": ["calibration"], "echo": lambda line: None}
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -291,20 +288,19 @@ def test_a_run_cut_short_is_done_again(built, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("beyond_accuracy.report.run.execute", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            report.build(trial_profile(), parameters={"BINS": 30}, **build)
-    said = []
-    assert report.build(trial_profile(), **build | {"echo": said.append}) == 0
-    assert said[0] == "03_calibration: running"  # back to the parameters of before, whose results are gone
+            build(root / "notebooks", only=["calibration"], parameters={"BINS": 30})
+    status, said = build(root / "notebooks", only=["calibration"])
+    assert (
+        status == 0 and said[0] == "03_calibration: running"
+    )  # back to the parameters of before, whose results are gone
     assert not results.read_results(root / "report" / "trial", ["calibration"]).empty
 
 
 def test_misspelt_parameters_and_pages_are_refused_before_anything_runs(built):
-    root, *_ = built
-    build = {"notebooks": root / "notebooks", "echo": lambda line: None}
     with pytest.raises(InputError, match="parameter 'BINZ'; did you mean BINS"):
-        report.build(trial_profile(), parameters={"BINZ": 20}, **build)
+        build(built[0] / "notebooks", parameters={"BINZ": 20})
     with pytest.raises(InputError, match="dimension 'calibraton'; did you mean calibration"):
-        report.build(trial_profile(), only=["calibraton"], **build)
+        build(built[0] / "notebooks", only=["calibraton"])
     assert InputError.exit_code == 2
 
 
@@ -312,10 +308,10 @@ def test_a_notebook_without_the_common_parameters_is_refused(tmp_path, monkeypat
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
     write(tmp_path / "03_calibration.ipynb", new_markdown_cell("# A"), code('PROFIL = "mini"', "parameters"))
     with pytest.raises(InputError, match=r"03_calibration\.ipynb: its parameters cell must set PROFILE"):
-        report.build(trial_profile(), notebooks=tmp_path, echo=lambda line: None)
+        build(tmp_path)
     (tmp_path / "03_calibration.ipynb").write_text("{}")
     with pytest.raises(InputError, match="not a notebook"):
-        report.build(trial_profile(), notebooks=tmp_path, echo=lambda line: None)
+        build(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +339,7 @@ def test_a_kernel_that_dies_marks_the_page(tmp_path, monkeypatch):
         code("import os\nos._exit(1)"),
         code("print('never')"),
     )
-    assert report.build(trial_profile(), notebooks=tmp_path / "notebooks", echo=lambda line: None) == 1
+    assert build(tmp_path / "notebooks")[0] == 1
     page = soup(tmp_path, "03_calibration")
     assert "alive" in page.text and "never" not in page.select_one("article").text
     assert "DeadKernelError" in page.select_one("#why").text
@@ -427,8 +423,6 @@ def front(tmp_path, rows, **changes):
 
 
 def result_rows():
-    import pandas as pd
-
     rows = [
         ("models", "val", "accuracy", "vit_sup", 81.25, 80.0, 82.0, "percent"),
         ("models", "val", "accuracy", "resnet", 76.0, 75.0, 77.0, "percent"),
@@ -436,19 +430,16 @@ def result_rows():
         ("calibration", "r", results.ECE, "vit_clip", 0.1, 0.08, 0.12, "fraction"),
         ("calibration", "r", results.ECE, "vit_sup", 0.2, 0.18, 0.22, "fraction"),
     ]
-    frame = pd.DataFrame(
-        rows, columns=["dimension", "dataset", "metric", "model", "value", "ci_low", "ci_high", "unit"]
-    )
-    return frame.assign(n=1_000)
+    columns = [name for name in results.RESULT_COLUMNS if name != "n"]
+    return pd.DataFrame(rows, columns=columns).assign(n=1_000)
 
 
 def test_front_page_numbers_come_from_the_results(tmp_path):
     profile, page = front(tmp_path, result_rows())
     panels = {panel.h3.text.split(" ↑")[0].split(" ↓")[0]: panel for panel in page.select(".ba-panel")}
-    assert list(panels) == ["Accuracy, clean (%)", "Calibration error (ECE)", "Calibration error under shift (ECE)"]
-    cells = [
-        [cell.text for cell in row.select("th, td.num")] for row in panels["Accuracy, clean (%)"].select("tbody tr")
-    ]
+    clean = "Accuracy, clean (%)"
+    assert list(panels) == [clean, "Calibration error (ECE)", "Calibration error under shift (ECE)"]
+    cells = [[cell.text for cell in row.select("th, td.num")] for row in panels[clean].select("tbody tr")]
     assert cells == [["ViT <s>", "81.2 [80.0, 82.0]"], ["ResNet", "76.0 [75.0, 77.0]"]]
     assert "n = 1,000" in panels["Accuracy, clean (%)"].p.text
     shifted = panels["Calibration error under shift (ECE)"]
@@ -495,7 +486,7 @@ def test_pages_one_after_the_other_give_the_same_results(built, tmp_path, monkey
     root, *_ = built
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
     before = os.getcwd()
-    assert report.build(trial_profile(), notebooks=root / "notebooks", at_once=1, echo=lambda line: None) == 1
+    assert build(root / "notebooks", at_once=1)[0] == 1
     assert os.getcwd() == before
     for name in ("results.csv", "results/calibration.csv"):
         one, two = (folder / "report" / "trial" / name for folder in (tmp_path, root))

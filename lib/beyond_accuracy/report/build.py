@@ -61,37 +61,22 @@ class PageState(PageView):
 
 
 def build(
-    profile: str | Path | Profile,
+    profile: str | Path | Profile,  # a shipped profile's name, a YAML file, or a loaded profile
     *,
-    models: str = "",
-    only: Sequence[str] = (),
-    allow_missing: bool = False,
-    force: bool = False,
-    options: Mapping[str, object] | None = None,
-    parameters: Mapping[str, object] | None = None,
-    notebooks: Path | None = None,
-    at_once: int = 0,
-    echo: Callable[[str], None] = print,
+    models: str = "",  # comma-separated subset of its models; names outside the profile are imported predictions
+    only: Sequence[str] = (),  # dimensions to build (default: all); the other pages stay as they are
+    allow_missing: bool = False,  # pages whose data are missing do not count against the exit code
+    force: bool = False,  # run the notebooks of unchanged pages too
+    options: Mapping[str, object] | None = None,  # of the inference: `device`, `batch_size`, `skip_bad`
+    parameters: Mapping[str, object] | None = None,  # overrides, passed to every notebook that has them
+    notebooks: Path | None = None,  # their folder (default: the checkout's)
+    at_once: int = 0,  # notebooks that run at the same time; 0 = two, or one on a single core
+    echo: Callable[[str], None] = print,  # told one line per page
 ) -> int:
-    """Build the report of a profile in `report/<profile>/`.
+    """Build the report of a profile in `report/<profile>/`: all inference (`plan.fill`), then the notebooks (`run`).
 
-    All inference runs first (`plan.fill`), then the notebooks (`run`). An unknown profile, dimension or parameter
-    raises InputError before anything is built.
-
-    Args:
-        profile: A shipped profile's name, a YAML file, or a loaded profile.
-        models: Comma-separated subset of its models; names outside the profile are taken as imported predictions.
-        only: Dimensions to build (default: all that the profile enables); the other pages stay as they are.
-        allow_missing: Pages whose data are missing do not count against the exit code.
-        force: Run the notebooks of unchanged pages too.
-        options: Of the inference: `device`, `batch_size`, `skip_bad`.
-        parameters: Notebook parameters to override, passed to every notebook that has them.
-        notebooks: Their folder (default: the checkout's).
-        at_once: Notebooks that run at the same time; 0 = two, or one on a single core.
-        echo: Told one line per page.
-
-    Returns:
-        The exit code: 0 complete, 1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing.
+    An unknown profile, dimension or parameter raises InputError before anything is built. The exit code is 0 complete,
+    1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing.
     """
     loaded = profile if isinstance(profile, Profile) else load_profile(profile)
     loaded = loaded.select(models)

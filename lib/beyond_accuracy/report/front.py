@@ -61,17 +61,6 @@ def _headline(entry: Mapping[str, object]) -> Headline:
 HEADLINES = tuple(map(_headline, metrics.document()["headlines"]))
 LEADING = ("calibration", "robustness", "transfer", "invariance", "shape_bias", "mistakes", "synthetic", "models")
 SENTENCES = 5  # findings shown unfolded
-# Marker outlines within a circle of radius 5; other markers are drawn as squares.
-_OUTLINES = {
-    "o": "M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z",
-    "^": "M0-5L4.8 3.8H-4.8Z",
-    "v": "M0 5L4.8-3.8H-4.8Z",
-    "D": "M0-5L5 0L0 5L-5 0Z",
-    "<": "M-5 0L3.8-4.8V4.8Z",
-    ">": "M5 0L-3.8-4.8V4.8Z",
-    "P": "M-1.8-5H1.8V-1.8H5V1.8H1.8V5H-1.8V1.8H-5V-1.8H-1.8Z",
-    "X": "M0-2L3-5L5-3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0L-5-3L-3-5Z",
-}
 
 
 def front_page(
@@ -87,19 +76,15 @@ def front_page(
     built = {name: view for name, view in zip(dimensions, views, strict=True) if view.status != "absent"}
     looks = {name: _look(style) for name, style in theme.styles(profile.models.values()).items()}
     chosen = headline_rows(table, profile, [headline for headline in HEADLINES if headline.words])
-    return fragment(
-        "front.html.j2",
-        pages=views,
-        page=None,
-        site=site,
-        lede=profile.description or f"How {len(profile.models)} models behave beyond accuracy.",
-        models=[{"label": s.label, "id": _origin(s), "look": looks[s.name]} for s in profile.models.values()],
-        **_arranged(_findings(folder, built)),
-        panels=[_panel(headline, rows, profile, looks, built) for headline, rows in chosen],
-        table=Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
-        command=_command(profile, models),
-        facts=_facts(profile, views),
-    )
+    shown = {
+        "lede": profile.description or f"How {len(profile.models)} models behave beyond accuracy.",
+        "models": [{"label": s.label, "id": _origin(s), "look": looks[s.name]} for s in profile.models.values()],
+        "panels": [_panel(headline, rows, profile, looks, built) for headline, rows in chosen],
+        "table": Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
+        "command": _command(profile, models),
+        "facts": _facts(profile, views),
+    }
+    return fragment("front.html.j2", pages=views, page=None, site=site, **shown, **_arranged(_findings(folder, built)))
 
 
 def headline_rows(
@@ -170,8 +155,7 @@ def _look(style: theme.ModelStyle) -> dict[str, object]:
     # the purple is too dark on a dark page, where the style sheet has another
     color = "var(--purple)" if style.color == theme.PURPLE else style.color
     fill = color if style.markerfacecolor != "white" else "var(--ground)"
-    outline = _OUTLINES.get(style.marker, "M-4-4H4V4H-4Z")
-    return {"color": color, "fill": fill, "outline": outline, "dashed": style.linestyle != "-"}
+    return {"color": color, "fill": fill, "marker": style.marker, "dashed": style.linestyle != "-"}
 
 
 def _count(n: pd.Series, counted: str) -> str:

@@ -202,17 +202,15 @@ def _mark_findings(soup: bs4.BeautifulSoup) -> None:
 
 def _say_it_first(soup: bs4.BeautifulSoup) -> None:
     """The page's main finding, which its notebook can only state at the end, also right under the question."""
-    finding, first = soup.select_one("p.ba-finding"), soup.select_one("h2")
-    if finding is None or first is None:
+    finding, start = soup.select_one("p.ba-finding"), soup.select_one(".cell-text")
+    if finding is None or start is None or soup.h2 is None:
         return
     heading = finding.find_previous(["h2", "h3"])
     box = soup.new_tag("p", attrs={"class": "ba-short"})
     link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
     link.string = "In short:"
     box.extend([link, " ", *(child.__copy__() for child in finding.children)])
-    start = soup.select_one(".cell-text")
-    if start is not None:
-        start.append(box)
+    start.append(box)
 
 
 def _fold_provenance(soup: bs4.BeautifulSoup) -> None:
