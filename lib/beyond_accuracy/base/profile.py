@@ -19,10 +19,11 @@ from beyond_accuracy.base.paths import PROFILES, check_name, resolve
 
 DIMENSIONS = (
     *("models", "world", "mistakes", "shape_bias", "calibration", "robustness", "transfer"),
-    *("synthetic", "invariance", "ablation", "landscape", "conventions", "summary"),
+    *("synthetic", "invariance", "ablation", "landscape", "conventions", "own_images", "summary"),
 )
 KEEP = ("all", "logits", "none")
 SOURCES = ("timm", "open_clip", "predictions")
+HEADS = ("", "probe", "knn", "zero_shot", "own")
 KEYS = {
     *("name", "title", "synthetic", "description", "replicates"),
     *("settings", "models", "datasets", "dimensions", "imports"),
@@ -51,6 +52,9 @@ class ModelSpec:
     label: str = ""  # text in figures
     family: str = "other"  # `transformer`, `convnet` or another word
     paradigm: str = "supervised"  # `supervised`, `clip` or another word
+    # What answers: `own` classifier or `zero_shot` prompts (either is the default of its kind of model), else a `probe`
+    # (logistic regression) or `knn` fitted to the dataset's labels, each image answered by one that never saw it
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,11 @@ class Profile:
             return changed
         cut = {n: replace(spec, limit=min(limit, spec.limit or limit)) for n, spec in self.datasets.items()}
         return replace(changed, datasets=cut)
+
+    def on(self, dimension: str) -> "Profile":
+        """The profile of one page: with the models that its role `models` names, where it does."""
+        named = self.dimensions.get(dimension, {}).get("models") or list(self.models)
+        return replace(self, models={name: spec for name, spec in self.models.items() if name in named})
 
     def select(self, models: str | list[str]) -> "Profile":
         """The profile with some of its models (empty keeps all); names that are not in it are imported predictions."""
@@ -256,6 +265,10 @@ def _model(name: str, content: dict, source: Path) -> ModelSpec:
     spec = _record(ModelSpec, {"label": name, **content, "name": name}, source)
     if spec.source not in SOURCES:
         raise InputError(f"{source}: models.{name}: {unknown('source', spec.source, SOURCES)}")
+    unfit = {"timm": ["zero_shot"], "open_clip": ["own"], "predictions": HEADS[1:]}[spec.source]
+    if spec.head not in HEADS or spec.head in unfit:
+        fit = [head for head in HEADS[1:] if head not in unfit]
+        raise InputError(f"{source}: models.{name}.head: {unknown(f'head of a {spec.source} model', spec.head, fit)}")
     if spec.source != "predictions" and not spec.id:
         raise InputError(f"{source}: models.{name}: 'name' is missing: the model's name in {spec.source}")
     return spec

@@ -31,7 +31,9 @@ class Job:
     entry: Entry
     precision: str  # `fp32`, `bf16` or `fp16`
     logits: bool  # keep the logits
-    features: bool  # keep the features: of every untransformed run, so that asking for them later costs no second pass
+    # Keep the features: of every untransformed run, so that asking for them later costs no second pass, and wherever
+    # there are no classes to score.
+    features: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def plan(
             base = override(dataset.preprocess, card.geometry)
             geometry = base.at(transform.input_size(base.crop, card.patch))
             logits = classes is not None and dataset.keep in ("all", "logits")
-            features = transform.is_identity and dataset.keep == "all"
+            features = dataset.keep == "all" and (transform.is_identity or classes is None)
             parts = {
                 **card.key_parts(classes),
                 "geometry": geometry.text,

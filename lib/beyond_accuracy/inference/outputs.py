@@ -12,6 +12,7 @@ from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, Profil
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
+from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
 from beyond_accuracy.inference.precision import choose_precision
 from beyond_accuracy.inference.store import Entry, Predictions, Store
@@ -101,14 +102,16 @@ class Outputs:
 
     def features(self, dataset: str) -> dict[str, Features]:
         """Features of every network; see `Page.features`."""
-        data = load_dataset(self.dataset_spec(dataset))
+        data = self.data(dataset)
         if data.keep != "all":
             raise InputError(
                 f"{dataset}: the profile does not keep its features (datasets.{dataset}.keep is {data.keep}, not all)"
             )
         found = {}
-        for name, entry in self._entries(data, ["none"], networks_only=True)["none"].items():
-            frame = self._rows(entry, data)
+        networks = [spec for spec in self.profile.models.values() if spec.source != "predictions"]
+        for (_, name), entry in self.extracted(networks, data, ["none"]).items():
+            self._use(entry)
+            frame = self.rows(entry, data)
             layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
             targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
             found[name] = Features(name, dataset, frame["id"].to_numpy(), targets, layers, entry.meta)
@@ -129,7 +132,10 @@ class Outputs:
             self._check_imported(imported, data.name, bool(networks))
         entries: dict[str, dict[str, Entry | None]] = {text: dict.fromkeys(self.profile.models) for text in transforms}
         if networks:
-            for (text, name), entry in self._run(networks, data, transforms).items():
+            direct = [spec for spec in networks if spec.head not in heads.KINDS]
+            found = self._run(direct, data, transforms) if direct else {}
+            found |= heads.answered(self, [spec for spec in networks if spec not in direct], data, transforms)
+            for (text, name), entry in found.items():
                 entries[text][name] = entry
         for name in imported:
             entry = self.store.imported(name, data.name)
@@ -140,11 +146,14 @@ class Outputs:
             entries[text] = {name: entry for name, entry in by_model.items() if name in wanted}
             for entry in by_model.values():
                 if entry is not None:
-                    key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
-                    if self.used.get(key, {}).get("convention", self.convention) == self.convention:
-                        entry.meta["convention"] = self.convention
-                        self.used[key] = entry.meta  # else a changed convention left the plain run as it is
+                    self._use(entry)
         return entries
+
+    def _use(self, entry: Entry) -> None:
+        key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
+        if self.used.get(key, {}).get("convention", self.convention) == self.convention:
+            entry.meta["convention"] = self.convention
+            self.used[key] = entry.meta  # else a changed convention left the plain run as it is
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
         """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
@@ -165,6 +174,19 @@ class Outputs:
                 f"profile {self.profile.name} names no model: choose imported ones with --models, or import some with "
                 f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
             )
+
+    def data(self, name: str) -> ImageDataset:
+        """A dataset of the profile."""
+        return load_dataset(self.dataset_spec(name))
+
+    def extracted(
+        self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]
+    ) -> dict[tuple[str, str], Entry]:
+        """Entries with features of some networks, by transform and model; of those with a fitted head nothing else."""
+        headed, bare = [spec for spec in specs if spec.head in heads.KINDS], replace(data, classes=None, keep="all")
+        plain = [spec for spec in specs if spec not in headed]
+        found = self._run(plain, data, transforms) if plain else {}
+        return found | (self._run(headed, bare, transforms) if headed else {})
 
     def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
         cards = [self.card(spec) for spec in specs]
@@ -189,7 +211,8 @@ class Outputs:
 
         return inference.run
 
-    def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
+    def rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
+        """Rows of an entry; those it lacks were left out with `--skip-bad`, or it is an error."""
         frame = entry.frame()
         left_out = []
         if len(frame) < len(data):
@@ -205,7 +228,7 @@ class Outputs:
         return frame
 
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
-        frame, text = self._rows(entry, data), parse(transform).text
+        frame, text = self.rows(entry, data), parse(transform).text
         return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
 
 
