@@ -1,4 +1,4 @@
-"""The command line: `beyond-accuracy report | predict | import-predictions | check | fetch | list`.
+"""The command line: `beyond-accuracy report | compare | predict | import-predictions | check | fetch | list`.
 
 Exit codes: 0 complete; 1 a notebook failed; 2 bad input or malformed data; 3 data or weights missing.
 """
@@ -68,6 +68,16 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--parameter", type=_parameter, help=parameter, **named)
     report.add_argument("--force", action="store_true", help="rebuild pages that are unchanged")
     report.set_defaults(run=_report)
+
+    compare = commands.add_parser("compare", parents=[common, running], help="your own images: which backbone")
+    compare.add_argument("folder", type=Path, help="class folders, train/ and test/ above them, or a CSV path,label")
+    compare.add_argument(
+        "--models", nargs="+", default=[], metavar="MODEL", help="candidates, timm:NAME, open_clip:NAME/TAG"
+    )
+    compare.add_argument("--depth", default="standard", help="quick, standard or full (default: %(default)s)")
+    compare.add_argument("--all", action="store_true", help="take those clearly behind to all stages, too")
+    compare.add_argument("--name", default="", help="of the report (default: the folder's)")
+    compare.set_defaults(run=_compare)
 
     predict = commands.add_parser("predict", parents=[common, profile, running], help="run models on a dataset")
     predict.add_argument("--model", required=True, help="model of the profile, or timm:NAME or open_clip:NAME/TAG")
@@ -151,6 +161,13 @@ def _report(args: argparse.Namespace) -> int:
         options=_options(args),
         parameters=dict(args.parameter),
     )
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from beyond_accuracy.report.compare import compare
+
+    choice = {"depth": args.depth, "everything": args.all, "name": args.name, "options": _options(args)}
+    return compare(args.folder, args.models, **choice)
 
 
 def _predict(args: argparse.Namespace) -> int:

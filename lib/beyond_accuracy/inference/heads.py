@@ -1,8 +1,8 @@
-"""Heads fitted on frozen features: a backbone of any training answers for any labelled set, no page knows the difference.
+"""Heads fitted on frozen features: any backbone answers for any labelled set, and no page knows the difference.
 
-One rule: an image is answered by a head that never saw it, nor anything of its unit (its group, its near-duplicates). On
-the images that heads are fitted to this is the head of the other folds, also where they are transformed; any other image
-is answered by the head fitted to all of them. What the heads say is stored like the answers of a network.
+One rule: an image is answered by a head that never saw it, nor anything of its unit (its group, its near-duplicates).
+On the images that heads are fitted to this is the head of the other folds, also where they are transformed; any other
+image is answered by the head fitted to all of them. What heads say is stored like the answers of a network.
 """
 
 import warnings
@@ -165,7 +165,7 @@ def _answer_knn(features: NDArray, targets: NDArray, k: int) -> Answer:
 
 
 def fit_probes(features: NDArray, targets: NDArray, units: NDArray, fold: NDArray, k: int, seed: int, val: NDArray):
-    """Weights of the probe of every fold and of all, (folds + 1, width + 1, k), the images each saw (log), and its C."""
+    """Weights of the probe of every fold and of all, (folds + 1, width + 1, k), how many each saw (log), and its C."""
     weights, seen, chosen = [], [], []
     for i in [*range(fold.max() + 1), -1]:
         rows = fold != i if i >= 0 else np.ones(len(fold), bool)
@@ -183,7 +183,7 @@ def fit_probes(features: NDArray, targets: NDArray, units: NDArray, fold: NDArra
 
 
 def layer_of(entry: Entry, kind: str) -> str:
-    """The features a head is fitted to: before the classifier, or before (zero-shot: after) a CLIP model's projection."""
+    """The features a head is fitted to: before a classifier, before (zero-shot: after) a CLIP model's projection."""
     return next(name for name in entry.arrays() if name.startswith("features-") and (
         kind != "zero_shot" or name == "features-projected"))  # fmt: skip
 

@@ -19,7 +19,7 @@ from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.paths import ASSETS, notebooks_dir, project_root, report_dir
 from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
 from beyond_accuracy.report import PageView
-from beyond_accuracy.report.run import LATE, READS, build_pages
+from beyond_accuracy.report.run import FIRST, LATE, READS, build_pages
 from beyond_accuracy.show import metrics, results
 
 LIBRARY = Path(__file__).parents[1]
@@ -121,7 +121,8 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
         dimension = DIMENSION_OF.get(stem, stem)
         if dimension in profile.dimensions:
             pages.append(Notebook(path.stem, dimension, path))
-    return sorted(pages, key=lambda page: page.dimension in LATE)  # what sums up comes last
+    # what answers one's own question comes first, what sums up last
+    return sorted(pages, key=lambda page: (page.dimension in LATE) - (page.dimension in FIRST))
 
 
 def fill_store(
@@ -355,6 +356,7 @@ def _assemble(
     }
     tools = [PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
+    site["own"] = any(name in profile.dimensions for name in FIRST)
     site["advice"] = choose.advice(table, comparisons, profile)
     for page, view in zip(pages, views, strict=True):
         if view.status != "absent":

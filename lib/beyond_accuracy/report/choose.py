@@ -238,6 +238,8 @@ def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> 
         ranking = rank(choice, preset.weights)
         if len(ranking.order) < 2:
             continue
+        if _guesses(comparisons, ranking.order[0]):
+            continue
         need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
         deciding = decisive(choice, preset.weights, ranking)
         word = _verdict(choice, need if deciding is None else deciding, ranking)
@@ -253,6 +255,12 @@ def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> 
         row = {"purpose": preset.label, "href": href, "model": names, "sure": sure, "numbers": "; ".join(numbers)}
         rows.append(row)
     return rows
+
+
+def _guesses(comparisons: pd.DataFrame, model: str) -> bool:
+    """Whether a page has found a model no better than always naming the most frequent class: no reason to choose it."""
+    asked = comparisons[(comparisons["metric"] == "above_majority") & (comparisons["model_a"] == model)]
+    return bool(((asked["verdict"] == verdicts.OPEN) | (asked["difference"] <= 0)).any())
 
 
 def _verdict(choice: Choice, i: int, ranking: Ranking) -> str:

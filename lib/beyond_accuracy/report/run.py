@@ -31,6 +31,7 @@ AT_ONCE = 2
 # Pages that read what others recorded, where those are built in the same run. Pages of LATE read all others.
 READS = {"ablation": ("robustness", "synthetic"), "landscape": ("robustness",)}
 LATE = ("summary",)
+FIRST = ("own_images",)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # Side by side --------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""One's own images, as people have them: class folders, splits above them, Hugging Face metadata, a CSV or Parquet table.
+"""One's own images as people have them: class folders, splits above them, Hugging Face metadata, a table of paths.
 
-Every image is looked at once: what cannot be decoded is left out and named, what cameras and editors do differently (a
-rotation in EXIF, CMYK, 16 bits, palettes, transparency) becomes plain upright RGB, brightness and the like are measured,
-and near-duplicates are found. What was found is kept in the cache folder.
+Every image is looked at once: what cannot be decoded is left out and named, what cameras and editors do differently
+(a rotation in EXIF, CMYK, 16 bits, palettes, transparency) becomes plain upright RGB, brightness and the like are
+measured, and near-duplicates are found. What was found is kept in the cache folder.
 """
 
 import hashlib
@@ -62,40 +62,44 @@ def own(spec: DatasetSpec) -> ImageDataset:
     """Images of one's own with the class space of their labels.
 
     Options: `split`: `train`, `val`, `test` or `fit` (train and val); `label`, `group`: names of the table's columns.
-    Metadata: `split`, `unit` (what never straddles folds: a group with all near-duplicates), `near` (an image that this
-    one nearly repeats), `MEASURED`, and every column of the table. `attrs` count what was `passed` over and is `odd`.
+    Metadata: every other column of the table, `split`, `MEASURED`, `unit` (what never straddles folds: a group with all
+    near-duplicates), and `near`, an image that this one nearly repeats, with `near_label` and `near_split`. `attrs`
+    count what was `passed` over and what is `odd`.
     """
     path = resolve(spec.path)
-    listing = (
-        read_table(require(path, spec, "file"), spec) if path.is_file() else read_folder(require(path, spec), spec)
-    )
+    require(path, spec, "file")
+    listing = read_table(path, spec) if path.is_file() else read_folder(path, spec)
     if not len(listing.frame):
         raise InputError(f"{spec.name}: no images found in {path}; expected class/image.jpg, or a table path,label")
     frame, names = listing.frame, list(listing.frame["name"])
     sizes = [_size(listing.root / name, spec) for name in names]
     stamp, load = folder_stamp(listing.root, names, sizes), partial(read_upright, str(listing.root), pack(names))
     seen = survey(names, load, stamp)
-    bad = seen["error"] != ""
-    passed = listing.passed + Counter(
-        f"cannot be decoded: {n} ({e})" for n, e in zip(frame["name"][bad], seen["error"][bad], strict=True)
-    )
+    good = (seen["error"] == "").to_numpy()
+    bad = zip(frame["name"][~good], seen["error"][~good], strict=True)
+    passed = listing.passed + Counter(f"cannot be decoded: {name} ({error})" for name, error in bad)
     labels, classes = _classes(spec, frame["label"])
-    group = str(spec.options.get("group") or "group")
-    prints = np.frombuffer(b"".join(seen.loc[~bad, "print"]), np.uint8).reshape(-1, SIDE * SIDE * 3)
-    near, unit = units(prints, frame.loc[~bad, group] if group in frame else None)
-    metadata = frame.drop(columns=["name", "label"]).assign(near="", unit=-1)
-    metadata.loc[~bad, "unit"] = unit
-    metadata.loc[~bad, "near"] = [names[np.flatnonzero(~bad)[i]] if i >= 0 else "" for i in near]
-    metadata = metadata.assign(**{name: seen[name] for name in MEASURED if name not in frame})
-    data = build_dataset(
-        replace(spec, classes=""), names, labels, load, content=stamp, source=str(path), metadata=metadata
-    )
-    data = replace(data, classes=classes)
+    metadata = _described(frame[good], seen[good], str(spec.options.get("group") or "group")).reindex(frame.index)
+    about = {"content": stamp, "source": str(path), "metadata": metadata}
+    data = replace(build_dataset(replace(spec, classes=""), names, labels, load, **about), classes=classes)
     data.metadata.attrs |= {"passed": dict(passed), "odd": dict(Counter(seen["odd"][seen["odd"] != ""]))}
-    kept = data.take(np.flatnonzero(~bad & _in_split(spec, frame["split"])))
+    kept = data.take(np.flatnonzero(good & _in_split(spec, frame["split"])))
     if not len(kept):
         raise InputError(f"{spec.name}: none of the {len(data)} images in {path} can be used: {next(iter(passed), '')}")
     return kept
+
+
+def _described(frame: pd.DataFrame, seen: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Metadata of the images that can be decoded."""
+    prints = np.frombuffer(b"".join(seen["print"]), np.uint8).reshape(-1, SIDE * SIDE * 3)
+    pairs, unit = units(prints, frame[group] if group in frame else None)
+    names = ["near", "near_label", "near_split"]
+    here, near = frame[["name", "label", "split"]].to_numpy(object), np.full((len(frame), 3), "", object)
+    across = here[pairs[0], 2] != here[pairs[1], 2]
+    both = np.concatenate([pairs, pairs[::-1]], axis=1)[:, np.argsort(np.tile(across, 2), kind="stable")]
+    near[both[0]] = here[both[1]]  # of several the last one stays, and those across splits are last
+    measured = {name: seen[name] for name in MEASURED if name not in frame}
+    return frame.drop(columns=["name", "label"]).assign(**dict(zip(names, near.T, strict=True)), unit=unit, **measured)
 
 
 def _classes(spec: DatasetSpec, names: pd.Series) -> tuple[NDArray, ClassSpace]:
@@ -125,7 +129,7 @@ def _size(path: Path, spec: DatasetSpec) -> int:
 
 
 def read_folder(root: Path, spec: DatasetSpec) -> Listing:
-    """Class folders, with or without splits above them, or files that a `metadata.csv`, `.jsonl` or `.parquet` names."""
+    """Class folders, with or without splits above them, or files that a `metadata.csv` (`.jsonl`, `.parquet`) names."""
     files, passed = [], Counter()
     for name in walk(root, passed):
         suffix = os.path.splitext(name)[1].lower()
@@ -136,18 +140,18 @@ def read_folder(root: Path, spec: DatasetSpec) -> Listing:
     tables = [name for name in files if os.path.splitext(name)[1].lower() in TABLES]
     if tables:
         parts = [read_table(root / name, spec) for name in tables]
-        frames = [p.frame.assign(name=[os.path.normpath(os.path.join(os.path.dirname(t), n)) for n in p.frame["name"]],
-                                 split=p.frame["split"].where(p.frame["split"] != "", SPLITS.get(t.split("/")[0].lower(), "")))
-                  for t, p in zip(tables, parts, strict=True)]  # fmt: skip
-        for part in parts:
+        for name, part in zip(tables, parts, strict=True):
+            below, split = os.path.dirname(name), part.frame["split"]
+            part.frame["name"] = [os.path.normpath(os.path.join(below, n)) for n in part.frame["name"]]
+            part.frame["split"] = split.where(split != "", SPLITS.get(name.split("/")[0].lower(), ""))
             passed += part.passed
-        return Listing(root, _sorted(pd.concat(frames, ignore_index=True)), passed)
+        return Listing(root, _sorted(pd.concat([part.frame for part in parts])), passed)
     above = {name.split("/")[0].lower() for name in files}
     split = bool(files) and above <= set(SPLITS) and all(name.count("/") >= 2 for name in files)
     if loose := [name for name in files if name.count("/") < 1 + split]:
         raise InputError(
-            f"{spec.name}: {root / loose[0]} lies in no class folder ({len(loose)} such images); put every image into a "
-            "folder named as its class, or name them in a table path,label"
+            f"{spec.name}: {root / loose[0]} lies in no class folder ({len(loose)} such images); put every image into "
+            "a folder named as its class, or name them in a table path,label"
         )
     rows = [(name, name.split("/")[split], SPLITS[name.split("/")[0].lower()] if split else "") for name in files]
     return Listing(root, _sorted(pd.DataFrame(rows, columns=["name", "label", "split"])), passed)
@@ -257,7 +261,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def survey(names: list[str], load, stamp: str) -> pd.DataFrame:
-    """One row per image: `error` (empty where it can be decoded), what is `odd`, `MEASURED`, and its reduced `print`."""
+    """One row per image: `error` (empty where it decodes), what is `odd`, `MEASURED`, and its reduced `print`."""
     key = hashlib.sha256("\n".join([FORMAT, stamp, *names]).encode(errors="surrogateescape")).hexdigest()[:24]
     kept = cache_dir() / "survey" / f"{key}.parquet"
     with suppress(OSError, ValueError):
@@ -301,7 +305,7 @@ def _measure(image: Image.Image, full: tuple[int, int]) -> tuple:
 
 
 def units(prints: NDArray, groups: pd.Series | None) -> tuple[NDArray, NDArray]:
-    """Per image the position of one before it that it nearly repeats (-1: none), and the unit it belongs to.
+    """Pairs of near-duplicates (2, m), and the unit of each image.
 
     Two images are near-duplicates where their reduced pictures correlate above `ALIKE` and differ by less than `CLOSE`.
     A unit joins them with all images of their groups: nothing of it may stand on both sides of a split.
@@ -315,14 +319,12 @@ def units(prints: NDArray, groups: pd.Series | None) -> tuple[NDArray, NDArray]:
         first, second = np.nonzero(np.tril(alike > ALIKE, start - 1))
         close = np.abs(values[first + start] - values[second]).mean(axis=1) < CLOSE
         pairs.append(np.stack([first[close] + start, second[close]]))
-    later, earlier = np.concatenate(pairs, axis=1)
-    near = np.full(n, -1)
-    near[later[::-1]] = earlier[::-1]
-    joined = [np.stack([later, earlier])]
+    found = np.concatenate(pairs, axis=1)
+    links = [found]
     if groups is not None:
         codes = pd.factorize(groups)[0]  # an image without a group stands for itself
         first = pd.Series(np.arange(n)).groupby(codes).transform("first").to_numpy()
-        joined.append(np.stack([np.arange(n), np.where(codes < 0, np.arange(n), first)]))
-    links = np.concatenate(joined, axis=1)
+        links.append(np.stack([np.arange(n), np.where(codes < 0, np.arange(n), first)]))
+    links = np.concatenate(links, axis=1)
     graph = coo_array((np.ones(links.shape[1], np.int8), tuple(links)), shape=(n, n))
-    return near, connected_components(graph, directed=False)[1]
+    return found, connected_components(graph, directed=False)[1]
