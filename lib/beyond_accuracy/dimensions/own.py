@@ -184,10 +184,10 @@ def factor_effects(runs: Runs, about: pd.DataFrame, units: NDArray | None) -> pd
 
 
 def as_rows(judged: pd.DataFrame) -> pd.DataFrame:
-    """Judged effects as rows to draw; what is not told from zero is hollow."""
+    """Judged effects as rows to draw."""
     rows = judged[judged["metric"].str.startswith("accuracy_change:")]
     rows = rows.rename(columns={"model_a": "model", "difference": "value"})
-    return rows.assign(factor=rows["factor"].str.replace("_", " "), hollow=rows["verdict"] == verdicts.OPEN)
+    return rows.assign(factor=rows["factor"].str.replace("_", " "))
 
 
 def by_level(runs: Runs, about: pd.DataFrame) -> pd.DataFrame:
@@ -206,14 +206,14 @@ def by_level(runs: Runs, about: pd.DataFrame) -> pd.DataFrame:
 # What to check by hand ------------------------------------------------------------------------------------------------
 
 
-def suspects(runs: Runs, names: Sequence[str], top: int) -> pd.DataFrame:
+def suspects(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
     """Images on which all models agree against the label, by how much surer they are of their answer together."""
     first, each = next(iter(runs.values())), np.arange(len(next(iter(runs.values()))))
     mean, targets = np.mean([run.probabilities for run in runs.values()], axis=0), first.targets
     said = mean.argmax(axis=1)
     agree = np.all([run.pred == said for run in runs.values()], axis=0)
     doubt = np.log(mean[each, said] + 1e-6) - np.log(mean[each, targets] + 1e-6)
-    order = [i for i in np.argsort(-doubt, kind="stable") if agree[i] and said[i] != targets[i]][:top]
+    order = [i for i in np.argsort(-doubt, kind="stable") if agree[i] and said[i] != targets[i]]
     shown = {"id": first.ids[order], "label": np.take(names, targets[order]), "models say": np.take(names, said[order])}
     sure = {"mean confidence": mean[order, said[order]], "of the label": mean[order, targets[order]]}
     return pd.DataFrame(shown | sure)
@@ -252,8 +252,8 @@ def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curv
     row = verdicts.between(mine, *leaders[:2]) if len(leaders) > 1 else None
     if row and (needed := more_images(row)):
         said.append(
-            f"{verdicts.joined([page.labels[m] for m in leaders[:2]])} differ by {abs(row['difference']):.1f} points on "
-            f"{row['n']:,} images. If that is the true difference, about {_round(needed):,} such images would show it "
+            f"{verdicts.joined([page.labels[m] for m in leaders[:2]])} differ by {abs(row['difference']):.1f} points on"
+            f" {row['n']:,} images. If that is the true difference, about {_round(needed):,} such images would show it "
             "in four of five cases."
         )
     if len(few := curve[curve["metric"] == f"accuracy:shots={TEN}"].assign(dataset=dataset)):
@@ -270,9 +270,7 @@ def checks(page, doubted: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     """What to look at by hand, in words; and which candidates were not taken to all pages."""
     said, across = [], int((pairs["what"] == "across splits").sum())
     if len(doubted):
-        said.append(
-            f"All models doubt the label of {len(doubted)} images or more: those listed here are to be checked."
-        )
+        said.append(f"All models agree on another class than the label of {len(doubted):,} images: check these first.")
     if across:
         said.append(f"{across} images nearly repeat one of another given split: accuracy looks better than it is.")
     if len(pairs) > across:

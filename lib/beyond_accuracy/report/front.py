@@ -17,6 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.paths import project_root
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.html import Body, fragment
@@ -200,7 +201,10 @@ def _arranged(found: Sequence[list[dict[str, str]]]) -> dict[str, list[dict[str,
 
 def _command(profile: Profile, models: str) -> str:
     shipped = available_profiles().get(profile.name) == profile.source
-    words = ["beyond-accuracy", "report", "--profile", profile.name if shipped else profile.source.name]
+    source, root = profile.source.resolve(), project_root().resolve()
+    # no folder of this machine in a page that is passed on
+    named = str(source.relative_to(root)) if source.is_relative_to(root) else source.name
+    words = ["beyond-accuracy", "report", "--profile", profile.name if shipped else named]
     return shlex.join(words + (["--models", models] if models else []))
 
 
