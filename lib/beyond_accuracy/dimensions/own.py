@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import softmax
 from scipy.stats import norm
 
 from beyond_accuracy.data.readers.own import MEASURED
@@ -207,16 +208,19 @@ def by_level(runs: Runs, about: pd.DataFrame) -> pd.DataFrame:
 
 
 def suspects(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
-    """Images on which all models agree against the label, by how much surer they are of their answer together."""
+    """Images whose label the models doubt together, most doubtful first.
+
+    Probabilities are geometric means over the models: one that is sure of the label outweighs several that are not.
+    """
     first, each = next(iter(runs.values())), np.arange(len(next(iter(runs.values()))))
-    mean, targets = np.mean([run.probabilities for run in runs.values()], axis=0), first.targets
-    said = mean.argmax(axis=1)
-    agree = np.all([run.pred == said for run in runs.values()], axis=0)
-    doubt = np.log(mean[each, said] + 1e-6) - np.log(mean[each, targets] + 1e-6)
-    order = [i for i in np.argsort(-doubt, kind="stable") if agree[i] and said[i] != targets[i]]
+    mean = softmax(np.mean([np.log(run.probabilities + 1e-6) for run in runs.values()], axis=0), axis=1)
+    said, targets = mean.argmax(axis=1), first.targets
+    against = np.sum([~run.correct for run in runs.values()], axis=0)
+    doubt = np.log(mean[each, said]) - np.log(mean[each, targets])
+    order = np.argsort(-doubt, kind="stable")[: int((said != targets).sum())]
     shown = {"id": first.ids[order], "label": np.take(names, targets[order]), "models say": np.take(names, said[order])}
-    sure = {"mean confidence": mean[order, said[order]], "of the label": mean[order, targets[order]]}
-    return pd.DataFrame(shown | sure)
+    shown |= {"models against the label": [f"{k} of {len(runs)}" for k in against[order]]}
+    return pd.DataFrame(shown | {"confidence": mean[order, said[order]], "of the label": mean[order, targets[order]]})
 
 
 def repeats(about: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -270,7 +274,9 @@ def checks(page, doubted: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     """What to look at by hand, in words; and which candidates were not taken to all pages."""
     said, across = [], int((pairs["what"] == "across splits").sum())
     if len(doubted):
-        said.append(f"All models agree on another class than the label of {len(doubted):,} images: check these first.")
+        said.append(
+            f"Taken together, the models doubt the label of {len(doubted):,} images: check the first of them by hand."
+        )
     if across:
         said.append(f"{across} images nearly repeat one of another given split: accuracy looks better than it is.")
     if len(pairs) > across:
