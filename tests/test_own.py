@@ -395,6 +395,54 @@ def _only(pages):
     return lambda profile, folder: [page for page in find_pages(profile, folder) if page.dimension in pages]
 
 
+def test_in_a_notebook(tmp_path):
+    import beyond_accuracy as ba
+
+    toys(tmp_path / "toys", 10, 3)
+    answers = ba.predictions("mini:convnext_sup", tmp_path / "toys", device="cpu", progress=False)
+    assert len(answers) == 30 and answers["right"].mean() > 0.5
+    assert {"id", "label", "answer", "confidence", "label_probability", "brightness"} <= set(answers)
+    error = ba.ece(answers)
+    assert 0 <= error.low <= error.value <= error.high <= 1 and "n = 30" in repr(error)
+    answers["right"] = False
+    assert len(ba.errors(answers, 4).axes) == 4
+    with pytest.raises(AttributeError):
+        ba.nothing  # noqa: B018
+
+
+def test_zero_shot_and_own_classifier_are_heads_like_others(tmp_path):
+    table = toys(tmp_path / "toys", 6, 2)
+    table["label"] = table["label"].map({UGLY[0]: "airplane", UGLY[1]: "boat"})
+    table.to_csv(tmp_path / "toys.csv", index=False)
+    clip = {"source": "open_clip", "name": "local-dir:assets:mini_world/models/convnext_clip"}
+    outputs = outputs_of(tmp_path / "toys.csv", {"asked": clip | {"head": "zero_shot"}, "usual": clip})
+    outputs.profile = outputs.profile.under({"prompts": "a photo of a {c}"})
+    runs = outputs.predictions("images", ["none"])["none"]
+    assert runs["asked"].correct.mean() > 0.6
+    np.testing.assert_allclose(runs["asked"].probabilities, runs["usual"].probabilities, atol=0.01)
+    with pytest.raises(InputError, match="unknown head of a timm model 'zero_shot'"):
+        outputs_of(tmp_path / "toys.csv", {"conv": MINI | {"head": "zero_shot"}})
+    with pytest.raises(InputError, match="choose a checkpoint trained on"):
+        outputs_of(tmp_path / "toys.csv", {"conv": MINI | {"head": "own"}}).predictions("images", ["none"])
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 15), (6, 2)])
+def test_small_folders_have_a_page_too(tmp_path, classes, each, monkeypatch):
+    toys(tmp_path / "toys", each, classes)
+    monkeypatch.setitem(compare.DEPTHS, "quick", (1, 1))
+    monkeypatch.setattr("beyond_accuracy.report.build.find_pages", _only(("own_images",)))
+    options = {"depth": "quick", "options": {"device": "cpu"}, "everything": True, "echo": lambda text: None}
+    assert compare.compare(tmp_path / "toys", ["mini:vit_sup", "mini:convnext_clip"], **options) == 0
+
+
+def test_one_image_per_class_is_one_message(tmp_path, capsys):
+    for k in range(40):
+        noise(tmp_path / "many" / f"c{k}" / "1.png", k)
+    assert main(["compare", str(tmp_path / "many"), "--models", "mini:vit_sup", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "40 images of 40 classes: at least two classes need two images" in said and "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_a_real_network_beside_two_small_ones(tmp_path, efficientnet_lite0, capsys):
     table = toys(tmp_path / "toys", 50)

@@ -147,8 +147,7 @@ def _named(source: str, rest: str) -> ModelSpec:
 
 def draft(path: Path, specs: Sequence[ModelSpec], imports: Sequence[str], depth: str, name: str = "") -> dict:
     """The profile of a comparison, as its YAML holds it."""
-    name = re.sub(r"[^\w-]+", "-", name or path.stem).strip("-")[:60].lower() or "images"
-    name = f"{name}-images" if name in available_profiles() else name
+    name = report_name(path, name)
     base = {"reader": "own", "path": str(path), "classes": "", "title": path.stem}
     splits = set(load_dataset(parse_profile({"datasets": {name: base}}, path).datasets[name]).metadata["split"]) - {""}
     asked = next((split for split in ("test", "val") if split in splits and "train" in splits), "")
@@ -181,6 +180,12 @@ def draft(path: Path, specs: Sequence[ModelSpec], imports: Sequence[str], depth:
             "invariance": {"clean": "transformed"},
         },
     }
+
+
+def report_name(path: str | Path, name: str = "") -> str:
+    """Name of the report on a folder: its own, in words that serve as a folder, and never that of a shipped profile."""
+    name = re.sub(r"[^\w-]+", "-", name or Path(path).resolve().stem).strip("-_")[:60].lower() or "images"
+    return f"{name}-images" if name in available_profiles() else name
 
 
 def described(data: ImageDataset, candidates: Sequence[Candidate]) -> list[str]:
