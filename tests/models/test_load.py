@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -435,8 +436,11 @@ def test_cards_of_hub_models_follow_the_hub_cache(tmp_path, monkeypatch):
     assert load.hub_files("timm/resnet") == []
     (snapshot / "model.safetensors").write_bytes(b"1")
     assert load.hub_files("timm/resnet") == [repository / "refs" / "main", snapshot / "model.safetensors"]
-    assert load.hub_files("timm/resnet/file.bin") == load.hub_files("timm/resnet")
-    assert load.hub_files("timm/resnet@v2") == load.hub_files("") == load.hub_files("timm") == []
+    spec = ModelSpec("m", "timm", "hf-hub:timm/resnet")
+    assert load.source_files(spec) == load.hub_files("timm/resnet")
+    for other in ("hf-hub:timm/resnet@v2", "hf-hub:timm/other", "nothing_that_timm_knows"):
+        assert load.source_files(replace(spec, id=other)) == []
+    assert load.source_files(replace(spec, checkpoint="w.safetensors")) == []  # its configuration is the hub's
 
 
 def test_weights_hash_ignores_format_and_sees_every_value(toy, tmp_path):
