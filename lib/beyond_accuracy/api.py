@@ -21,7 +21,7 @@ from beyond_accuracy.dimensions import calibration
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import compare as comparing
-from beyond_accuracy.show import pictures
+from beyond_accuracy.show import figures
 
 __all__ = ["Estimate", "compare", "ece", "errors", "predictions"]
 
@@ -92,4 +92,4 @@ def errors(answers: pd.DataFrame, n: int = 12):
     data = load_dataset(DatasetSpec("images", "own", answers.attrs["images"], classes=""))
     rows = list(wrong[["id", "label", "answer", "confidence"]].itertuples(index=False))
     captions = [f"{row.label}\nanswer: {row.answer} ({row.confidence:.0%})" for row in rows]
-    return pictures.gallery([data.image(data.position(row.id)) for row in rows], captions)
+    return figures.gallery([data.image(data.position(row.id)) for row in rows], captions)

@@ -23,8 +23,8 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.measure import tidy, verdicts
+from beyond_accuracy.models.card import locate, may_need_hub, stay_offline_without_network
 from beyond_accuracy.models.load import model_for
-from beyond_accuracy.models.weights import locate, may_need_hub, stay_offline_without_network
 
 DEPTHS = {"quick": (24, 60), "standard": (100, 200), "full": (500, 1000)}  # images corrupted, and transformed
 BEHIND = 5.0  # points that a candidate must lie behind the first, told apart, to be left out of later stages
