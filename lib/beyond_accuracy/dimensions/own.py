@@ -25,7 +25,6 @@ from beyond_accuracy.measure.stats import (
 
 SHOTS, TEN = (1, 2, 5, 10, 20, 50, 100, 200), 10
 LEVELS, LEAST = 12, 10  # a column of words is a factor with up to so many levels of at least so many images
-POWER = norm.isf(0.025) + norm.isf(0.2)  # a difference of so many standard errors is told from zero in 4 of 5 cases
 BOOKKEEPING = ("split", "near", "near_label", "near_split", "unit", "group")
 LARGEST_MATRIX = 12
 
@@ -111,12 +110,6 @@ def confusion(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
     found = [(m, names[i], names[j], 100 * g.reindex(index=both, columns=both, fill_value=0).iat[i, j])
              for m, g in grids.items() for i in both for j in both]  # fmt: skip
     return pd.DataFrame(found, columns=["model", "label", "answer", "value"])
-
-
-def more_images(row: Mapping) -> int:
-    """How many images as these would tell two models apart in 4 of 5 cases, if their difference is what it seems."""
-    se = half_width_sd(row["ci_low"], row["ci_high"])
-    return int(np.ceil(row["n"] * (POWER * se / row["difference"]) ** 2)) if row["difference"] else 0
 
 
 # How many images per class --------------------------------------------------------------------------------------------
@@ -254,7 +247,7 @@ def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curv
     mine = judged[(judged["metric"] == "accuracy") & (judged["model_b"] != "")]
     leaders = verdicts.leaders(accuracy.set_index("model")["value"], mine)
     row = verdicts.between(mine, *leaders[:2]) if len(leaders) > 1 else None
-    if row and (needed := more_images(row)):
+    if row and np.isfinite(needed := row["n"] * verdicts.more_images(row)):
         said.append(
             f"{verdicts.joined([page.labels[m] for m in leaders[:2]])} differ by {abs(row['difference']):.1f} points on"
             f" {row['n']:,} images. If that is the true difference, about {_round(needed):,} such images would show it "
@@ -265,9 +258,10 @@ def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curv
     return said
 
 
-def _round(n: int) -> int:
-    size = 10 ** max(0, len(str(n)) - 2)
-    return -(-n // size) * size
+def _round(n: float) -> int:
+    """Upwards to two digits."""
+    size = 10 ** max(0, len(str(int(n))) - 2)
+    return int(-(-n // size) * size)
 
 
 def checks(page, doubted: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

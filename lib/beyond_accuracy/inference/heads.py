@@ -136,7 +136,9 @@ def _linear(model, k: int) -> tuple[NDArray, NDArray]:
     return weights, np.array(np.log(scaler.n_samples_seen_))
 
 
-def _answer_linear(weights: NDArray, seen: NDArray) -> Answer:
+def answer_linear(weights: NDArray, seen: NDArray) -> Answer:
+    """The head of one probe from its weights and how many images it saw, as `fit_probes` gives them."""
+
     def answer(features: NDArray) -> NDArray:
         logits = features.astype(np.float64) @ weights[:-1] + weights[-1]
         unseen = np.isnan(weights[-1])
@@ -147,7 +149,8 @@ def _answer_linear(weights: NDArray, seen: NDArray) -> Answer:
     return answer
 
 
-def _answer_knn(features: NDArray, targets: NDArray, k: int) -> Answer:
+def answer_knn(features: NDArray, targets: NDArray, k: int) -> Answer:
+    """A vote of the nearest images by cosine, closer ones counting more; smoothed, so that no class is impossible."""
     known, marks = normalize(features), np.eye(k)[targets]
 
     def answer(asked: NDArray) -> NDArray:
@@ -247,7 +250,7 @@ def _fitted(outputs, spec: ModelSpec, data: ImageDataset, home: ImageDataset, so
         raise InputError(f"{home.name}: {error}") from None
     if spec.head == "knn":
         sets = [fold != i for i in range(fold.max() + 1)] + [np.ones(len(fold), bool)]
-        return Fitted(pd.Series(fold, rows["id"]), [_answer_knn(features[s], targets[s], k) for s in sets])
+        return Fitted(pd.Series(fold, rows["id"]), [answer_knn(features[s], targets[s], k) for s in sets])
     file = outputs.store.head_file(parts).with_suffix(".npz")
     try:
         with np.load(file, allow_pickle=False) as kept:
@@ -256,7 +259,7 @@ def _fitted(outputs, spec: ModelSpec, data: ImageDataset, home: ImageDataset, so
         weights, seen, chosen = fit_probes(features, targets, units, fold, k, seed, val)
         kept = {"weights": weights, "seen": seen, "c": chosen, "fold": fold}
         atomic_write(file, lambda path: np.savez(path, **kept))
-    return Fitted(pd.Series(fold, rows["id"]), [_answer_linear(w, n) for w, n in zip(weights, seen, strict=True)])
+    return Fitted(pd.Series(fold, rows["id"]), [answer_linear(w, n) for w, n in zip(weights, seen, strict=True)])
 
 
 def _answer_text(outputs, spec: ModelSpec, data: ImageDataset) -> Answer:

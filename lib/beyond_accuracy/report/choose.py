@@ -381,8 +381,22 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
         ).removeprefix(" › ")
         weights = ", ".join(f"{words[key]} {weight}" for key, weight in preset.weights.items())
         if ranking.order:
-            rows.append((preset.label, order, flip_sentence(ranking, preset.weights, words, labels), weights))
-    return pd.DataFrame(rows, columns=["Purpose", "Order", "What would flip it", "Weights"])
+            flip, more = flip_sentence(ranking, preset.weights, words, labels), _more_data(choice, preset, ranking)
+            rows.append((preset.label, order, flip, more, weights))
+    return pd.DataFrame(rows, columns=["Purpose", "Order", "What would flip it", "More data", "Weights"])
+
+
+def _more_data(choice: Choice, preset: Preset, ranking: Ranking) -> str:
+    """How many times as much data would tell the first two apart in what decides; empty where they are."""
+    deciding = decisive(choice, preset.weights, ranking) if len(ranking.order) > 1 else None
+    if deciding is None:
+        return ""
+    row = verdicts.between(choice.judged[deciding], ranking.order[0], ranking.runner_up)
+    if row is None or row["verdict"] != verdicts.OPEN:
+        return ""
+    times = max(verdicts.more_images(row), 1.1)  # below that it is open for the number of questions asked
+    much = f"about {times:.2g} times" if times < 100 else "more than 100 times"
+    return f"{much} as much would decide it ({choice.criteria[deciding].name})"
 
 
 def _numbers(choice: Choice, labels: Mapping[str, str]) -> pd.DataFrame:

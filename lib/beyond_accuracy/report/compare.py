@@ -4,6 +4,7 @@ First every candidate gets a probe on all images; those that are clearly behind 
 and transforms, which cost far more. The profile is written beside the report: edit it, and `report --profile` it.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from beyond_accuracy.inference.store import Store
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.models.card import locate, may_need_hub, stay_offline_without_network
 from beyond_accuracy.models.load import model_for
+from beyond_accuracy.report.build import build
 
 DEPTHS = {"quick": (24, 60), "standard": (100, 200), "full": (500, 1000)}  # images corrupted, and transformed
 BEHIND = 5.0  # points that a candidate must lie behind the first, told apart, to be left out of later stages
@@ -32,7 +34,9 @@ SECONDS = 25  # of a page: kernel, intervals, figures
 HEADER = """# Written by `beyond-accuracy compare`. Edit it, then run
 #   beyond-accuracy report --profile {path}
 # Heads: probe (logistic regression on frozen features), knn, zero_shot (CLIP-like), own (the checkpoint's classes).
+# As written: {digest}
 """
+DIGEST = "# As written: "  # after it a digest of the rest: `compare` does not write over what somebody has edited
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,12 @@ class Candidate:
     licence: str = ""
 
 
-def compare(
+def compare(folder: str | Path, models: Sequence[str] = (), *, options=None, echo=print, **choice) -> int:
+    """Compare backbones on the images of a folder or table in `report/<name>/`; arguments of `prepare`; exit code."""
+    return build(prepare(folder, models, options=options, echo=echo, **choice), options=options, echo=echo)
+
+
+def prepare(
     folder: str | Path,
     models: Sequence[str] = (),
     *,
@@ -54,8 +63,8 @@ def compare(
     name: str = "",
     options: dict | None = None,
     echo: Callable[[str], None] = print,
-) -> int:
-    """Compare backbones on the images of a folder or table; writes `report/<name>/` and returns its exit code.
+) -> Path:
+    """Say what there is and how long it takes, probe every candidate on all images, and write the profile of the rest.
 
     Args:
         folder: As the reader `own` takes it: class folders, splits above them, a CSV or Parquet table.
@@ -66,12 +75,21 @@ def compare(
         name: Of the report; the folder's by default.
         options: Of the inference: `device`, `batch_size`, `engine`.
         echo: Told what happens, line by line.
+
+    Raises:
+        InputError: Among others where the profile of that name was edited since it was written.
     """
     if depth not in DEPTHS:
         raise InputError(unknown("depth", depth, DEPTHS))
     path = Path(folder).expanduser().resolve()
     if not path.exists():
         raise InputError(f"{folder}: there is no such folder or table")
+    target = report_dir(report_name(path, name)) / "profile.yaml"
+    if edited(target):
+        raise InputError(
+            f"{target} was edited since it was written: run `beyond-accuracy report --profile {target}`, or give "
+            "--name for another report"
+        )
     candidates, imports = chosen(models, echo)
     stay_offline_without_network([candidate.spec for candidate in candidates])
     content = draft(path, [c.spec for c in candidates], imports, depth, name)
@@ -80,8 +98,7 @@ def compare(
     for line in described(data, candidates):
         echo(line)
     outputs = Outputs(profile, Store(), options or {})
-    for line in estimate(outputs, len(data), depth):
-        echo(line)
+    echo(estimate(outputs, len(data), depth))
     runs = outputs.predictions("images", ["none"])["none"]
     for model, run in runs.items():
         echo(f"  {profile.models[model].label}: {100 * run.correct.mean():.1f} % right")
@@ -92,12 +109,21 @@ def compare(
         content["dimensions"]["own_images"]["dropped"] = dropped
         for model, why in dropped.items():
             echo(f"  {profile.models[model].label}: not taken to corruptions and transforms ({why}); --all keeps it")
-    target = report_dir(profile.name) / "profile.yaml"
-    text = HEADER.format(path=target) + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-    write_atomically(target, text.encode())
-    from beyond_accuracy.report.build import build
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    write_atomically(target, (HEADER.format(path=target, digest=_digest(text)) + text).encode())
+    return target
 
-    return build(target, options=options or {}, echo=echo)
+
+def edited(profile: Path) -> bool:
+    """Whether somebody has changed a profile since `prepare` wrote it."""
+    if not profile.is_file():
+        return False
+    head, _, text = profile.read_text(encoding="utf-8").partition(DIGEST)
+    return _digest(text.partition("\n")[2]) != text.partition("\n")[0]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def chosen(models: Sequence[str], echo: Callable[[str], None] = print) -> tuple[list[Candidate], list[str]]:
@@ -203,7 +229,7 @@ def described(data: ImageDataset, candidates: Sequence[Candidate]) -> list[str]:
     return [*lines, "candidates:", *(f"  {c.spec.label}: {c.spec.source} {c.spec.id}{more}" for c, more in known)]
 
 
-def estimate(outputs: Outputs, images: int, depth: str) -> list[str]:
+def estimate(outputs: Outputs, images: int, depth: str) -> str:
     """How long it will take here, from one timed batch of every network."""
     from beyond_accuracy.dimensions.overview import images_per_second
     from beyond_accuracy.inference.run import pick_device
@@ -220,7 +246,7 @@ def estimate(outputs: Outputs, images: int, depth: str) -> list[str]:
     pages = SECONDS * len(profile.dimensions) / 60
     first, second = images * pace / 60, later * (pace + 0.01) / 60  # a corruption costs about 10 ms of its own
     parts = f"features {_minutes(first)}, corruptions and transforms {_minutes(second)}, pages {_minutes(pages)}"
-    return [f"about {_minutes(first + second + pages)} on this machine ({parts}); what is stored is not run again"]
+    return f"about {_minutes(first + second + pages)} on this machine ({parts}); what is stored is not run again"
 
 
 def _minutes(value: float) -> str:
