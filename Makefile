@@ -20,10 +20,14 @@ TEST := .venv/.test
 WORLD := .venv/.world
 endif
 
-.PHONY: report paper test soak lint lab bench coverage world train ablation replicates shape lock clean
+.PHONY: report compare paper test soak lint lab bench coverage world train ablation replicates shape lock clean
 
 report: $(BASE)
 	$(BIN)/beyond-accuracy report --profile $(PROFILE) $(ARGS)
+
+# Your own images (docs/own-images.md): make compare DIR=~/pets ARGS="--depth quick"
+compare: $(BASE)
+	$(BIN)/beyond-accuracy compare "$(or $(DIR),$(error which folder? make compare DIR=~/pets))" $(ARGS)
 
 paper: $(BASE)
 	$(BIN)/beyond-accuracy report --profile paper $(ARGS)

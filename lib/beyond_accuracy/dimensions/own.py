@@ -34,9 +34,9 @@ Runs = Mapping[str, Predictions]
 # Right and wrong ------------------------------------------------------------------------------------------------------
 
 
-def units_of(page, dataset: str, runs: Runs) -> NDArray | None:
-    """The unit of every image; None where every image is one of its own."""
-    units = page.metadata(dataset).loc[next(iter(runs.values())).ids, "unit"].to_numpy()
+def units_of(about: pd.DataFrame, runs: Runs) -> NDArray | None:
+    """The unit of every image from the metadata; None where every image is one of its own."""
+    units = about.loc[next(iter(runs.values())).ids, "unit"].to_numpy()
     return units if len(np.unique(units)) < len(units) else None
 
 
@@ -172,7 +172,7 @@ def factor_effects(runs: Runs, about: pd.DataFrame, units: NDArray | None) -> pd
             influence = sum(s * (side == s) / (side == s).sum() * (run.correct - share[s]) for s in (-1, 1))
             gap = linear_difference(share[1] - share[-1], influence, each)
             ends = (100 * gap.estimate, 100 * gap.interval.low, 100 * gap.interval.high)
-            n = int((side != 0).sum())
+            n = len(np.unique(each[side != 0]))
             found.append((f"accuracy_change:{name}", model, "", *ends, gap.p_value, 0.0, n, "percent", name))
     return pd.DataFrame(found, columns=[*tidy.PAIR, "factor"]).assign(family="detail")
 
@@ -248,9 +248,10 @@ def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curv
     leaders = verdicts.leaders(accuracy.set_index("model")["value"], mine)
     row = verdicts.between(mine, *leaders[:2]) if len(leaders) > 1 else None
     if row and np.isfinite(needed := row["n"] * verdicts.more_images(row)):
+        what = "groups" if "group" in page.metadata(dataset) else "images"
         said.append(
             f"{verdicts.joined([page.labels[m] for m in leaders[:2]])} differ by {abs(row['difference']):.1f} points on"
-            f" {row['n']:,} images. If that is the true difference, about {_round(needed):,} such images would show it "
+            f" {row['n']:,} {what}. If that is the true difference, about {_round(needed):,} such {what} would show it "
             "in four of five cases."
         )
     if len(few := curve[curve["metric"] == f"accuracy:shots={TEN}"].assign(dataset=dataset)):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from numpy.typing import NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import write_atomically
@@ -21,9 +22,10 @@ from beyond_accuracy.data import corruptions, transforms
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.download import hub_reachable
 from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.dimensions import own
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.measure import tidy, verdicts
+from beyond_accuracy.measure import verdicts
 from beyond_accuracy.models.card import locate, may_need_hub, stay_offline_without_network
 from beyond_accuracy.models.load import model_for
 from beyond_accuracy.report.build import build
@@ -102,7 +104,7 @@ def prepare(
     runs = outputs.predictions("images", ["none"])["none"]
     for model, run in runs.items():
         echo(f"  {profile.models[model].label}: {100 * run.correct.mean():.1f} % right")
-    if not everything and (dropped := behind({m: run.correct for m, run in runs.items()})):
+    if not everything and (dropped := behind(runs, own.units_of(data.metadata, runs))):
         kept = [model for model in runs if model not in dropped]
         for page in ("robustness", "invariance"):
             content["dimensions"][page]["models"] = kept
@@ -253,11 +255,11 @@ def _minutes(value: float) -> str:
     return f"{value:.0f} min" if value >= 1.5 else f"{60 * value:.0f} s"
 
 
-def behind(correct: dict, points: float = BEHIND) -> dict[str, str]:
+def behind(runs: own.Runs, units: NDArray | None, points: float = BEHIND) -> dict[str, str]:
     """Models told from the best by at least some points on the same images, and why; two always stay."""
-    judged = verdicts.judge(tidy.accuracy_pairs(correct).assign(family="main", dataset="images"))
-    ordered = sorted(correct, key=lambda model: -correct[model].mean())
-    found = {}
+    right = {model: run.correct for model, run in runs.items()}
+    judged = verdicts.judge(own.gaps("accuracy", right, units, 0).assign(family="main"))
+    ordered, found = sorted(right, key=lambda model: -right[model].mean()), {}
     for model in ordered[2:]:
         row = verdicts.between(judged, ordered[0], model)
         if row["verdict"] != verdicts.OPEN and row["difference"] >= points:

@@ -1,5 +1,7 @@
 """One's own images, read as people have them."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,13 +140,27 @@ def test_copies_are_found_across_splits_and_stay_together(tmp_path):
     assert len(shown) == 4 and set(shown["what"]) == {"across splits"}
 
 
-def test_prints_of_twenty_thousand_images_are_compared_in_little_memory():
-    import tracemalloc
-
+def test_what_repeats_is_found_in_little_memory_however_much_repeats():
     prints = np.random.default_rng(0).integers(0, 255, (3000, own.SIDE**2 * 3), np.uint8)
-    prints[2999] = prints[5]
+    prints[2999], prints[10:1500] = prints[5], prints[7]
+    labels, splits = np.zeros(3000, int), np.zeros(3000, int)
+    labels[1400], splits[20] = 1, 1
     tracemalloc.start()
-    pairs, unit = own.units(prints, None)
-    assert pairs.tolist() == [[2999], [5]] and unit[2999] == unit[5]
+    near, unit = own.units(prints, labels, splits)
     assert tracemalloc.get_traced_memory()[1] < 300e6
     tracemalloc.stop()
+    assert near[2999] == 5 and near[5] == 2999 and unit[5] == unit[2999] != unit[7]
+    alike = np.r_[7, 10:1500]
+    assert len(set(unit[alike])) == 1 and len(set(unit)) == 3000 - 1 - 1490
+    # the one in another split is named, else the one of another label
+    assert (near[np.setdiff1d(alike, 20)] == 20).all() and splits[near[20]] == 0
+    near, _ = own.units(prints, labels, 0 * splits)
+    assert (near[np.setdiff1d(alike, 1400)] == 1400).all() and near[4] == -1
+
+
+def test_groups_and_repeats_together_make_units():
+    prints = np.random.default_rng(0).integers(0, 255, (6, own.SIDE**2 * 3), np.uint8)
+    prints[4] = prints[1]  # of another group: the groups a and b become one unit
+    groups = pd.Series(["a", "a", "b", None, "b", None])
+    unit = own.units(prints, np.zeros(6), np.zeros(6), groups)[1]
+    assert unit[0] == unit[1] == unit[2] == unit[4] and len({unit[0], unit[3], unit[5]}) == 3

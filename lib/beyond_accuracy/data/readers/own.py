@@ -42,10 +42,7 @@ TEMPLATES = ("a photo of a {c}.", "a photo of the {c}.", "an image of a {c}.", "
 MEASURED = ("brightness", "contrast", "sharpness", "colourfulness", "size", "aspect_ratio")
 FORMAT = "1"  # of the survey: another one is made anew
 SIDE = 16  # of the reduced picture by which near-duplicates are found
-ALIKE, CLOSE = (
-    0.985,
-    10.0,
-)  # its correlation from which two images are one, and their mean distance in grey levels up to which
+ALIKE, CLOSE = 0.985, 10.0  # from this correlation, and up to this root mean square of grey levels, two images are one
 
 
 @dataclass(frozen=True)
@@ -92,14 +89,12 @@ def own(spec: DatasetSpec) -> ImageDataset:
 def _described(frame: pd.DataFrame, seen: pd.DataFrame, group: str) -> pd.DataFrame:
     """Metadata of the images that can be decoded."""
     prints = np.frombuffer(b"".join(seen["print"]), np.uint8).reshape(-1, SIDE * SIDE * 3)
-    pairs, unit = units(prints, frame[group] if group in frame else None)
+    here = frame[["name", "label", "split"]].to_numpy(object)
+    near, unit = units(prints, here[:, 1], here[:, 2], frame[group] if group in frame else None)
     names = ["near", "near_label", "near_split"]
-    here, near = frame[["name", "label", "split"]].to_numpy(object), np.full((len(frame), 3), "", object)
-    across = here[pairs[0], 2] != here[pairs[1], 2]
-    both = np.concatenate([pairs, pairs[::-1]], axis=1)[:, np.argsort(np.tile(across, 2), kind="stable")]
-    near[both[0]] = here[both[1]]  # of several the last one stays, and those across splits are last
+    shown = np.where((near >= 0)[:, None], here[near], "")
     measured = {name: seen[name] for name in MEASURED if name not in frame}
-    return frame.drop(columns=["name", "label"]).assign(**dict(zip(names, near.T, strict=True)), unit=unit, **measured)
+    return frame.drop(columns=["name", "label"]).assign(**dict(zip(names, shown.T, strict=True)), unit=unit, **measured)
 
 
 def _classes(spec: DatasetSpec, names: pd.Series) -> tuple[NDArray, ClassSpace]:
@@ -304,27 +299,41 @@ def _measure(image: Image.Image, full: tuple[int, int]) -> tuple:
     return float(light.mean()), float(light.std()), float(edges.std()), float(colour), *sides, print_
 
 
-def units(prints: NDArray, groups: pd.Series | None) -> tuple[NDArray, NDArray]:
-    """Pairs of near-duplicates (2, m), and the unit of each image.
+def units(
+    prints: NDArray, labels: NDArray, splits: NDArray, groups: pd.Series | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each image one that nearly repeats it (-1: none), and its unit.
 
-    Two images are near-duplicates where their reduced pictures correlate above `ALIKE` and differ by less than `CLOSE`.
-    A unit joins them with all images of their groups: nothing of it may stand on both sides of a split.
+    Two images are near-duplicates where their reduced pictures correlate above `ALIKE` and differ by less than `CLOSE`;
+    of several the one in another split is named, else the one of another label. A unit joins them with all images of
+    their groups: nothing of it may stand on both sides of a split. Memory grows with n, however many repeat each other.
+
+    Args:
+        prints: (n, `SIDE` * `SIDE` * 3) grey levels.
+        labels: (n,) anything that can be compared.
+        splits: (n,) likewise.
+        groups: (n,) names; an image without one stands for itself.
     """
-    n, pairs = len(prints), [np.empty((2, 0), np.int64)]
-    values = prints.astype(np.float32)
+    n, values = len(prints), prints.astype(np.float32)
     middle = values - values.mean(axis=1, keepdims=True)
     middle /= np.linalg.norm(middle, axis=1, keepdims=True) + 1e-6
-    for start in range(0, n, 1024):
-        alike = middle[start : start + 1024] @ middle[: start + 1024].T
-        first, second = np.nonzero(np.tril(alike > ALIKE, start - 1))
-        close = np.abs(values[first + start] - values[second]).mean(axis=1) < CLOSE
-        pairs.append(np.stack([first[close] + start, second[close]]))
-    found = np.concatenate(pairs, axis=1)
-    links = [found]
-    if groups is not None:
-        codes = pd.factorize(groups)[0]  # an image without a group stands for itself
-        first = pd.Series(np.arange(n)).groupby(codes).transform("first").to_numpy()
-        links.append(np.stack([np.arange(n), np.where(codes < 0, np.arange(n), first)]))
-    links = np.concatenate(links, axis=1)
-    graph = coo_array((np.ones(links.shape[1], np.int8), tuple(links)), shape=(n, n))
-    return found, connected_components(graph, directed=False)[1]
+    squares = (values**2).sum(axis=1)
+    codes = np.full(n, -1) if groups is None else pd.factorize(groups)[0]
+    unit = np.where(codes < 0, np.arange(n), pd.Series(np.arange(n)).groupby(codes).transform("first"))
+    near, worth = np.full(n, -1), np.zeros(n, np.int8)
+    for start in range(0, n, 512):
+        rows, stop = slice(start, start + 512), min(start + 512, n)
+        apart = squares[rows, None] + squares[:stop] - 2 * values[rows] @ values[:stop].T
+        found = (middle[rows] @ middle[:stop].T > ALIKE) & (apart < values.shape[1] * CLOSE**2)
+        first, second = np.nonzero(np.tril(found, start - 1))
+        if not len(first):
+            continue
+        said = 1 + (labels[first + start] != labels[second]) + 2 * (splits[first + start] != splits[second])
+        order = np.argsort(said, kind="stable")  # of several the last one stays
+        for mine, other in ((first + start, second), (second, first + start)):
+            better = order[said[order] > worth[mine[order]]]
+            near[mine[better]], worth[mine[better]] = other[better], said[better]
+        links = np.unique(unit[first + start] * n + unit[second])
+        graph = coo_array((np.ones(len(links), np.int8), np.divmod(links, n)), shape=(n, n))
+        unit = connected_components(graph, directed=False)[1][unit]
+    return near, unit
