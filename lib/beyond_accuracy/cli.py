@@ -15,7 +15,15 @@ from beyond_accuracy import __version__
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import atomic_write
 from beyond_accuracy.base.paths import cache_dir
-from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, available_profiles, load_profile, unknown
+from beyond_accuracy.base.profile import (
+    ENGINES,
+    DatasetSpec,
+    ModelSpec,
+    available_profiles,
+    load_profile,
+    typed_model,
+    unknown,
+)
 
 # Everything else is imported by the command that needs it: `--help` and `list` should not wait for it.
 EPILOG = "Documentation: README.md and docs/. Exit codes: 0 complete, 1 a notebook failed, 2 bad input, 3 data missing."
@@ -195,16 +203,7 @@ def _model(profile, args: argparse.Namespace) -> ModelSpec:
         if args.checkpoint:
             raise InputError(f"--checkpoint goes with timm:NAME or open_clip:NAME; {args.model} is of the profile")
         return profile.models[args.model]
-    source, _, rest = args.model.partition(":")
-    if source not in ("timm", "open_clip") or not rest:
-        raise InputError(f"{unknown('model', args.model, profile.models)}; or give timm:NAME or open_clip:NAME/TAG")
-    name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
-    safe = rest.replace("/", "_").replace("\\", "_")[-100:].lstrip(".~")
-    # A path typed here lies where the command runs, not under the data folder
-    file = (
-        str(Path(args.checkpoint).resolve()) if args.checkpoint and Path(args.checkpoint).exists() else args.checkpoint
-    )
-    return ModelSpec(safe, source, id=name, pretrained=tag, checkpoint=file, label=rest)
+    return typed_model(args.model, profile.models, args.checkpoint)
 
 
 def _dataset(profile, name: str) -> DatasetSpec:

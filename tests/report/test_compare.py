@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -57,9 +58,11 @@ def test_candidates_are_named_or_clear(monkeypatch):
 
 def test_who_is_clearly_behind():
     rng = np.random.default_rng(0)
-    good, bad = rng.random(400) < 0.9, rng.random(400) < 0.6
-    assert set(compare.behind({"a": good, "b": rng.random(400) < 0.88, "c": bad})) == {"c"}
-    assert compare.behind({"a": good, "c": bad}) == {}  # two always stay
+    share = {"good": 0.9, "near": 0.88, "bad": 0.6}
+    runs = {name: SimpleNamespace(correct=rng.random(400) < p) for name, p in share.items()}
+    assert set(compare.behind(runs, None)) == {"bad"}
+    assert compare.behind({name: runs[name] for name in ("good", "bad")}, None) == {}  # two always stay
+    assert compare.behind(runs, np.arange(400) // 100) == {}  # four groups cannot tell
 
 
 def test_a_profile_is_written_and_its_report_built_by_any_command(tmp_path, apart, capsys):

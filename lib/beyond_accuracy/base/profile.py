@@ -9,7 +9,8 @@ import itertools
 import json
 import math
 import os.path
-from collections.abc import Set
+import re
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -254,6 +255,26 @@ def _model(name: str, content: dict, source: Path) -> ModelSpec:
     if spec.source != "predictions" and not spec.id:
         raise InputError(f"{source}: models.{name}: 'name' is missing: the model's name in {spec.source}")
     return spec
+
+
+def typed_model(text: str, known: Iterable[str], checkpoint: str = "") -> ModelSpec:
+    """A model as one types it: `timm:NAME`, `open_clip:NAME/TAG`, either with `=FILE` for local weights.
+
+    A file lies where the command runs, else where a profile's `checkpoint` would. InputError names what is `known`.
+    """
+    (source, _, rest), given = text.partition(":"), checkpoint
+    if not given:
+        rest, _, given = rest.partition("=")
+    if source not in ("timm", "open_clip") or not rest:
+        raise InputError(f"{unknown('model', text, known)}; or give timm:NAME or open_clip:NAME/TAG")
+    name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
+    file = Path(given).expanduser()
+    safe = re.sub(r"[^\w.-]+", "_", rest.rpartition("/")[2] if ":" in rest else rest).lstrip("._~")[-60:]
+    label = safe if ":" in rest else rest.partition(".")[0]
+    paradigm = "clip" if source == "open_clip" else "supervised"
+    return ModelSpec(
+        safe, source, name, tag, str(file.resolve()) if file.is_file() else given, label, "other", paradigm
+    )
 
 
 def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.paths import ASSETS, report_dir
-from beyond_accuracy.base.profile import ModelSpec, available_profiles, load_profile, parse_profile, unknown
+from beyond_accuracy.base.profile import (
+    ModelSpec,
+    available_profiles,
+    load_profile,
+    parse_profile,
+    typed_model,
+    unknown,
+)
 from beyond_accuracy.data import corruptions, transforms
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.download import hub_reachable
@@ -144,10 +151,8 @@ def chosen(models: Sequence[str], echo: Callable[[str], None] = print) -> tuple[
                 raise InputError(f"profile {source}: {unknown('model', rest, profile.models)}")
             found.append(Candidate(replace(profile.models[rest], head="probe")))
             imports += [module for module in profile.imports if module not in imports]
-        elif source in ("timm", "open_clip") and rest:
-            found.append(Candidate(_named(source, rest)))
         else:
-            raise InputError(f"{unknown('model', text, shipped)}; or give timm:NAME or open_clip:NAME/TAG")
+            found.append(Candidate(replace(typed_model(text, shipped), head="probe")))
     names = [candidate.spec.name for candidate in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"--models: {min(twice)} is named twice")
@@ -158,19 +163,9 @@ def chosen(models: Sequence[str], echo: Callable[[str], None] = print) -> tuple[
     for candidate in [c for c in found if c not in here]:
         echo(f"left out, its weights are not here and the hub cannot be reached: {candidate.spec.label}")
     if not here:
-        raise DataMissing("no candidate's weights can be had here; name models with --models (files: `timm:NAME=FILE`)")
+        shipped = "what is shipped (mini:vit_sup mini:convnext_sup)"
+        raise DataMissing(f"no candidate's weights can be had here; give --models files (timm:NAME=FILE) or {shipped}")
     return here, imports
-
-
-def _named(source: str, rest: str) -> ModelSpec:
-    """`NAME[=FILE]` of timm, `NAME/TAG` of open_clip."""
-    rest, _, file = rest.partition("=")
-    name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
-    safe = re.sub(r"[^\w.-]+", "_", rest.rpartition("/")[2] if ":" in rest else rest).lstrip("._")[-60:]
-    label = safe if ":" in rest else rest.partition(".")[0]
-    checkpoint = str(Path(file).expanduser().resolve()) if file else ""
-    paradigm = "clip" if source == "open_clip" else "supervised"
-    return ModelSpec(safe, source, name, tag, checkpoint, label, paradigm=paradigm, head="probe")
 
 
 def draft(path: Path, specs: Sequence[ModelSpec], imports: Sequence[str], depth: str, name: str = "") -> dict:
