@@ -10,18 +10,20 @@ ASSETS = Path(__file__).parents[1] / "assets"
 PROFILES = Path(__file__).parents[1] / "profiles"
 
 
-def project_root() -> Path:
-    """The checkout this package is installed from, else the current folder; `BEYOND_ACCURACY_ROOT` overrides both."""
-    if override := os.environ.get("BEYOND_ACCURACY_ROOT"):
-        return Path(override).expanduser().absolute()
+def _checkout() -> Path | None:
+    """The checkout this package is installed from, if it is."""
     checkout = Path(__file__).resolve().parents[3]
-    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+    return checkout if (checkout / "notebooks").is_dir() else None
+
+
+def project_root() -> Path:
+    """Where outputs go: `BEYOND_ACCURACY_ROOT`, else the checkout or the current folder."""
+    return Path(os.environ.get("BEYOND_ACCURACY_ROOT") or _checkout() or "").expanduser().absolute()
 
 
 def notebooks_dir() -> Path:
     """The source notebooks: of the checkout, even when the output root is elsewhere, else those that were installed."""
-    checkout = Path(__file__).resolve().parents[3] / "notebooks"
-    return checkout if checkout.is_dir() else Path(sys.prefix, "share", "beyond-accuracy", "notebooks")
+    return (_checkout() or Path(sys.prefix, "share", "beyond-accuracy")) / "notebooks"
 
 
 def data_dir() -> Path:
@@ -45,7 +47,7 @@ def figures_dir(profile: str) -> Path:
 
 
 def own_run_dir(profile: str) -> Path | None:
-    """Where a notebook run by itself records; None where `report` runs it (`BEYOND_ACCURACY_REPORT`), for this report."""
+    """Where a notebook run by itself records; None where `report` runs it (`BEYOND_ACCURACY_REPORT`)."""
     ours = os.environ.get("BEYOND_ACCURACY_REPORT") == str(report_dir(profile))
     return None if ours else project_root() / "runs" / profile
 
@@ -55,19 +57,14 @@ def resolve(path: str | Path, base: Path | None = None) -> Path:
     text = str(path)
     if text.startswith("assets:"):
         return ASSETS / text.removeprefix("assets:")
-    candidate = Path(text).expanduser()
-    if candidate.is_absolute():
-        return candidate
-    if base is not None and (base / candidate).exists():
-        return base / candidate
-    return data_dir() / candidate
+    path = Path(text).expanduser()  # joined to a folder, an absolute path stays itself
+    return base / path if base is not None and (base / path).exists() else data_dir() / path
 
 
 def in_notebook() -> bool:
     """Whether a Jupyter kernel runs this code; that ipykernel was imported by something does not make it one."""
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
-    return hasattr(shell, "kernel")
+    return hasattr(ipython, "get_ipython") and hasattr(ipython.get_ipython(), "kernel")
 
 
 def check_name(kind: str, name: str, where: str = "") -> str:
