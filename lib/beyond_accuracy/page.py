@@ -20,7 +20,8 @@ from beyond_accuracy.data import published
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.outputs import Features, Outputs
-from beyond_accuracy.inference.store import Predictions, Store
+from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.inference.store import Store
 from beyond_accuracy.measure import replicates, tidy, verdicts
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.show import metrics, pictures, results, tables, theme

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.data.geometry import Geometry, override
+from beyond_accuracy.data.transforms import Geometry, override
 
 SIZES = [(97, 61), (61, 97), (64, 64), (33, 200), (20, 18)]
 

@@ -179,7 +179,7 @@ def test_a_large_report_says_so_before_it_starts(toy):
     toy.images(1)
     toy.checkpoint()
     content = toy.content()
-    content["datasets"]["images"].update(expected=2_645_000)
+    content["datasets"]["images"].update(expected=1_330_000)
     content["dimensions"] = {"calibration": {"clean": "images"}}
     told = []
     notebooks = toy.root / "none"

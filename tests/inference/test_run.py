@@ -11,7 +11,6 @@ from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data.dataset import ImageDataset
-from beyond_accuracy.inference import loading
 from beyond_accuracy.inference import run as inference
 
 
@@ -225,14 +224,13 @@ def test_what_worker_processes_are_given_survives_pickling(toy):
     """Where processes are spawned and not forked (macOS, Windows) everything is pickled on the way."""
     import pickle
 
-    from beyond_accuracy.data.geometry import Geometry
     from beyond_accuracy.data.readers import load_dataset
-    from beyond_accuracy.data.transforms import parse
+    from beyond_accuracy.data.transforms import Geometry, parse
 
     toy.images(2)
     toy.checkpoint()
     data = load_dataset(toy.profile().datasets["images"]).limit(3)
-    views = loading.Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
+    views = inference.Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
     copied = pickle.loads(pickle.dumps(views))
     assert len(copied) == 3
     for position in range(3):
@@ -326,7 +324,7 @@ def test_a_killed_decoding_process_is_explained():
         yield
 
     with pytest.raises(InputError, match="workers: 0"):
-        list(loading.guarded(loader()))
+        list(inference.guarded(loader()))
 
 
 def test_the_text_head_is_encoded_once(toy, monkeypatch):

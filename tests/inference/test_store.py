@@ -13,7 +13,8 @@ from scipy.special import softmax
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write
-from beyond_accuracy.inference.store import Entry, Predictions, Store, make_key, restrict, rows_table, score
+from beyond_accuracy.inference.predictions import Predictions, restrict, score
+from beyond_accuracy.inference.store import Entry, Store, make_key, rows_table
 
 # Judging --------------------------------------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ def test_real_labels_of_the_original_answers():
     """Predicting the original label scores 42,164 of the 46,837 images with a ReaL label: 90.0228 %."""
     pytest.importorskip("imagenet_x", reason="the validation labels come with the optional package imagenet-x")
     from beyond_accuracy.base.profile import load_profile
-    from beyond_accuracy.data.annotations import real_labels
+    from beyond_accuracy.data.published import real_labels
     from beyond_accuracy.data.readers import load_dataset
 
     data = load_dataset(load_profile("predictions").datasets["imagenet_1k"])

@@ -15,7 +15,7 @@ from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknow
 from beyond_accuracy.data import download
 from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, sources
 from beyond_accuracy.data.readers import load_dataset
-from beyond_accuracy.data.readers.samples import count_note
+from beyond_accuracy.data.readers.files import count_note
 
 GIGABYTE = 1e9
 RECORD = ".fetched.json"

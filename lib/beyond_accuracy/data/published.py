@@ -1,18 +1,20 @@
-"""Numbers published by others: the paper, its checkpoints, a leaderboard, and tables that define a score.
+"""Published by others: the paper, its checkpoints, a leaderboard, tables that define a score, annotations of images.
 
-They lie in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``). A benchmark's score is
-defined by category mappings, baseline errors and human answers.
+Tables lie in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``). Annotations of ImageNet's
+validation set come with packages, keyed by the validation id `ILSVRC2012_val_XXXXXXXX`, never by position.
 """
 
 import json
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import ModelSpec
+from beyond_accuracy.data.classes import timm_list
 from beyond_accuracy.data.transforms import at_rest
 
 KEY = ["dimension", "dataset", "metric", "model"]
@@ -160,3 +162,72 @@ def summarise_agreement(compared: pd.DataFrame, reference: pd.DataFrame | None =
         agree = int(targets.agrees.sum())
         rows.append((dimension, len(group), len(ours), agree, len(targets) - agree, len(ours) - len(targets)))
     return pd.DataFrame(rows, columns=["dimension", "numbers", "measured", "agree", "differ", "not_a_target"])
+
+
+# Annotations of the validation set ------------------------------------------------------------------------------------
+
+FACTORS = (
+    *("pose", "background", "pattern", "color", "smaller", "shape", "partial_view", "subcategory", "texture"),
+    *("larger", "darker", "object_blocking", "person_blocking", "style", "brighter", "multiple_objects"),
+)
+"""The 16 ImageNet-X factors in the order of the package (most frequent first)."""
+Which = Literal["top", "multi"]
+
+
+@lru_cache
+def factors_imagenet_x(which: Which = "top", filter_prototypes: bool = True) -> pd.DataFrame:
+    """ImageNet-X annotations of the validation set (Idrissi et al. 2022, arXiv 2211.01866; CC BY-NC 4.0).
+
+    `top` marks the one factor that sets an image most apart, `multi` all that raters named; prototypical images are
+    left out as in the paper (46,110 of 48,868 stay). Index `id`; the 16 factors (0/1), `metaclass`, `target`. Shared:
+    do not modify it.
+    """
+    try:
+        from imagenet_x import load_annotations
+    except ImportError as error:
+        raise DataMissing(
+            "The ImageNet-X annotations are not installed (they are CC BY-NC 4.0, so not a fixed dependency). "
+            "Get them with: pip install 'beyond-accuracy[imagenet-x]'"
+        ) from error
+    raw = load_annotations(which_factor=which, partition="val", filter_prototypes=filter_prototypes)
+    raw.index = pd.Index(raw["file_name"].str.removesuffix(".JPEG"), name="id")
+    return raw[list(FACTORS)].astype(np.int8).assign(metaclass=raw["metaclass"], target=raw["class"])
+
+
+def factor_frame(ids: np.ndarray, metadata: pd.DataFrame, source: str | None, which: Which = "top") -> pd.DataFrame:
+    """Factors of a dataset's annotated images: index `id` in the order of `ids`, a 0/1 column per factor.
+
+    `source` is `imagenet_x`, or None for the metadata: columns `x_<factor>` (`multi`) and `x_top` (`top`). Images of
+    metadata without a factor are typical of their class and left out, as ImageNet-X leaves out its prototypes.
+    """
+    if source == "imagenet_x":
+        table = factors_imagenet_x(which)[list(FACTORS)]
+        frame = table.reindex([i for i in ids if i in table.index])
+    else:
+        marks = metadata.filter(regex="^x_(?!top$)").loc[ids].rename(columns=lambda name: name.removeprefix("x_"))
+        if marks.empty or "x_top" not in metadata:
+            raise InputError("mistakes: the dataset's metadata have no factor columns x_<factor> and x_top")
+        frame = marks[(marks == 1).any(axis=1)]
+        if which == "top":
+            top = metadata.loc[frame.index, "x_top"]
+            frame = frame.apply(lambda has: ((top == has.name) & (has == 1)).astype(np.int8))
+    if frame.empty:
+        raise InputError("mistakes: none of the images has a factor; ImageNet-X needs ids ILSVRC2012_val_XXXXXXXX")
+    return frame.rename_axis("id")
+
+
+def image_groups(ids: np.ndarray, source: str | None, class_names: np.ndarray) -> tuple[str, np.ndarray]:
+    """What a group of a drill-down is called, and the (n,) groups: ImageNet-X's 17 metaclasses, else the classes."""
+    if source == "imagenet_x":
+        return "metaclass", factors_imagenet_x("top").loc[ids, "metaclass"].to_numpy()
+    return "class", np.asarray(class_names)
+
+
+@lru_cache
+def real_labels() -> dict[str, np.ndarray]:
+    """ReaL labels (Beyer et al. 2020, arXiv 2006.07159), from timm: id -> sorted class indices.
+
+    50,000 entries; 3,163 are empty and scored by no one.
+    """
+    labels = json.loads(timm_list("imagenet_real_labels.json"))
+    return {f"ILSVRC2012_val_{i:08d}": np.array(x, np.int64) for i, x in enumerate(labels, start=1)}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.data.annotations import factor_frame
+from beyond_accuracy.data.published import factor_frame
 from beyond_accuracy.dimensions import calibration, mistakes
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale

@@ -13,7 +13,8 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, write_atomically
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
-from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array, score
+from beyond_accuracy.inference.predictions import score
+from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array
 
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
 PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns

@@ -10,11 +10,12 @@ import pandas as pd
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.published import real_labels
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import jobs as jobs_
-from beyond_accuracy.inference.precision import choose_precision
-from beyond_accuracy.inference.store import Entry, Predictions, Store
+from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.inference.store import Entry, Store
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.models.load import read_card
 
@@ -81,8 +82,6 @@ class Outputs:
         """Predictions by transform text as given, and by model; see `Page.predictions_many`."""
         spec = self.dataset_spec(dataset)
         if spec.reader == "imagenet_real":
-            from beyond_accuracy.data.annotations import real_labels
-
             base = self.predictions(self.base(dataset), transforms)
             labels = real_labels()
             judged = {t: {m: p.relabel(dataset, labels) for m, p in by_model.items()} for t, by_model in base.items()}
@@ -168,7 +167,7 @@ class Outputs:
 
     def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
         cards = [self.card(spec) for spec in specs]
-        precision = choose_precision(self.profile.settings.precision, self.device)
+        precision = jobs_.choose_precision(self.profile.settings.precision, self.device)
         jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
         lacking = [job for job in jobs if not job.entry.complete]
         if lacking and not self.run:

@@ -6,7 +6,7 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Settings
 from beyond_accuracy.data.classes import ClassSpace
-from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.data.transforms import Geometry
 
 PAPER_CROP = 224 / 256
 

@@ -14,8 +14,7 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.dataset import ImageDataset, build_dataset, join, reader, scored_columns
-from beyond_accuracy.data.readers.files import VAL_ID, Samples, image_id
-from beyond_accuracy.data.readers.samples import assemble, available_splits, find
+from beyond_accuracy.data.readers.files import VAL_ID, Samples, assemble, available_splits, find, image_id
 
 WNID_SUFFIX = re.compile(r"_(n\d{8})(?=\.|$)")
 FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order
