@@ -5,6 +5,7 @@ slower, and a virtual machine may hide them. So a matrix product is timed in bot
 precision `auto` results are stored, so it is kept in the cache folder: it must not change with the machine's load.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import beyond_accuracy
@@ -81,8 +83,7 @@ def plan(
     for card in cards:
         if classes is not None:
             card.check(classes)
-        for text in transforms:
-            transform = parse(text)
+        for transform in map(parse, transforms):
             base = override(dataset.preprocess, card.geometry)
             geometry = base.at(transform.input_size(base.crop, card.patch))
             logits = classes is not None and dataset.keep in ("all", "logits")
@@ -147,8 +148,7 @@ def jobs_of(todo: Todo) -> list[Job]:
 
 def image_bytes_of(jobs: list[Job]) -> int:
     """Bytes of one image under every distinct resize, crop and transform of the jobs, as uint8."""
-    views = {(job.geometry, job.transform) for job in jobs}
-    return sum(3 * geometry.crop**2 for geometry, _ in views)
+    return sum(3 * geometry.crop**2 for geometry, _ in {(job.geometry, job.transform) for job in jobs})
 
 
 def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
@@ -202,7 +202,7 @@ def usable_precisions(device: str) -> tuple[str, ...]:
     return kinds.get(_kind(device), ("fp32", "bf16"))
 
 
-def choose_precision(wanted: str, device: str, cpu: Callable[[], str] | None = None) -> str:
+def choose_precision(wanted: str, device: str) -> str:
     """`auto` is bf16 where the device is fast in it (a CPU: `cpu_precision`), and fp32 elsewhere.
 
     Part of every cache key, so asked even when nothing runs; torch is imported only where there could be a CUDA device.
@@ -210,26 +210,21 @@ def choose_precision(wanted: str, device: str, cpu: Callable[[], str] | None = N
     if wanted != "auto":
         return wanted
     kind = _kind(device)
-    return (cpu or cpu_precision)() if kind == "cpu" else "bf16" if kind == "cuda" else "fp32"
+    return cpu_precision() if kind == "cpu" else "bf16" if kind == "cuda" else "fp32"
 
 
 def _kind(device: str) -> str:
     """`mps`, `cpu`, `cuda`, `old cuda` (without bf16), or `absent`: a CUDA device that was asked for is not here."""
     if device == "mps" or (device == "auto" and sys.platform == "darwin"):
         return "mps"
-    if device == "cpu" or ("torch" not in sys.modules and _surely_no_cuda()):
+    surely_none = sys.platform == "linux" and not any(Path(path).exists() for path in ACCELERATORS)
+    if device == "cpu" or ("torch" not in sys.modules and (surely_none or sys.platform == "darwin")):
         return "cpu"
     import torch
 
     if not torch.cuda.is_available():
         return "cpu" if device == "auto" else "absent"
     return "cuda" if torch.cuda.is_bf16_supported() else "old cuda"
-
-
-def _surely_no_cuda() -> bool:
-    if sys.platform == "darwin":
-        return True
-    return sys.platform == "linux" and not any(Path(path).exists() for path in ACCELERATORS)
 
 
 def processor() -> str:
@@ -239,12 +234,9 @@ def processor() -> str:
     return found.group(1) if found else platform.processor() or platform.machine()
 
 
-def cpu_precision(file: Path | None = None, measure: Callable[[], float] | None = None, name: str = "") -> str:
-    """`bf16` where the processor is at least 1.3 times as fast in it as in fp32, else `fp32`; kept in `file`."""
-    from importlib.metadata import version
-
-    file = file or cache_dir() / "calibration.json"
-    key = f"{name or processor()}; torch {version('torch')}"
+def cpu_precision(measure: Callable[[], float] | None = None) -> str:
+    """`bf16` where the processor is at least 1.3 times as fast in it as in fp32, else `fp32`; measured once."""
+    file, key = cache_dir() / "calibration.json", f"{processor()}; torch {version('torch')}"
     known = read_json(file)
     if not isinstance(known.get(key), dict) or "bf16_gain" not in known[key]:
         known[key] = {"bf16_gain": round((measure or bf16_gain)(), 2)}
@@ -261,17 +253,15 @@ def bf16_gain() -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so that the thread's own processor time is all of it, whatever else is running
     try:
-        kinds = (torch.float32, torch.bfloat16)
+        least = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
         operands = {
-            kind: (torch.ones(rows, width, dtype=kind), torch.ones(hidden, width, dtype=kind)) for kind in kinds
+            kind: (torch.ones(rows, width, dtype=kind), torch.ones(hidden, width, dtype=kind)) for kind in least
         }
-        times: dict = {kind: [] for kind in kinds}
         with torch.inference_mode():
-            for _ in range(REPEATS):
-                for kind, (x, weight) in operands.items():
-                    start = time.thread_time()
-                    torch.nn.functional.linear(x, weight)
-                    times[kind].append(time.thread_time() - start)
-        return min(times[torch.float32]) / min(times[torch.bfloat16])
+            for _, kind in itertools.product(range(REPEATS), least):
+                start = time.thread_time()
+                torch.nn.functional.linear(*operands[kind])
+                least[kind] = min(least[kind], time.thread_time() - start)
+        return least[torch.float32] / least[torch.bfloat16]
     finally:
         torch.set_num_threads(threads)

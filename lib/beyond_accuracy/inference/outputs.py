@@ -1,6 +1,7 @@
 """Outputs of every model of a profile on a dataset: from the store, and by running what the store lacks."""
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -53,7 +54,7 @@ class Outputs:
         changed = copy.copy(self)
         changed.profile = self.profile.under(settings, limit)
         texts = [self.convention, *(f"{name}={value}" for name, value in settings.items())]
-        changed.convention = ", ".join(text for text in texts if text)
+        changed.convention = ", ".join(filter(None, texts))
         return changed
 
     @property
@@ -94,8 +95,7 @@ class Outputs:
         data = load_dataset(spec)
         found = {}
         for text, by_model in self._entries(data, transforms).items():
-            read = {name: self._read(entry, name, data, text) for name, entry in by_model.items() if entry is not None}
-            found[text] = _on_same_images(read)
+            found[text] = _on_same_images({n: self._read(entry, n, data, text) for n, entry in by_model.items()})
         return found
 
     def features(self, dataset: str) -> dict[str, Features]:
@@ -119,30 +119,26 @@ class Outputs:
 
     def _entries(
         self, data: ImageDataset, transforms: list[str], networks_only: bool = False
-    ) -> dict[str, dict[str, Entry | None]]:
-        """Store entries by transform and model, complete; None where an imported model does not cover the set."""
+    ) -> dict[str, dict[str, Entry]]:
+        """Store entries by transform and model, complete; an imported model may not cover the set."""
         specs = self.profile.models.values()
         networks = [spec for spec in specs if spec.source != "predictions"]
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
-        entries: dict[str, dict[str, Entry | None]] = {text: dict.fromkeys(self.profile.models) for text in transforms}
-        if networks:
-            for (text, name), entry in self._run(networks, data, transforms).items():
-                entries[text][name] = entry
-        for name in imported:
-            entry = self.store.imported(name, data.name)
-            for text in transforms:
-                entries[text][name] = entry if entry.complete and parse(text).is_identity else None
-        wanted = {spec.name for spec in networks} | set(imported)
-        for text, by_model in entries.items():
-            entries[text] = {name: entry for name, entry in by_model.items() if name in wanted}
-            for entry in by_model.values():
-                if entry is not None:
-                    key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
-                    if self.used.get(key, {}).get("convention", self.convention) == self.convention:
-                        entry.meta["convention"] = self.convention
-                        self.used[key] = entry.meta  # else a changed convention left the plain run as it is
+        computed = self._run(networks, data, transforms) if networks else {}
+        entries: dict[str, dict[str, Entry]] = {text: {} for text in transforms}
+        for text, name in itertools.product(transforms, self.profile.models):
+            entry = computed.get((text, name))
+            if name in imported and parse(text).is_identity:
+                entry = self.store.imported(name, data.name)
+            if entry is None or not entry.complete:
+                continue
+            entries[text][name] = entry
+            key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
+            if self.used.get(key, {}).get("convention", self.convention) == self.convention:
+                entry.meta["convention"] = self.convention
+                self.used[key] = entry.meta  # else a changed convention left the plain run as it is
         return entries
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
@@ -190,11 +186,7 @@ class Outputs:
 
     def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
         frame = entry.frame()
-        left_out = []
-        if len(frame) < len(data):
-            there = set(frame["id"])
-            left_out = [image_id for image_id in data.ids if image_id not in there]
-        if left_out:
+        if len(frame) < len(data) and (left_out := data.ids[~np.isin(data.ids, frame["id"])].tolist()):
             if not self.options.skip_bad:
                 raise InputError(
                     f"{data.name}: image {left_out[0]!r} in {data.source} cannot be decoded, and was left out by a run "

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from threading import BoundedSemaphore, Lock
 
 import numpy as np
@@ -180,19 +181,18 @@ class _Pass:
         self.todo, self.dataset, self.settings, self.options = todo, dataset, settings, options
         self.device = device = pick_device(options.device)
         jobs = jobs_of(todo)
-        views = {(job.geometry, job.transform): None for job in jobs}
+        views = {(job.geometry, job.transform) for job in jobs}
         self.views = sorted(views, key=lambda view: (view[0].text, view[1].text))
         self.view_of = {job.entry.key: self.views.index((job.geometry, job.transform)) for job in jobs}
         classes = dataset.classes and dataset.classes.prompted(settings.prompts)
         self.models: dict[tuple, Model] = {}
         self.heads: dict = {}
         for job in jobs:
-            if job.card not in self.heads:
-                base = model_for(job.card, settings, options.imports).to(device)
-                self.heads[job.card] = None if classes is None else text_head(base, classes, device, store)
             if (job.card, job.geometry.crop) not in self.models:
-                base = model_for(job.card, settings, options.imports)
+                base = model_for(job.card, settings, options.imports).to(device)
                 self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
+                if job.card not in self.heads:
+                    self.heads[job.card] = None if classes is None else text_head(base, classes, device, store)
         self.precision = jobs[0].precision
         self.batch = options.batch_size or BATCH.get(device.type, CPU_BATCH)
         self.shrinking = Lock()
@@ -212,14 +212,12 @@ class _Pass:
         loaded = self._loaded()  # before the threads: decoding processes are forked from this one
         lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
         with bar, cudnn_for(self.device, self.precision), lanes, writer:
-            written: deque[tuple[Range, Future[int]]] = deque()
+            written: Future[int] | None = None  # the part under way
             for rows, groups in self._parts(loaded, lanes):
-                written.append((rows, writer.submit(self._write, rows, groups)))
-                while len(written) > 1:
-                    skipped += _finished(written, bar)
-            while written:
-                skipped += _finished(written, bar)
-        return skipped
+                following = writer.submit(self._write, rows, groups, bar)
+                skipped += written.result() if written else 0
+                written = following
+            return skipped + (written.result() if written else 0)
 
     def _loaded(self) -> Iterator[tuple[Range, bool, tuple]]:
         """Slices of the parts in order: the part, whether the slice ends a forward batch, and what was decoded."""
@@ -231,9 +229,11 @@ class _Pass:
             for end in [min(start + self.group, rows[1])]
             for at in range(start, end, size)
         ]
-        crops = decoded(
-            self.dataset, tuple(self.views), [there for _, there, _ in slices], self.settings.workers, self.device
-        )
+        workers = worker_count(self.settings.workers, len(slices), self.device)
+        how = {"collate_fn": _collate, "worker_init_fn": _die_with_parent, "pin_memory": self.device.type == "cuda"}
+        how |= {"num_workers": workers, "prefetch_factor": PREFETCH.get(self.device.type, 2) if workers else None}
+        loader = DataLoader(Views(self.dataset, self.views), batch_sampler=[there for _, there, _ in slices], **how)
+        crops = guarded(iter(loader))  # the decoding processes start here
         return ((rows, last, items) for (rows, _, last), items in zip(slices, crops, strict=True))
 
     def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list]]:
@@ -260,10 +260,8 @@ class _Pass:
         if not stacks:
             return {}
         views = [view[0] if len(view) == 1 else torch.cat(view) for view in zip(*stacks, strict=True)]
-        found = {
-            job.entry.key: lanes.submit(self._outputs, job, views[self.view_of[job.entry.key]])
-            for job in self.todo[rows]
-        }
+        view = self.view_of
+        found = {j.entry.key: lanes.submit(self._outputs, j, views[view[j.entry.key]]) for j in self.todo[rows]}
         lanes.batch_done()
         return found
 
@@ -281,7 +279,8 @@ class _Pass:
             elif size == 1:
                 raise InputError(f"{job.card.name}: out of memory with a batch of one; try --device cpu")
             else:
-                _free(self.device)
+                if self.device.type in ("cuda", "mps"):
+                    getattr(torch, self.device.type).empty_cache()
                 with self.shrinking:  # other lanes run out at the same moment
                     self.batch = min(self.batch, size // 2)
         with torch.inference_mode():
@@ -297,8 +296,9 @@ class _Pass:
 
     def _try(self, model: Model, job: Job, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
         """One forward pass, or None when memory ran out (outside the handler, so that its tensors are gone)."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         try:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), torch.autocast(self.device.type, kind) if kind else nullcontext():
                 x = model.normalize(images).contiguous(memory_format=torch.channels_last)
                 wanted = {"logits": self.dataset.classes is not None, "features": job.features}
                 out = model.outputs(x, self.heads[job.card], **wanted)
@@ -307,12 +307,6 @@ class _Pass:
             if not is_out_of_memory(error):
                 raise
             return None
-
-    def _autocast(self):
-        if self.precision == "fp32":
-            return nullcontext()
-        kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, kind)
 
     def _fetch(self, job: Job, groups: list) -> dict[str, np.ndarray]:
         """Outputs of a job for one part by name, once they are computed."""
@@ -329,7 +323,7 @@ class _Pass:
                 fetched.setdefault(name, []).append(values.cpu().numpy())
         return {name: np.concatenate(values) for name, values in fetched.items()}
 
-    def _write(self, rows: Range, groups: list) -> int:
+    def _write(self, rows: Range, groups: list, bar: tqdm) -> int:
         """Write a part of every job; returns how many of its images could not be decoded."""
         outputs = {job.entry.key: self._fetch(job, groups) for job in self.todo[rows]}
         positions = [position for there, _, _ in groups for position in there]
@@ -346,26 +340,14 @@ class _Pass:
                 if not job.logits:
                     del arrays["logits"]
             job.entry.write_part(rows, frame, arrays)
+        bar.update(rows[1] - rows[0])
         return sum(bad for _, _, bad in groups)
-
-
-def _finished(written: "deque[tuple[Range, Future[int]]]", bar: tqdm) -> int:
-    """Wait for the oldest part under way."""
-    rows, future = written.popleft()
-    skipped = future.result()
-    bar.update(rows[1] - rows[0])
-    return skipped
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether memory ran out; MPS and the CPU allocator raise a plain RuntimeError."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _free(device: torch.device) -> None:
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).empty_cache()
 
 
 @contextmanager
@@ -383,38 +365,11 @@ def cudnn_for(device: torch.device, precision: str) -> Iterator[None]:
 
 # Decoding: each image once, and every transform, resize and crop of it in the same process --------------------------
 
-# Position, crops by view, and what is wrong with the images that have none: position, message, may be left out.
-Decoded = tuple[list[int], list[torch.Tensor], list[tuple[int, str, bool]]]
-
-
-def decoded(
-    dataset: ImageDataset,
-    views: tuple[tuple[Geometry, Transform], ...],
-    slices: Sequence[list[int]],
-    workers: int,
-    device: torch.device,
-) -> Iterator[Decoded]:
-    """Crops of slices of positions, in order; the decoding processes start before this returns.
-
-    A slice: positions of good images, uint8 (b, 3, side, side) per view, the bad images.
-    """
-    workers = worker_count(workers, len(slices), device)
-    loader = DataLoader(
-        Views(dataset, views),
-        batch_sampler=slices,
-        collate_fn=_collate,
-        num_workers=workers,
-        prefetch_factor=PREFETCH.get(device.type, 2) if workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_die_with_parent,
-    )
-    return guarded(iter(loader))
-
 
 class Views(Dataset):
     """Item i: every view (resize and crop x transform) of image i as uint8, decoded once."""
 
-    def __init__(self, dataset: ImageDataset, views: tuple[tuple[Geometry, Transform], ...]):
+    def __init__(self, dataset: ImageDataset, views: Sequence[tuple[Geometry, Transform]]):
         self.dataset, self.views = dataset, views
 
     def __len__(self) -> int:
@@ -426,28 +381,27 @@ class Views(Dataset):
         except InputError as error:
             return position, None, (position, str(error), isinstance(error, BadImage))
         image_id = str(self.dataset.ids[position])
-        plain: dict[Geometry, object] = {}
+        plain = cache(lambda geometry: geometry.apply(image))
         crops = []
         for geometry, transform in self.views:
+            rng = transform.generator(image_id)
             if transform.place == "source":
-                crop = geometry.apply(transform.apply_source(image, transform.generator(image_id)))
+                crop = geometry.apply(transform.apply_source(image, rng))
             else:
-                if geometry not in plain:
-                    plain[geometry] = geometry.apply(image)
-                crop = transform.apply_input(plain[geometry], transform.generator(image_id))
+                crop = transform.apply_input(plain(geometry), rng)
             crops.append(np.asarray(crop, dtype=np.uint8))
         return position, crops, None
 
 
 def _collate(items):
+    # Positions of good images, uint8 (b, 3, side, side) per view, and position, message and kind of the bad ones.
     good = [(position, crops) for position, crops, error in items if error is None]
-    stacks = [
-        torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in zip(*(crops for _, crops in good), strict=True)
-    ]
+    views = zip(*(crops for _, crops in good), strict=True)
+    stacks = [torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in views]
     return [position for position, _ in good], stacks, [error for _, _, error in items if error is not None]
 
 
-def guarded(slices: Iterator[Decoded]) -> Iterator[Decoded]:
+def guarded(slices: Iterator[tuple]) -> Iterator[tuple]:
     """The slices; a decoding process that was killed becomes one clear message."""
     try:
         yield from slices
