@@ -77,17 +77,13 @@ def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list
     return json.loads((ASSETS / "cue_conflict_categories.json").read_text(encoding="utf-8"))["categories"]
 
 
-def human_cue_counts() -> pd.DataFrame:
-    """Human answers to the cue-conflict images, a row per observer and shape; source: `HUMAN_CITATION`.
-
-    `shape_hits`, `texture_hits`: decisions for a cue among the `conflicts` images; `correct` of `n`: over all images.
-    """
-    return _table("human_cue_conflict.csv").copy()
-
-
 def human_shape_bias() -> pd.Series:
-    """Human shape bias by category, observers pooled, and overall under the name `all`."""
-    counts = human_cue_counts().groupby("shape")[["shape_hits", "texture_hits"]].sum()
+    """Human shape bias by category, observers pooled, and overall under the name `all`; source: `HUMAN_CITATION`.
+
+    The table has a row per observer and shape: `shape_hits`, `texture_hits` are decisions for a cue among the
+    `conflicts` images, `correct` of `n` is over all images.
+    """
+    counts = _table("human_cue_conflict.csv").groupby("shape")[["shape_hits", "texture_hits"]].sum()
     counts.loc["all"] = counts.sum()
     return counts["shape_hits"] / counts.sum(axis=1)
 
@@ -124,10 +120,8 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
     match is the caller's part.
     """
     reference = paper() if reference is None else reference
-    repeated = results.duplicated(KEY)
-    if repeated.any():
-        first = ", ".join(results.loc[repeated, KEY].iloc[0])
-        raise InputError(f"results hold {first} more than once; expected one row per {', '.join(KEY)}")
+    for first in results.loc[results.duplicated(KEY), KEY].itertuples(index=False):
+        raise InputError(f"results hold {', '.join(first)} more than once; expected one row per {', '.join(KEY)}")
     theirs = reference.rename(columns={"value": "reference", "unit": "reference_unit"})
     columns = [*KEY, "value", "ci_low", "ci_high", "n", "unit"]
     # the reference's strength that changes nothing is the plain run, which stands once in ours
@@ -135,9 +129,7 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
     plain = results[columns].merge(plain[plain["metric"] != plain["named"]], on=KEY)
     ours = pd.concat([results[columns], plain.assign(metric=plain["named"])[columns]]).drop_duplicates(KEY)
     merged = theirs.merge(ours, on=KEY, how="inner")
-    wrong = merged[merged.unit != merged.reference_unit]
-    if len(wrong):
-        row = wrong.iloc[0]
+    for _, row in merged[merged.unit != merged.reference_unit].iterrows():
         raise InputError(
             f"{', '.join(row[KEY])} is in {row.unit} here and in {row.reference_unit} in the reference; use the latter"
         )
@@ -146,22 +138,19 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
     high = merged.ci_high.fillna(merged.value) + merged.tolerance
     slack = 1e-9  # two numbers that differ by exactly the tolerance agree, whatever the binary rounding
     merged["agrees"] = (low - slack <= merged.reference) & (merged.reference <= high + slack)
-    notes = np.array([caveat(*key) for key in merged[KEY].itertuples(index=False)], dtype=object).reshape(-1, 2)
-    merged["target"], merged["caveat"] = notes[:, 0].astype(bool), notes[:, 1]
-    order = [*columns, "reference", "tolerance", "source", "difference", "agrees", "target", "caveat"]
-    return merged[order]
+    notes = [caveat(*key) for key in merged[KEY].itertuples(index=False)]
+    merged["target"], merged["caveat"] = np.array([is_one for is_one, _ in notes], bool), [text for _, text in notes]
+    return merged[[*columns, "reference", "tolerance", "source", "difference", "agrees", "target", "caveat"]]
 
 
 def summarise_agreement(compared: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
     """Agreements per dimension: ``dimension, numbers, measured, agree, differ, not_a_target``."""
     reference = paper() if reference is None else reference
-    rows = []
-    for dimension, group in reference.groupby("dimension", sort=False):
-        ours = compared[compared.dimension == dimension]
-        targets = ours[ours.target]
-        agree = int(targets.agrees.sum())
-        rows.append((dimension, len(group), len(ours), agree, len(targets) - agree, len(ours) - len(targets)))
-    return pd.DataFrame(rows, columns=["dimension", "numbers", "measured", "agree", "differ", "not_a_target"])
+    ours = compared.assign(agree=compared.target & compared.agrees, differ=compared.target & ~compared.agrees)
+    ours = ours.assign(measured=True, not_a_target=~compared.target).groupby("dimension")
+    counts = ours[["measured", "agree", "differ", "not_a_target"]].sum()
+    table = reference.groupby("dimension", sort=False).size().rename("numbers").to_frame().join(counts)
+    return table.fillna(0).astype(int).reset_index()
 
 
 # Annotations of the validation set ------------------------------------------------------------------------------------

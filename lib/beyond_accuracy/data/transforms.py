@@ -51,8 +51,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data import corruptions
 
-REFERENCE = 224
-"""Side of the model input that shifts, blurs and resolutions are stated in."""
+REFERENCE = 224  # side of the model input that shifts, blurs and resolutions are stated in
 
 # Strengths at which the report measures each (scale, shift and resolution: as the paper), least and most, and the one
 # that leaves the image alone (JPEG has none).
@@ -150,8 +149,7 @@ class Transform:
         return max(multiple, multiple * round(base_size * self.strength / REFERENCE / multiple))
 
 
-IDENTITY = Transform()
-"""The transform that changes nothing; its text is `none`."""
+IDENTITY = Transform()  # its text is `none`
 
 
 def parse(text: str) -> Transform:
@@ -251,8 +249,7 @@ def _rotate(image: Image.Image, degrees: float) -> Image.Image:
 def _shift_view(image: Image.Image, pixels: int) -> Image.Image:
     width, height = image.size
     left, top = (pixels, 0) if width > height else (0, pixels)
-    # PIL fills what lies outside the image with zeros
-    return image.crop((left, top, left + width, top + height))
+    return image.crop((left, top, left + width, top + height))  # what lies outside the image is zero
 
 
 def _shift_content(image: Image.Image, pixels: int) -> Image.Image:
@@ -270,12 +267,7 @@ def _jitter(image: Image.Image, amount: float, rng: np.random.Generator) -> Imag
 
 def _released(image: Image.Image, corruption: str, severity: int, rng: np.random.Generator) -> Image.Image:
     """The pipeline that made the released ImageNet-C files, up to and including their JPEG compression."""
-    width, height = image.size
-    factor = 256 / min(width, height)
-    size = (256, int(height * factor)) if width <= height else (int(width * factor), 256)
-    image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
-    image = image.crop((left, top, left + 224, top + 224))
+    image = Geometry(256, 224, "bilinear").apply(image)
     return corruptions.jpeg(corruptions.corrupt_image(image, corruption, severity, rng), 85)
 
 
@@ -309,8 +301,7 @@ class Geometry:
     def text(self) -> str:
         """The one spelling, part of the cache key and printed as provenance."""
         first = f"CenterCrop({self.crop_first}) " if self.crop_first else ""
-        how = "" if self.mode == "shortest" else f", {self.mode}"
-        how += f" on {self.fill}" if self.mode == "longest" else ""
+        how = {"shortest": "", "longest": f", longest on {self.fill}"}.get(self.mode, f", {self.mode}")
         how += "" if self.antialias else ", no antialias"
         resize = f"Resize({self.resize}, {self.interpolation}{how}) " if self.resize else ""
         return f"{first}{resize}CenterCrop({self.crop})"
