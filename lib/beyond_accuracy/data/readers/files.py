@@ -162,19 +162,14 @@ def _list(path: Path, length: int) -> TarIndex:
                     raise tarfile.ReadError(f"{member.name} is cut off")
                 label = archive.extractfile(member).read(32) if member.name.endswith(".cls") else NO_LABEL
                 names.append(member.name.removeprefix("./"))
-                numbers.append((member.offset_data, member.size, _whole(label, f"{path}: {member.name}")))
+                numbers.append((member.offset_data, member.size, int(label)))
+    except ValueError:
+        raise InputError(f"{path}: {member.name} holds {label!r}, expected the class as a whole number") from None
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(
             f"{path}: not a whole, uncompressed tar archive ({error}); get it again, or unpack it if it is compressed"
         ) from error
     return TarIndex(names, *np.array(numbers, np.int64).reshape(-1, 3).T)
-
-
-def _whole(content: bytes | int, where: str) -> int:
-    try:
-        return int(content)
-    except ValueError:
-        raise InputError(f"{where} holds {content!r}, expected the class as a whole number") from None
 
 
 def stamp(paths: list[Path]) -> str:
@@ -200,18 +195,12 @@ def _members(form: str, paths: list[Path], indices: list[TarIndex], chosen: list
 
 def scan_tars(paths: list[Path]) -> Samples:
     """All images inside plain archives, as if they were unpacked into one folder."""
-    indices = [index_tar(path) for path in paths]
-    chosen = [
-        sorted((i for i, name in enumerate(index.names) if is_image(name)), key=index.names.__getitem__)
-        for index in indices
-    ]
-    names = [index.names[i] for index, at in zip(indices, chosen, strict=True) for i in at]
+    indices, chosen, names = [index_tar(path) for path in paths], [], []
+    for index in indices:
+        images = sorted((name, i) for i, name in enumerate(index.names) if is_image(name))
+        chosen.append([i for _, i in images])
+        names += [name for name, _ in images]
     return _members("tar", paths, indices, chosen, names)
-
-
-def is_webdataset(path: Path) -> bool:
-    """Whether an archive holds samples with `.cls` (or, for several labels, `.npy`) members."""
-    return any(name.endswith((".cls", ".npy")) for name in index_tar(path).names)
 
 
 def scan_webdataset(paths: list[Path]) -> Samples:
@@ -254,7 +243,7 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
     if shards := _choose(root, "*.parquet", splits):
         return _from_parquet(spec, root, shards)
     shards = _choose(root, "*.tar", splits)
-    if shards and is_webdataset(shards[0]):
+    if shards and any(name.endswith((".cls", ".npy")) for name in index_tar(shards[0]).names):  # webdataset
         _complete_tars(spec, root, shards)
         names = root / "classnames.txt"
         # only line ends are stripped: one VTAB task has a class whose name is an empty line
@@ -282,11 +271,11 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
 def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more) -> ImageDataset:
     """`build_dataset` of samples, its size checked against what the full set has (`expected` of the profile)."""
     source = str(samples.root)
-    if note := count_note(spec, len(ids)):
-        if spec.options.get("strict"):
-            raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
-        if not in_notebook():  # pages show the number of images with every result
-            print(f"{spec.name}: {note}", file=sys.stderr)
+    note = count_note(spec, len(ids))
+    if note and spec.options.get("strict"):
+        raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
+    if note and not in_notebook():  # pages show the number of images with every result
+        print(f"{spec.name}: {note}", file=sys.stderr)
     return build_dataset(spec, ids, targets, samples.load, content=samples.stamp, source=source, **more)
 
 
@@ -306,8 +295,8 @@ def available_splits(spec: DatasetSpec) -> list[str]:
 
 def _split_of(path: Path, root: Path) -> str:
     """Which split a shard belongs to, from the folders and the file name: a key of `SPLITS`, or empty."""
-    words = re.split(r"[^a-z]+", path.relative_to(root).as_posix().lower())
-    return next((split for split, names in SPLITS.items() if not set(words).isdisjoint(names)), "")
+    words = set(re.split(r"[^a-z]+", path.relative_to(root).as_posix().lower()))
+    return next((split for split, names in SPLITS.items() if words & set(names)), "")
 
 
 def _glob(root: Path, pattern: str) -> list[Path]:
@@ -335,8 +324,7 @@ def _from_parquet(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
         if table[label].null_count:
             raise InputError(f"{spec.name}: column {label!r} in {shards[0].parent} has rows without a label")
         labels = table[label].to_numpy().astype(np.int64)
-    paths = table["image.path"].to_pylist() if "image.path" in present else [""] * table.num_rows
-    names = [path or "" for path in paths]
+    names = [path or "" for path in table["image.path"].to_pylist()] if "image.path" in present else [""] * len(table)
     return Samples("parquet", names, load, stamp(shards), root, labels, class_names.get(label, []), table)
 
 
