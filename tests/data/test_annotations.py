@@ -9,7 +9,10 @@ import pytest
 
 from beyond_accuracy.base import paths
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.data import published
+from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.inference.predictions import Predictions
 
 
 def test_real_labels():
@@ -20,13 +23,12 @@ def test_real_labels():
 
 
 def test_original_labels_score_as_published():
+    """Predicting the original label scores 42,164 of the 46,837 images with a ReaL label: 90.0228 %."""
     pytest.importorskip("imagenet_x", reason="labels of the validation ids come with imagenet-x")
-    from importlib.resources import files
-
-    labels = pd.read_csv(files("imagenet_x") / "annotations" / "filename_label.csv")
-    real = published.real_labels()
-    scored = [(label in real[name[:-5]]) for name, label in labels.itertuples(index=False) if len(real[name[:-5]])]
-    assert (sum(scored), len(scored)) == (42_164, 46_837)
+    data = load_dataset(load_profile("predictions").datasets["imagenet_1k"])
+    frame = pd.DataFrame({"id": data.ids.astype(str), "target": data.targets, "pred": data.targets, "confidence": 1.0})
+    found = Predictions("labels", "imagenet_1k", "none", frame, None, None, {}).relabel("real", published.real_labels())
+    assert (int(found.correct.sum()), len(found)) == (42_164, 46_837)
 
 
 def test_imagenet_x_counts():
