@@ -191,6 +191,13 @@ def write_parts(entry, ranges=RANGES):
         entry.write_part((start, stop), frame, {"logits": values, "features-x": values[:, :2]})
 
 
+def complete_entry(folder):
+    entry = entry_in(folder)
+    write_parts(entry)
+    entry.finish(RANGES)
+    return entry
+
+
 def test_parts_become_one_table(tmp_path):
     entry = entry_in(tmp_path)
     assert entry.missing(RANGES) == RANGES and not entry.complete
@@ -247,6 +254,8 @@ def test_a_killed_runs_leftovers_are_cleared(tmp_path):
 
 def damage(path, how):
     content = path.read_bytes()
+    if how == "gone":
+        return path.unlink()
     path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "noise": b"\x93NUMPY" + b"\x07" * 50}[how])
 
 
@@ -268,14 +277,8 @@ def test_a_damaged_part_is_named_and_only_it_is_done_again(tmp_path, how):
 @pytest.mark.parametrize("how", ["empty", "cut", "noise", "gone"])
 @pytest.mark.parametrize("name", ["logits.npy", "predictions.parquet"])
 def test_damaged_results_are_named(tmp_path, name, how):
-    entry = entry_in(tmp_path)
-    write_parts(entry)
-    entry.finish(RANGES)
-    path = entry.folder / name
-    if how == "gone":
-        path.unlink()
-    else:
-        damage(path, how)
+    entry = complete_entry(tmp_path)
+    damage(entry.folder / name, how)
     if (name, how) == ("predictions.parquet", "gone"):
         assert not entry.complete
         return
@@ -284,9 +287,7 @@ def test_damaged_results_are_named(tmp_path, name, how):
 
 
 def test_an_array_of_another_run_is_refused(tmp_path):
-    entry = entry_in(tmp_path)
-    write_parts(entry)
-    entry.finish(RANGES)
+    entry = complete_entry(tmp_path)
     np.save(entry.folder / "logits.npy", np.zeros((4, 3), np.float16))
     with pytest.raises(InputError, match="4 rows instead of 5"):
         entry.array("logits")
