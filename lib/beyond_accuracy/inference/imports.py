@@ -146,14 +146,13 @@ def _logits(frame: pd.DataFrame, path: Path, n_classes: int) -> np.ndarray | Non
     if not present:
         return None
     names = [f"logit_{k}" for k in range(n_classes)]
-    if missing := [name for name in names if name not in frame]:
-        raise InputError(f"{path}: {missing[0]} is missing; expected logit_0 … logit_{n_classes - 1}, or none of them")
-    if surplus := sorted(set(present) - set(names)):
-        raise InputError(f"{path}: {surplus[0]} is too many; expected logit_0 … logit_{n_classes - 1}, or none of them")
+    missing = [f"{name} is missing" for name in names if name not in frame]
+    surplus = [f"{name} is too many" for name in sorted(set(present) - set(names))]
+    for wrong in [*missing, *surplus][:1]:
+        raise InputError(f"{path}: {wrong}; expected logit_0 … logit_{n_classes - 1}, or none of them")
     logits = np.stack([_numbers(frame[name]) for name in names], axis=1).astype(np.float32)
-    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(wrong):
-        raise InputError(f"{path}: row {frame['row'][wrong[0]]}: a logit is not a finite number")
+    for wrong in np.flatnonzero(~np.isfinite(logits).all(axis=1))[:1]:
+        raise InputError(f"{path}: row {frame['row'][wrong]}: a logit is not a finite number")
     return logits
 
 
