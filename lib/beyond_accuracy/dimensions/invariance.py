@@ -21,8 +21,7 @@ from beyond_accuracy.data import transforms
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.measure.stats import bootstrap_means, share_interval
-from beyond_accuracy.show.figures import Drawn
-from beyond_accuracy.show.pictures import transformed
+from beyond_accuracy.show.figures import Drawn, transformed
 from beyond_accuracy.show.theme import WIDTH
 
 # What is measured at each strength, and its unit; see `per_image`.

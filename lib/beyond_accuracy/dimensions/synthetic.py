@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, Difference, Interval, linear_difference, share_interval
-from beyond_accuracy.show import figures, pictures
+from beyond_accuracy.show import figures
 from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import ModelStyle, legend
 
@@ -316,7 +316,7 @@ def failure_gallery(
     for row in frame.itertuples():
         answers = [f"{styles[model].label}: {words[answer[row.id]]}" for model, answer in said.items()]
         captions.append("\n".join([f"{truth[row.id]}, {row.factor.replace('_', ' ')} {row.level}", *answers]))
-    fig = pictures.gallery([page.image(dataset, i) for i in frame["id"]], captions, columns=2)
+    fig = figures.gallery([page.image(dataset, i) for i in frame["id"]], captions, columns=2)
     return fig, f"Failures with each model's answer: {'; '.join(captions)}".replace("\n", ", ")
 
 
