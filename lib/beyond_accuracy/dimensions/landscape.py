@@ -12,7 +12,6 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logit
 from scipy.stats import rankdata, t
 
 from beyond_accuracy.data.published import leaderboard
@@ -50,11 +49,6 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
     """A frame with its benchmarks and terms by their names for readers."""
     columns = [c for c in ("benchmark", "term", "a", "b") if c in frame]
     return frame.assign(**{c: frame[c].map(lambda name: NAMES.get(name, name)) for c in columns})
-
-
-def odds(percent: ArrayLike) -> NDArray[np.float64]:
-    """Log-odds of percent; 0 and 100 have none and are moved inside."""
-    return logit(np.clip(np.asarray(percent, float), 0.2, 99.8) / 100)
 
 
 def peers(board: pd.DataFrame, low: float, high: float) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from beyond_accuracy.data.published import paper
 from beyond_accuracy.dimensions import landscape
-from beyond_accuracy.dimensions.landscape import ROBUSTNESS, ZERO_SHOT, estimated, odds, readable
+from beyond_accuracy.dimensions.landscape import ROBUSTNESS, ZERO_SHOT, estimated, readable
+from beyond_accuracy.measure.stats import odds
 from beyond_accuracy.show.tables import format_interval
 
 IMAGES = {
