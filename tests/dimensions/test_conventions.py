@@ -141,7 +141,7 @@ def test_what_is_not_known_has_no_row():
 
 def test_other_images_are_refused():
     one, two = random_pair(30), random_pair(30, seed=1)
-    with pytest.raises(ValueError, match="d: conventions are compared on the same images"):
+    with pytest.raises(InputError, match="d: a saw other images under precision=bf16"):
         effects([pair(one.plain, altered(two.plain, ids=two.plain.ids[::-1]))], 0, resamples=10)
 
 
