@@ -214,7 +214,7 @@ def findings(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, accuracy: M
     """What the choices move most, beside the differences between models; what scoring on all classes costs.
 
     The largest change's own interval does not know that it was chosen as the largest, so the sentences give none.
-    `rows` are of `effects`, `judged` what `Page.compare` made of `asked`; `accuracy` is that of every model, in percent,
+    `rows` are of `effects`, `judged` what `Page.compare` made of `asked`; `accuracy` is of every model, in percent,
     on the same images under the page's conventions.
     """
     rows, ours = (frame[frame["convention"] != CLASSES] for frame in (rows, judged))
