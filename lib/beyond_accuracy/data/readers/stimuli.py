@@ -18,8 +18,7 @@ from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.corruptions import GROUPS, NAMES, SEVERITIES
 from beyond_accuracy.data.dataset import ImageDataset, evenly, join, reader, remapped, require
 from beyond_accuracy.data.published import cue_categories
-from beyond_accuracy.data.readers.files import Samples, image_id, scan, scan_tars
-from beyond_accuracy.data.readers.samples import assemble, find
+from beyond_accuracy.data.readers.files import Samples, assemble, find, image_id, scan, scan_tars
 
 # Factor (as in the paper's table) -> column of the release's table; its folder is the factor in title case.
 PUG_FACTORS = {
