@@ -53,7 +53,7 @@ def test_precision_by_device(monkeypatch):
     for kind in ("fp32", "bf16"):
         assert precision.choose_precision("auto", "cpu", lambda kind=kind: kind) == kind
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert precision.choose_precision("auto", "auto") == precision.choose_precision("auto", "cuda:0") == "bf16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert precision.choose_precision("auto", "cuda") == "fp32"

@@ -59,13 +59,16 @@ def _kind(device: str) -> str:
 
     if not torch.cuda.is_available():
         return "cpu" if device == "auto" else "absent"
-    return "cuda" if torch.cuda.is_bf16_supported() else "old cuda"
+    return "cuda" if torch.cuda.is_bf16_supported(including_emulation=False) else "old cuda"
 
 
 def _surely_no_cuda() -> bool:
-    if sys.platform == "darwin":
-        return True
-    return sys.platform == "linux" and not any(Path(path).exists() for path in ACCELERATORS)
+    return sys.platform == "darwin" or (sys.platform == "linux" and not accelerators())
+
+
+def accelerators() -> list[str]:
+    """Device files of accelerators on this machine, whether torch can use them or not."""
+    return [path for path in ACCELERATORS if Path(path).exists()]
 
 
 def processor() -> str:

@@ -8,10 +8,13 @@ one part per (model, transform) is written, so a killed run continues where it s
 
 import os
 import platform
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from threading import BoundedSemaphore, Lock
 
 import numpy as np
@@ -37,7 +40,7 @@ from beyond_accuracy.inference.jobs import (
     report_skipped,
 )
 from beyond_accuracy.inference.loading import decoded
-from beyond_accuracy.inference.precision import check_device
+from beyond_accuracy.inference.precision import accelerators, check_device
 from beyond_accuracy.inference.store import Range, Store, save_array, score
 from beyond_accuracy.models.load import model_for
 from beyond_accuracy.models.network import Model
@@ -51,6 +54,7 @@ SLICE_BYTES = 32 * 2**20  # as much of a batch travels from a decoding process a
 BATCH = {"cuda": 256, "mps": 64}
 CPU_BATCH = 16
 MAX_LANES = 16  # more lanes of fewer threads would hold more activations in memory at once
+MANY_PROMPTS = 5000  # from which encoding them is announced: minutes on a CPU
 QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or run
 FLOAT16_LOWEST = np.finfo(np.float16).min
 
@@ -59,6 +63,8 @@ def pick_device(name: str = "auto") -> torch.device:
     """CUDA, else MPS, else CPU."""
     if check_device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if name == "cpu" and (unused := accelerators()):
+            _say_unused(unused[0])
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -67,6 +73,18 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device {name!r} is not available here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
+
+
+@lru_cache
+def _say_unused(accelerator: str) -> None:
+    """Once: a driver too old for torch's CUDA would otherwise cost a day on the CPU without a word."""
+    print(
+        f"{accelerator} is here, but torch {torch.__version__} (CUDA {torch.version.cuda or 'none'}) cannot use it: "
+        "running on the CPU. Update the driver, or install the torch build for the driver you have; --device cuda says "
+        "what fails",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -85,7 +103,14 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
     except (OSError, ValueError, EOFError):
-        head = model.head(classes, device)
+        pass
+    prompts = len(classes.spoken) * len(classes.templates)
+    if loud := prompts >= MANY_PROMPTS and "BEYOND_ACCURACY_QUIET" not in os.environ:
+        print(f"{model.card.name}: encoding {prompts:,} prompts, once for this class list", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    head = model.head(classes, device, progress=loud and interactive())
+    if loud:
+        print(f"{model.card.name}: prompts encoded ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
     values = head.cpu().numpy()
     atomic_write(file, lambda path: save_array(path, values))
     return head
