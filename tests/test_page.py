@@ -156,10 +156,10 @@ def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypa
 
 
 def test_relabelled_sets_share_the_images(toy, monkeypatch):
-    from beyond_accuracy.data import annotations
+    from beyond_accuracy.inference import outputs
 
     labels = {"red/red000": np.array([0]), "red/red001": np.array([1, 2]), "green/green000": np.array([], int)}
-    monkeypatch.setattr(annotations, "real_labels", lambda: labels)
+    monkeypatch.setattr(outputs, "real_labels", lambda: labels)
     content = toy.content()
     content["datasets"]["real"] = {"reader": "imagenet_real", "options": {"of": "images"}, "title": "ReaL"}
     study = study_of(toy, content)

@@ -21,7 +21,8 @@ from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.outputs import Features, Outputs
-from beyond_accuracy.inference.store import Predictions, Store
+from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.inference.store import Store
 from beyond_accuracy.measure import replicates, tidy, verdicts
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.show import figures, metrics, results, tables, theme

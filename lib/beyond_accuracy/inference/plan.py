@@ -10,9 +10,8 @@ from beyond_accuracy.base.profile import DatasetSpec, Profile, unknown
 from beyond_accuracy.data import corruptions, transforms
 from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.transforms import parse
-from beyond_accuracy.inference.jobs import Options
+from beyond_accuracy.inference.jobs import Options, usable_precisions
 from beyond_accuracy.inference.outputs import Outputs
-from beyond_accuracy.inference.precision import usable_precisions
 from beyond_accuracy.inference.store import Store
 
 GIGABYTE = 1e9

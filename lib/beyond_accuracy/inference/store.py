@@ -23,9 +23,6 @@ from filelock import FileLock, Timeout
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, cannot_write, read_json, write_atomically
 from beyond_accuracy.base.paths import cache_dir, check_name
-from beyond_accuracy.inference.predictions import Predictions, restrict, score
-
-__all__ = ["Entry", "Predictions", "Store", "make_key", "restrict", "rows_table", "save_array", "score"]
 
 FORMAT = 2
 ARRAYS = b"beyond_accuracy.arrays"  # schema key of predictions.parquet: the .npy files that belong to it

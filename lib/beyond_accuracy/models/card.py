@@ -15,7 +15,7 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Profile, Settings
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.download import from_hub, hub_reachable
-from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.data.transforms import Geometry
 
 PAPER_CROP = 224 / 256
 WEIGHT_FILES = {

@@ -31,9 +31,9 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Settings, unknown
-from beyond_accuracy.data import geometry
+from beyond_accuracy.data import transforms
 from beyond_accuracy.data.download import hub_refusal
-from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.data.transforms import Geometry
 from beyond_accuracy.models import card as cards
 from beyond_accuracy.models.card import Card, local_dir, local_folder, locate
 
@@ -108,7 +108,7 @@ def _module_hash(name: str) -> str:
 @lru_cache
 def _own_code() -> str:
     """Hash of the code that fills a card in: a card of older code is not trusted."""
-    files = [__file__, cards.__file__, geometry.__file__, paths.__file__]
+    files = [__file__, cards.__file__, transforms.__file__, paths.__file__]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 

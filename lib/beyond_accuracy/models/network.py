@@ -12,7 +12,7 @@ from torch import nn
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data.classes import ClassSpace
-from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.data.transforms import Geometry
 from beyond_accuracy.models.card import Card, local_dir
 
 
