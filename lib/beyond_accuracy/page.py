@@ -104,14 +104,14 @@ class Page:
         return _class_space(self, dataset).names
 
     def available(self, datasets: Iterable[str]) -> list[str]:
-        """Those datasets whose data is here; the others are listed on the page as left out."""
+        """Those datasets whose data is here and whole; the others are listed on the page as left out."""
         found = []
         for name in datasets:
             try:
                 self.dataset(self.outputs.base(name))
                 found.append(name)
-            except DataMissing as missing:
-                self.skipped.append(str(missing))
+            except (DataMissing, InputError) as error:  # a report of bad input says so in its exit code
+                self.skipped.append(str(error))
         return found
 
     def predictions(self, dataset: str, transform: str = "none") -> dict[str, Predictions]:

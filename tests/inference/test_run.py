@@ -308,7 +308,7 @@ def test_the_text_head_is_encoded_once(toy, monkeypatch):
     models = {"clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"}}
     made = []
     original = Model.head
-    monkeypatch.setattr(Model, "head", lambda self, *a: made.append(self.card.name) or original(self, *a))
+    monkeypatch.setattr(Model, "head", lambda self, *a, **k: made.append(self.card.name) or original(self, *a, **k))
     first = toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]["clip"]
     second = toy.outputs(toy.content(models)).predictions("images", ["hflip=1"])["hflip=1"]["clip"]
     assert made == ["clip"] and len(second) == 12

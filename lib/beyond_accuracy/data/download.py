@@ -59,6 +59,7 @@ class Hub:
     repo: str
     revision: str = ""
     files: Sequence[str] = ("*.txt", "train/*", "test/*")  # patterns
+    shards: int = 0  # only so many of the files of each pattern, evenly spaced; 0 = all
     sha256: dict[str, str] = field(default_factory=dict)
 
 
@@ -131,8 +132,11 @@ def hub_reachable() -> bool:
 
 
 @contextmanager
-def from_hub(repo: str) -> Iterator[None]:
-    """Around calls of the hub's client: what breaks there is data that is missing, told in one message."""
+def from_hub(repo: str, terms: str = "") -> Iterator[None]:
+    """Around calls of the hub's client: what breaks there is data that is missing, told in one message.
+
+    `terms`: the page of the repository on which its terms are accepted.
+    """
     from huggingface_hub.errors import HTTPError
 
     if not hub_reachable():
@@ -141,9 +145,38 @@ def from_hub(repo: str) -> Iterator[None]:
         yield
     except (HTTPError, OSError) as error:
         raise DataMissing(
-            f"{repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
+            hub_refusal(error, repo, terms)
+            or f"{repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
             "command again to continue"
         ) from error
+
+
+def hub_refusal(error: BaseException, repo: str, terms: str = "") -> str:
+    """What to do about an answer of the hub that another try will not mend; empty for other errors.
+
+    The libraries wrap the answer several times over.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(getattr(getattr(found, "response", None), "status_code", None), int):
+        found = found.__cause__ or found.__context__
+    response = getattr(found, "response", None)
+    status, code = getattr(response, "status_code", 0), getattr(response, "headers", {}).get("X-Error-Code", "")
+    if status == 429:
+        return (
+            f"the hub asks to wait ({status}, too many requests from here) before it gives out {repo}; run the command "
+            "again in some minutes, or log in with `hf auth login`, which allows more"
+        )
+    if status == 404 and code in ("EntryNotFound", "RevisionNotFound"):
+        path = str(response.url).partition("/resolve/")[2].partition("/")[2]
+        what = path or "such revision"
+        return f"{repo} has no {what} any more (404): it was renamed or removed; see docs/datasets.md for other ways"
+    if status in (401, 403, 404):  # a private repository, and one that does not exist, look the same from outside
+        return (
+            f"the hub refuses {repo} ({status}): accept the terms at {terms or f'https://huggingface.co/{repo}'} with "
+            "your account if it asks for that, run `hf auth login` (or set HF_TOKEN), then run this command again; "
+            "else check the name"
+        )
+    return ""
 
 
 class _Again(Exception):

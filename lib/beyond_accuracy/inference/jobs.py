@@ -217,14 +217,19 @@ def _kind(device: str) -> str:
     """`mps`, `cpu`, `cuda`, `old cuda` (without bf16), or `absent`: a CUDA device that was asked for is not here."""
     if device == "mps" or (device == "auto" and sys.platform == "darwin"):
         return "mps"
-    surely_none = sys.platform == "linux" and not any(Path(path).exists() for path in ACCELERATORS)
+    surely_none = sys.platform == "linux" and not accelerators()
     if device == "cpu" or ("torch" not in sys.modules and (surely_none or sys.platform == "darwin")):
         return "cpu"
     import torch
 
     if not torch.cuda.is_available():
         return "cpu" if device == "auto" else "absent"
-    return "cuda" if torch.cuda.is_bf16_supported() else "old cuda"
+    return "cuda" if torch.cuda.is_bf16_supported(including_emulation=False) else "old cuda"
+
+
+def accelerators() -> list[str]:
+    """Device files of accelerators on this machine, whether torch can use them or not."""
+    return [path for path in ACCELERATORS if Path(path).exists()]
 
 
 def processor() -> str:

@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,7 @@ from beyond_accuracy.inference.jobs import (
     Job,
     Options,
     Todo,
+    accelerators,
     check_device,
     filling,
     head_file,
@@ -57,6 +59,7 @@ SLICE_BYTES = 32 * 2**20  # as much of a batch travels from a decoding process a
 BATCH = {"cuda": 256, "mps": 64}
 CPU_BATCH = 16
 MAX_LANES = 16  # more lanes of fewer threads would hold more activations in memory at once
+MANY_PROMPTS = 5000  # from which encoding them is announced: minutes on a CPU
 MAX_CPU_WORKERS = 4
 PREFETCH = {"cuda": 4}  # slices per decoding process that wait for a GPU; 2 elsewhere
 QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or run
@@ -67,6 +70,8 @@ def pick_device(name: str = "auto") -> torch.device:
     """CUDA, else MPS, else CPU."""
     if check_device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if name == "cpu" and (unused := accelerators()):
+            _say_unused(unused[0])
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -75,6 +80,18 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device {name!r} is not available here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
+
+
+@cache
+def _say_unused(accelerator: str) -> None:
+    """Once: a driver too old for torch's CUDA would otherwise cost a day on the CPU without a word."""
+    print(
+        f"{accelerator} is here, but torch {torch.__version__} (CUDA {torch.version.cuda or 'none'}) cannot use it: "
+        "running on the CPU. Update the driver, or install the torch build for the driver you have; --device cuda says "
+        "what fails",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -93,7 +110,14 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
     except (OSError, ValueError, EOFError):
-        head = model.head(classes, device)
+        pass
+    prompts = len(classes.spoken) * len(classes.templates)
+    if loud := prompts >= MANY_PROMPTS and "BEYOND_ACCURACY_QUIET" not in os.environ:
+        print(f"{model.card.name}: encoding {prompts:,} prompts, once for this class list", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    head = model.head(classes, device, progress=loud and interactive())
+    if loud:
+        print(f"{model.card.name}: prompts encoded ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
     values = head.cpu().numpy()
     atomic_write(file, lambda path: save_array(path, values))
     return head

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from beyond_accuracy.base import parameters as parameters_
 from beyond_accuracy.base.errors import InputError
@@ -22,6 +23,9 @@ from beyond_accuracy.base.profile import Profile, available_profiles, load_profi
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.run import LATE, READS, build_pages
 from beyond_accuracy.show import metrics, results
+
+if TYPE_CHECKING:
+    from beyond_accuracy.inference.plan import Filled
 
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
@@ -95,10 +99,12 @@ def build(
     with suppress(InputError):  # bad input is for the page that meets it
         for line in disk_lines(loaded, [page.dimension for page in chosen], WORTH_SAYING):
             echo(line)
-    keys = fill_store(loaded, chosen, dict(options or {}), echo)
+    filled = fill_store(loaded, chosen, dict(options or {}), echo)
 
     def build_one(page: Notebook) -> PageState:
-        run_key = _run_key(page, given[page.name], loaded, keys[page.name], folder)
+        found = filled[page.name]
+        inputs = [*found.keys, *found.missing, *found.wrong]
+        run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and not force
         if kept and state.render_key == _render_key(run_key):
@@ -121,7 +127,12 @@ def build(
         states |= build_pages(chosen, build_one, at_once, folder)
         failed = _assemble(folder, loaded, models, pages, states, dict(options or {}), echo)
     echo(f"report: {folder / 'index.html'}")
-    return _exit_code([*(states[page.name].status for page in chosen), *failed], allow_missing)
+    statuses = [*(states[page.name].status for page in chosen), *failed]
+    for status, told in (("missing", "missing"), ("input", "wrong")):  # a page may be there without some of its sets
+        if count := len({message for found in filled.values() for message in getattr(found, told)}):
+            statuses.append(status)
+            echo(f"incomplete: {count} {told} (named above, and on the pages that go without)")
+    return _exit_code(statuses, allow_missing)
 
 
 def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
@@ -137,28 +148,24 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
 
 def fill_store(
     profile: Profile, pages: Sequence[Notebook], options: dict, echo: Callable[[str], None]
-) -> dict[str, list[str]]:
-    """Run what the store lacks; returns the store keys behind each page, by page name.
+) -> dict[str, Filled]:
+    """Run what the store lacks; returns what was found for each page, by page name.
 
     What goes wrong stops its own page only: the page's notebook meets it again and says so there.
     """
-    if not profile.models:
-        return {page.name: [] for page in pages}
     from beyond_accuracy.inference import plan
     from beyond_accuracy.inference.store import Store
 
-    keys, store = {}, Store()
+    found, store = {}, Store()
     for page in pages:
         try:
-            filled = plan.fill(profile, page.dimension, store, options)
-        except Exception as error:  # one model or one damaged file must not cost the other pages
-            echo(f"{page.name}: {error}")
-            keys[page.name] = [str(error)]
-            continue
-        for message in filled.missing:
+            filled = plan.fill(profile, page.dimension, store, options) if profile.models else plan.Filled()
+        except Exception as error:  # one model, one damaged file or the page's roles must not cost the other pages
+            filled = plan.Filled(wrong=[str(error)])
+        for message in (*filled.missing, *filled.wrong):
             echo(f"{page.name}: {message}")
-        keys[page.name] = [*filled.keys, *filled.missing]
-    return keys
+        found[page.name] = filled
+    return found
 
 
 def _choose(profile: Profile, pages: list[Notebook], only: Sequence[str]) -> list[Notebook]:
