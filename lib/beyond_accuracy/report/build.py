@@ -25,7 +25,7 @@ from beyond_accuracy.show import metrics
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
 # Pages made from what the notebooks recorded (`tools`).
-TOOL_PAGES = ("choose", "differences", "images", "metrics")
+TOOL_PAGES = ("models", "choose", "differences", "images", "metrics")
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 RECORDED = {"results": ".csv", "comparisons": ".csv", "findings": ".json"}  # folder -> what a page leaves there
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ

@@ -13,7 +13,7 @@ import bs4
 
 from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.profile import Profile
-from beyond_accuracy.report import PageView, choose, differences, html, images
+from beyond_accuracy.report import PageView, choose, differences, html, images, real_models
 from beyond_accuracy.show import metrics, results
 
 
@@ -44,6 +44,7 @@ def write_tools(
     titles = {page.dimension: view.title for page, view in zip(pages, views, strict=True)}
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     bodies = {
+        "models": real_models.body(),
         "choose": choose.body(table, comparisons, profile),
         "differences": differences.body(folder, profile, dimensions, titles),
         "images": _images(folder, profile, inputs, options or {}),
@@ -51,8 +52,9 @@ def write_tools(
     }
     tools = [PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()]
     complete = {**site, "tools": tools, "advice": choose.advice(table, comparisons, profile)}
-    for view in tools:
-        write_atomically(folder / view.href, html.page_html(bodies[view.name], view, views, complete).encode())
+    for view in tools:  # the published models are no toys: no banner says so of them
+        shown = complete | {"synthetic": complete["synthetic"] and view.name != "models"}
+        write_atomically(folder / view.href, html.page_html(bodies[view.name], view, views, shown).encode())
     return complete
 
 
