@@ -10,7 +10,23 @@ import pytest
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.inference.imports import import_predictions
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.page import COMPARISON_COLUMNS, Page, classify, open_page
+from beyond_accuracy.page import Page, classify, open_page
+from beyond_accuracy.show.results import COMPARISON_COLUMNS
+
+
+@pytest.fixture
+def toy(toy):
+    """With a network and images."""
+    toy.images()
+    toy.checkpoint()
+    return toy
+
+
+def two_networks(toy):
+    toy.clip()
+    names = {"timm": "colour", "open_clip": "clip"}
+    models = {name: {"source": source, "name": f"local-dir:{toy.root / name}"} for source, name in names.items()}
+    return toy.content(models)
 
 
 def study_of(toy, content=None, options=None, models="", dimension="calibration"):
@@ -30,8 +46,6 @@ def imported(toy, name="mine", wrong=0):
 
 
 def test_models_roles_and_data(toy):
-    toy.images()
-    toy.checkpoint()
     study = study_of(toy)
     assert study.models == ["colour"] and study.spec("colour").source == "timm" and study.has_networks
     assert study.role("clean") == "images" and study.has_role("shifted") and not study.has_role("x")
@@ -47,8 +61,6 @@ def test_models_roles_and_data(toy):
 
 
 def test_open_study(toy):
-    toy.images(1)
-    toy.checkpoint()
     toy.profile()
     with matplotlib.rc_context():  # the theme ends with this test
         study = open_page(str(toy.root / "toy.yaml"), "calibration", device="cpu", progress=False)
@@ -58,8 +70,6 @@ def test_open_study(toy):
 
 
 def test_predictions_of_networks_and_imports_side_by_side(toy):
-    toy.images()
-    toy.checkpoint()
     imported(toy, wrong=3)
     study = study_of(toy, models="mine,colour")
     found = study.predictions("images")
@@ -75,8 +85,7 @@ def test_predictions_of_networks_and_imports_side_by_side(toy):
 
 
 def test_models_are_judged_on_the_same_images(toy):
-    folder = toy.images()
-    toy.checkpoint()
+    folder = toy.data / "images"
     imported(toy)
     bad = folder / "red" / "red002.png"
     bad.write_bytes(b"no image")
@@ -87,8 +96,6 @@ def test_models_are_judged_on_the_same_images(toy):
 
 
 def test_missing_and_misspelt_models(toy):
-    toy.images(1)
-    toy.checkpoint()
     with pytest.raises(InputError, match="unknown model 'colur'; did you mean colour.; or import its predictions"):
         study_of(toy, models="colur").predictions("images")
     bare = toy.content(models={})
@@ -100,8 +107,6 @@ def test_missing_and_misspelt_models(toy):
 
 
 def test_what_is_not_there_is_left_out_and_listed(toy):
-    toy.images(1)
-    toy.checkpoint()
     content = toy.content()
     content["datasets"]["away"] = {"reader": "class_folder", "path": "nowhere", "classes": str(toy.classes)}
     study = study_of(toy, content)
@@ -112,14 +117,7 @@ def test_what_is_not_there_is_left_out_and_listed(toy):
 
 
 def test_features(toy):
-    toy.images()
-    toy.checkpoint()
-    toy.clip()
-    models = {
-        "colour": {"source": "timm", "name": f"local-dir:{toy.root / 'colour'}"},
-        "clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"},
-    }
-    study = study_of(toy, toy.content(models))
+    study = study_of(toy, two_networks(toy))
     found = study.features("images")
     assert sorted(found["clip"].layers) == ["projected", "trunk"] and list(found["colour"].layers) == ["pre_logits"]
     assert found["clip"].layers["projected"].shape == (12, 16) and found["clip"].layers["trunk"].dtype == np.float32
@@ -136,7 +134,7 @@ def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypa
     from beyond_accuracy.data import readers
     from beyond_accuracy.data.dataset import build_dataset
 
-    folder = toy.images()
+    folder = toy.data / "images"
 
     def probe(spec):
         files = sorted(folder.rglob("*.png"))
@@ -145,7 +143,6 @@ def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypa
         return build_dataset(spec, ids, [[k % 2, 5] for k in range(12)], load, content="x", source="here")
 
     monkeypatch.setitem(readers.READERS, "probe", probe)
-    toy.checkpoint()
     content = toy.content()
     content["datasets"]["task"] = {"reader": "probe", "classes": ""}
     study = study_of(toy, content)
@@ -161,8 +158,6 @@ def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypa
 def test_relabelled_sets_share_the_images(toy, monkeypatch):
     from beyond_accuracy.data import annotations
 
-    toy.images()
-    toy.checkpoint()
     labels = {"red/red000": np.array([0]), "red/red001": np.array([1, 2]), "green/green000": np.array([], int)}
     monkeypatch.setattr(annotations, "real_labels", lambda: labels)
     content = toy.content()
@@ -178,8 +173,6 @@ def test_relabelled_sets_share_the_images(toy, monkeypatch):
 def test_a_second_study_loads_no_network(toy, monkeypatch):
     from beyond_accuracy.models import load as models
 
-    toy.images()
-    toy.checkpoint()
     first = study_of(toy).predictions("images")["colour"]
     models.LOADED.clear()
     monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("a network was loaded"))
@@ -190,8 +183,6 @@ def test_a_second_study_loads_no_network(toy, monkeypatch):
 
 
 def test_the_device_of_a_stored_result_is_the_one_that_computed_it(toy):
-    toy.images(1)
-    toy.checkpoint()
     entry_meta = study_of(toy).predictions("images")["colour"].meta
     file = toy.store / "predictions" / entry_meta["key"] / "meta.json"
     file.write_text(file.read_text().replace(entry_meta["device"], "an older machine"))
@@ -209,8 +200,6 @@ def rows(value=1.0):
 
 
 def test_results_comparisons_and_findings_are_written(toy, capsys):
-    toy.images(1)
-    toy.checkpoint()
     study = study_of(toy)
     study.record(rows(50.0))
     study.record(rows(60.0).assign(dataset="other"))
@@ -240,8 +229,6 @@ def test_a_finding_shows_names_as_text(toy, monkeypatch):
 
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda value, **_: shown.append(value.data))
-    toy.images(1)
-    toy.checkpoint()
     study_of(toy).finding("<script>alert(1)</script> leads")
     assert shown == ["**&lt;script&gt;alert(1)&lt;/script&gt; leads**"]
 
@@ -251,8 +238,7 @@ def test_provenance_says_what_made_the_numbers(toy, monkeypatch):
 
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda value, **_: shown.append(value["text/plain"]))
-    folder = toy.images()
-    toy.checkpoint()
+    folder = toy.data / "images"
     study = study_of(toy)
     study.predictions_many("images", ["none", "hflip=1"])
     study.provenance()
@@ -270,8 +256,6 @@ def test_provenance_says_what_made_the_numbers(toy, monkeypatch):
 
 
 def test_seeds_and_streams(toy):
-    toy.images(1)
-    toy.checkpoint()
     study = study_of(toy)
     assert study.rng().integers(10**9) == study.rng(0).integers(10**9) != study.rng(1).integers(10**9)
 
@@ -285,8 +269,6 @@ def test_the_papers_numbers_stand_beside_the_papers_checkpoints_only(toy):
 
 
 def test_real_labels_that_match_no_image_are_an_error(toy):
-    toy.images(1)
-    toy.checkpoint()
     content = toy.content()
     content["datasets"]["real"] = {"reader": "imagenet_real", "options": {"of": "images"}}
     with pytest.raises(InputError, match="no ReaL label"):
@@ -296,14 +278,7 @@ def test_real_labels_that_match_no_image_are_an_error(toy):
 def test_one_image_of_ones_own(toy):
     from PIL import Image
 
-    toy.images(1)
-    toy.checkpoint()
-    toy.clip()
-    models = {
-        "colour": {"source": "timm", "name": f"local-dir:{toy.root / 'colour'}"},
-        "clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"},
-    }
-    answers = classify(study_of(toy, toy.content(models)), "images", Image.new("RGB", (50, 40), (10, 200, 10)), top=2)
+    answers = classify(study_of(toy, two_networks(toy)), "images", Image.new("RGB", (50, 40), (10, 200, 10)), top=2)
     assert answers["model"].tolist() == ["colour", "colour", "clip", "clip"]
     assert answers["label"][0] == "green" and answers["probability"].between(0, 1).all()
     assert answers["probability"][0] > answers["probability"][1]

@@ -17,49 +17,40 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import figures_dir, report_dir, resolve
 from beyond_accuracy.base.profile import ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data import published
+from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.outputs import Features, Outputs
 from beyond_accuracy.inference.store import Predictions, Store
 from beyond_accuracy.measure import replicates, tidy, verdicts
 from beyond_accuracy.models.card import Card
-from beyond_accuracy.show import metrics, pictures, results, tables, theme
-
-COMPARISON_COLUMNS = results.COMPARISON_COLUMNS
-MAIN, DETAIL = "main", "detail"  # families: the headline numbers of a page, and everything else it compares
+from beyond_accuracy.show import figures, metrics, results, tables, theme
 
 
 class Page:
     """One page of one run. Get it with `open_page`."""
 
     def __init__(
-        self,
-        profile: Profile,
-        dimension: str,
-        store: Store,
-        options: dict | None = None,
-        seed: int = 0,
+        self, profile: Profile, dimension: str, store: Store, options: dict | None = None, seed: int = 0,
         resamples: int = 2000,
-    ):
-        self.profile, self.dimension, self.store = profile, dimension, store
-        self.options, self.seed, self.resamples = options or {}, seed, resamples
-        self.settings = profile.settings
+    ):  # fmt: skip
+        self.profile, self.settings, self.dimension, self.store = profile, profile.settings, dimension, store
+        self.seed, self.resamples = seed, resamples
+        self.models, self.specs = list(profile.models), list(profile.models.values())
+        self.styles, self.labels = theme.styles(self.specs), {spec.name: spec.label for spec in self.specs}
+        self.has_networks = any(spec.source != "predictions" for spec in self.specs)  # not all are imported predictions
         self.roles: dict = profile.dimensions.get(dimension, {})
+        self.outputs = Outputs(profile, store, options)
+        self.report_folder = report_dir(profile.name)
+        self.skipped: list[str] = []  # why datasets were left out, one message each
         self._results: list[pd.DataFrame] = []
         self._compared: list[str] = []  # a list, as views of the page share it
         self._findings: list[str] = []
-        self.outputs = Outputs(profile, store, self.options)
-        self._skipped: list[str] = []
 
     def under(self, *, limit: int = 0, **settings) -> "Page":
-        """This page under other conventions: its predictions, cards and images are theirs, its results go here.
+        """This page under other conventions (`precision="bf16"`): predictions and cards are theirs, results go here.
 
-        Args:
-            limit: Use at most this many images of every dataset, evenly spaced; 0 = as the profile says.
-            **settings: Values of `Settings` by name (`precision="bf16"`).
-
-        Raises:
-            InputError: An unknown setting or value.
+        With a `limit`, at most so many images of every dataset, evenly spaced.
         """
         view = copy.copy(self)
         view.outputs = self.outputs.under(settings, limit)
@@ -68,56 +59,21 @@ class Page:
 
     # Models and roles ---------------------------------------------------------------------------------------------
 
-    @property
-    def models(self) -> list[str]:
-        """Model names in profile order."""
-        return list(self.profile.models)
-
-    @property
-    def specs(self) -> list[ModelSpec]:
-        """The models' specs in profile order."""
-        return list(self.profile.models.values())
-
-    @cached_property
-    def styles(self) -> dict[str, theme.ModelStyle]:
-        """Look of every model, in profile order."""
-        return theme.styles(self.specs)
-
-    @cached_property
-    def labels(self) -> dict[str, str]:
-        """Model -> its name for readers."""
-        return {spec.name: spec.label for spec in self.specs}
-
     def spec(self, model: str) -> ModelSpec:
-        """A model's spec.
-
-        Raises:
-            InputError: No such model in this profile.
-        """
+        """A model's entry in the profile."""
         if model not in self.profile.models:
             raise InputError(unknown("model", model, self.profile.models))
         return self.profile.models[model]
-
-    @property
-    def has_networks(self) -> bool:
-        """Whether any model is a network (not imported predictions)."""
-        return any(spec.source != "predictions" for spec in self.specs)
 
     def has_role(self, role: str) -> bool:
         """Whether this profile gives the role a dataset (or value) on this page."""
         return role in self.roles
 
     def role(self, role: str):
-        """What plays a role on this page: a dataset name, a list of them, or an option's value.
-
-        Raises:
-            InputError: The profile gives the role nothing.
-        """
+        """What plays a role on this page: a dataset name, a list of them, or an option's value."""
         if role not in self.roles:
-            raise InputError(
-                f"profile {self.profile.name}: dimensions.{self.dimension} has no {role!r} "
-                f"(it has {', '.join(self.roles) or 'nothing'})"
-            )
+            has = ", ".join(self.roles) or "nothing"
+            raise InputError(f"profile {self.profile.name}: dimensions.{self.dimension} has no {role!r} (it has {has})")
         return self.roles[role]
 
     def title(self, dataset: str) -> str:
@@ -143,10 +99,7 @@ class Page:
 
     def class_names(self, dataset: str) -> tuple[str, ...]:
         """Name of every class index of the dataset's class space."""
-        classes = self.dataset(self.outputs.base(dataset)).classes
-        if classes is None:
-            raise InputError(f"{dataset}: has no class space")
-        return classes.names
+        return _class_space(self, dataset).names
 
     def available(self, datasets: Iterable[str]) -> list[str]:
         """Those datasets whose data is here; the others are listed on the page as left out."""
@@ -156,21 +109,13 @@ class Page:
                 self.dataset(self.outputs.base(name))
                 found.append(name)
             except DataMissing as missing:
-                self._skipped.append(str(missing))
+                self.skipped.append(str(missing))
         return found
 
-    @property
-    def skipped(self) -> list[str]:
-        """Why datasets were left out, one message each."""
-        return list(self._skipped)
-
     def predictions(self, dataset: str, transform: str = "none") -> dict[str, Predictions]:
-        """Predictions of every model; runs what the store lacks.
+        """Predictions of every model; runs what the store lacks, and raises `DataMissing` where that cannot be.
 
         Imported models take part where their predictions cover the dataset.
-
-        Raises:
-            DataMissing: Images, weights or imported predictions are not on this machine.
         """
         return self.predictions_many(dataset, [transform])[transform]
 
@@ -182,11 +127,7 @@ class Page:
         return self.outputs.predictions(dataset, transforms)
 
     def features(self, dataset: str) -> dict[str, Features]:
-        """Features of every network; runs what the store lacks. Imported models have none.
-
-        Raises:
-            InputError: The profile does not keep this dataset's features.
-        """
+        """Features of every network; runs what the store lacks. Imported models have none."""
         return self.outputs.features(dataset)
 
     def card(self, model: str) -> Card | None:
@@ -196,12 +137,7 @@ class Page:
     # Results ------------------------------------------------------------------------------------------------------
 
     def record(self, *frames: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
-        """Add tidy rows to this page's results, and return them together.
-
-        Args:
-            *frames: Rows with `metric, model, value, ci_low, ci_high, n, unit`, and `dataset` unless it is given.
-            dataset: The dataset of all rows.
-        """
+        """Add tidy rows (`tidy.COLUMNS`, and `dataset` unless it is given) to this page's results; all of them."""
         frames = [frame.assign(dataset=dataset) if dataset else frame for frame in frames]
         rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
         columns = [*results.RESULT_COLUMNS]
@@ -211,37 +147,27 @@ class Page:
 
     def recorded(self, *dimensions: str) -> pd.DataFrame:
         """Results that other pages of this run have written; none where they have not run."""
-        paths = [self.report_folder / "results" / f"{name}.csv" for name in dimensions]
-        found = [results.read_results(path) for path in paths if path.is_file()]
-        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=results.RESULT_COLUMNS)
+        return results.read_results(self.report_folder, dimensions)
 
     def compare(self, rows: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
-        """Record all differences between models that this page asks about, and decide them.
+        """Record all differences between models that this page asks about; the rows with verdicts (`verdicts.judge`).
 
-        Called once, with every row: the p-values of a family are corrected together.
-
-        Args:
-            rows: Of `tidy.pairs`; `family` is `main` (default) or `detail`.
-            dataset: Its dataset, where the rows have no such column.
-
-        Returns:
-            The rows with `p_holm` and `verdict` (`verdicts.judge`).
-
-        Raises:
-            InputError: A second call, a missing column, or a question asked twice.
+        Called once, with every row of `tidy.pairs`: the p-values of a `family` are corrected together. It is `main` (a
+        page's headline numbers, the default) or `detail`.
         """
         if self._compared:
             raise InputError(f"page {self.dimension}: its comparisons are recorded once, all together")
+        usual = {"family": "main", "p_floor": 0.0}
         given = {"dataset": dataset} if dataset else {}
-        defaults = {"dimension": self.dimension, "family": MAIN, "p_floor": 0.0}
-        rows = rows.assign(**given, **{name: value for name, value in defaults.items() if name not in rows})
-        if missing := set(COMPARISON_COLUMNS) - set(rows.columns) - {"p_holm", "verdict"}:
+        given |= {name: value for name, value in usual.items() if name not in rows}
+        rows = rows.assign(dimension=self.dimension, **given).reset_index(drop=True).fillna(usual)
+        if missing := set(results.COMPARISON_COLUMNS) - set(rows.columns) - {"p_holm", "verdict"}:
             raise InputError(f"comparisons: missing columns {', '.join(sorted(missing))}")
         if (twice := rows.duplicated(["dataset", "metric", "model_a", "model_b"])).any():
             raise InputError(f"comparisons: asked twice: {rows[twice].iloc[0][['dataset', 'metric']].tolist()}")
-        rows = verdicts.judge(rows.reset_index(drop=True).fillna({"family": MAIN, "p_floor": 0.0}), self.noise)
+        rows = verdicts.judge(rows, self.noise)
         self._compared.append(self.dimension)
-        text = results.csv_text(rows[list(COMPARISON_COLUMNS)])
+        text = results.csv_text(rows[[*results.COMPARISON_COLUMNS]])
         results.write_atomically(self.report_folder / "comparisons" / f"{self.dimension}.csv", text.encode())
         return rows
 
@@ -267,43 +193,25 @@ class Page:
         return shown
 
     def figure(self, drawn, name: str, caption: str, data: pd.DataFrame) -> None:
-        """Save a figure as SVG, PNG and CSV under `figures/<profile>/<dimension>/` and show it.
-
-        Args:
-            drawn: A figure and its words for whoever cannot see it, as the functions of `figures` return them.
-            name: Stem of the files.
-            caption: What to read from it.
-            data: The numbers drawn.
-        """
-        import matplotlib.pyplot as plt
-
+        """Save a figure and its words as SVG, PNG and CSV (`data`) in `figures/<profile>/<dimension>/`, and show it."""
         fig, alt = drawn
-        folder = figures_dir(self.profile.name) / self.dimension
-        record = results.save_figure(fig, folder, _file_name(name), alt, caption, data)
-        plt.close(fig)
-        results.display_figure(record)
+        markup = results.save_figure(fig, self._folder, _file_name(name), alt, caption, data)
+        figures.plt.close(fig)
+        results.display_html(markup, alt)
 
-    def gallery(
-        self, images: Sequence[Image.Image], captions: Iterable[str], name: str, caption: str, data, **options
-    ) -> None:
-        """Show pictures, if there are any, each with its caption; options as `pictures.gallery`."""
+    def gallery(self, images: Sequence, captions: Iterable[str], name: str, caption: str, data, **options) -> None:
+        """Show pictures, if there are any, each with its caption; options as `figures.gallery`."""
         if len(images):
             words = [str(text) for text in captions]
             alt = f"{caption} Pictures: {', '.join(words)}".replace("\n", " ")
-            self.figure((pictures.gallery(images, words, **options), alt), name, caption, data)
+            self.figure((figures.gallery(images, words, **options), alt), name, caption, data)
 
     def draw(self, kind: Callable, rows: pd.DataFrame, name: str, caption: str, per: str = "", **options) -> None:
         """Draw tidy rows with a function of `figures` in this report's looks, and keep the figure.
 
-        The paper's values join as black ticks where the function takes `paper` and this profile has the paper's models.
-
-        Args:
-            kind: `figures.dots`, `figures.lines`, … or a page's own: a function of a frame and `styles`.
-            rows: Rows; none draws nothing.
-            name: Stem of the files.
-            caption: What to read from it; `{title}` is the dataset with `per`.
-            per: `dataset` for a figure of every dataset, its name behind the stem.
-            **options: Of the function; `styles` where the marks are no models of this report.
+        `kind` is `figures.dots`, `figures.lines`, … or a page's own function of a frame and `styles`; `per="dataset"`
+        draws a figure of every dataset, `{title}` in its caption. With `paper=True` the paper's values join as black
+        ticks where this profile has the paper's models; `styles` where the marks are no models of this report.
         """
         if not len(rows):
             return
@@ -323,8 +231,8 @@ class Page:
         if not len(frame):
             return
         name, shown = _file_name(name), self.named(frame)
-        path = figures_dir(self.profile.name) / self.dimension / f"table-{name}.csv"
-        results.write_atomically(path, results.csv_text(shown, index=bool(options.get("index"))).encode())
+        text = results.csv_text(shown, index=bool(options.get("index")))
+        results.write_atomically(self._folder / f"table-{name}.csv", text.encode())
         tables.display_table(shown, caption, name=name, **options)
 
     def values(
@@ -333,18 +241,9 @@ class Page:
     ) -> None:  # fmt: skip
         """A table of tidy rows: one row per value of `down`, one column with its interval per value of `across`.
 
-        Headings and formats are those of `metrics.yaml`; n stands in the last column where it differs between rows, the
-        caption may use `{n}`.
-
-        Args:
-            rows: Tidy rows.
-            name: Stem of the files.
-            caption: What the table holds.
-            down: Column or columns that become the rows.
-            across: Column that becomes the columns.
-            only: Values of `across`, in order.
-            per: `dataset` for a table of every dataset, its name behind the stem and as `{title}` in the caption.
-            **options: As `tables.table_html`.
+        `only` picks and orders values of `across`. Headings and formats are those of `metrics.yaml`; n is the last
+        column where it differs between rows, the caption may use `{n}`. `per="dataset"`: a table of every dataset, its
+        name behind that of the files and as `{title}` in the caption. Options as `tables.table_html`.
         """
         if per:
             for key, part in rows.groupby(per, sort=False):
@@ -372,14 +271,9 @@ class Page:
     def differences(
         self, judged: pd.DataFrame, name: str, caption: str, also: Sequence[str] = (), only: Sequence[str] = ()
     ) -> None:
-        """The table of comparisons: what, first minus second model, interval, corrected p, verdict.
+        """The table of what `compare` returned: what, first minus second model, interval, corrected p, verdict.
 
-        Args:
-            judged: Rows that `compare` returned.
-            name: Stem of the files.
-            caption: What they are differences of.
-            also: Further columns in front.
-            only: Metrics shown; all by default.
+        `also`: further columns in front; `only`: metrics shown, all by default.
         """
         shown = judged[judged["metric"].isin(only)] if len(only) else judged
         shown = shown[shown["model_b"] != ""]
@@ -403,13 +297,7 @@ class Page:
         return ours.merge(found, on=["dataset", "metric", "model"]) if len(found) else ours.iloc[:0].assign(value=[])
 
     def beside_paper(self, rows: pd.DataFrame, name: str, also: Sequence[str] = ("dataset",)) -> None:
-        """A table of tidy rows beside the paper's values, where it has any.
-
-        Args:
-            rows: Tidy rows.
-            name: Stem of the files.
-            also: Columns that say which row it is, beside the model.
-        """
+        """A table of tidy rows, told apart by the model and `also`, beside the paper's values, where it has any."""
         theirs = self.paper_values(rows)
         both = rows.merge(theirs[["dataset", "metric", "model", "value"]].rename(columns={"value": "paper"}))
         if len(both):
@@ -420,12 +308,7 @@ class Page:
             self.table(both[columns], name, "This run beside the paper's values.", formats=formats)
 
     def leader(self, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
-        """Who leads in one metric on one set, in words: a superlative only where the runner-up is told apart.
-
-        Args:
-            rows: Tidy rows of one metric on one set.
-            judged: What `compare` returned.
-        """
+        """Who leads in rows of one metric on one set: a superlative only where `compare` told the runner-up apart."""
         about, key = metrics.about(rows["metric"].iloc[0]), ["dataset", "metric"]
         mine = judged.merge(rows[key].drop_duplicates(), on=key)
         values = rows.set_index("model")["value"]
@@ -460,40 +343,18 @@ class Page:
 
     def provenance(self) -> None:
         """Show what made the page's numbers; the last cell of every notebook."""
-        from IPython.display import display
-
-        rows = [
-            {
-                "model": meta.get("model", ""),
-                "weights": meta.get("model_id") or "imported",
-                "weights hash": str(meta.get("key_parts", {}).get("weights") or meta.get("file_hash", "")),
-                "dataset": meta.get("dataset", ""),
-                "runs": count,
-                "preprocessing": meta.get("key_parts", {}).get("geometry", "as imported"),
-                "precision": meta.get("key_parts", {}).get("precision", ""),
-                "changed": meta.get("convention", ""),
-                "logit scale": meta.get("key_parts", {}).get("logit_scale"),
-                "device": meta.get("device", ""),
-                "images left out": len(meta.get("skipped", [])),
-            }
-            for meta, count in _grouped(self.outputs.used.values())
-        ]
-        if not rows:
+        made = pd.DataFrame(map(_described, self.outputs.used.values()))
+        if not len(made):
             print("This page reads no predictions.")
             return
-        frame = pd.DataFrame(rows)
-        for name in ("images left out", "changed"):
-            if not frame[name].any():
-                frame = frame.drop(columns=name)
-        text = tables.table_html(
-            frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}"
-        )
-        display({"text/html": text, "text/plain": frame.to_string(index=False)}, raw=True)
+        made.insert(4, "runs", made.groupby(["model", "dataset", "changed"])["model"].transform("size"))
+        frame = made.drop_duplicates(["model", "dataset", "changed"]).sort_values(["model", "dataset"], kind="stable")
+        frame = frame.drop(columns=[name for name in ("images left out", "changed") if not frame[name].any()])
+        tables.display_table(frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}")
 
     @property
-    def report_folder(self) -> Path:
-        """`report/<profile>`."""
-        return report_dir(self.profile.name)
+    def _folder(self) -> Path:
+        return figures_dir(self.profile.name) / self.dimension
 
     @property
     def used(self) -> list[str]:
@@ -509,21 +370,11 @@ def _file_name(name: str) -> str:
 
 
 def open_page(profile: str, dimension: str, models: str = "", seed: int = 0, resamples: int = 2000, **options) -> Page:
-    """Open one page of a profile.
+    """Open one page of a profile: the name of a shipped one, or a YAML file.
 
-    Args:
-        profile: Name of a shipped profile or path of a YAML file.
-        dimension: The page (`calibration`, `mistakes`, …).
-        models: Comma-separated subset; names outside the profile are taken as imported predictions.
-        seed: Of the page's resampling.
-        resamples: Bootstrap resamples behind an interval.
-        **options: `device`, `batch_size`, `skip_bad`, `progress`.
-
-    Raises:
-        InputError: Unknown profile, or a profile without this dimension.
+    `models` is a comma-separated subset; names outside the profile are taken as imported predictions. `seed` and
+    `resamples` are of the page's intervals; options: `device`, `batch_size`, `skip_bad`, `progress`.
     """
-    from beyond_accuracy.show import theme  # noqa: F401  # the engine: outputs can be computed by it
-
     loaded = load_profile(profile)
     if dimension not in loaded.dimensions:
         raise InputError(f"profile {loaded.name}: {unknown('dimension', dimension, loaded.dimensions)}")
@@ -531,35 +382,21 @@ def open_page(profile: str, dimension: str, models: str = "", seed: int = 0, res
     return Page(loaded.select(models), dimension, Store(), options, seed, resamples)
 
 
-def classify(study: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.DataFrame:
-    """What every network of the profile says about one image that belongs to no dataset.
+def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.DataFrame:
+    """What every network says about an RGB image of no dataset: `model, label, probability`, most likely first.
 
-    Args:
-        study: The open study.
-        dataset: A dataset whose class space is asked about.
-        image: RGB image of any size.
-        top: Classes per model.
-
-    Returns:
-        Columns `model, label, probability`, most likely first.
+    It is asked about the class space of `dataset`.
     """
     import torch
 
     from beyond_accuracy.inference import run as inference
     from beyond_accuracy.models.load import model_for
 
-    classes = study.dataset(dataset).classes
-    if classes is None:
-        raise InputError(f"{dataset}: has no class space")
-    classes = classes.prompted(study.settings.prompts)
-    device = inference.pick_device(study.outputs.device)
-    rows = []
-    for name in study.models:
-        card = study.card(name)
-        if card is None:
-            continue
-        model = model_for(card, study.settings, study.profile.imports).to(device)
-        head = inference.text_head(model, classes, device, study.store)
+    classes = _class_space(page, dataset).prompted(page.settings.prompts)
+    device, rows = inference.pick_device(page.outputs.device), []
+    for name, card in [(name, card) for name in page.models if (card := page.card(name)) is not None]:
+        model = model_for(card, page.settings, page.profile.imports).to(device)
+        head = inference.text_head(model, classes, device, page.store)
         pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None].to(device)
         with torch.inference_mode():
             logits = model.outputs(model.normalize(pixels), head)["logits"]
@@ -568,10 +405,25 @@ def classify(study: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.
     return pd.DataFrame(rows, columns=["model", "label", "probability"])
 
 
-def _grouped(metas) -> list[tuple[dict, int]]:
-    groups: dict[tuple, tuple[dict, int]] = {}
-    for meta in metas:
-        key = (meta.get("model"), meta.get("dataset"), meta.get("convention"))
-        first, count = groups.get(key, (meta, 0))
-        groups[key] = (first if first.get("transform") == "none" or count else meta, count + 1)
-    return sorted(groups.values(), key=lambda item: (str(item[0].get("model")), str(item[0].get("dataset"))))
+def _class_space(page: Page, dataset: str) -> ClassSpace:
+    classes = page.dataset(page.outputs.base(dataset)).classes
+    if classes is None:
+        raise InputError(f"{dataset}: has no class space")
+    return classes
+
+
+def _described(meta: dict) -> dict[str, object]:
+    """What made one entry of the store, for readers."""
+    key = meta.get("key_parts", {})
+    return {
+        "model": meta.get("model", ""),
+        "weights": meta.get("model_id") or "imported",
+        "weights hash": str(key.get("weights") or meta.get("file_hash", "")),
+        "dataset": meta.get("dataset", ""),
+        "preprocessing": key.get("geometry", "as imported"),
+        "precision": key.get("precision", ""),
+        "changed": meta.get("convention", ""),
+        "logit scale": key.get("logit_scale"),
+        "device": meta.get("device", ""),
+        "images left out": len(meta.get("skipped", [])),
+    }

@@ -11,7 +11,7 @@ from PIL import Image
 
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.page import Page
-from beyond_accuracy.show.pictures import gallery
+from beyond_accuracy.show.figures import gallery
 
 from .captions import caption
 

@@ -39,8 +39,6 @@ def test_js_divergence_equals_scipy(seed, sharpness):
 def test_js_divergence_at_the_ends():
     assert inv.js_divergence([[1, 0, 0]], [[0, 0, 1]]).tolist() == [1.0]
     assert inv.js_divergence([[0.2, 0.8]], [[0.2, 0.8]]).tolist() == [0.0]
-    with pytest.raises(ValueError, match="equally shaped"):
-        inv.js_divergence([[1.0]], [[0.5, 0.5]])
 
 
 def test_per_image_by_hand():
@@ -52,15 +50,11 @@ def test_per_image_by_hand():
         "flip_rate": [0, 0, 1, 1], "agreement_given_correct": [1, 0, np.nan, 0],
         "target_probability": [0.6, 0.3, 0.5, 0.2], "target_probability_change": [-0.3, -0.5, 0.4, -0.5],
     }  # fmt: skip
-    assert {kind: list(v) for kind, v in values.items()} == {
-        kind: pytest.approx(v, nan_ok=True) for kind, v in expected.items()
-    }
+    assert set(values) == set(expected)
+    for kind, numbers in expected.items():
+        assert values[kind] == pytest.approx(np.array(numbers), nan_ok=True), kind
     unknown = set(inv.per_image(before, before, before))  # left out, not zero
     assert unknown == {"accuracy", "accuracy_change", "agreement", "agreement_given_correct", "flip_rate"}
-    few, none = said([0], [0]), said([], [])
-    for other in ((few, plain, few), (none, none, none)):
-        with pytest.raises(ValueError, match="same images"):
-            inv.per_image(*other)
 
 
 def ladder(n=400, seed=0):
@@ -110,8 +104,8 @@ def test_change_intervals_are_paired():
 
 def test_never_right_before_leaves_agreement_given_correct_missing():
     wrong = said([1, 1], [0, 0])
-    rows = inv.curve("scale", {"m": wrong}, one(s2=wrong), None, 20, 0)
-    assert "agreement_given_correct" not in set(rows.kind) and "agreement" in set(rows.kind)
+    kinds = set(inv.curve("scale", {"m": wrong}, one(s2=wrong), None, 20, 0).kind)
+    assert "agreement_given_correct" not in kinds and "agreement" in kinds
 
 
 def test_no_share_is_certain():
@@ -154,9 +148,8 @@ def test_mean_agreement_leaves_the_identity_out():
     plain, (weak, _, strong) = ladder()
     steps = one(s1=plain, s2=weak, s3=strong)
     expected = np.mean([(o.pred == plain.pred).mean() for o in (weak, strong)])
-    row, everything = (
-        inv.agreement({"scale": inv.answers_kept({"m": plain}, steps, at)}, 0, 20)[0].iloc[0] for at in (1, None)
-    )
+    kept = [inv.answers_kept({"m": plain}, steps, at) for at in (1, None)]
+    row, everything = (inv.agreement({"scale": one_kept}, 0, 20)[0].iloc[0] for one_kept in kept)
     assert row.metric == "agreement:scale" and row.value == pytest.approx(expected) and row.n == 400
     assert row.ci_low < row.value < row.ci_high
     assert everything.value == pytest.approx((1 + 2 * expected) / 3)

@@ -29,12 +29,8 @@ def test_official_rule_gives_the_shared_index_to_the_later_name():
 
 def test_official_rule_equals_the_authors_loop():
     rng = np.random.default_rng(0)
-    names = rng.choice(list(CLASSES), 300)
-    pred = rng.choice([1, 269, 270, 841, 5], 300)
-    inverse = {}
-    for rank, name in enumerate(sorted(CLASSES)):
-        for index in CLASSES[name]:
-            inverse[index] = rank
+    names, pred = rng.choice(list(CLASSES), 300), rng.choice([1, 269, 270, 841, 5], 300)
+    inverse = {index: rank for rank, name in enumerate(sorted(CLASSES)) for index in CLASSES[name]}
     slow = [inverse.get(p, 999) == sorted(CLASSES).index(name) for p, name in zip(pred, names, strict=True)]
     assert syn.pug_correct(pred, names, CLASSES).tolist() == slow
 
@@ -52,18 +48,11 @@ def test_mapping_file_is_read_and_checked(tmp_path):
         pug_classes(path)
     path.write_text(json.dumps({"Wolf": [269, 270], "Brocolli": [937]}))
     assert list(pug_classes(path).items()) == [("Brocolli", [937]), ("Wolf", [269, 270])]
-    for content, says in (
-        ("[1, 2]", "JSON object"),
-        ("{", "JSON object"),
-        ('{"A": []}', "class A"),
-        ("{}", "the file"),
-    ):
+    faults = {"[1, 2]": "JSON object", "{": "JSON object", '{"A": []}': "class A", "{}": "the file"}
+    for content, says in (faults | {'{"A": [1000]}': "0..999"}).items():
         path.write_text(content)
         with pytest.raises(InputError, match=says):
             pug_classes(path)
-    path.write_text('{"A": [1000]}')
-    with pytest.raises(InputError, match="0..999"):
-        pug_classes(path)
 
 
 def runs(pred, **fields):
@@ -104,11 +93,14 @@ def outcomes(factor, level, scene, **correct):
     return syn.Sweeps(correct, pd.DataFrame({"factor": factor, "level": level, "cluster": scene}))
 
 
+FRAME = sweep()
+ONE = syn.Sweeps({"m": FRAME.right}, FRAME)
+
+
 def test_factors_by_hand():
-    frame = sweep()
-    table, _ = syn.by_factor(syn.Sweeps({"m": frame.right}, frame))
+    table, _ = syn.by_factor(ONE)
     value = table.set_index("metric").value
-    for name, part in frame.groupby("factor"):
+    for name, part in FRAME.groupby("factor"):
         assert value[f"accuracy:{name}"] == pytest.approx(100 * part.right.mean())
     assert value["accuracy:average"] == pytest.approx((value["accuracy:yaw"] + value["accuracy:light"]) / 2)
     assert ((table.ci_low < table.value) & (table.value < table.ci_high)).all()
@@ -116,39 +108,35 @@ def test_factors_by_hand():
 
 
 def test_differences_share_the_scenes():
-    frame = sweep()
-    worse = frame.right & (np.arange(len(frame)) % 10 != 0)
-    _, gaps = syn.by_factor(syn.Sweeps({"a": frame.right, "b": worse}, frame))
+    worse = FRAME.right & (np.arange(len(FRAME)) % 10 != 0)
+    _, gaps = syn.by_factor(syn.Sweeps({"a": FRAME.right, "b": worse}, FRAME))
     row = gaps.set_index("metric").loc["accuracy:average"]
-    assert row.difference == pytest.approx(100 * (frame.right.mean() - worse.mean()))
+    assert row.difference == pytest.approx(100 * (FRAME.right.mean() - worse.mean()))
     assert 0 < row.ci_low < row.difference < row.ci_high and row.p < 0.01
 
 
 def test_scenes_are_the_units():
     """All six images of a scene share its fate: the interval is that of 60 scenes, not of 360 images."""
-    frame = sweep()
-    fate = frame.cluster.map({f"scene{s}": s % 2 == 0 for s in range(60)})
-    table, _ = syn.by_factor(syn.Sweeps({"m": fate}, frame))
+    fate = FRAME.cluster.map({f"scene{s}": s % 2 == 0 for s in range(60)})
+    table, _ = syn.by_factor(syn.Sweeps({"m": fate}, FRAME))
     row = table.set_index("metric").loc["accuracy:average"]
     assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 * 50 / np.sqrt(60), rel=0.1)
 
 
 def test_levels():
-    frame = sweep()
-    rows = syn.by_level(syn.Sweeps({"m": frame.right}, frame))
+    rows = syn.by_level(ONE)
     assert rows.level.tolist() == ["0", "45", "90", "bright", "mid", "dark"]
     dark = rows[rows.metric == "accuracy:light=dark"].iloc[0]
-    part = frame[(frame.factor == "light") & (frame.level == "dark")]
+    part = FRAME[(FRAME.factor == "light") & (FRAME.level == "dark")]
     assert dark.value == pytest.approx(100 * part.right.mean()) and dark.n == 60
     assert (rows.ci_low <= rows.value).all() and (rows.value <= rows.ci_high).all()
 
 
 def test_sensitivity_tells_an_effect_from_noise():
-    frame = sweep()
-    rows = syn.sensitivity(syn.Sweeps({"m": frame.right}, frame), 0).set_index("factor")
+    rows = syn.sensitivity(ONE, 0).set_index("factor")
     assert rows.loc["light", "worst_level"] == "dark"
     assert rows.loc["light", "range"] > rows.loc["light", "range_chance"]
-    levels = frame[frame.factor == "light"].groupby("level").right.mean() * 100
+    levels = FRAME[FRAME.factor == "light"].groupby("level").right.mean() * 100
     assert rows.loc["light", "range"] == pytest.approx(levels.max() - levels.min())
     assert rows.loc["light", "sd"] == pytest.approx(levels.std(ddof=1))
     assert rows.loc["light", "worst"] == pytest.approx(levels.min())
@@ -230,10 +218,9 @@ def test_levels_near_a_hundred_percent_have_intervals_that_cover(share):
 
 def test_the_mean_of_factors_is_a_paired_t_test_of_the_scenes():
     """A percentile bootstrap of few scenes rejects too often: .068 to .10 instead of .05."""
-    frame = sweep()
-    other = frame.assign(right=np.random.default_rng(5).random(len(frame)) < 0.7)
-    _, gaps = syn.by_factor(syn.Sweeps({"a": frame.right, "b": other.right}, frame))
-    scenes = [f.astype({"right": float}).groupby("cluster").right.mean() for f in (frame, other)]
+    other = FRAME.assign(right=np.random.default_rng(5).random(len(FRAME)) < 0.7)
+    _, gaps = syn.by_factor(syn.Sweeps({"a": FRAME.right, "b": other.right}, FRAME))
+    scenes = [f.astype({"right": float}).groupby("cluster").right.mean() for f in (FRAME, other)]
     expected = ttest_rel(*scenes)
     row = gaps.set_index("metric").loc["accuracy:average"]
     assert row.p == pytest.approx(expected.pvalue) and row.n == 60

@@ -4,11 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import bs4
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -18,6 +18,7 @@ from beyond_accuracy.report import build as report
 from beyond_accuracy.report import front as report_front
 from beyond_accuracy.report import html
 from beyond_accuracy.show import results
+from browser import ask  # noqa: E402 - the folder of tests is on no import path
 
 LIBRARY_DIGEST = report._library_digest
 PARAMETERS = (
@@ -25,13 +26,9 @@ PARAMETERS = (
 )
 FIGURE = """
 import pandas as pd
-from pathlib import Path
-from beyond_accuracy.show.results import FigureRecord, display_figure
-Path("picture.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='9pt' height='9pt'></svg>")
-Path("picture.png").write_bytes(b"png")
-Path("picture.csv").write_text("x\\n1\\n")
-paths = [Path(f"picture.{kind}") for kind in ("svg", "png", "csv")]
-display_figure(FigureRecord("rise", 'A "line" <rising>', "It rises & rises.", *paths, (640, 400)))
+from beyond_accuracy.show import results
+svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"></svg>'
+results.display_html(results.figure_html("rise", 'A "line" <rising>', "It rises & rises.", svg, b"png", "x\\n1\\n"), "")
 """
 RESULTS = """
 from beyond_accuracy.base.paths import report_dir
@@ -107,6 +104,12 @@ def trial_profile(**changes):
     return parse_profile(content | changes, Path("trial.yaml"))
 
 
+def build(notebooks, **options):
+    """Exit code and lines of a build of the trial's pages."""
+    said = []
+    return report.build(trial_profile(), notebooks=notebooks, echo=said.append, **options), said
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A report of three pages: one complete, one whose notebook fails, one whose data are missing."""
@@ -115,9 +118,7 @@ def built(tmp_path_factory):
     patch.setenv("BEYOND_ACCURACY_ROOT", str(root))
     patch.setattr(report, "_library_digest", lambda: "fixed")  # else saving a module while tests run reruns pages
     write_notebooks(root / "notebooks")
-    said = []
-    status = report.build(trial_profile(), notebooks=root / "notebooks", echo=said.append)
-    yield root, status, said
+    yield root, *build(root / "notebooks")
     patch.undo()
 
 
@@ -129,6 +130,10 @@ def pages(root):
     written = {path.stem for path in (root / "report" / "trial").glob("*.html")}
     assert written.issuperset(report.TOOL_PAGES)
     return sorted(written.difference(report.TOOL_PAGES))
+
+
+def all_pages(root):
+    return [(name, soup(root, name)) for name in pages(root)]
 
 
 def test_a_failing_notebook_costs_the_exit_code_and_nothing_else(built):
@@ -144,17 +149,13 @@ def test_a_failing_notebook_costs_the_exit_code_and_nothing_else(built):
 
 
 def test_missing_data_say_what_and_how(built):
-    root, *_ = built
-    page = soup(root, "04_robustness")
+    page = soup(built[0], "04_robustness")
     assert page.select_one("#why code").text == "beyond-accuracy fetch --profile paper"
     assert "Traceback" not in page.text and "DataMissing" not in page.select_one("#why").text
 
 
 def test_nothing_is_loaded_from_outside(built):
-    root, *_ = built
-    for name in pages(root):
-        text = (root / "report" / "trial" / f"{name}.html").read_text("utf-8")
-        page = bs4.BeautifulSoup(text, "html.parser")
+    for name, page in all_pages(built[0]):
         for tag in page.find_all(["script", "link", "img", "iframe", "source", "object", "embed", "video", "audio"]):
             for attribute in ("src", "href", "data", "srcset"):
                 assert tag.get(attribute, "data:").startswith("data:"), f"{name}: {str(tag)[:100]}"
@@ -168,9 +169,7 @@ def test_nothing_is_loaded_from_outside(built):
 
 
 def test_links_lead_somewhere(built):
-    root, *_ = built
-    for name in pages(root):
-        page = soup(root, name)
+    for name, page in all_pages(built[0]):
         ids = {tag["id"] for tag in page.find_all(id=True)}
         assert len(ids) == len(page.find_all(id=True)), f"{name}: an id is repeated"
         for link in page.select("a[href]"):
@@ -178,22 +177,20 @@ def test_links_lead_somewhere(built):
             if target.startswith("#"):
                 assert target[1:] in ids, f"{name}: {target}"
             elif not re.match(r"[a-z]+:", target):
-                assert (root / "report" / "trial" / target.split("#")[0]).is_file(), f"{name}: {target}"
+                assert (built[0] / "report" / "trial" / target.split("#")[0]).is_file(), f"{name}: {target}"
 
 
 def test_pictures_have_alt_text_and_captions(built):
-    root, *_ = built
-    pictures = soup(root, "03_calibration").select("main img")
-    assert [picture["alt"] for picture in pictures] == ['A "line" <rising>']
-    for name in pages(root):
-        for picture in soup(root, name).select("img"):
+    for _, page in all_pages(built[0]):
+        for picture in page.select("img"):
             assert picture["alt"].strip() and "No description" not in picture["alt"]
-    assert "It rises & rises." in soup(root, "03_calibration").select_one(".ba-figure figcaption").text
+    page = soup(built[0], "03_calibration")
+    assert [picture["alt"] for picture in page.select("main img")] == ['A "line" <rising>']
+    assert "It rises & rises." in page.select_one(".ba-figure figcaption").text
 
 
 def test_formulas_are_mathml(built):
-    root, *_ = built
-    page = soup(root, "03_calibration")
+    page = soup(built[0], "03_calibration")
     inline, block = page.find_all("math")
     assert inline["display"] == "inline" and inline["alttext"] == "x^2 < y"
     assert block["display"] == "block" and block.find("mfrac")
@@ -201,8 +198,7 @@ def test_formulas_are_mathml(built):
 
 
 def test_cells_show_what_a_reader_wants(built):
-    root, *_ = built
-    page = soup(root, "03_calibration")
+    page = soup(built[0], "03_calibration")
     text = page.select_one("main").text
     assert "noise" not in text.replace('print("noise"', "") and "careful" not in text.replace('warn("careful")', "")
     assert "said <aloud>" in text
@@ -218,9 +214,7 @@ def test_cells_show_what_a_reader_wants(built):
 
 
 def test_every_page_has_landmarks_navigation_and_banner(built):
-    root, *_ = built
-    for name in pages(root):
-        page = soup(root, name)
+    for name, page in all_pages(built[0]):
         assert page.html["lang"] == "en" and page.find("main") and page.find("header")
         assert page.select_one("a.ba-skip")["href"] == "#" + page.find("main")["id"]
         assert [link["href"] for link in page.select(".ba-nav > ol > li > a")] == [
@@ -237,19 +231,17 @@ def test_every_page_has_landmarks_navigation_and_banner(built):
 
 
 def test_front_page_lists_findings_pages_and_the_command(built):
-    root, *_ = built
-    page = soup(root, "index")
+    page = soup(built[0], "index")
     assert page.select_one(".ba-findings li").text.startswith("Confidence of vit_sup <is> off by 2 points.")
     assert page.select_one("details .ba-findings li").text.startswith("A second finding.")
     states = {item.a.text: item["class"] for item in page.select("[aria-labelledby=all-pages] .ba-pages li")}
     assert states == {"Mistakes": ["failed"], "Calibration": ["ok"], "Robustness": ["missing"]}
     assert "beyond-accuracy report --profile trial.yaml" in page.select_one(".ba-command").text
-    assert (root / "report" / "trial" / "results.parquet").is_file()
+    assert (built[0] / "report" / "trial" / "results.parquet").is_file()
 
 
 def test_executed_copies_carry_no_paths_of_this_machine(built):
-    root, *_ = built
-    for path in (root / "report" / "trial" / "executed").iterdir():
+    for path in (built[0] / "report" / "trial" / "executed").iterdir():
         assert "papermill" not in json.loads(path.read_text())["metadata"]
         assert not path.name.startswith(".")
 
@@ -258,18 +250,14 @@ def test_unchanged_pages_are_not_rebuilt(built):
     root, *_ = built
     folder = root / "report" / "trial"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    said = []
-    status = report.build(trial_profile(), only=["calibration"], notebooks=root / "notebooks", echo=said.append)
-    assert status == 0
-    assert said[0] == "03_calibration: unchanged"
+    status, said = build(root / "notebooks", only=["calibration"])
+    assert status == 0 and said[0] == "03_calibration: unchanged"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_incomplete_pages_are_tried_again_and_missing_data_may_be_allowed(built):
-    root, *_ = built
-    build = {"notebooks": root / "notebooks", "only": ["robustness"], "echo": lambda line: None}
-    assert report.build(trial_profile(), **build) == 3
-    assert report.build(trial_profile(), allow_missing=True, **build) == 0
+    for allowed, expected in ((False, 3), (True, 0)):
+        assert build(built[0] / "notebooks", only=["robustness"], allow_missing=allowed)[0] == expected
 
 
 def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path):
@@ -278,10 +266,9 @@ def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path)
     shutil.copytree(root / "notebooks", notebooks)
     others = root / "report" / "trial" / "01_mistakes.html"
     before = others.stat().st_mtime_ns
-    said = []
-    build = {"notebooks": notebooks, "only": ["calibration"], "echo": said.append}
-    assert report.build(trial_profile(), parameters={"BINS": 20}, **build) == 0
-    assert said[0] == "03_calibration: running"
+    changed = {"only": ["calibration"], "parameters": {"BINS": 20}}
+    status, said = build(notebooks, **changed)
+    assert status == 0 and said[0] == "03_calibration: running"
     assert soup(root, "03_calibration").select_one("p.ba-finding").text == "It rises by 0 of 20."
     assert others.stat().st_mtime_ns == before
     # Outputs and counts left by a run in JupyterLab are no change.
@@ -289,14 +276,11 @@ def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[1].execution_count = 5
     nbformat.write(notebook, path)
-    said.clear()
-    report.build(trial_profile(), parameters={"BINS": 20}, **build)
-    assert said[0] == "03_calibration: unchanged"
+    assert build(notebooks, **changed)[1][0] == "03_calibration: unchanged"
 
 
 def test_a_run_cut_short_is_done_again(built, monkeypatch):
     root, *_ = built
-    build = {"notebooks": root / "notebooks", "only": ["calibration"], "echo": lambda line: None}
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -304,20 +288,19 @@ def test_a_run_cut_short_is_done_again(built, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("beyond_accuracy.report.run.execute", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            report.build(trial_profile(), parameters={"BINS": 30}, **build)
-    said = []
-    assert report.build(trial_profile(), **build | {"echo": said.append}) == 0
-    assert said[0] == "03_calibration: running"  # back to the parameters of before, whose results are gone
-    assert not results.read_results(root / "report" / "trial" / "results" / "calibration.csv").empty
+            build(root / "notebooks", only=["calibration"], parameters={"BINS": 30})
+    status, said = build(root / "notebooks", only=["calibration"])
+    assert (
+        status == 0 and said[0] == "03_calibration: running"
+    )  # back to the parameters of before, whose results are gone
+    assert not results.read_results(root / "report" / "trial", ["calibration"]).empty
 
 
 def test_misspelt_parameters_and_pages_are_refused_before_anything_runs(built):
-    root, *_ = built
-    build = {"notebooks": root / "notebooks", "echo": lambda line: None}
     with pytest.raises(InputError, match="parameter 'BINZ'; did you mean BINS"):
-        report.build(trial_profile(), parameters={"BINZ": 20}, **build)
+        build(built[0] / "notebooks", parameters={"BINZ": 20})
     with pytest.raises(InputError, match="dimension 'calibraton'; did you mean calibration"):
-        report.build(trial_profile(), only=["calibraton"], **build)
+        build(built[0] / "notebooks", only=["calibraton"])
     assert InputError.exit_code == 2
 
 
@@ -325,10 +308,10 @@ def test_a_notebook_without_the_common_parameters_is_refused(tmp_path, monkeypat
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
     write(tmp_path / "03_calibration.ipynb", new_markdown_cell("# A"), code('PROFIL = "mini"', "parameters"))
     with pytest.raises(InputError, match=r"03_calibration\.ipynb: its parameters cell must set PROFILE"):
-        report.build(trial_profile(), notebooks=tmp_path, echo=lambda line: None)
+        build(tmp_path)
     (tmp_path / "03_calibration.ipynb").write_text("{}")
     with pytest.raises(InputError, match="not a notebook"):
-        report.build(trial_profile(), notebooks=tmp_path, echo=lambda line: None)
+        build(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +339,7 @@ def test_a_kernel_that_dies_marks_the_page(tmp_path, monkeypatch):
         code("import os\nos._exit(1)"),
         code("print('never')"),
     )
-    assert report.build(trial_profile(), notebooks=tmp_path / "notebooks", echo=lambda line: None) == 1
+    assert build(tmp_path / "notebooks")[0] == 1
     page = soup(tmp_path, "03_calibration")
     assert "alive" in page.text and "never" not in page.select_one("article").text
     assert "DeadKernelError" in page.select_one("#why").text
@@ -364,44 +347,22 @@ def test_a_kernel_that_dies_marks_the_page(tmp_path, monkeypatch):
 
 # In a browser
 
-PROBE = """
-<body><iframe src="{page}" style="width:{width}px;height:900px;border:0"></iframe><script>
-addEventListener("load", () => {{
-  const page = document.querySelector("iframe").contentDocument;
+SCRIPT = """
   const column = () => [...page.querySelectorAll("#tab-ece tbody td[data-sort]")].filter((_, i) => i % 2 == 0);
-  const found = {{ width: page.documentElement.scrollWidth, sorted: [] }};
+  const found = { width: page.documentElement.scrollWidth, sorted: [] };
   const button = page.querySelector("#tab-ece thead th:nth-child(5) button");
-  for (let i = 0; button && i < 2; i++) {{ button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }}
+  for (let i = 0; button && i < 2; i++) { button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }
   page.querySelector(".ba-codes")?.click();
   found.open = [...page.querySelectorAll("details.ba-code")].map((fold) => fold.open);
-  const out = document.createElement("pre");
-  out.textContent = JSON.stringify(found);
-  document.body.append(out);
-}});
-</script>"""
-
-
-def look(page, width, folder):
-    """Open a page in Chromium within a frame of the given width; what it measured, and what the console said."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("Chromium is not installed")
-    probe = folder / "probe.html"
-    probe.write_text(PROBE.format(page=page.as_uri(), width=width), encoding="utf-8")
-    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
-    command += ["--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--virtual-time-budget=4000", "--dump-dom", probe.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    found = json.loads(bs4.BeautifulSoup(done.stdout, "html.parser").find_all("pre")[-1].text)
-    return found, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+  return found;
+"""
 
 
 @pytest.mark.browser
 def test_pages_fit_a_phone_and_the_script_works(built, tmp_path):
     root, *_ = built
     for name in ("03_calibration", "index"):
-        found, console = look(root / "report" / "trial" / f"{name}.html", 390, tmp_path)
+        found, console = ask(root / "report" / "trial" / f"{name}.html", SCRIPT, tmp_path)
         assert found["width"] <= 390, name
         assert console == [], name
         assert all(found["open"])
@@ -454,21 +415,14 @@ def front(tmp_path, rows, **changes):
     }
     dimensions = {"models": {"clean": "val"}, "calibration": {"clean": "val", "shifted": ["sketch", "r"]}}
     profile = trial_profile(models=models, dimensions=dimensions, **changes)
-    for dimension, frame in rows.groupby("dimension"):
-        results.write_dimension(tmp_path, dimension, frame)
-    listed = [
-        report.Notebook("00_overview", "models", tmp_path),
-        report.Notebook("03_calibration", "calibration", tmp_path),
-    ]
-    views = [html.PageView(page.name, page.dimension, "ok") for page in listed]
+    views = [html.PageView("00_overview", "models", "ok"), html.PageView("03_calibration", "calibration", "ok")]
+    listed = ["models", "calibration"]
     site = {"profile": "trial", "title": "Trial", "synthetic": False}
-    page = report_front.front_page(tmp_path, profile, "vit_sup,vit_clip", listed, views, site)
+    page = report_front.front_page(tmp_path, profile, "vit_sup,vit_clip", listed, views, site, rows)
     return profile, bs4.BeautifulSoup(page, "html.parser")
 
 
 def result_rows():
-    import pandas as pd
-
     rows = [
         ("models", "val", "accuracy", "vit_sup", 81.25, 80.0, 82.0, "percent"),
         ("models", "val", "accuracy", "resnet", 76.0, 75.0, 77.0, "percent"),
@@ -476,23 +430,16 @@ def result_rows():
         ("calibration", "r", results.ECE, "vit_clip", 0.1, 0.08, 0.12, "fraction"),
         ("calibration", "r", results.ECE, "vit_sup", 0.2, 0.18, 0.22, "fraction"),
     ]
-    frame = pd.DataFrame(
-        rows, columns=["dimension", "dataset", "metric", "model", "value", "ci_low", "ci_high", "unit"]
-    )
-    return frame.assign(n=1_000)
+    columns = [name for name in results.RESULT_COLUMNS if name != "n"]
+    return pd.DataFrame(rows, columns=columns).assign(n=1_000)
 
 
 def test_front_page_numbers_come_from_the_results(tmp_path):
     profile, page = front(tmp_path, result_rows())
     panels = {panel.h3.text.split(" ↑")[0].split(" ↓")[0]: panel for panel in page.select(".ba-panel")}
-    assert list(panels) == [
-        "Accuracy, clean (%)",
-        "Calibration error (ECE)",
-        "Calibration error under shift (ECE)",
-    ]
-    cells = [
-        [cell.text for cell in row.select("th, td.num")] for row in panels["Accuracy, clean (%)"].select("tbody tr")
-    ]
+    clean = "Accuracy, clean (%)"
+    assert list(panels) == [clean, "Calibration error (ECE)", "Calibration error under shift (ECE)"]
+    cells = [[cell.text for cell in row.select("th, td.num")] for row in panels[clean].select("tbody tr")]
     assert cells == [["ViT <s>", "81.2 [80.0, 82.0]"], ["ResNet", "76.0 [75.0, 77.0]"]]
     assert "n = 1,000" in panels["Accuracy, clean (%)"].p.text
     shifted = panels["Calibration error under shift (ECE)"]
@@ -539,7 +486,7 @@ def test_pages_one_after_the_other_give_the_same_results(built, tmp_path, monkey
     root, *_ = built
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
     before = os.getcwd()
-    assert report.build(trial_profile(), notebooks=root / "notebooks", at_once=1, echo=lambda line: None) == 1
+    assert build(root / "notebooks", at_once=1)[0] == 1
     assert os.getcwd() == before
     for name in ("results.csv", "results/calibration.csv"):
         one, two = (folder / "report" / "trial" / name for folder in (tmp_path, root))

@@ -65,7 +65,12 @@ def test_utilities_are_steps_above_the_mean_in_thousandths():
     choice = gathered()
     assert [criterion.key for criterion in choice.criteria] == ["accuracy", "ece", "shape", "params"]
     # 5 points a step; 0.02 a step, lower is better (mean 0.14/3); 0.1 a step; factors of two.
-    assert choice.means.tolist() == [[1000, 0, -1000], [-1667, 333, 1333], [1000, 0, -1000], [-1000, 0, 1000]]
+    assert [utilities.tolist() for utilities in choice.means] == [
+        [1000, 0, -1000],
+        [-1667, 333, 1333],
+        [1000, 0, -1000],
+        [-1000, 0, 1000],
+    ]
     assert choice.draws[3].tolist() == [[-1000], [0], [1000]]
 
 
@@ -103,7 +108,7 @@ def test_ranking_by_hand():
 
 def brute_winner(choice, weights):
     totals = [
-        sum(weights.get(c.key, 0) * int(choice.means[i, m]) for i, c in enumerate(choice.criteria)) for m in range(3)
+        sum(weights.get(c.key, 0) * int(choice.means[i][m]) for i, c in enumerate(choice.criteria)) for m in range(3)
     ]
     return totals
 

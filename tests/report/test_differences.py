@@ -12,6 +12,7 @@ from scipy.stats import norm
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import parse_profile
 from beyond_accuracy.measure.verdicts import BEYOND_NOISE, OPEN, THESE
+from beyond_accuracy.report import PageView
 from beyond_accuracy.report import differences as pages
 from beyond_accuracy.show import results
 
@@ -19,22 +20,8 @@ MODELS = ["a", "b", "c"]
 
 
 def compared(a, b, gap, half, p_holm, verdict=THESE, metric="accuracy", dimension="calibration", floor=0.0):
-    row = (
-        dimension,
-        "val",
-        metric,
-        a,
-        b,
-        gap,
-        gap - half,
-        gap + half,
-        p_holm / 2,
-        400,
-        "percent",
-        "main",
-        p_holm,
-        verdict,
-    )
+    ends = (gap - half, gap + half)
+    row = (dimension, "val", metric, a, b, gap, *ends, p_holm / 2, 400, "percent", "main", p_holm, verdict)
     return dict(zip(results.COMPARISON_COLUMNS, (*row, floor), strict=True))
 
 
@@ -47,8 +34,9 @@ COMPARED = pd.DataFrame(
 )
 
 
-def write(folder, rows, dimension="calibration"):
-    results.write_atomically(folder / "comparisons" / f"{dimension}.csv", results.csv_text(rows).encode())
+def page(folder, rows, **titles):
+    views = {name: PageView(name, title) for name, title in titles.items()}
+    return pages.body(folder, small_profile(), rows, views)
 
 
 def test_verdicts_are_those_of_the_pages():
@@ -86,20 +74,16 @@ def test_units_needed_reach_their_power_where_scenes_inform():
 
 
 def test_the_page_says_what_n_counts(tmp_path):
-    write(
-        tmp_path,
-        pd.DataFrame([compared("a", "b", 3, 1, 0.01, metric="accuracy:x", dimension="synthetic")]),
-        "synthetic",
-    )
-    text = pages.body(tmp_path, small_profile(), ["synthetic"], {"synthetic": "Sweeps"}).html
+    row = compared("a", "b", 3, 1, 0.01, metric="accuracy:x", dimension="synthetic")
+    text = page(tmp_path, pd.DataFrame([row]), synthetic="Sweeps").html
     soup = bs4.BeautifulSoup(text, "html.parser")
     assert "n = 400 scenes" in soup.select_one("section tbody th").text and "91 scenes" in text
     assert "then the scenes needed" in soup.select_one("figcaption[id=cap-diff-synthetic]").text
 
 
 def test_p_values_at_the_floor_are_bounds(tmp_path):
-    write(tmp_path, pd.DataFrame([compared("a", "b", 3, 1, 0.004, floor=0.002), compared("b", "c", 7, 1.2, 0.004)]))
-    text = pages.body(tmp_path, small_profile(), ["calibration"], {}).html
+    rows = [compared("a", "b", 3, 1, 0.004, floor=0.002), compared("b", "c", 7, 1.2, 0.004)]
+    text = page(tmp_path, pd.DataFrame(rows)).html
     assert "<small>p &lt; 0.004</small>" in text and "<small>p = 0.004</small>" in text
 
 
@@ -118,8 +102,7 @@ def small_profile():
 
 
 def test_the_page(tmp_path):
-    write(tmp_path, COMPARED)
-    body = pages.body(tmp_path, small_profile(), ["calibration"], {"calibration": "Cal & more"})
+    body = page(tmp_path, COMPARED, calibration="Cal & more")
     soup = bs4.BeautifulSoup(body.html, "html.parser")
     assert body.lead.startswith("2 of 3 compared differences are larger than chance would make them, 1 of them larger")
     (row,) = soup.select("section.ba-diff tbody tr")
@@ -142,7 +125,7 @@ def test_the_page(tmp_path):
 
 
 def test_without_comparisons_the_page_says_so(tmp_path):
-    body = pages.body(tmp_path, small_profile(), ["calibration"], {})
+    body = page(tmp_path, COMPARED.iloc[:0])
     assert "No page of this report has compared models yet" in body.html
 
 

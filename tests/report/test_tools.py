@@ -9,7 +9,7 @@ import pytest
 from beyond_accuracy.base.paths import project_root
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.dimensions import conventions, invariance
-from beyond_accuracy.report import front, html, images, tools
+from beyond_accuracy.report import front, html, images
 from beyond_accuracy.report.build import LIBRARY
 from beyond_accuracy.show import metrics
 
@@ -35,7 +35,7 @@ def test_every_metric_of_a_built_report_is_described(report):
 
 
 def test_the_page_has_an_anchor_per_metric_and_readable_formulas():
-    body = tools.metrics_body()
+    body = front.metrics_body()
     soup = bs4.BeautifulSoup(body.html, "html.parser")
     assert {h["id"].removeprefix("metric-") for h in soup.select("h3")} == set(metrics.described())
     assert [text for _, text in body.sections][:3] == ["Cost", "Right and wrong", "Confidence"]
@@ -60,7 +60,7 @@ def test_the_error_browser_is_picked_again_only_where_something_changed(tmp_path
     body = html.Body("Look", "lead", [("a", "A")], "<p>inside</p>")
     monkeypatch.setattr(images, "body", lambda *_: calls.append(1) or body)
     for inputs, count in ((["one"], 1), (["one"], 1), (["two"], 2)):
-        assert tools._images(tmp_path, profile, inputs, {}) == body
+        assert images.kept_body(tmp_path, inputs, profile, {}) == body
         assert len(calls) == count
     (tmp_path / ".state" / "images.json").write_text("{")
-    assert tools._images(tmp_path, profile, ["two"], {}) == body and len(calls) == 3
+    assert images.kept_body(tmp_path, ["two"], profile, {}) == body and len(calls) == 3

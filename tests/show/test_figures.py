@@ -1,11 +1,15 @@
-"""The kinds of figure: what is drawn is what the rows hold, and the words say the same."""
+"""The kinds of figure: what is drawn is what the rows hold, and the words say the same; pictures."""
+
+import io
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from beyond_accuracy.show import figures
+from beyond_accuracy.show import figures, theme
 from beyond_accuracy.show.theme import ModelStyle
 
 LOOKS = {
@@ -46,8 +50,8 @@ def test_dots_have_a_panel_per_value_and_counts():
     frame = rows(**PAIRS).assign(n=[10, 10, 2000, 2000], metric=["x", "x", "y", "y"])
     fig, _ = figures.dots(frame, "set", LOOKS, "value", panel="metric", counts=False)
     assert {"x", "y"} <= texts(fig)
-    fig, _ = figures.dots(frame, "set", LOOKS, "value", counts=True)
-    assert any("2,000" in text for text in texts(fig))
+    fig, _ = figures.dots(frame, "set", LOOKS, "value", counts=True, chance=10)
+    assert any("2,000" in text for text in texts(fig)) and " chance " in texts(fig)
 
 
 def test_lines_go_through_the_values_in_order():
@@ -95,6 +99,7 @@ def test_a_lead_points_to_the_winner():
     fig, alt = figures.lead(rows(**PAIRS), "set", [("a", "b")], LOOKS, gaps)
     bars = [bar for bar in fig.axes[0].patches if bar.get_width()]
     assert [bar.get_width() for bar in bars] == [-5.0, 5.0]  # v2: left, to model a; sketch: right, to model b
+    assert [bar.get_hatch() for bar in bars] == ["", "///"]
     assert {"60.0", "35.0", "+5.0", "← Model A", "Model B →"} <= texts(fig)
     assert "v2, Model A, Model B +5.0" in alt
 
@@ -110,3 +115,29 @@ def test_a_scatter_draws_models_published_ones_and_their_line():
     ends = [np.ravel(drawn.get_ydata()) for drawn in fig.axes[0].lines]
     assert any(len(y) == 2 and np.allclose(y, [40, 60]) for y in ends)  # the line of the three, which is straight
     assert "Model A, v2, 80 60" in alt
+
+
+def test_transformed_picture_is_what_the_model_gets():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    assert figures.transformed(image, "none", 48, "a").size == (48, 48)
+    assert figures.transformed(image, "resolution=448", 48, "a").size == (96, 96)
+    same = [np.asarray(figures.transformed(image, "noise=0.2", 48, "a")) for _ in range(2)]
+    assert np.array_equal(*same)
+
+
+def test_gallery():
+    wide = Image.new("RGB", (400, 200), (255, 0, 0))
+    assert figures.thumbnail(wide).size == (160, 160)
+    assert figures.thumbnail(Image.new("L", (30, 40))).size == (30, 30)
+    theme.use_theme()
+    fig = figures.gallery([wide] * 5, ["a\nb"] * 5, columns=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would end up in the rendered page
+        for kind in ("svg", "png"):
+            fig.savefig(io.BytesIO(), format=kind)
+    boxes = [ax.get_position() for ax in fig.axes]
+    assert len(boxes) == 5 and all(0 <= box.x0 < box.x1 <= 1.001 and -0.001 <= box.y0 for box in boxes)
+    width, height = fig.get_size_inches()
+    assert boxes[0].width * width == pytest.approx(boxes[0].height * height)
+    with pytest.raises(ValueError, match="0 images"):
+        figures.gallery([], [])

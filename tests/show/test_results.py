@@ -1,17 +1,15 @@
-"""Results table, saved figures, tables as HTML."""
+"""Results table and saved figures."""
 
 import io
 import json
 from urllib.parse import unquote
 
 import bs4
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
+from PIL import Image
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.show import results, theme
@@ -76,7 +74,9 @@ def test_collect_joins_pages_in_order_and_survives_a_round_trip(tmp_path):
     results.write_dimension(tmp_path, "calibration", rows())
     table = results.collect(tmp_path, ["mistakes", "calibration", "transfer"])
     assert list(table["dimension"]) == ["mistakes", "calibration"]
-    pd.testing.assert_frame_equal(results.read_results(tmp_path / "results.csv"), table)
+    (tmp_path / "again" / "results").mkdir(parents=True)
+    (tmp_path / "results.csv").rename(tmp_path / "again" / "results" / "joined.csv")
+    pd.testing.assert_frame_equal(results.read_results(tmp_path / "again"), table)
     stored = pd.read_parquet(tmp_path / "results.parquet")
     assert list(stored["value"]) == list(table["value"])
     assert list(results.collect(tmp_path)["dimension"]) == ["calibration", "mistakes"]  # by name when not asked
@@ -104,59 +104,61 @@ def test_collect_of_nothing_is_an_empty_table(tmp_path):
 # Figures
 
 
-def save(folder, points=3, **words):
+@pytest.fixture
+def save(tmp_path):
+    """Saves a scatter of some points under a folder's name; returns its HTML."""
     theme.use_theme()
-    fig, ax = plt.subplots()
-    ax.scatter(range(points), range(points))
-    texts = {"alt": "Three points on a rising line.", "caption": 'Up & to the "right".'} | words
-    try:
-        return results.save_figure(fig, folder, "rise", data=pd.DataFrame({"x": range(3)}), **texts)
-    finally:
-        plt.close(fig)
+
+    def saved(folder="a", points=3, name="rise", data=None, **words):
+        fig, ax = plt.subplots()
+        ax.scatter(range(points), range(points))
+        texts = {"alt": "Three points on a rising line.", "caption": 'Up & to the "right".'} | words
+        data = pd.DataFrame({"x": range(3)}) if data is None else data
+        return results.save_figure(fig, tmp_path / folder, name, data=data, **texts)
+
+    yield saved
+    plt.close("all")
 
 
-def test_figure_files_are_byte_stable_and_complete(tmp_path):
-    first, second = save(tmp_path / "a"), save(tmp_path / "b")
-    for kind in ("svg", "png", "csv"):
-        assert getattr(first, kind).read_bytes() == getattr(second, kind).read_bytes()
+def test_figure_files_are_byte_stable_and_complete(save, tmp_path):
+    assert save("a") == save("b")
+    for kind in ("svg", "png", "csv", "json"):
+        first, second = ((tmp_path / folder / f"rise.{kind}").read_bytes() for folder in "ab")
+        assert first == second and b"<dc:date>" not in first
     words = json.loads((tmp_path / "a" / "rise.json").read_text())
     assert words == {"name": "rise", "alt": "Three points on a rising line.", "caption": 'Up & to the "right".'}
-    assert b"<dc:date>" not in first.svg.read_bytes()
 
 
-def test_figure_html_carries_picture_words_and_data(tmp_path):
-    figure = bs4.BeautifulSoup(results.figure_html(save(tmp_path, alt='He said "<up>"')), "html.parser").figure
-    assert figure.img["alt"] == 'He said "<up>"'
+def test_figure_html_carries_picture_words_and_data(save):
+    figure = bs4.BeautifulSoup(save(alt='He said "<up>"'), "html.parser").figure
+    assert figure.img["alt"] == 'He said "<up>"' and figure["id"] == "fig-rise"
     assert figure.img["src"].startswith("data:image/svg+xml;base64,")
     assert 'Up & to the "right".' in figure.figcaption.text
     assert unquote(figure.a["href"]).endswith("x\n0\n1\n2\n")
     assert figure.a["download"] == "rise.csv"
 
 
-def test_big_point_clouds_become_pixels(tmp_path):
-    record = save(tmp_path, points=20_000)
-    assert record.svg.stat().st_size < 200_000
-    assert b"<image" in record.svg.read_bytes()
+def test_big_point_clouds_become_pixels(save, tmp_path):
+    save(points=20_000)
+    svg = (tmp_path / "a" / "rise.svg").read_bytes()
+    assert len(svg) < 200_000 and b"<image" in svg
 
 
-@pytest.mark.parametrize("words", [{"alt": " "}, {"caption": ""}])
-def test_figure_without_words_is_refused(tmp_path, words):
-    with pytest.raises(InputError, match="both alt text and caption"):
-        save(tmp_path, **words)
-
-
-def test_bad_names_and_data_are_refused(tmp_path):
-    fig = plt.figure()
-    with pytest.raises(InputError, match=r"figure name '\.\./x'"):
-        results.save_figure(fig, tmp_path, "../x", "a", "b", pd.DataFrame())
-    with pytest.raises(InputError, match="must be a DataFrame"):
-        results.save_figure(fig, tmp_path, "x", "a", "b", {"x": 1})
-    plt.close(fig)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"alt": " "}, "both alt text and caption"),
+        ({"caption": ""}, "both alt text and caption"),
+        ({"name": "../x"}, r"figure name '\.\./x'"),
+        ({"data": {"x": 1}}, "must be a DataFrame"),
+    ],
+)
+def test_figures_without_words_name_or_data_are_refused(save, wrong, message):
+    with pytest.raises(InputError, match=message):
+        save(**wrong)
 
 
 def test_small_png_keeps_the_colours_of_a_drawing():
-    from PIL import Image
-
     picture = Image.new("RGB", (40, 40), "white")
     picture.paste((252, 142, 98), (0, 0, 20, 20))
     picture.paste((65, 47, 138), (20, 20, 40, 40))

@@ -8,7 +8,7 @@ images) give tidy rows. `Values` are one number per image, unless said otherwise
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,30 +25,24 @@ from scipy.stats import norm
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, Z95, Difference, Interval, bootstrap_means, wilson
-from beyond_accuracy.measure.verdicts import contrasts
 from beyond_accuracy.show.figures import Drawn
 from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import GREY, INK, WIDTH, ModelStyle
-
-if TYPE_CHECKING:
-    from beyond_accuracy.page import Page
 
 Runs = Mapping[str, Predictions]
 Values = NDArray[np.float64]
 
 
 class Bins(NamedTuple):
-    """One way to bin confidences: of equal `width` (as in the paper) or of equal number of images (`mass`)."""
+    """One way to bin confidences: of equal `width` (the paper: 15) or of equal number of images (`mass`)."""
 
     n_bins: int
     binning: str
 
 
-PAPER = Bins(15, "width")
 MANY = [Bins(n, binning) for binning, n in product(("width", "mass"), range(5, 51))]
 CALIBRATED = 1 + 2**0.5  # what a calibrated model's bias is in multiples of the bias that its noisy gaps suggest
 CORRECTION = (1 + CALIBRATED) / 2  # multiple that `ece_debiased` subtracts
-
 SHARE, LEAST = "share of all (%)", "least favourable (%)"
 _GRID = 2**14  # cells of the smooth ECE; a tenth of the smallest bandwidth that 50,000 images can resolve
 _MIN_BANDWIDTH = 1e-3
@@ -159,10 +153,10 @@ class Debiased(NamedTuple):
 def ece_debiased(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: str = "width") -> Debiased:
     """ECE without the upward bias of finite bins (after Kumar, Liang, Ma 2019, arXiv 1909.10155).
 
-    Even a calibrated model shows gaps, because a bin's accuracy is a noisy mean. Kumar et al. subtract the bias that
-    bins with the observed gaps would have. Being noisy themselves, the gaps of a calibrated model show sqrt(2) - 1 of
-    its bias only; subtracting all of it (`CALIBRATED` times theirs) would take too much where gaps are as large as
-    noise. `CORRECTION` times theirs lies halfway: what is left is within a quarter of a bin's noise either way.
+    Kumar et al. subtract the bias that bins with the observed gaps would have. Being noisy themselves, the gaps of a
+    calibrated model show sqrt(2) - 1 of its bias only; subtracting all of it (`CALIBRATED` times theirs) would take too
+    much where gaps are as large as noise. `CORRECTION` times theirs lies halfway: what is left is within a quarter of a
+    bin's noise either way.
     """
     signed = signed_residuals(confidence, correct, n_bins, binning)
     index, n = bin_index(confidence, bin_edges(confidence, n_bins, binning)), len(signed)
@@ -200,8 +194,7 @@ def ece_smooth(confidence: ArrayLike, correct: ArrayLike) -> tuple[Values, float
     reflected Gaussian is the heat kernel of the interval, diagonal in the cosine basis: one transform serves every s.
     """
     confidence, correct = checked(confidence, correct)
-    cell = np.minimum((confidence * _GRID).astype(int), _GRID - 1)
-    residual = correct - confidence
+    cell, residual = np.minimum((confidence * _GRID).astype(int), _GRID - 1), correct - confidence
     decay = (np.pi * np.arange(_GRID)) ** 2 / 2
 
     def smoothed(values: Values, s: float) -> Values:
@@ -231,10 +224,9 @@ def nll(target_probability: ArrayLike) -> Values:
 
 
 def score(probabilities: NDArray, targets: NDArray[np.intp]) -> dict[str, Values]:
-    """Of (n, classes) probabilities: `confidence`, `nll`, and `brier`, from 0 to 2 (Brier 1950)."""
+    """Of (n, classes) probabilities: `nll`, and `brier`, from 0 to 2 (Brier 1950)."""
     own = probabilities[np.arange(len(targets)), targets].astype(float)
-    brier = np.einsum("ij,ij->i", probabilities, probabilities) + 1 - 2 * own
-    return {"confidence": probabilities.max(axis=1).astype(float), "nll": nll(own), "brier": brier}
+    return {"nll": nll(own), "brier": np.einsum("ij,ij->i", probabilities, probabilities) + 1 - 2 * own}
 
 
 def null_ece(confidence: ArrayLike, simulations: int, rng: np.random.Generator, n_bins: int = 15) -> Values:
@@ -257,12 +249,12 @@ def ece_difference(
 ) -> Difference:
     """Difference of the debiased ECE (equal-width bins) of two models, from their (2, n) confidences and outcomes.
 
-    The p-value is that of a permutation within images: the two models' (confidence, correct) are swapped at random, and
-    the difference is measured in standard errors, so that it holds approximately where models have equal errors but are
-    not exchangeable (Janssen 1997; Chung and Romano 2013). Swapped answers of a model that is clearly too sure and of
-    one that is clearly too unsure would cancel: the residuals of one are then turned round, which leaves its ECE alone.
-    The end of the interval nearer to zero is that of the test (zero lies outside where p < 0.05); the other one allows
-    for the smallest and the largest correction of noise, as the interval of one model does.
+    A permutation test within images: the models' answers are swapped at random, and the difference is measured in
+    standard errors, so that it holds approximately where models have equal errors but are not exchangeable (Janssen
+    1997; Chung and Romano 2013). Swapped answers of a clearly too sure and a clearly too unsure model would cancel: the
+    residuals of one are then turned round, which leaves its ECE alone. The end of the interval nearer to zero is that
+    of the test (zero lies outside where p < 0.05); the other one allows for the smallest and the largest correction of
+    noise, as the interval of one model does.
     """
     confidence, correct = (np.column_stack([a, b]).astype(float) for a, b in zip(first, second, strict=True))
     n, tiny, residual = len(confidence), np.finfo(float).tiny, correct - confidence
@@ -305,15 +297,6 @@ def ece_difference(
     return Difference(float(difference / n), Interval(*(float(end / n) for end in ends)), float(p))
 
 
-def stacked(runs: Runs) -> tuple[list[str], Values, Values]:
-    """Models, and their (n, models) confidences and outcomes; a ValueError unless all saw the same images."""
-    sizes = {len(run.correct) for run in runs.values()}
-    if len(sizes) != 1:
-        raise ValueError(f"models are compared on the same images, got {sorted(sizes) or 'no model'}")
-    columns = [(run.confidence, np.asarray(run.correct, float)) for run in runs.values()]
-    return list(runs), *(np.column_stack(part) for part in zip(*columns, strict=True))
-
-
 def has_distribution(run: Predictions) -> bool:
     """Whether the probability of every class and one true class are known for every image."""
     return run.logits is not None and not run.multilabel
@@ -321,8 +304,7 @@ def has_distribution(run: Predictions) -> bool:
 
 def distribution(run: Predictions, temperature: ArrayLike = 1.0) -> NDArray[np.float32]:
     """(n, scored classes) softmax(logits / temperature), not kept; temperature: one number, or one per image."""
-    logits = logits_of(run).astype(np.float32)
-    return softmax(logits / np.float32(temperature).reshape(-1, 1), axis=1)
+    return softmax(logits_of(run).astype(np.float32) / np.float32(temperature).reshape(-1, 1), axis=1)
 
 
 def logits_of(run: Predictions) -> NDArray:
@@ -332,8 +314,8 @@ def logits_of(run: Predictions) -> NDArray:
 
 def described(runs: Runs, labels: Mapping[str, str]) -> str:
     """What is known of a set: images, models, and which of them come without logits."""
-    without = [labels[model] for model, run in runs.items() if not has_distribution(run)]
-    note = f"; only the confidence is known of {', '.join(without)}" if without else ""
+    without = ", ".join(labels[model] for model, run in runs.items() if not has_distribution(run))
+    note = f"; only the confidence is known of {without}" if without else ""
     return f"{len(next(iter(runs.values())).correct):,} images, {len(runs)} models{note}"
 
 
@@ -362,13 +344,13 @@ def errors(runs: Runs, resamples: int, seed: int, n_bins: int = 15) -> pd.DataFr
         signed["ece_smooth"], _ = ece_smooth(p, right)
         if has_distribution(run):
             probabilities, targets = distribution(run), run.target_positions
-            means |= {name: values for name, values in score(probabilities, targets).items() if name != "confidence"}
+            means |= score(probabilities, targets)
             signed["ece_classwise"] = ece_classwise(probabilities, targets, n_bins)
         parts += [tidy.accuracy({model: run.correct}), mean_rows(model, means, resamples, seed)]
         parts.append(debiased_rows(model, p, right, resamples, seed, n_bins))
-        for metric, values in signed.items():
-            ends = [plain_interval(values)]
-            parts.append(tidy.rows(metric, "fraction", [model], [values.mean()], len(p), ends=ends))
+        for metric, residuals in signed.items():
+            ends = [plain_interval(residuals)]
+            parts.append(tidy.rows(metric, "fraction", [model], [residuals.mean()], len(p), ends=ends))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -400,18 +382,15 @@ InBins = Mapping[str, Mapping[Bins, Debiased]]
 
 def in_all_bins(runs: Runs, configs: Sequence[Bins] = MANY) -> InBins:
     """Model -> its debiased ECE under every configuration of bins, all on the same images."""
-    stacked(runs)
     return {m: {bins: ece_debiased(run.confidence, run.correct, *bins) for bins in configs} for m, run in runs.items()}
 
 
 def over_bins(found: InBins) -> pd.DataFrame:
     """ECE under every configuration, as it is (`plain`) and debiased (`value`) with its interval."""
-    title = {"width": "equal width", "mass": "equal number of images"}
-    rows = [
-        (model, title[bins.binning], bins.n_bins, one.plain, one.value, *one.interval())
-        for model, in_bins in found.items()
-        for bins, one in in_bins.items()
-    ]
+    title, rows = {"width": "equal width", "mass": "equal number of images"}, []
+    for model, in_bins in found.items():
+        for bins, one in in_bins.items():
+            rows.append((model, title[bins.binning], bins.n_bins, one.plain, one.value, *one.interval()))
     return pd.DataFrame(rows, columns=["model", "binning", "n_bins", "plain", "value", "ci_low", "ci_high"])
 
 
@@ -426,7 +405,10 @@ def ordering(found: InBins) -> pd.DataFrame:
     """
     rows = []
     for a, b in combinations(found, 2):
-        wins = np.array([_share_lower(one, found[b][bins]) for bins, one in found[a].items()])
+        pairs = [(one, found[b][bins]) for bins, one in found[a].items()]
+        errors = [(one.signed - other.signed).std() / np.sqrt(len(one.signed)) for one, other in pairs]
+        gaps = [other.uncut - one.uncut for one, other in pairs]
+        wins = norm.cdf(np.divide(gaps, np.maximum(errors, 1e-12)))
         if wins.mean() < 0.5:
             a, b, wins = b, a, 1 - wins
         share, least = (min(round(100 * float(value), 1), 99.9) for value in (wins.mean(), wins.min()))
@@ -436,34 +418,31 @@ def ordering(found: InBins) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model_a", "model_b", SHARE, LEAST, "at", "clear"])
 
 
-def _share_lower(a: Debiased, b: Debiased) -> float:
-    error = (a.signed - b.signed).std() / np.sqrt(len(a.signed))
-    return float(norm.cdf((b.uncut - a.uncut) / max(error, 1e-12)))
-
-
 def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
     """Differences between every two models, and every model's confidence gap against zero, as rows of `Page.compare`.
 
     McNemar for `accuracy`, 20,000 paired resamples for `confidence_gap`, 20,000 swaps within images for `ece_debiased`.
     """
-    models, p, right = stacked(runs)
-    n, off, answers = len(p), p - right, list(zip(p.T, right.T, strict=True))
+    models, answers = list(runs), [(run.confidence, np.asarray(run.correct, float)) for run in runs.values()]
+    off = np.column_stack([p - right for p, right in answers])
+    n = len(off)
     draws = bootstrap_means(tidy.with_gaps(off), P_VALUE_RESAMPLES, np.random.default_rng(seed))
     gap = "confidence_gap", "fraction", models, off.mean(axis=0), n
-    apart = {
-        (a, b): ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins)
-        for a, b in combinations(range(len(models)), 2)
-    }
-    tests = {"test": lambda a, b: apart[a, b].p_value, "ends": lambda a, b: apart[a, b].interval}
+
+    def tested(a: int, b: int) -> Difference:
+        return ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins)
+
     own = [ece_debiased(*one, n_bins).uncut for one in answers]
-    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, **tests).assign(p_floor=1 / (P_VALUE_RESAMPLES + 1))
+    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested).assign(
+        p_floor=1 / (P_VALUE_RESAMPLES + 1)
+    )
     main = [eces, tidy.against_zero(*gap, draws[:, : len(models)])]
     detail = [tidy.estimates(*gap, draws)[1], tidy.accuracy_pairs({model: run.correct for model, run in runs.items()})]
     parts = [rows.assign(family=name) for name, group in (("main", main), ("detail", detail)) for rows in group]
     return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)
 
 
-def findings(page: "Page", errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFrame) -> Iterator[str]:
+def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFrame) -> Iterator[str]:
     """Who is over- or underconfident on a set, who has the lowest error, and whether orders hold whatever the bins.
 
     Orders of models that differ in their objective alone (all, where no two differ in one thing).
@@ -473,18 +452,18 @@ def findings(page: "Page", errors: pd.DataFrame, judged: pd.DataFrame, order: pd
         words = []
         for row in rows.itertuples():
             value, low, high = 100 * row.value, 100 * row.ci_low, 100 * row.ci_high
+            said = f"overconfident by {format_interval(value, low, high, '.1f')} points"
             if own[dataset, row.model] == verdicts.OPEN:
-                either = format_interval(value, low, high, "+.1f")
-                words.append(f"{labels[row.model]} is not clearly either ({either})")
-            else:
-                side, ends = ("over", (value, low, high)) if value > 0 else ("under", (-value, -high, -low))
-                words.append(f"{labels[row.model]} is {side}confident by {format_interval(*ends, '.1f')} points")
+                said = f"not clearly either ({format_interval(value, low, high, '+.1f')})"
+            elif value < 0:
+                said = f"underconfident by {format_interval(-value, -high, -low, '.1f')} points"
+            words.append(f"{labels[row.model]} is {said}")
         yield f"On {page.title(dataset)}, {'; '.join(words)} (mean confidence minus accuracy)."
     for dataset, pairs in judged[judged["metric"] == "ece_debiased"].groupby("dataset", sort=False):
         leader = page.leader(errors[(errors["dataset"] == dataset) & (errors["metric"] == "ece_debiased")], judged)
         told = "{} of {} pairs of models are told apart".format(*verdicts.tells_apart(pairs))
         yield f"On {page.title(dataset)}, {leader} in debiased ECE; {told}."
-    matched = {frozenset(pair[:2]) for pair in contrasts(page.specs) if pair.what != "architecture"}
+    matched = [{*pair[:2]} for pair in verdicts.contrasts(page.specs) if pair.what != "architecture"]
     for row in (row for row in order.to_dict("records") if {row["model_a"], row["model_b"]} in matched):
         clear, configs = row["clear"].split(" of ")
         how = f"beyond noise under each of {configs} bin configurations"
@@ -510,9 +489,7 @@ def figure(bins: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Drawn:
     gaps = {"overconfident": "////", "underconfident": "...."}  # hatches: told apart without colour
     look = {"facecolor": "none", "edgecolor": "#8c1a12", "linewidth": 0.9}
     for i, (name, mine) in enumerate(parts.items()):
-        inner = grid[i // columns, i % columns].subgridspec(2, 1, height_ratios=(1, 2.2))
-        top = fig.add_subplot(inner[0])
-        ax = fig.add_subplot(inner[1], sharex=top)
+        top, ax = grid[i // columns, i % columns].subgridspec(2, 1, height_ratios=(1, 2.2)).subplots(sharex=True)
         accuracy, confidence = (mine["share"] @ mine[column] for column in ("accuracy", "confidence"))
         error, plain = mine[["ece_debiased", "ece"]].iloc[0]
         tint = {"color": [0.55 * channel + 0.45 for channel in to_rgb(styles[name].color)]}  # dark marks lie over it
@@ -520,7 +497,6 @@ def figure(bins: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Drawn:
         top.bar(mine["low"], 100 * mine["share"], mine["high"] - mine["low"], **tint)
         for value, line in ((accuracy, "-"), (confidence, ":")):
             top.axvline(value, color=INK, linewidth=1.6, linestyle=line)
-        top.tick_params(labelbottom=False)
         top.grid(axis="x", visible=False)
         for part, alpha in ((mine[mine["n"] >= 10], 1.0), (mine[mine["n"] < 10], 0.35)):
             low, width, right = part["low"], part["high"] - part["low"], part["accuracy"]
@@ -533,14 +509,12 @@ def figure(bins: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Drawn:
             whiskers = {"fmt": "none", "ecolor": INK, "elinewidth": 1.1, "capsize": 1.5, "alpha": alpha}
             ax.errorbar(low + width / 2, right, yerr=reach, **whiskers)
         ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
-        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
-        shown = f"ECE {error:.3f}\n(plain {plain:.3f})"
-        ax.text(0.05, 0.95, shown, transform=ax.transAxes, va="top", fontsize=11.5, bbox=box)
+        shown, box = f"ECE {error:.3f}\n(plain {plain:.3f})", {"facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        ax.text(0.05, 0.95, shown, transform=ax.transAxes, va="top", fontsize=11.5, bbox=box | {"pad": 2})
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="" if i % columns else "accuracy")
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        label = styles[name].label
+        label, measured = styles[name].label, f"mean confidence {confidence:.2f}, accuracy {accuracy:.2f}"
         top.set(title=label, ylabel="" if i % columns else "images (%)")
-        measured = f"mean confidence {confidence:.2f}, accuracy {accuracy:.2f}"
         words.append(f"{label} debiased ECE {error:.3f} (plain {plain:.3f}), {measured}")
     lines = (("mean accuracy", INK, "-", 1.6), ("mean confidence", INK, ":", 1.6), ("calibrated", GREY, "--", 1.2))
     handles = [Line2D([], [], color=c, linestyle=s, linewidth=w, label=name) for name, c, s, w in lines]

@@ -72,13 +72,12 @@ class Claim(NamedTuple):
 
 def read_records(report_folder: Path, models: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Results and comparisons that the pages of a report left behind, of the given models; DataMissing without any."""
-    frames = [read_results(path) for path in sorted((Path(report_folder) / "results").glob("*.csv"))]
-    if not any(map(len, frames)):
+    results, comparisons = read_results(report_folder), read_comparisons(report_folder)
+    if not len(results):
         raise DataMissing(
             f"no results in {report_folder}: the summary reads what the other pages record; "
             "run them first with `beyond-accuracy report`"
         )
-    results, comparisons = pd.concat([f for f in frames if len(f)], ignore_index=True), read_comparisons(report_folder)
     both = comparisons["model_a"].isin(models) & comparisons["model_b"].isin([*models, ""])
     return results[results["model"].isin(models)].reset_index(drop=True), comparisons[both].reset_index(drop=True)
 

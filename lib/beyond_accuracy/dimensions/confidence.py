@@ -37,8 +37,7 @@ class Fitted(NamedTuple):
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -> float:
     """Temperature T that minimises the negative log-likelihood of softmax(logits / T) of (n, classes) logits.
 
-    Convex in 1/T, so that the optimum is unique; found by L-BFGS over log T within 1/100 to 100. A ValueError says what
-    is wrong with the input.
+    Convex in 1/T, so that the optimum is unique; found by L-BFGS over log T within 1/100 to 100.
     """
     logits, targets = np.asarray(logits), np.asarray(targets)
     if logits.ndim != 2 or targets.shape != logits.shape[:1] or targets.size == 0:
@@ -84,14 +83,15 @@ def fit_temperatures(clean: Runs, folds: int, seed: int) -> dict[str, Fitted]:
     """Temperatures of every model with logits."""
     fitted = {}
     for model, run in clean.items():
-        if has_distribution(run):
-            logits, targets = logits_of(run), run.target_positions
-            start = fit_temperature(logits, targets)  # all folds end near it: only a warm start, fitted anew below
-            state, crossed = int(np.random.default_rng(seed).integers(2**32)), np.empty(len(targets))
-            for others, fold in KFold(folds, shuffle=True, random_state=state).split(targets):
-                crossed[fold] = fit_temperature(logits[others], targets[others], start)
-            whole = fit_temperature(logits, targets, float(np.median(crossed)))
-            fitted[model] = Fitted(crossed, whole, temperature_interval(logits, targets, whole))
+        if not has_distribution(run):
+            continue
+        logits, targets = logits_of(run), run.target_positions
+        start = fit_temperature(logits, targets)  # all folds end near it: only a warm start, fitted anew below
+        state, crossed = int(np.random.default_rng(seed).integers(2**32)), np.empty(len(targets))
+        for others, fold in KFold(folds, shuffle=True, random_state=state).split(targets):
+            crossed[fold] = fit_temperature(logits[others], targets[others], start)
+        whole = fit_temperature(logits, targets, float(np.median(crossed)))
+        fitted[model] = Fitted(crossed, whole, temperature_interval(logits, targets, whole))
     return fitted
 
 
@@ -107,10 +107,10 @@ def rescaled(
     for model in (m for m, run in runs.items() if m in fitted and has_distribution(run)):
         run, (crossed, whole, ends) = runs[model], fitted[model]
         probabilities = calibration.distribution(run, crossed if runs is clean else whole)
-        scores = calibration.score(probabilities, run.target_positions)
-        p = scores.pop("confidence")
+        p = probabilities.max(axis=1).astype(float)
         own = calibration.debiased_rows(model, p, run.correct, resamples, seed, n_bins)[:1]
-        means = calibration.mean_rows(model, {"confidence_gap": p - run.correct} | scores, resamples, seed)
+        scores = {"confidence_gap": p - run.correct} | calibration.score(probabilities, run.target_positions)
+        means = calibration.mean_rows(model, scores, resamples, seed)
         parts.append(tidy.rows("temperature", "ratio", [model], [whole], len(crossed), ends=[ends]))
         parts += [rows.assign(metric=rows["metric"] + ":scaled") for rows in (own, means)]
     return pd.concat(parts[1:] or parts, ignore_index=True)
@@ -211,6 +211,6 @@ def answering(runs: Runs, coverage: float, resamples: int, seed: int) -> pd.Data
             parts.append(tidy.rows(metric, "fraction", [model], ranked.areas()[:, k], n, draws[:, [k]]))
         kept = max(1, round(coverage * n))
         right = 1 - float(ranked.errors(kept / n)) / kept
-        ends = [Interval(*(100 * end for end in wilson(round(right * kept), kept)))]
+        ends = [100 * np.array(wilson(round(right * kept), kept))]
         parts.append(tidy.rows(f"accuracy:coverage={coverage:g}", "percent", [model], [100 * right], kept, ends=ends))
     return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)

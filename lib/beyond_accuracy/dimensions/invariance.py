@@ -20,27 +20,26 @@ from scipy.special import rel_entr
 from beyond_accuracy.data import transforms
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import stats, tidy, verdicts
-from beyond_accuracy.measure.stats import Interval, bootstrap_means, share_interval
-from beyond_accuracy.show.figures import Drawn
-from beyond_accuracy.show.pictures import transformed
+from beyond_accuracy.measure.stats import bootstrap_means, share_interval
+from beyond_accuracy.show.figures import Drawn, transformed
 from beyond_accuracy.show.theme import WIDTH
 
+# What is measured at each strength, and its unit; see `per_image`.
 KINDS = {"accuracy": "percent", "accuracy_change": "percent", "agreement": "fraction",
          "agreement_given_correct": "fraction", "flip_rate": "fraction", "js_divergence": "bits",
          "target_probability": "fraction", "target_probability_change": "fraction"}  # fmt: skip
-"""What is measured at each strength, and its unit. See `per_image`."""
-MEANS = ("js_divergence", "target_probability", "target_probability_change")
-"""Kinds that are no shares of images: their intervals are bootstrapped."""
-ABSOLUTE = ("accuracy", "target_probability")
-"""Kinds that say something of the plain run; the others compare it with itself there, and are not estimates."""
+MEANS = ("js_divergence", "target_probability", "target_probability_change")  # no shares of images: bootstrapped
+ABSOLUTE = (
+    "accuracy",
+    "target_probability",
+)  # the others compare the plain run with itself, and estimate nothing there
 STRONGEST = ("accuracy_change", "agreement_given_correct", "flip_rate", "js_divergence", "target_probability_change")
 PAPER = ("scale", "shift", "resolution")
 AXES = {"scale": "zoom factor", "shift": "shift (pixels)", "resolution": "resolution (224: as trained)",
         "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (standard deviation)",
         "blur": "blur (sigma, pixels)", "jpeg": "JPEG quality", "hflip": "mirrored"}  # fmt: skip
 
-Runs = Mapping[str, Predictions]
-"""Model -> what it said about the images."""
+Runs = Mapping[str, Predictions]  # model -> what it said about the images
 
 
 class Step(NamedTuple):
@@ -80,8 +79,6 @@ def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     [1.0]
     """
     p, q = np.asarray(p, float), np.asarray(q, float)
-    if p.shape != q.shape or p.ndim != 2:
-        raise ValueError(f"need two equally shaped tables of distributions, got {p.shape} and {q.shape}")
     middle = (p + q) / 2
     total = (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) / (2 * np.log(2))
     return np.clip(total, 0.0, 1.0)  # rounding can leave -1e-17 for equal rows
@@ -97,9 +94,6 @@ def per_image(plain: Predictions, changed: Predictions, previous: Predictions) -
     - `js_divergence` to the plain distribution, bits; left out where probabilities were not kept;
     - `target_probability`, and `target_probability_change` from the plain image; left out where unknown.
     """
-    n = len(plain.pred)
-    if n == 0 or len(changed.pred) != n or len(previous.pred) != n:
-        raise ValueError(f"need the same images, got {n}, {len(changed.pred)} and {len(previous.pred)}")
     right, right_before = changed.correct.astype(float), plain.correct.astype(float)
     same = (changed.pred == plain.pred).astype(float)
     values = {"accuracy": 100 * right, "accuracy_change": 100 * (right - right_before), "agreement": same}
@@ -133,24 +127,21 @@ def curve(
         if means:
             table = np.stack(list(means.values()), axis=1)
             draws = dict(zip(means, bootstrap_means(table, resamples, np.random.default_rng(seed)).T, strict=True))
-
-        def interval(model: str, kind: str, column: NDArray, step=step, draws=draws) -> Interval:
-            if not len(column) or (step.strength == identity and kind not in ABSOLUTE):
-                return tidy.NONE
-            if kind in MEANS:
-                return stats.percentile_interval(draws[model, kind])
-            if kind == "accuracy_change":
-                ends = stats.accuracy_difference(step.outputs[model].correct, plain[model].correct).interval
-            else:
-                ends = share_interval(column > 0)
-            return Interval(*(100 * end for end in ends)) if KINDS[kind] == "percent" else ends
-
         for kind, unit in KINDS.items():
             columns = {m: values[kind][~np.isnan(values[kind])] for m, values in seen.items() if kind in values}
-            values = [column.mean() if len(column) else np.nan for column in columns.values()]
-            ends = [interval(m, kind, column) for m, column in columns.items()]
+            found, ends = [column.mean() if len(column) else np.nan for column in columns.values()], []
+            for m, column in columns.items():
+                if not len(column) or (step.strength == identity and kind not in ABSOLUTE):
+                    ends.append(tidy.NONE)
+                elif kind in MEANS:
+                    ends.append(stats.percentile_interval(draws[m, kind]))
+                elif kind == "accuracy_change":
+                    both = step.outputs[m].correct, plain[m].correct
+                    ends.append(100 * np.array(stats.accuracy_difference(*both).interval))
+                else:
+                    ends.append((100 if unit == "percent" else 1) * np.array(share_interval(column > 0)))
             sizes, metric = [len(column) for column in columns.values()], f"{kind}:{transform}={step.strength:g}"
-            rows = tidy.rows(metric, unit, list(columns), values, sizes, ends=ends)
+            rows = tidy.rows(metric, unit, list(columns), found, sizes, ends=ends)
             parts.append(rows.assign(kind=kind, transform=transform, strength=float(step.strength)))
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
@@ -210,12 +201,10 @@ def strongest(curves: pd.DataFrame) -> pd.DataFrame:
 
 def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> str:
     """How often models keep their answers, who does most, and how many pairs that tells apart."""
-    shares = "; ".join(
-        f"{page.labels[row.model]} {100 * row.value:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] %"
-        for row in overall.sort_values("value", ascending=False).itertuples()
-    )
+    percent = overall.assign(**(100 * overall[["value", "ci_low", "ci_high"]])).sort_values("value", ascending=False)
+    shares = (f"{page.labels[r.model]} {r.value:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}] %" for r in percent.itertuples())
     told, pairs = verdicts.tells_apart(judged[judged["metric"] == "agreement"])
-    said = f"Averaged over {kinds} kinds of transform, models keep their answer: {shares}."
+    said = f"Averaged over {kinds} kinds of transform, models keep their answer: {'; '.join(shares)}."
     return f"{said} {page.leader(overall, judged)}; {told} of {pairs} pairs are told apart." if pairs else said
 
 
@@ -229,9 +218,8 @@ def pictured(image: Image.Image, ladders: pd.DataFrame, size: int, image_id: str
     """One image under every transform at every strength, at a model's input side of `size` pixels."""
     rows = [(name, list(part["strength"])) for name, part in ladders.groupby("transform", sort=False)]
     columns = max((len(strengths) for _, strengths in rows), default=1)
-    side = WIDTH / (columns + 1.1)
-    shape = {"figsize": (WIDTH, len(rows) * (side + 0.22)), "squeeze": False, "layout": "constrained"}
-    fig, axes = plt.subplots(len(rows), columns, **shape)
+    height = len(rows) * (WIDTH / (columns + 1.1) + 0.22)
+    fig, axes = plt.subplots(len(rows), columns, figsize=(WIDTH, height), squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for row, (name, strengths) in zip(axes, rows, strict=True):

@@ -9,7 +9,7 @@ adding a constant to the log-odds of every factor, which is what being a weaker 
 factors, and the more so the rarer errors are.)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,21 +20,17 @@ from statsmodels.stats.proportion import test_proportions_2indep
 
 from beyond_accuracy.data import annotations
 from beyond_accuracy.measure import tidy, verdicts
-from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, Interval, bootstrap_means, holm, wilson
+from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, holm, wilson
 from beyond_accuracy.show import figures
 from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import GREY, INK, ModelStyle
 
-AVERAGE = "average"
-"""Name of the plain mean over the factors, as in the paper's figure."""
-
-KINDS = {"error_ratio": "ratio", "factor_effect": "log-odds"}
-"""Numbers of a factor with bootstrap intervals, and their units."""
-
+AVERAGE = "average"  # the plain mean over the factors, as in the paper's figure
+KINDS = {"error_ratio": "ratio", "factor_effect": "log-odds"}  # numbers of a factor, and their units
 # What the raters say of an error, told apart by lightness and hatch, so not by colour alone.
 REAL = {"true mistake": ("#8c1a12", ""), "label noise": ("#e3b7b1", "///"), "no ReaL label": ("#eceaea", "..")}
 
-Labels = Mapping[str, str]
+Correct = Mapping[str, ArrayLike]  # model -> (n,) booleans, right or not
 
 
 class Annotated(NamedTuple):
@@ -49,7 +45,7 @@ class Annotated(NamedTuple):
     groups: NDArray
 
     def correct(self, factors: pd.DataFrame) -> dict[str, NDArray]:
-        """Model -> outcomes on the images of a frame of factors."""
+        """Outcomes on the images of a frame of factors."""
         return {model: column.to_numpy() for model, column in self.right.loc[factors.index].items()}
 
 
@@ -66,131 +62,129 @@ def annotated(page, runs: Mapping) -> Annotated:
 
 
 def error_ratio(correct: ArrayLike, factors: ArrayLike) -> NDArray[np.float64]:
-    """Error ratio of each factor: (1 - accuracy on the factor) / (1 - accuracy on all).
+    """(models, factors) error ratios from (n, models) outcomes and (n, factors) 0/1 marks of the annotated images.
 
-    Args:
-        correct: (n,) or (n, models) booleans on the annotated images.
-        factors: (n, factors) 0/1.
-
-    Returns:
-        (factors,) or (models, factors) ratios; NaN for a factor no image has, or a model without errors.
+    NaN for a factor that no image has, or a model without errors.
     """
-    wrong, marks = _arrays(correct, factors)
-    ratios = _ratios((_columns(wrong, marks).mean(axis=0))[None], wrong.shape[1], marks.shape[1])[0]
-    return ratios[0] if np.ndim(correct) == 1 else ratios
+    return _ratios(*_shares(correct, factors))[0]
 
 
 def error_ratio_bootstrap(
-    correct: ArrayLike,
-    factors: ArrayLike,
-    resamples: int,
-    rng: np.random.Generator,
-    clusters: ArrayLike | None = None,
+    correct: ArrayLike, factors: ArrayLike, resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Bootstrap draws of `error_ratio`: the whole ratio is recomputed in each resample, all models on the same images.
+    """(resamples, models, factors) draws of `error_ratio`, recomputed as a whole, all models on the same images.
 
-    Args:
-        correct: (n, models) booleans.
-        factors: (n, factors) 0/1.
-        resamples: Number of resamples.
-        rng: Source of randomness.
-        clusters: As in `stats.resample_weights`.
-
-    Returns:
-        (resamples, models, factors) ratios, NaN where a resample holds no image of a rare factor.
+    NaN where a resample holds no image of a rare factor.
     """
-    wrong, marks = _arrays(correct, factors)
-    means = bootstrap_means(_columns(wrong, marks), resamples, rng, clusters)
-    return _ratios(means, wrong.shape[1], marks.shape[1])
+    return _ratios(*_shares(correct, factors, resamples, rng))
 
 
-def factor_table(
-    correct: Mapping[str, ArrayLike],
-    factors: pd.DataFrame,
-    resamples: int,
-    rng: np.random.Generator,
-    clusters: ArrayLike | None = None,
-) -> pd.DataFrame:
-    """What every factor does to every model's errors, with intervals.
+def _shares(
+    correct: ArrayLike, factors: ArrayLike, resamples: int = 0, rng: np.random.Generator | None = None
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Shares of the images, or in each resample of them, that are wrong, marked, both: (draws, models, factors)."""
+    correct, factors = np.asarray(correct), np.asarray(factors)
+    if factors.ndim != 2 or correct.shape[:1] != factors.shape[:1] or factors.size == 0:
+        raise ValueError(f"(n, models) outcomes and (n, factors) marks expected, got {correct.shape}, {factors.shape}")
+    if not np.isin(factors, (0, 1)).all() or not np.isin(correct, (0, 1)).all():
+        raise ValueError("factors and outcomes must be 0 or 1, without missing values")
+    wrong, marks = ~correct.astype(bool), factors.astype(bool)
+    both = wrong[:, :, None] & marks[:, None, :]
+    columns = np.concatenate([wrong, marks, both.reshape(len(wrong), -1)], axis=1)
+    means = columns.mean(axis=0)[None] if rng is None else bootstrap_means(columns, resamples, rng)
+    of_wrong, of_marks, of_both = np.split(means, np.cumsum([wrong.shape[1], marks.shape[1]]), axis=1)
+    return of_wrong[:, :, None], of_marks[:, None, :], of_both.reshape(-1, *both.shape[1:])
 
-    Args:
-        correct: model -> (n,) booleans, rows as in `factors`.
-        factors: (n, factors) 0/1 columns.
-        resamples: Number of resamples.
-        rng: Source of randomness.
-        clusters: As in `stats.resample_weights`.
 
-    Returns:
-        Tidy rows with columns `kind`, `factor` and `errors` (wrong ones among the n images with the factor). `metric`
-        is `<kind>:<factor>`: `error_rate` in percent (Wilson), `error_ratio`, and `factor_effect`, the log-odds of an
-        error with the factor minus its mean over factors, weighted by their images; half an error and half a right
-        answer are added to each factor (Haldane 1956). The last factor of the latter two is `average`, the plain mean
-        over the factors that occur. A factor without images has no rows; a model without errors has no ratios, so none
-        either.
+def _ratios(wrong: NDArray, marks: NDArray, both: NDArray) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return both / marks / wrong
+
+
+def _effects(n: int, marks: NDArray, both: NDArray) -> NDArray[np.float64]:
+    log_odds = np.log((n * both + 0.5) / (n * (marks - both) + 0.5))
+    usual = (marks * log_odds).sum(axis=-1, keepdims=True) / marks.sum(axis=-1, keepdims=True)
+    return np.where(marks > 0, log_odds - usual, np.nan)
+
+
+class _Measured(NamedTuple):
+    """Everything about the factors that occur and, as the last one, their average."""
+
+    names: list[str]
+    sizes: NDArray  # (names,) images; of the average all
+    errors: NDArray  # (models, names) wrong ones among them
+    found: dict[str, tuple[NDArray, NDArray]]  # kind -> (models, names) values, (resamples, models, names) draws
+
+
+def _measure(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.random.Generator) -> _Measured:
+    factors = factors.loc[:, factors.any()]
+    right, n = np.column_stack(list(correct.values())), len(factors)
+    parts = _shares(right, factors), _shares(right, factors, resamples, rng)
+    kinds = {
+        "error_ratio": [_ratios(*part) for part in parts],
+        "factor_effect": [_effects(n, *part[1:]) for part in parts],
+    }
+    found = {}
+    for kind, values in kinds.items():
+        point, draws = (np.concatenate([v, v.mean(axis=-1, keepdims=True)], axis=-1) for v in values)
+        found[kind] = point[0], draws
+    marks = np.column_stack([factors.to_numpy(int), np.ones(n, int)])
+    return _Measured([*factors, AVERAGE], marks.sum(axis=0), (1 - right.T.astype(int)) @ marks, found)
+
+
+def factor_table(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+    """What every factor, a 0/1 column of `factors`, does to every model's errors, with intervals.
+
+    Tidy rows with columns `kind`, `factor` and `errors` (wrong ones among the n images with the factor). `metric` is
+    `<kind>:<factor>`: `error_rate` in percent (Wilson), `error_ratio`, and `factor_effect`, the log-odds of an error
+    with the factor minus its mean over factors, weighted by their images; half an error and half a right answer are
+    added to each factor (Haldane 1956). The last factor of the latter two is `average`, the plain mean over the factors
+    that occur. A factor without images has no rows, nor has a model without errors, for it has no ratios.
     """
-    right, names, drawn = _draw(correct, factors, resamples, rng, clusters)
-    models, marks = list(correct), np.column_stack([factors[names], np.ones(len(factors))])
-    counts, overall = (~right).T.astype(float) @ marks, 1 - right.mean(axis=0)
-    parts = []
-    for f, name in enumerate([*names, AVERAGE]):
-        errors, n = counts[:, f].astype(int), int(marks[:, f].sum())
-        rates = [wilson(wrong, n) for wrong in errors]
-        about = {"factor": name, "errors": errors}
+    names, sizes, errors, found = _measure(correct, factors, resamples, rng)
+    models, overall, parts = list(correct), errors[:, -1] / sizes[-1], []
+    for f, (name, n) in enumerate(zip(names, sizes.tolist(), strict=True)):
+        about, rates = {"factor": name, "errors": errors[:, f]}, np.array([wilson(k, n) for k in errors[:, f]])
         if name != AVERAGE:
-            ends = [Interval(100 * low, 100 * high) for low, high in rates]
-            part = tidy.rows(f"error_rate:{name}", "percent", models, 100 * errors / n, n, ends=ends)
+            part = tidy.rows(f"error_rate:{name}", "percent", models, 100 * errors[:, f] / n, n, ends=100 * rates)
             parts.append(part.assign(kind="error_rate", **about))
         for kind, unit in KINDS.items():
-            values, draws = (_of(part, f) for part in drawn[kind])
-            ends = []
-            for m, wrong in enumerate(errors):
+            (values, draws), ends = found[kind], []
+            for m, wrong in enumerate(errors[:, f]):
                 # resamples of equal outcomes have no spread, and a log-odds no end
-                bound = np.divide(rates[m], overall[m]) if kind == "error_ratio" and overall[m] else tidy.NONE
-                ends.append(tidy.interval(draws[:, m]) if 0 < wrong < n else bound)
-            part = tidy.rows(f"{kind}:{name}", unit, models, np.nan_to_num(values), n, ends=ends)
+                bound = rates[m] / overall[m] if kind == "error_ratio" and overall[m] else tidy.NONE
+                ends.append(tidy.interval(draws[:, m, f]) if 0 < wrong < n else bound)
+            part = tidy.rows(f"{kind}:{name}", unit, models, np.nan_to_num(values[:, f]), n, ends=ends)
             parts.append(part.assign(kind=kind, **about))
     table = pd.concat(parts, ignore_index=True)
     return table[table["model"].map(dict(zip(models, overall > 0, strict=True)))].reset_index(drop=True)
 
 
 def factor_differences(
-    correct: Mapping[str, ArrayLike],
-    factors: pd.DataFrame,
-    rng: np.random.Generator,
-    resamples: int = P_VALUE_RESAMPLES,
-    clusters: ArrayLike | None = None,
+    correct: Correct, factors: pd.DataFrame, rng: np.random.Generator, resamples: int = P_VALUE_RESAMPLES
 ) -> pd.DataFrame:
-    """Paired differences between every two models: the effect of every factor, and the average error ratio.
+    """Paired differences between every two models: the average error ratio, and the effect of every factor.
 
-    Arguments as for `factor_table`.
-
-    Returns:
-        Rows of `tidy.pairs` with `kind`, `factor`, `family` (the averages are the main one): `factor_effect` for each
-        factor and the average, `error_ratio` for the average alone (a question is asked once). No rows for models
-        without errors; no p-value where a model is right, or wrong, on every image of a factor, or a factor is too
-        rare to resample.
+    Rows of `tidy.pairs` with `kind`, `factor`, `family` (the averages are the main one); `error_ratio` for the average
+    alone, as a question is asked once. No rows for models without errors; no p-value where a model is right, or wrong,
+    on every image of a factor, or a factor is too rare to resample.
     """
-    right, names, drawn = _draw(correct, factors, resamples, rng, clusters)
-    marks, models = factors[names].to_numpy(int), list(correct)
-    hits, sizes = right.T.astype(int) @ marks, [*marks.sum(axis=0), len(right)]
-    mixed = (hits > 0) & (hits < sizes[:-1])  # of equal outcomes resamples show no spread
-    parts = []
-    for kind, unit in KINDS.items():
-        for f, name in enumerate([*names, AVERAGE]):
-            if kind == "error_ratio" and name != AVERAGE:
-                continue
-            values, draws = (_of(part, f) for part in drawn[kind])
-            known = np.ones(len(models), bool) if name == AVERAGE else mixed[:, f]
+    names, sizes, errors, found = _measure(correct, factors, resamples, rng)
+    models, parts = list(correct), []
+    for kind, name in [("error_ratio", AVERAGE), *(("factor_effect", name) for name in names)]:
+        f = names.index(name)
+        values, draws = (part[..., f] for part in found[kind])
+        known = (name == AVERAGE) | (0 < errors[:, f]) & (errors[:, f] < sizes[f])  # equal outcomes show no spread
 
-            def gap(a: int, b: int, draws: NDArray = draws, known: NDArray = known) -> NDArray:
-                drawn = draws[:, a] - draws[:, b]
-                enough = known[a] and known[b] and np.isfinite(tidy.interval(drawn)).all()
-                return drawn[np.isfinite(drawn)] if enough else np.full(1, np.nan)
+        def gap(a: int, b: int, draws: NDArray = draws, known: NDArray = known) -> NDArray:
+            drawn = draws[:, a] - draws[:, b]
+            enough = known[a] and known[b] and np.isfinite(tidy.interval(drawn)).all()
+            return drawn[np.isfinite(drawn)] if enough else np.full(1, np.nan)
 
-            part = tidy.pairs(f"{kind}:{name}", unit, models, values, sizes[f], gap)
-            parts.append(part.assign(kind=kind, factor=name, family="main" if name == AVERAGE else "detail"))
+        part = tidy.pairs(f"{kind}:{name}", KINDS[kind], models, values, sizes[f], gap)
+        parts.append(part.assign(kind=kind, factor=name, family="main" if name == AVERAGE else "detail"))
     table = pd.concat(parts, ignore_index=True)
-    flawless = [model for model, c in zip(models, right.T, strict=True) if c.all()]
+    flawless = np.array(models)[errors[:, -1] == 0]
     return table[~table[["model_a", "model_b"]].isin(flawless).any(axis=1)].reset_index(drop=True)
 
 
@@ -211,9 +205,6 @@ def hardest(table: pd.DataFrame) -> dict[str, list[str]]:
     """Factors that may be a model's hardest: the one of the highest error rate, and those it is not told apart from.
 
     Score test of two independent shares (an image has one top factor), corrected by Holm over a model's factors.
-
-    Args:
-        table: Rows of `factor_table` for factors that exclude each other.
     """
     found = {}
     for model, rows in table[table["kind"] == "error_rate"].groupby("model", sort=False):
@@ -229,44 +220,34 @@ def hardest(table: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
-def errors_by_group(correct: Mapping[str, ArrayLike], groups: ArrayLike) -> pd.DataFrame:
+def errors_by_group(correct: Correct, groups: NDArray) -> pd.DataFrame:
     """Error rate in percent within each group of images (metaclass, class), Wilson intervals; hardest group first."""
-    groups, parts = np.asarray(groups), []
-    for group in pd.unique(groups):
-        wrong = [int((~np.asarray(outcome, bool))[groups == group].sum()) for outcome in correct.values()]
-        n = int((groups == group).sum())
-        ends = [Interval(*(100 * end for end in wilson(k, n))) for k in wrong]
-        rows = tidy.rows(f"error_rate:{group}", "percent", list(correct), 100 * np.array(wrong) / n, n, ends=ends)
-        parts.append(rows.assign(group=group))
+    wrong = {model: ~np.asarray(right) for model, right in correct.items()}
+    parts = [
+        tidy.accuracy({m: w[groups == group] for m, w in wrong.items()}, f"error_rate:{group}").assign(group=group)
+        for group in pd.unique(groups)
+    ]
     table = pd.concat(parts, ignore_index=True)
-    means = table.groupby("group")["value"].transform("mean")
-    ordered = table.assign(mean=means).sort_values(["mean", "group"], ascending=[False, True], kind="stable")
-    return ordered.drop(columns="mean")
+    ordered = table.assign(mean=table.groupby("group")["value"].transform("mean"))
+    return ordered.sort_values(["mean", "group"], ascending=[False, True], kind="stable").drop(columns="mean")
 
 
 def ratio_by_group(
-    correct: Mapping[str, ArrayLike], factors: pd.DataFrame, groups: ArrayLike, least: int = 30, top: int | None = None
+    correct: Correct, factors: pd.DataFrame, groups: NDArray, least: int, top: int | None = None
 ) -> pd.DataFrame:
     """Error ratio of each factor inside each group: error rate on factor and group over error rate on the group.
 
-    Args:
-        correct: model -> (n,) booleans.
-        factors: (n, factors) 0/1 columns.
-        groups: (n,) group of each image.
-        least: Cells with fewer images are left out: their ratios are noise.
-        top: Cells kept, those of the largest mean ratio; None: all.
-
-    Returns:
-        Tidy rows without intervals, `group`, `factor`; hardest cell first.
+    Tidy rows without intervals, `group`, `factor`, the `top` cells of the largest mean ratio first. Cells of fewer than
+    `least` images are left out: their ratios are noise.
     """
-    groups, models = np.asarray(groups), list(correct)
-    outcomes, parts = np.column_stack([np.asarray(c, bool) for c in correct.values()]), []
+    outcomes, parts = np.column_stack(list(correct.values())), []
     for group in np.unique(groups):
         inside = groups == group
         marks = factors.loc[inside]
         for name in [name for name in marks if marks[name].sum() >= least]:
-            ratios, n = error_ratio(outcomes[inside], marks[[name]].to_numpy())[:, 0], int(marks[name].sum())
-            parts.append(tidy.rows(f"error_ratio:{name}", "ratio", models, ratios, n).assign(group=group, factor=name))
+            ratios, n = error_ratio(outcomes[inside], marks[[name]])[:, 0], int(marks[name].sum())
+            rows = tidy.rows(f"error_ratio:{name}", "ratio", list(correct), ratios, n)
+            parts.append(rows.assign(group=group, factor=name))
     if not parts:
         return pd.DataFrame(columns=[*tidy.COLUMNS, "group", "factor"])
     table = pd.concat(parts, ignore_index=True)
@@ -275,23 +256,11 @@ def ratio_by_group(
 
 
 def real_correct(pred: ArrayLike, real: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """Correctness under ReaL labels: 1 if the prediction is in the image's list, NaN if the list is empty.
+    """(n,) correctness under n lists of ReaL labels: 1 if the prediction is in the image's list, NaN if that is empty.
 
     ReaL accuracy is the mean over images that are not NaN (`numpy.nanmean`).
-
-    Args:
-        pred: (n,) predicted classes.
-        real: n lists of class indices.
     """
-    pred = np.asarray(pred)
-    if len(pred) != len(real):
-        raise ValueError(f"one list of labels per prediction is expected, got {len(real)} for {len(pred)}")
-    sizes = np.array([len(labels) for labels in real])
-    if not sizes.any():
-        return np.full(len(pred), np.nan)
-    owner = np.repeat(np.arange(len(pred)), sizes)
-    hits = np.bincount(owner, np.concatenate(list(real)) == pred[owner], len(pred))
-    return np.where(sizes > 0, np.minimum(hits, 1.0), np.nan)
+    return np.array([float(p in r) if len(r) else np.nan for p, r in zip(pred, real, strict=True)])
 
 
 def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike]) -> dict[str, int]:
@@ -306,7 +275,7 @@ def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike]) -
 
 
 def relabelled(page, runs: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Accuracy under the original labels (`accuracy`) and ReaL's (`real`), and shares of errors by `kind`; else empty.
+    """Accuracy under the original labels (`accuracy`) and ReaL's (`real`), and shares of errors by `kind`.
 
     `kind`s are those of `real_split`; a profile without the role `real` has no rows.
     """
@@ -328,30 +297,27 @@ def relabelled(page, runs: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def confused_pairs(runs: Mapping, names: Sequence[str], top: int = 20) -> pd.DataFrame:
-    """The most frequent confusions over all models.
+    """The `top` most frequent confusions over all models, ties in class order.
 
-    Args:
-        runs: model -> run with (n,) `pred` and `targets`.
-        names: Readable name of each class; where several share one, the index is added.
-        top: Number of rows.
-
-    Returns:
-        Columns `label`, `taken for` (names), `images` (of that label), one per model (how many it took), `other way`
-        (the reverse confusion, mean over models); most frequent first, ties in class order.
+    Columns `label`, `taken for` (names; where several classes share one, the index is added), `images` (of that label),
+    one per model (how many it took), `other way` (the reverse confusion, mean over models).
     """
-    counts = {}
-    for model, run in runs.items():
-        both = pd.MultiIndex.from_arrays([np.asarray(run.targets), np.asarray(run.pred)])
-        counts[model] = pd.Series(1, index=both).groupby(level=[0, 1]).sum()
-    table = pd.DataFrame(counts).fillna(0).sort_index()
-    wrong = table[table.index.get_level_values(0) != table.index.get_level_values(1)]
-    wrong = wrong.loc[wrong.sum(axis=1).sort_values(ascending=False, kind="stable").index].head(top)
-    size, names = pd.Series(np.asarray(next(iter(runs.values())).targets)).value_counts(), _distinct(names)
-    rows = []
-    for (target, chosen), row in wrong.iterrows():
-        back = table.loc[(chosen, target)].mean() if (chosen, target) in table.index else 0.0
-        rows.append([names[target], names[chosen], int(size[target]), *row.astype(int), back])
-    return pd.DataFrame(rows, columns=["label", "taken for", "images", *runs, "other way"])
+    said = {model: pd.DataFrame({"target": run.targets, "pred": run.pred}) for model, run in runs.items()}
+    answers = pd.concat(said, names=["model"])
+    table = answers.groupby(["target", "pred", "model"]).size().unstack(fill_value=0)[list(runs)]
+    wrong = table[table.index.get_level_values("target") != table.index.get_level_values("pred")]
+    wrong = wrong.loc[wrong.sum(axis=1).sort_values(ascending=False, kind="stable").index[:top]]
+    names = pd.Series(names)  # ImageNet has two cranes and two missiles
+    names = names.where(~names.duplicated(keep=False), names + " (" + names.index.astype(str) + ")")
+    target, pred = (wrong.index.get_level_values(level) for level in ("target", "pred"))
+    images = next(iter(said.values()))["target"].value_counts()
+    columns = {
+        "label": names[target].to_numpy(),
+        "taken for": names[pred].to_numpy(),
+        "images": images[target].to_numpy(),
+    }
+    back = table.mean(axis=1).reindex(pd.MultiIndex.from_arrays([pred, target]), fill_value=0.0).to_numpy()
+    return pd.DataFrame({**columns, **{m: wrong[m].to_numpy() for m in runs}, "other way": back})
 
 
 # ------------------------------------------------------------------------------------------------- figure and sentences
@@ -360,22 +326,19 @@ def confused_pairs(runs: Mapping, names: Sequence[str], top: int = 20) -> pd.Dat
 def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequence[str]) -> figures.Drawn:
     """Paired differences of factor effects, a panel per pair; filled where the difference is told from zero.
 
-    Args:
-        frame: Comparisons with `factor`, judged.
-        styles: Looks of the models, for their labels.
-        order: Factors from top to bottom.
+    `frame`: judged comparisons with `factor`; `order`: factors from top to bottom.
     """
-    place, labels, words = {name: i for i, name in enumerate(order)}, figures.labels_of(styles), []
-    pairs = {
-        f"{labels[a]}\nminus {labels[b]}": rows for (a, b), rows in frame.groupby(["model_a", "model_b"], sort=False)
-    }
+    labels, words = figures.labels_of(styles), []
+    parts = frame.groupby(["model_a", "model_b"], sort=False)
+    pairs = {f"{labels[a]}\nminus {labels[b]}": rows for (a, b), rows in parts}
     fig, axes = figures.panels(list(pairs), 0.45 + 0.24 * len(order), min(2, len(pairs)), sharex=True, sharey=True)
     for (name, rows), ax in zip(pairs.items(), axes.values(), strict=True):
         for row in rows.itertuples():
             told = row.verdict != verdicts.OPEN
             reach = np.clip([[row.difference - row.ci_low], [row.ci_high - row.difference]], 0, None)
             look = {"color": INK if told else GREY, "markerfacecolor": INK if told else "white"}
-            ax.errorbar([row.difference], [place[row.factor]], xerr=reach, fmt="o", markersize=5.5, capsize=0, **look)
+            at = order.index(row.factor)
+            ax.errorbar([row.difference], [at], xerr=reach, fmt="o", markersize=5.5, capsize=0, **look)
         ax.axvline(0, color=INK, linewidth=1)
         ax.set_title(name, fontsize=10.5)
         ax.grid(axis="y", visible=False)
@@ -398,132 +361,45 @@ def reach(rows: pd.DataFrame) -> tuple[float, float]:
     return 0.0, 1.06 * np.nanmax([rows["value"].max(), rows["ci_high"].quantile(0.97), 1.0])
 
 
-def hardest_sentence(table: pd.DataFrame, title: str, labels: Labels) -> str:
-    """Each model's hardest factor on a set, or those among which it is not decided; rows of `factor_table`."""
-    rates = table[table["kind"] == "error_rate"].set_index(["model", "factor"])
-    words = []
+def sentences(
+    judged: pd.DataFrame, table: pd.DataFrame, shares: pd.DataFrame, title: str, labels: Mapping[str, str]
+) -> Iterator[str]:
+    """The page's findings on a set (its `title`), from rows of `in_one_thing`, `factor_table` and `relabelled`.
+
+    Each model's hardest factor, or those among which it is not decided; for each pair of models on which factors they
+    differ beyond their overall error rates; how many errors are errors of the label.
+    """
+    rates, words = table[table["kind"] == "error_rate"].set_index(["model", "factor"]), []
     for model, names in hardest(table).items():
         rows = [(name, rates.loc[(model, name)]) for name in names]
         shown = " or ".join(f"{_plain(name)} ({row['value']:.0f} % of {row['n']:,} wrong)" for name, row in rows)
         words.append(f"{labels[model]}: {shown}{', not told apart' * (len(rows) > 1)}")
-    return f"Hardest factor on {title}, by error rate. {'; '.join(words)}."
-
-
-def effect_sentences(judged: pd.DataFrame, table: pd.DataFrame, labels: Labels) -> list[str]:
-    """On which factors two models differ beyond their overall error rates, one sentence per pair.
-
-    Args:
-        judged: Judged rows of `factor_differences` with `what` (`verdicts.contrasts`).
-        table: Rows of `factor_table`.
-        labels: Model -> label.
-    """
-    rates = table[table["kind"] == "error_rate"].set_index(["model", "factor"])["value"]
-    effects, found = judged[judged["kind"] == "factor_effect"], []
-    for (a, b, what), rows in effects.groupby(["model_a", "model_b", "what"], sort=False):
+    yield f"Hardest factor on {title}, by error rate. {'; '.join(words)}."
+    for (a, b, what), rows in judged.groupby(["model_a", "model_b", "what"], sort=False):
         rows = rows.set_index("factor")
         single, mean = rows.drop(AVERAGE), rows.loc[AVERAGE]
-        sure = single[single["verdict"] != verdicts.OPEN]
-        sure = sure.loc[sure["difference"].abs().sort_values(ascending=False, kind="stable").index]
-        named = [f"{_plain(name)} ({rates[a, name]:.0f} against {rates[b, name]:.0f} % errors)" for name in sure.index]
+        sure = (
+            single[single["verdict"] != verdicts.OPEN]["difference"].abs().sort_values(ascending=False, kind="stable")
+        )
+        percent = ([rates.loc[(model, name), "value"] for model in (a, b)] for name in sure.index)
+        named = [
+            f"{_plain(f)} ({x:.0f} against {y:.0f} % errors)" for f, (x, y) in zip(sure.index, percent, strict=True)
+        ]
         held = {"objective": " (same architecture)", "architecture": " (same objective)"}.get(what, "")
-        found.append(
+        yield (
             f"{labels[a]} and {labels[b]}{held}, beyond their overall error rates: {len(sure)} of {len(single)} "
             f"factors cost one more than the other{': ' * bool(named)}{', '.join(named)}. Mean difference "
             f"{format_interval(mean['difference'], mean['ci_low'], mean['ci_high'], '+.2f')} in log-odds"
             f"{', not decided' if mean['verdict'] == verdicts.OPEN else ''}."
         )
-    return found
-
-
-def sentences(judged: pd.DataFrame, table: pd.DataFrame, shares: pd.DataFrame, title: str, labels: Labels) -> list[str]:
-    """The page's findings: hardest factors, where two models differ, and how many errors are errors of the label.
-
-    Args:
-        judged: As for `effect_sentences`.
-        table: Rows of `factor_table`.
-        shares: Of `relabelled`.
-        title: The set, for readers.
-        labels: Model -> label.
-    """
-    found = [hardest_sentence(table, title, labels), *effect_sentences(judged, table, labels)]
+    noise = shares[shares["kind"] == "label noise"].itertuples()
     words = [
         f"{format_interval(100 * r.value, 100 * r.ci_low, 100 * r.ci_high, '.1f')} % for {labels[r.model]}"
-        for r in shares[shares["kind"] == "label noise"].itertuples()
+        for r in noise
     ]
-    fault = "Errors whose prediction ReaL raters call right, so that the label is at fault"
-    return [*found, *([f"{fault}: {', '.join(words)}."] if words else [])]
-
-
-# ------------------------------------------------------------------------------------------------------------ internals
+    if words:
+        yield f"Errors whose prediction ReaL raters call right, so that the label is at fault: {', '.join(words)}."
 
 
 def _plain(name: object) -> str:
     return str(name).replace("_", " ")
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names by index, the index added where a name is not unique (ImageNet has two cranes and two missiles)."""
-    repeated = pd.Series(names).duplicated(keep=False)
-    return [f"{name} ({i})" if twice else name for i, (name, twice) in enumerate(zip(names, repeated, strict=True))]
-
-
-def _arrays(correct: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    correct, factors = np.asarray(correct), np.asarray(factors)
-    if factors.ndim != 2 or correct.shape[:1] != factors.shape[:1] or factors.size == 0:
-        raise ValueError(f"(n,) outcomes and (n, factors) marks are expected, got {correct.shape}, {factors.shape}")
-    if not np.isin(factors, (0, 1)).all():
-        raise ValueError("factors must be 0 or 1")
-    if not np.isin(correct, (0, 1)).all():
-        raise ValueError("correct must be booleans without missing values")
-    return ~correct.astype(bool).reshape(len(correct), -1), factors.astype(bool)
-
-
-def _columns(wrong: NDArray[np.bool_], marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    both = wrong[:, :, None] & marks[:, None, :]
-    return np.concatenate([wrong, marks, both.reshape(len(wrong), -1)], axis=1)
-
-
-def _ratios(means: NDArray[np.float64], models: int, factors: int) -> NDArray[np.float64]:
-    """(draws, columns of `_columns`) means -> (draws, models, factors) ratios."""
-    wrong, marks, both = _parts(means, models, factors)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return both / marks / wrong
-
-
-def _effects(means: NDArray[np.float64], models: int, factors: int, n: int) -> NDArray[np.float64]:
-    """(draws, columns of `_columns`) means over n images -> (draws, models, factors) effects on the log-odds."""
-    _, marks, both = _parts(means, models, factors)
-    log_odds = np.log((n * both + 0.5) / (n * (marks - both) + 0.5))
-    usual = (marks * log_odds).sum(axis=-1, keepdims=True) / marks.sum(axis=-1, keepdims=True)
-    return np.where(marks > 0, log_odds - usual, np.nan)
-
-
-def _parts(means: NDArray[np.float64], models: int, factors: int) -> tuple[NDArray, NDArray, NDArray]:
-    wrong, marks = means[:, :models, None], means[:, None, models : models + factors]
-    return wrong, marks, means[:, models + factors :].reshape(-1, models, factors)
-
-
-def _draw(
-    correct: Mapping[str, ArrayLike],
-    factors: pd.DataFrame,
-    resamples: int,
-    rng: np.random.Generator,
-    clusters: ArrayLike | None,
-) -> tuple[NDArray[np.bool_], list[str], dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
-    """Outcomes (n, models), factors that occur, and by kind the (models, factors) values and their draws."""
-    names = [name for name in factors if factors[name].any()]
-    if not correct or not names:
-        raise ValueError("at least one model and one factor that occurs are needed")
-    wrong, marks = _arrays(np.column_stack([np.asarray(c) for c in correct.values()]), factors[names].to_numpy())
-    columns, shape = _columns(wrong, marks), (wrong.shape[1], marks.shape[1])
-    means = [columns.mean(axis=0)[None], bootstrap_means(columns, resamples, rng, clusters)]
-    drawn = {
-        "error_ratio": tuple(_ratios(part, *shape) for part in means),
-        "factor_effect": tuple(_effects(part, *shape, len(wrong)) for part in means),
-    }
-    return ~wrong, names, {kind: (point[0], draws) for kind, (point, draws) in drawn.items()}
-
-
-def _of(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """One factor's number, or where there are no more factors the mean over all; (..., factors) -> (...)."""
-    return values[..., factor] if factor < values.shape[-1] else values.mean(axis=-1)

@@ -13,18 +13,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data import corruptions, published
+from beyond_accuracy.dimensions.landscape import odds
 from beyond_accuracy.inference.predictions import Predictions, restrict
 from beyond_accuracy.measure import tidy
 from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, percentile_interval, share_interval
 
+# Model -> (n,) outcomes on the same images in the same order: right or not, or the share of versions that is right.
 Correct = Mapping[str, ArrayLike]
-"""Model -> (n,) outcomes on the same images in the same order: right or not, or the share of versions that is right."""
-Cells = Mapping[tuple[str, int], Correct]
-"""(corruption, severity) -> outcomes, the same source images in every cell."""
+Cells = Mapping[tuple[str, int], Correct]  # (corruption, severity) -> outcomes of the same source images in every cell
 
 SHIFTS = ("v2", "a", "r", "c", "sketch", "real", "hard")  # the roles whose accuracies the paper averages
 SAME_IMAGES = ("real", "c")  # those of them that show images of the clean set, relabelled or corrupted
@@ -88,16 +88,14 @@ def gather(page) -> Sets:
 
 def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
     """Outcomes on the released ImageNet-C, split into cells with the source images (`cluster`) in one order."""
-    source = pd.factorize(metadata["cluster"].astype(str), sort=True)[0]
-    keys = pd.DataFrame({"c": metadata["corruption"].astype(str).to_numpy(), "s": metadata["severity"].to_numpy()})
-    cells, first = {}, None
-    for (name, level), rows in keys.groupby(["c", "s"], sort=False).indices.items():
-        ordered = rows[np.argsort(source[rows], kind="stable")]
-        first = source[ordered] if first is None else first
-        if not np.array_equal(source[ordered], first):
+    table = pd.DataFrame(correct).assign(source=metadata["cluster"].astype(str).to_numpy())
+    keys = [metadata["corruption"].astype(str).to_numpy(), metadata["severity"].to_numpy()]
+    parts = {cell: part.sort_values("source", kind="stable") for cell, part in table.groupby(keys, sort=False)}
+    first = next(iter(parts.values()))["source"]
+    for (name, level), part in parts.items():
+        if not np.array_equal(part["source"], first):
             raise ValueError(f"{name} at severity {level} holds other source images than the first cell")
-        cells[str(name), int(level)] = {model: np.asarray(right)[ordered] for model, right in correct.items()}
-    return cells
+    return {(str(name), int(level)): {m: part[m].to_numpy() for m in correct} for (name, level), part in parts.items()}
 
 
 def examples(page, sets: Sets, label: int) -> pd.DataFrame:
@@ -114,18 +112,15 @@ def examples(page, sets: Sets, label: int) -> pd.DataFrame:
 def views(sets: Sets, shown: pd.DataFrame) -> pd.DataFrame:
     """Rows `corruption, transform` for pictures of a clean example; none where corruptions are not regenerated."""
     drawn = sets.cells and "c" not in sets.runs and (shown["role"] == "clean").any()
-    names = list(corruptions.NAMES if drawn else ())
-    return pd.DataFrame({"corruption": names, "transform": [f"corrupt:{name}=3" for name in names]})
+    names = pd.Series(corruptions.NAMES if drawn else (), dtype=object)
+    return pd.DataFrame({"corruption": names, "transform": "corrupt:" + names + "=3"})
 
 
 def chance(page, sets: Sets) -> dict[str, float]:
     """Title -> accuracy of a guess in percent, of the sets with one label per image."""
-    found = {}
-    for role, by_model in sets.runs.items():
-        name, run = sets.dataset[role], by_model[sets.models[0]]
-        if not run.multilabel:
-            found[page.title(name)] = 100 / len(page.class_names(name) if run.columns is None else run.columns)
-    return found
+    runs = {sets.dataset[role]: by_model[sets.models[0]] for role, by_model in sets.runs.items()}
+    classes = {d: page.class_names(d) if run.columns is None else run.columns for d, run in runs.items()}
+    return {page.title(d): 100 / len(classes[d]) for d, run in runs.items() if not run.multilabel}
 
 
 class Baseline(NamedTuple):
@@ -211,10 +206,10 @@ def set_names(page, rows: pd.DataFrame) -> pd.Series:
 def means(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean accuracy and mean loss over the shifted sets, and their differences; of one set there is no average."""
     shifted = {role: sets.correct[role] for role in sets.shifts}
-    asked = [None] * (len(shifted) > 1) + [beside] * (len(shifted) > 0)
-    tables = [average_table(shifted, resamples, seed, sets.images, against) for against in asked]
-    if not tables:
+    if not shifted:
         return pd.DataFrame(columns=[*tidy.COLUMNS, "dataset"]), pd.DataFrame(columns=[*tidy.PAIR, "dataset"])
+    asked = [None, beside] if len(shifted) > 1 else [beside]
+    tables = [average_table(shifted, resamples, seed, sets.images, against) for against in asked]
     rows, gaps = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
     return rows.assign(dataset="average"), gaps.assign(dataset="average", family="main")
 
@@ -229,9 +224,7 @@ def average_table(
     20,000 where there are models to compare. With `clean` outcomes for every set the rows are clean minus shifted,
     `accuracy_loss`.
     """
-    models = list(next(iter(sets.values()))) if sets else []
-    if not models or any(list(by_model) != models for by_model in sets.values()):
-        raise ValueError("an average needs at least one set, and the same models on each")
+    models = list(next(iter(sets.values())))
     parts = [(-1 if clean else 1, by_model, (images or {}).get(name)) for name, by_model in sets.items()]
     n = sum(len(by_model[models[0]]) for by_model in sets.values())
     compared = [(id(base.correct), base) for base in (clean or {}).values()]
@@ -251,12 +244,10 @@ def _weighted_sum(
     parts: Sequence[tuple[float, NDArray, ArrayLike | None]], resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum of weighted column means of (weight, table, names of the images), and its draws (<= resamples, columns)."""
-    rng = np.random.default_rng(seed)
-    value = np.sum([weight * table.mean(axis=0) for weight, table, _ in parts], axis=0)
+    rng, value = np.random.default_rng(seed), sum(weight * table.mean(axis=0) for weight, table, _ in parts)
     draws = np.zeros((resamples, len(value)))
-    for weight, table, names in parts:
-        if names is None:
-            draws += weight * bootstrap_means(table, resamples, rng)
+    for weight, table, _ in (part for part in parts if part[2] is None):
+        draws += weight * bootstrap_means(table, resamples, rng)
     shared = [(weight, table, np.asarray(names, str)) for weight, table, names in parts if names is not None]
     if shared:  # one row per image that any of them shows: the mean of a part is a ratio of two means over all rows
         images = pd.Index(np.unique(np.concatenate([names for *_, names in shared])))
@@ -295,7 +286,7 @@ def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> 
     """
     accuracy = rows[rows["metric"] == "accuracy"]
     shown = [sets.dataset[role] for role in sets.shifts if role != "real"]
-    shown = [name for name in shown if page.title(name) in board] if len(board) else shown
+    shown = [name for name in shown if board.empty or page.title(name) in board]
     own = rows[rows["metric"].str.startswith(SAME) & (not sets.imagenet)]
     whole = accuracy[accuracy["dataset"] == sets.dataset["clean"]]
     beside = pd.concat([own, *(whole.assign(dataset=name) for name in shown if name not in set(own["dataset"]))])
@@ -305,19 +296,12 @@ def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> 
     return shifted.merge(clean, on=["dataset", "model"])
 
 
-def odds(percent: ArrayLike) -> NDArray[np.float64]:
-    """Log-odds of percentages; 0 and 100 have none, so 0.2 is kept off both ends."""
-    return logit(np.clip(np.asarray(percent, float), 0.2, 99.8) / 100)
-
-
 def effective(page, sets: Sets, board: pd.DataFrame, line: pd.Series, resamples: int, seed: int) -> dict:
     """Role -> `effective_table` of the sets that the board has; `line` says which published models are on the line."""
-    found, right = {}, sets.correct
-    for role in sets.shifts:
-        if (title := page.title(sets.dataset[role])) in board:
-            fitted = board.loc[line, ["imagenet_1k", title]]
-            found[role] = effective_table(right["clean"], right[role], fitted, resamples, seed)
-    return found
+    titles = {role: page.title(sets.dataset[role]) for role in sets.shifts}
+    fitted = {role: board.loc[line, ["imagenet_1k", title]] for role, title in titles.items() if title in board}
+    right = sets.correct
+    return {role: effective_table(right["clean"], right[role], on, resamples, seed) for role, on in fitted.items()}
 
 
 def effective_table(clean: Correct, shifted: Correct, board: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:

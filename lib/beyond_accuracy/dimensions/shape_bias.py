@@ -13,7 +13,6 @@ take the variance of both (`stats.clustered_variance`); n counts shape images.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,19 +26,13 @@ from beyond_accuracy.measure.stats import Difference, clustered_variance, linear
 from beyond_accuracy.show import figures, theme
 from beyond_accuracy.show.tables import format_interval
 
-if TYPE_CHECKING:
-    from beyond_accuracy.page import Page
-
 Decisions = Mapping[str, ArrayLike]  # model -> (n,) chosen categories
 # Told apart by lightness and hatch, so not by colour alone.
 CUES = {"shape": ("#2b6f77", ""), "texture": ("#d9b44a", "///"), "neither": ("#e9eaee", "")}
 
 
-def decisions_of(page: "Page", dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
-    """Cues of a set's images (`cue_table`) and every model's decisions; models without logits are left out.
-
-    DataMissing where no model has logits.
-    """
+def decisions_of(page, dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
+    """Cues of a set's images (`cue_table`) and the decisions of all models with logits; DataMissing if none has any."""
     runs = {m: p for m, p in page.predictions(dataset).items() if p.probabilities is not None}
     if not runs:
         raise DataMissing(f"{dataset}: decisions need all probabilities, and no model of this report has logits")
@@ -48,13 +41,14 @@ def decisions_of(page: "Page", dataset: str) -> tuple[pd.DataFrame, dict[str, ND
     return cues, {m: decide(p.probabilities, categories) for m, p in runs.items()}
 
 
-def describe(page: "Page", cues: pd.DataFrame, decisions: Decisions) -> str:
+def describe(page, cues: pd.DataFrame, decisions: Decisions) -> str:
     """What the page is made from, and which models are left out."""
-    shapes, textures = cues["shape_image"].nunique(), cues["texture_image"].nunique()
-    conflicts = f"{len(cues):,} images, {(cues['shape'] != cues['texture']).sum():,} with conflicting cues"
-    absent = ", ".join(page.labels[m] for m in page.models if m not in decisions)
-    made = f"{conflicts}, from {shapes} shape images and {textures} textures"
-    return made + (f"; left out for want of logits: {absent}" if absent else "")
+    conflicts, absent = (cues["shape"] != cues["texture"]).sum(), [m for m in page.models if m not in decisions]
+    made = (
+        f"{len(cues):,} images, {conflicts:,} with conflicting cues, from {cues['shape_image'].nunique()} shape images"
+    )
+    made += f" and {cues['texture_image'].nunique()} textures"
+    return made + f"; left out for want of logits: {', '.join(page.labels[m] for m in absent)}" * bool(absent)
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
@@ -72,16 +66,15 @@ def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
 def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) -> NDArray[np.str_]:
     """Category a model chooses for each image: the one whose member classes have the highest *mean* probability.
 
-    The mean, not the sum: with sums the 109 dog breeds would win over the one oven. Ties go to the first name.
-    `probabilities`: (n, classes) over all classes; `categories`: name -> class indices.
+    The mean, not the sum: with sums the 109 dog breeds would win over the one oven. Ties go to the first name. From
+    (n, classes) probabilities over all classes; categories are name -> class indices.
 
     >>> decide([[0.5, 0.3, 0.2]], {"cat": [0, 1], "dog": [2]}).tolist()
     ['cat']
     """
-    probabilities = np.asarray(probabilities, dtype=np.float64)
+    probabilities, names = np.asarray(probabilities, dtype=np.float64), sorted(categories)
     if probabilities.ndim != 2 or not len(probabilities) or np.isnan(probabilities).any():
         raise ValueError(f"expected (images, classes) probabilities without NaN, got shape {probabilities.shape}")
-    names = sorted(categories)
     members = [np.asarray(categories[name], dtype=int) for name in names]
     flat = np.concatenate(members)
     if not all(len(indices) for indices in members) or len(np.unique(flat)) != len(flat):
@@ -95,10 +88,7 @@ def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) ->
 def hits(decision: ArrayLike, shape: ArrayLike, texture: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Where (n,) decisions follow the shape, and where the texture; never where the two agree."""
     decision, shape, texture = (np.asarray(array) for array in (decision, shape, texture))
-    if not len(decision) == len(shape) == len(texture) > 0:
-        raise ValueError(f"need as many decisions as cues, got {len(decision)}, {len(shape)}, {len(texture)}")
-    conflict = shape != texture
-    return (decision == shape) & conflict, (decision == texture) & conflict
+    return (decision == shape) & (shape != texture), (decision == texture) & (shape != texture)
 
 
 def shape_bias(shape_hits: ArrayLike, texture_hits: ArrayLike) -> float:
@@ -147,11 +137,12 @@ def differences(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
         decided = by_shape | by_texture
         point.append(shape_bias(by_shape, by_texture))
         influence.append((by_shape - point[-1] * decided) / max(decided.sum(), 1))
-    pairs = combinations(range(len(names)), 2)
-    tested = {(a, b): _tested(point[a] - point[b], influence[a] - influence[b], cues) for a, b in pairs}
     n = cues.loc[cues["shape"] != cues["texture"], "shape_image"].nunique()
-    ends, test = (lambda a, b: tested[a, b].interval), (lambda a, b: tested[a, b].p_value)
-    return tidy.pairs("shape_bias", "fraction", names, point, n, test=test, ends=ends)
+
+    def tested(a: int, b: int) -> Difference:
+        return _tested(point[a] - point[b], influence[a] - influence[b], cues)
+
+    return tidy.pairs("shape_bias", "fraction", names, point, n, tested=tested)
 
 
 def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
@@ -161,9 +152,9 @@ def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     wrong, and expected = p_a p_b + (1 - p_a)(1 - p_b) for independent observers of the same accuracies.
     1: the same errors (without an interval); 0: independent; NaN when both are always right or both always wrong.
     """
-    rows = []
+    rows, right = [], {model: np.asarray(decision) == cues["shape"].to_numpy() for model, decision in decisions.items()}
     for a, b in combinations(decisions, 2):
-        right_a, right_b = (np.asarray(decisions[model]) == cues["shape"].to_numpy() for model in (a, b))
+        right_a, right_b = right[a], right[b]
         same = right_a == right_b
         p_a, p_b, observed = right_a.mean(), right_b.mean(), same.mean()
         expected = p_a * p_b + (1 - p_a) * (1 - p_b)
@@ -210,10 +201,10 @@ def _tested(estimate: float, influence: NDArray, cues: pd.DataFrame) -> Differen
 
 def decision_rates(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     """Percent of conflicting images decided by shape, texture, neither: rows `model, kind, value`."""
-    conflicts, rows = int((cues["shape"] != cues["texture"]).sum()), []
+    conflicts, rows = (cues["shape"] != cues["texture"]).sum(), []
     for model, decision in decisions.items():
         by_shape, by_texture = (100 * mask.sum() / conflicts for mask in hits(decision, cues["shape"], cues["texture"]))
-        rows += [(model, *row) for row in zip(CUES, (by_shape, by_texture, 100 - by_shape - by_texture), strict=True)]
+        rows += zip([model] * 3, CUES, (by_shape, by_texture, 100 - by_shape - by_texture), strict=True)
     return pd.DataFrame(rows, columns=["model", "kind", "value"])
 
 
@@ -230,20 +221,18 @@ def pick_disagreements(decisions: Decisions, cues: pd.DataFrame, count: int, see
     return mixed.iloc[np.argsort(turn, kind="stable")].head(count)
 
 
-def examples(page: "Page", dataset: str, decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> None:
+def examples(page, dataset: str, decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> None:
     """Show images of `pick_disagreements` with every model's decision below."""
-    shown = pick_disagreements(decisions, cues, count, seed)
-    names = [m for m in page.models if m in shown]
-    texts = [
-        "\n".join([f"shape {row['shape']}, texture {row['texture']}", *(f"{page.labels[m]}: {row[m]}" for m in names)])
-        for row in shown.to_dict("records")
-    ]
+    shown, texts = pick_disagreements(decisions, cues, count, seed), []
+    for row in shown.to_dict("records"):
+        said = [f"{page.labels[m]}: {row[m]}" for m in page.models if m in row]
+        texts.append("\n".join([f"shape {row['shape']}, texture {row['texture']}", *said]))
     caption = "Images that some models name by their shape and others by their texture."
     images = [page.image(dataset, image_id) for image_id in shown.index]
     page.gallery(images, texts, "examples", caption, shown.reset_index(), columns=2)
 
 
-def human_bias(page: "Page", dataset: str, cues: pd.DataFrame) -> pd.Series:
+def human_bias(page, dataset: str, cues: pd.DataFrame) -> pd.Series:
     """People's shape bias by category and overall (`all`), where the set holds the images that they saw; else empty."""
     people = published.human_shape_bias()
     theirs = len(page.class_names(dataset)) == 1000 and people.index.isin(cues["shape"].unique()).any()
@@ -257,16 +246,11 @@ def bias_dots(
 
     `people` (`human_bias`): diamonds, overall a dotted line.
     """
-
-    def categories(frame: pd.DataFrame) -> pd.DataFrame:
-        of_one = frame[frame["metric"].str.startswith("shape_bias:")]
-        return of_one.assign(category=of_one["metric"].str.removeprefix("shape_bias:"))
-
-    each = categories(rows)
+    rows, paper = (f.assign(category=f["metric"].str.replace("shape_bias:?", "", regex=True)) for f in (rows, paper))
+    overall, each = rows[rows["category"] == ""], rows[rows["category"] != ""]
     label = "shape bias   ← decides by texture    decides by shape →"
-    fig, _ = figures.dots(each, "category", styles, label, paper=categories(paper), xlim=(-0.02, 1.02))
+    fig, _ = figures.dots(each, "category", styles, label, paper=paper[paper["category"] != ""], xlim=(-0.02, 1.02))
     ax, names = fig.axes[0], list(dict.fromkeys(each["category"]))
-    overall = rows[rows["metric"] == "shape_bias"]
     for row in overall.itertuples():
         look = styles[row.model]
         ax.axvline(row.value, color=look.color, linestyle=look.linestyle, linewidth=1.8, zorder=0.9)
@@ -280,7 +264,7 @@ def bias_dots(
     return fig, f"{about}: {words}."
 
 
-def sentence(page: "Page", dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, people: pd.Series) -> str:
+def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, people: pd.Series) -> str:
     """The finding: every model's bias, which pairs are told apart, whether the set can order them at all."""
     overall, labels = rows[rows["metric"] == "shape_bias"], page.labels
     spoken = (f"{labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples())
@@ -291,7 +275,8 @@ def sentence(page: "Page", dataset: str, rows: pd.DataFrame, judged: pd.DataFram
     if 0 < apart < asked:
         unsure = judged[judged["verdict"] == verdicts.OPEN].itertuples()
         text += f" Not told apart: {'; '.join(f'{labels[r.model_a]} and {labels[r.model_b]}' for r in unsure)}."
-    if len(overall) and overall["value"].min() > 0.9:
-        text += " All follow the shape in nine of ten decisions or more:"
-        text += " so near the ceiling this set hardly orders them."
+    if overall["value"].min() > 0.9:
+        text += (
+            " All follow the shape in nine of ten decisions or more: so near the ceiling this set hardly orders them."
+        )
     return text + (f" People, on the same images, reach {people['all']:.2f}." if len(people) else "")

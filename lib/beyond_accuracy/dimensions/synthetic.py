@@ -8,7 +8,6 @@ Images of one scene are not independent: scenes are the units of every interval 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from scipy.stats import t
 
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, Difference, Interval, linear_difference, share_interval
-from beyond_accuracy.show import figures, pictures
+from beyond_accuracy.show import figures
 from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import ModelStyle, legend
 
@@ -51,25 +50,15 @@ def sweeps_of(runs: Mapping, metadata: pd.DataFrame, rule: str) -> Sweeps:
 def pug_correct(
     pred: ArrayLike, names: Sequence[str], classes: Mapping[str, Sequence[int]], rule: str = "official"
 ) -> NDArray[np.bool_]:
-    """Score predictions over the 1000 ImageNet classes against PUG-ImageNet's 151 classes.
+    """Score (n,) predicted ImageNet indices against the PUG classes (class -> indices) that (n,) images are of.
 
     `official` turns the mapping round as the authors' and the paper's code do: ImageNet index -> class, the later name
     winning where two classes claim one index (841: `Shirt` and `Sweatshirt`), so that `Shirt` can never be right.
     `membership` asks whether the prediction is one of the class's own indices.
-
-    Args:
-        pred: (n,) predicted ImageNet indices.
-        names: (n,) PUG class of each image.
-        classes: PUG class -> ImageNet indices.
-        rule: One of `RULES`.
-
-    Raises:
-        ValueError: Unknown rule or class.
     """
     if rule not in RULES:
         raise ValueError(f"PUG scoring is 'official' or 'membership', got {rule!r}")
-    unknown = sorted(set(names) - set(classes))
-    if unknown:
+    if unknown := sorted(set(names) - set(classes)):
         raise ValueError(f"PUG class {unknown[0]!r} is not in the mapping")
     answers, owner = zip(np.asarray(pred).tolist(), names, strict=True), _owners(classes)
     if rule == "membership":
@@ -91,29 +80,17 @@ def by_rule(runs: Mapping, sweeps: Sweeps) -> pd.DataFrame:
     """Accuracy over all images by scoring rule; none where the classes are the models' own."""
     if not sweeps.classes:
         return pd.DataFrame()
-    names = sweeps.images["class_name"]
-    shares = {
-        rule: [100 * pug_correct(r.pred, names, sweeps.classes, rule).mean() for r in runs.values()] for rule in RULES
-    }
+    about = sweeps.images["class_name"], sweeps.classes
+    shares = {rule: [100 * pug_correct(run.pred, *about, rule).mean() for run in runs.values()] for rule in RULES}
     return pd.DataFrame({"model": list(runs), **shares})
 
 
 def usual_ranges(metadata: pd.DataFrame, factors: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """Where ordinary images lie on each factor: the 5 % and 95 % quantiles, for the numeric factors they record.
-
-    Args:
-        metadata: Scene columns of ordinary images; `object_scale` is read from `scale`, `scene_light` from
-            `light_intensity`, other factors from the column of their name.
-        factors: Factors wanted.
-    """
-    column_of = {"object_scale": "scale", "scene_light": "light_intensity"}
-    ranges = {}
-    for factor in factors:
-        column = column_of.get(factor, factor)
-        if column in metadata and pd.api.types.is_numeric_dtype(metadata[column]):
-            low, high = metadata[column].quantile([0.05, 0.95])
-            ranges[factor] = (float(low), float(high))
-    return ranges
+    """Where ordinary images lie on each factor: the 5 % and 95 % quantiles, for the numeric factors they record."""
+    numbers = metadata.select_dtypes("number").rename(
+        columns={"scale": "object_scale", "light_intensity": "scene_light"}
+    )
+    return {f: tuple(numbers[f].quantile([0.05, 0.95]).tolist()) for f in factors if f in numbers}
 
 
 def by_factor(sweeps: Sweeps) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -131,10 +108,15 @@ def by_factor(sweeps: Sweeps) -> tuple[pd.DataFrame, pd.DataFrame]:
         chosen = weights > 0
         own, weights, scenes, group = right[:, chosen], weights[chosen], scene[chosen], factor[chosen]
         what = f"accuracy:{name}", "percent", models, 100 * own @ weights, len(np.unique(scenes))
-        ends = [_percent(share_interval(hits, scenes, weights=weights)) for hits in own]
+        ends = [100 * np.array(share_interval(hits, scenes, weights=weights)) for hits in own]
         rows.append(tidy.rows(*what, ends=ends).assign(factor=name))
-        tested = {(a, b): _difference(own[a] - own[b], weights, scenes, group) for a, b in _pairs(models)}
-        gaps.append(_tested(tested, *what).assign(factor=name, family="main" if name == AVERAGE else "detail"))
+        centred = own - pd.DataFrame(own.T).groupby(group).transform("mean").to_numpy().T
+
+        def tested(a: int, b: int, own=own, centred=centred, weights=100 * weights, scenes=scenes) -> Difference:
+            return linear_difference(weights @ (own[a] - own[b]), weights * (centred[a] - centred[b]), scenes)
+
+        part = tidy.pairs(*what, tested=tested)
+        gaps.append(part.assign(factor=name, family="main" if name == AVERAGE else "detail"))
     return pd.concat(rows, ignore_index=True), pd.concat(gaps, ignore_index=True)
 
 
@@ -144,7 +126,7 @@ def by_level(sweeps: Sweeps) -> pd.DataFrame:
     images = sweeps.images.reset_index(drop=True)
     for (name, level), part in images.groupby(["factor", "level"], sort=False, observed=True):
         own, scenes = right[:, part.index], part["cluster"].to_numpy()
-        ends = [_percent(share_interval(hits, scenes)) for hits in own]
+        ends = [100 * np.array(share_interval(hits, scenes)) for hits in own]
         what = f"accuracy:{name}={level}", "percent", list(sweeps.correct), 100 * own.mean(axis=1)
         value = part["level_value"].iloc[0] if "level_value" in part else np.nan
         rows = tidy.rows(*what, part["cluster"].nunique(), ends=ends)
@@ -162,10 +144,8 @@ def unordered(curve: pd.DataFrame, most: int = 24) -> dict[str, pd.DataFrame]:
     found = {}
     for factor, part in curve.drop(numeric(curve).index).groupby("factor", sort=False):
         means = part.groupby("level")["value"].mean().sort_values(ascending=False)[-most:]
-        rows = part[part["level"].isin(means.index)]
-        found[factor] = rows.sort_values(
-            "level", key=lambda levels, at=list(means.index): levels.map(at.index), kind="stable"
-        )
+        rows, place = part[part["level"].isin(means.index)], pd.Series(range(len(means)), means.index)
+        found[factor] = rows.iloc[np.argsort(rows["level"].map(place), kind="stable")]
     return found
 
 
@@ -180,15 +160,10 @@ def sensitivity(sweeps: Sweeps, seed: int, permutations: int = 0) -> pd.DataFram
     Bonferroni: whichever a reader picks, the chance that any misses is 5 %. Between levels they are Bonett and Price's
     (2012, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data).
 
-    Args:
-        sweeps: Outcomes.
-        seed: Of the shuffles.
-        permutations: Shuffles behind p (behind the chance range 2,000 of them at most); 0: as many as a correction
-            over everything this page compares needs.
-
-    Returns:
-        Rows `model, factor, levels, worst_level, worst, worst_low, worst_high, range, range_low, range_high,
-        range_chance, p, p_floor, sd, n`: p of a range at least as wide by shuffled levels, n = scenes.
+    Rows `model, factor, levels, worst_level, worst, worst_low, worst_high, range, range_low, range_high, range_chance,
+    p, p_floor, sd, n`: p of a range at least as wide by shuffled levels, n = scenes. `permutations` are the shuffles
+    behind p (behind the chance range 2,000 of them at most); 0: as many as a correction over everything this page
+    compares needs.
     """
     right, rows = _outcomes(sweeps), []
     factor, level, scene = (sweeps.images[c].to_numpy() for c in ("factor", "level", "cluster"))
@@ -205,17 +180,13 @@ def sensitivity(sweeps: Sweeps, seed: int, permutations: int = 0) -> pd.DataFram
         for i, model in enumerate(sweeps.correct):
             ends = [share_interval(hits[i, at], scenes[at], 1 - misses / len(levels)) for at in member.T]
             worst, spread = 100 * np.min(ends, axis=0), np.ptp(cells[i])
-            low, high = _percent(_range_interval(hits[i], member, scenes, misses))
+            low, high = _range_interval(hits[i], member, scenes, misses)
+            wide = np.sum(chance[:, i] >= spread - 1e-9)  # equal ranges of other levels differ in their last bits
             row = {"model": model, "factor": name, "levels": len(levels), "worst_level": levels[int(cells[i].argmin())]}
             row |= {"worst": cells[i].min(), "worst_low": worst[0], "worst_high": worst[1]}
-            row |= {"range": spread, "range_low": low, "range_high": high}
-            # equal ranges of other levels differ in their last bits
-            as_wide = (1 + np.sum(chance[:, i] >= spread - 1e-9)) / (1 + permutations)
-            row |= {
-                "range_chance": np.quantile(chance[:_SHUFFLES, i], 0.95),
-                "p": as_wide,
-                "p_floor": 1 / (1 + permutations),
-            }
+            row |= {"range": spread, "range_low": 100 * low, "range_high": 100 * high}
+            row |= {"range_chance": np.quantile(chance[:_SHUFFLES, i], 0.95)}
+            row |= {"p": (1 + wide) / (1 + permutations), "p_floor": 1 / (1 + permutations)}
             sd = cells[i].std(ddof=1) if len(levels) > 1 else 0.0
             rows.append(row | {"sd": sd, "n": len(np.unique(scenes))})
     return pd.DataFrame(rows)
@@ -260,9 +231,8 @@ def widest(effects: pd.DataFrame) -> pd.DataFrame:
 def mean_sentence(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     """Mean accuracy over factors, who leads, and which pairs of models are not told apart."""
     means, asked = rows[rows["factor"] == AVERAGE], judged[judged["metric"] == f"accuracy:{AVERAGE}"]
-    words = [
-        f"{page.labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.1f')}" for r in means.itertuples()
-    ]
+    spoken = ((r.model, format_interval(r.value, r.ci_low, r.ci_high, ".1f")) for r in means.itertuples())
+    words = [f"{page.labels[model]} {value}" for model, value in spoken]
     text = f"Mean accuracy over {rows['factor'].nunique() - 1} factors, percent: {'; '.join(words)}"
     if len(asked):
         told, pairs = verdicts.tells_apart(asked)
@@ -277,25 +247,16 @@ def range_sentence(effects: pd.DataFrame) -> str:
     """How many ranges exceed noise, and which factors have the widest."""
     most, told = widest(effects), (effects["verdict"] != verdicts.OPEN).sum()
     places = ", ".join(dict.fromkeys(most["factor"].str.replace("_", " ")))
-    certain = most.groupby("model").size().max() == 1
-    return (
-        f"{told} of {len(effects)} model and factor combinations move accuracy by more than noise. Widest range: "
-        f"{places}, {most['range'].min():.0f} to {most['range'].max():.0f} points"
-        f"{'' if certain else '; which of them is widest is open for at least one model'}."
-    )
+    unsure = "; which of them is widest is open for at least one model" if most["model"].duplicated().any() else ""
+    said = f"{told} of {len(effects)} model and factor combinations move accuracy by more than noise. Widest range: "
+    return f"{said}{places}, {most['range'].min():.0f} to {most['range'].max():.0f} points{unsure}."
 
 
-def polar(
-    frame: pd.DataFrame, styles: Mapping[str, ModelStyle], usual: Mapping[str, tuple[float, float]]
-) -> figures.Drawn:
+def polar(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], usual: Mapping[str, tuple]) -> figures.Drawn:
     """Accuracy over angles: the radius is accuracy, 0 degrees points up, angles run clockwise.
 
-    A curve is closed where its levels go round the whole circle, with no gap of more than 90 degrees.
-
-    Args:
-        frame: Rows of `by_level` of angles.
-        styles: Looks of the models.
-        usual: Factor -> (low, high) of ordinary images, shaded.
+    A curve is closed where its levels go round the whole circle, with no gap of more than 90 degrees. `usual` (factor
+    -> (low, high) of ordinary images) is shaded.
     """
     factors, looks = list(dict.fromkeys(frame["factor"])), figures.used(styles, frame)
     fig, axes = figures.panels(factors, 3.1, 2, subplot_kw={"projection": "polar"})
@@ -310,15 +271,9 @@ def polar(
             points = part[["level_value", "value"]].to_numpy(float)
             if np.diff(points[:, 0], append=points[:1, 0] + 360).max() <= 90:
                 points = np.vstack([points, points[:1]])
-            look_of_line = {"color": look.color, "marker": look.marker, "markerfacecolor": look.markerfacecolor}
-            ax.plot(
-                np.deg2rad(points[:, 0]),
-                points[:, 1],
-                **look_of_line,
-                linestyle=look.linestyle,
-                markersize=4.5,
-                linewidth=1.5,
-            )
+            mark = {"marker": look.marker, "markerfacecolor": look.markerfacecolor, "markersize": 4.5}
+            line = {"color": look.color, "linestyle": look.linestyle, "linewidth": 1.5}
+            ax.plot(np.deg2rad(points[:, 0]), points[:, 1], **line, **mark)
         ax.set_ylim(0, 100)
         ax.set_yticks([50, 100], ["50", "100"], fontsize=9)
         ax.set_xticks(np.deg2rad(np.arange(0, 360, 45)), [f"{d}°" for d in (0, 45, 90, 135, 180, -135, -90, -45)])
@@ -332,9 +287,8 @@ def polar(
 def pick_failures(sweeps: Sweeps, count: int, seed: int) -> pd.DataFrame:
     """One telling failure per factor: an image at the hardest level that most models miss, of a scene they know best.
 
-    Returns:
-        At most `count` rows `factor, level, id, missed_by` (number of models), the factor with the hardest level first.
-        Ties are broken by the seed; factors without any failure are left out.
+    At most `count` rows `factor, level, id, missed_by` (number of models), the factor with the hardest level first;
+    factors without any failure are left out. Ties are broken by the seed.
     """
     images, right = sweeps.images, _outcomes(sweeps).mean(axis=0)
     factor, level, ids = images["factor"].to_numpy(), images["level"].to_numpy(), images.index.to_numpy()
@@ -362,11 +316,8 @@ def failure_gallery(
     for row in frame.itertuples():
         answers = [f"{styles[model].label}: {words[answer[row.id]]}" for model, answer in said.items()]
         captions.append("\n".join([f"{truth[row.id]}, {row.factor.replace('_', ' ')} {row.level}", *answers]))
-    fig = pictures.gallery([page.image(dataset, i) for i in frame["id"]], captions, columns=2)
+    fig = figures.gallery([page.image(dataset, i) for i in frame["id"]], captions, columns=2)
     return fig, f"Failures with each model's answer: {'; '.join(captions)}".replace("\n", ", ")
-
-
-# ------------------------------------------------------------------------------------------------------------ internals
 
 
 def _outcomes(sweeps: Sweeps) -> NDArray[np.float64]:
@@ -376,33 +327,10 @@ def _outcomes(sweeps: Sweeps) -> NDArray[np.float64]:
     return np.stack([np.asarray(right, dtype=float) for right in sweeps.correct.values()])
 
 
-def _percent(interval: Interval) -> Interval:
-    return Interval(100 * interval.low, 100 * interval.high)
-
-
-def _pairs(models: Sequence[str]) -> Iterable[tuple[int, int]]:
-    return combinations(range(len(models)), 2)
-
-
-def _difference(gap: NDArray, weights: NDArray, scenes: NDArray, factor: NDArray) -> Difference:
-    """Weighted mean of (n,) differences of outcomes in points, with Student's interval and test over scenes."""
-    index = np.unique(factor, return_inverse=True)[1]
-    mean = (np.bincount(index, gap) / np.bincount(index))[index]
-    return linear_difference(100 * weights @ gap, 100 * weights * (gap - mean), scenes)
-
-
-def _tested(tested: Mapping[tuple[int, int], Difference], *what) -> pd.DataFrame:
-    return tidy.pairs(*what, test=lambda a, b: tested[a, b].p_value, ends=lambda a, b: tested[a, b].interval)
-
-
 def _range_interval(hits: NDArray, member: NDArray, scenes: NDArray, misses: float) -> Interval:
     """Interval of best minus worst of the levels' shares, from simultaneous intervals of all pairs of levels.
 
-    Args:
-        hits: (n,) zeros and ones.
-        member: (n, levels) level of each image.
-        scenes: (n,) scene of each image.
-        misses: Chance that any of the pairs' intervals misses.
+    From (n,) zeros and ones, (n, levels) level and (n,) scene of each image, and the chance that any interval misses.
     """
     levels = member.shape[1]
     if levels < 2:
@@ -426,11 +354,9 @@ def _chance_ranges(
     hits: NDArray, member: NDArray, scenes: NDArray, permutations: int, seed: int
 ) -> NDArray[np.float64]:
     """Ranges over levels in percent, (permutations, models), with levels shuffled among the images of each scene."""
-    rng = np.random.default_rng([seed, 1])
+    rng, ranges, group = np.random.default_rng([seed, 1]), [], np.unique(scenes, return_inverse=True)[1]
     right, levels = hits.T.astype(np.float32), member.astype(np.float32)  # counts: exact
-    group = np.unique(scenes, return_inverse=True)[1]
     levels = levels[np.argsort(group, kind="stable")]
-    ranges = []
     for start in range(0, permutations, step := max(1, _SHUFFLED // len(right))):
         size = min(step, permutations - start)
         # sorting by scene plus a random fraction shuffles within each scene

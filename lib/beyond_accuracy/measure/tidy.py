@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from beyond_accuracy.measure.stats import (
+    Difference,
     Interval,
     accuracy_difference,
     bootstrap_p_value,
@@ -76,8 +77,7 @@ def pairs(
     values: ArrayLike,
     n: int,
     draws: NDArray | Callable[[int, int], NDArray] | None = None,
-    test: Callable[[int, int], float] | None = None,
-    ends: Callable[[int, int], Interval] | None = None,
+    tested: Callable[[int, int], Difference] | None = None,
     units: int | None = None,
 ) -> pd.DataFrame:
     """Paired differences of every two models, p-values uncorrected.
@@ -89,19 +89,18 @@ def pairs(
         values: (models,) estimates.
         n: Independent units.
         draws: (resamples, models) of the estimates, drawn together, or a function of two positions to draws of their
-            difference; not needed where `test` and `ends` are given.
-        test: Positions -> p-value of a test that does not resample; None: the bootstrap's.
-        ends: Positions -> interval; None: the percentile interval of the draws.
+            difference; not needed where `tested` is given.
+        tested: Positions -> interval and p-value of a test that does not resample; None: those of the draws.
         units: As in `stats.percentile_interval`.
     """
     found = []
     for a, b in combinations(range(len(models)), 2):
-        gap = draws(a, b) if callable(draws) else None if draws is None else draws[:, a] - draws[:, b]
-        low, high = ends(a, b) if ends else interval(gap, units)
-        if test:
-            p, floor = test(a, b), 0.0
+        if tested:
+            _, (low, high), p = tested(a, b)
+            floor = 0.0
         else:
-            finite = np.isfinite(gap).all()
+            gap = draws(a, b) if callable(draws) else draws[:, a] - draws[:, b]
+            (low, high), finite = interval(gap, units), np.isfinite(gap).all()
             p = bootstrap_p_value(gap, units) if finite else np.nan
             floor = p_value_floor(len(gap), units) if finite else 0.0
         found.append((metric, models[a], models[b], values[a] - values[b], low, high, p, floor, n, unit))
@@ -111,12 +110,12 @@ def pairs(
 def accuracy_pairs(correct: Mapping[str, ArrayLike], metric: str = "accuracy") -> pd.DataFrame:
     """Differences of accuracy in points between every two models on the same images: score interval, McNemar's test."""
     models, right = list(correct), [np.asarray(c, bool) for c in correct.values()]
-    tested = {(a, b): accuracy_difference(right[a], right[b]) for a, b in combinations(range(len(models)), 2)}
-    return pairs(
-        metric, "percent", models, [100 * c.mean() for c in right], len(right[0]),
-        test=lambda a, b: tested[a, b].p_value,
-        ends=lambda a, b: Interval(*(100 * end for end in tested[a, b].interval)),
-    )  # fmt: skip
+
+    def tested(a: int, b: int) -> Difference:
+        share, (low, high), p = accuracy_difference(right[a], right[b])
+        return Difference(100 * share, Interval(100 * low, 100 * high), p)
+
+    return pairs(metric, "percent", models, [100 * c.mean() for c in right], len(right[0]), tested=tested)
 
 
 def with_gaps(table: NDArray) -> NDArray:

@@ -15,17 +15,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import write_atomically
+from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.paths import ASSETS, notebooks_dir, project_root, report_dir
 from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
 from beyond_accuracy.report import PageView
-from beyond_accuracy.report.schedule import LATE, READS, build_pages, fill_store
-from beyond_accuracy.show import metrics
+from beyond_accuracy.report.run import LATE, READS, build_pages
+from beyond_accuracy.show import metrics, results
 
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
-# Pages made from what the notebooks recorded (`tools`).
-TOOL_PAGES = ("models", "choose", "differences", "images", "metrics")
+TOOL_PAGES = ("models", "choose", "differences", "images", "metrics")  # made from what the notebooks recorded
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 RECORDED = {"results": ".csv", "comparisons": ".csv", "findings": ".json"}  # folder -> what a page leaves there
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
@@ -62,39 +61,22 @@ class PageState(PageView):
 
 
 def build(
-    profile: str | Path | Profile,
+    profile: str | Path | Profile,  # a shipped profile's name, a YAML file, or a loaded profile
     *,
-    models: str = "",
-    only: Sequence[str] = (),
-    allow_missing: bool = False,
-    force: bool = False,
-    options: Mapping[str, object] | None = None,
-    parameters: Mapping[str, object] | None = None,
-    notebooks: Path | None = None,
-    at_once: int = 0,
-    echo: Callable[[str], None] = print,
+    models: str = "",  # comma-separated subset of its models; names outside the profile are imported predictions
+    only: Sequence[str] = (),  # dimensions to build (default: all); the other pages stay as they are
+    allow_missing: bool = False,  # pages whose data are missing do not count against the exit code
+    force: bool = False,  # run the notebooks of unchanged pages too
+    options: Mapping[str, object] | None = None,  # of the inference: `device`, `batch_size`, `skip_bad`
+    parameters: Mapping[str, object] | None = None,  # overrides, passed to every notebook that has them
+    notebooks: Path | None = None,  # their folder (default: the checkout's)
+    at_once: int = 0,  # notebooks that run at the same time; 0 = two, or one on a single core
+    echo: Callable[[str], None] = print,  # told one line per page
 ) -> int:
-    """Build the report of a profile in `report/<profile>/`.
+    """Build the report of a profile in `report/<profile>/`: all inference (`plan.fill`), then the notebooks (`run`).
 
-    All inference runs first (`plan.fill`), then the notebooks (`schedule`).
-
-    Args:
-        profile: A shipped profile's name, a YAML file, or a loaded profile.
-        models: Comma-separated subset of its models; names outside the profile are taken as imported predictions.
-        only: Dimensions to build (default: all that the profile enables); the other pages stay as they are.
-        allow_missing: Pages whose data are missing do not count against the exit code.
-        force: Run the notebooks of unchanged pages too.
-        options: Of the inference: `device`, `batch_size`, `skip_bad`.
-        parameters: Notebook parameters to override, passed to every notebook that has them.
-        notebooks: Folder of the notebooks (default: the checkout's).
-        at_once: Notebooks that run at the same time; 0 = two, or one on a single core.
-        echo: Told one line per page.
-
-    Returns:
-        The exit code: 0 complete, 1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing.
-
-    Raises:
-        InputError: An unknown profile, dimension or parameter; nothing has been built then.
+    An unknown profile, dimension or parameter raises InputError before anything is built. The exit code is 0 complete,
+    1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing.
     """
     loaded = profile if isinstance(profile, Profile) else load_profile(profile)
     loaded = loaded.select(models)
@@ -140,6 +122,32 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
         if dimension in profile.dimensions:
             pages.append(Notebook(path.stem, dimension, path))
     return sorted(pages, key=lambda page: page.dimension in LATE)  # what sums up comes last
+
+
+def fill_store(
+    profile: Profile, pages: Sequence[Notebook], options: dict, echo: Callable[[str], None]
+) -> dict[str, list[str]]:
+    """Run what the store lacks; returns the store keys behind each page, by page name.
+
+    Bad input stops its own page only: the page's notebook meets it again and says so there.
+    """
+    if not profile.models:
+        return {page.name: [] for page in pages}
+    from beyond_accuracy.inference import plan
+    from beyond_accuracy.inference.store import Store
+
+    keys, store = {}, Store()
+    for page in pages:
+        try:
+            filled = plan.fill(profile, page.dimension, store, options)
+        except InputError as error:
+            echo(f"{page.name}: {error}")
+            keys[page.name] = [str(error)]
+            continue
+        for message in filled.missing:
+            echo(f"{page.name}: {message}")
+        keys[page.name] = [*filled.keys, *filled.missing]
+    return keys
 
 
 def _choose(profile: Profile, pages: list[Notebook], only: Sequence[str]) -> list[Notebook]:
@@ -249,9 +257,9 @@ def _notebook_source(path: Path) -> list[tuple[str, str, list[str]]]:
 def _library_digest() -> str:
     """Fingerprint of the code a notebook can call, of the small files it reads and of the packages behind it."""
     sources = [path for path in sorted(LIBRARY.rglob("*.py")) if path.relative_to(LIBRARY).parts[0] not in RENDERING]
-    assets = [path for path in sorted(ASSETS.rglob("*")) if path.suffix in {".csv", ".json", ".txt", ".yaml"}]
-    parts = [f"{path.relative_to(LIBRARY)}".encode() + path.read_bytes() for path in sources + assets]
-    parts.append(metrics.FILE.read_bytes())
+    beside = [path for folder in (ASSETS, LIBRARY / "show") for path in sorted(folder.rglob("*"))]
+    sources += [path for path in beside if path.suffix in {".csv", ".json", ".txt", ".yaml", ".j2"}]
+    parts = [f"{path.relative_to(LIBRARY)}".encode() + path.read_bytes() for path in sources]
     return _digest(*parts, *(f"{name}={_version(name)}".encode() for name in PACKAGES))
 
 
@@ -306,18 +314,10 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
 
     notebook = nbformat.read(page.executed(folder), as_version=4)
     failure = html.failure_of(notebook)
+    status, message = (failure.status, failure.summary) if failure else ("ok", "")
     body = html.render_body(notebook, failure, page.notebook.parent, page.dimension)
-    state = PageState(
-        name=page.name,
-        run_key=run_key,
-        render_key=_render_key(run_key),
-        status=failure.status if failure else "ok",
-        message=failure.summary if failure else "",
-        title=body.title or page.title,
-        lead=body.lead,
-        sections=body.sections,
-        facts=dict(facts),
-    )
+    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts))
+    state = PageState(page.name, *said, run_key, _render_key(run_key))
     write_atomically(page.kept(folder, "html"), body.html.encode())
     write_atomically(page.kept(folder, "json"), (json.dumps(asdict(state), indent=1) + "\n").encode())
     return state
@@ -331,31 +331,46 @@ def _assemble(
     states: Mapping[str, PageState],
     options: dict,
 ) -> None:
-    """Put the shell around every body and write the front page; files that come out the same are not touched."""
+    """Write the tool pages, the front page and the shell around every body; equal files are not touched."""
     shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
     shell += [metrics.FILE, *sorted((folder / ".state" / "pages").glob("*"))]
     content = [path.read_bytes() for path in shell]
-    content += [_results_digest(folder).encode(), profile.digest.encode(), models.encode()]
-    key, key_file = _digest(*content), folder / ".state" / "site"
-    expected = [folder / "index.html", folder / "results.csv"]
+    key = _digest(*content, _results_digest(folder).encode(), profile.digest.encode(), models.encode())
+    key_file = folder / ".state" / "site"
+    expected = [folder / name for name in ("index.html", "results.csv")]
     expected += [folder / f"{name}.html" for name in (*_built(states), *TOOL_PAGES)]
     if key_file.is_file() and key_file.read_text() == key and all(path.is_file() for path in expected):
         return
 
-    from beyond_accuracy.report import front, html, tools
+    from beyond_accuracy.report import choose, differences, front, html, images, real_models
 
-    views = [states[page.name] for page in pages]
-    site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic}
+    views, dimensions = [states[page.name] for page in pages], [page.dimension for page in pages]
+    table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
-    site = tools.write_tools(folder, profile, pages, views, site, inputs, options)
+    bodies = {
+        "models": real_models.body(),
+        "choose": choose.body(table, comparisons, profile),
+        "differences": differences.body(folder, profile, comparisons, dict(zip(dimensions, views, strict=True))),
+        "images": images.kept_body(folder, inputs, profile, options),
+        "metrics": front.metrics_body(),
+    }
+    tools = [PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()]
+    site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
+    site["advice"] = choose.advice(table, comparisons, profile)
     for page, view in zip(pages, views, strict=True):
         if view.status != "absent":
-            body = html.Body(view.title, view.lead, view.sections, page.kept(folder, "html").read_text("utf-8"))
-            write_atomically(folder / f"{page.name}.html", html.page_html(body, view, views, site).encode())
+            inside = page.kept(folder, "html").read_text("utf-8")
+            bodies[page.name] = html.Body(view.title, view.lead, view.sections, inside)
+    for view in [*tools, *views]:
+        if view.name in bodies:
+            shown = site | {"synthetic": profile.synthetic and view.name != "models"}  # published models are no toys
+            text = html.page_html(bodies[view.name], view, views, shown)
+            write_atomically(folder / view.href, text.encode())
     for orphan in folder.glob("[0-9]*_*.html"):
         if orphan.stem not in _built(states):
             orphan.unlink()
-    write_atomically(folder / "index.html", front.front_page(folder, profile, models, pages, views, site).encode())
+    text = front.front_page(folder, profile, models, dimensions, views, site, table)
+    write_atomically(folder / "index.html", text.encode())
     write_atomically(key_file, key.encode())
 
 
@@ -364,10 +379,9 @@ def _built(states: Mapping[str, PageState]) -> list[str]:
 
 
 def _read_state(folder: Path, page: Notebook) -> PageState:
+    content = read_json(page.kept(folder, "json"))
     try:
-        content = json.loads(page.kept(folder, "json").read_text(encoding="utf-8"))
-        content["sections"] = [tuple(pair) for pair in content["sections"]]
-        state = PageState(**content)
-    except (OSError, ValueError, KeyError, TypeError):
+        state = PageState(**content | {"sections": [tuple(pair) for pair in content["sections"]]})
+    except (KeyError, TypeError):
         return PageState(page.name, page.title)  # never built, or by another version: build it
     return state if page.kept(folder, "html").is_file() else PageState(page.name, page.title)

@@ -51,8 +51,8 @@ class Choice:
     criteria: list[Headline]
     rows: list[pd.DataFrame]  # results behind it
     judged: list[pd.DataFrame]  # comparisons of the models in it
-    means: NDArray[np.int64]  # (criteria, models) utility in thousandths of a step, relative to the models' mean
-    known: NDArray[np.bool_]  # (criteria, models) whether a model has a number
+    means: list[NDArray[np.int64]]  # (models,) utility in thousandths of a step, relative to the models' mean
+    known: list[NDArray[np.bool_]]  # (models,) whether a model has a number
     draws: list[NDArray[np.int64]]  # (models, draws) utilities within the intervals; one draw where nothing varies
 
 
@@ -94,19 +94,11 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
     """Criteria, utilities and draws from the results.
 
     Each number is drawn from a normal distribution around its estimate whose standard error its interval implies.
-    Criteria are independent; models are independent too, except where the interval of their paired difference tells
-    how far they move together. Costs are compared to three digits: what prints alike is a tie.
-
-    Args:
-        table: Rows of the results schema.
-        comparisons: Recorded differences (`results.read_comparisons`).
-        profile: Models and roles.
-        draws: Number of draws.
-        seed: Of the draws.
+    Criteria are independent; models are independent too, except where the interval of their paired difference
+    (`comparisons`) tells how far they move together. Costs are compared to three digits: what prints alike is a tie.
     """
     models = list(profile.models)
-    choice = Choice(models, [], [], [], np.zeros((0, len(models)), np.int64), np.zeros((0, len(models)), bool), [])
-    means, known = [], []
+    choice = Choice(models, [], [], [], [], [], [])
     rng = np.random.default_rng([seed, 7])
     for criterion, rows in headline_rows(table, profile, [h for h in HEADLINES if h.step]):
         if len(rows) < 2 or (criterion.log and (rows["value"] <= 0).any()):
@@ -117,10 +109,8 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         sd = half_width_sd(own["ci_low"].astype(float), own["ci_high"].astype(float)).fillna(0).to_numpy()
         value = own["value"].to_numpy(float)
         if criterion.log:
-            value, sd = (
-                np.log2([float(f"{v:.3g}") for v in value]),
-                np.full(len(models), np.log2(criterion.known) / Z95),
-            )
+            value = np.log2([float(f"{v:.3g}") for v in value])
+            sd = np.full(len(models), np.log2(criterion.known) / Z95)
         steps = (-1 if criterion.better == "down" else 1) * value / criterion.step
         centred = np.where(np.isnan(value), 0.0, steps - np.nanmean(steps))
         keys = ["dimension", "dataset", "metric"]
@@ -129,23 +119,19 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         if sd.any():
             together = covariance(sd, _gap_sds(judged, models)) / criterion.step**2
             noise = _root(together) @ rng.standard_normal((len(models), draws))
-        means.append(np.rint(centred * UNIT).astype(np.int64))
-        known.append(~np.isnan(value))
+        choice.means.append(np.rint(centred * UNIT).astype(np.int64))
+        choice.known.append(~np.isnan(value))
         choice.criteria.append(criterion)
         choice.rows.append(rows)
         choice.judged.append(judged)
         choice.draws.append(np.rint((centred[:, None] + noise) * UNIT).astype(np.int64))
-    return replace(choice, means=np.array(means), known=np.array(known)) if means else choice
+    return choice
 
 
 def covariance(sd: NDArray[np.float64], gap_sd: Mapping[tuple[int, int], float]) -> NDArray[np.float64]:
-    """Covariance of the models' estimates from their own and their differences' standard errors.
+    """Covariance of the models' estimates from their standard errors (models,) and those of their differences.
 
     var(a - b) = var(a) + var(b) - 2 cov(a, b); pairs without a difference count as uncorrelated.
-
-    Args:
-        sd: (models,) standard errors.
-        gap_sd: Standard error of the difference by pair of positions.
 
     >>> covariance(np.array([1.0, 1.0]), {(0, 1): 1.0}).tolist()
     [[1.0, 0.5], [0.5, 1.0]]
@@ -161,8 +147,7 @@ def _root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """A root of a covariance; what makes it impossible (rounding, unknown pairs) goes, the variances stay."""
     values, vectors = np.linalg.eigh(matrix)
     root = vectors * np.sqrt(np.clip(values, 0, None))
-    length = np.sqrt((root**2).sum(axis=1))
-    wanted = np.sqrt(np.diag(matrix))
+    length, wanted = np.sqrt((root**2).sum(axis=1)), np.sqrt(np.diag(matrix))
     return root * np.divide(wanted, length, out=np.zeros_like(wanted), where=length > 0)[:, None]
 
 
@@ -179,22 +164,17 @@ def lowest(criterion: Headline) -> int:
 
 
 def rank(choice: Choice, weights: Mapping[str, int]) -> Ranking:
-    """Rank the models under some weights; the page's script does the same computation on the same integers.
+    """Rank the models; the page's script does the same computation on the same integers.
 
-    Args:
-        choice: As of `gather`.
-        weights: Integer weight by criterion key, `lowest` to `HIGHEST`; others weigh nothing.
-
-    Raises:
-        ValueError: A weight out of range.
+    `weights`: integers by criterion key, `lowest` to `HIGHEST`; others weigh nothing.
     """
     given = [int(weights.get(criterion.key, 0)) for criterion in choice.criteria]
     for weight, criterion in zip(given, choice.criteria, strict=True):
         if not lowest(criterion) <= weight <= HIGHEST:
             raise ValueError(f"weight of {criterion.key} out of range: {weight}")
     weighing = [i for i, weight in enumerate(given) if weight]
-    ranked = [m for m in range(len(choice.models)) if all(choice.known[i, m] for i in weighing)]
-    score = {m: sum(given[i] * int(choice.means[i, m]) for i in weighing) for m in ranked}
+    ranked = [m for m in range(len(choice.models)) if all(choice.known[i][m] for i in weighing)]
+    score = {m: sum(given[i] * int(choice.means[i][m]) for i in weighing) for m in ranked}
     order = sorted(ranked, key=lambda m: -score[m])
     best = dict.fromkeys(ranked, 0.0)
     if ranked:
@@ -218,8 +198,8 @@ def decisive(choice: Choice, weights: Mapping[str, int], ranking: Ranking) -> in
     The next one is the first with another score, if there is any: what tells equal models apart decides nothing.
     """
     first, second = (choice.models.index(name) for name in (ranking.order[0], ranking.runner_up))
-    gaps = choice.means[:, first] - choice.means[:, second]
-    leads = [weights.get(c.key, 0) * int(gap) for c, gap in zip(choice.criteria, gaps, strict=True)]
+    gaps = [int(utility[first] - utility[second]) for utility in choice.means]
+    leads = [weights.get(c.key, 0) * gap for c, gap in zip(choice.criteria, gaps, strict=True)]
     return int(np.argmax(leads)) if max(leads) > 0 else None
 
 
@@ -228,12 +208,12 @@ def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[in
         return []
     winner, found = order[0], []
     for i, criterion in enumerate(choice.criteria):
-        others = [m for m in order[1:] if choice.known[i, m]] if choice.known[i, winner] else []
+        others = [m for m in order[1:] if choice.known[i][m]] if choice.known[i][winner] else []
         span = HIGHEST - lowest(criterion)
         for change in [sign * size for size in range(1, span + 1) for sign in (-1, 1)]:
             if not lowest(criterion) <= given[i] + change <= HIGHEST:
                 continue
-            after = {m: score[m] + change * int(choice.means[i, m]) for m in [winner, *others]}
+            after = {m: score[m] + change * int(choice.means[i][m]) for m in [winner, *others]}
             top = max(others, key=lambda m: after[m], default=winner)
             if after[top] > after[winner]:
                 found.append(Flip(criterion.key, given[i] + change, change, choice.models[top]))
@@ -247,10 +227,9 @@ def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[in
 def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> list[dict[str, str]]:
     """Which model comes first for each purpose and how sure that is, for the front page.
 
-    Returns:
-        Per purpose `purpose`, `href` (the chooser with these weights), `model` (all that tie, or that the verdict on
-        what decides does not tell apart), `sure` (that verdict, and the chances), `numbers` (first model against the
-        runner-up: what the purpose is about and, if it is another, what decides); empty where nothing can be chosen by.
+    `href` is the chooser with these weights; `model` all that tie, or that the verdict on what decides does not tell
+    apart; `sure` that verdict, and the chances; `numbers` the first model against the runner-up: what the purpose is
+    about and, if it is another, what decides.
     """
     choice = gather(table, comparisons, profile, DRAWS, profile.settings.seed)
     labels = {name: spec.label for name, spec in profile.models.items()}
@@ -262,21 +241,17 @@ def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> 
         need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
         deciding = decisive(choice, preset.weights, ranking)
         word = _verdict(choice, need if deciding is None else deciding, ranking)
-        chances = [f"{labels[n]} in {_chance(b)}" for n, b in zip(ranking.order[1:2], ranking.best[1:2], strict=True)]
-        sure = f"{word}: first in {_chance(ranking.best[0])} of draws, {chances[0]}"
+        second = f"{labels[ranking.order[1]]} in {_chance(ranking.best[1])}"
+        sure = f"{word}: first in {_chance(ranking.best[0])} of draws, {second}"
         numbers = [_against(choice, need, ranking, labels)]
         if deciding not in (None, need):
             numbers.append(f"decided by {_against(choice, deciding, ranking, labels)}")
         first = max(ranking.tied, 2 if word == verdicts.OPEN else 1)
-        rows.append(
-            {
-                "purpose": preset.label,
-                "href": "choose.html#" + "&".join(f"{key}={weight}" for key, weight in preset.weights.items()),
-                "model": " or ".join(labels[name] for name in ranking.order[:first]),
-                "sure": "a tie: equal in all that is weighed" if ranking.tied > 1 else sure,
-                "numbers": "; ".join(numbers),
-            }
-        )
+        sure = "a tie: equal in all that is weighed" if ranking.tied > 1 else sure
+        href = "choose.html#" + "&".join(f"{key}={weight}" for key, weight in preset.weights.items())
+        names = " or ".join(labels[name] for name in ranking.order[:first])
+        row = {"purpose": preset.label, "href": href, "model": names, "sure": sure, "numbers": "; ".join(numbers)}
+        rows.append(row)
     return rows
 
 
@@ -287,11 +262,9 @@ def _verdict(choice: Choice, i: int, ranking: Ranking) -> str:
 
 
 def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]) -> str:
-    rows, names = choice.rows[i].set_index("model"), (ranking.order[0], ranking.runner_up)
-    texts = [
-        tables.format_interval(*rows.loc[name, ["value", "ci_low", "ci_high"]], choice.criteria[i].format)
-        for name in names
-    ]
+    numbers = choice.rows[i].set_index("model")[["value", "ci_low", "ci_high"]]
+    names = (ranking.order[0], ranking.runner_up)
+    texts = [tables.format_interval(*numbers.loc[name], choice.criteria[i].format) for name in names]
     word = _verdict(choice, i, ranking)
     said = "" if word in (COST, UNASKED) else f", {word}"
     return f"{choice.criteria[i].arrowed}: {texts[0]} against {texts[1]} ({labels[names[1]]}){said}"
@@ -307,9 +280,7 @@ def offered(choice: Choice) -> list[Preset]:
     ]
 
 
-def flip_sentence(
-    ranking: Ranking, weights: Mapping[str, int], words: Mapping[str, str], labels: Mapping[str, str]
-) -> str:
+def flip_sentence(ranking: Ranking, weights: Mapping[str, int], words: Mapping[str, str], labels: Mapping) -> str:
     """The smallest change of one weight that makes another model win, in words."""
     if not any(weights.values()):
         return "No weight is set."
@@ -346,35 +317,29 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
         lead = "There is nothing to choose by yet: no criterion has results for two models of this report."
         return Body(title, lead, [], fragment("plain.html.j2", lead=lead))
     labels, presets = {name: spec.label for name, spec in profile.models.items()}, offered(choice)
+    start = presets[0].weights if presets else {}
     lead = (
         f"Say what matters and get the {len(choice.models)} models in order, with the chance that each is really the "
         "best and what would change the answer."
     )
-    ranking = rank(choice, presets[0].weights if presets else {})
+    ranking = rank(choice, start)
     listed = zip(ranking.order, map(_points, ranking.scores), map(_chance, ranking.best), strict=True)
-    start = presets[0].weights if presets else {}
     sliders = [
         (c, _step(c, rows["unit"].iloc[0]), lowest(c), start.get(c.key, 0))
         for c, rows in zip(choice.criteria, choice.rows, strict=True)
     ]
-    rates = _speed(profile, labels)
-    inside = fragment(
-        "choose.html.j2",
-        lead=lead,
-        highest=HIGHEST,
-        draws=DRAWS,
-        presets=presets,
-        missing=[preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}],
-        sliders=sliders,
-        ranking=[(labels[name], score, share) for name, score, share in listed],
-        purposes=_purposes(choice, presets, labels),
-        numbers=_numbers(choice, labels),
-        speed=rates,
-        lacking=[label for label in labels.values() if rates is None or label not in set(rates["model"])],
-        exact=[c.name for i, c in enumerate(choice.criteria) if choice.draws[i].shape[1] == 1],
-        timed=[c.known for c in choice.criteria if c.known > 1],
-        data=Markup(page_data(choice, presets, labels)),  # noqa: S704 (no < in it)
-    )
+    rates, numbers = _speed(profile, labels), _numbers(choice, labels)
+    said = {
+        "missing": [preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}],
+        "ranking": [(labels[name], score, share) for name, score, share in listed],
+        "lacking": [label for label in labels.values() if rates is None or label not in set(rates["model"])],
+        "exact": [c.name for i, c in enumerate(choice.criteria) if choice.draws[i].shape[1] == 1],
+        "timed": [c.known for c in choice.criteria if c.known > 1],
+        "data": Markup(page_data(choice, presets, labels)),  # noqa: S704 (no < in it)
+    }
+    shown = {"presets": presets, "sliders": sliders, "numbers": numbers, "speed": rates}
+    shown["purposes"] = _purposes(choice, presets, labels)
+    inside = fragment("choose.html.j2", lead=lead, highest=HIGHEST, draws=DRAWS, **shown, **said)
     names = ("Weights", "Ranking", "By purpose", "Numbers", "Speed")
     anchors = ("weights", "ranking-heading", "purposes", "numbers", "speed")
     return Body(title, lead, list(zip(anchors, names, strict=True)), inside)
@@ -382,18 +347,14 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
 
 def page_data(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) -> str:
     """What the script computes with, as JSON that is safe inside a `<script>` element."""
+    criteria = []
+    for criterion, means, known, draws in zip(choice.criteria, choice.means, choice.known, choice.draws, strict=True):
+        numbers = [int(v) if here else None for v, here in zip(means, known, strict=True)]
+        words = {"key": criterion.key, "label": criterion.name, "low": lowest(criterion)}
+        criteria.append(words | {"means": numbers, "draws": draws.tolist()})
     content = {
         "models": [{"name": name, "label": labels.get(name, name)} for name in choice.models],
-        "criteria": [
-            {
-                "key": criterion.key,
-                "label": criterion.name,
-                "low": lowest(criterion),
-                "means": [int(v) if here else None for v, here in zip(choice.means[i], choice.known[i], strict=True)],
-                "draws": choice.draws[i].tolist(),
-            }
-            for i, criterion in enumerate(choice.criteria)
-        ],
+        "criteria": criteria,
         "presets": {preset.key: preset.weights for preset in presets},
     }
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
@@ -405,11 +366,10 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
     rows = []
     for preset in presets:
         ranking = rank(choice, preset.weights)
+        listed = zip(ranking.order, ranking.best, ranking.scores, [None, *ranking.scores[:-1]], strict=True)
         order = "".join(
             f"{' = ' if score == before else ' › '}{labels[name]} ({_chance(share)})"
-            for name, share, score, before in zip(
-                ranking.order, ranking.best, ranking.scores, [None, *ranking.scores[:-1]], strict=True
-            )
+            for name, share, score, before in listed
         ).removeprefix(" › ")
         weights = ", ".join(f"{words[key]} {weight}" for key, weight in preset.weights.items())
         if ranking.order:
@@ -420,22 +380,18 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
 def _numbers(choice: Choice, labels: Mapping[str, str]) -> pd.DataFrame:
     frame = pd.DataFrame({"Criterion": [criterion.arrowed for criterion in choice.criteria]})
     for name in choice.models:
-        own = [rows.set_index("model").reindex([name]).iloc[0] for rows in choice.rows]
-        frame[labels[name]] = [
-            "–"
-            if pd.isna(row["value"])
-            else tables.format_interval(row["value"], row["ci_low"], row["ci_high"], c.format)
-            for row, c in zip(own, choice.criteria, strict=True)
-        ]
+        own = [rows.set_index("model")[["value", "ci_low", "ci_high"]].reindex([name]).iloc[0] for rows in choice.rows]
+        frame[labels[name]] = [tables.format_interval(*r, c.format) for r, c in zip(own, choice.criteria, strict=True)]
     return frame.assign(n=pd.array([rows["n"].max() for rows in choice.rows], dtype="Int64"))
 
 
 def _speed(profile: Profile, labels: Mapping[str, str]) -> pd.DataFrame | None:
     """Images per second of every model: on this machine if it was measured, and as published for its architecture."""
+    bases = {"measured here": measured_throughput, "published": published_throughput}
     frames = [
-        found.assign(model=labels[name], basis=basis)
+        rates(spec).assign(model=labels[name], basis=basis)
         for name, spec in profile.models.items()
-        for basis, found in (("measured here", measured_throughput(spec)), ("published", published_throughput(spec)))
+        for basis, rates in bases.items()
     ]
     columns = ["model", "card", "images_per_second", "precision", "side", "basis", "source"]
     rates = pd.concat(frames, ignore_index=True).sort_values(["basis", "card"], kind="stable")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.measure import stats
 from beyond_accuracy.measure.verdicts import BEYOND_NOISE, LEVEL, OPEN, THESE
+from beyond_accuracy.report import PageView
 from beyond_accuracy.report.html import Body, fragment
 from beyond_accuracy.show import metrics, results, tables
 
@@ -23,17 +24,9 @@ _MOST_NEEDED = 10**9  # beyond this no benchmark helps, and the normal approxima
 def difference_table(comparisons: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     """The comparisons of some models, each question once.
 
-    A question that two pages asked of the same images is the first page's. `needed` is the number of units (of what n
-    counts) at which a difference of this size would be found with probability 0.8, if the width of its interval
-    shrinks with the square root of their number.
-
-    Args:
-        comparisons: As of `results.read_comparisons`.
-        models: Rows of others are left out.
-
-    Returns:
-        Columns of the comparisons and `basis` (all are paired), `real` (the verdict is not `open`), `needed` (Int64,
-        missing where it cannot be known).
+    A question that two pages asked of the same images is the first page's. New columns: `basis` (all are paired),
+    `real` (the verdict is not `open`), `needed`: the number of units (of what n counts) at which a difference so large
+    would be found with probability 0.8, if the width of its interval shrinks with the square root of their number.
     """
     rows = comparisons[comparisons["model_a"].isin(models) & comparisons["model_b"].isin([*models, ""])]
     rows = rows.drop_duplicates(["dataset", "metric", "model_a", "model_b", "difference", "n"]).reset_index(drop=True)
@@ -63,17 +56,10 @@ def needed_units(difference: float, low: float, high: float, n: float) -> int | 
     return int(np.ceil(needed)) if needed <= _MOST_NEEDED else None
 
 
-def body(folder: Path, profile: Profile, dimensions: Sequence[str], titles: dict[str, str]) -> Body:
-    """The inside of `differences.html`; writes `differences.csv` beside it.
-
-    Args:
-        folder: `report/<profile>`.
-        profile: Models and their labels.
-        dimensions: Pages in reading order.
-        titles: Dimension -> title of its page.
-    """
+def body(folder: Path, profile: Profile, compared: pd.DataFrame, views: Mapping[str, PageView]) -> Body:
+    """The inside of `differences.html`; writes `differences.csv` beside it. `views`: of the pages, by dimension."""
     title = "Which differences are real"
-    compared = results.read_comparisons(folder, dimensions)
+    titles = {name: view.title for name, view in views.items()}
     sizes = compared.groupby(["dimension", "family"], sort=False)["p"].count()  # of what was corrected together
     rows = difference_table(compared, list(profile.models))
     write_atomically(Path(folder) / "differences.csv", results.csv_text(rows).encode())
@@ -90,17 +76,14 @@ def body(folder: Path, profile: Profile, dimensions: Sequence[str], titles: dict
     )
     parts = {name: part for name, part in rows.groupby("dimension", sort=False)}
     pages = [_section(name, titles.get(name, name), part, sizes[name], profile) for name, part in parts.items()]
-    inside = fragment(
-        "differences.html.j2",
-        lead=lead,
-        power=f"{POWER:.0%}",
-        level=LEVEL,
-        verdicts=(BEYOND_NOISE, THESE, OPEN),
-        overview=_overview(parts, titles),
-        pairs=list(dict.fromkeys(rows["pair"])),
-        pages=pages,
-        largest=int(sizes.max()),
-    )
+    said = {
+        "power": f"{POWER:.0%}",
+        "level": LEVEL,
+        "verdicts": (BEYOND_NOISE, THESE, OPEN),
+        "largest": int(sizes.max()),
+    }
+    shown = {"overview": _overview(parts, titles), "pairs": list(dict.fromkeys(rows["pair"])), "pages": pages}
+    inside = fragment("differences.html.j2", lead=lead, **said, **shown)
     return Body(title, lead, [("overview", "Overview"), *((page["id"], page["title"]) for page in pages)], inside)
 
 

@@ -1,4 +1,7 @@
-"""The front page: what is compared, what was found, the headline numbers side by side, the pages, how to rerun."""
+"""The front page: what is compared, what was found, the headline numbers side by side, the pages, how to rerun.
+
+And the glossary of the metrics, whose headlines it shows.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import bs4
 import pandas as pd
 from markupsafe import Markup
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
 from beyond_accuracy.report import PageView
-from beyond_accuracy.report.html import fragment
-from beyond_accuracy.show import metrics, results, tables, theme
+from beyond_accuracy.report.html import Body, fragment
+from beyond_accuracy.show import metrics, tables, theme
 
 
 @dataclass(frozen=True)
@@ -57,54 +61,30 @@ def _headline(entry: Mapping[str, object]) -> Headline:
 HEADLINES = tuple(map(_headline, metrics.document()["headlines"]))
 LEADING = ("calibration", "robustness", "transfer", "invariance", "shape_bias", "mistakes", "synthetic", "models")
 SENTENCES = 5  # findings shown unfolded
-# Marker outlines within a circle of radius 5; other markers are drawn as squares.
-_OUTLINES = {
-    "o": "M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0z",
-    "^": "M0-5L4.8 3.8H-4.8Z",
-    "v": "M0 5L4.8-3.8H-4.8Z",
-    "D": "M0-5L5 0L0 5L-5 0Z",
-    "<": "M-5 0L3.8-4.8V4.8Z",
-    ">": "M5 0L-3.8-4.8V4.8Z",
-    "P": "M-1.8-5H1.8V-1.8H5V1.8H1.8V5H-1.8V1.8H-5V-1.8H-1.8Z",
-    "X": "M0-2L3-5L5-3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0L-5-3L-3-5Z",
-}
 
 
 def front_page(
-    folder: Path,
+    folder: Path,  # `report/<profile>`
     profile: Profile,
-    models: str,
-    pages: Sequence[object],
-    views: Sequence[PageView],
-    site: Mapping[str, object],
+    models: str,  # the subset asked for, for the command shown
+    dimensions: Sequence[str],  # of the pages, in order
+    views: Sequence[PageView],  # what is shown of them, in the same order
+    site: Mapping[str, object],  # as for `html.page_html`
+    table: pd.DataFrame,  # results
 ) -> str:
-    """The front page as HTML; writes `results.csv` and `results.parquet` on the way.
-
-    Args:
-        folder: `report/<profile>`.
-        profile: The profile.
-        models: The subset of models asked for, for the command shown.
-        pages: The report's pages (`.name`, `.dimension`), in order.
-        views: What is shown of them, in the same order.
-        site: As for `html.page_html`.
-    """
-    table = results.collect(folder, [page.dimension for page in pages])
-    hrefs = {page.dimension: view.href for page, view in zip(pages, views, strict=True) if view.status != "absent"}
+    """The front page as HTML."""
+    built = {name: view for name, view in zip(dimensions, views, strict=True) if view.status != "absent"}
     looks = {name: _look(style) for name, style in theme.styles(profile.models.values()).items()}
     chosen = headline_rows(table, profile, [headline for headline in HEADLINES if headline.words])
-    return fragment(
-        "front.html.j2",
-        pages=views,
-        page=None,
-        site=site,
-        lede=profile.description or f"How {len(profile.models)} models behave beyond accuracy.",
-        models=[{"label": s.label, "id": _origin(s), "look": looks[s.name]} for s in profile.models.values()],
-        **_arranged(_findings(folder, pages, views)),
-        panels=[_panel(headline, rows, profile, looks, hrefs) for headline, rows in chosen],
-        table=Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
-        command=_command(profile, models),
-        facts=_facts(profile, views),
-    )
+    shown = {
+        "lede": profile.description or f"How {len(profile.models)} models behave beyond accuracy.",
+        "models": [{"label": s.label, "id": _origin(s), "look": looks[s.name]} for s in profile.models.values()],
+        "panels": [_panel(headline, rows, profile, looks, built) for headline, rows in chosen],
+        "table": Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
+        "command": _command(profile, models),
+        "facts": _facts(profile, views),
+    }
+    return fragment("front.html.j2", pages=views, page=None, site=site, **shown, **_arranged(_findings(folder, built)))
 
 
 def headline_rows(
@@ -131,7 +111,7 @@ def _dataset(headline: Headline, have: Sequence[str], profile: Profile) -> str |
     return have[0] if len(have) == 1 and headline.role not in {"shifted", "average"} else None
 
 
-def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapping, hrefs: Mapping) -> dict:
+def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapping, built: Mapping) -> dict:
     ends = rows[["value", "ci_low", "ci_high"]].astype(float)
     low, high = ends.min().min(), ends.max().max()
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
@@ -147,7 +127,7 @@ def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapp
     return {
         "headline": headline,
         "arrow": metrics.ARROWS.get(headline.better, ""),
-        "href": hrefs.get(headline.page, ""),
+        "href": built[headline.page].href if headline.page in built else "",
         "dataset": _dataset_title(rows["dataset"].iloc[0], profile, headline.page),
         "n": _count(rows["n"], headline.counted),
         "rows": marks,
@@ -175,15 +155,13 @@ def _look(style: theme.ModelStyle) -> dict[str, object]:
     # the purple is too dark on a dark page, where the style sheet has another
     color = "var(--purple)" if style.color == theme.PURPLE else style.color
     fill = color if style.markerfacecolor != "white" else "var(--ground)"
-    outline = _OUTLINES.get(style.marker, "M-4-4H4V4H-4Z")
-    return {"color": color, "fill": fill, "outline": outline, "dashed": style.linestyle != "-"}
+    return {"color": color, "fill": fill, "marker": style.marker, "dashed": style.linestyle != "-"}
 
 
 def _count(n: pd.Series, counted: str) -> str:
-    counts = sorted(set(n.dropna().astype(int)))
-    return (
-        " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))) + f" {counted}" if counts else ""
-    )
+    counts = n.dropna().astype(int)
+    ends = dict.fromkeys((counts.min(), counts.max())) if len(counts) else ()
+    return f"{' to '.join(f'{count:,}' for count in ends)} {counted}" if ends else ""
 
 
 def _dataset_title(name: str, profile: Profile, page: str) -> str:
@@ -193,18 +171,18 @@ def _dataset_title(name: str, profile: Profile, page: str) -> str:
     return spec.title if spec and spec.title else name.replace("_", " ")
 
 
-def _findings(folder: Path, pages: Sequence[object], views: Sequence[PageView]) -> list[list[dict[str, str]]]:
+def _findings(folder: Path, built: Mapping[str, PageView]) -> list[list[dict[str, str]]]:
     """Findings page by page; the first of a page is its main one (pages put it first)."""
     found = []
-    for page, view in zip(pages, views, strict=True):
-        path = folder / "findings" / f"{page.dimension}.json"
-        if not path.is_file() or view.status == "absent":
+    for dimension, view in built.items():
+        path = folder / "findings" / f"{dimension}.json"
+        if not path.is_file():
             continue
         sentences = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
             raise InputError(f"{path}: expected a list of sentences")
         if sentences:
-            common = {"href": view.href, "page": view.title, "dimension": page.dimension}
+            common = {"href": view.href, "page": view.title, "dimension": dimension}
             found.append([{"text": text, **common} for text in sentences])
     return found
 
@@ -213,9 +191,8 @@ def _arranged(found: Sequence[list[dict[str, str]]]) -> dict[str, list[dict[str,
     """Findings for the template: what became of the claims, the main sentences of five pages, everything else."""
     claims = [sentence for page in found if page[0]["dimension"] == "summary" for sentence in page]
     others = [page for page in found if page[0]["dimension"] != "summary"]
-    rank = {name: i for i, name in enumerate(LEADING)}
-    by_rank = sorted(others, key=lambda page: rank.get(page[0]["dimension"], len(rank)))
-    chosen = [page[0] for page in by_rank[:SENTENCES]]
+    rank = [*LEADING, *(page[0]["dimension"] for page in others)]
+    chosen = [page[0] for page in sorted(others, key=lambda page: rank.index(page[0]["dimension"]))[:SENTENCES]]
     leading = [page[0] for page in others if page[0] in chosen]
     rest = [sentence for page in others for sentence in page if sentence not in leading]
     return {"findings": leading, "more_findings": rest, "claims": claims}
@@ -248,3 +225,13 @@ def _facts(profile: Profile, views: Sequence[PageView]) -> dict[str, str]:
         f"seed {settings.seed}, {settings.resamples:,} resamples"
     )
     return facts
+
+
+def metrics_body() -> Body:
+    """The inside of `metrics.html`, from `show/metrics.yaml`; each metric's heading has the id `metric-<name>`."""
+    document = metrics.document()
+    sections = [(re.sub(r"[^a-z]+", "-", s["title"].lower()).strip("-"), s) for s in document["sections"]]
+    inside = fragment("metrics.html.j2", document=document, sections=sections)
+    lead = "Each metric of this report: formula, unit, better direction, interval, source."
+    anchors = [(anchor, section["title"]) for anchor, section in sections]
+    return Body("What the numbers mean", lead, anchors, str(bs4.BeautifulSoup(inside, "html.parser")))

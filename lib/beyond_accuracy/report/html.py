@@ -28,7 +28,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from beyond_accuracy.report import PageView
-from beyond_accuracy.show import tables
+from beyond_accuracy.show import results, tables
 
 TEMPLATE = Path(__file__).parent / "template"
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
@@ -90,24 +90,19 @@ class _Renderer(IPythonRenderer):
         return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
-def markdown_html(text: str) -> str:
+def markdown_html(text: str, **options: object) -> str:
     """Our own Markdown (never a reader's) as HTML, formulas as MathML."""
-    renderer = _Renderer(escape=False, attachments={}, embed_images=False, path="", exclude_anchor_links=True)
-    return MarkdownWithMath(renderer=renderer).render(text)
+    usual = {"attachments": {}, "embed_images": False, "path": ""}
+    return MarkdownWithMath(_Renderer(escape=False, exclude_anchor_links=True, **usual | options)).render(text)
 
 
 class _Exporter(HTMLExporter):
     """HTMLExporter with our Markdown renderer."""
 
     def markdown2html(self, context: jinja2.runtime.Context, source: str) -> str:
-        renderer = _Renderer(
-            escape=False,
-            attachments=context.get("cell", {}).get("attachments", {}),
-            embed_images=True,
-            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
-            exclude_anchor_links=True,
-        )
-        return MarkdownWithMath(renderer=renderer).render(source)
+        attachments = context.get("cell", {}).get("attachments", {})
+        path = context.get("resources", {}).get("metadata", {}).get("path", "")
+        return markdown_html(source, attachments=attachments, embed_images=True, path=path)
 
     markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
 
@@ -115,23 +110,19 @@ class _Exporter(HTMLExporter):
 def render_body(
     notebook: NotebookNode, failure: Failure | None = None, folder: Path | None = None, dimension: str = ""
 ) -> Body:
-    """Render the cells of an executed notebook.
+    """Render the cells of an executed notebook, as far as its `failure`.
 
-    Args:
-        notebook: The executed notebook; with a `failure`, what comes after the failing cell is left out.
-        failure: Why it stopped, if it did; shown where it stopped.
-        folder: Where pictures referred to in Markdown lie.
-        dimension: Of the page; decides the words under its figures.
+    Pictures referred to in Markdown lie in `folder`; the `dimension` decides the words under its figures.
     """
     config = Config(NbConvertBase={"display_data_priority": SHOWN_TYPES})
-    exporter = _Exporter(
-        config=config, template_name="notebook", extra_template_basedirs=[str(TEMPLATE)], embed_images=True
-    )
+    ours = {"template_name": "notebook", "extra_template_basedirs": [str(TEMPLATE)]}
+    exporter = _Exporter(config=config, embed_images=True, **ours)
     exporter.register_filter("latex2mathml", lambda tex: math_html(tex.strip("$ \n"), "block"))
     resources = {"metadata": {"path": str(folder or ".")}}
     text, _ = exporter.from_notebook_node(for_reading(notebook, failure), resources)
     soup = bs4.BeautifulSoup(text, "html.parser")
-    title = _take_title(soup)
+    heading = soup.find("h1")
+    title = heading.extract().get_text().strip() if heading else ""
     lead = next((" ".join(p.get_text().split()) for p in soup.select(".text_cell p, .cell-text p")), "")
     sections = _name_headings(soup)
     _mark_findings(soup)
@@ -200,13 +191,6 @@ def _error_of(cell: NotebookNode) -> NotebookNode | None:
     return next((output for output in outputs if output.output_type == "error"), None)
 
 
-def _take_title(soup: bs4.BeautifulSoup) -> str:
-    heading = soup.find("h1")
-    if heading is None:
-        return ""
-    return heading.extract().get_text().strip()
-
-
 def _mark_findings(soup: bs4.BeautifulSoup) -> None:
     """A displayed sentence that is bold from end to end is a finding (`Page.finding`)."""
     for paragraph in soup.select(".output_markdown > p"):
@@ -218,17 +202,15 @@ def _mark_findings(soup: bs4.BeautifulSoup) -> None:
 
 def _say_it_first(soup: bs4.BeautifulSoup) -> None:
     """The page's main finding, which its notebook can only state at the end, also right under the question."""
-    finding, first = soup.select_one("p.ba-finding"), soup.select_one("h2")
-    if finding is None or first is None:
+    finding, start = soup.select_one("p.ba-finding"), soup.select_one(".cell-text")
+    if finding is None or start is None or soup.h2 is None:
         return
     heading = finding.find_previous(["h2", "h3"])
     box = soup.new_tag("p", attrs={"class": "ba-short"})
     link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
     link.string = "In short:"
     box.extend([link, " ", *(child.__copy__() for child in finding.children)])
-    start = soup.select_one(".cell-text")
-    if start is not None:
-        start.append(box)
+    start.append(box)
 
 
 def _fold_provenance(soup: bs4.BeautifulSoup) -> None:
@@ -283,13 +265,9 @@ def add_readings(soup: bs4.BeautifulSoup, dimension: str) -> None:
 
 
 def page_html(body: Body, page: PageView, pages: Sequence[PageView], site: Mapping[str, object]) -> str:
-    """A whole page: the shell around a body.
+    """A whole page: the shell around a body, with all pages for its navigation.
 
-    Args:
-        body: The inside.
-        page: This page.
-        pages: All pages of the report, for the navigation.
-        site: Facts about the run: `profile`, `title`, `synthetic`.
+    `site`: facts about the run: `profile`, `title`, `synthetic`, and the `tools` and `advice` that are there.
     """
     inside, heading = Markup(body.html), body.title or page.title  # noqa: S704 (made by our templates and nbconvert)
     return fragment("page.html.j2", body=inside, page=page, pages=pages, site=site, heading=heading)
@@ -306,10 +284,7 @@ def _source(name: str) -> Markup:
 
 @cache
 def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(TEMPLATE)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+    environment = results.environment(TEMPLATE)
     environment.filters["codes"] = code_spans
     environment.globals |= {"style": _source("style.css"), "script": _source("report.js"), "source": _source}
     environment.globals |= {"table": _safe(tables.table_html), "markdown": _safe(markdown_html)}

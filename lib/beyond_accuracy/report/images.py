@@ -7,22 +7,27 @@ same images in the same order. An image picked for several models appears once, 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.data import transforms
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.report.html import Body, fragment
+from beyond_accuracy.report.html import TEMPLATE, Body, fragment
+from beyond_accuracy.show import figures
 
 SIDE = 112  # pixels of a thumbnail's side
 QUALITY = 72  # of WebP
@@ -67,11 +72,7 @@ def cue_decisions(
 ) -> list[Pick]:
     """Each model's most confident decisions by shape, by texture and by neither, where the two conflict.
 
-    Args:
-        decisions: Category chosen per image, by model.
-        confidence: Of that category per image, by model.
-        cues: `shape` and `texture` of every image.
-        each: Images per model and kind of decision.
+    Category chosen, its confidence by model, and `shape` and `texture` of every image.
     """
     shape, texture = np.asarray(cues["shape"]), np.asarray(cues["texture"])
     conflict, picks = shape != texture, []
@@ -266,20 +267,12 @@ def _shots(
 
 
 _KINDS: dict[str, tuple[str, str, Callable[[Profile, Outputs], Iterator[Shot]]]] = {
-    "mistakes": (
-        "Confident mistakes", "Wrong answers that a model was surest of, on plain and shifted images.", _mistakes
-    ),
-    "disagreements": (
-        "Disagreements", "Only one model gets these right, or only one gets them wrong.", _disagreements
-    ),
-    "cues": (
-        "Shape against texture",
-        "Images with the shape of one class and the texture of another, and what the models went by.",
-        _cues,
-    ),
-    "poses": (
-        "Hardest views", "For each factor of a scene its hardest level: images that most models miss.", _levels
-    ),
+    "mistakes": ("Confident mistakes",
+                 "Wrong answers that a model was surest of, on plain and shifted images.", _mistakes),
+    "disagreements": ("Disagreements", "Only one model gets these right, or only one gets them wrong.", _disagreements),
+    "cues": ("Shape against texture",
+             "Images with the shape of one class and the texture of another, and what the models went by.", _cues),
+    "poses": ("Hardest views", "For each factor of a scene its hardest level: images that most models miss.", _levels),
     "flips": ("Flips", "Right as it is, wrong when transformed: the image, and what the model got.", _flips),
 }  # fmt: skip
 
@@ -296,43 +289,46 @@ def may_show(profile: Profile, dataset: str) -> bool:
     return profile.synthetic or bool(profile.datasets[dataset].options.get("thumbnails"))
 
 
+def kept_body(folder: Path, inputs: Sequence[str], profile: Profile, options: Mapping[str, object]) -> Body:
+    """`body`, from the last time if nothing of its inputs changed: decoding hundreds of images takes seconds."""
+    kept, sources = folder / ".state" / "images.json", [Path(__file__), *sorted(TEMPLATE.glob("images.*"))]
+    key = hashlib.sha256(b"".join([json.dumps(list(inputs)).encode(), *(path.read_bytes() for path in sources)]))
+    content = read_json(kept)
+    if content.pop("key", "") == key.hexdigest():
+        return Body(**content | {"sections": [tuple(pair) for pair in content["sections"]]})
+    found = body(profile, options)
+    write_atomically(kept, json.dumps({"key": key.hexdigest(), **asdict(found)}).encode())
+    return found
+
+
 def body(profile: Profile, options: Mapping[str, object] | None = None, store: Store | None = None) -> Body:
     """The inside of `images.html`, from stored predictions only; options as of `open_page`."""
     outputs = Outputs(profile, store or Store(), dict(options or {}), run=False)
     found, weight, left_out, pictures = sections(profile, outputs), 0, 0, {}
-    for shot in [shot for section in found for shot in section.shots]:
+    shots = [shot for section in found for shot in section.shots]
+    for shot in shots:
         pictures[shot] = _pictures(shot, profile, outputs) if may_show(profile, shot.dataset) else []
         weight += sum(len(picture.get("source", "")) for picture in pictures[shot])
         if weight > MOST_BYTES:
             pictures[shot], left_out = None, left_out + 1
-    shots = [shot for section in found for shot in section.shots]
     lead = f"{len(shots)} images behind the numbers: what each model said, how sure it was, and whether it was right."
     if not shots:
         lead = "There are no images to look at yet: build the pages of the dimensions first."
+    labels = {name: spec.label for name, spec in profile.models.items()}
     choices = {
         "section": ("Kind", [(s.key, s.title) for s in found if s.shots]),
-        "model": ("Model", [(name, spec.label) for name, spec in profile.models.items()]),
+        "model": ("Model", list(labels.items())),
         "truth": ("Class", [(t, t) for t in sorted({x.truth for s in found if s.key != "cues" for x in s.shots})]),
         "factor": ("Set or factor", [(f, f) for f in dict.fromkeys(shot.factor for shot in shots if shot.factor)]),
     }
-    inside = fragment(
-        "images.html.j2",
-        lead=lead,
-        sections=found,
-        pictures=pictures,
-        choices=choices,
-        labels={name: spec.label for name, spec in profile.models.items()},
-        hidden=sorted({shot.dataset for shot in shots if not may_show(profile, shot.dataset)}),
-        left_out=left_out,
-        side=SIDE,
-    )
+    hidden = sorted({shot.dataset for shot in shots if not may_show(profile, shot.dataset)})
+    shown = {"sections": found, "pictures": pictures, "choices": choices, "labels": labels, "hidden": hidden}
+    inside = fragment("images.html.j2", lead=lead, **shown, left_out=left_out, side=SIDE)
     return Body("Look at the errors", lead, [(s.key, s.title) for s in found] if shots else [], inside)
 
 
 def _pictures(shot: Shot, profile: Profile, outputs: Outputs) -> list[dict[str, str]]:
     """`source` and `alt` of a shot's pictures, or the `message` why there is none."""
-    from beyond_accuracy.show.pictures import thumbnail
-
     data = load_dataset(outputs.dataset_spec(outputs.base(shot.dataset)))
     try:
         image = data.image(data.position(shot.image_id))
@@ -340,11 +336,9 @@ def _pictures(shot: Shot, profile: Profile, outputs: Outputs) -> list[dict[str, 
         return [{"message": str(error)}]
     shown = [(image, f"{shot.truth}, from {profile.datasets[shot.dataset].title or shot.dataset}")]
     if shot.transform != "none":
-        from beyond_accuracy.show.pictures import transformed
-
-        changed = transformed(image, shot.transform, SIDE, shot.image_id)
+        changed = figures.transformed(image, shot.transform, SIDE, shot.image_id)
         shown.append((changed, f"the same under {shot.factor}"))
-    return [{"source": _webp(thumbnail(picture, SIDE)), "alt": alt} for picture, alt in shown]
+    return [{"source": _webp(figures.thumbnail(picture, SIDE)), "alt": alt} for picture, alt in shown]
 
 
 def _webp(picture: Image.Image) -> str:

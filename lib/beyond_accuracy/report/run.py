@@ -1,4 +1,8 @@
-"""Runs one notebook with papermill, and what is kept of it."""
+"""Runs notebooks side by side: which wait for which, how many at once, what their kernels inherit, what is kept.
+
+A notebook keeps about one core busy, most of the time with Python. Two at once halve the time of a report on two cores;
+more would need more memory than a laptop has (each kernel holds torch, about 0.7 GB).
+"""
 
 from __future__ import annotations
 
@@ -8,36 +12,108 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-
-import nbformat
-import papermill
-from nbclient.exceptions import CellTimeoutError
-from nbformat import NotebookNode
-from papermill.exceptions import PapermillExecutionError
+from typing import TYPE_CHECKING
 
 from beyond_accuracy.base.files import write_atomically
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from beyond_accuracy.report.build import Notebook, PageState
+
+AT_ONCE = 2
+# Pages that read what others recorded, where those are built in the same run. Pages of LATE read all others.
+READS = {"ablation": ("robustness", "synthetic"), "landscape": ("robustness",)}
+LATE = ("summary",)
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+# Side by side --------------------------------------------------------------------------------------------------------
+
+
+def build_pages(
+    pages: Sequence[Notebook], build_one: Callable[[Notebook], PageState], at_once: int = 0
+) -> dict[str, PageState]:
+    """Build pages, given in reading order, each once those it reads are done; what `build_one` returned, by page name.
+
+    Whatever a page or the user (Ctrl-C) raises first is raised, and kernels under way are ended. `at_once`: how many at
+    the same time; 0 = two, or one on a single core.
+    """
+    futures: dict[str, Future] = {}
+    with kernel_environment(), ThreadPoolExecutor(at_once or min(AT_ONCE, cores()), "page") as pool:
+        try:
+            for page in pages:
+                wanted = list(futures) if page.dimension in LATE else READS.get(page.dimension, ())
+                # The pool starts pages in this order, so what a page waits for is always under way before it.
+                first = [futures[name] for name in wanted if name in futures]
+                futures[page.dimension] = pool.submit(_after, first, build_one, page)
+            return {page.name: futures[page.dimension].result() for page in pages}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _end_kernels()
+            raise
+
+
+def _after(first: Iterable[Future], build_one: Callable[[Notebook], PageState], page: Notebook) -> PageState:
+    for future in first:
+        future.exception()  # waits; a page that failed has recorded nothing, and its readers say so
+    return build_one(page)
+
+
+@contextmanager
+def kernel_environment() -> Iterator[None]:
+    """What kernels inherit: no figures shown but ours, no progress bars, a share of the cores.
+
+    The share does not depend on how many pages are built at once, so that neither do sums in the last digit.
+    """
+    before = dict(os.environ)
+    os.environ |= {"MPLBACKEND": "agg", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a debugger's warning opens every notebook
+    os.environ |= {name: os.environ.get(name) or str(max(1, cores() // AT_ONCE)) for name in THREADS}
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ |= before
+
+
+def _end_kernels() -> None:
+    # A kernel runs in a session of its own, where Ctrl-C does not reach it; a page waits for its kernel.
+    import psutil  # comes with ipykernel
+
+    for child in psutil.Process().children():
+        try:
+            if any("ipykernel" in word for word in child.cmdline()):
+                child.kill()
+        except psutil.Error:  # gone already
+            continue
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# One notebook --------------------------------------------------------------------------------------------------------
+
 
 def execute(source: Path, target: Path, parameters: Mapping[str, object], timeout: int, cwd: Path) -> dict[str, str]:
-    """Execute a notebook with papermill and write the executed copy.
+    """Execute a notebook with papermill and write the executed copy; facts of the run for the page's footer, by name.
 
     An error stops the notebook and stays in the copy, at its cell; nothing is raised. So does a kernel that died or a
-    notebook out of time.
-
-    Args:
-        source: The notebook.
-        target: The executed copy.
-        parameters: Passed in; checked by the caller, since papermill only warns about unknown ones.
-        timeout: Seconds the notebook may run.
-        cwd: Working folder of the kernel.
-
-    Returns:
-        Facts of the run for the page's footer, by name.
+    notebook out of time (`timeout` seconds). papermill only warns about unknown parameters: the caller checks them.
     """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import CellTimeoutError
+    from papermill.exceptions import PapermillExecutionError
+
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.stem}.part.ipynb")
     partial.unlink(missing_ok=True)
@@ -91,27 +167,25 @@ def _shown(value: object) -> str:
 
 def _mark_stop(notebook: NotebookNode, error: Exception) -> None:
     """Record an error that left no trace in the notebook at the first code cell that did not finish."""
+    from nbformat import v4
+
     name, message = type(error).__name__, " ".join(str(error).split())
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if not code:
-        notebook.cells.append(nbformat.v4.new_code_cell())
+        notebook.cells.append(v4.new_code_cell())
         code = notebook.cells[-1:]
     done = ["shell.execute_reply" in cell.metadata.get("execution", {}) for cell in code]
     cell = code[done.index(False)] if False in done else code[-1]
     cell.outputs = [output for output in cell.outputs if output.output_type != "error"]  # how it was interrupted
-    cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[]))
+    cell.outputs.append(v4.new_output("error", ename=name, evalue=message, traceback=[]))
 
 
 def _commit() -> str:
     """The checkout's commit, as an ending of the code version; empty where the library runs from elsewhere."""
     where = ["git", "-C", str(Path(__file__).parent)]
     try:
-        found = subprocess.run(
-            [*where, "describe", "--always", "--dirty= (modified)", "--match="],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        command = [*where, "describe", "--always", "--dirty= (modified)", "--match="]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return f", commit {found.stdout.strip()}" if found.returncode == 0 and found.stdout.strip() else ""

@@ -1,4 +1,4 @@
-"""The kinds of figure of the report: dots, lines, arrows, stacked bars, matrices, leads, scatters.
+"""The kinds of figure of the report: dots, lines, arrows, stacked bars, matrices, leads, scatters, pictures.
 
 Each draws a tidy frame in which a row is one mark: `value`, optionally `ci_low` and `ci_high`, `model`, and the columns
 that are named as the axes. It returns the figure and its words for whoever cannot see it, made from the same rows.
@@ -12,22 +12,16 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
+from matplotlib.patheffects import withStroke
+from PIL import Image
 
-from beyond_accuracy.show.theme import (
-    GREY,
-    HALO,
-    INK,
-    WIDTH,
-    ModelStyle,
-    bar_options,
-    category_axis,
-    chance_line,
-    errorbar,
-    legend,
-    paper_points,
-)
+from beyond_accuracy.data.transforms import parse
+from beyond_accuracy.show.theme import GREY, HALO, INK, WIDTH, ModelStyle, category_axis, errorbar, legend, paper_points
 
 Drawn = tuple[Figure, str]
+PHOTO_SIDE = 160  # pixels: sharp at three columns on a phone, and light in the page
+_CAPTION_LINE = 0.175  # inches per line of 10 points
 
 
 def panels(names: Sequence, height: float, columns: int = 1, **options) -> tuple[Figure, dict]:
@@ -57,49 +51,31 @@ def used(styles: Mapping[str, ModelStyle], frame: pd.DataFrame) -> dict[str, Mod
 
 
 def dots(
-    frame: pd.DataFrame,
-    y: str,
+    frame: pd.DataFrame,  # a column `hollow` tells the rows that are undecided
+    y: str,  # column of the categories; `model` names each row by its model, without a legend
     styles: Mapping[str, ModelStyle],
     xlabel: str,
     *,
-    panel: str = "",
-    order: Sequence = (),
-    paper: pd.DataFrame | bool | None = None,
-    line: float | None = None,
-    chance: float | Mapping[object, float] | None = None,
-    beside: str = "",
-    stripes: bool = False,
-    counts: bool = False,
+    panel: str = "",  # column with one panel per value
+    paper: pd.DataFrame | bool | None = None,  # the paper's values, drawn as black ticks (True in `Page.draw`)
+    line: float | None = None,  # where a line of reference stands
+    chance: float | Mapping[object, float] | None = None,  # level of chance, a dotted line; or one per category
+    beside: str = "",  # column of another number of each row, drawn as a black tick
+    stripes: bool = False,  # shade every other category
+    counts: bool = False,  # put n behind a category's name
     xlim: tuple | None = None,
-    free: bool = False,
+    free: bool = False,  # each panel has only its own categories
 ) -> Drawn:
-    """One row per category, one mark with its interval per model; panels below each other.
-
-    Args:
-        frame: Rows; a column `hollow` tells those that are undecided.
-        y: Column of the categories; `model` names each row by its model, without a legend.
-        styles: Looks of the models.
-        xlabel: Axis label.
-        panel: Column with one panel per value.
-        order: Categories from top to bottom.
-        paper: The paper's values in the same columns, drawn as black ticks (True in a call of `Page.draw`).
-        line: Where a line of reference stands.
-        chance: Level of chance, a dotted line; or one per category.
-        beside: Column of another number of each row, drawn as a black tick.
-        stripes: Shade every other category.
-        counts: Put n behind a category's name.
-        xlim: Limits.
-        free: Each panel has only its own categories.
-    """
+    """One row per category, one mark with its interval per model; panels below each other."""
     parts, looks = dict(iter(frame.groupby(panel, sort=False))) if panel else {"": frame}, used(styles, frame)
-    rows = {key: list(order) or list(dict.fromkeys((part if free else frame)[y])) for key, part in parts.items()}
+    rows = {key: list(dict.fromkeys((part if free else frame)[y])) for key, part in parts.items()}
     heights = [max(0.4, 0.2 + 0.09 * len(looks)) * len(names) + 0.6 for names in rows.values()]
     fig, axes = panels(list(parts), np.mean(heights), height_ratios=heights)
     for key, ax in axes.items():
         mine, names = parts[key], rows[key]
         common = {"x": y, "styles": looks, "order": names, "orient": "h"}
         common["dodge"] = 0.0 if y == "model" else 0.72 / max(len(looks), 2 if beside else 4)
-        errorbar(ax, mine, markersize=6, capsize=0, **common)
+        errorbar(ax, mine, **common)
         if paper is not None and len(paper):
             paper_points(ax, paper[paper[y].isin(names)], **common)
         if beside:
@@ -110,7 +86,9 @@ def dots(
             for i, level in [(i, chance[name]) for i, name in enumerate(names) if name in chance]:
                 ax.plot([level] * 2, [i - 0.4, i + 0.4], color=GREY, linestyle=":", linewidth=1.4)
         elif chance is not None:
-            chance_line(ax, chance, orient="h")
+            ax.axvline(chance, color=GREY, linestyle=":", linewidth=1.4)
+            look = {"fontsize": 10, "color": "#5b6068", "path_effects": [withStroke(linewidth=3, foreground="white")]}
+            ax.text(chance, 0.995, " chance ", transform=ax.get_xaxis_transform(), ha="left", va="top", **look)
         for i in range(0, len(names) * stripes, 2):
             ax.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.09, linewidth=0)
         if counts:
@@ -123,10 +101,10 @@ def dots(
         looks = looks | {"": ModelStyle(GREY, "o", "--", "", "undecided")}
     if y != "model":
         legend(fig, looks)
-    by = list(dict.fromkeys([panel, y, "model"]))
-    words = spell(frame, by, labels_of(looks))
+    by, names = list(dict.fromkeys([panel, y, "model"])), labels_of(looks)
+    words = spell(frame, by, names)
     if beside:
-        words += f". {beside.replace('_', ' ')}: {spell(frame.assign(value=frame[beside]), by, labels_of(looks))}"
+        words += f". {beside.replace('_', ' ')}: {spell(frame.assign(value=frame[beside]), by, names)}"
     return fig, f"{xlabel}: {words}."
 
 
@@ -137,42 +115,21 @@ def lines(
     xlabel: str,
     ylabel: str,
     *,
-    panel: str = "",
-    columns: int = 2,
-    band: bool = False,
-    level: float | Mapping[object, float] | None = None,
-    equal: bool = False,
-    sharey: bool = True,
-    dodge: float = 0.0,
-    shade: Mapping[str, tuple[float, float]] | None = None,
+    panel: str = "",  # column with one panel per value
+    columns: int = 2,  # panels side by side
+    band: bool = False,  # intervals as bands (many points), else as whiskers
+    level: float | Mapping[object, float] | None = None,  # a dotted line of reference; or one per panel
+    equal: bool = False,  # equal distances between the steps of a ladder
+    sharey: bool = True,  # the same vertical limits in all panels
+    dodge: float = 0.0,  # distance between models, so that their whiskers do not hide each other
+    shade: Mapping[str, tuple[float, float]] | None = None,  # panel -> (low, high) that is shaded
     ymin: float | None = None,
-    paper: pd.DataFrame | bool | None = None,
-    spoken: Sequence[float] = (),
-    log: Sequence = (),
-    height: float = 3.2,
+    paper: pd.DataFrame | bool | None = None,  # as in `dots`, where steps are equal
+    spoken: Sequence[float] = (),  # where on the horizontal axis the words read the lines off; default: at their ends
+    log: Sequence = (),  # panels with a logarithmic horizontal axis
+    height: float = 3.2,  # of a panel, inches
 ) -> Drawn:
-    """Value against a number, a line per model, a panel per value of a column.
-
-    Args:
-        frame: Rows.
-        x: Column of the horizontal axis.
-        styles: Looks of the models.
-        xlabel: Its label.
-        ylabel: The other label.
-        panel: Column with one panel per value.
-        columns: Panels side by side.
-        band: Intervals as bands (many points), else as whiskers.
-        level: A dotted line of reference; or one per panel.
-        equal: Equal distances between the steps of a ladder.
-        sharey: The same vertical limits in all panels.
-        dodge: Distance between models, so that their whiskers do not hide each other.
-        shade: Panel -> (low, high) that is shaded.
-        ymin: Lower limit of the vertical axis.
-        paper: The paper's values in the same columns, as black ticks where steps are equal (True in `Page.draw`).
-        spoken: Where on the horizontal axis the words read the lines off; at their ends by default.
-        log: Panels with a logarithmic horizontal axis.
-        height: Of a panel, inches.
-    """
+    """Value against a number, a line per model, a panel per value of a column."""
     keys, looks = list(dict.fromkeys(frame[panel])) if panel else [""], used(styles, frame)
     fig, axes = panels(keys, height if columns > 1 else 2.5, min(columns, len(keys)), sharey=sharey)
     for key, ax in axes.items():
@@ -191,16 +148,15 @@ def lines(
                 every = max(1, len(part) // 5)
                 if "ci_low" in part:
                     ax.fill_between(part[x], part["ci_low"], part["ci_high"], color=look.color, alpha=0.15, linewidth=0)
-                ax.plot(
-                    part[x], part["value"], color=look.color, linestyle=look.linestyle, marker=look.marker,
-                    markerfacecolor=look.markerfacecolor, markevery=(i * every // max(len(looks), 1), every),
-                )  # fmt: skip
+                marks = {"marker": look.marker, "markerfacecolor": look.markerfacecolor}
+                marks["markevery"] = (i * every // max(len(looks), 1), every)
+                ax.plot(part[x], part["value"], color=look.color, linestyle=look.linestyle, **marks)
         else:
-            errorbar(ax, mine, x=x, styles=looks, order=steps, line=True, dodge=dodge, markersize=6, capsize=0)
+            errorbar(ax, mine, x, looks, order=steps, line=True, dodge=dodge)
             if equal:
                 if paper is not None and len(paper):
                     theirs = paper[paper[panel] == key] if panel else paper
-                    paper_points(ax, theirs, x=x, styles=looks, order=steps, dodge=0.0)
+                    paper_points(ax, theirs, x, looks, order=steps)
                 ax.set_xticks(range(len(steps)), [f"{s:g}" for s in steps])
         if level is not None:
             ax.axhline(level[key] if isinstance(level, Mapping) else level, color=GREY, linestyle=":", linewidth=1.4)
@@ -212,8 +168,11 @@ def lines(
     if len(spoken):
         named = frame[np.isclose(frame[x].to_numpy(float)[:, None], spoken).any(axis=1)]
         return fig, f"{ylabel} against {xlabel}: {spell(named, [panel, 'model', x], labels_of(looks))}."
-    by = [*([panel] if panel else []), "model"]
-    ends = frame.groupby(by, sort=False)["value"].agg(["first", "last", "min"]).reset_index()
+    ends = (
+        frame.groupby([panel, "model"] if panel else ["model"], sort=False)["value"]
+        .agg(["first", "last", "min"])
+        .reset_index()
+    )
     words = []
     for *names, first, last, low in ends.itertuples(index=False):
         name = ", ".join(_name(v, labels_of(looks)) for v in names)
@@ -232,13 +191,11 @@ def arrows(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], xlabel: str, p
             head = {"arrowstyle": "-|>", "color": look.color, "shrinkA": 0, "shrinkB": 4}
             ax.annotate("", (row.value, i), (row.before, i), arrowprops=head)
             ax.plot(row.before, i, "|", color=INK, markersize=15, markeredgewidth=2)
-        errorbar(ax, mine.reset_index(), x="model", styles=looks, order=list(looks), orient="h", dodge=0)
+        errorbar(ax, mine.reset_index(), "model", looks, order=list(looks), orient="h", markersize=7, capsize=2.5)
         category_axis(ax, [look.label for look in looks.values()], "h")
     ax.set(xlabel=xlabel, xlim=(0, None))
-    words = (
-        f"{r[panel]}, {looks[r['model']].label}: {r['before']:.3f} to {r['value']:.3f}"
-        for r in frame.to_dict("records")
-    )
+    rows, names = frame.to_dict("records"), labels_of(looks)
+    words = [f"{r[panel]}, {names[r['model']]}: {r['before']:.3f} to {r['value']:.3f}" for r in rows]
     return fig, f"{xlabel}: {'; '.join(words)}."
 
 
@@ -265,33 +222,19 @@ def stacked(
 
 def matrix(
     frame: pd.DataFrame,
-    x: str,
-    y: str,
-    label: str,
-    styles: Mapping[str, ModelStyle],
+    x: str,  # column whose values stand across
+    y: str,  # column whose values stand downwards
+    label: str,  # what the numbers are
+    styles: Mapping[str, ModelStyle],  # for the models' names
     *,
-    panel: str = "",
+    panel: str = "",  # column with one panel per value
     spec: str = ".2f",
-    limits: tuple[float, float] = (0, 1),
+    limits: tuple[float, float] = (0, 1),  # of the greys
     cmap: str = "Greys",
     xlabel: str = "",
-    free: bool = False,
+    free: bool = False,  # each panel has only its own rows and columns; panels below each other
 ) -> Drawn:
-    """Numbers in a grid of greys: one cell per (x, y), one panel per value of a column.
-
-    Args:
-        frame: Rows.
-        x: Column whose values stand across.
-        y: Column whose values stand downwards.
-        label: What the numbers are.
-        styles: Looks of the models, for their names.
-        panel: Column with one panel per value.
-        spec: Format of a number.
-        limits: Of the greys.
-        cmap: Colour map.
-        xlabel: Label of the horizontal axes.
-        free: Each panel has only its own rows and columns; panels below each other.
-    """
+    """Numbers in a grid of greys: one cell per (x, y), one panel per value of a column."""
     names = labels_of(styles)
     parts = dict(iter(frame.groupby(panel, sort=False))) if panel else {"": frame}
     sizes = [(part if free else frame)[y].nunique() for part in parts.values()]
@@ -328,12 +271,7 @@ def lead(
 ) -> Drawn:
     """The paper's lead chart: whoever wins a row pulls the bar to its side; its own value stands at the right edge.
 
-    Args:
-        frame: Rows `y, model, value`.
-        y: Column of the categories; `model` names each row by its model, without a legend.
-        pairs: (left, right) models, one panel each.
-        styles: Looks of the models.
-        gaps: Rows `y, model_a, model_b, difference, ci_low, ci_high`.
+    A panel per (left, right) pair of models; `gaps` has rows `y, model_a, model_b, difference, ci_low, ci_high`.
     """
     names = list(dict.fromkeys(frame[y]))
     fig, axes = panels([" − ".join(pair) for pair in pairs], 0.9 + 0.42 * len(names))
@@ -345,7 +283,9 @@ def lead(
         best = frame[frame["model"].isin([left, right])].groupby(y, sort=False)["value"].max()
         for i, (name, row) in enumerate(mine.iterrows()):
             gap, ends = row["difference"], [row["difference"], row["ci_low"], row["ci_high"]]
-            ax.barh(i, gap, 0.68, **bar_options(styles[right if gap > 0 else left]))
+            look = styles[right if gap > 0 else left]
+            # The hatch takes the edge colour; white lines on the model's colour keep both visible in greyscale.
+            ax.barh(i, gap, 0.68, facecolor=look.color, edgecolor="white", hatch=look.hatch, linewidth=0.6)
             ax.plot(ends[1:], [i, i], color=INK, linewidth=1.3, path_effects=HALO)
             side = 1 if gap >= 0 else -1
             at = {"xytext": (5 * side, 0), "textcoords": "offset points", "ha": "left" if side > 0 else "right"}
@@ -365,29 +305,17 @@ def lead(
 
 
 def scatter(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame,  # with `x`, `<x>_low`, `<x>_high`, and those of `y`
     x: str,
     y: str,
     styles: Mapping[str, ModelStyle],
-    labels: tuple[str, str],
-    panel: str,
-    board: pd.DataFrame,
-    line: pd.Series,
-    to: Callable = lambda v: v,
+    labels: tuple[str, str],  # of the axes
+    panel: str,  # column with one panel per value; also the board's column of that panel
+    board: pd.DataFrame,  # published models with `imagenet_1k`; may be empty
+    line: pd.Series,  # those of the board that the line is fitted to
+    to: Callable = lambda v: v,  # scale on which both are drawn, such as log-odds
 ) -> Drawn:
-    """Two numbers of every model against each other, panels two by two, with published models and their line.
-
-    Args:
-        frame: Rows with `x`, `<x>_low`, `<x>_high`, and those of `y`.
-        x: Column.
-        y: Column.
-        styles: Looks of the models.
-        labels: Of the axes.
-        panel: Column with one panel per value; also the board's column of that panel.
-        board: Published models with `imagenet_1k`; may be empty.
-        line: Those of the board that the line is fitted to.
-        to: Scale on which both are drawn, such as log-odds.
-    """
+    """Two numbers of every model against each other, panels two by two, with published models and their line."""
     keys, looks = list(dict.fromkeys(frame[panel])), used(styles, frame)
     fig, axes = panels(keys, 2.9, 2)
     for key, ax in axes.items():
@@ -396,9 +324,8 @@ def scatter(
         if key in board:
             known = board[["imagenet_1k", key]].notna().all(axis=1)
             for chosen, mark, color in ((known & ~line, "x", "#b9bdc5"), (known & line, ".", "#6d737c")):
-                ax.plot(
-                    to(board.loc[chosen, "imagenet_1k"]), to(board.loc[chosen, key]), mark, color=color, markersize=4
-                )
+                some = board[chosen]
+                ax.plot(to(some["imagenet_1k"]), to(some[key]), mark, color=color, markersize=4)
             fit = board[known & line]
             seen.append(fit[["imagenet_1k", key]].to_numpy(float))
             slope, start = np.polyfit(to(fit["imagenet_1k"]), to(fit[key]), 1)
@@ -427,3 +354,54 @@ def scatter(
     legend(fig, looks)
     words = spell(frame.assign(value=frame[y]), ["model", panel, x], labels_of(looks))
     return fig, f"{labels[1]} by {labels[0]}: {words}."
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def gallery(
+    images: Sequence[Image.Image], captions: Sequence[str], columns: int = 3, pixelated: bool = False
+) -> Figure:
+    """RGB images as squares of their centre in a grid, each with its caption (lines split by newlines) below."""
+    if not images or len(images) != len(captions):
+        raise ValueError(f"{len(images)} images with {len(captions)} captions")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    lines = max(caption.count("\n") for caption in captions) + 1
+    # placed by hand: captions are wider than they look to the layout engine, which would shrink the pictures
+    gap = 0.12
+    side = (WIDTH - gap * (columns - 1)) / columns
+    cell = side + _CAPTION_LINE * lines + 0.16
+    # an engine that does nothing, and not none: after a figure is saved, none turns into the theme's engine
+    layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False)
+    fig = plt.figure(figsize=(WIDTH, rows * cell), layout=layout)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(i, columns)
+        left, bottom = column * (side + gap) / WIDTH, 1 - (row * cell + side) / (rows * cell)
+        ax = fig.add_axes((left, bottom, side / WIDTH, side / (rows * cell)))
+        ax.imshow(np.asarray(thumbnail(image)), interpolation="nearest" if pixelated else "antialiased")
+        ax.axis("off")
+        ax.text(0.0, -0.04 / side, caption, transform=ax.transAxes, va="top", fontsize=10, linespacing=1.2)
+    return fig
+
+
+def thumbnail(image: Image.Image, side: int = PHOTO_SIDE) -> Image.Image:
+    """The central square of an image, at most `side` pixels wide."""
+    width, height = image.size
+    edge = min(width, height)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    square = image.convert("RGB").crop((left, top, left + edge, top + edge))
+    return square.resize((side, side), Image.Resampling.LANCZOS) if edge > side else square
+
+
+def transformed(image: Image.Image, text: str, size: int, image_id: str) -> Image.Image:
+    """An image under a transform as a model with inputs of `size` pixels gets it: its central square, reduced.
+
+    The transform is written as `data.transforms.parse` reads it; `image_id` seeds random ones, as in inference.
+    """
+    transform = parse(text)
+    rng, side = transform.generator(image_id), transform.input_size(size)
+    square = thumbnail(transform.apply_source(image, rng), side)
+    if square.size != (side, side):
+        square = square.resize((side, side), Image.Resampling.BICUBIC)
+    return transform.apply_input(square, rng)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from beyond_accuracy.report import schedule
-from beyond_accuracy.report.schedule import build_pages
+from beyond_accuracy.report import run
+from beyond_accuracy.report.run import build_pages
 
 
 def page(dimension):
@@ -81,7 +81,7 @@ def test_kernels_under_way_are_ended():
 def test_what_kernels_inherit(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
-    monkeypatch.setattr(schedule, "_cores", lambda: 16)
+    monkeypatch.setattr(run, "cores", lambda: 16)
     seen = {}
     build_pages([page("a")], lambda one: seen.update(os.environ), at_once=1)
     assert seen["OMP_NUM_THREADS"] == seen["OPENBLAS_NUM_THREADS"] == "8"  # whatever runs beside it
