@@ -20,7 +20,7 @@ from beyond_accuracy.base.paths import ASSETS, notebooks_dir, project_root, repo
 from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.run import LATE, READS, build_pages
-from beyond_accuracy.show import metrics, results
+from beyond_accuracy.show import results
 
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
@@ -333,9 +333,10 @@ def _assemble(
 ) -> None:
     """Write the tool pages, the front page and the shell around every body; equal files are not touched."""
     shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
-    shell += [metrics.FILE, *sorted((folder / ".state" / "pages").glob("*"))]
+    shell += sorted((folder / ".state" / "pages").glob("*"))
     content = [path.read_bytes() for path in shell]
-    key = _digest(*content, _results_digest(folder).encode(), profile.digest.encode(), models.encode())
+    said = (_library_digest(), _results_digest(folder), profile.digest, models)
+    key = _digest(*content, *(part.encode() for part in said))
     key_file = folder / ".state" / "site"
     expected = [folder / name for name in ("index.html", "results.csv")]
     expected += [folder / f"{name}.html" for name in (*_built(states), *TOOL_PAGES)]
@@ -348,7 +349,7 @@ def _assemble(
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
     bodies = {
-        "models": real_models.body(),
+        "models": real_models.body(next((f"{name}.html" for name in _built(states) if "landscape" in name), "")),
         "choose": choose.body(table, comparisons, profile),
         "differences": differences.body(folder, profile, comparisons, dict(zip(dimensions, views, strict=True))),
         "images": images.kept_body(folder, inputs, profile, options),

@@ -92,8 +92,8 @@ def answer(board: pd.DataFrame) -> str:
     return f"With up to {BUDGET} M parameters, {said} {'tie' if len(first) > 1 else 'leads'} on {SETS[MEASURE][0]}."
 
 
-def body() -> Body:
-    """The inside of `models.html`."""
+def body(landscape: str = "") -> Body:
+    """The inside of `models.html`, with a link to the page of the landscape where that was built."""
     board = models()
     columns = ["model", "paper", "source", "family", "kind", "pretrain_data", "licence", "img_size", *COSTS]
     columns += [f"{key}{end}" for key in SETS for end in ("", "_low", "_high")]
@@ -114,6 +114,7 @@ def body() -> Body:
         start=(MEASURE, BUDGET),
         level=LEVEL,
         csv=table,
+        landscape=landscape,
     )
     anchors = [("answer", "Best of what fits"), ("plot-heading", "Plot"), ("all", "Table"), ("sources", "Sources")]
     lead = f"{len(board)} published models by size, compute, speed, data, licence and robustness. {answer(board)}"
