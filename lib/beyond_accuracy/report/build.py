@@ -22,14 +22,14 @@ from beyond_accuracy.base.paths import ASSETS, figures_dir, notebooks_dir, proje
 from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.run import LATE, READS, build_pages
-from beyond_accuracy.show import metrics, results
+from beyond_accuracy.show import results
 
 if TYPE_CHECKING:
     from beyond_accuracy.inference.plan import Filled
 
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
-TOOL_PAGES = ("choose", "differences", "images", "metrics")  # made from what the notebooks recorded
+TOOL_PAGES = ("models", "choose", "differences", "images", "metrics")  # made from what the notebooks recorded
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 RECORDED = {"results": ".csv", "comparisons": ".csv", "findings": ".json"}  # folder -> what a page leaves there
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
@@ -388,14 +388,15 @@ def _assemble(
     What cannot be made says so in its place, and is `failed` in the answer: the other pages are there all the same.
     """
     shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
-    shell += [metrics.FILE, *sorted((folder / ".state" / "pages").glob("*"))]
-    key = _digest(*(path.read_bytes() for path in shell), _results_digest(folder).encode(), _made_for(profile).encode())
+    shell += sorted((folder / ".state" / "pages").glob("*"))
+    said = (_library_digest(), _results_digest(folder), _made_for(profile))
+    key = _digest(*(path.read_bytes() for path in shell), *(part.encode() for part in said))
     site_file = folder / ".state" / "site"
     built, kept = [name for name, state in states.items() if state.status != "absent"], read_json(site_file)
     if kept.get("key") == f"{key} {models} {built}" and _same(kept.get("files") or {"": ""}):
         return []
 
-    from beyond_accuracy.report import choose, differences, front, html, images
+    from beyond_accuracy.report import choose, differences, front, html, images, real_models
 
     views, there = [states[page.name] for page in pages], [page for page in pages if page.name in built]
     dimensions = [page.dimension for page in there]
@@ -403,6 +404,7 @@ def _assemble(
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
     titles = {page.dimension: states[page.name] for page in pages}
     made = {
+        "models": lambda: real_models.body(next((f"{name}.html" for name in built if "landscape" in name), "")),
         "choose": lambda: choose.body(table, comparisons, profile),
         "differences": lambda: differences.body(folder, profile, comparisons, titles),
         "images": lambda: images.kept_body(folder, inputs, profile, options),
@@ -419,15 +421,16 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["advice"] = [] if tools[0].message else choose.advice(table, comparisons, profile)
+    site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(table, comparisons, profile)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
         bodies[page.name] = html.Body(view.title, view.lead, view.sections, inside)
     written = [folder / "results.csv", folder / "index.html"]
     for view in [*tools, *views]:
         if view.name in bodies:
+            shown = site | {"synthetic": profile.synthetic and view.name != "models"}  # published models are no toys
             written.append(folder / view.href)
-            write_atomically(written[-1], html.page_html(bodies[view.name], view, views, site).encode())
+            write_atomically(written[-1], html.page_html(bodies[view.name], view, views, shown).encode())
     for orphan in folder.glob("[0-9]*_*.html"):
         if orphan.stem not in built:
             orphan.unlink()
