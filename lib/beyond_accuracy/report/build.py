@@ -345,6 +345,7 @@ def _assemble(
 
     from beyond_accuracy.report import choose, differences, front, html, images, real_models
 
+    pages = sorted(pages, key=lambda page: page.dimension not in LATE)  # built last, read first
     views, dimensions = [states[page.name] for page in pages], [page.dimension for page in pages]
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
