@@ -278,9 +278,9 @@ def supported(beside: pd.DataFrame) -> str:
     """How many findings the paper's own test sets support, in words, from the table of `beside_paper`."""
     count = beside["its n"].value_counts().reindex([SUPPORT[SAME], SUPPORT[OPEN], SUPPORT[REVERSED]], fill_value=0)
     yes, undecided, no = count
-    said = f"The size of the paper's test sets alone supports {yes} of its {len(beside)} findings, leaves {undecided}"
-    rest = len(beside) - count.sum()
-    return f"{said} open, speaks against {no} and says nothing of {rest}, whose numbers have no interval or are not printed."
+    rest = f"{len(beside) - count.sum()}, whose numbers have no interval or are not printed"
+    said = f"supports {yes} of its {len(beside)} findings, leaves {undecided} open, speaks against {no}"
+    return f"The size of the paper's test sets alone {said} and says nothing of {rest}."
 
 
 def _smallest(claim: Claim, numbers: pd.DataFrame) -> float:

@@ -10,7 +10,6 @@ the same images it varies less where models tend to err together. Holm over all 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -21,18 +20,12 @@ from statsmodels.stats.proportion import proportion_confint
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.data import published
-from beyond_accuracy.measure import verdicts
+from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import Z95, half_width_sd
 from beyond_accuracy.show import figures, metrics, theme
 
-LABELS = {
-    "vit_sup": "ViT-B/16 (DeiT3), supervised",
-    "convnext_sup": "ConvNeXt-B, supervised",
-    "vit_clip": "ViT-B/16, CLIP",
-    "convnext_clip": "ConvNeXt-B, CLIP",
-}
-FIGURE = {"models": "table 1", "mistakes": "2", "shape_bias": "3", "calibration": "4", "robustness": "6",
-          "transfer": "6", "synthetic": "7", "invariance": "8"}  # fmt: skip
+FIGURE = {"mistakes": 2, "shape_bias": 3, "calibration": 4, "robustness": 6, "transfer": 6, "synthetic": 7,
+          "invariance": 8}  # fmt: skip
 MEANS = {"robustness": ("mean of 7 sets", ("imagenet_1k",)), "transfer": ("mean of 19 tasks", ())}  # name, left out
 TITLES = {"none": "", "imagenet_x": "ImageNet-X"}
 READ = ["value", "ci_low", "ci_high"]
@@ -62,7 +55,7 @@ def numbers() -> pd.DataFrame:
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
     known = {name: spec.title for name, spec in load_profile("paper").datasets.items()} | TITLES
     means = rows["dimension"].map({page: name for page, (name, _) in MEANS.items()})
-    rows["figure"] = rows["dimension"].map(FIGURE)
+    rows["figure"] = rows["dimension"].map({page: f"figure {n}" for page, n in FIGURE.items()}).fillna("table 1")
     rows["set"] = rows["dataset"].map(known).fillna(means)
     rows["variant"] = rows["metric"].str.partition(":")[2].str.replace("_", " ")
     heading = rows["metric"].map(lambda name: metrics.about(name)["heading"])
@@ -86,23 +79,25 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def lookup(rows: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
-    """One row per value, for a table: what, model, value and interval, n, how it was read; this run's where it has one.
+    """One row per number, models across with intervals, n, where it was read; below it this run's, where it has one.
 
     Args:
         rows: Of `numbers`.
         here: Of `published.compare`; may be empty.
     """
-    counted = [f"{n:,.0f} {word}" if n > 0 else "–" for n, word in zip(rows["n"], rows["counted"], strict=True)]
-    read = [f"{how} ±{tolerance:g}" for how, tolerance in zip(rows["source"], rows["tolerance"], strict=True)]
-    shown = rows[["number", "model", *READ]].assign(n=counted, read=read, figure=rows["figure"])
-    shown["model"] = rows["model"].map(LABELS)
-    if len(here):
-        names = dict(zip(READ, ("this run", "this run_low", "this run_high"), strict=True))
-        own = here[[*published.KEY, *READ, "agrees"]].rename(columns=names | {"agrees": "agree"})
-        own["agree"] = own["agree"].map({True: "yes", False: "no"})
-        own = rows[published.KEY].merge(own, how="left", on=published.KEY).drop(columns=published.KEY)
-        shown = pd.concat([shown, own.set_axis(shown.index).fillna({"agree": "–"})], axis=1)
-    return shown
+    key, index = published.KEY, ["number", "figure"]
+    later = (rows["dimension"] != "robustness") | (rows["dataset"] == "imagenet_1k")  # shifts are looked up most
+    first = pd.concat([rows[~later], rows[later]])
+    first["place"] = first.groupby(key[:3], sort=False).ngroup()
+    own = first.drop(columns=[*READ, "n", "tolerance"]).merge(here[[*key, *READ, "n"]], on=key)
+    both = pd.concat([first, own.assign(number=own["number"] + ", this run")]).sort_values("place", kind="stable")
+    about = both.fillna({"counted": ""}).groupby(index, sort=False)
+    few, many = about["n"].min().map("{:,.0f}".format), about["n"].max().map("{:,.0f}".format)
+    n = few.where(few == many, few + " to " + many) + " " + about["counted"].first()
+    told = pd.DataFrame({"n": n.where(about["n"].count() > 0, "–"), "read": about["tolerance"].max()}).reset_index()
+    told["read"] = (told["figure"] + told["read"].map(", ±{:g}".format, na_action="ignore")).fillna("measured")
+    names = {spec.name: spec.label for spec in published.checkpoint_specs()}
+    return tidy.pivot(both.replace({"model": names}), index, "model").merge(told).drop(columns="figure")
 
 
 def told(judged: pd.DataFrame) -> str:
@@ -132,7 +127,7 @@ _DRAWN = (
 
 def redrawn(rows: pd.DataFrame, judged: pd.DataFrame, here: pd.DataFrame) -> Iterator[dict]:
     """The paper's figures as arguments of `Page.draw`, with intervals; black ticks are this run, where it compares."""
-    specs = [replace(spec, label=LABELS[spec.name]) for spec in published.checkpoint_specs()]
+    specs = published.checkpoint_specs()
     named = rows.assign(dataset=rows["set"], variant=rows["variant"].replace("", "all images"))
     named[["transform", "strength"]] = named["variant"].str.extract(r"^(scale|shift|resolution)=(.+)$")
     named["strength"] = named["strength"].astype(float)

@@ -1,8 +1,8 @@
 // Long tables get a field that keeps the rows which hold all its words; it is kept in the address (#reported=…).
 (() => {
   "use strict";
-  const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}.]+/gu, " ");
-  for (const table of document.querySelectorAll("table[data-sortable]")) {
+  const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}.-]+/gu, " ");
+  for (const table of document.querySelectorAll("table[data-sortable][data-name]")) {
     const rows = [...table.tBodies[0].rows];
     if (rows.length < 60) continue;
     const box = document.createElement("div"), label = document.createElement("label");
@@ -15,10 +15,12 @@
     field.placeholder = "such as: convnext clip imagenet-r";
     box.append(label, field, count);
     table.closest(".ba-scroll").before(box);
-    const texts = rows.map((row) => plain(row.textContent));
+    const heading = plain(table.tHead.textContent); // names of models may stand there only
+    const texts = rows.map((row) => ` ${heading} ${plain([...row.cells].map((cell) => cell.textContent).join(" "))}`);
+    const starts = (text, word) => text.includes(` ${word}`) || text.includes(`-${word}`);
     const find = () => {
       const words = plain(field.value).split(" ").filter(Boolean);
-      rows.forEach((row, i) => { row.hidden = !words.every((word) => texts[i].includes(word)); });
+      rows.forEach((row, i) => { row.hidden = !words.every((word) => starts(texts[i], word)); });
       count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
     };
     const key = table.dataset.name;
