@@ -91,13 +91,13 @@ def lookup(rows: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
     first["place"] = first.groupby(key[:3], sort=False).ngroup()
     own = first.drop(columns=[*READ, "n", "tolerance"]).merge(here[[*key, *READ, "n"]], on=key)
     both = pd.concat([first, own.assign(number=own["number"] + ", this run")]).sort_values("place", kind="stable")
-    about = both.fillna({"counted": ""}).groupby(index, sort=False)
+    about = both.groupby(index, sort=False)
     few, many = about["n"].min().map("{:,.0f}".format), about["n"].max().map("{:,.0f}".format)
-    n = few.where(few == many, few + " to " + many) + " " + about["counted"].first()
-    told = pd.DataFrame({"n": n.where(about["n"].count() > 0, "–"), "read": about["tolerance"].max()}).reset_index()
-    told["read"] = (told["figure"] + told["read"].map(", ±{:g}".format, na_action="ignore")).fillna("measured")
+    n = few.where(few == many, few + " to " + many).where(about["n"].count() > 0, "–")
+    shown = pd.DataFrame({"n": n, "read": about["tolerance"].max()}).reset_index()
+    shown["read"] = (shown["figure"] + shown["read"].map(", ±{:g}".format, na_action="ignore")).fillna("measured")
     names = {spec.name: spec.label for spec in published.checkpoint_specs()}
-    return tidy.pivot(both.replace({"model": names}), index, "model").merge(told).drop(columns="figure")
+    return tidy.pivot(both.replace({"model": names}), index, "model").merge(shown).drop(columns="figure")
 
 
 def told(judged: pd.DataFrame) -> str:

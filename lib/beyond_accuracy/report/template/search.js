@@ -15,12 +15,13 @@
     field.placeholder = "such as: convnext clip imagenet-r";
     box.append(label, field, count);
     table.closest(".ba-scroll").before(box);
-    const heading = plain(table.tHead.textContent); // names of models may stand there only
-    const texts = rows.map((row) => ` ${heading} ${plain([...row.cells].map((cell) => cell.textContent).join(" "))}`);
+    const words = (row) => plain([...row.cells].map((cell) => ` ${cell.textContent}`).join(""));
+    const heading = words(table.tHead.rows[0]); // names of models may stand there only
+    const texts = rows.map((row) => heading + words(row));
     const starts = (text, word) => text.includes(` ${word}`) || text.includes(`-${word}`);
     const find = () => {
-      const words = plain(field.value).split(" ").filter(Boolean);
-      rows.forEach((row, i) => { row.hidden = !words.every((word) => starts(texts[i], word)); });
+      const wanted = plain(field.value).split(" ").filter(Boolean);
+      rows.forEach((row, i) => { row.hidden = !wanted.every((word) => starts(texts[i], word)); });
       count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
     };
     const key = table.dataset.name;
