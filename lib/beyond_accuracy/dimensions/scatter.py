@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from beyond_accuracy.data.published import REAL_NAMES, checkpoint_specs
-from beyond_accuracy.dimensions.landscape import NAMES, ROBUSTNESS, odds
+from beyond_accuracy.dimensions.landscape import NAMES, ROBUSTNESS
+from beyond_accuracy.measure.stats import odds
 from beyond_accuracy.show import figures, theme
 from beyond_accuracy.show.theme import GREY, HALO, INK, ORANGE, PURPLE
 

@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportions_ztest
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data import published
-from beyond_accuracy.dimensions.landscape_axes import IMAGES
+from beyond_accuracy.dimensions.landscape import IMAGES
 from beyond_accuracy.inference import throughput
 from beyond_accuracy.measure import stats
 from beyond_accuracy.measure.verdicts import LEVEL, joined
