@@ -133,8 +133,8 @@ def redrawn(rows: pd.DataFrame, judged: pd.DataFrame, here: pd.DataFrame) -> Ite
     named["strength"] = named["strength"].astype(float)
     own = rows[published.KEY].merge(here[[*published.KEY, "value"]], how="left", on=published.KEY)["value"]
     for page, metric, words, options in _DRAWN:
-        chosen = (rows["dimension"] == page) & (rows["metric"].str.partition(":")[0] == metric)
-        decided = judged[judged["dimension"] == page]
+        mine = [(t["dimension"] == page) & (t["metric"].str.partition(":")[0] == metric) for t in (rows, judged)]
+        chosen, decided = mine[0], judged[mine[1]]
         caption = f"{words} The paper's values (its figure {FIGURE[page]}). {told(decided)}"
         if options["kind"] is figures.lead:
             gaps = decided.assign(dataset=decided["set"])
