@@ -398,6 +398,7 @@ def _assemble(
 
     from beyond_accuracy.report import choose, differences, front, html, images, real_models
 
+    pages = sorted(pages, key=lambda page: page.dimension not in LATE)  # built last, read first
     views, there = [states[page.name] for page in pages], [page for page in pages if page.name in built]
     dimensions = [page.dimension for page in there]
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)

@@ -27,6 +27,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from beyond_accuracy import __version__
 from beyond_accuracy.report import PageView
 from beyond_accuracy.show import results, tables
 
@@ -276,7 +277,12 @@ def _source(name: str) -> Markup:
 def _environment() -> jinja2.Environment:
     environment = results.environment(TEMPLATE)
     environment.filters["codes"] = results.code_spans
-    environment.globals |= {"style": _source("style.css"), "script": _source("report.js"), "source": _source}
+    environment.globals |= {
+        "version": __version__,
+        "style": _source("style.css"),
+        "script": _source("report.js"),
+        "source": _source,
+    }
     environment.globals |= {"table": _safe(tables.table_html), "markdown": _safe(markdown_html)}
     return environment
 
