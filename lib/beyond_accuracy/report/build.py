@@ -138,7 +138,7 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
 def fill_store(
     profile: Profile, pages: Sequence[Notebook], options: dict, echo: Callable[[str], None]
 ) -> dict[str, list[str]]:
-    """Run what the store lacks; returns the store keys behind each page, by page name.
+    """Run what the store lacks; returns the store keys and metadata behind each page, by page name.
 
     What goes wrong stops its own page only: the page's notebook meets it again and says so there.
     """
@@ -157,7 +157,7 @@ def fill_store(
             continue
         for message in filled.missing:
             echo(f"{page.name}: {message}")
-        keys[page.name] = [*filled.keys, *filled.missing]
+        keys[page.name] = [*filled.keys, *filled.missing, *filled.metadata.values()]
     return keys
 
 
