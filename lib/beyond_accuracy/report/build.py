@@ -103,7 +103,7 @@ def build(
 
     def build_one(page: Notebook) -> PageState:
         found = filled[page.name]
-        inputs = [*found.keys, *found.missing, *found.wrong]
+        inputs = [*found.keys, *found.missing, *found.wrong, *found.metadata.values()]
         run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and not force
