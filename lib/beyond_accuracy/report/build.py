@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -362,6 +363,7 @@ def _assemble(
     }
     tools = [PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
+    site["cuts"] = _cuts(profile, pages)
     site["advice"] = choose.advice(table, comparisons, profile)
     for page, view in zip(pages, views, strict=True):
         if view.status != "absent":
@@ -377,6 +379,18 @@ def _assemble(
     text = front.front_page(folder, profile, models, dimensions, views, site, table)
     write_atomically(folder / "index.html", text.encode())
     write_atomically(key_file, key.encode())
+
+
+def _cuts(profile: Profile, pages: Sequence[Notebook]) -> dict[str, list[str]]:
+    """What each page uses of larger sets, by its name; all of it under the empty name."""
+    from beyond_accuracy.inference import plan
+
+    found = {}
+    for page in pages:
+        with suppress(InputError):  # of bad roles: the page says so
+            if plan.requests(profile, page.dimension):
+                found[page.name] = plan.cuts(profile, page.dimension)
+    return {**found, "": list(dict.fromkeys(text for texts in found.values() for text in texts))}
 
 
 def _built(states: Mapping[str, PageState]) -> list[str]:
