@@ -172,6 +172,21 @@ def _plainest(profile: Profile, dataset: str) -> str:
     return min((t for t in templates if "photo" in t), key=len, default="") if len(templates) > 1 else ""
 
 
+def cuts(profile: Profile, dimension: str) -> list[str]:
+    """What a page uses of sets that have more, for readers: `ImageNet-V2: 1,000 of 10,000 images`."""
+    found = []
+    for request in requests(profile, dimension):
+        spec = profile.datasets[request.dataset]
+        n = min([limit for limit in (spec.limit, request.limit) if limit], default=0)
+        whole = f" of {spec.expected:,}" if spec.expected else ""
+        said = [f"{n:,}{whole} images"] if n and not 0 < spec.expected <= n else []
+        said += [
+            f"{count:,} of the release's {kind}" for kind in ("shards", "images") if (count := spec.options.get(kind))
+        ]
+        found += [f"{spec.title or spec.name}: {', from '.join(said)}"] if said else []
+    return list(dict.fromkeys(found))
+
+
 # Room and passes ------------------------------------------------------------------------------------------------------
 
 

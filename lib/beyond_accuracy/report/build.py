@@ -422,6 +422,7 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
+    site["cuts"] = _cuts(profile, pages)
     site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(table, comparisons, profile)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
@@ -446,3 +447,15 @@ def _assemble(
         content = {"key": f"{key} {models} {built}", "files": _stamps(written)}
         write_atomically(site_file, json.dumps(content, indent=1).encode())
     return failed
+
+
+def _cuts(profile: Profile, pages: Sequence[Notebook]) -> dict[str, list[str]]:
+    """What each page uses of larger sets, by its name; all of it under the empty name."""
+    from beyond_accuracy.inference import plan
+
+    found = {}
+    for page in pages:
+        with suppress(InputError):  # of bad roles: the page says so
+            if plan.requests(profile, page.dimension):
+                found[page.name] = plan.cuts(profile, page.dimension)
+    return {**found, "": list(dict.fromkeys(text for texts in found.values() for text in texts))}

@@ -258,7 +258,8 @@ def add_readings(soup: bs4.BeautifulSoup, dimension: str) -> None:
 def page_html(body: Body, page: PageView, pages: Sequence[PageView], site: Mapping[str, object]) -> str:
     """A whole page: the shell around a body, with all pages for its navigation.
 
-    `site`: facts about the run: `profile`, `title`, `synthetic`, and the `tools` and `advice` that are there.
+    `site`: facts about the run: `profile`, `title`, `synthetic`, `cuts` (by page), and what is there of `tools` and
+    `advice`.
     """
     inside, heading = Markup(body.html), body.title or page.title  # noqa: S704 (made by our templates and nbconvert)
     return fragment("page.html.j2", body=inside, page=page, pages=pages, site=site, heading=heading)
