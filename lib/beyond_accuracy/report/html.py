@@ -28,6 +28,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from beyond_accuracy.report import PageView
+from beyond_accuracy.report.arrange import arrange, fold, without_empty_sections
 from beyond_accuracy.show import results, tables
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -132,6 +133,7 @@ def render_body(
     for table in soup.select("table"):
         if not table.find_parent(class_="ba-scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "ba-scroll", "tabindex": "0"}))
+    arrange(soup, readings()["first"].get(dimension, ""))
     inside = str(soup)
     if failure:
         inside += fragment("failure.html.j2", failure=failure)
@@ -146,7 +148,7 @@ def for_reading(notebook: NotebookNode, failure: Failure | None = None) -> Noteb
     """
     cells: list[NotebookNode] = []
     stop = next((i for i, cell in enumerate(notebook.cells) if _error_of(cell)), len(notebook.cells))
-    for cell in notebook.cells[: stop + 1] if failure else notebook.cells:
+    for cell in without_empty_sections(notebook.cells[: stop + 1] if failure else notebook.cells):
         tags = cell.metadata.get("tags", [])
         if "hide" in tags or any(tag.startswith("papermill-error-cell") for tag in tags):
             continue
@@ -216,11 +218,8 @@ def _say_it_first(soup: bs4.BeautifulSoup) -> None:
 def _fold_provenance(soup: bs4.BeautifulSoup) -> None:
     """Hashes and precisions are for whoever asks: folded, at the end of the page as before."""
     for table in soup.select("figure.ba-table[id^=tab-provenance]"):
-        fold = soup.new_tag("details", attrs={"class": "ba-provenance-fold"})
-        summary = soup.new_tag("summary")
-        summary.string = "What made these numbers: weights, data, precision, device"
-        table.wrap(fold)
-        table.insert_before(summary)
+        table.insert_before(mark := soup.new_tag("span"))
+        mark.replace_with(fold(soup, "What made these numbers: weights, data, precision, device", [table]))
 
 
 def _name_headings(soup: bs4.BeautifulSoup) -> list[tuple[str, str]]:
