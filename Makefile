@@ -29,9 +29,9 @@ paper: $(BASE)
 	$(BIN)/beyond-accuracy report --profile paper $(ARGS)
 
 test: $(TEST)
-	$(BIN)/ruff check lib tests tools tools
-	$(BIN)/ruff format --check lib tests tools tools
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/ruff check lib tests tools
+	$(BIN)/ruff format --check lib tests tools
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 soak: $(TEST)
 	$(BIN)/pytest -m slow $(ARGS)

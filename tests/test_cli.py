@@ -95,36 +95,26 @@ def test_models_and_datasets_given_directly(predict, toy, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "more", "message"),
     [
-        ({"model": "color"}, "unknown model 'color'; did you mean colour?; or give timm:NAME"),
-        ({"model": "timm:"}, "unknown model 'timm:'"),
-        ({"model": "keras:resnet"}, "unknown model 'keras:resnet'"),
-        ({"model": "timm:resnet5O"}, "unknown timm model 'resnet5O'; did you mean"),
-        ({"model": "timm:resnet50.a1_in1kk"}, "unknown timm model 'resnet50.a1_in1kk'; did you mean"),
-        ({"model": "open_clip:ViT-B-61/x"}, "unknown open_clip model 'ViT-B-61'; did you mean"),
-        ({"model": "open_clip:ViT-B-16/laion400m_e13"}, "did you mean laion400m_e32, laion400m_e31?"),
-        ({"model": "open_clip:ViT-B-16"}, "unknown pretrained tag of ViT-B-16 ''"),
-        ({"dataset": "imags"}, "unknown dataset 'imags'; did you mean images?; or give a folder"),
+        ({"model": "color"}, [], "unknown model 'color'; did you mean colour?; or give timm:NAME"),
+        ({"model": "timm:"}, [], "unknown model 'timm:'"),
+        ({"model": "keras:resnet"}, [], "unknown model 'keras:resnet'"),
+        ({"model": "timm:resnet5O"}, [], "unknown timm model 'resnet5O'; did you mean"),
+        ({"model": "timm:resnet50.a1_in1kk"}, [], "unknown timm model 'resnet50.a1_in1kk'; did you mean"),
+        ({"model": "open_clip:ViT-B-61/x"}, [], "unknown open_clip model 'ViT-B-61'; did you mean"),
+        ({"model": "open_clip:ViT-B-16/laion400m_e13"}, [], "did you mean laion400m_e32, laion400m_e31?"),
+        ({"model": "open_clip:ViT-B-16"}, [], "unknown pretrained tag of ViT-B-16 ''"),
+        ({"dataset": "imags"}, [], "unknown dataset 'imags'; did you mean images?; or give a folder"),
+        ({}, ["--transform", "scal=2"], "unknown name 'scal'"),
+        ({}, ["--transform", "jpeg=0"], "is not possible"),
+        ({}, ["--device", "gpu"], "unknown device 'gpu'"),
     ],
 )
-def test_unknown_names(predict, capsys, how, message):
-    assert predict(**how) == 2
+def test_unknown_names_and_bad_options(predict, capsys, how, more, message):
+    assert predict(*more, **how) == 2
     err = capsys.readouterr().err
     assert message in err and err.startswith("beyond-accuracy: ") and err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--transform", "scal=2"], "unknown name 'scal'"),
-        (["--transform", "jpeg=0"], "is not possible"),
-        (["--device", "gpu"], "unknown device 'gpu'"),
-    ],
-)
-def test_bad_options(predict, capsys, more, message):
-    assert predict(*more) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_exit_codes(toy, capsys, monkeypatch):
@@ -213,11 +203,9 @@ def test_what_is_stored_is_read_without_torch(predict, toy):
 
 
 def test_each_command_has_its_own_default_profile():
-    parser = cli.parser()
-    assert parser.parse_args(["report"]).profile == "mini"
-    assert parser.parse_args(["check"]).profile == "mini"
-    assert parser.parse_args(["fetch"]).profile == "paper"
-    assert parser.parse_args(["import-predictions", "x.csv", "--model", "m", "--dataset", "d"]).profile == "predictions"
+    imports = ["import-predictions", "x.csv", "--model", "m", "--dataset", "d"]
+    found = [cli.parser().parse_args(command).profile for command in (["report"], ["check"], ["fetch"], imports)]
+    assert found == ["mini", "mini", "paper", "predictions"]
 
 
 def test_a_log_gets_a_line_per_dataset_and_a_watched_run_does_not(predict, capsys, monkeypatch):

@@ -117,17 +117,13 @@ def test_models_of_the_real_size(small_paper, monkeypatch, tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    paper = load_profile("paper")
     models = {}
-    for name, spec in paper.models.items():
-        if spec.source == "timm":
-            network = timm.create_model(spec.id, pretrained=False, num_classes=1000)
-            entry = {"checkpoint": str(tmp_path / f"{name}.safetensors")}
-        else:
-            network = open_clip.create_model(spec.id)
-            entry = {"pretrained": str(tmp_path / f"{name}.safetensors")}
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / f"{name}.safetensors")
-        models[name] = entry
+    for name, spec in load_profile("paper").models.items():
+        own = spec.source == "timm"
+        network = timm.create_model(spec.id, num_classes=1000) if own else open_clip.create_model(spec.id)
+        file = tmp_path / f"{name}.safetensors"
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, file)
+        models[name] = {"checkpoint" if own else "pretrained": str(file)}
     content = {"extends": "paper", "name": "real-size", "models": models, "settings": {"prompts": "a photo of a {c}."}}
     content["datasets"] = {"imagenet_1k": {"expected": 0, "limit": 4}}
     (tmp_path / "real.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
@@ -28,11 +28,10 @@ from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.plan import disk_lines, forward_passes
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.inference.throughput import projection
+from beyond_accuracy.models.card import locate
 from beyond_accuracy.models.load import read_card
-from beyond_accuracy.models.weights import locate
 
-OK, NOTE, MISSING, WRONG = "ok", "note", "missing", "wrong"
-MARKS = {OK: "ok", NOTE: "note", MISSING: "MISSING", WRONG: "WRONG"}
+OK, NOTE, MISSING, WRONG = "ok", "note", "MISSING", "WRONG"
 DECODED = 24  # images per set that are decoded
 # SHA-256 of the wnids of a complete set, joined by newlines in class order.
 ORDER_OF = {"a": "f6aa4b23244554d9", "r": "e19a59d84e3746fa", "": IMAGENET_ORDER}
@@ -51,7 +50,7 @@ class Finding:
     """One line of the check."""
 
     subject: str  # dataset or model
-    status: str  # `ok`, `note` (worth knowing), `missing`, or `wrong` (numbers would be wrong)
+    status: str  # `ok`, `note` (worth knowing), `MISSING`, or `WRONG` (numbers would be wrong)
     text: str  # what was found, where, and what to do
 
 
@@ -74,32 +73,28 @@ def check(
     found = []
     for finding in _findings(profile, set(only), forward, options or {}):
         found.append(finding)
-        echo(f"  {MARKS[finding.status]:8} {finding.subject:22} {finding.text}")
-    for line in _estimates(profile, found):
+        echo(f"  {finding.status:8} {finding.subject:22} {finding.text}")
+    for line in _estimates(profile, [finding.subject for finding in found if finding.status == MISSING]):
         echo(line)
-    statuses = {finding.status for finding in found}
-    wrong, missing = (sum(f.status == status for f in found) for status in (WRONG, MISSING))
-    echo(f"{wrong} wrong, {missing} missing, {sum(f.status == OK for f in found)} in order")
-    return 2 if WRONG in statuses else 3 if MISSING in statuses else 0
+    wrong, missing, right = (sum(f.status == status for f in found) for status in (WRONG, MISSING, OK))
+    echo(f"{wrong} wrong, {missing} missing, {right} in order")
+    return 2 if wrong else 3 if missing else 0
 
 
 def _findings(profile: Profile, only: set[str], forward: bool, options: dict) -> Iterator[Finding]:
     if any(spec.classes == "imagenet_1k" for spec in profile.datasets.values()):
         imagenet_wnids()  # raises where the installed list has another order
         yield Finding("class order", OK, f"1000 wnids, hash {IMAGENET_ORDER}")
-    asked = [name for name in dict.fromkeys((*profile.datasets, *profile.models)) if not only or name in only]
     ready, models = [], []
-    for name in asked:
-        if spec := profile.datasets.get(name):
-            yield from (findings := check_dataset(spec, profile))
-            if all(finding.status in (OK, NOTE) for finding in findings):
-                ready.append(name)
-    for name in asked:
-        if spec := profile.models.get(name):
-            yield (finding := check_model(profile, spec))
-            if finding.status == OK:
-                models.append(name)
-    if "imagenet_x" in str(profile.dimensions.get("mistakes", {}).get("factors", "")) and not only:
+    for spec in [spec for name, spec in profile.datasets.items() if not only or name in only]:
+        yield from (findings := check_dataset(spec, profile))
+        if all(finding.status in (OK, NOTE) for finding in findings):
+            ready.append(spec.name)
+    for spec in [spec for name, spec in profile.models.items() if not only or name in only]:
+        yield (finding := check_model(profile, spec))
+        if finding.status == OK:
+            models.append(spec.name)
+    if not only and "imagenet_x" in str(profile.dimensions.get("mistakes", {}).get("factors", "")):
         yield _imagenet_x()
     if forward:
         yield from check_accuracy(profile, models, ready, options)
@@ -175,46 +170,44 @@ def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str
         return
     from beyond_accuracy.dimensions.transfer.tasks import vtab  # here: it imports torch, and this should be quick
 
-    if spec.name not in vtab():
+    if (task := vtab().get(spec.name)) is None:
         return
-    task = vtab()[spec.name]
-    found = dataset.metadata["split"].value_counts().to_dict()
-    train, validation, test = (found.get(split, 0) for split in ("train", "validation", "test"))
+    split = dataset.metadata["split"]
+    train, validation, test = ((split == name).sum() for name in ("train", "validation", "test"))
     sizes = f"{train:,} training, {validation:,} validation and {test:,} test images"
     expected = f"{task.train:,}, {task.validation:,} and {task.test:,}"
-    if test != task.test or (train, validation) not in ((task.train, 0), (task.train, task.validation)):
-        if test == task.test and train == task.train + task.validation and not validation:
-            yield NOTE, f"{sizes}: training and validation images of VTAB ({expected}) in one split"
-        else:
-            yield WRONG, f"{sizes}; VTAB has {expected}"
+    if test == task.test and (train, validation) in ((task.train, 0), (task.train, task.validation)):
+        return
+    if (train, validation, test) == (task.train + task.validation, 0, task.test):
+        yield NOTE, f"{sizes}: training and validation images of VTAB ({expected}) in one split"
+    else:
+        yield WRONG, f"{sizes}; VTAB has {expected}"
 
 
 def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
     """Decode a sample and look for images that were resized or encoded again."""
-    positions = evenly(len(dataset), DECODED)
-    formats, sizes, tables = [], [], []
-    for position in positions:
+    formats, sizes, tables = set(), [], []
+    for position in evenly(len(dataset), DECODED).tolist():
         try:
-            dataset.image(int(position))
-            with Image.open(io.BytesIO(dataset.load(int(position)))) as image:
-                formats.append(image.format)
+            dataset.image(position)
+            with Image.open(io.BytesIO(dataset.load(position))) as image:
+                formats.add(image.format)
                 sizes.append(image.size)
                 tables.append(str(getattr(image, "quantization", "")))
         except InputError as error:
             yield WRONG, _plain(error, spec)
             return
     side = SIDE.get(spec.reader)
-    if side and any(size != (side, side) for size in sizes):
-        odd = next(size for size in sizes if size != (side, side))
-        yield WRONG, f"images are {odd[0]} x {odd[1]}, the release has {side} x {side}: they were resized"
-    if spec.reader == "pug_imagenet" and min(min(size) for size in sizes) < 256:
+    if side and (odd := [size for size in sizes if size != (side, side)]):
+        yield WRONG, f"images are {odd[0][0]} x {odd[0][1]}, the release has {side} x {side}: they were resized"
+    if spec.reader == "pug_imagenet" and min(map(min, sizes)) < 256:
         yield WRONG, f"images are {sizes[0][0]} x {sizes[0][1]}, smaller than the 256 of the official crop"
-    if spec.reader == "imagenet" and len(positions) >= 10:
-        shorter = {min(size) for size in sizes}
-        if len(set(sizes)) == 1 or len(shorter) == 1:
+    if spec.reader == "imagenet" and len(sizes) >= 10:
+        shorter = set(map(min, sizes))
+        if len(shorter) == 1:
             yield WRONG, f"every image looked at has a shorter side of {shorter.pop()}: they were resized"
-        elif set(formats) - {"JPEG", "PNG"}:
-            yield NOTE, f"images are {', '.join(sorted(set(formats)))}, not the original JPEG: encoded again"
+        elif formats - {"JPEG", "PNG"}:
+            yield NOTE, f"images are {', '.join(sorted(formats))}, not the original JPEG: encoded again"
         elif "" not in tables and len(set(tables)) == 1:
             yield NOTE, "every image looked at has the same JPEG tables: encoded again, accuracies may differ by tenths"
 
@@ -256,8 +249,7 @@ def _imagenet_x() -> Finding:
 
 def check_accuracy(profile: Profile, models: list[str], ready: list[str], options: dict) -> Iterator[Finding]:
     """Run every model on a sample of the clean set, the first one on samples of the others, and `diagnose`."""
-    clean = profile.dimensions.get("models", {}).get("clean")
-    store = Store()
+    clean, store = profile.dimensions.get("models", {}).get("clean"), Store()
     for dataset in ready:
         spec = replace(profile.datasets[dataset], limit=SAMPLE, keep="none")
         if not spec.classes or spec.reader == "imagenet_real" or load_dataset(spec).multilabel:
@@ -274,28 +266,27 @@ def check_accuracy(profile: Profile, models: list[str], ready: list[str], option
                 continue
             expected = published_accuracy(model, dataset) / 100
             n_classes = len(class_space(spec.classes))
-            result = diagnose(found.pred, found.targets, n_classes, found.columns, expected)
+            wrong, likely = diagnose(found.pred, found.targets, n_classes, found.columns, expected)
             against = "" if np.isnan(expected) else f", published {expected:.1%}"
-            text = f"{name}: top-1 {result.accuracy:.1%} of {result.n}{against}: {result.text}"
-            yield Finding(dataset, WRONG if result.wrong else OK, text)
+            text = f"{name}: top-1 {found.correct.mean():.1%} of {len(found)}{against}: {likely}"
+            yield Finding(dataset, WRONG if wrong else OK, text)
 
 
 def published_accuracy(spec: ModelSpec, dataset: str) -> float:
     """Published top-1 accuracy of a checkpoint in percent (the leaderboard), NaN where none is known."""
     board = published.leaderboard()
     if dataset not in board.columns or spec.checkpoint and "." in spec.id:
-        return float("nan")
+        return np.nan
     name = spec.id if spec.source == "timm" else f"{spec.id}/{spec.pretrained}"
     rows = board[board["model"].isin([name, name.replace("/", "."), f"{spec.id} {spec.pretrained}".strip()])]
     if rows.empty and spec.source == "timm":
         rows = board[board["model"].str.partition(".")[0] == spec.id]
     values = rows[dataset].dropna()
-    return float(values.iloc[0]) if len(values) == 1 else float("nan")
+    return float(values.iloc[0]) if len(values) == 1 else np.nan
 
 
-def _estimates(profile: Profile, found: list[Finding]) -> Iterator[str]:
+def _estimates(profile: Profile, missing: list[str]) -> Iterator[str]:
     """Room on disk for missing data and for the outputs, and how many images every model will see."""
-    missing = {finding.subject for finding in found if finding.status == MISSING}
     if wanted := [name for name in profile.datasets if name in missing and name in sources()]:
         room = make_plan(profile, wanted).gigabytes
         command = f"beyond-accuracy fetch --profile {profile_argument(profile)}"
@@ -309,61 +300,51 @@ def _estimates(profile: Profile, found: list[Finding]) -> Iterator[str]:
 # Labels ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """How a model's accuracy on a sample compares with what it should be."""
-
-    accuracy: float  # share of right answers
-    n: int  # Images
-    expected: float  # published accuracy as a share; NaN where none is known
-    wrong: bool  # whether labels, weights or preprocessing must be wrong
-    text: str  # what is likely wrong, or that nothing is
-
-
 def diagnose(
-    pred: ArrayLike, target: ArrayLike, n_classes: int, columns: NDArray | None = None, expected: float = float("nan")
-) -> Diagnosis:
-    """Compare answers with labels (n,), and name the mapping mistake that would explain a low accuracy.
+    pred: NDArray, target: NDArray, n_classes: int, columns: NDArray | None = None, expected: float = np.nan
+) -> tuple[bool, str]:
+    """Whether answers (n,) say that labels, weights or preprocessing must be wrong, and in words what is likely.
 
-    `expected` is a share; NaN = unknown, then only what is surely wrong is called wrong.
+    `expected` is the published accuracy as a share; NaN = unknown, then only what is surely wrong is called wrong.
 
     >>> target = np.arange(0, 1000, 5)
-    >>> diagnose(target, np.arange(200), 1000).text.split(":")[0]
+    >>> diagnose(target, np.arange(200), 1000)[1].split(":")[0]
     'labels look like ranks in a sorted list of folders'
     """
-    pred, target = np.asarray(pred, dtype=np.int64), np.asarray(target, dtype=np.int64)
-    n, accuracy = len(pred), float((pred == target).mean())
-    if np.isnan(expected):
-        far, text = accuracy < 0.5, "no published value"
-    else:
-        margin = max(FAR_POINTS, FAR_ERRORS * np.sqrt(expected * (1 - expected) / n))
-        far, high = accuracy < expected - margin, accuracy > expected + margin
-        text = "higher than published: are these training images?" if high else "as published"
-    if not far:
-        return Diagnosis(accuracy, n, expected, False, text)
-    mistake = _mistake(pred, target, n_classes, columns, accuracy, expected)
-    if not mistake and np.isnan(expected):  # a weak model is no proof of wrong labels
-        return Diagnosis(accuracy, n, expected, False, f"{text}, and no sign of wrong labels")
-    text = "no mapping of the labels explains it: check weights, preprocessing, and whether images were encoded again"
-    return Diagnosis(accuracy, n, expected, True, mistake or text)
+    accuracy, known = (pred == target).mean(), not np.isnan(expected)
+    margin = max(FAR_POINTS, FAR_ERRORS * np.sqrt(expected * (1 - expected) / len(pred))) if known else 0.0
+    if accuracy > expected + margin:
+        return False, "higher than published: are these training images?"
+    if accuracy >= (expected - margin if known else 0.5):
+        return False, "as published" if known else "no published value"
+    if mistake := _mistake(pred, target, n_classes, columns, accuracy, expected if known else 0.5):
+        return True, mistake
+    if not known:  # a weak model is no proof of wrong labels
+        return False, "no published value, and no sign of wrong labels"
+    return True, (
+        "no mapping of the labels explains it: check weights, preprocessing, and whether images were encoded again"
+    )
 
 
-def _mistake(pred, target, n_classes: int, columns: NDArray | None, accuracy: float, expected: float) -> str:
+def _mistake(pred: NDArray, target: NDArray, n_classes: int, columns: NDArray | None, accuracy, expected) -> str:
     from scipy.stats import spearmanr  # here: it takes a second, and a check of what is missing should be quick
 
-    if len(pred) >= 20 and np.bincount(pred).max() >= ONE_ANSWER * len(pred) and len(np.unique(target)) > 1:
-        return f"nearly every answer is class {np.bincount(pred).argmax()}: the weights were not loaded, or do not fit"
-    needed = accuracy + EXPLAINS * (expected if not np.isnan(expected) else 0.5)
-    for mapped, text in _mappings(target, n_classes, columns):
-        if (pred == mapped).mean() >= needed:
+    labels, counts = np.unique(target), np.bincount(pred)
+    if len(pred) >= 20 and counts.max() >= ONE_ANSWER * len(pred) and len(labels) > 1:
+        return f"nearly every answer is class {counts.argmax()}: the weights were not loaded, or do not fit"
+    for text, mapped in _mappings(target, n_classes, columns).items():
+        if (pred == mapped).mean() >= accuracy + EXPLAINS * expected:
             return text
-    if len(np.unique(target)) >= 20 and spearmanr(pred, target).statistic >= ORDERED:
+    if len(labels) >= 20 and spearmanr(pred, target).statistic >= ORDERED:
         return (
             "labels look like ranks in a sorted list of folders: their order is right, their values are not "
             f"(labels {target.min()}..{target.max()}, answers {pred.min()}..{pred.max()}). A set with some of the "
             "classes must be mapped by wnid, never by position in its own listing"
         )
-    if _consistent(pred, target):
+    # Whether images of one label mostly get one and the same (other) answer
+    answers = [np.bincount(pred[target == label]) for label in labels if (target == label).sum() >= 4]
+    different = len({answer.argmax() for answer in answers})
+    if len(answers) >= 5 and np.mean([a.max() / a.sum() for a in answers]) >= 0.6 and different >= 0.8 * len(answers):
         return (
             "labels are exchanged consistently, as with another class order (the devkit's ILSVRC2012_ID is not the "
             "order of the sorted wnids)"
@@ -371,30 +352,19 @@ def _mistake(pred, target, n_classes: int, columns: NDArray | None, accuracy: fl
     return ""
 
 
-def _mappings(target: NDArray, n_classes: int, columns: NDArray | None) -> list[tuple[NDArray, str]]:
-    """Label mappings that occur in practice, with what each means."""
+def _mappings(target: NDArray, n_classes: int, columns: NDArray | None) -> dict[str, NDArray]:
+    """What label mistakes that occur in practice mean, and the labels (n,) that each would have had."""
     text_order = np.array(sorted(range(n_classes), key=str))
-    found = [
-        (text_order[target], "labels are places in a text-sorted listing of numbered folders (0, 1, 10, 100, ...)"),
-        (np.argsort(text_order)[target], "labels were renumbered by a text-sorted listing of numbered folders"),
-        (target - 1, "labels are one too high: they count from 1"),
-        (target + 1, "labels are one too low"),
-    ]
+    found = {
+        "labels are places in a text-sorted listing of numbered folders (0, 1, 10, 100, ...)": text_order[target],
+        "labels were renumbered by a text-sorted listing of numbered folders": np.argsort(text_order)[target],
+        "labels are one too high: they count from 1": target - 1,
+        "labels are one too low": target + 1,
+    }
     if columns is not None:
         ranks = np.clip(target, 0, len(columns) - 1)
-        found.append((np.asarray(columns)[ranks], "labels are ranks in the list of scored classes, taken for indices"))
         rank_of = np.full(n_classes, -1)
-        rank_of[np.asarray(columns)] = np.arange(len(columns))
-        found.append((rank_of[target], "labels are class indices that were taken for ranks"))
+        rank_of[columns] = np.arange(len(columns))
+        found["labels are ranks in the list of scored classes, taken for indices"] = np.asarray(columns)[ranks]
+        found["labels are class indices that were taken for ranks"] = rank_of[target]
     return found
-
-
-def _consistent(pred: NDArray, target: NDArray) -> bool:
-    """Whether images of one label mostly get one and the same (other) answer."""
-    groups = [pred[target == label] for label in np.unique(target)]
-    groups = [group for group in groups if len(group) >= 4]
-    if len(groups) < 5:
-        return False
-    shares = [np.bincount(group).max() / len(group) for group in groups]
-    answers = {int(np.bincount(group).argmax()) for group in groups}
-    return float(np.mean(shares)) >= 0.6 and len(answers) >= 0.8 * len(groups)

@@ -59,13 +59,13 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=__version__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
+    several = {"action": "append", "default": []}
     report = commands.add_parser("report", parents=[common, profile, running], help="build the report")
-    report.add_argument("--only", action="append", default=[], metavar="PAGE", help="only these pages (repeatable)")
+    report.add_argument("--only", **several, metavar="PAGE", help="only these pages (repeatable)")
     report.add_argument("--models", default="", help="comma-separated subset of models, or imported models")
     report.add_argument("--allow-missing", action="store_true", help="missing data is no error")
     parameter = "set a parameter of the notebooks that have it, for example RESAMPLES=500 (repeatable)"
-    named = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
-    report.add_argument("--parameter", type=_parameter, help=parameter, **named)
+    report.add_argument("--parameter", **several, type=_parameter, metavar="NAME=VALUE", help=parameter)
     report.add_argument("--force", action="store_true", help="rebuild pages that are unchanged")
     report.set_defaults(run=_report)
 
@@ -86,14 +86,14 @@ def parser() -> argparse.ArgumentParser:
     imports.set_defaults(run=_import)
 
     check = commands.add_parser("check", parents=[common, profile, running], help="what is missing or malformed")
-    check.add_argument("--only", action="append", default=[], metavar="NAME", help="only these datasets or models")
+    check.add_argument("--only", **several, metavar="NAME", help="only these datasets or models")
     check.add_argument("--forward", action="store_true", help="run each model on up to 500 images, compare accuracies")
     check.set_defaults(run=_check)
 
     fetch = commands.add_parser("fetch", parents=[common], help="download what may be downloaded")
     # An argument of its own: parent parsers share theirs, and a default set on one would change it for all commands.
     fetch.add_argument("--profile", default="paper", help="profile whose data is fetched (default: %(default)s)")
-    fetch.add_argument("--only", action="append", default=[], metavar="NAME", help="datasets, pages, or `models`")
+    fetch.add_argument("--only", **several, metavar="NAME", help="datasets, pages, or `models`")
     fetch.add_argument("--yes", action="store_true", help="start without asking")
     fetch.set_defaults(run=_fetch)
 
@@ -138,32 +138,25 @@ def _options(args: argparse.Namespace) -> dict:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from beyond_accuracy.models.weights import stay_offline_without_network
+    from beyond_accuracy.models.card import stay_offline_without_network
     from beyond_accuracy.report.build import build
 
     stay_offline_without_network(load_profile(args.profile).select(args.models).models.values())
-    return build(
-        args.profile,
-        models=args.models,
-        only=[page for value in args.only for page in value.split(",")],
-        allow_missing=args.allow_missing,
-        force=args.force,
-        options=_options(args),
-        parameters=dict(args.parameter),
-    )
+    only = [page for value in args.only for page in value.split(",")]
+    how = {"allow_missing": args.allow_missing, "force": args.force, "parameters": dict(args.parameter)}
+    return build(args.profile, models=args.models, only=only, options=_options(args), **how)
 
 
 def _predict(args: argparse.Namespace) -> int:
     from beyond_accuracy.inference.outputs import Outputs
     from beyond_accuracy.inference.store import Store
-    from beyond_accuracy.models.weights import stay_offline_without_network
+    from beyond_accuracy.models.card import stay_offline_without_network
 
     output = _output(args.output)
     profile = load_profile(args.profile)
     model, dataset = _model(profile, args), _dataset(profile, args.dataset)
     stay_offline_without_network([model])
-    if args.limit:
-        dataset = replace(dataset, limit=args.limit)
+    dataset = replace(dataset, limit=args.limit or dataset.limit)
     profile = replace(profile, models={model.name: model}, datasets={**profile.datasets, dataset.name: dataset})
     outputs = Outputs(profile, Store(), _options(args))
     found = outputs.predictions(dataset.name, [args.transform])[args.transform].get(model.name)
@@ -179,7 +172,7 @@ def _predict(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(profile, args: argparse.Namespace):
+def _model(profile, args: argparse.Namespace) -> ModelSpec:
     """The model of the profile, or one given as `timm:NAME` or `open_clip:NAME/TAG`."""
     if args.model in profile.models:
         if args.checkpoint:
@@ -188,14 +181,16 @@ def _model(profile, args: argparse.Namespace):
     source, _, rest = args.model.partition(":")
     if source not in ("timm", "open_clip") or not rest:
         raise InputError(f"{unknown('model', args.model, profile.models)}; or give timm:NAME or open_clip:NAME/TAG")
-    name, tag = rest, ""
-    if source == "open_clip" and ":" not in rest:
-        name, _, tag = rest.partition("/")
+    name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
     safe = rest.replace("/", "_").replace("\\", "_")[-100:].lstrip(".~")
-    return ModelSpec(safe, source, id=name, pretrained=tag, checkpoint=_local(args.checkpoint), label=rest)
+    # A path typed here lies where the command runs, not under the data folder
+    file = (
+        str(Path(args.checkpoint).resolve()) if args.checkpoint and Path(args.checkpoint).exists() else args.checkpoint
+    )
+    return ModelSpec(safe, source, id=name, pretrained=tag, checkpoint=file, label=rest)
 
 
-def _dataset(profile, name: str):
+def _dataset(profile, name: str) -> DatasetSpec:
     """The dataset of the profile, or a folder of class-id folders."""
     if name in profile.datasets:
         return profile.datasets[name]
@@ -203,11 +198,6 @@ def _dataset(profile, name: str):
         raise InputError(f"{unknown('dataset', name, profile.datasets)}; or give a folder of class-id folders")
     path = Path(name).resolve()
     return DatasetSpec(path.name or "folder", "class_folder", str(path))
-
-
-def _local(path: str) -> str:
-    """A path typed on the command line lies where the command runs, not under the data folder."""
-    return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
 def _output(text: str | None) -> Path | None:
@@ -267,7 +257,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _fetch(args: argparse.Namespace) -> int:
     from beyond_accuracy.data.fetch import MODELS, fetch
-    from beyond_accuracy.models.weights import fetch_weights, missing_weights
+    from beyond_accuracy.models.card import fetch_weights, missing_weights
 
     profile, only = load_profile(args.profile), _names(args.only)
     models = missing_weights(profile) if not only or MODELS in only else []
@@ -281,23 +271,22 @@ def _names(values: list[str]) -> list[str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-
     if args.what == "profiles":
         for name in available_profiles():
             print(f"{name:14} {load_profile(name).title}")
         return 0
     profile = load_profile(args.profile)
-    if args.what == "models":
-        for spec in profile.models.values():
-            print(f"{spec.name:16} {spec.source:12} {spec.id} {spec.pretrained}".rstrip())
-        if (cache_dir() / "imported").is_dir():  # asked first: the store's imports take longer than all of this
-            from beyond_accuracy.inference.store import Store
-
-            for name in Store().imported_models():
-                print(f"{name:16} {'predictions':12} imported")
+    if args.what == "datasets":
+        for spec in profile.datasets.values():
+            print(f"{spec.name:20} {spec.reader:16} {spec.title}")
         return 0
-    for spec in profile.datasets.values():
-        print(f"{spec.name:20} {spec.reader:16} {spec.title}")
+    for spec in profile.models.values():
+        print(f"{spec.name:16} {spec.source:12} {spec.id} {spec.pretrained}".rstrip())
+    if (cache_dir() / "imported").is_dir():  # asked first: the store's imports take longer than all of this
+        from beyond_accuracy.inference.store import Store
+
+        for name in Store().imported_models():
+            print(f"{name:16} {'predictions':12} imported")
     return 0
 
 

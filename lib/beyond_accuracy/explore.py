@@ -18,7 +18,6 @@ from IPython.display import display
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES
 from beyond_accuracy.dimensions.calibration import ece, reliability
 from beyond_accuracy.inference.store import Predictions
@@ -32,41 +31,37 @@ KINDS = ("confident mistakes", "models disagree", "all models wrong", "unsure an
 def reliability_panel(study: Page) -> widgets.Widget:
     """Reliability diagram of a model on a dataset for any number of bins, equal-width or equal-mass."""
     model = widgets.Dropdown(options=study.models, description="model")
-    dataset = widgets.Dropdown(options=list(_single_label(study)), description="dataset")
+    dataset = _datasets(study)
     bins = widgets.IntSlider(15, 2, 50, description="bins", continuous_update=False)
     binning = widgets.Dropdown(options=[("equal width", "width"), ("equal mass", "mass")], description="binning")
 
     def show():
         found = study.predictions(dataset.value)[model.value]
-        return draw_reliability(found, bins.value, binning.value, study.spec(model.value))
+        return _reliability(found, bins.value, binning.value, theme.style(study.spec(model.value)))
 
     return _panel([model, dataset, bins, binning], show)
 
 
-def draw_reliability(predictions: Predictions, n_bins: int, binning: str, spec) -> plt.Figure:
+def _reliability(found: Predictions, n_bins: int, binning: str, look: theme.ModelStyle) -> plt.Figure:
     """Accuracy against confidence per bin with Wilson intervals; the title gives ECE, accuracy and n."""
-    confidence, correct = predictions.confidence, predictions.correct
-    table = reliability(confidence, correct, n_bins=n_bins, binning=binning)
-    table = table[table["n"] > 0]
-    look = theme.style(spec)
+    table = reliability(found.confidence, found.correct, n_bins=n_bins, binning=binning).query("n > 0")
+    error = ece(found.confidence, found.correct, n_bins=n_bins, binning=binning)
     fig, ax = plt.subplots(figsize=(5, 4.2))
     ax.plot([0, 1], [0, 1], color=theme.GREY, linestyle=":")
-    low, high = (np.abs(table["accuracy"] - table[end]) for end in ("ci_low", "ci_high"))
-    ax.errorbar(table["confidence"], table["accuracy"], yerr=[low, high], fmt=look.marker, color=look.color, capsize=2)
-    error = ece(confidence, correct, n_bins=n_bins, binning=binning)
+    reach = [np.abs(table["accuracy"] - table[end]) for end in ("ci_low", "ci_high")]
+    ax.errorbar(table["confidence"], table["accuracy"], yerr=reach, fmt=look.marker, color=look.color, capsize=2)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
-    ax.set_title(f"{look.label}: ECE {error:.4f}, accuracy {correct.mean():.1%}, n = {len(correct):,}")
+    ax.set_title(f"{look.label}: ECE {error:.4f}, accuracy {found.correct.mean():.1%}, n = {len(found):,}")
     return fig
 
 
 def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
     """Images behind the numbers: confident mistakes, disagreements, and more, by model and class."""
-    dataset = widgets.Dropdown(options=list(_single_label(study)), description="dataset")
+    dataset = _datasets(study)
     model = widgets.Dropdown(options=study.models, description="model")
     kind = widgets.Dropdown(options=KINDS, description="show")
     label = widgets.Dropdown(options=[("every class", -1)], description="class")
     page = widgets.BoundedIntText(1, 1, 10_000, description="page")
-
     grid = widgets.Layout(grid_template_columns=f"repeat(auto-fill, {THUMBNAIL + 8}px)", grid_gap="8px")
 
     def refresh_classes(*_):
@@ -90,36 +85,30 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
 def select(predictions: dict[str, Predictions], model: str, kind: str, label: int = -1) -> pd.DataFrame:
     """Rows `id, target, pred, confidence` of one model of a single-label dataset, most telling first (`KINDS`)."""
     mine = predictions[model]
-    frame = mine.frame[["id", "target", "pred", "confidence"]]
     answers = np.stack([p.pred for p in predictions.values()])
     right = np.stack([p.correct for p in predictions.values()])
-    kinds = {
+    keep, order = {
         "confident mistakes": (~mine.correct, -mine.confidence),
         "models disagree": ((answers != answers[0]).any(axis=0), -mine.confidence),
         "all models wrong": (~right.any(axis=0), -mine.confidence),
         "unsure and right": (mine.correct, mine.confidence),
-        "random": (np.ones(len(frame), bool), np.random.default_rng(0).permutation(len(frame))),
-    }
-    if kind not in kinds:
-        raise InputError(unknown("kind of images", kind, KINDS))
-    keep, order = kinds[kind]
-    if label >= 0:
-        keep = keep & (frame["target"].to_numpy() == label)
-    return frame.assign(order=order)[keep].sort_values("order", kind="stable").drop(columns="order")
+        "random": (np.ones(len(mine), bool), np.random.default_rng(0).permutation(len(mine))),
+    }[kind]
+    places = np.argsort(order, kind="stable")
+    keep = keep & ((mine.targets == label) | (label < 0))
+    return mine.frame[["id", "target", "pred", "confidence"]].iloc[places[keep[places]]]
 
 
-def factor_panel(study: Page, dataset: str, factor: str = "factor", level: str = "level") -> widgets.Widget:
+def factor_panel(study: Page, dataset: str) -> widgets.Widget:
     """Accuracy of every model over the levels of one factor of a sweep."""
-    factors = sorted(study.metadata(dataset)[factor].unique())
+    factors = sorted(study.metadata(dataset)["factor"].unique())
     chosen = widgets.Dropdown(options=factors, description="factor")
 
     def show():
         fig, ax = plt.subplots(figsize=(6.4, 3.6))
         for name, found in study.predictions(dataset).items():
-            meta = study.metadata(dataset).loc[found.ids]
-            rows = (meta[factor] == chosen.value).to_numpy()
-            hits = pd.DataFrame({"level": meta[level].to_numpy()[rows], "hit": found.correct[rows]})
-            curve = hits.groupby("level", sort=False)["hit"].mean().mul(100)
+            rows = study.metadata(dataset).loc[found.ids].assign(hit=100 * found.correct)
+            curve = rows[rows["factor"] == chosen.value].groupby("level", sort=False)["hit"].mean()
             look = theme.style(study.spec(name), study.specs)
             options = {"color": look.color, "markerfacecolor": look.markerfacecolor, "label": look.label}
             ax.plot(curve.index.astype(str), curve, look.marker + look.linestyle, **options)
@@ -134,7 +123,7 @@ def factor_panel(study: Page, dataset: str, factor: str = "factor", level: str =
 def own_images(study: Page, dataset: str) -> widgets.Widget:
     """Upload images, or give a folder: every network's likeliest classes of the dataset's class space."""
     upload = widgets.FileUpload(accept="image/*", multiple=True)
-    folder = widgets.Text(placeholder="or a folder of images", description="folder")
+    folder = widgets.Text(placeholder="or a folder of images", description="folder", continuous_update=False)
     output = widgets.Output()
 
     def show(*_):
@@ -145,8 +134,8 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
             for name, image in images.items():
                 _show(widgets.HBox([_thumbnail(image.convert("RGB")), _answers(study, dataset, name, image)]))
 
-    upload.observe(show, names="value")
-    folder.on_submit(show) if hasattr(folder, "on_submit") else folder.observe(show, names="value")
+    for control in (upload, folder):
+        control.observe(show, names="value")
     return widgets.VBox([widgets.HBox([upload, folder]), output])
 
 
@@ -161,19 +150,19 @@ def open_folder(folder: Path, limit: int = 24) -> dict[str, Image.Image]:
 
 
 def _answers(study: Page, dataset: str, name: str, image: Image.Image) -> widgets.Widget:
-    table = classify(study, dataset, image.convert("RGB"))
     rows = "".join(
         f"<tr><td>{html.escape(study.spec(row.model).label)}</td><td>{html.escape(row.label)}</td>"
         f"<td style='text-align:right'>{row.probability:.1%}</td></tr>"
-        for row in table.itertuples()
+        for row in classify(study, dataset, image.convert("RGB")).itertuples()
     )
     return widgets.HTML(f"<b>{html.escape(name)}</b><table>{rows}</table>")
 
 
-def _single_label(study: Page) -> dict[str, str]:
+def _datasets(study: Page) -> widgets.Dropdown:
     """Datasets of the profile whose images are here and have one label each."""
     names = study.available(n for n, spec in study.profile.datasets.items() if spec.reader != "imagenet_real")
-    return {name: study.title(name) for name in names if not study.dataset(name).multilabel}
+    options = [name for name in names if not study.dataset(name).multilabel]
+    return widgets.Dropdown(options=options, description="dataset")
 
 
 def _panel(controls: list[widgets.Widget], draw) -> widgets.Widget:

@@ -125,7 +125,7 @@ def dataset(**content):
         ({"datasets": {".d": {"reader": "parquet"}}}, "dataset name '.d' cannot be used"),
         ({"datasets": {"d": {}}}, "d: missing 'reader'"),
         (dataset(name="e"), "a dataset's name is its key"),
-        (dataset(limit=-1), "limit: expected 0 or more"),
+        (dataset(limit=-1), "limit: expected at least 0"),
         (dataset(limit=True), "limit: expected a whole number, got True"),
         (dataset(limit="5"), "limit: expected a whole number, got '5'"),
         (dataset(options=[1]), "options: expected a mapping"),

@@ -415,7 +415,7 @@ def hub(server):
 WEIGHTS_CLIENT = """
 import sys
 from beyond_accuracy.base.profile import ModelSpec
-from beyond_accuracy.models.weights import fetch_weights, locate
+from beyond_accuracy.models.card import fetch_weights, locate
 spec = ModelSpec("m", "timm", "hf-hub:some/model")
 assert locate(spec).path is None
 fetch_weights(spec)

@@ -19,7 +19,8 @@ WORDS = ["a photo of a car", "a picture of an umbrella on the left"]
 @pytest.mark.parametrize("name", [*TOWERS, architectures.REFERENCE])
 def test_registered_with_timm(name):
     model = timm.create_model(name, num_classes=16).eval()
-    assert model(torch.zeros(2, 3, 48, 48)).shape == (2, 16)
+    for size in (48, 64):  # the resolutions of training
+        assert model(torch.zeros(2, 3, size, size)).shape == (2, 16)
     config = timm.data.resolve_model_data_config(model)
     assert (config["input_size"], config["crop_pct"], config["interpolation"]) == ((3, 48, 48), 1.0, "bicubic")
 
@@ -28,12 +29,6 @@ def test_towers_match_in_parameters():
     counts = [architectures.parameter_count(timm.create_model(name, num_classes=16)) for name in TOWERS]
     assert max(counts) / min(counts) < 1.15
     assert all(1.4e6 < count < 2.1e6 for count in counts)
-
-
-@pytest.mark.parametrize("name", TOWERS)
-@pytest.mark.parametrize("size", [48, 64])
-def test_towers_accept_the_resolutions_of_training(name, size):
-    assert timm.create_model(name, num_classes=5).eval()(torch.zeros(1, 3, size, size)).shape == (1, 5)
 
 
 @pytest.mark.parametrize("name", TOWERS)

@@ -1,7 +1,5 @@
 """Scenes are a function of their Generator, and stay inside the stated ranges."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -48,8 +46,3 @@ def test_an_occluder_is_no_object_and_a_crop_moves_the_object():
     assert blocked.count == 1 and blocked.props[0].class_name == BLOCK
     cropped = crop_partially(rng, scene)
     assert max(abs(cropped.dx), abs(cropped.dy)) >= 0.6
-
-
-def test_scenes_are_immutable():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        sample_scene(np.random.default_rng(0)).scale = 2.0

@@ -33,13 +33,11 @@ def sampled_stamp(path: Path) -> str:
 
     size = path.stat().st_size
     stamp = hashlib.sha256(f"{size}\n".encode())
+    starts = np.linspace(0, size - BLOCK, BLOCKS).astype(int).tolist() if size > BLOCKS * BLOCK else [0]
     with path.open("rb") as file:
-        if size <= BLOCKS * BLOCK:
-            stamp.update(file.read())
-        else:
-            for start in np.linspace(0, size - BLOCK, BLOCKS).astype(int).tolist():
-                file.seek(start)
-                stamp.update(file.read(BLOCK))
+        for start in starts:
+            file.seek(start)
+            stamp.update(file.read(BLOCK if len(starts) > 1 else -1))
     return stamp.hexdigest()
 
 
@@ -53,12 +51,12 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int]) -> str:
     stamp = hashlib.sha256()
     for name, size in zip(names, sizes, strict=True):
         stamp.update(f"{name}\t{size}\n".encode(errors="surrogateescape"))
-    chosen = np.arange(len(names))
     if sum(sizes) > WHOLE:
-        chosen = np.unique(np.linspace(0, len(names) - 1, min(SAMPLED_FILES, len(names))).round().astype(int))
-    for position in chosen.tolist():
+        chosen = np.linspace(0, len(names) - 1, min(SAMPLED_FILES, len(names))).round().astype(int)
+        names = [names[position] for position in np.unique(chosen)]
+    for name in names:
         try:
-            stamp.update(sampled_stamp(root / names[position]).encode())
+            stamp.update(sampled_stamp(root / name).encode())
         except OSError:
             stamp.update(b"unreadable\n")
     return stamp.hexdigest()

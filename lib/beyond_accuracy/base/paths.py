@@ -10,18 +10,20 @@ ASSETS = Path(__file__).parents[1] / "assets"
 PROFILES = Path(__file__).parents[1] / "profiles"
 
 
-def project_root() -> Path:
-    """The checkout this package is installed from, else the current folder; `BEYOND_ACCURACY_ROOT` overrides both."""
-    if override := os.environ.get("BEYOND_ACCURACY_ROOT"):
-        return Path(override)
+def _checkout() -> Path:
+    """The checkout this package is installed from, else the current folder."""
     checkout = Path(__file__).resolve().parents[3]
     return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
 
 
+def project_root() -> Path:
+    """Where outputs go: `BEYOND_ACCURACY_ROOT`, else the checkout or the current folder."""
+    return Path(os.environ.get("BEYOND_ACCURACY_ROOT") or _checkout())
+
+
 def notebooks_dir() -> Path:
     """The source notebooks; they belong to the checkout even when the output root is elsewhere."""
-    checkout = Path(__file__).resolve().parents[3]
-    return checkout / "notebooks" if (checkout / "notebooks").is_dir() else Path.cwd() / "notebooks"
+    return _checkout() / "notebooks"
 
 
 def data_dir() -> Path:
@@ -49,19 +51,14 @@ def resolve(path: str | Path, base: Path | None = None) -> Path:
     text = str(path)
     if text.startswith("assets:"):
         return ASSETS / text.removeprefix("assets:")
-    candidate = Path(text).expanduser()
-    if candidate.is_absolute():
-        return candidate
-    if base is not None and (base / candidate).exists():
-        return base / candidate
-    return data_dir() / candidate
+    path = Path(text).expanduser()  # joined to a folder, an absolute path stays itself
+    return base / path if base is not None and (base / path).exists() else data_dir() / path
 
 
 def in_notebook() -> bool:
     """Whether a Jupyter kernel runs this code; that ipykernel was imported by something does not make it one."""
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
-    return hasattr(shell, "kernel")
+    return hasattr(ipython, "get_ipython") and hasattr(ipython.get_ipython(), "kernel")
 
 
 def check_name(kind: str, name: str, where: str = "") -> str:

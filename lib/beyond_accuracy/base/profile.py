@@ -5,9 +5,11 @@ A profile is YAML that somebody else wrote: plain values only, no endless trees,
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import os.path
+from collections.abc import Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -21,20 +23,18 @@ DIMENSIONS = (
     *("models", "world", "mistakes", "shape_bias", "calibration", "robustness", "transfer"),
     *("synthetic", "invariance", "ablation", "landscape", "conventions", "summary"),
 )
-KEEP = ("all", "logits", "none")
 SOURCES = ("timm", "open_clip", "predictions")
-KEYS = {
-    *("name", "title", "synthetic", "description", "replicates"),
-    *("settings", "models", "datasets", "dimensions", "imports"),
-}
+PLAIN = {"name": str, "title": str, "description": str, "replicates": str, "synthetic": bool}
+SECTIONS = {"settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
 CHOICES = {
     "preset": ("library", "paper"),
     "interpolation": ("own", "bicubic", "bilinear"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "engine": ENGINES,
+    "keep": ("all", "logits", "none"),
 }
-LEAST = {"resamples": 1, "notebook_timeout": 1, "chunk": 1, "seed": 0, "workers": -1}
+LEAST = {"resamples": 1, "notebook_timeout": 1, "chunk": 1, "seed": 0, "workers": -1, "limit": 0, "expected": 0}
 EXPECTED = {bool: "true or false", int: "a whole number", dict: "a mapping", str: "text"}
 MAX_NODES = 20_000  # far above any real profile; YAML aliases can otherwise unfold without end
 
@@ -94,14 +94,14 @@ class Profile:
 
     name: str
     title: str
-    synthetic: bool
     models: dict[str, ModelSpec]
     datasets: dict[str, DatasetSpec]
     dimensions: dict[str, dict]
     settings: Settings
     imports: tuple[str, ...]
-    description: str
     source: Path
+    synthetic: bool = False
+    description: str = ""
     replicates: str = ""  # table of further training runs of its models (`measure.replicates`), if known
 
     @property
@@ -119,23 +119,19 @@ class Profile:
 
     def under(self, settings: dict, limit: int = 0) -> "Profile":
         """The profile under other `Settings`, and with at most `limit` images of every dataset (0 = as it says)."""
-        changed = replace(self, settings=_settings({**vars(self.settings), **settings}, self.source))
-        if not limit:
-            return changed
+        changed = _settings({**vars(self.settings), **settings}, self.source)
         cut = {n: replace(spec, limit=min(limit, spec.limit or limit)) for n, spec in self.datasets.items()}
-        return replace(changed, datasets=cut)
+        return replace(self, settings=changed, datasets=cut if limit else self.datasets)
 
     def select(self, models: str | list[str]) -> "Profile":
         """The profile with some of its models (empty keeps all); names that are not in it are imported predictions."""
         names = models.split(",") if isinstance(models, str) else models
-        names = [name.strip() for name in names if name.strip()]
-        if not names:
-            return self
         chosen = {
             name: self.models.get(name) or ModelSpec(check_name("model", name), "predictions", label=name)
-            for name in dict.fromkeys(names)
+            for name in map(str.strip, names)
+            if name
         }
-        return replace(self, models=chosen)
+        return replace(self, models=chosen) if chosen else self
 
 
 def available_profiles() -> dict[str, Path]:
@@ -155,7 +151,13 @@ def load_profile(name: str | Path) -> Profile:
 def parse_profile(content: object, source: Path) -> Profile:
     """Validate the content of a profile file (see `load_profile`)."""
     top = _extended(_mapping(_plain(content, str(source)), f"{source}"), source, (source.resolve(),))
-    _known_keys(top, KEYS, str(source))
+    _known_keys(top, PLAIN.keys() | SECTIONS, str(source))
+    plain = _typed({key: value for key, value in top.items() if key in PLAIN}, PLAIN, str(source))
+    plain["name"] = check_name("profile", plain.get("name") or source.stem, f"{source}: ")
+    plain["title"], plain["description"] = plain.get("title") or plain["name"], plain.get("description", "").strip()
+    imports = top.get("imports") or []
+    if not isinstance(imports, list) or not all(isinstance(module, str) for module in imports):
+        raise InputError(f"{source}: imports: expected a list of module names, got {imports!r}")
 
     def section(key: str) -> dict:
         return _mapping(top.get(key) or {}, f"{source}: {key}")
@@ -166,25 +168,14 @@ def parse_profile(content: object, source: Path) -> Profile:
     for name in section("dimensions"):
         if name not in DIMENSIONS:
             raise InputError(f"{source}: {unknown('dimension', name, DIMENSIONS)}")
-    settings = _settings(section("settings"), source)
-    name = check_name("profile", _text(top, "name", source) or source.stem, f"{source}: ")
-    imports = top.get("imports") or []
-    if not isinstance(imports, list) or not all(isinstance(module, str) for module in imports):
-        raise InputError(f"{source}: imports: expected a list of module names, got {imports!r}")
-    if not isinstance(top.get("synthetic", False), bool):
-        raise InputError(f"{source}: synthetic: expected true or false, got {top['synthetic']!r}")
     return Profile(
-        name=name,
-        title=_text(top, "title", source) or name,
-        synthetic=top.get("synthetic", False),
+        **plain,
+        settings=_settings(section("settings"), source),
         models={name: _model(name, entry, source) for name, entry in entries("models").items()},
         datasets={name: _dataset(name, entry, source) for name, entry in entries("datasets").items()},
         dimensions=entries("dimensions"),
-        settings=settings,
         imports=tuple(imports),
-        description=_text(top, "description", source).strip(),
         source=source,
-        replicates=_text(top, "replicates", source),
     )
 
 
@@ -202,14 +193,12 @@ def _read_yaml(path: Path) -> object:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
 
 
-def _plain(node: object, where: str) -> object:
+def _plain(content: object, where: str) -> object:
     """The tree with text keys and plain values; one that aliases make endless is an error."""
-    count = 0
+    count = itertools.count(1)
 
     def walk(node: object, depth: int) -> object:
-        nonlocal count
-        count += 1
-        if depth > 20 or count > MAX_NODES:
+        if depth > 20 or next(count) > MAX_NODES:
             raise InputError(f"{where}: nested too deeply or too large for a profile")
         if isinstance(node, dict):
             return {str(key): walk(value, depth + 1) for key, value in node.items()}
@@ -217,7 +206,7 @@ def _plain(node: object, where: str) -> object:
             return [walk(value, depth + 1) for value in node]
         return node if node is None or isinstance(node, (str, bool, int, float)) else str(node)
 
-    return walk(node, 0)
+    return walk(content, 0)
 
 
 def _extended(top: dict, source: Path, seen: tuple[Path, ...]) -> dict:
@@ -242,18 +231,11 @@ def _merge(parent: dict, child: dict) -> dict:
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def _text(top: dict, key: str, source: Path) -> str:
-    value = top.get(key)
-    if isinstance(value, (dict, list)):
-        raise InputError(f"{source}: {key}: expected text, got {value!r}")
-    return "" if value is None else str(value)
-
-
 def _model(name: str, content: dict, source: Path) -> ModelSpec:
     check_name("model", name, f"{source}: ")
     if "name" in content:  # in YAML the library's name is called `name`; ours is the key
         content = {**content, "id": content["name"]}
-    spec = _record(ModelSpec, {"label": name, **content, "name": name}, source)
+    spec = _record(ModelSpec, {"label": name, **content, "name": name}, f"{source}: {name}")
     if spec.source not in SOURCES:
         raise InputError(f"{source}: models.{name}: {unknown('source', spec.source, SOURCES)}")
     if spec.source != "predictions" and not spec.id:
@@ -265,20 +247,34 @@ def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:
     check_name("dataset", name, f"{source}: ")
     if "name" in content:
         raise InputError(f"{source}: datasets.{name}: a dataset's name is its key; remove 'name'")
-    spec = _record(DatasetSpec, {**content, "name": name}, source)
-    if spec.keep not in KEEP:
-        raise InputError(f"{source}: datasets.{name}.keep: {unknown('value', spec.keep, KEEP)}")
-    for key in ("limit", "expected"):
-        if getattr(spec, key) < 0:
-            raise InputError(f"{source}: datasets.{name}.{key}: expected 0 or more, got {getattr(spec, key)}")
+    spec = _record(DatasetSpec, {**content, "name": name}, f"{source}: {name}")
+    _in_range(spec, f"{source}: datasets.{name}")
     return spec
 
 
-def _record(kind: type, content: dict, source: Path):
-    """A `ModelSpec`, `DatasetSpec` or `Settings` of checked values; nulls are left at their default."""
-    where = f"{source}: {content.get('name', 'settings')}"
+def _settings(content: dict, source: Path) -> Settings:
+    settings = _record(Settings, content, f"{source}: settings")
+    where, scale = f"{source}: settings", settings.logit_scale
+    _in_range(settings, where)
+    if scale != "learned" and not _positive(scale):
+        raise InputError(f"{where}.logit_scale: expected `learned` or a positive number, got {scale!r}")
+    if settings.prompts != "default" and not all("{c}" in line for line in settings.prompts.splitlines() or [""]):
+        raise InputError(f"{where}.prompts: expected `default` or templates with {{c}}, one a line")
+    return settings
+
+
+def _record(kind: type, content: dict, where: str):
+    """A `ModelSpec`, `DatasetSpec` or `Settings` of values of the right type."""
     types = {field.name: field.type for field in fields(kind)}
-    _known_keys(content, set(types), where)
+    _known_keys(content, types.keys(), where)
+    try:
+        return kind(**_typed(content, types, where))
+    except TypeError as error:
+        raise InputError(f"{where}: missing {str(error).rpartition(': ')[2]}") from error
+
+
+def _typed(content: dict, types: dict[str, type], where: str) -> dict:
+    """The values as their types; nulls are left at their default."""
     values = {key: value for key, value in content.items() if value is not None}
     for key, value in values.items():
         wanted = types[key]  # a bool is an int to Python; a number may stand for text
@@ -286,27 +282,15 @@ def _record(kind: type, content: dict, source: Path):
         if not fits:
             raise InputError(f"{where}: {key}: expected {EXPECTED[wanted]}, got {value!r}")
         values[key] = wanted(value)
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise InputError(f"{where}: missing {str(error).rpartition(': ')[2]}") from error
+    return values
 
 
-def _settings(content: dict, source: Path) -> Settings:
-    settings = _record(Settings, content, source)
-    for key, allowed in CHOICES.items():
-        if (value := getattr(settings, key)) not in allowed:
-            raise InputError(f"{source}: settings.{key}: {unknown('value', value, allowed)}")
-    if settings.logit_scale != "learned" and not _positive(settings.logit_scale):
-        raise InputError(
-            f"{source}: settings.logit_scale: expected `learned` or a positive number, got {settings.logit_scale!r}"
-        )
-    if settings.prompts != "default" and not all("{c}" in line for line in settings.prompts.splitlines() or [""]):
-        raise InputError(f"{source}: settings.prompts: expected `default` or templates with {{c}}, one a line")
-    for key, least in LEAST.items():
-        if (value := getattr(settings, key)) < least:
-            raise InputError(f"{source}: settings.{key}: expected at least {least}, got {value}")
-    return settings
+def _in_range(record: DatasetSpec | Settings, where: str) -> None:
+    for key, value in vars(record).items():
+        if key in CHOICES and value not in CHOICES[key]:
+            raise InputError(f"{where}.{key}: {unknown('value', value, CHOICES[key])}")
+        if key in LEAST and value < LEAST[key]:
+            raise InputError(f"{where}.{key}: expected at least {LEAST[key]}, got {value}")
 
 
 def _positive(text: str) -> bool:
@@ -322,7 +306,7 @@ def _mapping(value: object, where: str) -> dict:
     return value
 
 
-def _known_keys(content: dict, known: set[str], where: str) -> None:
+def _known_keys(content: dict, known: Set[str], where: str) -> None:
     for key in content:
         if key not in known:
             raise InputError(f"{where}: {unknown('key', key, sorted(known))}")

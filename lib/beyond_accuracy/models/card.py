@@ -1,19 +1,35 @@
-"""What planning must know of a model, without its network."""
+"""A model without its network: its card, where its weights are, and whether the network is there to get them.
 
+The hub's client retries for tens of seconds per file on a machine without network. So what is in its cache is looked up
+directly, and when the hub does not answer at once the client is told to stay offline before it is imported.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import resolve
-from beyond_accuracy.base.profile import ModelSpec, Settings
+from beyond_accuracy.base.profile import ModelSpec, Profile, Settings
 from beyond_accuracy.data.classes import ClassSpace
+from beyond_accuracy.data.download import from_hub, hub_reachable
 from beyond_accuracy.data.geometry import Geometry
 
 PAPER_CROP = 224 / 256
+WEIGHT_FILES = {
+    "timm": ("model.safetensors", "pytorch_model.bin"),
+    "open_clip": (
+        *("open_clip_model.safetensors", "model.safetensors"),
+        *("open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Card:
-    """A model without its network."""
+    """What planning must know of a model."""
 
     spec: ModelSpec
     weights: str  # hash of all parameters and buffers, whatever file they came from
@@ -38,16 +54,16 @@ class Card:
 
     def under(self, settings: Settings) -> "Card":
         """The card under a profile's conventions: preprocessing preset, interpolation, CLIP logit scale."""
-        card = self
+        geometry, scale = self.geometry, self.logit_scale
         if settings.preset == "paper" and not self.is_clip:
-            card = replace(card, geometry=Geometry.of(self.geometry.crop, PAPER_CROP, "bilinear"))
+            geometry = Geometry.of(geometry.crop, PAPER_CROP, "bilinear")
         if settings.interpolation != "own":
-            card = replace(card, geometry=replace(card.geometry, interpolation=settings.interpolation))
-        if not settings.antialias and card.geometry.mode != "longest":  # that mode resizes with timm's code, in PIL
-            card = replace(card, geometry=replace(card.geometry, antialias=False))
+            geometry = replace(geometry, interpolation=settings.interpolation)
+        if not settings.antialias and geometry.mode != "longest":  # that mode resizes with timm's code, in PIL
+            geometry = replace(geometry, antialias=False)
         if self.is_clip and settings.logit_scale != "learned":
-            card = replace(card, logit_scale=float(settings.logit_scale))
-        return card
+            scale = float(settings.logit_scale)
+        return replace(self, geometry=geometry, logit_scale=scale)
 
     def check(self, classes: ClassSpace) -> None:
         """Refuse a supervised checkpoint whose columns cannot be these classes."""
@@ -59,22 +75,133 @@ class Card:
 
     def key_parts(self, classes: ClassSpace | None) -> dict:
         """What the cache key needs to know of the model; names, labels and file paths are not in it."""
+        parts = {name: getattr(self, name) for name in ("weights", "architecture", "mean", "std")}
         scored = self.is_clip and classes is not None
-        return {
-            "weights": self.weights,
-            "architecture": self.architecture,
-            "mean": self.mean,
-            "std": self.std,
-            "logit_scale": self.logit_scale if scored else None,
-            "prompts": classes.prompt_hash if scored else None,
-        }
+        scale, prompts = (self.logit_scale, classes.prompt_hash) if scored else (None, None)
+        return {**parts, "logit_scale": scale, "prompts": prompts}
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a model are or would be."""
+
+    path: Path | None  # the file on this machine; None where there is none
+    place: str  # where it was looked for, for messages
+    repo: str = ""  # hub repository they can be downloaded from; empty = a local file or folder that must be put there
+    files: tuple[str, ...] = ()  # names of which the first that exists in the repository is taken
+    revision: str = ""  # commit or branch of the repository
 
 
 def local_dir(spec: ModelSpec) -> str:
     """The name that timm and open_clip take; for `local-dir:` with the folder where it is on this machine."""
-    if not spec.id.startswith("local-dir:"):
+    if not (folder := local_folder(spec)):
         return spec.id
-    folder = resolve(spec.id.removeprefix("local-dir:"))
     if not folder.is_dir():
         raise DataMissing(f"{spec.name}: folder {folder} not found")
     return f"local-dir:{folder}"
+
+
+def local_folder(spec: ModelSpec) -> Path | None:
+    """The folder of a model named `local-dir:…`, whether it is there or not."""
+    return resolve(spec.id.removeprefix("local-dir:")) if spec.id.startswith("local-dir:") else None
+
+
+def _local_file(spec: ModelSpec) -> Path | None:
+    """The file that a spec names for its weights: an open_clip tag is none, unless there is such a file."""
+    if spec.checkpoint:
+        return resolve(spec.checkpoint)
+    if spec.source == "open_clip" and spec.pretrained and not local_folder(spec):
+        return file if (file := resolve(spec.pretrained)).is_file() else None
+    return None
+
+
+def locate(spec: ModelSpec) -> Weights | None:
+    """Look for a model's weights on this machine; None for imported predictions."""
+    if spec.source == "predictions":
+        return None
+    if file := _local_file(spec):
+        return Weights(file if file.is_file() else None, str(file))
+    if folder := local_folder(spec):
+        files = (folder / name for name in WEIGHT_FILES[spec.source])
+        return Weights(next(filter(Path.is_file, files), None), str(folder))
+    repo, revision, files = _repository(spec)
+    return Weights(_cached(repo, revision, files), f"the hub's cache ({repo})", repo, files, revision)
+
+
+def _repository(spec: ModelSpec) -> tuple[str, str, tuple[str, ...]]:
+    """Repository, revision and candidate files of a hub model."""
+    file = ""
+    if spec.id.startswith("hf-hub:"):
+        repo = spec.id.removeprefix("hf-hub:")
+    elif spec.source == "timm":
+        import timm
+
+        config = timm.get_pretrained_cfg(spec.id) if timm.is_model(spec.id) else None
+        if config is None or not config.hf_hub_id:
+            raise InputError(
+                f"{spec.name}: timm knows no downloadable weights for {spec.id!r}; give `checkpoint:` a file"
+            )
+        repo, file = config.hf_hub_id, config.hf_hub_filename
+    else:
+        from open_clip import get_pretrained_cfg
+
+        repo, _, file = (get_pretrained_cfg(spec.id, spec.pretrained).get("hf_hub") or "").rpartition("/")
+        if not repo:
+            raise InputError(f"{spec.name}: open_clip knows no downloadable weights {spec.pretrained!r} of {spec.id}")
+    repo, _, revision = repo.partition("@")
+    return repo, revision, (file,) if file else WEIGHT_FILES[spec.source]
+
+
+def _cached(repo: str, revision: str, files: tuple[str, ...]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in files:
+        found = try_to_load_from_cache(repo, name, revision=revision or None)
+        if isinstance(found, str) and Path(found).is_file():
+            return Path(found)
+    return None
+
+
+def may_need_hub(spec: ModelSpec) -> bool:
+    """Whether loading a model may ask the hub: its weights are neither a local file nor a local folder."""
+    return spec.source != "predictions" and not local_folder(spec) and not _local_file(spec)
+
+
+def stay_offline_without_network(specs: Iterable[ModelSpec]) -> None:
+    """Tell the hub's client not to try where the hub cannot be reached; before it is first imported.
+
+    Child processes (notebooks, workers) inherit it.
+    """
+    if "huggingface_hub" not in sys.modules and any(map(may_need_hub, specs)) and not hub_reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def missing_weights(profile: Profile) -> list[ModelSpec]:
+    """Models whose weights come from the hub and are not here."""
+    found = [(spec, locate(spec)) for spec in profile.models.values()]
+    return [spec for spec, weights in found if weights and weights.path is None and weights.repo]
+
+
+def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
+    """Get a model's weights into the hub's cache, where timm and open_clip look for them."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    weights = locate(spec)
+
+    def got(name: str) -> bool:
+        try:
+            return bool(hf_hub_download(weights.repo, name, revision=weights.revision or None))
+        except EntryNotFoundError:
+            return False
+
+    with from_hub(weights.repo):
+        echo(f"{spec.name}: downloading {weights.repo}")
+        for name in ("config.json", "open_clip_config.json"):
+            got(name)  # one library writes the one, the other the other
+        if any(got(name) for name in weights.files):
+            return
+    raise DataMissing(f"{weights.repo} holds none of {', '.join(weights.files)}")

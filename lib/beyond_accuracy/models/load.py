@@ -34,7 +34,7 @@ from beyond_accuracy.base.profile import ModelSpec, Settings, unknown
 from beyond_accuracy.data import geometry
 from beyond_accuracy.data.geometry import Geometry
 from beyond_accuracy.models import card as cards
-from beyond_accuracy.models.card import Card, local_dir
+from beyond_accuracy.models.card import Card, local_dir, local_folder, locate
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from beyond_accuracy.models.network import Model
 
 # What libraries raise on files that are not there, do not fit or are damaged.
-LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, SafetensorError)
+LOAD_ERRORS = (
+    *(RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, StopIteration),
+    *(SafetensorError, pickle.UnpicklingError),
+)
 # Words of what they raise where the hub cannot be reached.
 OFFLINE = ("localentrynotfound", "offline", "connection", "couldn't connect", "max retries", "resolve host", "download")
 MAX_LOADED = 8
@@ -57,9 +60,8 @@ def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], roo
     origin = json.dumps(_origin(spec, imports), sort_keys=True)
     file = root / "models" / f"{hashlib.sha256(origin.encode()).hexdigest()[:24]}.json"
     if (card := _remembered(file, spec)) is None:
-        model = load_model(spec, settings, imports)
-        card = model.own_card
-        if files := source_files(model):
+        card = load_model(spec, settings, imports).own_card
+        if files := source_files(spec):
             content = {"files": [_stamp(path) for path in files], "card": {**asdict(card), "spec": None}}
             with suppress(InputError):  # a store that cannot be written still serves what it has
                 write_atomically(file, json.dumps(content, indent=1).encode())
@@ -71,10 +73,9 @@ def _remembered(file: Path, spec: ModelSpec) -> Card | None:
         content = read_json(file)
         if [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]:
             return None
-        card = content["card"]
+        card = {name: tuple(v) if isinstance(v, list) else v for name, v in content["card"].items()}
         shape = Geometry(**{**card["geometry"], "fill": tuple(card["geometry"]["fill"])})
-        fields = {**card, "geometry": shape, "mean": tuple(card["mean"]), "std": tuple(card["std"]), "spec": spec}
-        return Card(**fields)
+        return Card(**{**card, "geometry": shape, "spec": spec})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -110,6 +111,32 @@ def _own_code() -> str:
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
+def source_files(spec: ModelSpec) -> list[Path]:
+    """Files behind a model; empty where they cannot be told, then nothing is remembered."""
+    if folder := local_folder(spec):
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        return [*files, resolve(spec.checkpoint)] if spec.checkpoint else files
+    try:
+        weights = locate(spec)
+    except InputError:
+        return []
+    if weights.repo:
+        return [] if weights.revision else hub_files(weights.repo)
+    return [] if spec.id.startswith("hf-hub:") else [weights.path]  # a file, but the hub's configuration
+
+
+def hub_files(repository: str) -> list[Path]:
+    """The current snapshot of `owner/name` in the hub's cache, and the file that says which one is current."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    current = folder / "refs" / "main"
+    if not current.is_file():
+        return []
+    files = [path for path in (folder / "snapshots" / current.read_text().strip()).rglob("*") if path.is_file()]
+    return [current, *sorted(files)] if files else []
+
+
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +165,7 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
         spec=spec,
         weights=_weights_hash(network),
         architecture=_architecture_hash(spec, network),
+        patch=_patch(backbone),
         parameters=sum(p.numel() for p in backbone.parameters()),
         **facts,
     )
@@ -172,32 +200,23 @@ def _load_timm(spec: ModelSpec) -> tuple[nn.Module, dict]:
         _known_timm(spec, name)
     try:
         network = timm.create_model(name, **options)
-    except (*LOAD_ERRORS, pickle.UnpicklingError) as error:
+    except LOAD_ERRORS as error:
         raise _load_error(spec, error) from error
     config = resolve_model_data_config(network)
     channels, *sides = config["input_size"]
-    size = _square(spec, sides, channels)
     mode = {"center": "shortest", "squash": "squash", "border": "longest"}[config["crop_mode"]]
     fill = [round(255 * value) for value in config["mean"]]
-    facts = {
-        "geometry": Geometry.of(size, config["crop_pct"], config["interpolation"], mode, fill),
-        "mean": tuple(config["mean"]),
-        "std": tuple(config["std"]),
-        "patch": _patch(network),
-        "n_classes": int(getattr(network, "num_classes", 0)),
-        "logit_scale": None,
-    }
-    return network, facts
+    shape = Geometry.of(_square(spec, sides, channels), config["crop_pct"], config["interpolation"], mode, fill)
+    facts = {"geometry": shape, "mean": tuple(config["mean"]), "std": tuple(config["std"])}
+    return network, {**facts, "n_classes": int(getattr(network, "num_classes", 0)), "logit_scale": None}
 
 
 def _known_timm(spec: ModelSpec, name: str) -> None:
     import timm
 
-    try:
+    with suppress(RuntimeError):  # the architecture is known, the tag is not
         if timm.is_model(name) and timm.get_pretrained_cfg(name) is not None:
             return
-    except RuntimeError:  # the architecture is known, the tag is not
-        pass
     known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
     raise InputError(f"{spec.name}: {unknown('timm model', name, known)}"[:600])
 
@@ -217,10 +236,9 @@ def _load_open_clip(spec: ModelSpec) -> tuple[nn.Module, dict]:
             pretrained = str(_file(spec, pretrained))
     logging.disable(logging.ERROR)  # open_clip logs on the root logger what the exception says again
     try:
-        network = open_clip.create_model(
-            name, pretrained=pretrained or None, require_pretrained=True, weights_only=True
-        )
-    except (*LOAD_ERRORS, StopIteration, pickle.UnpicklingError) as error:
+        how = {"require_pretrained": True, "weights_only": True}
+        network = open_clip.create_model(name, pretrained=pretrained or None, **how)
+    except LOAD_ERRORS as error:
         raise _load_error(spec, error) from error
     finally:
         logging.disable(logging.NOTSET)
@@ -231,48 +249,9 @@ def _load_open_clip(spec: ModelSpec) -> tuple[nn.Module, dict]:
     interpolation = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
     fill = config.get("fill_color") or 0
     fill = [fill] * 3 if isinstance(fill, int) else fill
-    facts = {
-        "geometry": Geometry.of(size, 1.0, interpolation, config.get("resize_mode") or "shortest", fill),
-        "mean": tuple(config["mean"]),
-        "std": tuple(config["std"]),
-        "patch": _patch(network.visual),
-        "n_classes": 0,
-        "logit_scale": network.logit_scale.exp().item(),
-    }
-    return network, facts
-
-
-def source_files(model: Model) -> list[Path]:
-    """Files behind a loaded model, for `cards`; empty where they cannot be told, then nothing is remembered."""
-    spec = model.card.spec
-    if spec.id.startswith("local-dir:"):
-        folder = Path(local_dir(spec).removeprefix("local-dir:"))
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-        return [*files, _file(spec, spec.checkpoint)] if spec.checkpoint else files
-    if spec.checkpoint:
-        return [] if spec.id.startswith("hf-hub:") else [_file(spec, spec.checkpoint)]
-    if spec.pretrained and resolve(spec.pretrained).is_file():
-        return [resolve(spec.pretrained)]
-    if spec.id.startswith("hf-hub:"):
-        return hub_files(spec.id.removeprefix("hf-hub:"))
-    if spec.source == "timm":
-        return hub_files(model.network.pretrained_cfg.get("hf_hub_id") or "")
-    from open_clip import get_pretrained_cfg
-
-    return hub_files((get_pretrained_cfg(spec.id, spec.pretrained).get("hf_hub") or "").strip("/"))
-
-
-def hub_files(repository: str) -> list[Path]:
-    """The current snapshot of a repository in the hub's cache, and the file that says which one is current."""
-    from huggingface_hub import constants
-
-    owner, _, name = repository.partition("/")
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{owner}--{name.partition('/')[0]}"
-    current = folder / "refs" / "main"
-    if not owner or not name or "@" in repository or not current.is_file():
-        return []
-    files = [path for path in (folder / "snapshots" / current.read_text().strip()).rglob("*") if path.is_file()]
-    return [current, *sorted(files)] if files else []
+    shape = Geometry.of(size, 1.0, interpolation, config.get("resize_mode") or "shortest", fill)
+    facts = {"geometry": shape, "mean": tuple(config["mean"]), "std": tuple(config["std"])}
+    return network, {**facts, "n_classes": 0, "logit_scale": network.logit_scale.exp().item()}
 
 
 def _square(spec: ModelSpec, sides, channels: int) -> int:
@@ -331,10 +310,9 @@ def _hub_status(error: BaseException | None) -> int | None:
 def _architecture_hash(spec: ModelSpec, network: nn.Module) -> str:
     """Hash of layers and configuration, without object addresses, folder names or weights."""
     config = spec.id
-    if spec.id.startswith("local-dir:"):
-        folder = Path(local_dir(spec).removeprefix("local-dir:"))
-        names = ("config.json", "open_clip_config.json", "token_table.json")
-        config = "".join((folder / name).read_text("utf-8") for name in names if (folder / name).is_file())
+    if folder := local_folder(spec):
+        files = (folder / name for name in ("config.json", "open_clip_config.json", "token_table.json"))
+        config = "".join(file.read_text("utf-8") for file in files if file.is_file())
     elif spec.source == "timm" and ":" not in spec.id:
         config = spec.id.partition(".")[0]  # the tag says where weights came from; they have a hash of their own
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))
