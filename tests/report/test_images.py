@@ -114,7 +114,7 @@ def test_the_page_shows_pictures_of_a_synthetic_world(toy):
     soup = bs4.BeautifulSoup(body.html, "html.parser")
     cards = soup.select("section:has(#mistakes) .ba-shot")
     assert len(cards) == 4 and {card["data-models"] for card in cards} == {"blind"}
-    assert {card["data-truth"] for card in cards} <= {"green", "blue"}
+    assert {card["data-classes"] for card in cards} <= {"green", "blue"}
     assert "✗ <b>blind</b>: red 33%" in cards[0].text and "✓ <b>colour</b>" in cards[0].text
     assert soup.select_one("option[value=blind]").text == "<b>blind</b>" and not soup.select("i")
     for image in soup.select("img"):
@@ -174,7 +174,7 @@ def test_filters(toy):
     path.write_text(html.page_html(body, view, [], {"profile": "toy", "title": "Toy", "synthetic": True}), "utf-8")
     found, console = ask(path, SCRIPT, toy.root)
     soup = bs4.BeautifulSoup(body.html, "html.parser")
-    cards = [(card["data-models"].split(), card["data-truth"]) for card in soup.select(".ba-shot")]
+    cards = [(card["data-models"].split(), card["data-classes"]) for card in soup.select(".ba-shot")]
 
     def count(model, truth=None):
         number = sum(model in models and truth in (None, shown) for models, shown in cards)

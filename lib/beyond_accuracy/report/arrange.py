@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import bs4
 from nbformat import NotebookNode
 
 SHORT = 5  # rows of a table that stays open where its section has no figure
 FEW_WORDS = 160  # characters of text not worth a fold
-_SHOWS = re.compile(r"\.(draw|table|values|differences|beside_paper|figure|gallery|finding|show|estimates|effects_table)\(")
+_SHOWS = re.compile(r"\.(draw|table|values|differences|beside_paper|figure|gallery|finding|show|estimates)\(")
+_HEADS, LIMITS = {"h1", "h2", "h3", "h4"}, "What this does not show"
 _HEADING = re.compile(r"^(##+) ", re.MULTILINE)
 
 
@@ -33,22 +35,19 @@ def _shown(cell: NotebookNode) -> bool:
     return any(output.output_type in {"display_data", "error"} for output in cell.outputs)
 
 
-def arrange(soup: bs4.BeautifulSoup, first: str = "") -> None:
-    """Put the page's figure (`first`, its name, or else its first one) on top and fold what few readers ask for."""
-    start = next((node for node in soup.find_all(recursive=False)), None)
-    figure = soup.select_one(f"#fig-{first}") if first else None
-    figure = figure or soup.select_one("figure.ba-figure")
-    code = soup.select("details.ba-code")
+def arrange(soup: bs4.BeautifulSoup, first: str = "*") -> None:
+    """Put the page's figure (the last that fits `first`, else its first) on top; fold what few readers ask for."""
+    figures, start = soup.select("figure.ba-figure[id]"), soup.find(True, recursive=False)
+    fitting = [figure for figure in figures if fnmatchcase(figure["id"].removeprefix("fig-"), first)]
     for part in _sections(soup):
         _fold_section(soup, part)
-    short = soup.select_one(".ba-short")
-    if start is not None and figure is not None:
+    short, code = soup.select_one(".ba-short"), soup.select("details.ba-code")
+    if figure := (fitting[-1] if fitting and first != "*" else next(iter(figures), None)):
         reading = figure.find_next_sibling(True)
-        top = [figure, *([reading] if reading and "ba-reading" in reading.get("class", []) else [])]
-        for node in [*top, *([short] if short else [])]:
-            start.insert_before(node.extract())
+        top = [figure, reading if reading and "ba-reading" in reading.get("class", []) else None, short]
+        start.insert_before(*(node.extract() for node in top if node))
     if code:
-        soup.append(fold(soup, "Parameters and code of this page", [node.extract() for node in code]))
+        soup.append(fold(soup, "Parameters and code of this page", code))
 
 
 def fold(soup: bs4.BeautifulSoup, summary: str, nodes: Sequence[bs4.Tag]) -> bs4.Tag:
@@ -70,24 +69,17 @@ def _sections(soup: bs4.BeautifulSoup) -> list[list[bs4.Tag]]:
 
 
 def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag]) -> None:
+    """Fold tables beside figures or findings; of text stay a section's first paragraph and what it does not show."""
     heading = part[0].find(["h2", "h3"])
-    pictures = [node for cell in part for node in cell.select("figure.ba-figure, p.ba-finding")]
+    shown = [node for cell in part for node in cell.select("figure.ba-figure, p.ba-finding")]
     for i, table in enumerate(t for cell in part for t in cell.select("figure.ba-table, .ba-scroll:not(.ba-table *)")):
         caption = table.select_one("figcaption")
-        if not table.find_parent("details") and (pictures or i or len(table.select("tbody tr")) > SHORT):
-            mark = soup.new_tag("span")
-            table.insert_before(mark)
+        if not table.find_parent("details") and (shown or i or len(table.select("tbody tr")) > SHORT):
+            table.insert_before(mark := soup.new_tag("span"))
             mark.replace_with(fold(soup, f"Table: {caption.get_text()}" if caption else "Table", [table]))
-    text = [child for cell in part if "cell-text" in cell.get("class", []) for child in cell.find_all(recursive=False)]
-    text = [child for child in text if child.name not in {"h1", "h2", "h3", "h4"} and "ba-short" not in child.get("class", [])]
-    printed = [node for cell in part for node in cell.select(".output_stdout")]
-    if heading is None:
-        kept = text[:0]
-    elif re.match("What this does not", heading.get_text()):
-        kept = text
-    else:
-        kept = text[:1]
-    more = [*text[len(kept) :], *printed]
+    text = [child for cell in part for child in cell.find_all(recursive=False) if "cell-text" in cell.get("class", [])]
+    text = [child for child in text if child.name not in _HEADS and "ba-short" not in child.get("class", [])]
+    kept = 0 if heading is None else len(text) if heading.get_text().startswith(LIMITS) else 1
+    more = [*text[kept:], *(node for cell in part for node in cell.select(".output_stdout"))]
     if sum(len(node.get_text()) for node in more) > (FEW_WORDS if heading else 0):
-        parent = part[0]
-        parent.append(fold(soup, "More on this" if heading else "What this page asks", more))
+        part[0].append(fold(soup, "More on this" if heading else "What this page asks", more))

@@ -238,7 +238,7 @@ def _run_key(page: Notebook, parameters: Mapping[str, object], profile: Profile,
 
 def _render_key(run_key: str) -> str:
     folder = LIBRARY / "report"
-    files = [folder / "html.py", folder / "template" / "reading.yaml", folder / "template" / "reading.html.j2"]
+    files = [folder / "html.py", folder / "arrange.py", *sorted((folder / "template").glob("reading.*"))]
     files += sorted((folder / "template" / "notebook").iterdir())
     return _digest(run_key.encode(), *(path.read_bytes() for path in files))
 
@@ -316,7 +316,7 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
     failure = html.failure_of(notebook)
     status, message = (failure.status, failure.summary) if failure else ("ok", "")
     body = html.render_body(notebook, failure, page.notebook.parent, page.dimension)
-    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts))
+    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts), body.claim)
     state = PageState(page.name, *said, run_key, _render_key(run_key))
     write_atomically(page.kept(folder, "html"), body.html.encode())
     write_atomically(page.kept(folder, "json"), (json.dumps(asdict(state), indent=1) + "\n").encode())
@@ -342,23 +342,26 @@ def _assemble(
     if key_file.is_file() and key_file.read_text() == key and all(path.is_file() for path in expected):
         return
 
-    from beyond_accuracy.report import choose, differences, front, html, images
+    from beyond_accuracy.report import choose, differences, front, html, images, joint
 
     views, dimensions = [states[page.name] for page in pages], [page.dimension for page in pages]
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
+    shared = joint.shared_draws(profile, options, front.HEADLINES, choose.DRAWS, profile.settings.seed)
+    choice = choose.gather(table, comparisons, profile, choose.DRAWS, profile.settings.seed, shared)
     bodies = {
-        "choose": choose.body(table, comparisons, profile),
+        "choose": choose.body(choice, profile),
         "differences": differences.body(folder, profile, comparisons, dict(zip(dimensions, views, strict=True))),
         "images": images.kept_body(folder, inputs, profile, options),
         "metrics": front.metrics_body(),
     }
     tools = [PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["advice"] = choose.advice(table, comparisons, profile)
+    site["advice"] = choose.advice(choice, profile)
     for page, view in zip(pages, views, strict=True):
         if view.status != "absent":
             inside = page.kept(folder, "html").read_text("utf-8")
+            inside = html.linked(inside, bodies["images"].links.get(page.dimension, {}))
             bodies[page.name] = html.Body(view.title, view.lead, view.sections, inside)
     for view in [*tools, *views]:
         if view.name in bodies:

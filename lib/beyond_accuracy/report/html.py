@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,7 @@ from beyond_accuracy.show import results, tables
 
 TEMPLATE = Path(__file__).parent / "template"
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
+FEW = 60  # characters that say too little to stand alone as the answer of a page
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -64,6 +65,8 @@ class Body:
     lead: str  # first sentence or two, for the list of pages
     sections: list[tuple[str, str]]  # (id, text) of the second-level headings
     html: str
+    claim: str = ""  # what the page says, as its title; its question is the title otherwise
+    links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dimension -> row of its tables -> address
 
 
 # The inside --------------------------------------------------------------------------------------------------------
@@ -126,18 +129,18 @@ def render_body(
     title = heading.extract().get_text().strip() if heading else ""
     lead = next((" ".join(p.get_text().split()) for p in soup.select(".text_cell p, .cell-text p")), "")
     sections = _name_headings(soup)
-    _mark_findings(soup)
+    claim = _mark_findings(soup)
     _say_it_first(soup)
     _fold_provenance(soup)
     add_readings(soup, dimension)
     for table in soup.select("table"):
         if not table.find_parent(class_="ba-scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "ba-scroll", "tabindex": "0"}))
-    arrange(soup, readings()["first"].get(dimension, ""))
+    arrange(soup, readings()["first"].get(dimension, "*"))
     inside = str(soup)
     if failure:
         inside += fragment("failure.html.j2", failure=failure)
-    return Body(title, lead, sections, inside)
+    return Body(title, lead, sections, inside, claim)
 
 
 def for_reading(notebook: NotebookNode, failure: Failure | None = None) -> NotebookNode:
@@ -193,17 +196,21 @@ def _error_of(cell: NotebookNode) -> NotebookNode | None:
     return next((output for output in outputs if output.output_type == "error"), None)
 
 
-def _mark_findings(soup: bs4.BeautifulSoup) -> None:
-    """A displayed sentence that is bold from end to end is a finding (`Page.finding`)."""
+def _mark_findings(soup: bs4.BeautifulSoup) -> str:
+    """Paragraphs bold from end to end are findings (`Page.finding`); one in italics, too, the claim, is returned."""
+    claim = ""
     for paragraph in soup.select(".output_markdown > p"):
         inside = [child for child in paragraph.children if str(child).strip()]
-        if len(inside) == 1 and inside[0].name == "strong":
+        if len(inside) == 1 and inside[0].name == "em":
+            claim = claim or paragraph.extract().get_text()
+        elif len(inside) == 1 and inside[0].name == "strong":
             inside[0].unwrap()
             paragraph["class"] = "ba-finding"
+    return claim
 
 
 def _say_it_first(soup: bs4.BeautifulSoup) -> None:
-    """The page's main finding, which its notebook can only state at the end, also right under the question."""
+    """The page's main finding, which its notebook can only state at the end, also on top: its first sentences."""
     finding, start = soup.select_one("p.ba-finding"), soup.select_one(".cell-text")
     if finding is None or start is None or soup.h2 is None:
         return
@@ -211,8 +218,14 @@ def _say_it_first(soup: bs4.BeautifulSoup) -> None:
     box = soup.new_tag("p", attrs={"class": "ba-short"})
     link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
     link.string = "In short:"
-    box.extend([link, " ", *(child.__copy__() for child in finding.children)])
+    box.extend([link, f" {first_words(finding.get_text())}"])
     start.append(box)
+
+
+def first_words(said: str) -> str:
+    """The first sentence, with those after it as long as that says too little."""
+    end = next((m.start() + 1 for m in re.finditer(r"\. (?=[A-Z])", said) if m.start() > FEW), len(said))
+    return said[:end]
 
 
 def _fold_provenance(soup: bs4.BeautifulSoup) -> None:
@@ -258,6 +271,17 @@ def add_readings(soup: bs4.BeautifulSoup, dimension: str) -> None:
             texts, names = readings()["kinds"][found], readings()["metrics"].get(found)
             fold = fragment("reading.html.j2", texts=texts, names=names)
             figure.insert_after(bs4.BeautifulSoup(fold.strip(), "html.parser"))
+
+
+def linked(inside: str, links: Mapping[str, str]) -> str:
+    """The inside of a page whose rows lead to `links` by their headings; all of them stand below its first figure."""
+
+    def link(found: re.Match[str]) -> str:
+        href = links.get(html.unescape(found[2]))
+        return f'{found[1]}<a href="{html.escape(href)}">{found[2]}</a>' if href else found[0]
+
+    inside = re.sub(r'(<th scope="row"[^>]*>)([^<]+)(?=</th>)', link, inside)
+    return inside.replace("</figure>", f"</figure>{fragment('links.html.j2', links=links)}", 1) if links else inside
 
 
 # The shell -----------------------------------------------------------------------------------------------------------
