@@ -44,7 +44,7 @@ def arrange(soup: bs4.BeautifulSoup, first: str = "*") -> None:
     short, code = soup.select_one(".ba-short"), soup.select("details.ba-code")
     if figure := (fitting[-1] if fitting and first != "*" else next(iter(figures), None)):
         reading = figure.find_next_sibling(True)
-        top = [figure, reading if reading and "ba-reading" in reading.get("class", []) else None, short]
+        top = [short, figure, reading if reading and "ba-reading" in reading.get("class", []) else None]
         start.insert_before(*(node.extract() for node in top if node))
     if code:
         soup.append(fold(soup, "Parameters and code of this page", code))
@@ -81,5 +81,11 @@ def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag]) -> None:
     text = [child for child in text if child.name not in _HEADS and "ba-short" not in child.get("class", [])]
     kept = 0 if heading is None else len(text) if heading.get_text().startswith(LIMITS) else 1
     more = [*text[kept:], *(node for cell in part for node in cell.select(".output_stdout"))]
+    if heading and heading.name == "h2" and not (shown or kept > 1 or any(cell.select("figure") for cell in part)):
+        box = fold(soup, "", [])  # nothing but words: how it was done
+        part[0].insert_before(box)
+        box.summary.append(heading.extract())
+        box.extend([cell.extract() for cell in part])
+        return
     if sum(len(node.get_text()) for node in more) > (FEW_WORDS if heading else 0):
         part[0].append(fold(soup, "More on this" if heading else "What this page asks", more))

@@ -294,6 +294,8 @@ def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]
     names = (ranking.order[0], ranking.runner_up)
     texts = [tables.format_interval(*numbers.loc[name], choice.criteria[i].format) for name in names]
     word = _verdict(choice, i, ranking, names[1])
+    if choice.criteria[i].log:  # what is counted is equal, or it is not
+        word = "equal" if word == verdicts.OPEN else COST
     said = "" if word == COST else f", {word}"
     return f"{choice.criteria[i].arrowed}: {texts[0]} against {texts[1]} ({labels[names[1]]}){said}"
 

@@ -343,7 +343,8 @@ def body(profile: Profile, options: Mapping[str, object] | None = None, store: S
         "factor": ("Set or factor", [(f, f) for f in dict.fromkeys(shot.factor for shot in shots if shot.factor)]),
     }
     hidden = sorted({shot.dataset for shot in shots if not may_show(profile, shot.dataset)})
-    shown = {"sections": found, "pictures": pictures, "choices": choices, "labels": labels, "hidden": hidden}
+    shown = {"shown": {shot for shot in shots if pictures[shot] is not None}}
+    shown |= {"sections": found, "pictures": pictures, "choices": choices, "labels": labels, "hidden": hidden}
     inside = fragment("images.html.j2", lead=lead, **shown, left_out=left_out, side=SIDE)
     anchors = [(s.key, s.title) for s in found] if shots else []
     return Body("Look at the errors", lead, anchors, inside, links=_links(found))

@@ -19,6 +19,7 @@ filtered((wanted) => {
       here += fits;
     }
     section.hidden = off || !here;
+    section.querySelector(".ba-more").open = Boolean(wanted.dimension || wanted.pair || wanted.verdict);
     seen += section.hidden ? 0 : here;
   }
   return `${seen} of ${all} differences shown.`;

@@ -14,6 +14,7 @@ filtered((wanted) => {
     }
     const narrowed = wanted.model || wanted.truth || wanted.factor;
     section.hidden = Boolean(off || (narrowed && !here));
+    for (const more of section.querySelectorAll(".ba-more")) more.open = Boolean(narrowed || wanted.section);
     seen += section.hidden ? 0 : here;
   }
   return `${seen} of ${all} images shown${seen ? "." : ": nothing was picked for all of this; reset one choice."}`;
