@@ -317,7 +317,7 @@ def pug_parquet(root: Path) -> set[str]:
 
 def annotated_images(n: int = 96) -> list[tuple[str, int, bytes]]:
     """Images under the names of real, ImageNet-X-annotated validation images, with their real labels."""
-    from beyond_accuracy.data.annotations import factors_imagenet_x
+    from beyond_accuracy.data.published import factors_imagenet_x
 
     frame = factors_imagenet_x().sort_index().iloc[:n]
     rows = enumerate(zip(frame.index, frame["target"], strict=True))

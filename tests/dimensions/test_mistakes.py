@@ -297,7 +297,7 @@ def published(shared_dir):
 def test_equals_imagenet_x(published, which):
     from imagenet_x import error_ratio, get_factor_accuracies
 
-    from beyond_accuracy.data.annotations import FACTORS, factors_imagenet_x
+    from beyond_accuracy.data.published import FACTORS, factors_imagenet_x
 
     folder, labels, pred = published
     expected = error_ratio(get_factor_accuracies(str(folder), which_factor=which))
@@ -315,7 +315,7 @@ def test_equals_imagenet_x(published, which):
 
 @pytest.mark.parametrize("model,real,top1", [("ResNet50", 82.958, 76.130), ("ViT", 83.987, 78.006)])
 def test_real_accuracy_of_published_predictions(published, model, real, top1):
-    from beyond_accuracy.data.annotations import real_labels
+    from beyond_accuracy.data.published import real_labels
 
     _, labels, pred = published
     lists = [real_labels()[i] for i in labels.index]

@@ -72,7 +72,7 @@ def write_notebooks(folder):
         code('print("noise", file=sys.stderr)\nprint("said <aloud>")\nimport warnings; warnings.warn("careful")'),
         code("secret_code = 2\nprint('shown')", "hide-input"),
         code(RESULTS),
-        code("from IPython.display import Markdown, display\ndisplay(Markdown(f'**It rises by {SEED} of {BINS}.**'))"),
+        code("results.display_html(f'<p class=\"ba-finding\">It rises by {SEED} of {BINS}.</p>', '')"),
         code("2 * 171717171"),
     )
     write(
@@ -398,8 +398,8 @@ def test_pages_that_read_the_others_depend_on_their_results(tmp_path):
 
 
 def test_code_spans_escape_and_pair():
-    assert html.code_spans("run `a < b` & go") == "run <code>a &lt; b</code> &amp; go"
-    assert html.code_spans("one ` only") == "one ` only"
+    assert results.code_spans("run `a < b` & go") == "run <code>a &lt; b</code> &amp; go"
+    assert results.code_spans("one ` only") == "one ` only"
 
 
 def test_unreadable_formulas_stay_as_source():

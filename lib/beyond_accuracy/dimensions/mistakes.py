@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import test_proportions_2indep
 
-from beyond_accuracy.data import annotations
+from beyond_accuracy.data import published
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, holm, wilson
 from beyond_accuracy.show import figures
@@ -53,9 +53,9 @@ def annotated(page, runs: Mapping) -> Annotated:
     """The page's images with their factors: of ImageNet-X where the profile says so, else of the metadata."""
     clean, source = page.role("clean"), page.role("factors") if page.has_role("factors") else None
     first, names = next(iter(runs.values())), page.class_names(clean)
-    top, multi = (annotations.factor_frame(first.ids, page.metadata(clean), source, kind) for kind in ("top", "multi"))
+    top, multi = (published.factor_frame(first.ids, page.metadata(clean), source, kind) for kind in ("top", "multi"))
     targets = pd.Series(first.targets, index=first.ids)[multi.index]
-    kind, groups = annotations.image_groups(multi.index, source, np.asarray(names)[targets])
+    kind, groups = published.image_groups(multi.index, source, np.asarray(names)[targets])
     right = pd.DataFrame({model: run.correct for model, run in runs.items()}, index=first.ids)
     title = "ImageNet-X" if source == "imagenet_x" else page.title(clean)
     return Annotated(source or clean, title, right, top, multi, kind, groups)
@@ -282,7 +282,7 @@ def relabelled(page, runs: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
     none = pd.DataFrame(columns=[*tidy.COLUMNS, "kind"])
     if not page.has_role("real"):
         return none, none
-    lists = annotations.real_labels()
+    lists = published.real_labels()
     scores, shares = [tidy.accuracy({model: run.correct for model, run in runs.items()})], [none]
     for model, run in runs.items():
         real = [lists[i] for i in run.ids]

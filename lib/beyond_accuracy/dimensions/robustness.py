@@ -17,10 +17,9 @@ from scipy.special import expit
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data import corruptions, published
-from beyond_accuracy.dimensions.landscape import odds
 from beyond_accuracy.inference.predictions import Predictions, restrict
 from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, percentile_interval, share_interval
+from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, odds, percentile_interval, share_interval
 
 # Model -> (n,) outcomes on the same images in the same order: right or not, or the share of versions that is right.
 Correct = Mapping[str, ArrayLike]

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
 from beyond_accuracy.data.published import CHECKPOINTS, checkpoint_specs
-from beyond_accuracy.dimensions.landscape import NAMES, ROBUSTNESS, odds
+from beyond_accuracy.dimensions.landscape import NAMES, ROBUSTNESS
+from beyond_accuracy.measure.stats import odds
 from beyond_accuracy.show import figures, results, theme
 from beyond_accuracy.show.theme import GREY, HALO, INK, ORANGE, PURPLE
 

@@ -10,9 +10,8 @@ from beyond_accuracy.base.profile import DatasetSpec, Profile, unknown
 from beyond_accuracy.data import corruptions, transforms
 from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.transforms import parse
-from beyond_accuracy.inference.jobs import Options
+from beyond_accuracy.inference.jobs import Options, usable_precisions
 from beyond_accuracy.inference.outputs import Outputs
-from beyond_accuracy.inference.precision import usable_precisions
 from beyond_accuracy.inference.store import Store
 
 GIGABYTE = 1e9
@@ -40,6 +39,7 @@ class Filled:
 
     keys: list[str] = field(default_factory=list)  # store keys the page reads
     missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not on this machine
+    wrong: list[str] = field(default_factory=list)  # the same for bad input
 
 
 def requests(profile: Profile, dimension: str, options: dict | None = None) -> list[Request]:
@@ -92,15 +92,16 @@ def _texts(value: object) -> list[str]:
 
 
 def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Filled:
-    """Run whatever the page needs and the store lacks; data or weights that are absent are in the result."""
+    """Run whatever the page needs and the store lacks; what is absent or malformed stops itself only, and is told."""
     outputs, filled = Outputs(profile, store, options), Filled()
     for request in requests(profile, dimension, options):
         try:
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
-        except DataMissing as missing:
-            if str(missing) not in filled.missing:  # several requests may lack the same
-                filled.missing.append(str(missing))
+        except (DataMissing, InputError) as error:
+            told = filled.missing if isinstance(error, DataMissing) else filled.wrong
+            if str(error) not in told:  # several requests may lack the same
+                told.append(str(error))
     filled.keys = sorted(outputs.used)
     return filled
 

@@ -129,7 +129,7 @@ def render_body(
     title = heading.extract().get_text().strip() if heading else ""
     lead = next((" ".join(p.get_text().split()) for p in soup.select(".text_cell p, .cell-text p")), "")
     sections = _name_headings(soup)
-    claim = _mark_findings(soup)
+    claim = said.extract().get_text() if (said := soup.select_one("p.ba-claim")) else ""
     _say_it_first(soup)
     _fold_provenance(soup)
     add_readings(soup, dimension)
@@ -194,19 +194,6 @@ def failure_of(notebook: NotebookNode) -> Failure | None:
 def _error_of(cell: NotebookNode) -> NotebookNode | None:
     outputs = cell.outputs if cell.cell_type == "code" else []
     return next((output for output in outputs if output.output_type == "error"), None)
-
-
-def _mark_findings(soup: bs4.BeautifulSoup) -> str:
-    """Paragraphs bold from end to end are findings (`Page.finding`); one in italics, too, the claim, is returned."""
-    claim = ""
-    for paragraph in soup.select(".output_markdown > p"):
-        inside = [child for child in paragraph.children if str(child).strip()]
-        if len(inside) == 1 and inside[0].name == "em":
-            claim = claim or paragraph.extract().get_text()
-        elif len(inside) == 1 and inside[0].name == "strong":
-            inside[0].unwrap()
-            paragraph["class"] = "ba-finding"
-    return claim
 
 
 def _say_it_first(soup: bs4.BeautifulSoup) -> None:
@@ -308,7 +295,7 @@ def _source(name: str) -> Markup:
 @cache
 def _environment() -> jinja2.Environment:
     environment = results.environment(TEMPLATE)
-    environment.filters["codes"] = code_spans
+    environment.filters["codes"] = results.code_spans
     environment.globals |= {"style": _source("style.css"), "script": _source("report.js"), "source": _source}
     environment.globals |= {"table": _safe(tables.table_html), "markdown": _safe(markdown_html)}
     return environment
@@ -316,15 +303,3 @@ def _environment() -> jinja2.Environment:
 
 def _safe(markup: Callable[..., str]) -> Callable[..., Markup]:
     return lambda *args, **options: Markup(markup(*args, **options))  # noqa: S704 (they escape)
-
-
-def code_spans(text: str) -> Markup:
-    """Plain text with `code` between backticks, as our messages write commands; everything is escaped.
-
-    >>> code_spans("run `a < b`")
-    Markup('run <code>a &lt; b</code>')
-    """
-    parts = html.escape(text).split("`")
-    if len(parts) % 2 == 0:  # an odd backtick: nothing is paired for certain
-        return Markup("`".join(parts))  # noqa: S704 (escaped above)
-    return Markup("".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)))  # noqa: S704

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import json
 import re
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import write_atomically
@@ -242,6 +244,18 @@ def environment(folder: Path) -> jinja2.Environment:
 def fragment(template: str, **variables: object) -> str:
     """Markup of a figure or table."""
     return environment(Path(__file__).parent / "template").get_template(template).render(**variables)
+
+
+def code_spans(text: str) -> Markup:
+    """Plain text with `code` between backticks, as our messages write commands; everything is escaped.
+
+    >>> code_spans("run `a < b`")
+    Markup('run <code>a &lt; b</code>')
+    """
+    parts = html.escape(text).split("`")
+    if len(parts) % 2 == 0:  # an odd backtick: nothing is paired for certain
+        return Markup("`".join(parts))  # noqa: S704 (escaped above)
+    return Markup("".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)))  # noqa: S704
 
 
 def check_name(name: str, what: str) -> None:
