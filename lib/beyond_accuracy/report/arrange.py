@@ -79,9 +79,10 @@ def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag]) -> None:
             mark.replace_with(fold(soup, f"Table: {caption.get_text()}" if caption else "Table", [table]))
     text = [child for cell in part for child in cell.find_all(recursive=False) if "cell-text" in cell.get("class", [])]
     text = [child for child in text if child.name not in _HEADS and "ba-short" not in child.get("class", [])]
-    kept = 0 if heading is None else len(text) if heading.get_text().startswith(LIMITS) else 1
+    limits = heading is not None and heading.get_text().startswith(LIMITS)
+    kept = 0 if heading is None else len(text) if limits else 1
     more = [*text[kept:], *(node for cell in part for node in cell.select(".output_stdout"))]
-    if heading and heading.name == "h2" and not (shown or kept > 1 or any(cell.select("figure") for cell in part)):
+    if heading and heading.name == "h2" and not (shown or limits or any(cell.select("figure") for cell in part)):
         box = fold(soup, "", [])  # nothing but words: how it was done
         part[0].insert_before(box)
         box.summary.append(heading.extract())

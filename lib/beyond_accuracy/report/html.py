@@ -205,7 +205,8 @@ def _say_it_first(soup: bs4.BeautifulSoup) -> None:
     box = soup.new_tag("p", attrs={"class": "ba-short"})
     link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
     link.string = "In short:"
-    box.extend([link, f" {first_words(finding.get_text())}"])
+    said = "".join(f"`{child.get_text()}`" if child.name == "code" else child.get_text() for child in finding.children)
+    box.extend([link, " ", *bs4.BeautifulSoup(results.code_spans(first_words(said)), "html.parser").contents])
     start.append(box)
 
 

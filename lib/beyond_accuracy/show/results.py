@@ -197,11 +197,11 @@ def figure_html(name: str, alt: str, caption: str, svg: bytes, png: bytes, csv: 
         re.search(rf'\b{side}="([\d.]+)pt"', svg[:2000].decode("utf-8", "replace")) for side in ("width", "height")
     )
     size = [round(float(found.group(1)) * 4 / 3) for found in points]
-    drawing, packed = _rounded(svg), ""
-    webp, photo = _webp(png)
-    mime, picture = ("image/svg+xml", drawing) if len(drawing) <= max(_INLINE_SVG, len(webp)) else ("image/webp", webp)
-    if picture is webp and not photo:
-        packed = base64.b64encode(gzip.compress(drawing, mtime=0)).decode()
+    drawing, packed, photo = _rounded(svg), "", False
+    mime, picture = "image/svg+xml", drawing
+    if len(drawing) > _INLINE_SVG and len((webp := _webp(png))[0]) < len(drawing):
+        mime, (picture, photo) = "image/webp", webp
+        packed = "" if photo else base64.b64encode(gzip.compress(drawing, mtime=0)).decode()
     source, link = f"data:{mime};base64,{base64.b64encode(picture).decode()}", csv_data_link(csv)
     shown = {"source": source, "size": size, "link": link, "packed": packed, "photo": photo}
     return fragment("figure.html.j2", name=name, alt=alt, caption=caption, **shown)
