@@ -471,6 +471,12 @@ class Answers:
         words += [f"undecided on {joined(rows.loc[rows['hollow'], 'row'].tolist())}"] * int(rows["hollow"].any())
         return f"{EFFECTS[term]['said']}, all else equal (points): {'; '.join(words)}."
 
+    def claim(self, term: str) -> str:
+        """What one factor does to accuracy where it does most, of the sets on which it is decided."""
+        rows = self.sets("accuracy").query("term == @term and not hollow").sort_values("value", key=abs)
+        most = rows.tail(1).to_dict("records")
+        return "".join(f"{EFFECTS[term]['said']}: {_number(row)} points on {row['row']}" for row in most)
+
     def robustness(self, name: str, shift: str, clean: str) -> str:
         """What brings accuracy under a shift closer to clean accuracy, beside what it does to that accuracy itself.
 
