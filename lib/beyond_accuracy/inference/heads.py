@@ -25,7 +25,8 @@ from beyond_accuracy.base.files import atomic_write
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.transforms import parse
-from beyond_accuracy.inference.store import Entry, score
+from beyond_accuracy.inference.predictions import score
+from beyond_accuracy.inference.store import Entry
 
 KINDS = ("probe", "knn", "zero_shot")  # that need the features alone
 FORMAT = 1  # part of the key: another way to fit is another head
