@@ -320,8 +320,14 @@ class Page:
             return spoken[0]
         return f"{spoken[0]} leads" if len(spoken) == 1 else f"{verdicts.joined(spoken)} tie"
 
-    def finding(self, sentence: str) -> None:
-        """Show one computed sentence, and keep it for the front page."""
+    def claim(self, start: str, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
+        """A title from `leader`; none where nothing was measured."""
+        return f"{start} {self.leader(rows, judged)}" if len(rows) else ""
+
+    def finding(self, sentence: str, claim: str = "") -> None:
+        """Show one computed sentence, and keep it for the front page; a `claim` says it in few words: the title."""
+        if claim:
+            results.display_html(f'<p class="ba-claim mathjax_ignore">{results.code_spans(claim)}</p>', claim)
         self._findings.append(sentence)
         text = json.dumps(self._findings, indent=1, ensure_ascii=False)
         results.write_atomically(self.records / "findings" / f"{self.dimension}.json", text.encode())

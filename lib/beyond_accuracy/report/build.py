@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ def build(
 
     def build_one(page: Notebook) -> PageState:
         found = filled[page.name]
-        inputs = [*found.keys, *found.missing, *found.wrong]
+        inputs = [*found.keys, *found.missing, *found.wrong, *found.metadata.values()]
         run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and not force
@@ -240,7 +241,7 @@ def _run_key(page: Notebook, parameters: Mapping[str, object], profile: Profile,
 
 def _render_key(run_key: str) -> str:
     folder = LIBRARY / "report"
-    files = [folder / "html.py", folder / "template" / "reading.yaml", folder / "template" / "reading.html.j2"]
+    files = [folder / "html.py", folder / "arrange.py", *sorted((folder / "template").glob("reading.*"))]
     files += sorted((folder / "template" / "notebook").iterdir())
     return _digest(run_key.encode(), *(path.read_bytes() for path in files))
 
@@ -365,7 +366,7 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
     failure = html.failure_of(notebook)
     status, message = (failure.status, failure.summary) if failure else ("ok", "")
     body = html.render_body(notebook, failure, page.notebook.parent, page.dimension)
-    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts))
+    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts), body.claim)
     write_atomically(page.kept(folder, "html"), body.html.encode())
     files = [page.executed(folder), page.kept(folder, "html"), *_recorded(folder, page.dimension)]
     files += sorted((figures_dir(profile.name) / page.dimension).glob("[!.]*"))
@@ -396,7 +397,7 @@ def _assemble(
     if kept.get("key") == f"{key} {models} {built}" and _same(kept.get("files") or {"": ""}):
         return []
 
-    from beyond_accuracy.report import choose, differences, front, html, images, real_models
+    from beyond_accuracy.report import choose, differences, front, html, images, joint, real_models
 
     pages = sorted(pages, key=lambda page: page.dimension not in LATE)  # built last, read first
     views, there = [states[page.name] for page in pages], [page for page in pages if page.name in built]
@@ -404,9 +405,15 @@ def _assemble(
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
     titles = {page.dimension: states[page.name] for page in pages}
+
+    @cache
+    def choice() -> choose.Choice:
+        shared = joint.shared_draws(profile, options, front.HEADLINES, choose.DRAWS, profile.settings.seed)
+        return choose.gather(table, comparisons, profile, choose.DRAWS, profile.settings.seed, shared)
+
     made = {
         "models": lambda: real_models.body(next((f"{name}.html" for name in built if "landscape" in name), "")),
-        "choose": lambda: choose.body(table, comparisons, profile),
+        "choose": lambda: choose.body(choice(), profile),
         "differences": lambda: differences.body(folder, profile, comparisons, titles),
         "images": lambda: images.kept_body(folder, inputs, profile, options),
         "metrics": front.metrics_body,
@@ -422,9 +429,11 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(table, comparisons, profile)
+    site["cuts"] = _cuts(profile, pages)
+    site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(choice(), profile)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
+        inside = html.linked(inside, bodies["images"].links.get(page.dimension, {}))
         bodies[page.name] = html.Body(view.title, view.lead, view.sections, inside)
     written = [folder / "results.csv", folder / "index.html"]
     for view in [*tools, *views]:
@@ -446,3 +455,15 @@ def _assemble(
         content = {"key": f"{key} {models} {built}", "files": _stamps(written)}
         write_atomically(site_file, json.dumps(content, indent=1).encode())
     return failed
+
+
+def _cuts(profile: Profile, pages: Sequence[Notebook]) -> dict[str, list[str]]:
+    """What each page uses of larger sets, by its name; all of it under the empty name."""
+    from beyond_accuracy.inference import plan
+
+    found = {}
+    for page in pages:
+        with suppress(InputError):  # of bad roles: the page says so
+            if plan.requests(profile, page.dimension):
+                found[page.name] = plan.cuts(profile, page.dimension)
+    return {**found, "": list(dict.fromkeys(text for texts in found.values() for text in texts))}
