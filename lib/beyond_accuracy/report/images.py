@@ -23,7 +23,7 @@ from PIL import Image
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.profile import Profile
-from beyond_accuracy.data import annotations, transforms
+from beyond_accuracy.data import published, transforms
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.predictions import Predictions
@@ -33,7 +33,7 @@ from beyond_accuracy.show import figures
 
 SIDE = 144  # pixels of a picture's side
 QUALITY = 72  # of WebP
-MOST_BYTES = 750_000  # of the page's pictures: those beyond are left out, and the page says so
+MOST_BYTES = 680_000  # of the page's pictures: those beyond are left out, and the page says so
 MISTAKES, DISAGREEMENTS, CUES, LEVELS, FLIPS, FACTORS = 4, 5, 4, 4, 3, 4  # images per model and kind, or per factor
 _SHIFTED_ROLES = ("v2", "r", "a", "sketch", "hard")
 
@@ -207,7 +207,7 @@ def _factors(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
     if dataset := _role(profile, "clean", "mistakes"):
         runs, source = _runs(outputs, dataset), profile.dimensions["mistakes"].get("factors")
         ids = next(iter(runs.values())).ids
-        frame = annotations.factor_frame(ids, load_dataset(outputs.dataset_spec(dataset)).metadata, source)
+        frame = published.factor_frame(ids, load_dataset(outputs.dataset_spec(dataset)).metadata, source)
         marks = frame.reindex(ids, fill_value=0).astype(bool)
         for name in frame:
             yield from _shots(outputs, dataset, runs, missed(runs, marks[name], FACTORS, name.replace("_", " ")))
