@@ -19,7 +19,7 @@ from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknow
 from beyond_accuracy.data import published
 from beyond_accuracy.data.classes import IMAGENET_ORDER, class_space, imagenet_wnids
 from beyond_accuracy.data.dataset import ImageDataset, evenly
-from beyond_accuracy.data.download import how_to_get, profile_argument, sources
+from beyond_accuracy.data.download import how_to_get, profile_argument, source_of
 from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
@@ -288,7 +288,7 @@ def published_accuracy(spec: ModelSpec, dataset: str) -> float:
 
 def _estimates(profile: Profile, missing: list[str]) -> Iterator[str]:
     """Room on disk for missing data and for the outputs, and how many images every model will see."""
-    if wanted := [name for name in profile.datasets if name in missing and name in sources()]:
+    if wanted := [name for name, spec in profile.datasets.items() if name in missing and source_of(spec)]:
         room = make_plan(profile, wanted).gigabytes
         command = f"beyond-accuracy fetch --profile {profile_argument(profile)}"
         yield f"Missing data needs about {room:.0f} GB on disk: `{command}`"

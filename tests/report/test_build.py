@@ -170,7 +170,7 @@ def test_nothing_is_loaded_from_outside(built):
 
 
 def test_links_lead_somewhere(built):
-    for name, page in all_pages(built[0]):
+    for name, page in [*all_pages(built[0]), *((name, soup(built[0], name)) for name in report.TOOL_PAGES)]:
         ids = {tag["id"] for tag in page.find_all(id=True)}
         assert len(ids) == len(page.find_all(id=True)), f"{name}: an id is repeated"
         for link in page.select("a[href]"):

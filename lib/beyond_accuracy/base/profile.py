@@ -4,6 +4,7 @@ A profile is YAML that somebody else wrote: plain values only, no endless trees,
 """
 
 import difflib
+import glob
 import hashlib
 import itertools
 import json
@@ -12,6 +13,7 @@ import os.path
 import sys
 from collections.abc import Set
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -25,7 +27,7 @@ DIMENSIONS = (
     *("synthetic", "invariance", "ablation", "landscape", "conventions", "summary"),
 )
 SHIFTS = ("v2", "a", "r", "sketch", "hard")
-ROLES = {  # page -> parts that datasets play on it, and its options (OPTIONS); other pages take any
+ROLES = {  # page -> parts that datasets play on it, and its options; other pages take any
     "models": ("clean",),
     "world": ("clean", *SHIFTS, "cue_conflict", "pug"),
     "mistakes": ("clean", "factors", "real"),
@@ -38,7 +40,6 @@ ROLES = {  # page -> parts that datasets play on it, and its options (OPTIONS); 
     "ablation": ("table",),
     "conventions": ("clean", "factors", "limit", "subsets"),
 }
-OPTIONS = ("factors", "tasks", "protocols", "transforms", "table", "limit")  # roles that name no dataset
 SOURCES = ("timm", "open_clip", "predictions")
 PLAIN = {"name": str, "title": str, "description": str, "replicates": str, "synthetic": bool}
 SECTIONS = {"settings", "models", "datasets", "dimensions", "imports"}
@@ -126,7 +127,7 @@ class Profile:
             if (first := taken.setdefault(spec.label, name)) != name:  # tables and figures would merge the two
                 raise InputError(f"{self.source}: models {first} and {name} have one label {spec.label!r}; change one")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Fingerprint of the whole profile: a page is rebuilt when it changes."""
         content = {
@@ -145,6 +146,7 @@ class Profile:
         for entry in (*self.dimensions.values(), *(spec.options for spec in self.datasets.values())):
             values += [value for value in entry.values() if isinstance(value, str)]
         found = [resolve(value) for value in dict.fromkeys(values) if value]
+        found += [beside for path in found for beside in path.parent.glob(f"{glob.escape(path.stem)}_*{path.suffix}")]
         folders = [resolve(spec.path) for spec in self.datasets.values() if spec.path]
         found += [path for folder in folders for path in folder.glob("*.*") if path.suffix in (".txt", ".json", ".csv")]
         return sorted({path for path in found if os.path.isfile(path)})

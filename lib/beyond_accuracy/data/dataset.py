@@ -16,7 +16,7 @@ from PIL import Image
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import ClassSpace, class_space, imagenet_subset
-from beyond_accuracy.data.download import sources
+from beyond_accuracy.data.download import source_of
 
 Targets = np.ndarray | list[np.ndarray]
 READERS: dict[str, Callable[[DatasetSpec], "ImageDataset"]] = {}
@@ -191,7 +191,7 @@ def _check_labels(spec, ids, targets: Targets, classes: ClassSpace, columns, sou
 def require(path: Path, spec: DatasetSpec, kind: str = "folder") -> Path:
     """The path when it is there."""
     if not (path.is_dir() if kind == "folder" else path.exists()):
-        gated = sources()[spec.name].gated if spec.name in sources() else ""
+        gated = source.gated if (source := source_of(spec)) else ""
         terms = f" (terms to accept first: {gated}; `--profile open` needs none)" if gated else ""
         raise DataMissing(
             f"{spec.name}: {kind} {path} not found. Get it with `beyond-accuracy fetch --only {spec.name}`{terms}, or "

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -29,10 +29,11 @@ from tqdm import tqdm
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json
 from beyond_accuracy.base.paths import ASSETS
-from beyond_accuracy.base.profile import Profile, available_profiles
+from beyond_accuracy.base.profile import DatasetSpec, Profile, available_profiles
 
 PROBE_SECONDS = 3.0  # for the hub to answer
 ATTEMPTS = 6
+SHARD_GIGABYTES = 0.5  # what the hub's writer puts into one Parquet file
 CHUNK_BYTES = 2**16  # also what a broken transfer loses at most
 TIMEOUT_S = (20, 60)  # to connect, between two packets
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
@@ -101,11 +102,24 @@ def profile_argument(profile: Profile) -> str:
     return profile.name if available_profiles().get(profile.name) == profile.source else str(profile.source)
 
 
+def source_of(spec: DatasetSpec) -> Source | None:
+    """Where a dataset comes from: its folder's name tells, as several sets may be cuts of one, else its own name.
+
+    With the dataset's option `shards` so many of a hub repository's shards only.
+    """
+    found, shards = sources().get(PurePosixPath(spec.path).name) or sources().get(spec.name), spec.options.get("shards")
+    if not (found and found.hub and shards):
+        return found
+    size = min(found.gigabytes, shards * SHARD_GIGABYTES)
+    return replace(found, hub=replace(found.hub, shards=int(shards)), gigabytes=size, about=True)
+
+
 def how_to_get(name: str, profile: Profile) -> str:
     """The command, and the page to visit first, that get a dataset."""
-    if name not in sources():
+    source = source_of(profile.datasets[name]) if name in profile.datasets else sources().get(name)
+    if source is None:
         return f"no download is known for {name}; see docs/datasets.md and its path in the profile"
-    first = f"accept the terms at {page}, run `hf auth login`, then " if (page := sources()[name].gated) else ""
+    first = f"accept the terms at {page}, run `hf auth login`, then " if (page := source.gated) else ""
     return f"{first}`beyond-accuracy fetch --profile {profile_argument(profile)} --only {name}`"
 
 

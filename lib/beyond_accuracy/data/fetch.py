@@ -16,7 +16,7 @@ from beyond_accuracy.base.paths import data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import download
 from beyond_accuracy.data.dataset import evenly
-from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, sources
+from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, source_of
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
 
@@ -37,12 +37,12 @@ class Plan:
     @property
     def transient(self) -> float:
         """The most gigabytes that unpacking one of the downloads needs on top."""
-        return max((sources()[spec.name].transient for spec in self.wanted), default=0.0)
+        return max((source_of(spec).transient for spec in self.wanted), default=0.0)
 
     @property
     def gigabytes(self) -> float:
         """Room the downloads take, unpacking included."""
-        return sum(sources()[spec.name].gigabytes for spec in self.wanted) + self.transient
+        return sum(source_of(spec).gigabytes for spec in self.wanted) + self.transient
 
 
 def fetch(profile: Profile, only: Sequence[str] = (), *, models=(), get_model=None, yes=False, echo=print, ask=None):
@@ -67,7 +67,7 @@ def fetch(profile: Profile, only: Sequence[str] = (), *, models=(), get_model=No
     code = 3 if plan.by_hand else 0
     for spec in (*plan.wanted, *plan.models):
         try:
-            get_model(spec) if isinstance(spec, ModelSpec) else fetch_dataset(spec, sources()[spec.name], echo)
+            get_model(spec) if isinstance(spec, ModelSpec) else fetch_dataset(spec, source_of(spec), echo)
         except (DataMissing, InputError) as error:
             echo(f"{spec.name}: {error}")
             code = 2 if isinstance(error, InputError) else code or 3
@@ -78,8 +78,8 @@ def make_plan(profile: Profile, only: Sequence[str] = (), models: Sequence[Model
     """Sort what was asked for into here, to be downloaded, and to be got by hand."""
     plan = Plan([], [], [], list(models))
     for spec in [profile.datasets[name] for name in _chosen(profile, only)]:
-        if needs_data(spec):
-            (plan.ready if _is_ready(spec) else plan.wanted if spec.name in sources() else plan.by_hand).append(spec)
+        if needs_data(spec) and resolve(spec.path) not in [resolve(other.path) for other in plan.wanted]:
+            (plan.ready if _is_ready(spec) else plan.wanted if source_of(spec) else plan.by_hand).append(spec)
     return plan
 
 
@@ -113,7 +113,7 @@ def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None
     for spec in plan.ready:
         echo(f"  {spec.name:22} here")
     for spec in plan.wanted:
-        source = sources()[spec.name]
+        source = source_of(spec)
         size = f"{'about ' if source.about else ''}{source.gigabytes:g} GB"
         echo(f"  {spec.name:22} {size:14} from {source.origin}; {spec.licence or 'licence not stated'}")
         if source.gated:
@@ -132,7 +132,7 @@ def _remaining(spec: DatasetSpec) -> float:
     """Bytes still to come, given what an interrupted run left."""
     folder = resolve(spec.path)
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-    return max(0.0, sources()[spec.name].gigabytes * GIGABYTE - there)
+    return max(0.0, source_of(spec).gigabytes * GIGABYTE - there)
 
 
 def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None] = print) -> None:

@@ -456,6 +456,11 @@ class Answers:
             formats = dict.fromkeys(_SHOWN.values(), "+.2f" if slug == "gap-log-odds" else "+.1f")
             caption = f"{panel['caption']}{of}: {what}{note}"
             page.table(shown, f"{name}-{slug}", caption, formats=formats)
+        if len(weak := self.guessing):
+            weak = weak.assign(on=weak["dataset"].map(self.titles), cell=list(map(cell_name, weak.to_dict("records"))))
+            shown = weak[["on", "cell", "value", "ci_low", "ci_high", "chance"]]
+            caption = f"Cells that cannot be told from guessing{of}: mean accuracy over seeds, and guessing's, percent."
+            page.table(shown, f"{name}-at-chance", caption, decimals=1)
 
     def statement(self, term: str) -> str:
         """What one factor does to accuracy: on which sets it is decided, with numbers, and on which not."""

@@ -23,14 +23,14 @@ from beyond_accuracy.base.paths import ASSETS, figures_dir, notebooks_dir, proje
 from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.run import LATE, READS, build_pages
-from beyond_accuracy.show import metrics, results
+from beyond_accuracy.show import results
 
 if TYPE_CHECKING:
     from beyond_accuracy.inference.plan import Filled
 
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
-TOOL_PAGES = ("choose", "differences", "images", "metrics")  # made from what the notebooks recorded
+TOOL_PAGES = ("models", "choose", "differences", "images", "metrics")  # made from what the notebooks recorded
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 RECORDED = {"results": ".csv", "comparisons": ".csv", "findings": ".json"}  # folder -> what a page leaves there
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
@@ -104,7 +104,7 @@ def build(
 
     def build_one(page: Notebook) -> PageState:
         found = filled[page.name]
-        inputs = [*found.keys, *found.missing, *found.wrong]
+        inputs = [*found.keys, *found.missing, *found.wrong, *found.metadata.values()]
         run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and not force
@@ -389,15 +389,17 @@ def _assemble(
     What cannot be made says so in its place, and is `failed` in the answer: the other pages are there all the same.
     """
     shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
-    shell += [metrics.FILE, *sorted((folder / ".state" / "pages").glob("*"))]
-    key = _digest(*(path.read_bytes() for path in shell), _results_digest(folder).encode(), _made_for(profile).encode())
+    shell += sorted((folder / ".state" / "pages").glob("*"))
+    said = (_library_digest(), _results_digest(folder), _made_for(profile))
+    key = _digest(*(path.read_bytes() for path in shell), *(part.encode() for part in said))
     site_file = folder / ".state" / "site"
     built, kept = [name for name, state in states.items() if state.status != "absent"], read_json(site_file)
     if kept.get("key") == f"{key} {models} {built}" and _same(kept.get("files") or {"": ""}):
         return []
 
-    from beyond_accuracy.report import choose, differences, front, html, images, joint
+    from beyond_accuracy.report import choose, differences, front, html, images, joint, real_models
 
+    pages = sorted(pages, key=lambda page: page.dimension not in LATE)  # built last, read first
     views, there = [states[page.name] for page in pages], [page for page in pages if page.name in built]
     dimensions = [page.dimension for page in there]
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
@@ -410,6 +412,7 @@ def _assemble(
         return choose.gather(table, comparisons, profile, choose.DRAWS, profile.settings.seed, shared)
 
     made = {
+        "models": lambda: real_models.body(next((f"{name}.html" for name in built if "landscape" in name), "")),
         "choose": lambda: choose.body(choice(), profile),
         "differences": lambda: differences.body(folder, profile, comparisons, titles),
         "images": lambda: images.kept_body(folder, inputs, profile, options),
@@ -426,7 +429,8 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["advice"] = [] if tools[0].message else choose.advice(choice(), profile)
+    site["cuts"] = _cuts(profile, pages)
+    site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(choice(), profile)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
         inside = html.linked(inside, bodies["images"].links.get(page.dimension, {}))
@@ -434,8 +438,9 @@ def _assemble(
     written = [folder / "results.csv", folder / "index.html"]
     for view in [*tools, *views]:
         if view.name in bodies:
+            shown = site | {"synthetic": profile.synthetic and view.name != "models"}  # published models are no toys
             written.append(folder / view.href)
-            write_atomically(written[-1], html.page_html(bodies[view.name], view, views, site).encode())
+            write_atomically(written[-1], html.page_html(bodies[view.name], view, views, shown).encode())
     for orphan in folder.glob("[0-9]*_*.html"):
         if orphan.stem not in built:
             orphan.unlink()
@@ -450,3 +455,15 @@ def _assemble(
         content = {"key": f"{key} {models} {built}", "files": _stamps(written)}
         write_atomically(site_file, json.dumps(content, indent=1).encode())
     return failed
+
+
+def _cuts(profile: Profile, pages: Sequence[Notebook]) -> dict[str, list[str]]:
+    """What each page uses of larger sets, by its name; all of it under the empty name."""
+    from beyond_accuracy.inference import plan
+
+    found = {}
+    for page in pages:
+        with suppress(InputError):  # of bad roles: the page says so
+            if plan.requests(profile, page.dimension):
+                found[page.name] = plan.cuts(profile, page.dimension)
+    return {**found, "": list(dict.fromkeys(text for texts in found.values() for text in texts))}

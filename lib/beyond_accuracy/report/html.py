@@ -27,6 +27,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from beyond_accuracy import __version__
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.arrange import arrange, fold, without_empty_sections
 from beyond_accuracy.show import results, tables
@@ -278,7 +279,8 @@ def linked(inside: str, links: Mapping[str, str]) -> str:
 def page_html(body: Body, page: PageView, pages: Sequence[PageView], site: Mapping[str, object]) -> str:
     """A whole page: the shell around a body, with all pages for its navigation.
 
-    `site`: facts about the run: `profile`, `title`, `synthetic`, and the `tools` and `advice` that are there.
+    `site`: facts about the run: `profile`, `title`, `synthetic`, `cuts` (by page), and what is there of `tools` and
+    `advice`.
     """
     inside, heading = Markup(body.html), body.title or page.title  # noqa: S704 (made by our templates and nbconvert)
     return fragment("page.html.j2", body=inside, page=page, pages=pages, site=site, heading=heading)
@@ -297,7 +299,12 @@ def _source(name: str) -> Markup:
 def _environment() -> jinja2.Environment:
     environment = results.environment(TEMPLATE)
     environment.filters["codes"] = results.code_spans
-    environment.globals |= {"style": _source("style.css"), "script": _source("report.js"), "source": _source}
+    environment.globals |= {
+        "version": __version__,
+        "style": _source("style.css"),
+        "script": _source("report.js"),
+        "source": _source,
+    }
     environment.globals |= {"table": _safe(tables.table_html), "markdown": _safe(markdown_html)}
     return environment
 

@@ -281,7 +281,7 @@ def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more)
 
 def count_note(spec: DatasetSpec, n: int) -> str:
     """What is to be said of a number of images that is not the full set's; empty where it is, or a part is wanted."""
-    wanted_part = spec.options.get("images") or spec.options.get("corruptions")
+    wanted_part = any(spec.options.get(name) for name in ("images", "corruptions", "shards"))
     whole = not spec.expected or n == spec.expected or wanted_part
     return "" if whole else f"{n:,} images, the full set has {spec.expected:,}"
 
@@ -334,7 +334,8 @@ def _complete(spec: DatasetSpec, shards: list[Path]) -> None:
     total = {int(found[2]) for found in matches}
     if len(total) > 1:
         raise InputError(f"{spec.name}: {shards[0].parent} mixes shards of different downloads; keep one set of them")
-    if missing := sorted(set(range(max(total, default=0))) - {int(found[1]) for found in matches}):
+    missing = sorted(set(range(max(total, default=0))) - {int(found[1]) for found in matches})
+    if missing and len(matches) < min(spec.options.get("shards", max(total)), max(total)):
         raise InputError(
             f"{spec.name}: {shards[0].parent} lacks {len(missing)} of {max(total)} shards (first missing: "
             f"{missing[0]:05d}); continue the download with `beyond-accuracy fetch --only {spec.name}`"
