@@ -160,6 +160,8 @@ def _predict(args: argparse.Namespace) -> int:
     profile = replace(profile, models={model.name: model}, datasets={**profile.datasets, dataset.name: dataset})
     outputs = Outputs(profile, Store(), _options(args))
     found = outputs.predictions(dataset.name, [args.transform])[args.transform].get(model.name)
+    if found is None and outputs.left_out:
+        raise InputError(next(iter(outputs.left_out)))
     if found is None:
         raise DataMissing(f"{model.name} has no predictions on {dataset.name} under {args.transform}; import them")
     n, correct, skipped = len(found), int(found.correct.sum()), len(found.meta.get("skipped", []))

@@ -45,6 +45,7 @@ class Outputs:
         self.profile, self.store, self.run = profile, store, run
         self.options = replace(jobs_.Options.given(**(options or {})), imports=profile.imports)
         self.used: dict[str, dict] = {}  # description of every store entry asked for so far, by key
+        self.left_out: dict[str, None] = {}  # what models have no outputs for and why, one line each, in order
         self.convention = ""  # what was changed of the profile's conventions; empty = nothing
 
     def under(self, settings: dict, limit: int = 0) -> "Outputs":
@@ -96,6 +97,8 @@ class Outputs:
         found = {}
         for text, by_model in self._entries(data, transforms).items():
             read = {name: self._read(entry, name, data, text) for name, entry in by_model.items() if entry is not None}
+            if not read and self.left_out and parse(text).is_identity:
+                raise InputError(next(iter(self.left_out)))
             found[text] = _on_same_images(read)
         return found
 
@@ -107,7 +110,10 @@ class Outputs:
                 f"{dataset}: the profile does not keep its features (datasets.{dataset}.keep is {data.keep}, not all)"
             )
         found = {}
-        for name, entry in self._entries(data, ["none"], networks_only=True)["none"].items():
+        entries = self._entries(data, ["none"], networks_only=True)["none"]
+        if self.left_out and not any(entries.values()):
+            raise InputError(next(iter(self.left_out)))
+        for name, entry in [(name, entry) for name, entry in entries.items() if entry is not None]:
             frame = self._rows(entry, data)
             layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
             targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
@@ -121,7 +127,10 @@ class Outputs:
     def _entries(
         self, data: ImageDataset, transforms: list[str], networks_only: bool = False
     ) -> dict[str, dict[str, Entry | None]]:
-        """Store entries by transform and model, complete; None where an imported model does not cover the set."""
+        """Store entries by transform and model, complete; None where a model has no outputs.
+
+        An imported model may not cover the set; a network may not take an input side, or know no such classes.
+        """
         specs = self.profile.models.values()
         networks = [spec for spec in specs if spec.source != "predictions"]
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
@@ -129,7 +138,7 @@ class Outputs:
             self._check_imported(imported, data.name, bool(networks))
         entries: dict[str, dict[str, Entry | None]] = {text: dict.fromkeys(self.profile.models) for text in transforms}
         if networks:
-            for (text, name), entry in self._run(networks, data, transforms).items():
+            for (text, name), entry in self._run(networks, data, transforms, networks_only).items():
                 entries[text][name] = entry
         for name in imported:
             entry = self.store.imported(name, data.name)
@@ -166,18 +175,33 @@ class Outputs:
                 f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
             )
 
-    def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
-        cards = [self.card(spec) for spec in specs]
+    def _run(
+        self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str], features: bool = False
+    ) -> dict[tuple[str, str], Entry]:
+        cards = []
+        for card in map(self.card, specs):
+            try:
+                if data.classes is not None and not features:
+                    card.check(data.classes)
+                cards.append(card)
+            except InputError as error:
+                self.left_out[str(error)] = None
         precision = choose_precision(self.profile.settings.precision, self.device)
         jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
-        lacking = [job for job in jobs if not job.entry.complete]
+        lacking = [job for job in jobs if not job.entry.settled]
         if lacking and not self.run:
             raise DataMissing(f"{data.name}: no stored predictions of {lacking[0].card.name}; build its page first")
         if lacking:
             with jobs_.announced(data, jobs, self.options.progress):
                 self._engine()(jobs, data, self.store, self.profile.settings, self.options)
         texts = [text for _ in cards for text in transforms]
-        return {(text, job.card.name): job.entry.described() for text, job in zip(texts, jobs, strict=True)}
+        found = {}
+        for text, job in zip(texts, jobs, strict=True):
+            if reason := job.entry.refused:
+                self.left_out[f"{reason} ({data.name}{'' if text == 'none' else f', {text}'})"] = None
+            else:
+                found[text, job.card.name] = job.entry.described()
+        return found
 
     def _engine(self) -> Callable:
         wanted = self.options.engine or self.profile.settings.engine

@@ -40,6 +40,7 @@ class Filled:
 
     keys: list[str] = field(default_factory=list)  # store keys the page reads
     missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not on this machine
+    left_out: list[str] = field(default_factory=list)  # what models have no outputs for, one message each
 
 
 def requests(profile: Profile, dimension: str, options: dict | None = None) -> list[Request]:
@@ -101,7 +102,7 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
         except DataMissing as missing:
             if str(missing) not in filled.missing:  # several requests may lack the same
                 filled.missing.append(str(missing))
-    filled.keys = sorted(outputs.used)
+    filled.keys, filled.left_out = sorted(outputs.used), list(outputs.left_out)
     return filled
 
 

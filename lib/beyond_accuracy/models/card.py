@@ -65,12 +65,17 @@ class Card:
             scale = float(settings.logit_scale)
         return replace(self, geometry=geometry, logit_scale=scale)
 
+    def scores(self, classes: ClassSpace | None) -> bool:
+        """Whether the model can answer on these classes: CLIP on any, others on as many as they have."""
+        return classes is not None and (self.is_clip or self.n_classes == len(classes))
+
     def check(self, classes: ClassSpace) -> None:
         """Refuse a supervised checkpoint whose columns cannot be these classes."""
-        if not self.is_clip and self.n_classes != len(classes):
+        if not self.scores(classes):
             raise InputError(
                 f"{self.name}: the checkpoint has {self.n_classes} classes, the dataset's class space {classes.name} "
                 f"has {len(classes)}; choose a checkpoint trained on {classes.name}"
+                + ("" if self.n_classes else ", or use this backbone where features suffice (probes)")
             )
 
     def key_parts(self, classes: ClassSpace | None) -> dict:

@@ -52,10 +52,9 @@ class Model:
             try:
                 _resample_positions(network.visual if self.is_clip else network, size)
                 network.to(device, memory_format=torch.channels_last)
-            except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
-                raise InputError(
-                    f"{self.card.name}: cannot take inputs of side {size} ({error or type(error)})"
-                ) from error
+            except Exception as error:
+                text = " ".join(str(error).split())[:200] or type(error).__name__
+                raise InputError(f"{self.card.name}: cannot take inputs of side {size} ({text})") from error
         return replace(self, network=network, card=replace(self.card, geometry=self.geometry.at(size)))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:

@@ -144,9 +144,9 @@ def fill_store(
             echo(f"{page.name}: {error}")
             keys[page.name] = [str(error)]
             continue
-        for message in filled.missing:
+        for message in (*filled.missing, *filled.left_out):
             echo(f"{page.name}: {message}")
-        keys[page.name] = [*filled.keys, *filled.missing]
+        keys[page.name] = [*filled.keys, *filled.missing, *filled.left_out]
     return keys
 
 
