@@ -28,7 +28,7 @@ from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.plan import disk_lines, forward_passes
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.inference.throughput import projection
-from beyond_accuracy.models.card import locate
+from beyond_accuracy.models.card import SIGLIP, locate, missing_tokenizer, tokenizer_source
 from beyond_accuracy.models.load import read_card
 
 OK, NOTE, MISSING, WRONG = "ok", "note", "MISSING", "WRONG"
@@ -228,9 +228,19 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
         card = read_card(spec, profile.settings, profile.imports, cache_dir())
     except (DataMissing, InputError) as error:
         return Finding(spec.name, MISSING if isinstance(error, DataMissing) else WRONG, _plain(error, spec))
-    scale = f", logit scale {card.logit_scale:.4g}" if card.logit_scale else ""
-    size, text = f"{card.parameters / 1e6:.1f} M parameters", f"{spec.id} {spec.pretrained}".strip()
-    return Finding(spec.name, OK, f"{text}: {size}, weights {card.weights[:12]}, {card.geometry.text}{scale}")
+    if lacks := missing_tokenizer(spec):
+        how = SIGLIP if lacks == "package" else f"`beyond-accuracy fetch --profile {profile_argument(profile)}"
+        how += "" if lacks == "package" else " --only models`"
+        return Finding(spec.name, MISSING, f"its tokenizer ({tokenizer_source(spec)}, read by transformers): {how}")
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (card.mean, card.std))
+    text, size = f"{spec.id} {spec.pretrained}".strip(), f"{card.parameters / 1e6:.1f} M parameters"
+    facts = [f"{text}: {size}", f"weights {card.weights[:12]}", f"side {card.geometry.crop}", card.geometry.text]
+    facts += [f"mean {mean}", f"std {std}", f"activation {card.activation or 'not a layer'}"]
+    if card.is_clip:
+        facts += [f"context {card.context}", f"logit scale {card.logit_scale:.4g}"]
+    if card.published and profile.settings.side == "trained":
+        facts.append(f"published at {card.published.text}: `settings: {{side: published}}`")
+    return Finding(spec.name, OK, ", ".join([*facts, *card.notes]))
 
 
 def _imported(spec: ModelSpec) -> Finding:

@@ -397,7 +397,7 @@ def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.D
     classes = _class_space(page, dataset).prompted(page.settings.prompts)
     device, rows = inference.pick_device(page.outputs.device), []
     for name, card in [(name, card) for name in page.models if (card := page.card(name)) is not None]:
-        model = model_for(card, page.settings, page.profile.imports).to(device)
+        model = model_for(card, page.settings, page.profile.imports).to(device).at_size(card.geometry.crop)
         head = inference.text_head(model, classes, device, page.store)
         pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None].to(device)
         with torch.inference_mode():

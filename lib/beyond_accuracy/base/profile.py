@@ -29,6 +29,7 @@ SECTIONS = {"settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
 CHOICES = {
     "preset": ("library", "paper"),
+    "side": ("trained", "published"),
     "interpolation": ("own", "bicubic", "bilinear"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "engine": ENGINES,
@@ -74,6 +75,7 @@ class Settings:
     """Conventions that change numbers, and resources."""
 
     preset: str = "library"  # preprocessing: the checkpoint's own, or `paper` (Resize 256 bilinear + crop)
+    side: str = "trained"  # input side and crop: as the checkpoint was trained, or as its accuracies were `published`
     interpolation: str = "own"  # of the resize: what the preset says, else `bicubic` or `bilinear` for every model
     antialias: bool = True  # whether the resize filters before it samples, as PIL does
     logit_scale: str = "learned"  # CLIP logit scale, `learned` or a number such as 100
