@@ -5,13 +5,11 @@ Needs neither network nor GPU. Exit code 2: something is here that would make nu
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import cache_dir, data_dir, resolve
@@ -19,7 +17,7 @@ from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknow
 from beyond_accuracy.data import published
 from beyond_accuracy.data.annotations import factors_imagenet_x, real_labels
 from beyond_accuracy.data.classes import IMAGENET_ORDER, class_space, imagenet_wnids
-from beyond_accuracy.data.dataset import ImageDataset, evenly
+from beyond_accuracy.data.dataset import ImageDataset, evenly, opened
 from beyond_accuracy.data.download import how_to_get, profile_argument, sources
 from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
@@ -142,6 +140,8 @@ def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, s
         yield WRONG, f"{dataset.source}: {note}: incomplete, or another version; fetch it again"
     yield from _split_sizes(spec, dataset)
     yield from _classes(spec, dataset)
+    if dataset.passed:
+        yield NOTE, f"passed over {dataset.passed}"
     if dataset.load is not None:
         yield from _images(spec, dataset)
 
@@ -186,17 +186,26 @@ def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str
 
 def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
     """Decode a sample and look for images that were resized or encoded again."""
-    formats, sizes, tables = set(), [], []
+    formats, sizes, tables, turned = set(), [], [], 0
     for position in evenly(len(dataset), DECODED).tolist():
         try:
             dataset.image(position)
-            with Image.open(io.BytesIO(dataset.load(position))) as image:
+            with opened(dataset.load(position)) as image:
+                turned += image.getexif().get(0x0112, 1) != 1
                 formats.add(image.format)
                 sizes.append(image.size)
                 tables.append(str(getattr(image, "quantization", "")))
         except InputError as error:
             yield WRONG, _plain(error, spec)
             return
+    if turned:
+        yield (
+            NOTE,
+            (
+                f"{turned} of {len(sizes)} images looked at carry a flag that turns them in viewers; it is ignored, as "
+                "benchmarks are read. For photographs of your own turn the pixels first"
+            ),
+        )
     side = SIDE.get(spec.reader)
     if side and (odd := [size for size in sizes if size != (side, side)]):
         yield WRONG, f"images are {odd[0][0]} x {odd[0][1]}, the release has {side} x {side}: they were resized"

@@ -24,6 +24,12 @@ EPILOG = "Documentation: README.md and docs/. Exit codes: 0 complete, 1 a notebo
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a name that the terminal's encoding lacks is no reason to fail after the work
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     _environment(args)
     try:
         return args.run(args)

@@ -1,5 +1,6 @@
 """Bring your own predictions: a CSV in the ImageNet-X layout becomes a model of the report."""
 
+import gzip
 import hashlib
 import json
 import warnings
@@ -16,6 +17,7 @@ from beyond_accuracy.data.readers.files import VAL_ID
 from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array, score
 
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
+ROUNDING = 1e-5  # that a probability may exceed 1 by, as sums in float32 do
 PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns
 UNREADABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning, UnicodeError, ValueError)
 UNREADABLE += (OverflowError, OSError, EOFError, zlib.error, MemoryError)
@@ -80,6 +82,7 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 path,
+                **_dialect(path),
                 dtype={"file_name": str},
                 keep_default_na=False,
                 index_col=False,
@@ -108,6 +111,15 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     return frame
 
 
+def _dialect(path: Path) -> dict[str, str]:
+    """Encoding and separator of a table, from its first line: spreadsheets write UTF-16, semicolons and tabs, too."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        head = file.readline(2**20)
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    line = head[: len(head) // 2 * 2].decode(encoding, "replace")
+    return {"encoding": encoding, "sep": max(",;\t", key=line.count)}
+
+
 def _demand(frame: pd.DataFrame, path: Path, good, column: str, after: str, before: str = "") -> None:
     """The value of `column` in the first row that is not good, and what is wrong with it, become the message."""
     wrong = np.flatnonzero(~np.asarray(good))
@@ -134,6 +146,7 @@ def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> No
 def _in_range(frame: pd.DataFrame, path: Path, n_classes: int) -> None:
     classes, probability = _numbers(frame["predicted_class"]), _numbers(frame["predicted_probability"])
     whole = (classes >= 0) & (classes < n_classes) & (classes == np.floor(classes))
+    probability = np.where((probability > 1) & (probability <= 1 + ROUNDING), 1.0, probability)
     share = (probability >= 0) & (probability <= 1)
     for column, good, rule in (
         ("predicted_class", whole, f", expected a whole number from 0 to {n_classes - 1}"),

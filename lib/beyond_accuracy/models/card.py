@@ -6,14 +6,16 @@ directly, and when the hub does not answer at once the client is told to stay of
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import resolve
-from beyond_accuracy.base.profile import ModelSpec, Profile, Settings
+from beyond_accuracy.base.profile import ModelSpec, Profile, Settings, unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.download import from_hub, hub_reachable
 from beyond_accuracy.data.geometry import Geometry
@@ -150,16 +152,20 @@ def locate(spec: ModelSpec) -> Weights | None:
 
 def _repository(spec: ModelSpec) -> tuple[str, str, tuple[str, ...]]:
     """Repository, revision and candidate files of a hub model."""
-    file = ""
+    file, config = "", None
     if spec.id.startswith("hf-hub:"):
         repo = spec.id.removeprefix("hf-hub:")
+        if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?", repo):
+            raise InputError(f"{spec.name}: {spec.id!r} is no repository of the hub; expected hf-hub:OWNER/NAME")
     elif spec.source == "timm":
         import timm
 
-        config = timm.get_pretrained_cfg(spec.id) if timm.is_model(spec.id) else None
+        with suppress(RuntimeError):  # the architecture is known, the tag is not
+            config = timm.get_pretrained_cfg(spec.id) if timm.is_model(spec.id) else None
         if config is None or not config.hf_hub_id:
             raise InputError(
-                f"{spec.name}: timm knows no downloadable weights for {spec.id!r}; give `checkpoint:` a file"
+                f"{spec.name}: timm knows no downloadable weights for {spec.id!r}; give `checkpoint:` a file, or: "
+                f"{unknown('timm model', spec.id, timm.list_models(pretrained=True))}"[:600]
             )
         repo, file = config.hf_hub_id, config.hf_hub_filename
     else:

@@ -11,9 +11,10 @@ import os
 import re
 import stat
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,12 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, folder_stamp, sampled_stamp
 from beyond_accuracy.base.paths import cache_dir
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# What lies beside images without anybody taking it for one; other files that are passed over are named
+COMPANIONS = frozenset(
+    {"", ".txt", ".md", ".csv", ".json", ".xml", ".html", ".yaml", ".pdf", ".py", ".parquet", ".tar"}
+)
+COMPANIONS |= {".cls", ".npy", ".npz", ".mat", ".gz", ".tgz", ".zip"}
 VAL_ID = re.compile(r"ILSVRC2012_val_\d{8}")
 MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of symbolic links
 NO_LABEL = np.iinfo(np.int64).min
@@ -44,6 +50,7 @@ class Samples:
     labels: np.ndarray | None = None  # int64 (n,) where the form carries labels; None for folders, whose names do
     class_names: list[str] = field(default_factory=list)  # what each label value means, where the shards say so
     table: pa.Table | None = None  # further columns of Parquet shards
+    passed: str = ""  # which files were passed over, in words
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,6 +73,25 @@ def image_id(name: str) -> str:
     return found.group() if found else os.path.splitext(name)[0]
 
 
+def image_ids(names: list[str]) -> list[str]:
+    """`image_id` of every name; two files that share one (`a.jpg`, `a.png`) are two images and keep their suffixes."""
+    ids = list(map(image_id, names))
+    shared = {found for found, n in Counter(ids).items() if n > 1 and not VAL_ID.fullmatch(found)}
+    return [name if found in shared else found for name, found in zip(names, ids, strict=True)]
+
+
+def passed_over(names: list[str]) -> str:
+    """Which files are no images by their names, in words: how many of each suffix, and the first.
+
+    >>> passed_over(["README", "a/1.heic", "a/2.heic", "a/3.svg"])
+    '3 files that are no images by their names (.heic 2, .svg 1; first: a/1.heic)'
+    """
+    names = [name for name in names if os.path.splitext(name)[1].lower() not in COMPANIONS]
+    kinds = Counter(os.path.splitext(name)[1].lower() for name in names)
+    most = ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common(5))
+    return f"{len(names):,} files that are no images by their names ({most}; first: {names[0]})" if names else ""
+
+
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
@@ -81,8 +107,8 @@ def pack(names: list[str]) -> np.ndarray:
 
 def scan(root: Path) -> Samples:
     """All images below a folder, sorted folder by folder; hidden files, READMEs and tables are passed over."""
-    names, sizes = [], []
-    for name, entry in _walk(root, "", 0):
+    names, sizes, others = [], [], []
+    for name, entry in _walk(root, "", 0, others):
         try:
             found = entry.stat()
         except OSError as error:
@@ -92,10 +118,10 @@ def scan(root: Path) -> Samples:
         names.append(name)
         sizes.append(found.st_size)
     load = partial(read_file, str(root), pack(names))
-    return Samples("folder", names, load, folder_stamp(root, names, sizes), root)
+    return Samples("folder", names, load, folder_stamp(root, names, sizes), root, passed=passed_over(others))
 
 
-def _walk(folder: Path | str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry]]:
+def _walk(folder: Path | str, prefix: str, depth: int, others: list[str]) -> Iterator[tuple[str, os.DirEntry]]:
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
@@ -105,7 +131,9 @@ def _walk(folder: Path | str, prefix: str, depth: int) -> Iterator[tuple[str, os
         if is_image(entry.name):
             yield prefix + entry.name, entry
         elif depth < MAX_DEPTH and entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", depth + 1, others)
+        elif not entry.is_dir():
+            others.append(prefix + entry.name)
 
 
 # Archives -------------------------------------------------------------------------------------------------------------
@@ -194,7 +222,9 @@ def scan_tars(paths: list[Path]) -> Samples:
         for index in indices
     ]
     names = [index.names[i] for index, at in zip(indices, chosen, strict=True) for i in at]
-    return _members("tar", paths, indices, chosen, names)
+    visible = [name for index in indices for name in index.names if not name.rsplit("/", 1)[-1].startswith(".")]
+    others = passed_over([name for name in visible if not is_image(name)])
+    return replace(_members("tar", paths, indices, chosen, names), passed=others)
 
 
 def is_webdataset(path: Path) -> bool:
@@ -217,7 +247,10 @@ def scan_webdataset(paths: list[Path]) -> Samples:
                 raise InputError(f"{path}: {name!r} occurs twice; the archive is damaged, fetch it again")
         chosen.append([])
         for key, members in samples.items():
-            image = next((at for suffix, at in members.items() if is_image(f"x.{suffix}")), None)
+            images = [at for suffix, at in members.items() if is_image(f"x.{suffix}")]
+            image = images[0] if images else None
+            if len(images) > 1:
+                raise InputError(f"{path}: sample {key!r} has {len(images)} images; give each a sample of its own")
             if "npy" in members and "cls" not in members:
                 raise InputError(f"{path}: sample {key!r} has several labels (.npy), expected one class (.cls)")
             if image is None and "cls" not in members:

@@ -29,8 +29,10 @@ ARCHIVES = (".tar.gz", ".tgz", ".zip")
 def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
     """The samples of a dataset's folder, of the first of `splits` that is there."""
     root = require(resolve(spec.path), spec)
-    if shards := _choose(root, "*.parquet", splits):
-        return _from_parquet(spec, root, shards)
+    shards = _choose(root, "*.parquet", splits)
+    with_images = [path for path in shards if not tables.is_plain_table(path)]  # not a table of results beside them
+    if with_images or (shards and not files.scan(root).names):
+        return _from_parquet(spec, root, with_images or shards)
     shards = _choose(root, "*.tar", splits)
     if shards and files.is_webdataset(shards[0]):
         _complete_tars(spec, root, shards)
@@ -51,6 +53,9 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
             f"{spec.name}: {root} holds {', '.join(packed)} but no images; unpack it there, or run "
             f"`beyond-accuracy fetch --only {spec.name}` to verify and unpack it"
         )
+    if found.passed:
+        known = " ".join(sorted(files.IMAGE_SUFFIXES))
+        raise InputError(f"{spec.name}: no images in {root}, but {found.passed}; what is read: {known}, .tar, .parquet")
     raise InputError(
         f"{spec.name}: no images, .tar or .parquet files in {root}; get them with "
         f"`beyond-accuracy fetch --only {spec.name}`, or point --data-dir to where they are"
@@ -65,7 +70,10 @@ def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more)
             raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
         if not in_notebook():  # pages show the number of images with every result
             print(f"{spec.name}: {note}", file=sys.stderr)
-    return build_dataset(spec, ids, targets, samples.load, content=samples.stamp, source=source, **more)
+    if samples.passed and not in_notebook():
+        print(f"{spec.name}: passed over {samples.passed}", file=sys.stderr)
+    more |= {"content": samples.stamp, "source": source, "passed": samples.passed}
+    return build_dataset(spec, ids, targets, samples.load, **more)
 
 
 def count_note(spec: DatasetSpec, n: int) -> str:
@@ -90,7 +98,10 @@ def _split_of(path: Path, root: Path) -> str:
 
 def _glob(root: Path, pattern: str) -> list[Path]:
     found = [*root.glob(pattern), *root.glob(f"*/{pattern}")]
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    if odd := [path for path in found if path.exists() and not path.is_file() and not path.is_dir()]:
+        raise InputError(f"{odd[0]}: has the name of an archive but is no file; remove it")  # a pipe would hang
+    return [path for path in found if path.is_file()]
 
 
 def _choose(root: Path, pattern: str, splits: tuple[str, ...]) -> list[Path]:
