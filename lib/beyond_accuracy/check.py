@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import cache_dir, data_dir, resolve
@@ -22,6 +21,7 @@ from beyond_accuracy.data.download import how_to_get, profile_argument, sources
 from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.samples import count_note
+from beyond_accuracy.inference.order import diagnose
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.plan import disk_lines, forward_passes
 from beyond_accuracy.inference.store import Store
@@ -36,11 +36,6 @@ ORDER_OF = {"a": "f6aa4b23244554d9", "r": "e19a59d84e3746fa", "": IMAGENET_ORDER
 PER_CLASS = {"imagenet": 50, "imagenet_v2": 10}
 SIDE = {"imagenet_c": 224, "cue_conflict": 224}
 SAMPLE = 500  # images that each model is run on
-FAR_POINTS = 0.06  # a smaller difference may come from preprocessing or precision
-FAR_ERRORS = 4.0  # standard errors
-EXPLAINS = 0.5  # share of the expected accuracy that a mapping must bring back
-ORDERED = 0.75  # rank correlation of labels and answers that cannot be chance
-ONE_ANSWER = 0.9
 
 
 @dataclass(frozen=True)
@@ -284,8 +279,8 @@ def check_accuracy(profile: Profile, models: list[str], ready: list[str], option
             if found is None:
                 continue
             expected = published_accuracy(model, dataset) / 100
-            n_classes = len(class_space(spec.classes))
-            wrong, likely = diagnose(found.pred, found.targets, n_classes, found.columns, expected)
+            names = class_space(spec.classes).names
+            wrong, likely = diagnose(found.pred, found.targets, names, found.columns, expected)
             against = "" if np.isnan(expected) else f", published {expected:.1%}"
             text = f"{name}: top-1 {found.correct.mean():.1%} of {len(found)}{against}: {likely}"
             yield Finding(dataset, WRONG if wrong else OK, text)
@@ -314,76 +309,3 @@ def _estimates(profile: Profile, missing: list[str]) -> Iterator[str]:
     if images := forward_passes(profile):
         yield f"A full report runs each model on about {images / 1e6:.2f} million images."
         yield from projection(profile)
-
-
-# Labels ---------------------------------------------------------------------------------------------------------------
-
-
-def diagnose(
-    pred: NDArray, target: NDArray, n_classes: int, columns: NDArray | None = None, expected: float = np.nan
-) -> tuple[bool, str]:
-    """Whether answers (n,) say that labels, weights or preprocessing must be wrong, and in words what is likely.
-
-    `expected` is the published accuracy as a share; NaN = unknown, then only what is surely wrong is called wrong.
-
-    >>> target = np.arange(0, 1000, 5)
-    >>> diagnose(target, np.arange(200), 1000)[1].split(":")[0]
-    'labels look like ranks in a sorted list of folders'
-    """
-    accuracy, known = (pred == target).mean(), not np.isnan(expected)
-    margin = max(FAR_POINTS, FAR_ERRORS * np.sqrt(expected * (1 - expected) / len(pred))) if known else 0.0
-    if accuracy > expected + margin:
-        return False, "higher than published: are these training images?"
-    if accuracy >= (expected - margin if known else 0.5):
-        return False, "as published" if known else "no published value"
-    if mistake := _mistake(pred, target, n_classes, columns, accuracy, expected if known else 0.5):
-        return True, mistake
-    if not known:  # a weak model is no proof of wrong labels
-        return False, "no published value, and no sign of wrong labels"
-    return True, (
-        "no mapping of the labels explains it: check weights, preprocessing, and whether images were encoded again"
-    )
-
-
-def _mistake(pred: NDArray, target: NDArray, n_classes: int, columns: NDArray | None, accuracy, expected) -> str:
-    from scipy.stats import spearmanr  # here: it takes a second, and a check of what is missing should be quick
-
-    labels, counts = np.unique(target), np.bincount(pred)
-    if len(pred) >= 20 and counts.max() >= ONE_ANSWER * len(pred) and len(labels) > 1:
-        return f"nearly every answer is class {counts.argmax()}: the weights were not loaded, or do not fit"
-    for text, mapped in _mappings(target, n_classes, columns).items():
-        if (pred == mapped).mean() >= accuracy + EXPLAINS * expected:
-            return text
-    if len(labels) >= 20 and spearmanr(pred, target).statistic >= ORDERED:
-        return (
-            "labels look like ranks in a sorted list of folders: their order is right, their values are not "
-            f"(labels {target.min()}..{target.max()}, answers {pred.min()}..{pred.max()}). A set with some of the "
-            "classes must be mapped by wnid, never by position in its own listing"
-        )
-    # Whether images of one label mostly get one and the same (other) answer
-    answers = [np.bincount(pred[target == label]) for label in labels if (target == label).sum() >= 4]
-    different = len({answer.argmax() for answer in answers})
-    if len(answers) >= 5 and np.mean([a.max() / a.sum() for a in answers]) >= 0.6 and different >= 0.8 * len(answers):
-        return (
-            "labels are exchanged consistently, as with another class order (the devkit's ILSVRC2012_ID is not the "
-            "order of the sorted wnids)"
-        )
-    return ""
-
-
-def _mappings(target: NDArray, n_classes: int, columns: NDArray | None) -> dict[str, NDArray]:
-    """What label mistakes that occur in practice mean, and the labels (n,) that each would have had."""
-    text_order = np.array(sorted(range(n_classes), key=str))
-    found = {
-        "labels are places in a text-sorted listing of numbered folders (0, 1, 10, 100, ...)": text_order[target],
-        "labels were renumbered by a text-sorted listing of numbered folders": np.argsort(text_order)[target],
-        "labels are one too high: they count from 1": target - 1,
-        "labels are one too low": target + 1,
-    }
-    if columns is not None:
-        ranks = np.clip(target, 0, len(columns) - 1)
-        rank_of = np.full(n_classes, -1)
-        rank_of[columns] = np.arange(len(columns))
-        found["labels are ranks in the list of scored classes, taken for indices"] = np.asarray(columns)[ranks]
-        found["labels are class indices that were taken for ranks"] = rank_of[target]
-    return found

@@ -342,9 +342,9 @@ class Page:
         return np.random.default_rng([self.settings.seed, stream])
 
     def provenance(self) -> None:
-        """Show what made the page's numbers, and which models have none; the last cell of every notebook."""
+        """Show what made the page's numbers, and which models have none or odd ones; every notebook's last cell."""
         for line in self.outputs.left_out:
-            print(f"No value: {line}")
+            print(line)
         made = pd.DataFrame(map(_described, self.outputs.used.values()))
         if not len(made):
             print("This page reads no predictions.")

@@ -296,3 +296,12 @@ def test_tables_as_spreadsheets_write_them(load, separator, encoding):
     rows["predicted_probability"] = rows["predicted_probability"].where(rows.index != 0, 1.0000001)  # a sum in float32
     found = load(rows.to_csv(index=False, sep=separator).encode(encoding)).frame()
     assert found["pred"].tolist() == plain["pred"].tolist() and found["confidence"].max() == 1.0
+
+
+def test_classes_counted_from_one_are_not_imported(load):
+    data = dataset(ids=[f"image{k}" for k in range(40)], targets=list(range(0, 1000, 25)))
+    rows = pd.DataFrame({"file_name": data.ids, "predicted_class": data.targets + 1, "predicted_probability": 0.5})
+    with pytest.raises(InputError, match="mine.csv: mine on .*: top-1 0.0% of 40: labels are one too low; give"):
+        load(rows, data)
+    entry = load(rows.assign(predicted_class=data.targets), data)
+    assert entry.meta["accuracy"] == 1.0

@@ -14,6 +14,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, write_atomically
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
+from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array, score
 
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
@@ -23,10 +24,13 @@ UNREADABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserW
 UNREADABLE += (OverflowError, OSError, EOFError, zlib.error, MemoryError)
 
 
-def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Store) -> Entry:
+def import_predictions(
+    path: Path, model: str, dataset: ImageDataset, store: Store, any_accuracy: bool = False
+) -> Entry:
     """Check a CSV of predictions (`COLUMNS`, optionally `logit_0` …) and put it into the store.
 
-    Every image must be there once. Predictions of the same model and dataset are replaced once the new ones are whole.
+    Every image must be there once, and the classes be counted as the dataset counts them (`order.judge`).
+    Predictions of the same model and dataset are replaced once the new ones are whole.
     """
     path = Path(path)
     if dataset.classes is None:
@@ -58,9 +62,16 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
         rows = rows.assign(**scored)
         shifted = logits - logits.max(axis=1, keepdims=True)
         arrays["logits"] = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
+    accuracy = {}
+    if not dataset.multilabel:
+        accuracy = {"accuracy": float((rows["pred"] == targets).mean())}
+        wrong, odd = judge(model, dataset.name, rows["pred"].to_numpy(), targets, dataset.classes.names, columns)
+        if wrong or (odd and not any_accuracy):
+            raise InputError(f"{path}: {wrong or odd}" + ("" if wrong else "; --any-accuracy imports it all the same"))
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()[:24]
     meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": digest, "n": len(rows)}
+    meta |= accuracy
 
     def write(entry: Entry) -> None:
         for name, values in arrays.items():

@@ -13,6 +13,7 @@ from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import jobs as jobs_
+from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.precision import choose_precision
 from beyond_accuracy.inference.store import Entry, Predictions, Store
 from beyond_accuracy.models.card import Card
@@ -45,7 +46,7 @@ class Outputs:
         self.profile, self.store, self.run = profile, store, run
         self.options = replace(jobs_.Options.given(**(options or {})), imports=profile.imports)
         self.used: dict[str, dict] = {}  # description of every store entry asked for so far, by key
-        self.left_out: dict[str, None] = {}  # what models have no outputs for and why, one line each, in order
+        self.left_out: dict[str, None] = {}  # what models have no outputs for, or odd ones, and why: lines
         self.convention = ""  # what was changed of the profile's conventions; empty = nothing
 
     def under(self, settings: dict, limit: int = 0) -> "Outputs":
@@ -230,6 +231,12 @@ class Outputs:
 
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
         frame, text = self._rows(entry, data), parse(transform).text
+        if text == "none" and data.classes is not None and not data.multilabel:
+            found = frame["pred"].to_numpy(), frame["target"].to_numpy()
+            wrong, odd = judge(name, data.name, *found, data.classes.names, data.columns)
+            if wrong:
+                raise InputError(wrong)
+            self.left_out |= dict.fromkeys([odd] if odd else [])
         return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
 
 
