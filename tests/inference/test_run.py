@@ -1,5 +1,6 @@
 """The pass over a dataset: what it computes, what it does not compute twice, and what stops it."""
 
+import pickle
 import shutil
 from types import SimpleNamespace
 
@@ -11,8 +12,23 @@ from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data.dataset import ImageDataset
-from beyond_accuracy.inference import loading
+from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.data.transforms import Geometry, parse
 from beyond_accuracy.inference import run as inference
+from beyond_accuracy.models.network import Model
+
+
+@pytest.fixture
+def toy(toy):
+    """Twelve images and a network."""
+    toy.images()
+    toy.checkpoint()
+    return toy
+
+
+def colour(outputs, text="none"):
+    """Predictions of the one network."""
+    return outputs.predictions("images", [text])[text]["colour"]
 
 
 def logits_of(folder, size=16, scale=8.0):
@@ -26,9 +42,8 @@ def logits_of(folder, size=16, scale=8.0):
 
 
 def test_predictions_are_those_of_a_plain_loop(toy):
-    folder = toy.images()
-    toy.checkpoint()
-    found = toy.outputs().predictions("images", ["none"])["none"]["colour"]
+    folder = toy.data / "images"
+    found = colour(toy.outputs())
     expected = logits_of(folder)
     assert sorted(found.ids) == sorted(expected) and len(found) == 12
     for position, image_id in enumerate(found.ids):
@@ -43,9 +58,7 @@ def test_predictions_are_those_of_a_plain_loop(toy):
 
 
 def test_each_forward_pass_happens_once_whichever_page_asks(toy, toy_networks):
-    toy.images()
-    toy.checkpoint()
-    toy.outputs().predictions("images", ["none"])
+    colour(toy.outputs())
     assert sum(toy_networks.CALLS) == 12
     features = toy.outputs().features("images")["colour"]
     toy.outputs().predictions("images", ["none", "scale=1", "shift=0"])  # all three are the untransformed run
@@ -56,8 +69,6 @@ def test_each_forward_pass_happens_once_whichever_page_asks(toy, toy_networks):
 
 
 def test_transforms_of_one_pass_equal_those_of_passes_of_their_own(toy):
-    toy.images()
-    toy.checkpoint()
     texts = ["none", "noise=0.1", "scale=1.5", "resolution=448", "jpeg=30"]
     together = toy.outputs().predictions("images", texts)
     toy.store = toy.root / "other"
@@ -70,8 +81,6 @@ def test_transforms_of_one_pass_equal_those_of_passes_of_their_own(toy):
 
 
 def test_an_image_is_decoded_once_for_all_models_and_transforms(toy, monkeypatch):
-    toy.images()
-    toy.checkpoint()
     toy.checkpoint("second", scale=2.0)
     content = toy.content()
     content["models"]["second"] = {"source": "timm", "name": f"local-dir:{toy.root / 'second'}"}
@@ -85,26 +94,20 @@ def test_an_image_is_decoded_once_for_all_models_and_transforms(toy, monkeypatch
 
 
 def test_the_batch_is_halved_when_memory_runs_out(toy, toy_networks, monkeypatch):
-    toy.images()
-    toy.checkpoint()
     monkeypatch.setattr(toy_networks, "MAX_BATCH", 3)
-    found = toy.outputs(options={"batch_size": 12}, chunk=100).predictions("images", ["none"])["none"]["colour"]
+    found = colour(toy.outputs(options={"batch_size": 12}, chunk=100))
     assert found.correct.all() and max(toy_networks.CALLS) == 3 and sum(toy_networks.CALLS) == 12
 
 
 def test_memory_that_never_suffices_is_one_message(toy, toy_networks, monkeypatch):
-    toy.images(1)
-    toy.checkpoint()
     error = RuntimeError("MPS backend out of memory (allocated 3 GB)")
     monkeypatch.setattr(toy_networks.ToyColour, "forward_features", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(InputError, match="colour: out of memory with a batch of one"):
-        toy.outputs().predictions("images", ["none"])
+        colour(toy.outputs())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monkeypatch, value):
-    toy.images()
-    toy.checkpoint()
     original = toy_networks.ToyColour.forward_head
 
     def broken(self, x, pre_logits=False):
@@ -114,15 +117,16 @@ def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monk
 
     monkeypatch.setattr(toy_networks.ToyColour, "forward_head", broken)
     with pytest.raises(InputError, match=r"colour: logits of image 'blue/blue002' .* are not finite"):
-        toy.outputs().predictions("images", ["none"])
+        colour(toy.outputs())
     assert not list(toy.store.rglob("*.parquet"))
 
 
 def test_features_keep_the_range_and_the_digits_of_float32(toy, toy_networks, monkeypatch):
-    toy.images()
-    toy.checkpoint()
     original = toy_networks.ToyColour.forward_head
-    huge = lambda self, x, pre_logits=False: original(self, x, pre_logits) * (1e6 if pre_logits else 1)  # noqa: E731
+
+    def huge(self, x, pre_logits=False):
+        return original(self, x, pre_logits) * (1e6 if pre_logits else 1)
+
     plain = toy.outputs().features("images")["colour"].layers["pre_logits"].copy()
     shutil.rmtree(toy.store)
     monkeypatch.setattr(toy_networks.ToyColour, "forward_head", huge)
@@ -132,9 +136,7 @@ def test_features_keep_the_range_and_the_digits_of_float32(toy, toy_networks, mo
 
 
 def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_networks, monkeypatch):
-    toy.images()
-    toy.checkpoint()
-    whole = toy.outputs().predictions("images", ["none"])["none"]["colour"]
+    whole = colour(toy.outputs())
     toy.store = toy.root / "interrupted"
     original = ImageDataset.image
     seen = []
@@ -147,64 +149,59 @@ def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_
 
     monkeypatch.setattr(ImageDataset, "image", until_the_seventh)
     with pytest.raises(KeyboardInterrupt):
-        toy.outputs().predictions("images", ["none"])
+        colour(toy.outputs())
     later = []
     monkeypatch.setattr(ImageDataset, "image", lambda self, i: later.append(i) or original(self, i))
-    resumed = toy.outputs().predictions("images", ["none"])["none"]["colour"]
+    resumed = colour(toy.outputs())
     assert seen == list(range(7)) and later == list(range(4, 12))  # the part of 4 that was under way is done again
     pd.testing.assert_frame_equal(resumed.frame, whole.frame)
     np.testing.assert_array_equal(resumed.logits, whole.logits)
 
 
 def test_a_run_may_continue_with_another_part_size(toy):
-    toy.images()
-    toy.checkpoint()
-    whole = toy.outputs().predictions("images", ["none"])["none"]["colour"]
+    whole = colour(toy.outputs())
     folder = next((toy.store / "predictions").iterdir())
     for name in ("predictions.parquet", "logits.npy", "features-pre_logits.npy"):
         (folder / name).unlink()
     (folder / "part-00000000-00000003.parquet").write_bytes(b"of a run with parts of three, and not whole")
-    again = toy.outputs(chunk=5).predictions("images", ["none"])["none"]["colour"]
+    again = colour(toy.outputs(chunk=5))
     pd.testing.assert_frame_equal(again.frame, whole.frame)
     assert not list(folder.glob("part-*"))
 
 
 def test_bad_images_stop_the_run_or_are_left_out_and_counted(toy, capsys):
-    folder = toy.images()
-    toy.checkpoint()
+    folder = toy.data / "images"
     bad = folder / "green" / "green001.png"
     bad.write_bytes(bad.read_bytes()[:200])
     with pytest.raises(InputError, match=r"image 'green/green001' in .* cannot be decoded .*--skip-bad"):
-        toy.outputs().predictions("images", ["none"])
-    found = toy.outputs(options={"skip_bad": True}).predictions("images", ["none"])["none"]["colour"]
+        colour(toy.outputs())
+    found = colour(toy.outputs(options={"skip_bad": True}))
     assert len(found) == 11 and "green/green001" not in found.ids and found.correct.all()
     assert len(found.logits) == 11 and found.meta["skipped"] == ["green/green001"]
     assert "left out 1 images" in capsys.readouterr().err
     # Another run is not given the shorter table silently.
     with pytest.raises(InputError, match="'green/green001' .* left out by a run with --skip-bad"):
-        toy.outputs().predictions("images", ["none"])
+        colour(toy.outputs())
     with pytest.raises(InputError, match="left out by a run"):
         toy.outputs().features("images")
     assert len(toy.outputs(options={"skip_bad": True}).features("images")["colour"].ids) == 11
 
 
 def test_parts_without_one_good_image(toy):
-    folder = toy.images()
-    toy.checkpoint()
+    folder = toy.data / "images"
     for path in sorted(folder.rglob("*.png"))[:4]:  # blue comes first: the first part of four
         path.write_bytes(b"GIF89a, but not really")
-    found = toy.outputs(options={"skip_bad": True}).predictions("images", ["none"])["none"]["colour"]
+    found = colour(toy.outputs(options={"skip_bad": True}))
     assert len(found) == 8 and set(found.targets) == {0, 1}
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     toy.store = toy.root / "none"
     with pytest.raises(InputError, match="not one image could be decoded"):
-        toy.outputs(options={"skip_bad": True}).predictions("images", ["none"])
+        colour(toy.outputs(options={"skip_bad": True}))
 
 
 def test_a_file_that_cannot_be_read_is_not_a_bad_image(toy):
-    folder = toy.images()
-    toy.checkpoint()
+    folder = toy.data / "images"
     outputs = toy.outputs(options={"skip_bad": True})
     outputs.fill("images", ["hflip=1"])  # the listing is remembered
     (folder / "red" / "red000.png").unlink()
@@ -213,26 +210,16 @@ def test_a_file_that_cannot_be_read_is_not_a_bad_image(toy):
 
 
 def test_worker_processes_give_the_same_rows(toy):
-    toy.images()
-    toy.checkpoint()
-    alone = toy.outputs().predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    alone = colour(toy.outputs(), "noise=0.1")
     toy.store = toy.root / "other"
-    helped = toy.outputs(workers=1).predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    helped = colour(toy.outputs(workers=1), "noise=0.1")
     pd.testing.assert_frame_equal(alone.frame, helped.frame)
 
 
 def test_what_worker_processes_are_given_survives_pickling(toy):
     """Where processes are spawned and not forked (macOS, Windows) everything is pickled on the way."""
-    import pickle
-
-    from beyond_accuracy.data.geometry import Geometry
-    from beyond_accuracy.data.readers import load_dataset
-    from beyond_accuracy.data.transforms import parse
-
-    toy.images(2)
-    toy.checkpoint()
     data = load_dataset(toy.profile().datasets["images"]).limit(3)
-    views = loading.Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
+    views = inference.Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
     copied = pickle.loads(pickle.dumps(views))
     assert len(copied) == 3
     for position in range(3):
@@ -240,30 +227,22 @@ def test_what_worker_processes_are_given_survives_pickling(toy):
 
 
 def test_what_is_kept(toy):
-    toy.images(2)
-    toy.checkpoint()
     content = toy.content()
-    kept = toy.outputs(content).predictions("images", ["none"])["none"]["colour"]
+    kept = colour(toy.outputs(content))
     content["datasets"]["images"]["keep"] = "none"
-    bare = toy.outputs(content).predictions("images", ["none"])["none"]["colour"]
+    bare = colour(toy.outputs(content))
     assert bare.logits is None and bare.probabilities is None
     pd.testing.assert_frame_equal(bare.frame, kept.frame)
     with pytest.raises(InputError, match=r"images.keep is none"):
         toy.outputs(content).features("images")
     content["datasets"]["images"]["keep"] = "logits"
-    assert toy.outputs(content).predictions("images", ["none"])["none"]["colour"].logits is not None
-    assert not list(toy.store.glob(f"predictions/{toy_key(toy, content)}/features-*"))
-
-
-def toy_key(toy, content):
+    assert colour(toy.outputs(content)).logits is not None
     outputs = toy.outputs(content)
     outputs.fill("images", ["none"])
-    return next(iter(outputs.used))
+    assert not list(toy.store.glob(f"predictions/{next(iter(outputs.used))}/features-*"))
 
 
 def test_labels_alone_cannot_be_run(toy):
-    toy.images(1)
-    toy.checkpoint()
     outputs = toy.outputs()
     dataset = SimpleNamespace(load=None, name="labels")
     job = SimpleNamespace(entry=SimpleNamespace(key="k", settled=False))
@@ -273,21 +252,16 @@ def test_labels_alone_cannot_be_run(toy):
 
 def test_bf16_runs_the_network_but_not_the_classifier(toy):
     """The logits of a bf16 run are not rounded to bf16's eight bits."""
-    toy.images()
-    toy.checkpoint()
-    exact = toy.outputs().predictions("images", ["none"])["none"]["colour"]
-    half = toy.outputs(precision="bf16").predictions("images", ["none"])["none"]["colour"]
+    exact = colour(toy.outputs())
+    half = colour(toy.outputs(precision="bf16"))
     assert half.meta["key"] != exact.meta["key"]
     np.testing.assert_array_equal(half.logits, exact.logits)  # the toy has no layer that autocast would touch before
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "tpu", ""])
-def test_unknown_devices(name):
-    with pytest.raises(InputError, match="unknown device"):
-        inference.pick_device(name)
-
-
-def test_devices_this_machine_lacks():
+def test_unknown_devices_and_those_this_machine_lacks():
+    for name in ("gpu", "cuda:x", "tpu", ""):
+        with pytest.raises(InputError, match="unknown device"):
+            inference.pick_device(name)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="'cuda' is not available here"):
             inference.pick_device("cuda")
@@ -326,21 +300,18 @@ def test_a_killed_decoding_process_is_explained():
         yield
 
     with pytest.raises(InputError, match="workers: 0"):
-        list(loading.guarded(loader()))
+        list(inference.guarded(loader()))
 
 
 def test_the_text_head_is_encoded_once(toy, monkeypatch):
-    from beyond_accuracy.models.network import Model
-
-    toy.images(2)
     toy.clip()
     models = {"clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"}}
     made = []
     original = Model.head
-    monkeypatch.setattr(Model, "head", lambda self, *a: made.append(self.card.name) or original(self, *a))
+    monkeypatch.setattr(Model, "head", lambda self, *a, **k: made.append(self.card.name) or original(self, *a, **k))
     first = toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]["clip"]
     second = toy.outputs(toy.content(models)).predictions("images", ["hflip=1"])["hflip=1"]["clip"]
-    assert made == ["clip"] and len(second) == 6
+    assert made == ["clip"] and len(second) == 12
     assert first.meta["key_parts"]["prompts"] == second.meta["key_parts"]["prompts"]
     next((toy.store / "heads").iterdir()).write_bytes(b"damaged")
     toy.outputs(toy.content(models)).predictions("images", ["blur=2"])

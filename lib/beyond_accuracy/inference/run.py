@@ -6,17 +6,23 @@ until a part is whole; another thread then fetches and writes it while the next 
 one part per (model, transform) is written, so a killed run continues where it stopped, without repetition.
 """
 
+import ctypes
 import os
 import platform
+import signal
+import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from threading import BoundedSemaphore, Lock
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 import beyond_accuracy
@@ -24,11 +30,14 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write
 from beyond_accuracy.base.profile import Settings
 from beyond_accuracy.data.classes import ClassSpace
-from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.dataset import BadImage, ImageDataset
+from beyond_accuracy.data.transforms import Geometry, Transform
 from beyond_accuracy.inference.jobs import (
     Job,
     Options,
     Todo,
+    accelerators,
+    check_device,
     filling,
     head_file,
     image_bytes_of,
@@ -36,9 +45,8 @@ from beyond_accuracy.inference.jobs import (
     jobs_of,
     report_skipped,
 )
-from beyond_accuracy.inference.loading import decoded
-from beyond_accuracy.inference.precision import check_device
-from beyond_accuracy.inference.store import Range, Store, save_array, score
+from beyond_accuracy.inference.predictions import score
+from beyond_accuracy.inference.store import Range, Store, save_array
 from beyond_accuracy.models.load import model_for
 from beyond_accuracy.models.network import Model
 
@@ -51,6 +59,9 @@ SLICE_BYTES = 32 * 2**20  # as much of a batch travels from a decoding process a
 BATCH = {"cuda": 256, "mps": 64}
 CPU_BATCH = 16
 MAX_LANES = 16  # more lanes of fewer threads would hold more activations in memory at once
+MANY_PROMPTS = 5000  # from which encoding them is announced: minutes on a CPU
+MAX_CPU_WORKERS = 4
+PREFETCH = {"cuda": 4}  # slices per decoding process that wait for a GPU; 2 elsewhere
 QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or run
 FLOAT16_LOWEST = np.finfo(np.float16).min
 
@@ -59,6 +70,8 @@ def pick_device(name: str = "auto") -> torch.device:
     """CUDA, else MPS, else CPU."""
     if check_device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if name == "cpu" and (unused := accelerators()):
+            _say_unused(unused[0])
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -67,6 +80,18 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device {name!r} is not available here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
+
+
+@cache
+def _say_unused(accelerator: str) -> None:
+    """Once: a driver too old for torch's CUDA would otherwise cost a day on the CPU without a word."""
+    print(
+        f"{accelerator} is here, but torch {torch.__version__} (CUDA {torch.version.cuda or 'none'}) cannot use it: "
+        "running on the CPU. Update the driver, or install the torch build for the driver you have; --device cuda says "
+        "what fails",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -85,7 +110,14 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
     except (OSError, ValueError, EOFError):
-        head = model.head(classes, device)
+        pass
+    prompts = len(classes.spoken) * len(classes.templates)
+    if loud := prompts >= MANY_PROMPTS and "BEYOND_ACCURACY_QUIET" not in os.environ:
+        print(f"{model.card.name}: encoding {prompts:,} prompts, once for this class list", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    head = model.head(classes, device, progress=loud and interactive())
+    if loud:
+        print(f"{model.card.name}: prompts encoded ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
     values = head.cpu().numpy()
     atomic_write(file, lambda path: save_array(path, values))
     return head
@@ -213,14 +245,12 @@ class _Pass:
         loaded = self._loaded()  # before the threads: decoding processes are forked from this one
         lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
         with bar, cudnn_for(self.device, self.precision), lanes, writer:
-            written: deque[tuple[Range, Future[int]]] = deque()
+            written: Future[int] | None = None  # the part under way
             for rows, groups in self._parts(loaded, lanes):
-                written.append((rows, writer.submit(self._write, rows, groups)))
-                while len(written) > 1:
-                    skipped += _finished(written, bar)
-            while written:
-                skipped += _finished(written, bar)
-        return skipped
+                following = writer.submit(self._write, rows, groups, bar)
+                skipped += written.result() if written else 0
+                written = following
+            return skipped + (written.result() if written else 0)
 
     def _loaded(self) -> Iterator[tuple[Range, bool, tuple]]:
         """Slices of the parts in order: the part, whether the slice ends a forward batch, and what was decoded."""
@@ -232,9 +262,11 @@ class _Pass:
             for end in [min(start + self.group, rows[1])]
             for at in range(start, end, size)
         ]
-        crops = decoded(
-            self.dataset, tuple(self.views), [there for _, there, _ in slices], self.settings.workers, self.device
-        )
+        workers = worker_count(self.settings.workers, len(slices), self.device)
+        how = {"collate_fn": _collate, "worker_init_fn": _die_with_parent, "pin_memory": self.device.type == "cuda"}
+        how |= {"num_workers": workers, "prefetch_factor": PREFETCH.get(self.device.type, 2) if workers else None}
+        loader = DataLoader(Views(self.dataset, self.views), batch_sampler=[there for _, there, _ in slices], **how)
+        crops = guarded(iter(loader))  # the decoding processes start here
         return ((rows, last, items) for (rows, _, last), items in zip(slices, crops, strict=True))
 
     def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list]]:
@@ -261,10 +293,8 @@ class _Pass:
         if not stacks:
             return {}
         views = [view[0] if len(view) == 1 else torch.cat(view) for view in zip(*stacks, strict=True)]
-        found = {
-            job.entry.key: lanes.submit(self._outputs, job, views[self.view_of[job.entry.key]])
-            for job in self.todo[rows]
-        }
+        view = self.view_of
+        found = {j.entry.key: lanes.submit(self._outputs, j, views[view[j.entry.key]]) for j in self.todo[rows]}
         lanes.batch_done()
         return found
 
@@ -292,7 +322,8 @@ class _Pass:
             elif size == 1:
                 raise InputError(f"{job.card.name}: out of memory with a batch of one; try --device cpu")
             else:
-                _free(self.device)
+                if self.device.type in ("cuda", "mps"):
+                    getattr(torch, self.device.type).empty_cache()
                 with self.shrinking:  # other lanes run out at the same moment
                     self.batch = min(self.batch, size // 2)
         if job.entry.key in self.refused:
@@ -310,8 +341,9 @@ class _Pass:
 
     def _try(self, model: Model, job: Job, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
         """One forward pass, or None when memory ran out (outside the handler, so that its tensors are gone)."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         try:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), torch.autocast(self.device.type, kind) if kind else nullcontext():
                 x = model.normalize(images).contiguous(memory_format=torch.channels_last)
                 out = model.outputs(x, self.heads[job.card], logits=job.scored, features=job.features)
                 out = {name: value.float() for name, value in out.items()}
@@ -324,12 +356,6 @@ class _Pass:
             if not is_out_of_memory(error):
                 raise
             return None
-
-    def _autocast(self):
-        if self.precision == "fp32":
-            return nullcontext()
-        kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, kind)
 
     def _fetch(self, job: Job, groups: list) -> dict[str, np.ndarray]:
         """Outputs of a job for one part by name, once they are computed."""
@@ -352,7 +378,7 @@ class _Pass:
         self.refused.add(job.entry.key)
         job.entry.refuse(reason)
 
-    def _write(self, rows: Range, groups: list) -> int:
+    def _write(self, rows: Range, groups: list, bar: tqdm) -> int:
         """Write a part of every job; returns how many of its images could not be decoded."""
         outputs = {job.entry.key: self._fetch(job, groups) for job in self.todo[rows]}
         positions = [position for there, _, _ in groups for position in there]
@@ -371,26 +397,14 @@ class _Pass:
                 if not job.logits:
                     del arrays["logits"]
             job.entry.write_part(rows, frame, arrays)
+        bar.update(rows[1] - rows[0])
         return sum(bad for _, _, bad in groups)
-
-
-def _finished(written: "deque[tuple[Range, Future[int]]]", bar: tqdm) -> int:
-    """Wait for the oldest part under way."""
-    rows, future = written.popleft()
-    skipped = future.result()
-    bar.update(rows[1] - rows[0])
-    return skipped
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether memory ran out; MPS and the CPU allocator raise a plain RuntimeError."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _free(device: torch.device) -> None:
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).empty_cache()
 
 
 @contextmanager
@@ -404,3 +418,70 @@ def cudnn_for(device: torch.device, precision: str) -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.allow_tf32 = before
+
+
+# Decoding: each image once, and every transform, resize and crop of it in the same process --------------------------
+
+
+class Views(Dataset):
+    """Item i: every view (resize and crop x transform) of image i as uint8, decoded once."""
+
+    def __init__(self, dataset: ImageDataset, views: Sequence[tuple[Geometry, Transform]]):
+        self.dataset, self.views = dataset, views
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int):
+        try:
+            image = self.dataset.image(position)
+        except InputError as error:
+            return position, None, (position, str(error), isinstance(error, BadImage))
+        image_id = str(self.dataset.ids[position])
+        plain = cache(lambda geometry: geometry.apply(image))
+        crops = []
+        for geometry, transform in self.views:
+            rng = transform.generator(image_id)
+            if transform.place == "source":
+                crop = geometry.apply(transform.apply_source(image, rng))
+            else:
+                crop = transform.apply_input(plain(geometry), rng)
+            crops.append(np.asarray(crop, dtype=np.uint8))
+        return position, crops, None
+
+
+def _collate(items):
+    # Positions of good images, uint8 (b, 3, side, side) per view, and position, message and kind of the bad ones.
+    good = [(position, crops) for position, crops, error in items if error is None]
+    views = zip(*(crops for _, crops in good), strict=True)
+    stacks = [torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in views]
+    return [position for position, _ in good], stacks, [error for _, _, error in items if error is not None]
+
+
+def guarded(slices: Iterator[tuple]) -> Iterator[tuple]:
+    """The slices; a decoding process that was killed becomes one clear message."""
+    try:
+        yield from slices
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a decoding process was killed, most likely for lack of memory (in a container: too small a /dev/shm); set "
+            "`settings: {workers: 0}` in the profile, or give the machine more"
+        ) from error
+
+
+def _die_with_parent(_worker: int) -> None:
+    # A worker inherits the locks of its parent, and would hold them for seconds after the parent was killed.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def worker_count(wanted: int, slices: int, device: torch.device) -> int:
+    """Decoding processes: as wanted, or -1 = chosen from the machine."""
+    if wanted >= 0:
+        return wanted
+    cores = os.cpu_count() or 1
+    # On a CPU decoding takes its share of the cores, whatever that is: lanes and decoding processes never wait for one
+    # another as long as there is enough of both.
+    return min(slices, min(cores, MAX_CPU_WORKERS) if device.type == "cpu" else max(1, cores - 1))

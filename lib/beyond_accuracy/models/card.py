@@ -18,7 +18,7 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Profile, Settings, unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.download import from_hub, hub_reachable
-from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.data.transforms import Geometry
 
 PAPER_CROP = 224 / 256
 SIGLIP = "pip install 'beyond-accuracy[siglip]'"
@@ -230,14 +230,14 @@ def missing_weights(profile: Profile) -> list[ModelSpec]:
 def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
     """Get a model's weights into the hub's cache, where timm and open_clip look for them."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     weights = locate(spec)
 
     def got(name: str, repo: str = weights.repo, revision: str = weights.revision) -> bool:
         try:
             return bool(hf_hub_download(repo, name, revision=revision or None))
-        except EntryNotFoundError:
+        except RemoteEntryNotFoundError:  # the file; its parent class also stands for a hub that does not answer
             return False
 
     tokens = "" if local_folder(spec) else tokenizer_source(spec)
@@ -252,4 +252,6 @@ def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
             got(name)  # one library writes the one, the other the other
         if any(got(name) for name in weights.files):
             return
-    raise DataMissing(f"{weights.repo} holds none of {', '.join(weights.files)}")
+    raise DataMissing(
+        f"{weights.repo} holds none of {', '.join(weights.files)}: they were renamed; give `checkpoint:` a local file"
+    )

@@ -109,7 +109,7 @@ def test_the_key_of_an_outcome_stays():
     data = TaskData(task, np.arange(4), labels, ("a", "b"), np.array(list("wxyz")), fold)
     found = SimpleNamespace(meta={"key": "k"})
     key = run.outcome_key(found, "pre_logits", data, "vtab_full", 0, probe.DEFAULT)
-    assert key == "5ea89a09464b66793fa7af83"
+    assert key == "44ca310ffea5c5bdd65d8669"
 
 
 def test_a_leak_is_refused(world):
@@ -261,7 +261,7 @@ def test_from_profile_to_results(toy):
     page.record(scores.score(runs), scores.averages(runs))
     judged = page.compare(scores.differences(runs))
     assert judged.family.tolist() == ["detail", "detail", "main"]
-    assert len((page.report_folder / "results" / "transfer.csv").read_text().splitlines()) == 1 + 6
+    assert len((page.records / "results" / "transfer.csv").read_text().splitlines()) == 1 + 6
 
 
 def test_a_part_of_the_tasks_and_what_is_not_there(toy):

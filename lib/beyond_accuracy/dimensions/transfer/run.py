@@ -6,7 +6,10 @@ of all of them; a second run of the page fits nothing.
 
 import hashlib
 import io
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.dimensions.transfer import tasks
@@ -49,13 +52,20 @@ class Bench:
         if missing := [name for name in wanted if name not in known]:
             raise InputError(unknown("task", missing[0], known))
         chosen = [task for name, task in known.items() if name in (wanted or known)]
-        here = page.available(dict.fromkeys(task.dataset for task in chosen))
-        if not here:
-            raise DataMissing("; ".join(page.skipped))
         self.page, self.seeds, self.settings = page, range(seeds), Settings(device=device)
         self.protocols = _listed(protocols) or page.roles.get("protocols", list(tasks.PROTOCOLS))
         self.folder = page.store.root / "probes"
-        self.tasks = [load_task(page, task) for task in chosen if task.dataset in here]
+        self.tasks: list[tuple[TaskData, dict[str, Features]]] = []
+        errors: dict[str, Exception] = {}  # one bad set costs its own tasks, not the page
+        for task in chosen:
+            try:
+                self.tasks.append(load_task(page, task))
+            except (DataMissing, InputError) as error:
+                errors.setdefault(str(error), error)
+        page.skipped += errors
+        if not self.tasks:
+            kind = InputError if all(isinstance(error, InputError) for error in errors.values()) else DataMissing
+            raise kind("; ".join(errors))
         self.layers = {model: layer_of(found, PROJECTED) for model, found in self.tasks[0][1].items()}
 
     def overview(self) -> pd.DataFrame:
@@ -178,13 +188,19 @@ def outcome_key(found: "Features", layer: str, data: TaskData, setting: str, see
 
 
 def kept(path: Path | None, make: Callable[[], Mapping]) -> dict[str, NDArray]:
-    """Named arrays from a file; what is not there is made and, with a path, kept."""
-    if path is None or not path.is_file():
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **make())
-        if path is not None:
-            atomic_write(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
-    with np.load(path or io.BytesIO(buffer.getvalue()), allow_pickle=False) as stored:
+    """Named arrays from a file; what is not there, or damaged (each has a checksum), is made and, with a path, kept."""
+    if path is not None and path.is_file():
+        with suppress(ValueError, EOFError, zlib.error, zipfile.BadZipFile):
+            return _arrays(path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **make())
+    if path is not None:
+        write_atomically(path, buffer.getvalue())
+    return _arrays(io.BytesIO(buffer.getvalue()))
+
+
+def _arrays(source: Path | io.BytesIO) -> dict[str, NDArray]:
+    with np.load(source, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
