@@ -207,8 +207,10 @@ def answered(
     found = {}
     for spec in specs:
         source, fitted = plain.get(("none", spec.name)), None
+        if spec in fitting and source is None:  # a network that does not take these images
+            continue
         parts = _parts(outputs, spec, data, home, source)
-        for text in transforms:
+        for text in [text for text in transforms if (text, spec.name) in bare]:
             seen = bare[text, spec.name]
             own = {**seen.meta.get("key_parts", {}), **parts, "features": seen.key}
             entry = outputs.store.entry(own, {**seen.meta, "key_parts": own, "transform": parse(text).text})

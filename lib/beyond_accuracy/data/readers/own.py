@@ -29,10 +29,10 @@ from beyond_accuracy.base.files import atomic_write, folder_stamp
 from beyond_accuracy.base.paths import cache_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import ClassSpace
-from beyond_accuracy.data.dataset import ImageDataset, build_dataset, reader, require
-from beyond_accuracy.data.readers.files import pack, read_file
+from beyond_accuracy.data.dataset import ImageDataset, build_dataset, opened, reader, require, to_rgb
+from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES, pack, read_file
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+SUFFIXES = IMAGE_SUFFIXES | {".jpe"}
 TABLES = frozenset({".csv", ".tsv", ".parquet", ".jsonl"})
 DROPPINGS = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r"})  # and all that starts with a dot
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
@@ -216,7 +216,7 @@ def read_upright(root: str, names: NDArray, position: int) -> bytes:
     """Content of a file; where decoding it as it is would show another picture than a viewer does, as upright PNG."""
     content = read_file(root, names, position)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(content) as image:
             if not oddity(image):
                 return content
             buffer = io.BytesIO()
@@ -242,14 +242,10 @@ def oddity(image: Image.Image) -> str:
 def upright(image: Image.Image) -> Image.Image:
     """The image as a viewer shows it: first frame, turned as EXIF says, 8 bits, transparency on white, RGB."""
     image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
-        values = np.asarray(image, np.float64)
-        full = 1.0 if image.mode == "F" and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
-        image = Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return to_rgb(image)
 
 
 # Looking at every image -----------------------------------------------------------------------------------------------
@@ -272,7 +268,7 @@ def survey(names: list[str], load, stamp: str) -> pd.DataFrame:
 def _look(load, position: int) -> tuple:
     root, names = load.args
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(read_file(root, names, position))) as image:
+        with warnings.catch_warnings(), opened(read_file(root, names, position)) as image:
             warnings.simplefilter("ignore")
             odd = oddity(image)
             if not odd and image.format == "JPEG":
