@@ -429,7 +429,7 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["cuts"] = {} if profile.synthetic else _cuts(profile, pages)  # a rendered world has no whole that was published
+    site["cuts"] = {} if profile.synthetic else _cuts(profile, pages)  # a rendered world has no published whole
     site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(choice(), profile)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
