@@ -387,7 +387,8 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     """Names of files, models and datasets reach every page as text, whatever they hold."""
     monkeypatch.setenv("PYTHONPATH", str(Path(toy_networks.__file__).parent))
     toy.images(2)
-    odd, label = "größe '\"<img src=x onerror=alert(1)>&{{7*7}}", "</script><script>alert(3)</script>"
+    odd = "größe '\"<img src=x onerror=alert(1)>&{{7*7}} $x_1$"
+    label = "</script><script>alert(3)</script> [c](javascript:alert(4)) ![p](http://h) **b** ($0.10, was $0.20_x)"
     shutil.copytree(toy.checkpoint(), toy.root / odd)
     wrong = "日本 <b onclick=alert(2)>'\"&"
     shutil.copy(toy.data / "images" / "blue" / "blue000.png", toy.data / "images" / "red" / f"{wrong}.png")
@@ -408,10 +409,13 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     for name, text in pages.items():
         soup = bs4.BeautifulSoup(text, "html.parser")
         assert not [tag for tag in soup.find_all(True) if any(key.startswith("on") for key in tag.attrs)], name
-        assert not soup.find_all("img", src="x"), name
+        assert all(img["src"].startswith("data:") for img in soup.find_all("img")), name
+        assert not [a for a in soup.find_all("a", href=True) if "javascript" in a["href"].split(",")[0]], name
+        assert not soup.select(".ba-finding strong, .ba-finding em, .ba-finding math"), name
         assert not [tag for tag in soup.find_all("script") if tag.get_text().startswith("alert")], name
         assert "49" not in soup.title.text and odd in soup.text, name
-    assert wrong in bs4.BeautifulSoup(pages["03_calibration"], "html.parser").text
+    page = bs4.BeautifulSoup(pages["03_calibration"], "html.parser")
+    assert wrong in page.text and label in page.select_one("p.ba-finding").text
     assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
 
 

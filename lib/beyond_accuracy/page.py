@@ -90,9 +90,13 @@ class Page:
         """The dataset itself."""
         return load_dataset(self.outputs.dataset_spec(dataset))
 
-    def metadata(self, dataset: str) -> pd.DataFrame:
-        """Per-image metadata, index `id`; select rows with `.loc[predictions.ids]`."""
-        return self.dataset(self.outputs.base(dataset)).metadata
+    def metadata(self, dataset: str, *needed: str) -> pd.DataFrame:
+        """Per-image metadata, index `id`; select rows with `.loc[predictions.ids]`. It must have the columns needed."""
+        frame = self.dataset(self.outputs.base(dataset)).metadata
+        if missing := [name for name in needed if name not in frame]:
+            has = f"it has {', '.join(map(str, frame)) or 'none'}; give this part of the page another dataset"
+            raise InputError(f"dimensions.{self.dimension}: {dataset} has no {missing[0]!r} in its metadata: {has}")
+        return frame
 
     def image(self, dataset: str, image_id: str) -> Image.Image:
         """One image, RGB."""
@@ -104,13 +108,13 @@ class Page:
         return _class_space(self, dataset).names
 
     def available(self, datasets: Iterable[str]) -> list[str]:
-        """Those datasets whose data is here; the others are listed on the page as left out."""
+        """Those datasets that can be read here; the others are listed on the page as left out."""
         found = []
         for name in datasets:
             try:
                 self.dataset(self.outputs.base(name))
                 found.append(name)
-            except DataMissing as missing:
+            except (DataMissing, InputError) as missing:
                 self.skipped.append(str(missing))
         return found
 

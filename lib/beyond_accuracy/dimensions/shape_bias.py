@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from beyond_accuracy.base.errors import DataMissing
+from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data import published
 from beyond_accuracy.data.readers.stimuli import Cues, parse_name
 from beyond_accuracy.measure import tidy, verdicts
@@ -37,7 +37,10 @@ def decisions_of(page, dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
     if not runs:
         raise DataMissing(f"{dataset}: decisions need all probabilities, and no model of this report has logits")
     categories = published.cue_categories(page.class_names(dataset))
-    cues = cue_table(next(iter(runs.values())).ids, page.metadata(dataset))
+    try:
+        cues = cue_table(next(iter(runs.values())).ids, page.metadata(dataset))
+    except ValueError as error:
+        raise InputError(f"dimensions.shape_bias: {dataset} is no set of conflicting cues: {error}") from error
     return cues, {m: decide(p.probabilities, categories) for m, p in runs.items()}
 
 

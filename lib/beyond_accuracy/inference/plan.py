@@ -43,7 +43,7 @@ class Filled:
     """What filling the store found for one page."""
 
     keys: list[str] = field(default_factory=list)  # store keys the page reads
-    missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not on this machine
+    missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not to be had here
     metadata: dict[str, str] = field(default_factory=dict)  # stamps of what is said of the images, by dataset
 
 
@@ -97,14 +97,14 @@ def _texts(value: object) -> list[str]:
 
 
 def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Filled:
-    """Run whatever the page needs and the store lacks; data or weights that are absent are in the result."""
+    """Run whatever the page needs and the store lacks; data or weights that are absent or bad are in the result."""
     outputs, filled = Outputs(profile, store, options), Filled()
     for request in requests(profile, dimension, options):
         try:
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
             filled.metadata[request.dataset] = _metadata_stamp(profile.datasets[asked.base(request.dataset)])
-        except DataMissing as missing:
+        except (DataMissing, InputError) as missing:  # one set that cannot be read must not hide the others' keys
             if str(missing) not in filled.missing:  # several requests may lack the same
                 filled.missing.append(str(missing))
     filled.keys = sorted(outputs.used)

@@ -42,7 +42,7 @@ class Bench:
     """The tasks of a page whose data is here, with every network's features of them."""
 
     def __init__(self, page: "Page", only: str = "", protocols: str = "", seeds: int = 3, device: str = "cpu"):
-        """Loads the tasks that the page's role `tasks` names, or `only` some; without data they are listed as left out.
+        """Loads the tasks that the page's role `tasks` names, or `only` some; those that cannot be are listed as such.
 
         `protocols`: keys of `tasks.PROTOCOLS`, the main one first; the profile's if empty. Large sets are fitted on the
         device. Lists are separated by commas.
@@ -58,7 +58,17 @@ class Bench:
         self.page, self.seeds, self.settings = page, range(seeds), Settings(device=device)
         self.protocols = _listed(protocols) or page.roles.get("protocols", list(tasks.PROTOCOLS))
         self.folder = page.store.root / "probes"
-        self.tasks = [load_task(page, task) for task in chosen if task.dataset in here]
+        self.tasks = []
+        for task in (task for task in chosen if task.dataset in here):
+            try:
+                data, found = load_task(page, task)
+                if setting := possible_setting(data, self.protocols[0], self.seeds):
+                    _split(data, setting, self.seeds[0])
+                self.tasks.append((data, found))
+            except (InputError, ValueError) as error:  # a task without a training split costs itself only
+                page.skipped.append(f"task {task.name} is left out: {error}")
+        if not self.tasks:
+            raise InputError("; ".join(page.skipped))
         self.layers = {model: layer_of(found, PROJECTED) for model, found in self.tasks[0][1].items()}
 
     def overview(self) -> pd.DataFrame:
