@@ -364,6 +364,39 @@ def test_a_notebook_out_of_time(tmp_path, capfd):
     assert out == "" and "KeyboardInterrupt" not in err and "Timeout waiting" not in err
 
 
+def test_a_set_of_the_wrong_kind_costs_its_own_part(toy, toy_networks, capsys, monkeypatch):
+    """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_networks.__file__).parent))
+    toy.images(8)
+    toy.checkpoint()
+    toy.checkpoint("second", scale=1.0)
+    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "second")}
+    content = toy.content(models)
+    (toy.data / "bad" / "violet").mkdir(parents=True)
+    (toy.data / "bad" / "violet" / "a.png").write_bytes(b"")
+    content["datasets"]["bad"] = content["datasets"]["images"] | {"path": str(toy.data / "bad")}
+    parts = {"robustness": {"clean": "images", "v2": "bad", "c": "images"}, "mistakes": {"clean": "images"}}
+    content["dimensions"] = parts | {"shape_bias": {"cue_conflict": "images"}, "synthetic": {"pug": "images"}}
+    said = []
+    assert build.build(toy.profile(content), options={"device": "cpu"}, echo=said.append) == 2
+    ended = dict(line.split(": ", 1) for line in said if " s)" in line)
+    assert {name: text.split(" (")[0] for name, text in ended.items()} == {
+        "01_mistakes": "ok",
+        "02_shape_bias": "input",
+        "04_robustness": "ok",
+        "06_synthetic": "input",
+    }, said
+    assert "the dataset is no set of conflicting cues" in ended["02_shape_bias"]
+    assert "dimensions.synthetic: images has no 'factor' in its metadata" in ended["06_synthetic"]
+    folder = toy.root / "report" / "toy"
+    text = {name: bs4.BeautifulSoup((folder / f"{name}.html").read_text("utf-8"), "html.parser").text for name in ended}
+    assert "no part about factors" in text["01_mistakes"] and "images has no 'corruption'" in text["04_robustness"]
+    assert "violet" in text["04_robustness"]
+    rows = pd.read_csv(folder / "results.csv")
+    assert set(rows["dimension"]) == {"mistakes", "robustness"} and rows["value"].notna().all()
+    assert all(f"{name}.html" in (folder / "index.html").read_text("utf-8") for name in ended)
+
+
 # Names ----------------------------------------------------------------------------------------------------------------
 
 

@@ -37,10 +37,7 @@ def decisions_of(page, dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
     if not runs:
         raise DataMissing(f"{dataset}: decisions need all probabilities, and no model of this report has logits")
     categories = published.cue_categories(page.class_names(dataset))
-    try:
-        cues = cue_table(next(iter(runs.values())).ids, page.metadata(dataset))
-    except ValueError as error:
-        raise InputError(f"dimensions.shape_bias: {dataset} is no set of conflicting cues: {error}") from error
+    cues = cue_table(next(iter(runs.values())).ids, page.metadata(dataset))
     return cues, {m: decide(p.probabilities, categories) for m, p in runs.items()}
 
 
@@ -58,12 +55,15 @@ def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
     """Shape, texture and the images they were taken from (columns of `Cues`), of every id.
 
     From the columns `shape`, `texture` and `cluster` (the shape image) of the metadata, with each texture as one origin
-    where there is no `texture_image`; otherwise the ids are read as names of the released files (ValueError).
+    where there is no `texture_image`; otherwise the ids are read as names of the released files (InputError).
     """
     if {"shape", "texture", "cluster"} <= set(metadata.columns):
         cues = metadata.loc[list(ids)].rename(columns={"cluster": "shape_image"})
         return (cues if "texture_image" in cues else cues.assign(texture_image=cues["texture"]))[list(Cues._fields)]
-    return pd.DataFrame([parse_name(i) for i in ids], columns=Cues._fields, index=pd.Index(ids, name="id"))
+    try:
+        return pd.DataFrame([parse_name(i) for i in ids], columns=Cues._fields, index=pd.Index(ids, name="id"))
+    except ValueError as error:
+        raise InputError(f"role cue_conflict: the dataset is no set of conflicting cues: {error}") from error
 
 
 def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) -> NDArray[np.str_]:
