@@ -30,6 +30,7 @@ from beyond_accuracy.inference import store
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
 from beyond_accuracy.report import run as report_run
+from beyond_accuracy.report.build import LIBRARY
 
 
 def command(toy, *more, dataset="images", model="colour"):
@@ -366,7 +367,7 @@ def test_a_notebook_out_of_time(tmp_path, capfd):
 
 def test_a_set_of_the_wrong_kind_costs_its_own_part(toy, toy_networks, capsys, monkeypatch):
     """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(toy_networks.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(8)
     toy.checkpoint()
     toy.checkpoint("second", scale=1.0)
@@ -418,7 +419,7 @@ study.provenance()
 
 def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     """Names of files, models and datasets reach every page as text, whatever they hold."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(toy_networks.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(2)
     odd = "größe '\"<img src=x onerror=alert(1)>&{{7*7}} $x_1$"
     label = "</script><script>alert(3)</script> [c](javascript:alert(4)) ![p](http://h) **b** ($0.10, was $0.20_x)"
