@@ -108,14 +108,14 @@ class Page:
         return _class_space(self, dataset).names
 
     def available(self, datasets: Iterable[str]) -> list[str]:
-        """Those datasets that can be read here; the others are listed on the page as left out."""
+        """Those datasets whose data is here and whole; the others are listed on the page as left out."""
         found = []
         for name in datasets:
             try:
                 self.dataset(self.outputs.base(name))
                 found.append(name)
-            except (DataMissing, InputError) as missing:
-                self.skipped.append(str(missing))
+            except (DataMissing, InputError) as error:  # a report of bad input says so in its exit code
+                self.skipped.append(str(error))
         return found
 
     def predictions(self, dataset: str, transform: str = "none") -> dict[str, Predictions]:
@@ -146,6 +146,7 @@ class Page:
         """Add tidy rows (`tidy.COLUMNS`, and `dataset` unless it is given) to this page's results; all of them."""
         frames = [frame.assign(dataset=dataset) if dataset else frame for frame in frames]
         rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
+        rows = rows.reindex(columns=list(dict.fromkeys(name for frame in frames for name in frame)))
         columns = [*results.RESULT_COLUMNS]
         self._results.append(results.validate_results(rows.assign(dimension=self.dimension)[columns]))
         results.write_dimension(self.records, self.dimension, pd.concat(self._results, ignore_index=True))
@@ -324,8 +325,14 @@ class Page:
             return spoken[0]
         return f"{spoken[0]} leads" if len(spoken) == 1 else f"{verdicts.joined(spoken)} tie"
 
-    def finding(self, sentence: str) -> None:
-        """Show one computed sentence, and keep it for the front page."""
+    def claim(self, start: str, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
+        """A title from `leader`; none where nothing was measured."""
+        return f"{start} {self.leader(rows, judged)}" if len(rows) else ""
+
+    def finding(self, sentence: str, claim: str = "") -> None:
+        """Show one computed sentence, and keep it for the front page; a `claim` says it in few words: the title."""
+        if claim:
+            results.display_html(f'<p class="ba-claim mathjax_ignore">{results.code_spans(claim)}</p>', claim)
         self._findings.append(sentence)
         text = json.dumps(self._findings, indent=1, ensure_ascii=False)
         results.write_atomically(self.records / "findings" / f"{self.dimension}.json", text.encode())
@@ -346,7 +353,9 @@ class Page:
         return np.random.default_rng([self.settings.seed, stream])
 
     def provenance(self) -> None:
-        """Show what made the page's numbers; the last cell of every notebook."""
+        """Show what made the page's numbers, and which models have none or odd ones; every notebook's last cell."""
+        for line in self.outputs.left_out:
+            print(line)
         made = pd.DataFrame(map(_described, self.outputs.used.values()))
         if not len(made):
             print("This page reads no predictions.")
@@ -408,7 +417,7 @@ def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.D
     classes = _class_space(page, dataset).prompted(page.settings.prompts)
     device, rows = inference.pick_device(page.outputs.device), []
     for name, card in [(name, card) for name in page.models if (card := page.card(name)) is not None]:
-        model = model_for(card, page.settings, page.profile.imports).to(device)
+        model = model_for(card, page.settings, page.profile.imports).to(device).at_size(card.geometry.crop)
         head = inference.text_head(model, classes, device, page.store)
         pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None].to(device)
         with torch.inference_mode():

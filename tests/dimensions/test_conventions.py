@@ -217,7 +217,7 @@ def test_precisions_follow_the_device(monkeypatch):
         *((profile, True, ["fp32", "bf16", "fp16"]), (fixed, True, ["fp32", "fp16"])),
         (profile, False, ["fp32", "fp16"]),
     ):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, known=bf16: known)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, known=bf16, **__: known)
         found = plan.conventions(chosen, "imagenet_1k", "cuda")
         assert [c.name for c in found if c.group == "precision"] == [f"precision={kind}" for kind in kinds]
         assert plan.left_out("cuda").startswith("" if bf16 else "bf16 left out") and bool(plan.left_out("cuda")) != bf16

@@ -52,7 +52,7 @@ def test_precision_by_device(monkeypatch):
         monkeypatch.setattr(jobs, "cpu_precision", lambda kind=kind: kind)
         assert jobs.choose_precision("auto", "cpu") == kind
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert jobs.choose_precision("auto", "auto") == jobs.choose_precision("auto", "cuda:0") == "bf16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert jobs.choose_precision("auto", "cuda") == "fp32"

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -29,10 +29,11 @@ from tqdm import tqdm
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json
 from beyond_accuracy.base.paths import ASSETS
-from beyond_accuracy.base.profile import Profile, available_profiles
+from beyond_accuracy.base.profile import DatasetSpec, Profile, available_profiles
 
 PROBE_SECONDS = 3.0  # for the hub to answer
 ATTEMPTS = 6
+SHARD_GIGABYTES = 0.5  # what the hub's writer puts into one Parquet file
 CHUNK_BYTES = 2**16  # also what a broken transfer loses at most
 TIMEOUT_S = (20, 60)  # to connect, between two packets
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
@@ -59,6 +60,7 @@ class Hub:
     repo: str
     revision: str = ""
     files: Sequence[str] = ("*.txt", "train/*", "test/*")  # patterns
+    shards: int = 0  # only so many of the files of each pattern, evenly spaced; 0 = all
     sha256: dict[str, str] = field(default_factory=dict)
 
 
@@ -100,11 +102,24 @@ def profile_argument(profile: Profile) -> str:
     return profile.name if available_profiles().get(profile.name) == profile.source else str(profile.source)
 
 
+def source_of(spec: DatasetSpec) -> Source | None:
+    """Where a dataset comes from: its folder's name tells, as several sets may be cuts of one, else its own name.
+
+    With the dataset's option `shards` so many of a hub repository's shards only.
+    """
+    found, shards = sources().get(PurePosixPath(spec.path).name) or sources().get(spec.name), spec.options.get("shards")
+    if not (found and found.hub and shards):
+        return found
+    size = min(found.gigabytes, shards * SHARD_GIGABYTES)
+    return replace(found, hub=replace(found.hub, shards=int(shards)), gigabytes=size, about=True)
+
+
 def how_to_get(name: str, profile: Profile) -> str:
     """The command, and the page to visit first, that get a dataset."""
-    if name not in sources():
+    source = source_of(profile.datasets[name]) if name in profile.datasets else sources().get(name)
+    if source is None:
         return f"no download is known for {name}; see docs/datasets.md and its path in the profile"
-    first = f"accept the terms at {page}, run `hf auth login`, then " if (page := sources()[name].gated) else ""
+    first = f"accept the terms at {page}, run `hf auth login`, then " if (page := source.gated) else ""
     return f"{first}`beyond-accuracy fetch --profile {profile_argument(profile)} --only {name}`"
 
 
@@ -131,8 +146,11 @@ def hub_reachable() -> bool:
 
 
 @contextmanager
-def from_hub(repo: str) -> Iterator[None]:
-    """Around calls of the hub's client: what breaks there is data that is missing, told in one message."""
+def from_hub(repo: str, terms: str = "") -> Iterator[None]:
+    """Around calls of the hub's client: what breaks there is data that is missing, told in one message.
+
+    `terms`: the page of the repository on which its terms are accepted.
+    """
     from huggingface_hub.errors import HTTPError
 
     if not hub_reachable():
@@ -141,9 +159,38 @@ def from_hub(repo: str) -> Iterator[None]:
         yield
     except (HTTPError, OSError) as error:
         raise DataMissing(
-            f"{repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
+            hub_refusal(error, repo, terms)
+            or f"{repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
             "command again to continue"
         ) from error
+
+
+def hub_refusal(error: BaseException, repo: str, terms: str = "") -> str:
+    """What to do about an answer of the hub that another try will not mend; empty for other errors.
+
+    The libraries wrap the answer several times over.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(getattr(getattr(found, "response", None), "status_code", None), int):
+        found = found.__cause__ or found.__context__
+    response = getattr(found, "response", None)
+    status, code = getattr(response, "status_code", 0), getattr(response, "headers", {}).get("X-Error-Code", "")
+    if status == 429:
+        return (
+            f"the hub asks to wait ({status}, too many requests from here) before it gives out {repo}; run the command "
+            "again in some minutes, or log in with `hf auth login`, which allows more"
+        )
+    if status == 404 and code in ("EntryNotFound", "RevisionNotFound"):
+        path = str(response.url).partition("/resolve/")[2].partition("/")[2]
+        what = path or "such revision"
+        return f"{repo} has no {what} any more (404): it was renamed or removed; see docs/datasets.md for other ways"
+    if status in (401, 403, 404):  # a private repository, and one that does not exist, look the same from outside
+        return (
+            f"the hub refuses {repo} ({status}): accept the terms at {terms or f'https://huggingface.co/{repo}'} with "
+            "your account if it asks for that, run `hf auth login` (or set HF_TOKEN), then run this command again; "
+            "else check the name"
+        )
+    return ""
 
 
 class _Again(Exception):

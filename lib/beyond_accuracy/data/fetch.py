@@ -1,5 +1,6 @@
 """`beyond-accuracy fetch`: downloads what may be downloaded and says how to get the rest."""
 
+import fnmatch
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from beyond_accuracy.base.files import free_bytes, read_json
 from beyond_accuracy.base.paths import data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import download
-from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, sources
+from beyond_accuracy.data.dataset import evenly
+from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, source_of
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
 
@@ -35,12 +37,12 @@ class Plan:
     @property
     def transient(self) -> float:
         """The most gigabytes that unpacking one of the downloads needs on top."""
-        return max((sources()[spec.name].transient for spec in self.wanted), default=0.0)
+        return max((source_of(spec).transient for spec in self.wanted), default=0.0)
 
     @property
     def gigabytes(self) -> float:
         """Room the downloads take, unpacking included."""
-        return sum(sources()[spec.name].gigabytes for spec in self.wanted) + self.transient
+        return sum(source_of(spec).gigabytes for spec in self.wanted) + self.transient
 
 
 def fetch(profile: Profile, only: Sequence[str] = (), *, models=(), get_model=None, yes=False, echo=print, ask=None):
@@ -65,7 +67,7 @@ def fetch(profile: Profile, only: Sequence[str] = (), *, models=(), get_model=No
     code = 3 if plan.by_hand else 0
     for spec in (*plan.wanted, *plan.models):
         try:
-            get_model(spec) if isinstance(spec, ModelSpec) else fetch_dataset(spec, sources()[spec.name], echo)
+            get_model(spec) if isinstance(spec, ModelSpec) else fetch_dataset(spec, source_of(spec), echo)
         except (DataMissing, InputError) as error:
             echo(f"{spec.name}: {error}")
             code = 2 if isinstance(error, InputError) else code or 3
@@ -76,8 +78,8 @@ def make_plan(profile: Profile, only: Sequence[str] = (), models: Sequence[Model
     """Sort what was asked for into here, to be downloaded, and to be got by hand."""
     plan = Plan([], [], [], list(models))
     for spec in [profile.datasets[name] for name in _chosen(profile, only)]:
-        if needs_data(spec):
-            (plan.ready if _is_ready(spec) else plan.wanted if spec.name in sources() else plan.by_hand).append(spec)
+        if needs_data(spec) and resolve(spec.path) not in [resolve(other.path) for other in plan.wanted]:
+            (plan.ready if _is_ready(spec) else plan.wanted if source_of(spec) else plan.by_hand).append(spec)
     return plan
 
 
@@ -111,7 +113,7 @@ def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None
     for spec in plan.ready:
         echo(f"  {spec.name:22} here")
     for spec in plan.wanted:
-        source = sources()[spec.name]
+        source = source_of(spec)
         size = f"{'about ' if source.about else ''}{source.gigabytes:g} GB"
         echo(f"  {spec.name:22} {size:14} from {source.origin}; {spec.licence or 'licence not stated'}")
         if source.gated:
@@ -130,7 +132,7 @@ def _remaining(spec: DatasetSpec) -> float:
     """Bytes still to come, given what an interrupted run left."""
     folder = resolve(spec.path)
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-    return max(0.0, sources()[spec.name].gigabytes * GIGABYTE - there)
+    return max(0.0, source_of(spec).gigabytes * GIGABYTE - there)
 
 
 def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None] = print) -> None:
@@ -148,7 +150,7 @@ def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None]
 
 def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callable[[str], None]) -> None:
     done = read_json(folder / RECORD)
-    steps = {source.hub.repo: partial(_get_hub, source)} if source.hub else {}
+    steps = {source.hub.repo: partial(_get_hub, source, echo)} if source.hub else {}
     steps |= {file.url: partial(_get_file, file) for file in source.files}
     if steps.keys() <= done.keys():
         done = {}  # all was here once, and is not whole any more: get it again
@@ -168,8 +170,8 @@ def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callabl
     echo(f"{spec.name}: done, {folder}")
 
 
-def _get_hub(source: Source, folder: Path) -> tuple[list[Path], dict]:
-    revision = download_hub(source.hub, folder, source.gated)
+def _get_hub(source: Source, echo: Callable[[str], None], folder: Path) -> tuple[list[Path], dict]:
+    revision = download_hub(source.hub, folder, source.gated, echo)
     for name, sha256 in source.hub.sha256.items():
         download.verify(Download(f"{source.hub.repo}/{name}", sha256=sha256), folder / name)
     return list(folder.rglob("*")), {"revision": revision}
@@ -182,22 +184,36 @@ def _get_file(file: Download, folder: Path) -> tuple[list[Path], dict]:
     return [path], {"bytes": path.stat().st_size, "md5": file.md5, "sha256": file.sha256}
 
 
-def download_hub(hub: Hub, folder: Path, gated: str = "") -> str:
-    """Get files of a dataset repository (the hub's client resumes and verifies); returns the commit they are from."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+def download_hub(hub: Hub, folder: Path, gated: str = "", echo: Callable[[str], None] = print) -> str:
+    """Get files of a dataset repository (the hub's client resumes and verifies); returns the commit they are from.
 
-    with download.from_hub(hub.repo):
-        try:
-            revision = HfApi().dataset_info(hub.repo, revision=hub.revision or None, timeout=20).sha
-            where = {"revision": revision, "local_dir": folder, "allow_patterns": list(hub.files)}
-            snapshot_download(hub.repo, repo_type="dataset", **where)
-            return revision or ""
-        except (GatedRepoError, RepositoryNotFoundError) as error:
-            page = gated or f"https://huggingface.co/datasets/{hub.repo}"
-            raise DataMissing(
-                f"the hub refuses {hub.repo}: accept the terms at {page} with your account, run `hf auth login` (or "
-                "set HF_TOKEN), then run this command again"
-            ) from error
-        except RevisionNotFoundError as error:
-            raise DataMissing(f"{hub.repo} has no revision {hub.revision} any more; see docs/datasets.md") from error
+    File by file: the client's way to get a whole repository takes a folder that is there for a finished download when
+    the hub refuses to list the files.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    with download.from_hub(hub.repo, gated or f"https://huggingface.co/datasets/{hub.repo}"):
+        about = HfApi().dataset_info(hub.repo, revision=hub.revision or None, timeout=20)
+        names = wanted_files(hub, [file.rfilename for file in about.siblings or ()])
+        for number, name in enumerate(names, 1):
+            echo(f"  {number} of {len(names)}: {name}")
+            hf_hub_download(hub.repo, name, repo_type="dataset", revision=about.sha, local_dir=folder)
+        return about.sha or ""
+
+
+def wanted_files(hub: Hub, there: Sequence[str]) -> list[str]:
+    """The files of a repository that a source names, in order; with `shards`, only so many of each pattern.
+
+    >>> wanted_files(Hub("a/b", files=["data/*"], shards=2), ["data/0", "data/1", "data/2", "x"])
+    ['data/0', 'data/2']
+    """
+    found: dict[str, None] = {}
+    for pattern in hub.files:
+        names = sorted(fnmatch.filter(there, pattern))
+        part = bool(hub.shards) and len(names) > hub.shards
+        found |= dict.fromkeys([names[i] for i in evenly(len(names), hub.shards)] if part else names)
+    if not found:
+        raise DataMissing(
+            f"{hub.repo} holds no file like {', '.join(hub.files)} any more: it was reorganised; see docs/datasets.md"
+        )
+    return list(found)

@@ -277,8 +277,8 @@ def differences(sets: Sets, resamples: int, seed: int) -> pd.DataFrame:
 
 
 def leaderboard(page, sets: Sets) -> pd.DataFrame:
-    """Published models with accuracies under the titles of this page's sets; empty where they know other classes."""
-    board = published.leaderboard() if sets.imagenet else pd.DataFrame()
+    """Published models with accuracies under the titles of this page's sets; empty beside another clean set."""
+    board = published.leaderboard() if sets.dataset["clean"] == "imagenet_1k" else pd.DataFrame()
     known = [sets.dataset[role] for role in sets.shifts if role in PUBLISHED and sets.dataset[role] in board]
     return board.rename(columns={name: page.title(name) for name in known}) if known else pd.DataFrame()
 

@@ -43,7 +43,9 @@ class Filled:
     """What filling the store found for one page."""
 
     keys: list[str] = field(default_factory=list)  # store keys the page reads
-    missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not to be had here
+    missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not on this machine
+    wrong: list[str] = field(default_factory=list)  # the same for bad input
+    left_out: list[str] = field(default_factory=list)  # what models have no outputs for, or odd ones, one message each
     metadata: dict[str, str] = field(default_factory=dict)  # stamps of what is said of the images, by dataset
 
 
@@ -97,17 +99,18 @@ def _texts(value: object) -> list[str]:
 
 
 def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Filled:
-    """Run whatever the page needs and the store lacks; data or weights that are absent or bad are in the result."""
+    """Run whatever the page needs and the store lacks; what is absent or malformed stops itself only, and is told."""
     outputs, filled = Outputs(profile, store, options), Filled()
     for request in requests(profile, dimension, options):
         try:
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
             filled.metadata[request.dataset] = metadata_stamp(profile.datasets[asked.base(request.dataset)])
-        except (DataMissing, InputError) as missing:  # one set that cannot be read must not hide the others' keys
-            if str(missing) not in filled.missing:  # several requests may lack the same
-                filled.missing.append(str(missing))
-    filled.keys = sorted(outputs.used)
+        except (DataMissing, InputError) as error:
+            told = filled.missing if isinstance(error, DataMissing) else filled.wrong
+            if str(error) not in told:  # several requests may lack the same
+                told.append(str(error))
+    filled.keys, filled.left_out = sorted(outputs.used), list(outputs.left_out)
     return filled
 
 
@@ -168,6 +171,21 @@ def _plainest(profile: Profile, dataset: str) -> str:
     classes = profile.datasets[dataset].classes
     templates = class_space(classes).templates if classes else ()
     return min((t for t in templates if "photo" in t), key=len, default="") if len(templates) > 1 else ""
+
+
+def cuts(profile: Profile, dimension: str) -> list[str]:
+    """What a page uses of sets that have more, for readers: `ImageNet-V2: 1,000 of 10,000 images`."""
+    found = []
+    for request in requests(profile, dimension):
+        spec = profile.datasets[request.dataset]
+        n = min([limit for limit in (spec.limit, request.limit) if limit], default=0)
+        whole = f" of {spec.expected:,}" if spec.expected else ""
+        said = [f"{n:,}{whole} images"] if n and not 0 < spec.expected <= n else []
+        said += [
+            f"{count:,} of the release's {kind}" for kind in ("shards", "images") if (count := spec.options.get(kind))
+        ]
+        found += [f"{spec.title or spec.name}: {', from '.join(said)}"] if said else []
+    return list(dict.fromkeys(found))
 
 
 # Room and passes ------------------------------------------------------------------------------------------------------

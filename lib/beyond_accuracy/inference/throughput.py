@@ -136,6 +136,7 @@ def projection(profile: Profile) -> list[str]:
     ]
     for row in table.itertuples():
         span = f"{row.hours:.1f} h" if row.hours < 72 else f"{row.hours / 24:.0f} days"
+        span = f"{max(1, 60 * row.hours):.0f} min" if row.hours < 2 else span
         said.append(f"  {row.card:26} {span:>9}   {row.precision}, {row.source}")
     if table.attrs["without"]:
         said.append(f"  without {', '.join(table.attrs['without'])}: no rate is known; `make bench` measures yours")

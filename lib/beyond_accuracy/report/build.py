@@ -12,8 +12,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from beyond_accuracy.base import parameters as parameters_
 from beyond_accuracy.base.errors import InputError
@@ -22,11 +24,14 @@ from beyond_accuracy.base.paths import ASSETS, figures_dir, notebooks_dir, proje
 from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.run import LATE, READS, build_pages
-from beyond_accuracy.show import metrics, results
+from beyond_accuracy.show import results
+
+if TYPE_CHECKING:
+    from beyond_accuracy.inference.plan import Filled
 
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
-TOOL_PAGES = ("choose", "differences", "images", "metrics")  # made from what the notebooks recorded
+TOOL_PAGES = ("models", "choose", "differences", "images", "metrics")  # made from what the notebooks recorded
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 RECORDED = {"results": ".csv", "comparisons": ".csv", "findings": ".json"}  # folder -> what a page leaves there
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
@@ -96,10 +101,12 @@ def build(
     with suppress(InputError):  # bad input is for the page that meets it
         for line in disk_lines(loaded, [page.dimension for page in chosen], WORTH_SAYING):
             echo(line)
-    keys = fill_store(loaded, chosen, dict(options or {}), echo)
+    filled = fill_store(loaded, chosen, dict(options or {}), echo)
 
     def build_one(page: Notebook) -> PageState:
-        run_key = _run_key(page, given[page.name], loaded, keys[page.name], folder)
+        found = filled[page.name]
+        inputs = [*found.keys, *found.missing, *found.wrong, *found.left_out, *found.metadata.values()]
+        run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and not force
         if kept and state.render_key == _render_key(run_key):
@@ -122,7 +129,12 @@ def build(
         states |= build_pages(chosen, build_one, at_once, folder)
         failed = _assemble(folder, loaded, models, pages, states, dict(options or {}), echo)
     echo(f"report: {folder / 'index.html'}")
-    return _exit_code([*(states[page.name].status for page in chosen), *failed], allow_missing)
+    statuses = [*(states[page.name].status for page in chosen), *failed]
+    for status, told in (("missing", "missing"), ("input", "wrong")):  # a page may be there without some of its sets
+        if count := len({message for found in filled.values() for message in getattr(found, told)}):
+            statuses.append(status)
+            echo(f"incomplete: {count} {told} (named above, and on the pages that go without)")
+    return _exit_code(statuses, allow_missing)
 
 
 def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
@@ -138,28 +150,26 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
 
 def fill_store(
     profile: Profile, pages: Sequence[Notebook], options: dict, echo: Callable[[str], None]
-) -> dict[str, list[str]]:
-    """Run what the store lacks; returns the store keys and metadata behind each page, by page name.
+) -> dict[str, Filled]:
+    """Run what the store lacks; returns what was found for each page, by page name.
 
     What goes wrong stops its own page only: the page's notebook meets it again and says so there.
     """
-    if not profile.models:
-        return {page.name: [] for page in pages}
     from beyond_accuracy.inference import plan
     from beyond_accuracy.inference.store import Store
 
-    keys, store = {}, Store()
+    found, store = {}, Store()
     for page in pages:
         try:
-            filled = plan.fill(profile, page.dimension, store, options)
-        except Exception as error:  # one model or one damaged file must not cost the other pages
-            echo(f"{page.name}: {error}")
-            keys[page.name] = [str(error), os.urandom(8).hex()]  # what is behind the page is not known: it runs
-            continue
-        for message in filled.missing:
+            filled = plan.fill(profile, page.dimension, store, options) if profile.models else plan.Filled()
+        except Exception as error:  # one model, one damaged file or the page's roles must not cost the other pages
+            filled = plan.Filled(
+                [os.urandom(8).hex()], wrong=[str(error)]
+            )  # what is behind the page is not known: it runs
+        for message in (*filled.missing, *filled.wrong, *filled.left_out):
             echo(f"{page.name}: {message}")
-        keys[page.name] = [*filled.keys, *filled.missing, *filled.metadata.values()]
-    return keys
+        found[page.name] = filled
+    return found
 
 
 def _choose(profile: Profile, pages: list[Notebook], only: Sequence[str]) -> list[Notebook]:
@@ -234,7 +244,7 @@ def _run_key(page: Notebook, parameters: Mapping[str, object], profile: Profile,
 
 def _render_key(run_key: str) -> str:
     folder = LIBRARY / "report"
-    files = [folder / "html.py", folder / "template" / "reading.yaml", folder / "template" / "reading.html.j2"]
+    files = [folder / "html.py", folder / "arrange.py", *sorted((folder / "template").glob("reading.*"))]
     files += sorted((folder / "template" / "notebook").iterdir())
     return _digest(run_key.encode(), *(path.read_bytes() for path in files))
 
@@ -359,7 +369,7 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
     failure = html.failure_of(notebook)
     status, message = (failure.status, failure.summary) if failure else ("ok", "")
     body = html.render_body(notebook, failure, page.notebook.parent, page.dimension)
-    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts))
+    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts), body.claim)
     write_atomically(page.kept(folder, "html"), body.html.encode())
     files = [page.executed(folder), page.kept(folder, "html"), *_recorded(folder, page.dimension)]
     files += sorted((figures_dir(profile.name) / page.dimension).glob("[!.]*"))
@@ -382,22 +392,31 @@ def _assemble(
     What cannot be made says so in its place, and is `failed` in the answer: the other pages are there all the same.
     """
     shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
-    shell += [metrics.FILE, *sorted((folder / ".state" / "pages").glob("*"))]
-    key = _digest(*(path.read_bytes() for path in shell), _results_digest(folder).encode(), _made_for(profile).encode())
+    shell += sorted((folder / ".state" / "pages").glob("*"))
+    said = (_library_digest(), _results_digest(folder), _made_for(profile))
+    key = _digest(*(path.read_bytes() for path in shell), *(part.encode() for part in said))
     site_file = folder / ".state" / "site"
     built, kept = [name for name, state in states.items() if state.status != "absent"], read_json(site_file)
     if kept.get("key") == f"{key} {models} {built}" and _same(kept.get("files") or {"": ""}):
         return []
 
-    from beyond_accuracy.report import choose, differences, front, html, images
+    from beyond_accuracy.report import choose, differences, front, html, images, joint, real_models
 
+    pages = sorted(pages, key=lambda page: page.dimension not in LATE)  # built last, read first
     views, there = [states[page.name] for page in pages], [page for page in pages if page.name in built]
     dimensions = [page.dimension for page in there]
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
     titles = {page.dimension: states[page.name] for page in pages}
+
+    @cache
+    def choice() -> choose.Choice:
+        shared = joint.shared_draws(profile, options, front.HEADLINES, choose.DRAWS, profile.settings.seed)
+        return choose.gather(table, comparisons, profile, choose.DRAWS, profile.settings.seed, shared)
+
     made = {
-        "choose": lambda: choose.body(table, comparisons, profile),
+        "models": lambda: real_models.body(next((f"{name}.html" for name in built if "landscape" in name), "")),
+        "choose": lambda: choose.body(choice(), profile),
         "differences": lambda: differences.body(folder, profile, comparisons, titles),
         "images": lambda: images.kept_body(folder, inputs, profile, options),
         "metrics": front.metrics_body,
@@ -413,15 +432,18 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["advice"] = [] if tools[0].message else choose.advice(table, comparisons, profile)
+    site["cuts"] = _cuts(profile, pages)
+    site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(choice(), profile)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
+        inside = html.linked(inside, bodies["images"].links.get(page.dimension, {}))
         bodies[page.name] = html.Body(view.title, view.lead, view.sections, inside)
     written = [folder / "results.csv", folder / "index.html"]
     for view in [*tools, *views]:
         if view.name in bodies:
+            shown = site | {"synthetic": profile.synthetic and view.name != "models"}  # published models are no toys
             written.append(folder / view.href)
-            write_atomically(written[-1], html.page_html(bodies[view.name], view, views, site).encode())
+            write_atomically(written[-1], html.page_html(bodies[view.name], view, views, shown).encode())
     for orphan in folder.glob("[0-9]*_*.html"):
         if orphan.stem not in built:
             orphan.unlink()
@@ -436,3 +458,15 @@ def _assemble(
         content = {"key": f"{key} {models} {built}", "files": _stamps(written)}
         write_atomically(site_file, json.dumps(content, indent=1).encode())
     return failed
+
+
+def _cuts(profile: Profile, pages: Sequence[Notebook]) -> dict[str, list[str]]:
+    """What each page uses of larger sets, by its name; all of it under the empty name."""
+    from beyond_accuracy.inference import plan
+
+    found = {}
+    for page in pages:
+        with suppress(InputError):  # of bad roles: the page says so
+            if plan.requests(profile, page.dimension):
+                found[page.name] = plan.cuts(profile, page.dimension)
+    return {**found, "": list(dict.fromkeys(text for texts in found.values() for text in texts))}

@@ -52,23 +52,23 @@ class Bench:
         if missing := [name for name in wanted if name not in known]:
             raise InputError(unknown("task", missing[0], known))
         chosen = [task for name, task in known.items() if name in (wanted or known)]
-        here = page.available(dict.fromkeys(task.dataset for task in chosen))
-        if not here:
-            raise DataMissing("; ".join(page.skipped))
         self.page, self.seeds, self.settings = page, range(seeds), Settings(device=device)
         self.protocols = _listed(protocols) or page.roles.get("protocols", list(tasks.PROTOCOLS))
         self.folder = page.store.root / "probes"
-        self.tasks = []
-        for task in (task for task in chosen if task.dataset in here):
+        self.tasks: list[tuple[TaskData, dict[str, Features]]] = []
+        errors: dict[str, Exception] = {}  # one bad set costs its own tasks, not the page
+        for task in chosen:
             try:
                 data, found = load_task(page, task)
                 if setting := possible_setting(data, self.protocols[0], self.seeds):
-                    _split(data, setting, self.seeds[0])
+                    _split(data, setting, self.seeds[0])  # a task that cannot be split as it should is left out as well
                 self.tasks.append((data, found))
-            except (InputError, ValueError) as error:  # a task without a training split costs itself only
-                page.skipped.append(f"task {task.name} is left out: {error}")
+            except (DataMissing, InputError, ValueError) as error:
+                errors.setdefault(str(error), error)
+        page.skipped += errors
         if not self.tasks:
-            raise InputError("; ".join(page.skipped))
+            kind = DataMissing if any(isinstance(error, DataMissing) for error in errors.values()) else InputError
+            raise kind("; ".join(errors))
         self.layers = {model: layer_of(found, PROJECTED) for model, found in self.tasks[0][1].items()}
 
     def overview(self) -> pd.DataFrame:
