@@ -434,7 +434,8 @@ def _assemble(
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
     site["own"] = any(name in profile.dimensions for name in FIRST)
-    site["cuts"] = {} if profile.synthetic else _cuts(profile, pages)  # a rendered world has no published whole
+    whole = profile.synthetic or site["own"]  # nothing was published of a rendered world, or of one's own images
+    site["cuts"] = {} if whole else _cuts(profile, pages)
     broken, guessing = tools[list(made).index("choose")].message, choose.guessing(comparisons)
     site["advice"] = [] if broken else choose.advice(choice(), profile, guessing)
     for page in there:
