@@ -323,8 +323,6 @@ def test_the_text_head_is_encoded_once(toy, monkeypatch):
 
 def two(toy, **second):
     """A profile of the toy network and another one, over the same images."""
-    toy.images(4)
-    toy.checkpoint()
     toy.checkpoint("other", **second)
     names = ("colour", "other")
     return {name: {"source": "timm", "name": f"local-dir:{toy.root / name}"} for name in names}
