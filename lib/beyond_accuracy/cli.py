@@ -242,6 +242,11 @@ def _import(args: argparse.Namespace) -> int:
     profile = load_profile(args.profile)
     if args.dataset not in profile.datasets:
         raise InputError(f"profile {profile.name}: {unknown('dataset', args.dataset, profile.datasets)}")
+    if args.model in profile.models and profile.models[args.model].source != "predictions":
+        raise InputError(
+            f"{args.model} is a network of profile {profile.name}, which would never use imported predictions of that "
+            "name; choose another --model"
+        )
     entry = import_predictions(args.file, args.model, load_dataset(profile.datasets[args.dataset]), Store())
     print(f"imported {entry.meta['n']} predictions of {args.model} on {args.dataset}")
     print(f"next: beyond-accuracy report --profile {args.profile} --models {args.model}")

@@ -6,11 +6,13 @@ sample is read. What that cannot notice (docs/store.md): a file replaced by one 
 in the sample.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -92,11 +94,73 @@ def read_json(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
+def stat_of(path: Path) -> list[int]:
+    """What changes whenever a file is written or replaced, also by one of the same size and time (ctime tells)."""
+    found = path.stat()
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file: tells damage, at a gigabyte a second."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
+
+
+def save_arrays(path: Path, arrays: Mapping) -> None:
+    """Keep named arrays as .npz with a seal over the file's name and their content; read with `load_arrays`."""
+    import numpy as np
+
+    found = {name: np.asarray(values) for name, values in arrays.items()}
+    atomic_write(path, lambda temporary: np.savez_compressed(temporary, **found, seal=_seal(path, found)))
+
+
+def load_arrays(path: Path) -> dict | None:
+    """Arrays kept under this name; None where they are absent, damaged, or were kept under another."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+        return found if int(found.pop("seal")) == _seal(path, found) else None
+    except OSError as error:
+        if unreadable := cannot_read(path, error):
+            raise unreadable from error
+    except Exception:  # numpy and zipfile raise a dozen kinds on damaged bytes
+        pass
+    return None
+
+
+def _seal(path: Path, arrays: Mapping) -> int:
+    crc = zlib.crc32(path.stem.encode())
+    for name, values in sorted(arrays.items()):
+        crc = zlib.crc32(values.tobytes(), zlib.crc32(f"{name} {values.dtype.str} {values.shape}".encode(), crc))
+    return crc
+
+
 def free_bytes(folder: Path) -> int:
     """Free room on the disk of a folder that need not be there yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def cannot_read(path: Path, error: OSError) -> InputError | None:
+    """What to say where the machine and not the file is at fault (limits, rights); None where the file may be."""
+    cures = {
+        **dict.fromkeys(
+            (errno.EMFILE, errno.ENFILE), "raise the limit (`ulimit -n 4096`), or take fewer models at once"
+        ),
+        **dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to read it"),
+        **dict.fromkeys((errno.ENOMEM, errno.EIO, errno.ESTALE), "look after memory, disk or network, and run again"),
+    }
+    if error.errno not in cures:
+        return None
+    return InputError(
+        f"cannot read {path} ({os.strerror(error.errno)}); {cures[error.errno]}; the file is not at fault"
+    )
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

@@ -91,7 +91,7 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
         todo = asked
         if settings.exchange:
             exchange.collect(asked, settings.exchange)
-            todo = lacking_of(asked)
+            todo = lacking(asked)
         if todo:
             report_skipped(dataset, _Cluster(ray, slots, dataset, store, settings, options).compute(todo))
         if settings.exchange:
@@ -117,14 +117,6 @@ def shares(todo: Todo, slots: Slots) -> list[Todo]:
             if share := {rows: some for rows, some in share.items() if some}:
                 found.append(share)
     return found
-
-
-def lacking_of(todo: Todo) -> Todo:
-    """The parts of `todo` that are still not there."""
-    left = lacking(jobs_of(todo), list(todo))
-    keys = {rows: {job.entry.key for job in wanted} for rows, wanted in todo.items()}
-    chosen = {rows: [job for job in wanted if job.entry.key in keys[rows]] for rows, wanted in left.items()}
-    return {rows: wanted for rows, wanted in chosen.items() if wanted}
 
 
 def _passes(todo: Todo) -> int:
@@ -223,7 +215,7 @@ class _Cluster:
         if self.settings.exchange:
             exchange.collect(share, self.settings.exchange)
         deadline = time.monotonic() + VISIBLE_SECONDS
-        while left := lacking_of(share):
+        while left := lacking(share):
             if time.monotonic() > deadline:
                 (rows, wanted), *_ = left.items()
                 raise InputError(
@@ -243,7 +235,7 @@ def _compute(setup: Setup, dataset: ImageDataset, heads: dict[str, bytes], share
         if setup.settings.exchange:
             share = exchange.elsewhere(share, setup.settings.exchange, store.root)
         facts = run_facts(pick_device(setup.options.device))
-        left = lacking_of(share)  # a task that is run anew goes on where its worker died
+        left = lacking(share)  # a task that is run anew goes on where its worker died
         skipped = compute(left, dataset, store, setup.settings, setup.options, setup.image_bytes) if left else 0
         return Done(skipped, facts)
 

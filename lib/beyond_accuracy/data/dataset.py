@@ -39,6 +39,7 @@ class ImageDataset:
     metadata: pd.DataFrame  # per-image metadata, index `id`, in the order of `ids`
     fingerprint: str  # hash of content and labels; part of every cache key
     source: str  # where it was read from, for messages and provenance
+    content: str = ""  # stamp of the files alone
     title: str = ""  # text in figures
     licence: str = ""  # terms of the data
     preprocess: str = ""  # resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's
@@ -155,7 +156,12 @@ def build_dataset(spec: DatasetSpec, ids, targets, load, *, content, source, col
     labels = json.dumps([t.tolist() for t in targets]) if isinstance(targets, list) else targets.tobytes().hex()
     scored = "all" if columns is None else ",".join(map(str, columns))
     fingerprint = _digest(content, "\n".join(ids), labels, scored)
-    more = {"title": spec.title or spec.name, "licence": spec.licence, "keep": spec.keep}
+    more = {
+        "content": hashlib.sha256(content.encode()).hexdigest()[:24],
+        "title": spec.title or spec.name,
+        "licence": spec.licence,
+        "keep": spec.keep,
+    }
     more["preprocess"] = str(spec.options.get("preprocess", ""))
     return ImageDataset(spec.name, ids, targets, load, classes, columns, frame, fingerprint, source, **more)
 

@@ -113,18 +113,24 @@ def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: d
         for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
             locked[job.entry.key] = locks.enter_context(job.entry.lock())
             job.entry.start(facts, locked[job.entry.key])
-        yield lacking(jobs, ranges)
+        yield lacking({rows: jobs for rows in ranges})
         for job in jobs:
             if locked[job.entry.key]:
                 job.entry.clear()  # of a worker that was killed and replaced meanwhile
             job.entry.finish(ranges)
 
 
-def lacking(jobs: list[Job], ranges: list[Range]) -> Todo:
-    """The parts that are not in the store, with the jobs that lack them."""
-    missing = {job.entry.key: set(job.entry.missing(ranges)) for job in jobs}
-    todo = {rows: [job for job in jobs if rows in missing[job.entry.key]] for rows in ranges}
-    return {rows: wanted for rows, wanted in todo.items() if wanted}
+def lacking(todo: Todo) -> Todo:
+    """What of these parts is not in the store, with the jobs that lack it, in the order of the images."""
+    ranges: dict[str, list[Range]] = {}
+    for rows, wanted in todo.items():
+        for job in wanted:
+            ranges.setdefault(job.entry.key, []).append(rows)
+    left: Todo = {}
+    for job in jobs_of(todo):
+        for rows in job.entry.missing(ranges[job.entry.key]):
+            left.setdefault(rows, []).append(job)
+    return dict(sorted(left.items()))
 
 
 def jobs_of(todo: Todo) -> list[Job]:

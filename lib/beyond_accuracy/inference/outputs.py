@@ -1,6 +1,7 @@
 """Outputs of every model of a profile on a dataset: from the store, and by running what the store lacks."""
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import jobs as jobs_
+from beyond_accuracy.inference.imports import joined
 from beyond_accuracy.inference.precision import choose_precision
 from beyond_accuracy.inference.store import Entry, Predictions, Store
 from beyond_accuracy.models.card import Card
@@ -127,6 +129,10 @@ class Outputs:
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
+        for spec in networks:
+            if self.store.imported(spec.name, data.name).complete:
+                print(f"{data.name}: predictions imported as {spec.name} are not used: that is a network of profile "
+                      f"{self.profile.name}; import them under another name", file=sys.stderr)  # fmt: skip
         entries: dict[str, dict[str, Entry | None]] = {text: dict.fromkeys(self.profile.models) for text in transforms}
         if networks:
             for (text, name), entry in self._run(networks, data, transforms).items():
@@ -140,7 +146,7 @@ class Outputs:
             entries[text] = {name: entry for name, entry in by_model.items() if name in wanted}
             for entry in by_model.values():
                 if entry is not None:
-                    key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
+                    key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}:{data.fingerprint}"
                     if self.used.get(key, {}).get("convention", self.convention) == self.convention:
                         entry.meta["convention"] = self.convention
                         self.used[key] = entry.meta  # else a changed convention left the plain run as it is
@@ -191,11 +197,15 @@ class Outputs:
 
     def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
         frame = entry.frame()
-        left_out = []
-        if len(frame) < len(data):
-            there = set(frame["id"])
-            left_out = [image_id for image_id in data.ids if image_id not in there]
-        if left_out:
+        there = frame["id"].to_numpy()
+        if np.array_equal(there, data.ids):
+            return frame
+        if not np.array_equal(there, data.ids[np.isin(data.ids.astype(str), there.astype(str))]):
+            raise InputError(
+                f"stored results of {entry.meta.get('model')} on {data.name} are not of its images in their order; "
+                f"delete the folder {entry.folder} and run again: nothing else is computed anew"
+            )
+        if left_out := data.ids[~np.isin(data.ids.astype(str), there.astype(str))].tolist():
             if not self.options.skip_bad:
                 raise InputError(
                     f"{data.name}: image {left_out[0]!r} in {data.source} cannot be decoded, and was left out by a run "
@@ -205,12 +215,14 @@ class Outputs:
         return frame
 
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
-        frame, text = self._rows(entry, data), parse(transform).text
-        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
+        network = "key" in entry.meta
+        frame, logits = (self._rows(entry, data), entry.array("logits")) if network else joined(entry, data)
+        return Predictions(name, data.name, parse(transform).text, frame, logits, data.columns, entry.meta)
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:
-    if len({len(predictions) for predictions in found.values()}) < 2:
+    ids = [predictions.ids for predictions in found.values()]
+    if all(np.array_equal(ids[0], other) for other in ids[1:]):
         return found
     shared = set.intersection(*(set(predictions.ids) for predictions in found.values()))
     return {name: p.take(np.isin(p.ids.astype(str), list(shared))) for name, p in found.items()}

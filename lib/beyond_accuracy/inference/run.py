@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 import beyond_accuracy
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import load_arrays, save_arrays
 from beyond_accuracy.base.profile import Settings
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import ImageDataset
@@ -38,7 +38,7 @@ from beyond_accuracy.inference.jobs import (
 )
 from beyond_accuracy.inference.loading import decoded
 from beyond_accuracy.inference.precision import check_device
-from beyond_accuracy.inference.store import Range, Store, save_array, score
+from beyond_accuracy.inference.store import Range, Store, score
 from beyond_accuracy.models.load import model_for
 from beyond_accuracy.models.network import Model
 
@@ -82,12 +82,10 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
     if not model.is_clip:
         return None
     file = head_file(model.card, classes, store)
-    try:
-        return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
-    except (OSError, ValueError, EOFError):
-        head = model.head(classes, device)
-    values = head.cpu().numpy()
-    atomic_write(file, lambda path: save_array(path, values))
+    if stored := load_arrays(file):
+        return torch.from_numpy(stored["head"]).to(device)
+    head = model.head(classes, device)
+    save_arrays(file, {"head": head.cpu().numpy()})
     return head
 
 

@@ -1,8 +1,8 @@
 """Models: a timm or open_clip name becomes a card, and where it is needed a network with its preprocessing.
 
 Loading and hashing a network takes seconds, and importing torch takes more, so a page whose predictions are stored
-does neither: a card is kept in the store with size and modification time of every file behind the model (a hub model:
-its files in the hub's cache), and read anew when one of them, the library or this code changes.
+does neither: a card is kept in the store with `files.stat_of` every file behind the model (a hub model: its files in
+the hub's cache), and read anew when one of them, the library or this code changes.
 
 Both libraries return models in train mode (open_clip's convnext_base has active stochastic depth there): `eval()` is
 called here, always. Weights are loaded through safetensors or `weights_only=True`, never unpickled.
@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 
 from beyond_accuracy.base import paths
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import read_json, write_atomically
+from beyond_accuracy.base.files import read_json, stat_of, write_atomically
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Settings, unknown
 from beyond_accuracy.data import geometry
@@ -63,6 +63,7 @@ def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], roo
         card = load_model(spec, settings, imports).own_card
         if files := source_files(spec):
             content = {"files": [_stamp(path) for path in files], "card": {**asdict(card), "spec": None}}
+            content["seal"] = _seal(file, content)
             with suppress(InputError):  # a store that cannot be written still serves what it has
                 write_atomically(file, json.dumps(content, indent=1).encode())
     return card.under(settings)
@@ -71,7 +72,10 @@ def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], roo
 def _remembered(file: Path, spec: ModelSpec) -> Card | None:
     try:
         content = read_json(file)
-        if [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]:
+        if (
+            content.pop("seal") != _seal(file, content)
+            or [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]
+        ):
             return None
         card = {name: tuple(v) if isinstance(v, list) else v for name, v in content["card"].items()}
         shape = Geometry(**{**card["geometry"], "fill": tuple(card["geometry"]["fill"])})
@@ -81,8 +85,13 @@ def _remembered(file: Path, spec: ModelSpec) -> Card | None:
 
 
 def _stamp(path: Path) -> list:
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns]
+    return [str(path), *stat_of(path)]
+
+
+def _seal(file: Path, content: dict) -> str:
+    """Of a card's content under its name: a damaged card, or another model's, is not trusted."""
+    text = json.dumps([file.name, content], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:

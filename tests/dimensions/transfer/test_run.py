@@ -109,7 +109,7 @@ def test_the_key_of_an_outcome_stays():
     data = TaskData(task, np.arange(4), labels, ("a", "b"), np.array(list("wxyz")), fold)
     found = SimpleNamespace(meta={"key": "k"})
     key = run.outcome_key(found, "pre_logits", data, "vtab_full", 0, probe.DEFAULT)
-    assert key == "5ea89a09464b66793fa7af83"
+    assert key == "9a2e096e9e5543dc268f65fe"
 
 
 def test_a_leak_is_refused(world):

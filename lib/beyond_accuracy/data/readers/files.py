@@ -22,14 +22,14 @@ import numpy as np
 import pyarrow as pa
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write, folder_stamp, sampled_stamp
+from beyond_accuracy.base.files import folder_stamp, load_arrays, sampled_stamp, save_arrays
 from beyond_accuracy.base.paths import cache_dir
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
 VAL_ID = re.compile(r"ILSVRC2012_val_\d{8}")
 MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of symbolic links
 NO_LABEL = np.iinfo(np.int64).min
-INDEX_FORMAT = "1"
+INDEX_FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,13 @@ def index_tar(path: Path) -> TarIndex:
     found = path.stat()
     key = hashlib.sha256(f"{INDEX_FORMAT} {path.resolve()} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()
     stored = cache_dir() / "tar-index" / f"{key[:32]}.npz"
-    try:
-        with np.load(stored, allow_pickle=False) as arrays:
-            text = arrays["names"].tobytes().decode(errors="surrogateescape")
-            return TarIndex(text.split("\n") if text else [], arrays["offset"], arrays["size"], arrays["label"])
-    except (OSError, ValueError, KeyError):
-        pass  # not there yet, or damaged: list the archive
+    if arrays := load_arrays(stored):
+        text = arrays["names"].tobytes().decode(errors="surrogateescape")
+        return TarIndex(text.split("\n") if text else [], arrays["offset"], arrays["size"], arrays["label"])
     index = _list(path, found.st_size)
     names = np.frombuffer("\n".join(index.names).encode(errors="surrogateescape"), np.uint8)
     with suppress(InputError):  # a read-only or full cache folder only costs the time of listing again
-        atomic_write(stored, lambda file: np.savez(file, **{**index._asdict(), "names": names}))
+        save_arrays(stored, {**index._asdict(), "names": names})
     return index
 
 

@@ -5,7 +5,6 @@ of all of them; a second run of the page fits nothing.
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import load_arrays, save_arrays
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.dimensions.transfer import tasks
@@ -179,13 +178,11 @@ def outcome_key(found: "Features", layer: str, data: TaskData, setting: str, see
 
 def kept(path: Path | None, make: Callable[[], Mapping]) -> dict[str, NDArray]:
     """Named arrays from a file; what is not there is made and, with a path, kept."""
-    if path is None or not path.is_file():
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **make())
+    if path is None or (stored := load_arrays(path)) is None:
+        stored = {name: np.asarray(values) for name, values in make().items()}
         if path is not None:
-            atomic_write(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
-    with np.load(path or io.BytesIO(buffer.getvalue()), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+            save_arrays(path, stored)
+    return stored
 
 
 def zero_shot(page: "Page", data: TaskData, features: Mapping, folder: Path | None = None) -> Runs | None:
