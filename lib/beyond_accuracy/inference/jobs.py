@@ -9,16 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import beyond_accuracy
+from beyond_accuracy.base import code
 from beyond_accuracy.base.errors import DataMissing
 from beyond_accuracy.base.paths import in_notebook
 from beyond_accuracy.base.profile import Settings
 from beyond_accuracy.data.classes import ClassSpace
+from beyond_accuracy.data.corruptions import PARAMETERS
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.geometry import Geometry, override
 from beyond_accuracy.data.transforms import Transform, parse
 from beyond_accuracy.inference.precision import check_device
 from beyond_accuracy.inference.store import Entry, Range, Store
 from beyond_accuracy.models.card import Card
+
+# The code that turns an image into a number of the store, by what is run.
+ALWAYS = (
+    *("data/dataset.py:ImageDataset.image", "data/geometry.py:Geometry"),
+    *("inference/loading.py:Views", "inference/loading.py:_collate", "models/network.py:Model"),
+    *("inference/run.py:_Pass._try", "inference/run.py:_Pass._autocast", "inference/run.py:_Pass._outputs"),
+    *("inference/run.py:_Pass._write", "inference/run.py:cudnn_for", "inference/predictions.py:score"),
+)
+TRANSFORMED = ("data/transforms.py:Transform",)
+CORRUPTED = ("data/corruptions.py:corrupt_image", "data/corruptions.py:jpeg")
+ZERO_SHOT = ("models/network.py:Model.head", "models/network.py:tokenizer")
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ def plan(
                 "geometry": geometry.text,
                 "dataset": dataset.fingerprint,
                 "transform": transform.text,
+                "code": code_of(transform),
                 "precision": precision,
                 "keep": [name for name, kept in (("logits", logits), ("float32 features", features)) if kept],
             }
@@ -95,6 +109,17 @@ def plan(
             entry = store.entry(parts, meta)
             jobs.append(Job(card, transform, geometry, entry, precision, logits, features))
     return jobs
+
+
+def code_of(transform: Transform) -> str:
+    """Digest of the code between an image and what is stored of it under a transform, and of a corruption's strengths.
+
+    What conventions decide (preprocessing, prompts, logit scale) is in the key as values.
+    """
+    corrupted = transform.name in ("corrupt", "jpeg")
+    places = ALWAYS + TRANSFORMED * (not transform.is_identity) + CORRUPTED * corrupted
+    strengths = {frame: table.get(transform.corruption) for frame, table in PARAMETERS.items()}
+    return code.digest(*places) + (f" {strengths}" if transform.corruption else "")
 
 
 @contextmanager
@@ -146,7 +171,8 @@ def image_bytes_of(jobs: list[Job]) -> int:
 
 def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
     """Where the store keeps a CLIP model's embedding of the prompts of these classes."""
-    return store.head_file({"weights": card.weights, "architecture": card.architecture, "prompts": classes.prompt_hash})
+    parts = {"weights": card.weights, "architecture": card.architecture, "prompts": classes.prompt_hash}
+    return store.head_file({**parts, "code": code.digest(*ZERO_SHOT)})
 
 
 def interactive() -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import pickle
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from beyond_accuracy.base import paths
+from beyond_accuracy.base import code, paths
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json, stat_of, write_atomically
 from beyond_accuracy.base.paths import resolve
@@ -48,6 +47,7 @@ LOAD_ERRORS = (
 )
 # Words of what they raise where the hub cannot be reached.
 OFFLINE = ("localentrynotfound", "offline", "connection", "couldn't connect", "max retries", "resolve host", "download")
+CONFIGURATION = (".json", ".txt", ".model")  # of a network's own folder: layers, tokenizer, vocabulary
 MAX_LOADED = 8
 LOADED: dict[tuple, Model] = {}
 
@@ -100,17 +100,10 @@ def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
     return {
         "named": named,
         "where": [str(resolve(name.removeprefix("local-dir:"))) for name in named[1:]],
-        "imports": {name: _module_hash(name) for name in imports},
+        "imports": [imports, code.modules(imports)],
         "libraries": {name: importlib.metadata.version(name) for name in ("timm", "open_clip_torch")},
         "code": _own_code(),
     }
-
-
-def _module_hash(name: str) -> str:
-    try:
-        return hashlib.sha256(Path(importlib.util.find_spec(name).origin).read_bytes()).hexdigest()
-    except (ImportError, AttributeError, ValueError, OSError, TypeError):
-        return ""  # loading the network will say what is wrong
 
 
 @lru_cache
@@ -173,7 +166,7 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
     card = Card(
         spec=spec,
         weights=_weights_hash(network),
-        architecture=_architecture_hash(spec, network),
+        architecture=_architecture_hash(spec, network, imports),
         patch=_patch(backbone),
         parameters=sum(p.numel() for p in backbone.parameters()),
         **facts,
@@ -316,16 +309,16 @@ def _hub_status(error: BaseException | None) -> int | None:
     return None
 
 
-def _architecture_hash(spec: ModelSpec, network: nn.Module) -> str:
-    """Hash of layers and configuration, without object addresses, folder names or weights."""
+def _architecture_hash(spec: ModelSpec, network: nn.Module, imports: tuple[str, ...]) -> str:
+    """Hash of layers, configuration (of tokenizers, too) and imported modules; no addresses, folders or weights."""
     config = spec.id
-    if folder := local_folder(spec):
-        files = (folder / name for name in ("config.json", "open_clip_config.json", "token_table.json"))
-        config = "".join(file.read_text("utf-8") for file in files if file.is_file())
+    if local_folder(spec) or spec.id.startswith("hf-hub:"):
+        files = (path for path in source_files(replace(spec, checkpoint="")) if path.suffix in CONFIGURATION)
+        config = "".join(f"{path.name}\n{path.read_text('utf-8', 'replace')}\n" for path in files)
     elif spec.source == "timm" and ":" not in spec.id:
         config = spec.id.partition(".")[0]  # the tag says where weights came from; they have a hash of their own
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))
-    return hashlib.sha256(f"{spec.source}\n{config}\n{layers}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{spec.source}\n{config}\n{layers}\n{code.modules(imports)}".encode()).hexdigest()[:24]
 
 
 def _weights_hash(network: nn.Module) -> str:

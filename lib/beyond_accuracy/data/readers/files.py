@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import folder_stamp, load_arrays, sampled_stamp, save_arrays
+from beyond_accuracy.base.files import MOST, file_stamp, folder_stamp, load_arrays, sampled_stamp, save_arrays, stat_of
 from beyond_accuracy.base.paths import cache_dir
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
@@ -81,10 +81,11 @@ def pack(names: list[str]) -> np.ndarray:
 
 def scan(root: Path) -> Samples:
     """All images below a folder, sorted folder by folder; hidden files, READMEs and tables are passed over."""
-    names, sizes = [], []
+    names, sizes, state = [], [], hashlib.sha256(f"{root.absolute()}\n".encode(errors="surrogateescape"))
     for name, entry in _walk(root, "", 0):
         try:
             found = entry.stat()
+            state.update(f"{name}\t{stat_of(entry)}\n".encode(errors="surrogateescape"))
         except OSError as error:
             raise InputError(f"{entry.path}: cannot be read ({error.strerror}); remove it or get it again") from error
         if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
@@ -92,7 +93,7 @@ def scan(root: Path) -> Samples:
         names.append(name)
         sizes.append(found.st_size)
     load = partial(read_file, str(root), pack(names))
-    return Samples("folder", names, load, folder_stamp(root, names, sizes), root)
+    return Samples("folder", names, load, folder_stamp(root, names, sizes, state.hexdigest()), root)
 
 
 def _walk(folder: Path | str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry]]:
@@ -163,8 +164,9 @@ def _whole(content: bytes | int, where: str) -> int:
 
 
 def stamp(paths: list[Path]) -> str:
-    """Hash of archives' names, sizes and some content (`sampled_stamp`)."""
-    return hashlib.sha256("\n".join(f"{path.name}\t{sampled_stamp(path)}" for path in paths).encode()).hexdigest()
+    """Hash of archives' names and content, above 16 GB in all of some of it (`sampled_stamp`)."""
+    each = sampled_stamp if sum(path.stat().st_size for path in paths) > MOST else file_stamp
+    return hashlib.sha256("\n".join(f"{path.name}\t{each(path)}" for path in paths).encode()).hexdigest()
 
 
 def read_member(paths: tuple[str, ...], shard, offset, size, position: int) -> bytes:

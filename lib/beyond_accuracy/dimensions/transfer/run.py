@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from beyond_accuracy.base import code
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import load_arrays, save_arrays
 from beyond_accuracy.base.profile import unknown
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from beyond_accuracy.inference.outputs import Features
     from beyond_accuracy.page import Page
 
-PROBE_VERSION = 3  # raise when the fitting changes any number: stored outcomes are then fitted anew
+# Code that decides an outcome: when it changes, stored outcomes are fitted anew
+CODE = (
+    *("dimensions/transfer/probe.py:run_probe", "dimensions/confidence.py:fit_temperature"),
+    *("dimensions/transfer/run.py:_fitted", "dimensions/transfer/run.py:_split"),
+    *("dimensions/transfer/tasks.py:draw_split", "dimensions/transfer/tasks.py:draw_few_shot"),
+)
 PROJECTED, TRUNK = "projected", "trunk"
 """CLIP's layers, after and before the projection into the space it shares with text; timm models have `pre_logits`."""
 
@@ -172,7 +178,7 @@ def outcome_key(found: "Features", layer: str, data: TaskData, setting: str, see
     for array in (data.rows, data.labels, data.fold.astype("U10"), data.groups.astype("U")):
         task_hash.update(np.ascontiguousarray(array).tobytes())
     fit = {name: value for name, value in asdict(settings).items() if name != "device"}
-    parts = {"probe": PROBE_VERSION, "features": found.meta.get("key"), "layer": layer, "setting": setting}
+    parts = {"probe": code.digest(*CODE), "features": found.meta.get("key"), "layer": layer, "setting": setting}
     return make_key(parts | {"task": task_hash.hexdigest(), "seed": int(seed), "fit": fit})
 
 
