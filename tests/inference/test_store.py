@@ -145,60 +145,6 @@ def test_a_key_depends_on_values_not_on_their_order():
     assert make_key({"a": 1}) != make_key({"a": 2}) != make_key({"b": 2})
 
 
-def test_the_key_changes_with_each_of_its_parts_and_with_nothing_else(toy):
-    import torch
-    from safetensors.torch import save_file
-
-    toy.images(2)
-    toy.checkpoint()
-    toy.clip()
-    models = {
-        "colour": {"source": "timm", "name": f"local-dir:{toy.root / 'colour'}"},
-        "clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"},
-    }
-
-    def keys(transform="none", content=None, options=None, **settings):
-        outputs = toy.outputs(content or toy.content(models, **settings), options)
-        outputs.fill("images", [transform])
-        return {meta["model"]: key for key, meta in outputs.used.items()}
-
-    base = keys()
-
-    def changed(**how):
-        new = keys(**how)
-        return {name for name in base if new[name] != base[name]}
-
-    both = {"colour", "clip"}
-    assert changed() == set()
-    assert changed(precision="bf16") == both  # precision
-    assert changed(transform="hflip=1") == both  # transform
-    assert changed(preset="paper") == {"colour"}  # preprocessing
-    assert changed(logit_scale="100") == {"clip"}
-    assert changed(prompts="a {c}") == {"clip"}  # prompts
-    # Nothing else:
-    assert changed(seed=5, resamples=10, chunk=3, notebook_timeout=9) == set()
-    assert changed(options={"batch_size": 2}) == changed(transform="shift=0") == set()
-    renamed = toy.content(models)
-    renamed["name"], renamed["title"] = "other", "Other"
-    renamed["datasets"]["images"] |= {"title": "T", "licence": "L", "expected": 6}
-    for model in renamed["models"].values():
-        model |= {"label": "L", "family": "F", "paradigm": "P"}
-    assert changed(content=renamed) == set()
-    other_names = toy.content({f"{name}_2": spec for name, spec in models.items()})
-    assert set(keys(content=other_names).values()) == set(base.values())
-    moved = toy.root / "moved"
-    (toy.root / "colour").rename(moved)
-    models["colour"]["name"] = f"local-dir:{moved}"
-    assert changed() == set()
-    # The data
-    limited = toy.content(models)
-    limited["datasets"]["images"]["limit"] = 3
-    assert changed(content=limited) == both
-    # Weights, one value of one tensor
-    save_file({"head.weight": torch.tensor([[8.0, 0, 0], [0, 8, 0], [0, 0, 8.000001]])}, moved / "model.safetensors")
-    assert changed() == {"colour"}
-
-
 # Entries --------------------------------------------------------------------------------------------------------------
 
 RANGES = [(0, 2), (2, 4), (4, 5)]
