@@ -12,7 +12,7 @@ from PIL import Image
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import load_arrays
 from beyond_accuracy.data.dataset import ImageDataset
-from beyond_accuracy.inference import loading
+from beyond_accuracy.inference import jobs, loading
 from beyond_accuracy.inference import run as inference
 
 
@@ -157,6 +157,16 @@ def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_
     assert seen == list(range(7)) and later == list(range(4, 12))  # the part of 4 that was under way is done again
     pd.testing.assert_frame_equal(resumed.frame, whole.frame)
     np.testing.assert_array_equal(resumed.logits, whole.logits)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_last_image_of_a_part_may_be_bad(toy, batch):
+    folder = toy.images()
+    toy.checkpoint()
+    (folder / "blue" / "blue003.png").write_bytes(b"")
+    options = {"skip_bad": True, "batch_size": batch}
+    found = toy.outputs(options=options).predictions("images", ["none"])["none"]["colour"]
+    assert len(found) == 11 and "blue/blue003" not in found.ids and found.correct.all()
 
 
 def test_bad_images_stop_the_run_or_are_left_out_and_counted(toy, capsys):
@@ -308,6 +318,58 @@ def test_out_of_memory_in_its_several_spellings():
     assert inference.is_out_of_memory(RuntimeError("MPS backend out of memory"))
     assert inference.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
     assert not inference.is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_without_room_in_shared_memory_images_go_through_pipes(toy, monkeypatch, capsys):
+    """What a container of 64 MB is given; with room for all of it nothing is said."""
+    toy.images()
+    toy.checkpoint()
+    assert loading.shared_memory(2, 1) == (2, False) and loading.shared_memory(0, 2**60) == (0, False)
+    assert capsys.readouterr().err == "" and loading.shared_memory(2, 2**60) == (2, True)
+    assert "MB are wanted: images go through pipes" in capsys.readouterr().err
+    alone = toy.outputs().predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    toy.store = toy.root / "other"
+    monkeypatch.setattr(loading, "SHARED", str(toy.root / "absent"))
+    helped = toy.outputs(workers=2).predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    pd.testing.assert_frame_equal(alone.frame, helped.frame)
+    assert "absent has 0 MB free" in capsys.readouterr().err
+
+
+def test_parts_are_cut_by_work(toy, toy_networks, monkeypatch):
+    """Under many transforms a part of `chunk` images may take longer than anybody wants to lose."""
+    toy.images(8)
+    toy.checkpoint()
+    whole = toy.outputs(chunk=24).predictions("images", ["none"])["none"]["colour"]
+    toy.store = toy.root / "slow"
+    monkeypatch.setattr(inference, "PART_SECONDS", 0.0)
+    original, seen = ImageDataset.image, []
+
+    def until_the_last(self, position):
+        if len(seen) == 23:
+            raise KeyboardInterrupt
+        seen.append(position)
+        return original(self, position)
+
+    monkeypatch.setattr(ImageDataset, "image", until_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        toy.outputs(chunk=24, options={"batch_size": 4}).predictions("images", ["none"])
+    parts = sorted(path.name for path in toy.store.glob("predictions/*/part-*"))
+    assert parts == [f"part-{k:08d}-{k + 4:08d}.parquet" for k in range(0, 20, 4)]
+    later = []
+    monkeypatch.setattr(ImageDataset, "image", lambda self, i: later.append(i) or original(self, i))
+    resumed = toy.outputs(chunk=24).predictions("images", ["none"])["none"]["colour"]
+    assert later == [20, 21, 22, 23]
+    pd.testing.assert_frame_equal(resumed.frame, whole.frame)
+
+
+def test_lines_of_progress_in_a_log(monkeypatch, capsys):
+    monkeypatch.delenv("BEYOND_ACCURACY_QUIET", raising=False)
+    monkeypatch.setattr(jobs, "LINE_SECONDS", 0.0)
+    with jobs.progress("images: 2 models", 10) as tell:
+        tell(4)
+        tell(6)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("images: 2 models: 4 of 10 images, 0 s, about 0 s to go")
 
 
 def test_a_killed_decoding_process_is_explained():

@@ -32,9 +32,9 @@ from beyond_accuracy.inference.jobs import (
     filling,
     head_file,
     image_bytes_of,
-    interactive,
     jobs_of,
     lacking,
+    progress,
     report_skipped,
 )
 from beyond_accuracy.inference.outputs import RUN_BY
@@ -133,24 +133,21 @@ class _Cluster:
         self.classes = dataset.classes and dataset.classes.prompted(settings.prompts)
 
     def compute(self, todo: Todo) -> int:
-        from tqdm.auto import tqdm
-
         jobs = jobs_of(todo)
         data = self.ray.put(self.dataset)
         setup = self.ray.put(self._setup(jobs))
         heads = self.ray.put(self._heads(jobs, setup))
         task = self._task(_compute)
         pending = {task.remote(setup, data, heads, share): share for share in shares(todo, self.slots)}
-        shown = {"desc": f"{self.dataset.name} on Ray", "unit": "pass", "leave": False}
         skipped = dict.fromkeys(todo, 0)
-        with tqdm(total=_passes(todo), disable=not (self.progress and interactive()), **shown) as bar:
+        with progress(f"{self.dataset.name} on Ray", _passes(todo), self.progress, "pass") as tell:
             with closing(self._finished(pending)) as finished:
                 for share, done in finished:
                     self._arrived(share)
                     for job in jobs_of(share):
                         job.entry.start(done.facts, locked=False)  # others still write: half-written files are theirs
                     skipped[min(share)] = max(skipped[min(share)], done.skipped)  # the same images for every model
-                    bar.update(_passes(share))
+                    tell(_passes(share))
         return sum(skipped.values())
 
     def _setup(self, jobs: list[Job]) -> Setup:

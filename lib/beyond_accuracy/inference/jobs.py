@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from beyond_accuracy.inference.precision import check_device
 from beyond_accuracy.inference.store import Entry, Range, Store
 from beyond_accuracy.models.card import Card
 
+LINE_SECONDS = 60  # between two lines of progress in a log
 # The code that turns an image into a number of the store, by what is run.
 ALWAYS = (
     *("data/dataset.py:ImageDataset.image", "data/geometry.py:Geometry"),
@@ -193,6 +194,28 @@ def announced(dataset: ImageDataset, jobs: list[Job], wanted: bool = True) -> It
     yield
     if wanted:
         print(f"{dataset.name}: done ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(what: str, total: int, wanted: bool = True, unit: str = "image") -> Iterator[Callable[[int], object]]:
+    """Gives a function to call with how many more are done: a bar where somebody watches, else a line a minute."""
+    if not wanted or interactive() or "BEYOND_ACCURACY_QUIET" in os.environ:
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, desc=what, unit=unit, disable=not (wanted and interactive()), leave=False) as bar:
+            yield bar.update
+        return
+    done, began, told = 0, time.monotonic(), time.monotonic()
+
+    def more(n: int) -> None:
+        nonlocal done, told
+        done += n
+        if (now := time.monotonic()) - told >= LINE_SECONDS and done < total:
+            told, left = now, (now - began) * (total - done) / done
+            print(f"{what}: {done:,} of {total:,} {unit}s, {now - began:.0f} s, about {left:.0f} s to go",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    yield more
 
 
 def _count(n: int, what: str) -> str:

@@ -1,7 +1,9 @@
 """Decoding processes: each image is decoded once, and every transform, resize and crop of it is made there."""
 
 import ctypes
+import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ from beyond_accuracy.data.dataset import BadImage, ImageDataset
 from beyond_accuracy.data.geometry import Geometry
 from beyond_accuracy.data.transforms import Transform
 
+SHARED = "/dev/shm"
 MAX_CPU_WORKERS = 4
 PREFETCH = {"cuda": 4}  # slices per decoding process that wait for a GPU; 2 elsewhere
 
@@ -34,16 +37,44 @@ def decoded(
     A slice: positions of good images, uint8 (b, 3, side, side) per view, the bad images.
     """
     workers = worker_count(workers, len(slices), device)
+    ahead = PREFETCH.get(device.type, 2)
+    slice_bytes = max(map(len, slices), default=0) * sum(3 * geometry.crop**2 for geometry, _ in views)
+    workers, piped = shared_memory(workers, workers * (ahead + 2) * slice_bytes)
     loader = DataLoader(
         Views(dataset, views),
         batch_sampler=slices,
-        collate_fn=_collate,
+        collate_fn=_packed if piped else _collate,
         num_workers=workers,
-        prefetch_factor=PREFETCH.get(device.type, 2) if workers else None,
+        prefetch_factor=ahead if workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=_die_with_parent,
     )
-    return guarded(iter(loader))
+    found = guarded(iter(loader))
+    return ((there, list(map(torch.from_numpy, crops)), bad) for there, crops, bad in found) if piped else found
+
+
+def shared_memory(workers: int, needed: int) -> tuple[int, bool]:
+    """How many decoding processes can hand over `needed` bytes, and whether through pipes.
+
+    Torch hands tensors over in /dev/shm. Containers have 64 MB of it unless told otherwise; a process that finds it
+    full dies in a thread of its own, and whoever waits for it waits for ever. Locks lie there, too: without them there
+    can be no processes.
+    """
+    if not workers or sys.platform != "linux":
+        return workers, False
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        print(f"images are decoded in one process, which is slow: /dev/shm cannot be used ({error.strerror})",
+              file=sys.stderr)  # fmt: skip
+        return 0, False
+    room = shutil.disk_usage(SHARED).free if os.path.isdir(SHARED) else 0
+    if room < needed:
+        print(
+            f"{SHARED} has {room / 2**20:,.0f} MB free, {needed / 2**20:,.0f} MB are wanted: images go through pipes, "
+            "which is slower; give the container more (docker: --shm-size=2g)", file=sys.stderr
+        )  # fmt: skip
+    return workers, room < needed
 
 
 class Views(Dataset):
@@ -80,6 +111,12 @@ def _collate(items):
         torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in zip(*(crops for _, crops in good), strict=True)
     ]
     return [position for position, _ in good], stacks, [error for _, _, error in items if error is not None]
+
+
+def _packed(items):
+    """As arrays, which are pickled through a pipe, where tensors would lie in shared memory."""
+    there, stacks, bad = _collate(items)
+    return there, [np.ascontiguousarray(stack.numpy()) for stack in stacks], bad
 
 
 def guarded(slices: Iterator[Decoded]) -> Iterator[Decoded]:

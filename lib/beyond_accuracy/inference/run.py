@@ -2,12 +2,14 @@
 
 Workers decode each image once (PIL) and apply every transform and every distinct resize and crop to it; uint8 crops
 travel to the device, where they are normalised and go through each model (`Lanes`: how). Outputs stay on the device
-until a part is whole; another thread then fetches and writes it while the next one is computed. Every `chunk` images
-one part per (model, transform) is written, so a killed run continues where it stopped, without repetition.
+until a part is whole; another thread then fetches and writes it while the next one is computed. Every `PART_SECONDS`,
+and at least every `chunk` images, one part per (model, transform) is written, so a killed run continues where it
+stopped, without repetition.
 """
 
 import os
 import platform
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +19,6 @@ from threading import BoundedSemaphore, Lock
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 import beyond_accuracy
 from beyond_accuracy.base.errors import InputError
@@ -32,8 +33,8 @@ from beyond_accuracy.inference.jobs import (
     filling,
     head_file,
     image_bytes_of,
-    interactive,
     jobs_of,
+    progress,
     report_skipped,
 )
 from beyond_accuracy.inference.loading import decoded
@@ -51,6 +52,7 @@ SLICE_BYTES = 32 * 2**20  # as much of a batch travels from a decoding process a
 BATCH = {"cuda": 256, "mps": 64}
 CPU_BATCH = 16
 MAX_LANES = 16  # more lanes of fewer threads would hold more activations in memory at once
+PART_SECONDS = 20  # of work that a killed run loses, or one forward batch of every job where that takes longer
 QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or run
 FLOAT16_LOWEST = np.finfo(np.float16).min
 
@@ -193,30 +195,30 @@ class _Pass:
     def run(self) -> int:
         skipped = 0
         cards, transforms = len(self.heads), len({transform for _, transform in self.views})
-        bar = tqdm(
-            total=sum(stop - start for start, stop in self.todo),
-            desc=f"{self.dataset.name}: {cards} models, {transforms} transforms",
-            unit="img",
-            disable=not self.options.progress or not interactive(),
-            leave=False,
-        )
+        what = f"{self.dataset.name}: {cards} models, {transforms} transforms"
+        total = sum(stop - start for start, stop in self.todo)
         loaded = self._loaded()  # before the threads: decoding processes are forked from this one
         lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
-        with bar, cudnn_for(self.device, self.precision), lanes, writer:
+        with (
+            progress(what, total, self.options.progress) as tell,
+            cudnn_for(self.device, self.precision),
+            lanes,
+            writer,
+        ):
             written: deque[tuple[Range, Future[int]]] = deque()
-            for rows, groups in self._parts(loaded, lanes):
-                written.append((rows, writer.submit(self._write, rows, groups)))
+            for rows, wanted, groups in self._parts(loaded, lanes):
+                written.append((rows, writer.submit(self._write, rows, wanted, groups)))
                 while len(written) > 1:
-                    skipped += _finished(written, bar)
+                    skipped += _finished(written, tell)
             while written:
-                skipped += _finished(written, bar)
+                skipped += _finished(written, tell)
         return skipped
 
-    def _loaded(self) -> Iterator[tuple[Range, bool, tuple]]:
-        """Slices of the parts in order: the part, whether the slice ends a forward batch, and what was decoded."""
+    def _loaded(self) -> Iterator[tuple[Range, int, tuple]]:
+        """Slices of the parts in order: the part, where a forward batch ends with the slice (0: not), the decoded."""
         size = max(1, min(self.group, SLICE_BYTES // sum(3 * geometry.crop**2 for geometry, _ in self.views)))
         slices = [
-            (rows, list(range(at, min(at + size, end))), min(at + size, end) == end)
+            (rows, list(range(at, min(at + size, end))), end if at + size >= end else 0)
             for rows in self.todo
             for start in range(rows[0], rows[1], self.group)
             for end in [min(start + self.group, rows[1])]
@@ -225,26 +227,26 @@ class _Pass:
         crops = decoded(
             self.dataset, tuple(self.views), [there for _, there, _ in slices], self.settings.workers, self.device
         )
-        return ((rows, last, items) for (rows, _, last), items in zip(slices, crops, strict=True))
+        return ((rows, end, items) for (rows, _, end), items in zip(slices, crops, strict=True))
 
-    def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list]]:
-        """Parts in order, each with its forward batches, which may still be running."""
+    def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list[Job], list]]:
+        """Parts in order, each with its jobs and its forward batches, which may still be running."""
         done, positions, stacks, bad = [], [], [], 0
-        for rows, last, (there, crops, errors) in loaded:
+        first, began = None, time.monotonic()
+        for rows, end, (there, crops, errors) in loaded:
             for _, message, skippable in errors:
                 if not (skippable and self.options.skip_bad):
                     raise InputError(message)
             positions, bad = positions + there, bad + len(errors)
             if there:
                 stacks.append([crop.to(self.device, non_blocking=True) for crop in crops])
-            if not last:
+            if not end:
                 continue
             done.append((positions, self._forward(rows, stacks, lanes), bad))
-            position = there[-1] if there else errors[-1][0]
             positions, stacks, bad = [], [], 0
-            if position + 1 == rows[1]:
-                yield rows, done
-                done = []
+            if end == rows[1] or time.monotonic() - began > PART_SECONDS:
+                yield (rows[0] if first is None else first, end), self.todo[rows], done
+                done, first, began = [], None if end == rows[1] else end, time.monotonic()
 
     def _forward(self, rows: Range, stacks: list[list[torch.Tensor]], lanes: Lanes) -> dict[str, Future]:
         """Outputs of every job of the part for one forward batch, by entry key."""
@@ -320,14 +322,14 @@ class _Pass:
                 fetched.setdefault(name, []).append(values.cpu().numpy())
         return {name: np.concatenate(values) for name, values in fetched.items()}
 
-    def _write(self, rows: Range, groups: list) -> int:
+    def _write(self, rows: Range, jobs: list[Job], groups: list) -> int:
         """Write a part of every job; returns how many of its images could not be decoded."""
-        outputs = {job.entry.key: self._fetch(job, groups) for job in self.todo[rows]}
+        outputs = {job.entry.key: self._fetch(job, groups) for job in jobs}
         positions = [position for there, _, _ in groups for position in there]
         targets, columns = self.dataset.targets, self.dataset.columns
         chosen = [targets[p] for p in positions] if self.dataset.multilabel else targets[positions]
         ids = self.dataset.ids[positions].astype(str)
-        for job in self.todo[rows]:
+        for job in jobs:
             arrays = outputs.pop(job.entry.key)
             frame = pd.DataFrame({"id": ids})
             frame["target"] = pd.Series(list(chosen), dtype=object) if self.dataset.multilabel else chosen
@@ -340,11 +342,11 @@ class _Pass:
         return sum(bad for _, _, bad in groups)
 
 
-def _finished(written: "deque[tuple[Range, Future[int]]]", bar: tqdm) -> int:
+def _finished(written: "deque[tuple[Range, Future[int]]]", tell: Callable[[int], None]) -> int:
     """Wait for the oldest part under way."""
     rows, future = written.popleft()
     skipped = future.result()
-    bar.update(rows[1] - rows[0])
+    tell(rows[1] - rows[0])
     return skipped
 
 
