@@ -1,5 +1,6 @@
 """Downloads against a server of our own: resume, broken transfers, wrong files, refusals, unsafe archives."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -34,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.break_after: list[int] = []
         self.status: list[int] = []
+        self.more: dict[str, str | None] = {}  # further headers of every answer; None = that one is left out
         self.ranges = True
         self.seen: list[tuple[str, str]] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -68,8 +70,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes, headers: dict) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
+        headers = {"Content-Length": str(len(body)), **headers, **getattr(self.server, "more", {})}
+        self.close_connection = headers["Content-Length"] is None
+        for name, value in headers.items():
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
         cut = self.server.break_after.pop(0) if body and self.server.break_after else len(body)
         self.wfile.write(body[:cut])
@@ -159,6 +164,41 @@ def test_refusals_say_what_helps(server, tmp_path, status, text):
 def test_a_busy_server_is_asked_again(server, tmp_path):
     server.status = [503, 429]
     assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("says", "waits"),
+    [("7", [7.0]), ("Wed, 21 Oct 2015 07:28:00 GMT", [1.0]), ("soon", [1.0]), ("0", [1.0])],
+)
+def test_a_busy_server_says_when_to_come_back(server, tmp_path, says, waits):
+    server.status, server.more, waited = [429], {"Retry-After": says}, []
+    download(Download(server.url("set.bin")), tmp_path, wait=waited.append)
+    assert waited == waits and len(server.seen) == 2
+
+
+def test_nobody_waits_for_hours(server, tmp_path):
+    server.status, server.more = [503], {"Retry-After": "7200"}
+    with pytest.raises(DataMissing, match="503 .*run the command again"):
+        get(server, tmp_path)
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_more_than_a_set_can_have_is_not_taken(server, tmp_path, announced):
+    server.more = {} if announced else {"Content-Length": None}
+    with pytest.raises(InputError, match="offers 1,024,000 bytes, expected at most 500,000|more than 500,000 bytes"):
+        download(Download(server.url("set.bin")), tmp_path, most=500_000)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.part")) == 0
+
+
+@pytest.mark.parametrize("name", ["set.bin", "set.tar.gz"])
+def test_a_server_that_compresses_whatever_is_asked_for(server, tmp_path, name):
+    """Of a .gz file it only says so: what travels is the file."""
+    travels = gzip.compress(CONTENT)
+    server.files[name], server.more = travels, {"Content-Encoding": "gzip"}
+    expected = travels if name.endswith(".gz") else CONTENT
+    assert get(server, tmp_path, name, sha256=hashlib.sha256(expected).hexdigest()).read_bytes() == expected
+    assert len(server.seen) == 1
 
 
 def test_no_server(tmp_path):

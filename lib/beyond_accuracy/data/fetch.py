@@ -18,6 +18,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.samples import count_note
 
 GIGABYTE = 1e9
+MARGIN = 2.0  # times the size that a set is known to have is the most that is downloaded for it
 RECORD = ".fetched.json"
 MODELS = "models"
 
@@ -149,12 +150,13 @@ def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None]
 
 
 def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callable[[str], None]) -> None:
-    done = read_json(folder / RECORD)
+    known = done = read_json(folder / RECORD)
     if {source.hub.repo if source.hub else "", *(file.url for file in source.files)} - {""} <= set(done):
         done = {}  # all was here once, and is not whole any more: get it again
     if source.hub and source.hub.repo not in done:
         echo(f"{spec.name}: downloading {source.hub.repo}")
-        revision = download_hub(source.hub, folder, source.gated)
+        before = known.get(source.hub.repo, {}).get("revision", "")  # what was fetched once is fetched again
+        revision = download_hub(replace(source.hub, revision=source.hub.revision or before), folder, source.gated)
         for name, sha256 in source.hub.sha256.items():
             download.verify(Download(f"{source.hub.repo}/{name}", sha256=sha256), folder / name)
         _unpack_all(spec, source, list(folder.rglob("*")), folder, echo)
@@ -165,8 +167,14 @@ def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callabl
         echo(f"{spec.name}: downloading {file.url}")
         if (folder / file.name).is_file():
             download.verify(file, folder / file.name)  # put there by hand, or left by an interrupted run
-        path = download.download(file, folder)
-        facts = {"bytes": path.stat().st_size, "md5": file.md5, "sha256": file.sha256}
+        if not (file.sha256 or file.md5):  # without a published checksum, that of the first time
+            file = replace(file, sha256=known.get(file.url, {}).get("sha256", ""))
+        path = download.download(file, folder, most=MARGIN * (source.gigabytes + source.transient) * GIGABYTE)
+        facts = {
+            "bytes": path.stat().st_size,
+            "md5": file.md5,
+            "sha256": file.sha256 or download.content_hash(path, "sha256"),
+        }
         _unpack_all(spec, source, [path], folder, echo)
         _record(folder, file.url, facts)
     echo(f"{spec.name}: done, {folder}")
