@@ -8,6 +8,7 @@ import ast
 import os
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
     _environment(args)
+    with suppress(ImportError, ValueError, OSError):  # every stored array that is read holds a file open
+        import resource
+
+        soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(most, 2**16)), most))
     try:
         return args.run(args)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone

@@ -66,6 +66,8 @@ class ImageDataset:
             with Image.open(io.BytesIO(content)) as image:
                 # Grey, palette, RGBA and CMYK files occur in ImageNet; models take three channels.
                 return image.convert("RGB")
+        except MemoryError as error:  # nothing is wrong with the image, so it is not left out
+            raise InputError(f"{where} cannot be decoded: memory ran out; set `settings: {{workers: 1}}`") from error
         except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, …
             reason = " ".join(re.sub(r" <_io.BytesIO object at \w+>", "", str(error)).split())[:200]
             raise BadImage(
