@@ -1,11 +1,14 @@
 # Thin names for the commands of the README. `make report` and `make test` set up all they need.
 #
 #   make report                 the default report (offline, CPU, minutes)
+#   make report PROFILE=open    the paper's checkpoints on a part of open data (no account; asks, then downloads 13 GB)
 #   make report PROFILE=paper   the paper's checkpoints and benchmarks (GPU, data)
 
 PROFILE ?= mini
 ARGS ?=
 PYTHON ?= python3.11
+# Without an NVIDIA driver the CPU build of torch, which lacks gigabytes of CUDA libraries; TORCH=cuda or cpu overrides.
+TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 # An active conda environment made from environment.yml is used as it is; otherwise .venv is made here.
 ifeq ($(CONDA_DEFAULT_ENV),beyond-accuracy)
@@ -20,12 +23,17 @@ TEST := .venv/.test
 WORLD := .venv/.world
 endif
 
+# The open profile downloads what it needs. Profiles on ImageNet's validation set read labels and factors of imagenet-x
+# (CC BY-NC 4.0); those that never see that set go without.
+FETCH := $(if $(filter open,$(PROFILE)),--fetch)
+LABELS := $(if $(BASE),$(if $(filter mini smoke open,$(PROFILE)),,.venv/.imagenet-x))
+
 .PHONY: report paper test soak lint lab bench coverage world train ablation replicates shape lock clean
 
-report: $(BASE)
-	$(BIN)/beyond-accuracy report --profile $(PROFILE) $(ARGS)
+report: $(BASE) $(LABELS)
+	$(BIN)/beyond-accuracy report --profile $(PROFILE) $(FETCH) $(ARGS)
 
-paper: $(BASE)
+paper: $(BASE) $(if $(BASE),.venv/.imagenet-x)
 	$(BIN)/beyond-accuracy report --profile paper $(ARGS)
 
 test: $(TEST)
@@ -84,18 +92,25 @@ clean:
 	rm -rf report/*/ figures/*/ .cache/store
 
 INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
+# The package index holds no CPU build for Linux on x86; where torch's own index does not answer, the index's build does it.
+CPU_BUILD = --no-deps --retries 0 --timeout 10 --index-url https://download.pytorch.org/whl/cpu torch torchvision
+TORCH_FIRST = $(if $(filter cpu,$(TORCH)),$(INSTALL) $(CPU_BUILD) ||)
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
 .venv/.base: pyproject.toml constraints.txt | .venv/bin/pip
-	$(INSTALL) torch torchvision
+	$(TORCH_FIRST) $(INSTALL) torch torchvision
 	$(INSTALL) -e .
 	touch $@
 
 .venv/.test: .venv/.base
 	$(INSTALL) -e '.[test,imagenet-x]'
 	$(INSTALL) --no-deps axe-playwright-python==0.1.8  # for the axe-core in it; the tests drive Chromium themselves
+	touch $@
+
+.venv/.imagenet-x: .venv/.base
+	$(INSTALL) -e '.[imagenet-x]'
 	touch $@
 
 .venv/.world: .venv/.base

@@ -302,12 +302,14 @@ def pug_folder(root: Path, size=(64, 64)) -> set[str]:
     return set(rows["id"])
 
 
-def pug_parquet(root: Path) -> set[str]:
+def pug_parquet(root: Path, shards: int = 1) -> set[str]:
     """`data/train-*` with the columns of the hub's card: nothing says which factor an image belongs to."""
     rows = pug_rows()
     images = [image_bytes(i, (32, 32), "PNG") for i in range(len(rows))]
-    columns = rows.drop(columns="id").to_dict("list")
-    write_hub_parquet(root / "data" / "train-00000-of-00001.parquet", images, [None] * len(rows), 20, **columns)
+    for shard, part in enumerate(np.array_split(np.arange(len(rows)), shards)):
+        columns = rows.drop(columns="id").iloc[part].to_dict("list")
+        path = root / "data" / f"train-{shard:05d}-of-{shards:05d}.parquet"
+        write_hub_parquet(path, [images[i] for i in part], [None] * len(part), 20, **columns)
     write(root / "class_to_imagenet_idx.json", json.dumps(PUG_MAPPING))
     return set(rows["id"])
 
@@ -317,7 +319,7 @@ def pug_parquet(root: Path) -> set[str]:
 
 def annotated_images(n: int = 96) -> list[tuple[str, int, bytes]]:
     """Images under the names of real, ImageNet-X-annotated validation images, with their real labels."""
-    from beyond_accuracy.data.annotations import factors_imagenet_x
+    from beyond_accuracy.data.published import factors_imagenet_x
 
     frame = factors_imagenet_x().sort_index().iloc[:n]
     rows = enumerate(zip(frame.index, frame["target"], strict=True))
@@ -328,7 +330,6 @@ def annotated_images(n: int = 96) -> list[tuple[str, int, bytes]]:
 
 def paper_data(root: Path) -> None:
     """Every dataset of the profile `paper` at the path it is looked for, in its official form."""
-    from beyond_accuracy.data.published import cue_categories
     from beyond_accuracy.dimensions.transfer.tasks import vtab
 
     imagenet_parquet(root / "imagenet_1k", annotated_images())
@@ -340,16 +341,30 @@ def paper_data(root: Path) -> None:
         write(root / "imagenet_sketch" / name, content)
     imagenet_c(root / "imagenet_c", grouped=True)
     imagenet_hard(root / "imagenet_hard")
+    cue_conflict(root / "cue_conflict", cue_names())
+    pug_folder(root / "pug_imagenet", (320, 320))
+    probe_sets(root / "vtab", vtab())
+
+
+def cue_names() -> tuple[str, ...]:
+    """Each of the 16 shapes twice, in three textures."""
+    from beyond_accuracy.data.published import cue_categories
+
     shapes = sorted(cue_categories())
     names = [
         f"{shape}{k}-{texture}1" for k in (1, 2) for shape in shapes for texture in (shapes[3], shapes[k + 5], shape)
     ]
-    cue_conflict(root / "cue_conflict", tuple(dict.fromkeys(names)))
-    pug_folder(root / "pug_imagenet", (320, 320))
-    for name, task in vtab().items():
+    return tuple(dict.fromkeys(names))
+
+
+def probe_sets(root: Path, names) -> None:
+    """Tasks of VTAB by name, three classes of each, in the form of their mirrors."""
+    from beyond_accuracy.dimensions.transfer.tasks import vtab
+
+    for name, task in ((name, vtab()[name]) for name in names):
         labels = sorted({0, task.classes // 2, task.classes - 1})  # far apart: dSprites merges neighbours
         splits = {"train": labels * 10, "test": labels * 5}
-        folder = root / "vtab" / name
+        folder = root / name
         if name == "sun397":
             vtab_parquet(folder, splits, task.classes)
         else:

@@ -51,7 +51,7 @@ def test_predict_writes_rows(predict, toy, capsys):
 
 
 def test_lists_of_labels_in_a_csv(toy, tmp_path):
-    from beyond_accuracy.inference.store import Predictions
+    from beyond_accuracy.inference.predictions import Predictions
 
     frame = pd.DataFrame({"id": ["a", "b"], "target": pd.Series([np.array([1, 2]), np.array([], int)], dtype=object)})
     found = Predictions("m", "d", "none", frame, None, None, {})

@@ -343,7 +343,7 @@ def test_a_hub_that_refuses(ready, capsys, monkeypatch, source, status):
     monkeypatch.setattr("open_clip.create_model", refuse)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nobody is asked whether the hub is there
     assert cli.main(command(ready, model=source)) == 3
-    one_message(capsys, f"does not give out the weights of {source.split(':')[1].replace('/', ' ')}", f"({status})")
+    one_message(capsys, f"the hub refuses the weights of {source.split(':')[1].replace('/', ' ')}", f"({status})")
 
 
 # Notebooks ------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from beyond_accuracy.base.paths import cache_dir, project_root
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference import throughput
-from beyond_accuracy.inference.precision import choose_precision, processor
+from beyond_accuracy.inference.jobs import choose_precision, processor
 from beyond_accuracy.inference.run import device_name, pick_device
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.models.load import model_for, read_card

@@ -23,7 +23,7 @@ from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import jobs
 from beyond_accuracy.inference import run as inference
-from beyond_accuracy.inference.loading import worker_count
+from beyond_accuracy.inference.run import worker_count
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.models.network import Model

@@ -84,8 +84,9 @@ def scenes(rng: Generator) -> Iterator[tuple]:
             right, n, case = observers(rng, 2, len(scene), (0.33, scene)) < norm.ppf(p), str(units), f"{100 * p:g} %"
             ends = 100 * np.array(stats.share_interval(right[:, 0], scene))
             yield "share of images", n, case, 100 * p, *ends
-            gap = stats.paired_difference(*right.T, 5000, rng, scene)
-            yield "difference", n, f"both {case}", 0, *100 * np.array(gap.interval), gap.p_value
+            draws = 100 * stats.bootstrap_means(right[:, 0] * 1.0 - right[:, 1], 5000, rng, scene)
+            ends, p_value = stats.percentile_interval(draws, units), stats.bootstrap_p_value(draws, units)
+            yield "difference", n, f"both {case}", 0, *ends, p_value
 
 
 def sets(rng: Generator) -> Iterator[tuple]:

@@ -17,13 +17,12 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import cache_dir, data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import published
-from beyond_accuracy.data.annotations import factors_imagenet_x, real_labels
 from beyond_accuracy.data.classes import IMAGENET_ORDER, class_space, imagenet_wnids
 from beyond_accuracy.data.dataset import ImageDataset, evenly
-from beyond_accuracy.data.download import how_to_get, profile_argument, sources
+from beyond_accuracy.data.download import how_to_get, profile_argument, source_of
 from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
-from beyond_accuracy.data.readers.samples import count_note
+from beyond_accuracy.data.readers.files import count_note
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.plan import disk_lines, forward_passes
 from beyond_accuracy.inference.store import Store
@@ -129,7 +128,7 @@ def _plain(error: Exception, spec: DatasetSpec | ModelSpec) -> str:
 
 
 def _real() -> Finding:
-    labels = real_labels()
+    labels = published.real_labels()
     empty = sum(len(classes) == 0 for classes in labels.values())
     right = len(labels) == 50_000 and empty == 3_163
     text = f"{len(labels) - empty:,} of {len(labels):,} images have labels (package timm)"
@@ -242,7 +241,9 @@ def _imported(spec: ModelSpec) -> Finding:
 
 def _imagenet_x() -> Finding:
     try:
-        return Finding("imagenet_x", OK, f"{len(factors_imagenet_x()):,} annotated images (package imagenet-x)")
+        return Finding(
+            "imagenet_x", OK, f"{len(published.factors_imagenet_x()):,} annotated images (package imagenet-x)"
+        )
     except DataMissing as missing:
         return Finding("imagenet_x", MISSING, str(missing))
 
@@ -287,7 +288,7 @@ def published_accuracy(spec: ModelSpec, dataset: str) -> float:
 
 def _estimates(profile: Profile, missing: list[str]) -> Iterator[str]:
     """Room on disk for missing data and for the outputs, and how many images every model will see."""
-    if wanted := [name for name in profile.datasets if name in missing and name in sources()]:
+    if wanted := [name for name, spec in profile.datasets.items() if name in missing and source_of(spec)]:
         room = make_plan(profile, wanted).gigabytes
         command = f"beyond-accuracy fetch --profile {profile_argument(profile)}"
         yield f"Missing data needs about {room:.0f} GB on disk: `{command}`"

@@ -16,7 +16,15 @@ from beyond_accuracy import __version__
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import atomic_write
 from beyond_accuracy.base.paths import cache_dir
-from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, available_profiles, load_profile, unknown
+from beyond_accuracy.base.profile import (
+    ENGINES,
+    DatasetSpec,
+    ModelSpec,
+    Profile,
+    available_profiles,
+    load_profile,
+    unknown,
+)
 
 # Everything else is imported by the command that needs it: `--help` and `list` should not wait for it.
 EPILOG = "Documentation: README.md and docs/. Exit codes: 0 complete, 1 a notebook failed, 2 bad input, 3 data missing."
@@ -72,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--allow-missing", action="store_true", help="missing data is no error")
     parameter = "set a parameter of the notebooks that have it, for example RESAMPLES=500 (repeatable)"
     report.add_argument("--parameter", **several, type=_parameter, metavar="NAME=VALUE", help=parameter)
+    report.add_argument("--fetch", action="store_true", help="first download what is missing and may be downloaded")
+    report.add_argument("--yes", action="store_true", help="with --fetch: start downloading without asking")
     report.add_argument("--force", action="store_true", help="rebuild pages that are unchanged")
     report.set_defaults(run=_report)
 
@@ -148,9 +158,23 @@ def _report(args: argparse.Namespace) -> int:
     from beyond_accuracy.report.build import build
 
     stay_offline_without_network(load_profile(args.profile).select(args.models).models.values())
+    if args.fetch and (code := _fetch_first(args)):
+        return code
     only = [page for value in args.only for page in value.split(",")]
     how = {"allow_missing": args.allow_missing, "force": args.force, "parameters": dict(args.parameter)}
     return build(args.profile, models=args.models, only=only, options=_options(args), **how)
+
+
+def _fetch_first(args: argparse.Namespace) -> int:
+    """Say how long a report will take and get what it lacks; the exit code that ends it, 0 to go on."""
+    from beyond_accuracy.inference.throughput import projection
+
+    profile = load_profile(args.profile).select(args.models)
+    print(*projection(profile), sep="\n")
+    code = _get(profile, _names(args.only), True, args.yes)
+    if code:
+        print("Run the same command again to continue, or without --fetch to report on what is here.")
+    return code
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -267,13 +291,18 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from beyond_accuracy.data.fetch import MODELS, fetch
+    only = _names(args.only)
+    return _get(load_profile(args.profile), only, not only or "models" in only, args.yes)
+
+
+def _get(profile: Profile, only: list[str], weights: bool, yes: bool) -> int:
+    """Download datasets (of pages, or by name) and weights."""
+    from beyond_accuracy.data.fetch import fetch
     from beyond_accuracy.models.card import fetch_weights, missing_weights
 
-    profile, only = load_profile(args.profile), _names(args.only)
-    models = missing_weights(profile) if not only or MODELS in only else []
+    models = missing_weights(profile) if weights else []
     ask = input if sys.stdin.isatty() else None
-    return fetch(profile, only, models=models, get_model=fetch_weights, yes=args.yes, ask=ask)
+    return fetch(profile, only, models=models, get_model=fetch_weights, yes=yes, ask=ask)
 
 
 def _names(values: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from PIL import Image
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES
 from beyond_accuracy.dimensions.calibration import ece, reliability
-from beyond_accuracy.inference.store import Predictions
+from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.page import Page, classify
 from beyond_accuracy.show import theme
 

@@ -166,10 +166,7 @@ def test_what_is_refused(change, message):
 def test_labels_outside_the_scored_columns_are_fine_where_images_have_several():
     data = build(targets=[[0, 1], [1], []], classes="imagenet_1k", columns=np.array([0, 2]))
     assert data.multilabel and data.columns.tolist() == [0, 2]
-
-
-def test_whole_numbers_as_floats_are_labels():
-    assert build(targets=np.array([0.0, 1.0, 2.0])).targets.tolist() == [0, 1, 2]
+    assert build(targets=np.array([0.0, 1.0, 2.0])).targets.tolist() == [0, 1, 2]  # whole numbers as floats
 
 
 # Readers through the front door ---------------------------------------------------------------------------------------
@@ -179,12 +176,9 @@ def spec_for(toy, path=None, **more):
     return DatasetSpec("images", "class_folder", str(path or toy.data / "images"), str(toy.classes), **more)
 
 
-def test_unknown_reader(toy):
+def test_a_dataset_is_read_once_and_limited(toy):
     with pytest.raises(InputError, match="images: unknown reader 'class_foldr'; did you mean class_folder"):
         load_dataset(DatasetSpec("images", "class_foldr", "x"))
-
-
-def test_a_dataset_is_read_once_and_limited(toy):
     toy.images(4)
     first = load_dataset(spec_for(toy))
     assert load_dataset(spec_for(toy)) is first
@@ -234,10 +228,8 @@ def test_symbolic_links_are_followed_wherever_they_lead(toy):
     with pytest.raises(BadImage) as raised:
         data.image(data.position("red/link"))
     assert "root:" not in str(raised.value)
-
-
-def test_links_to_nothing_are_one_message(toy):
-    folder = toy.images(1)
+    # a link to nothing is one message
     (folder / "red" / "dangling.png").symlink_to(toy.root / "nothing")
+    readers.LOADED.clear()
     with pytest.raises(InputError, match="dangling.png"):
         load_dataset(spec_for(toy))

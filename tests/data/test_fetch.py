@@ -4,12 +4,10 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,71 +16,13 @@ import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on n
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec, load_profile, parse_profile
 from beyond_accuracy.cli import main
-from beyond_accuracy.data import download as download_module
 from beyond_accuracy.data import fetch as fetch_module
 from beyond_accuracy.data.download import ATTEMPTS, Download, download, how_to_get, parse_source, sources, unpack
 from beyond_accuracy.data.fetch import fetch, make_plan
 from beyond_accuracy.data.readers import load_dataset
+from hub import COMMIT, Server  # noqa: E402
 
 CONTENT = bytes(range(256)) * 4000
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `files` by path; `break_after` cuts the first answers short, `status` answers with an error instead."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.break_after: list[int] = []
-        self.status: list[int] = []
-        self.more: dict[str, str | None] = {}  # further headers of every answer; None = that one is left out
-        self.ranges = True
-        self.seen: list[tuple[str, str]] = []
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def handle_error(self, *_):
-        pass  # a client that hangs up is what some tests are about
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        server, wanted = self.server, self.headers.get("Range", "")
-        server.seen.append((self.path, wanted))
-        content = server.files.get(self.path.lstrip("/"))
-        status = server.status.pop(0) if server.status else 404 if content is None else 200
-        if status != 200:
-            return self._answer(status, b"", {})
-        etag = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
-        start = 0
-        if server.ranges and wanted and self.headers.get("If-Range") == etag:
-            start = int(wanted.removeprefix("bytes=").split("-")[0])
-        if start >= len(content) > 0:
-            return self._answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
-        headers = {"ETag": etag}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        return self._answer(206 if start else 200, content[start:], headers)
-
-    def _answer(self, status: int, body: bytes, headers: dict) -> None:
-        self.send_response(status)
-        headers = {"Content-Length": str(len(body)), **headers, **getattr(self.server, "more", {})}
-        self.close_connection = headers["Content-Length"] is None
-        for name, value in headers.items():
-            if value is not None:
-                self.send_header(name, value)
-        self.end_headers()
-        cut = self.server.break_after.pop(0) if body and self.server.break_after else len(body)
-        self.wfile.write(body[:cut])
-        if cut < len(body):
-            self.close_connection = True
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
@@ -133,11 +73,6 @@ def test_a_file_that_changed_meanwhile_is_started_over(server, tmp_path):
     assert get(server, tmp_path).read_bytes() == CONTENT[::-1]
 
 
-def test_a_server_without_ranges(server, tmp_path):
-    server.ranges, server.break_after = False, [300_000]
-    assert get(server, tmp_path).read_bytes() == CONTENT
-
-
 def test_a_part_that_is_whole_already(server, tmp_path):
     etag = f'"{hashlib.sha256(CONTENT).hexdigest()[:8]}"'
     (tmp_path / "set.bin.part").write_bytes(CONTENT)
@@ -161,8 +96,9 @@ def test_refusals_say_what_helps(server, tmp_path, status, text):
     assert len(server.seen) == 1
 
 
-def test_a_busy_server_is_asked_again(server, tmp_path):
-    server.status = [503, 429]
+@pytest.mark.parametrize("state", [{"ranges": False, "break_after": [300_000]}, {"status": [503, 429]}])
+def test_a_server_without_ranges_and_a_busy_one_are_asked_again(server, tmp_path, state):
+    vars(server).update(state)
     assert get(server, tmp_path).read_bytes() == CONTENT
 
 
@@ -217,44 +153,39 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
-def evil_tar(path: Path, name: str, kind=tarfile.REGTYPE, link: str = "") -> Path:
+def special_tar(path: Path, name: str, kind: bytes, link: str) -> Path:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, link
-    content = b"" if link else b"x"
-    info.size = len(content)
     with tarfile.open(path, "w:gz") as archive:
-        archive.addfile(info, io.BytesIO(content))
+        archive.addfile(info)
     return path
 
 
+LINK, PIPE = tarfile.SYMTYPE, tarfile.FIFOTYPE
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "link"),
+    "pack",
     [
-        ("../outside", tarfile.REGTYPE, ""),
-        ("a/../../outside", tarfile.REGTYPE, ""),
-        ("link", tarfile.SYMTYPE, "/etc/passwd"),
-        ("link", tarfile.SYMTYPE, "../../outside"),
-        ("pipe", tarfile.FIFOTYPE, ""),
+        *(partial(fixtures.write_tar, members={name: b"x"}, mode="w:gz") for name in ("../outside", "a/../../outside")),
+        *(partial(special_tar, name="link", kind=LINK, link=link) for link in ("/etc/passwd", "../../outside")),
+        partial(special_tar, name="pipe", kind=PIPE, link=""),
+        *(
+            partial(fixtures.write_zip, members={"fine/a.jpg": b"x", name: b"x"})
+            for name in ("../outside", "/outside", "C:/outside", "a\\..\\..\\outside")
+        ),
     ],
 )
-def test_unsafe_tar_members_are_refused(tmp_path, folder, name, kind, link):
-    archive = evil_tar(tmp_path / "evil.tar.gz", name, kind, link)
+def test_unsafe_members_are_refused(tmp_path, folder, pack):
+    archive = pack(tmp_path / ("evil.zip" if pack.func is fixtures.write_zip else "evil.tar.gz"))
     with pytest.raises(InputError, match="was not unpacked"):
         unpack(archive, folder)
     assert not list(folder.iterdir()) and not (tmp_path / "outside").exists()
 
 
 def test_absolute_paths_stay_inside(tmp_path, folder):
-    unpack(evil_tar(tmp_path / "a.tar.gz", "/abs/file"), folder)
+    unpack(fixtures.write_tar(tmp_path / "a.tar.gz", {"/abs/file": b"x"}, "w:gz"), folder)
     assert (folder / "abs" / "file").read_bytes() == b"x"
-
-
-@pytest.mark.parametrize("name", ["../outside", "/outside", "C:/outside", "a\\..\\..\\outside"])
-def test_unsafe_zip_members_are_refused(tmp_path, folder, name):
-    archive = fixtures.write_zip(tmp_path / "evil.zip", {"fine/a.jpg": b"x", name: b"x"})
-    with pytest.raises(InputError, match="was not unpacked"):
-        unpack(archive, folder)
-    assert not list(folder.iterdir())
 
 
 def test_damaged_archives(tmp_path):
@@ -272,7 +203,8 @@ def test_damaged_archives(tmp_path):
 
 def test_a_gz_that_is_not_compressed(tmp_path):
     archive = fixtures.write_tar(tmp_path / "plain.tar.gz", {"a/b.jpg": b"x"}, "w")
-    assert unpack(archive, tmp_path / "out") == ["a"]
+    unpack(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "b.jpg").read_bytes() == b"x"
 
 
 # --------------------------------------------------------------------------------------------------- the whole command
@@ -349,30 +281,16 @@ def test_a_set_that_was_deleted_is_fetched_again(catalogue, tmp_path):
     assert (tmp_path / "data" / "set_a" / "imagenet-a.tar").is_file()
 
 
-def test_no_room(catalogue, monkeypatch):
+def test_unknown_name_and_no_room(catalogue, monkeypatch):
+    with pytest.raises(InputError, match="did you mean set_v2"):
+        fetch(catalogue, ["set_v3"])
     monkeypatch.setattr(fetch_module, "free_bytes", lambda _: 10)
-    with pytest.raises(InputError, match="10|free; choose another --data-dir"):
+    with pytest.raises(InputError, match="0.0 GB are free; choose another --data-dir"):
         fetch(catalogue, ["set_a"], yes=True, echo=lambda _: None)
 
 
-def test_unknown_name(catalogue):
-    with pytest.raises(InputError, match="did you mean set_v2"):
-        fetch(catalogue, ["set_v3"])
-
-
-def test_gated_set_names_page_and_command(monkeypatch, tmp_path):
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError
-
-    def refuse(*_, **__):
-        raise GatedRepoError.__new__(GatedRepoError)  # its constructor wants a response of the hub's own client
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
-    monkeypatch.setattr(download_module, "hub_reachable", lambda: True)
-    source = sources()["imagenet_1k"]
-    with pytest.raises(DataMissing) as caught:
-        fetch_module.download_hub(source.hub, tmp_path, source.gated)
-    assert source.gated in str(caught.value) and "hf auth login" in str(caught.value)
+def test_gated_set_names_page_and_command():
+    assert sources()["imagenet_1k"].gated in how_to_get("imagenet_1k", load_profile("paper"))
     assert "fetch --profile paper --only imagenet_1k" in how_to_get("imagenet_1k", load_profile("paper"))
 
 
@@ -398,98 +316,112 @@ def test_the_command_lists_the_plan_without_downloading(tmp_path, monkeypatch, c
 
 # ------------------------------------------------------------------------------------------------------------- the hub
 
-
-class Hub(Handler):
-    """Enough of the hub for one dataset repository: its description, its tree and its files."""
-
-    commit = "0123456789abcdef0123456789abcdef01234567"
-
-    def do_HEAD(self):
-        self.do_GET(send=False)
-
-    def do_GET(self, send: bool = True):
-        server = self.server
-        server.seen.append((self.path, self.headers.get("Range", "")))
-        path = self.path.split("?")[0]
-        if server.status and "/api/" in path:
-            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this dataset is restricted."}
-            return self._answer(server.status[0], b"{}", headers)
-        if path.startswith("/api/datasets/some/set/tree/"):
-            listing = [
-                {"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in server.files.items()
-            ]
-            return self._answer(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
-        if path.startswith("/api/datasets/some/set"):
-            siblings = [{"rfilename": name} for name in server.files]
-            about = {"id": "some/set", "sha": self.commit, "siblings": siblings, "private": False, "tags": []}
-            return self._answer(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
-        content = server.files.get(path.partition("/resolve/")[2].partition("/")[2])
-        if content is None:
-            return self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-        etag = hashlib.sha256(content).hexdigest()
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.commit, "Content-Length": str(len(content))}
-        return self._answer(200, content if send else b"", headers)
-
-
-HUB_CLIENT = """
-import sys
-from pathlib import Path
+FETCH = """
+import json, sys
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.data.fetch import fetch_dataset
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.download import parse_source
-hub = {"repo": "some/set", "files": ["*.txt", "train/*", "test/*"]}
+from beyond_accuracy.data.fetch import fetch_dataset
+hub = {"repo": "some/set", "files": ["*.txt", "train/*", "test/*"], **json.loads(sys.argv[2])}
 try:
     fetch_dataset(DatasetSpec("task", "splits", path=sys.argv[1]), parse_source("task", {"gigabytes": 1, "hub": hub}))
 except (DataMissing, InputError) as error:
     print(type(error).__name__, error)
 """
 
-
-@pytest.fixture
-def hub(server):
-    server.RequestHandlerClass = Hub
-    return server
-
-
-WEIGHTS_CLIENT = """
+WEIGHTS = """
 import sys
+from beyond_accuracy.base.errors import DataMissing
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.models.card import fetch_weights, locate
 spec = ModelSpec("m", "timm", "hf-hub:some/model")
-assert locate(spec).path is None
-fetch_weights(spec)
-print(locate(spec).path.read_bytes().decode())
+try:
+    fetch_weights(spec)
+    print(locate(spec).path.read_bytes().decode())
+except DataMissing as missing:
+    print("DataMissing", missing)
 """
 
 
-def run_hub_client(server, folder: Path, code: str = HUB_CLIENT) -> str:
+def in_client(server, home: Path, code: str, *arguments: str) -> str:
     """In a process of its own: the hub's client takes its address when it is imported."""
-    environment = {**os.environ, "HF_ENDPOINT": server.url("").rstrip("/"), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_HOME": str(folder.parent / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", code, str(folder)]
+    command, environment = [sys.executable, "-c", code, *arguments], server.environment(home)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_hub_repository_is_downloaded_once(hub, tmp_path):
-    fixtures.clip_benchmark(tmp_path / "made", {"train": [0, 1], "test": [1]}, ["a", "b"], shards=1)
+@pytest.fixture
+def hub(server, tmp_path):
+    """A repository of a probe task, as the hub has it; what fetching it into a folder says."""
     made = tmp_path / "made"
-    hub.files = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
-    hub.files["README.md"] = b"not asked for"
-    out = run_hub_client(hub, tmp_path / "task")
-    assert "done" in out, out
+    fixtures.clip_benchmark(made, {"train": [0, 1], "test": [1]}, ["a", "b"], shards=1)
+    files = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    server.repos["datasets/some/set"] = {**files, "README.md": b"not asked for"}
+
+    def get(folder: str, **options) -> str:
+        return in_client(server, tmp_path / "hf", FETCH, str(tmp_path / folder), json.dumps(options))
+
+    return get
+
+
+def test_a_hub_repository_is_downloaded_once(hub, server, tmp_path):
+    assert "done" in hub("task")
     dataset = load_dataset(DatasetSpec("task", "splits", path=str(tmp_path / "task"), classes=""))
     assert dataset.metadata["split"].tolist() == ["train", "train", "test"]
     assert not (tmp_path / "task" / "README.md").exists()
-    record = json.loads((tmp_path / "task" / ".fetched.json").read_text())
-    assert record["some/set"]["revision"] == Hub.commit
-    hub.status = [403]
-    out = run_hub_client(hub, tmp_path / "gated")
-    assert "DataMissing" in out and "hf auth login" in out and "https://huggingface.co/datasets/some/set" in out
+    assert json.loads((tmp_path / "task" / ".fetched.json").read_text())["some/set"]["revision"] == COMMIT
 
 
-def test_weights_go_into_the_hubs_cache(hub, tmp_path):
-    hub.files = {"config.json": b"{}", "pytorch_model.bin": b"the weights"}
-    assert run_hub_client(hub, tmp_path / "x", WEIGHTS_CLIENT).endswith("the weights\n")
+def test_a_transfer_from_the_hub_that_broke_is_continued(hub, server, tmp_path):
+    wanted = [name for name in server.repos["datasets/some/set"] if name != "README.md"]
+    texts = sum(name.endswith(".txt") for name in wanted)
+    server.break_after = [10**9] * (1 + texts) + [10_000] * 12  # the description and the texts come whole
+    out = hub("task")
+    assert "DataMissing" in out and "what arrived is kept" in out
+    first, server.break_after, server.seen = server.downloaded(), [], []
+    assert "done" in hub("task")
+    assert len(first) > texts and len(server.downloaded()) == len(wanted) - texts
+    assert len(load_dataset(DatasetSpec("task", "splits", path=str(tmp_path / "task"), classes=""))) == 3
+
+
+def test_some_files_of_a_repository(server, hub, tmp_path):
+    server.repos["datasets/some/set"] |= {f"data/p-{i:05d}-of-00010.parquet": b"x" for i in range(10)}
+    assert "done" in hub("part", files=["data/*"], shards=3)
+    kept = sorted(path.name for path in (tmp_path / "part" / "data").iterdir())
+    assert kept == [f"p-{i:05d}-of-00010.parquet" for i in (0, 4, 9)]
+
+
+# Wherever the hub refuses, at its description or at the files, nothing is called done and the way out is named.
+@pytest.mark.parametrize("listing", [True, False])
+def test_a_gated_repository(server, hub, tmp_path, listing):
+    server.gated, server.gated_listing = {"datasets/some/set"}, listing
+    out = hub("task")
+    assert out.rstrip().splitlines()[-1].startswith("DataMissing") and "done" not in out
+    assert "(403)" in out and "hf auth login" in out and "https://huggingface.co/datasets/some/set" in out
+    assert not (tmp_path / "task" / ".fetched.json").exists()
+
+
+@pytest.mark.parametrize("busy", ["api", "resolve"])
+def test_a_hub_that_asks_to_wait(server, hub, busy):
+    server.busy = busy
+    out = hub("task")
+    assert "DataMissing" in out and "asks to wait (429" in out and "some minutes" in out
+
+
+def test_what_the_hub_has_no_more(server, hub):
+    assert "no such revision any more (404)" in hub("task", revision="no-such-commit").replace("has no", "no")
+    assert "no file like data/x-*.parquet any more" in hub("task", files=["data/x-*.parquet"])
+    del server.repos["datasets/some/set"]
+    assert "(401)" in hub("task") and "check the name" in hub("task")
+
+
+def test_weights_go_into_the_hubs_cache(server, tmp_path):
+    server.repos["some/model"] = {"config.json": b"{}", "pytorch_model.bin": b"the weights"}
+    assert in_client(server, tmp_path / "hf", WEIGHTS).endswith("the weights\n")
+    server.repos["some/model"] = {"config.json": b"{}", "model-00001.safetensors": b"renamed"}
+    assert "holds none of model.safetensors" in in_client(server, tmp_path / "renamed", WEIGHTS)
+    server.busy = "resolve"
+    assert "asks to wait (429" in in_client(server, tmp_path / "busy", WEIGHTS)
+    server.busy, server.gated = "", {"some/model"}
+    assert "accept the terms at https://huggingface.co/some/model" in in_client(server, tmp_path / "gated", WEIGHTS)

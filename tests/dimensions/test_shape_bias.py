@@ -15,7 +15,8 @@ from scipy.stats import t as student
 from sklearn.metrics import cohen_kappa_score
 
 from beyond_accuracy.base.errors import DataMissing
-from beyond_accuracy.data.published import cue_categories, human_cue_counts, human_shape_bias
+from beyond_accuracy.base.paths import ASSETS
+from beyond_accuracy.data.published import cue_categories, human_shape_bias
 from beyond_accuracy.dimensions import shape_bias as sb
 from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.show import theme
@@ -347,7 +348,7 @@ def test_people_stand_only_beside_images_that_they_saw():
     cat = conflicts(["cat"], ["dog"], ["cat1"], ["dog1"])
     assert list(sb.human_bias(page_of({}, ("x",) * 1000), "set", cat).index) == ["cat", "all"]
     assert sb.human_bias(page_of({}, ("cat", "dog")), "set", cat).empty
-    humans = human_cue_counts()
+    humans = pd.read_csv(ASSETS / "human_cue_conflict.csv")
     assert humans.observer.nunique() == 10 and len(humans) == 160 and humans.n.sum() == 12_800
     total = humans[["shape_hits", "texture_hits"]].sum()
     assert total.shape_hits / total.sum() == human_shape_bias()["all"] == pytest.approx(0.9587, abs=5e-5)

@@ -11,7 +11,7 @@ from scipy.special import expit
 from scipy.stats import binom, norm, ttest_rel
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.data.readers.stimuli import pug_classes
+from beyond_accuracy.data.readers.stimuli import UNTOLD, pug_classes
 from beyond_accuracy.dimensions import synthetic as syn
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.show import theme
@@ -60,13 +60,16 @@ def runs(pred, **fields):
 
 
 def test_runs_with_several_labels_are_scored_against_the_mapping_of_the_images():
-    images = pd.DataFrame({"class_name": ["Sweatshirt", "Shirt", "Wolf"]}, index=["a", "b", "c"])
+    images = pd.DataFrame({"class_name": ["Sweatshirt", "Shirt", "Wolf"], "factor": "worlds"}, index=["a", "b", "c"])
     given = runs([841, 841, 270], multilabel=True, targets=[[841], [841], [269, 270]])
     for rule, right in (("official", [True, False, True]), ("membership", [True, True, True])):
         found = syn.sweeps_of(given, images, rule)
         assert found.correct["m"].tolist() == right and found.classes["Wolf"] == [269, 270]
     table = syn.by_rule(given, found)
     assert table.iloc[0].tolist() == ["m", pytest.approx(200 / 3), 100]
+    untold = syn.sweeps_of(given, images.assign(factor=["worlds", UNTOLD, "worlds"]), "official")
+    assert untold.correct["m"].tolist() == [True, True] and untold.images.index.tolist() == ["a", "c"]
+    assert syn.by_rule(given, untold).iloc[0].tolist() == ["m", 100, 100]
     plain = syn.sweeps_of(runs([1], multilabel=False, correct=[True, False, True]), images, "official")
     assert plain.correct["m"] == [True, False, True] and not plain.classes and syn.by_rule({}, plain).empty
 

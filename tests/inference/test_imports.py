@@ -199,12 +199,9 @@ def test_archives_that_are_none(load, name):
         load(b"this is not compressed", name=name)
 
 
-def test_sets_without_classes(load):
+def test_sets_without_classes_and_a_name_that_leaves_the_store(load):
     with pytest.raises(InputError, match="has no class space"):
         load(table(), dataset(classes=""))
-
-
-def test_a_name_that_leaves_the_store(load):
     with pytest.raises(InputError, match="cannot be used"):
         load(table(), model="../../evil")
 

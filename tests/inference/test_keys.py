@@ -156,7 +156,7 @@ CASES = {
     "ModelSpec.id: activation": (configuration("clip", model_cfg__quick_gelu=True), CLIP),
     "ModelSpec.pretrained": (pretrained, NEITHER),  # a local folder has its own
     "ModelSpec.checkpoint": (checkpoint, COLOUR),
-    "ModelSpec.label": (every_model(label="L"), NEITHER),
+    "ModelSpec.label": (lambda world: world.models["clip"].update(label="L"), NEITHER),
     "ModelSpec.family": (every_model(family="F"), NEITHER),
     "ModelSpec.paradigm": (every_model(paradigm="P"), NEITHER),
     "DatasetSpec.path: the same images elsewhere": (copied, NEITHER),

@@ -1,5 +1,6 @@
 """The pass over a dataset: what it computes, what it does not compute twice, and what stops it."""
 
+import pickle
 import shutil
 from types import SimpleNamespace
 
@@ -12,8 +13,24 @@ from PIL import Image
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import load_arrays
 from beyond_accuracy.data.dataset import ImageDataset
-from beyond_accuracy.inference import jobs, loading
+from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.data.transforms import Geometry, parse
+from beyond_accuracy.inference import jobs
 from beyond_accuracy.inference import run as inference
+from beyond_accuracy.models.network import Model
+
+
+@pytest.fixture
+def toy(toy):
+    """Twelve images and a network."""
+    toy.images()
+    toy.checkpoint()
+    return toy
+
+
+def colour(outputs, text="none"):
+    """Predictions of the one network."""
+    return outputs.predictions("images", [text])[text]["colour"]
 
 
 def logits_of(folder, size=16, scale=8.0):
@@ -27,9 +44,8 @@ def logits_of(folder, size=16, scale=8.0):
 
 
 def test_predictions_are_those_of_a_plain_loop(toy):
-    folder = toy.images()
-    toy.checkpoint()
-    found = toy.outputs().predictions("images", ["none"])["none"]["colour"]
+    folder = toy.data / "images"
+    found = colour(toy.outputs())
     expected = logits_of(folder)
     assert sorted(found.ids) == sorted(expected) and len(found) == 12
     for position, image_id in enumerate(found.ids):
@@ -44,9 +60,7 @@ def test_predictions_are_those_of_a_plain_loop(toy):
 
 
 def test_each_forward_pass_happens_once_whichever_page_asks(toy, toy_networks):
-    toy.images()
-    toy.checkpoint()
-    toy.outputs().predictions("images", ["none"])
+    colour(toy.outputs())
     assert sum(toy_networks.CALLS) == 12
     features = toy.outputs().features("images")["colour"]
     toy.outputs().predictions("images", ["none", "scale=1", "shift=0"])  # all three are the untransformed run
@@ -57,8 +71,6 @@ def test_each_forward_pass_happens_once_whichever_page_asks(toy, toy_networks):
 
 
 def test_transforms_of_one_pass_equal_those_of_passes_of_their_own(toy):
-    toy.images()
-    toy.checkpoint()
     texts = ["none", "noise=0.1", "scale=1.5", "resolution=448", "jpeg=30"]
     together = toy.outputs().predictions("images", texts)
     toy.store = toy.root / "other"
@@ -71,8 +83,6 @@ def test_transforms_of_one_pass_equal_those_of_passes_of_their_own(toy):
 
 
 def test_an_image_is_decoded_once_for_all_models_and_transforms(toy, monkeypatch):
-    toy.images()
-    toy.checkpoint()
     toy.checkpoint("second", scale=2.0)
     content = toy.content()
     content["models"]["second"] = {"source": "timm", "name": f"local-dir:{toy.root / 'second'}"}
@@ -86,26 +96,20 @@ def test_an_image_is_decoded_once_for_all_models_and_transforms(toy, monkeypatch
 
 
 def test_the_batch_is_halved_when_memory_runs_out(toy, toy_networks, monkeypatch):
-    toy.images()
-    toy.checkpoint()
     monkeypatch.setattr(toy_networks, "MAX_BATCH", 3)
-    found = toy.outputs(options={"batch_size": 12}, chunk=100).predictions("images", ["none"])["none"]["colour"]
+    found = colour(toy.outputs(options={"batch_size": 12}, chunk=100))
     assert found.correct.all() and max(toy_networks.CALLS) == 3 and sum(toy_networks.CALLS) == 12
 
 
 def test_memory_that_never_suffices_is_one_message(toy, toy_networks, monkeypatch):
-    toy.images(1)
-    toy.checkpoint()
     error = RuntimeError("MPS backend out of memory (allocated 3 GB)")
     monkeypatch.setattr(toy_networks.ToyColour, "forward_features", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(InputError, match="colour: out of memory with a batch of one"):
-        toy.outputs().predictions("images", ["none"])
+        colour(toy.outputs())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monkeypatch, value):
-    toy.images()
-    toy.checkpoint()
     original = toy_networks.ToyColour.forward_head
 
     def broken(self, x, pre_logits=False):
@@ -115,15 +119,16 @@ def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monk
 
     monkeypatch.setattr(toy_networks.ToyColour, "forward_head", broken)
     with pytest.raises(InputError, match=r"colour: logits of image 'blue/blue002' .* are not finite"):
-        toy.outputs().predictions("images", ["none"])
+        colour(toy.outputs())
     assert not list(toy.store.rglob("*.parquet"))
 
 
 def test_features_keep_the_range_and_the_digits_of_float32(toy, toy_networks, monkeypatch):
-    toy.images()
-    toy.checkpoint()
     original = toy_networks.ToyColour.forward_head
-    huge = lambda self, x, pre_logits=False: original(self, x, pre_logits) * (1e6 if pre_logits else 1)  # noqa: E731
+
+    def huge(self, x, pre_logits=False):
+        return original(self, x, pre_logits) * (1e6 if pre_logits else 1)
+
     plain = toy.outputs().features("images")["colour"].layers["pre_logits"].copy()
     shutil.rmtree(toy.store)
     monkeypatch.setattr(toy_networks.ToyColour, "forward_head", huge)
@@ -135,9 +140,7 @@ def test_features_keep_the_range_and_the_digits_of_float32(toy, toy_networks, mo
 @pytest.mark.parametrize("chunk", [4, 5])
 def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_networks, monkeypatch, chunk):
     """Also with parts of another size."""
-    toy.images()
-    toy.checkpoint()
-    whole = toy.outputs().predictions("images", ["none"])["none"]["colour"]
+    whole = colour(toy.outputs())
     toy.store = toy.root / "interrupted"
     original = ImageDataset.image
     seen = []
@@ -150,10 +153,10 @@ def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_
 
     monkeypatch.setattr(ImageDataset, "image", until_the_seventh)
     with pytest.raises(KeyboardInterrupt):
-        toy.outputs().predictions("images", ["none"])
+        colour(toy.outputs())
     later = []
     monkeypatch.setattr(ImageDataset, "image", lambda self, i: later.append(i) or original(self, i))
-    resumed = toy.outputs(chunk=chunk).predictions("images", ["none"])["none"]["colour"]
+    resumed = colour(toy.outputs(chunk=chunk))
     assert seen == list(range(7)) and later == list(range(4, 12))  # the part of 4 that was under way is done again
     pd.testing.assert_frame_equal(resumed.frame, whole.frame)
     np.testing.assert_array_equal(resumed.logits, whole.logits)
@@ -161,50 +164,44 @@ def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_last_image_of_a_part_may_be_bad(toy, batch):
-    folder = toy.images()
-    toy.checkpoint()
-    (folder / "blue" / "blue003.png").write_bytes(b"")
-    options = {"skip_bad": True, "batch_size": batch}
-    found = toy.outputs(options=options).predictions("images", ["none"])["none"]["colour"]
+    (toy.data / "images" / "blue" / "blue003.png").write_bytes(b"")
+    found = colour(toy.outputs(options={"skip_bad": True, "batch_size": batch}))
     assert len(found) == 11 and "blue/blue003" not in found.ids and found.correct.all()
 
 
 def test_bad_images_stop_the_run_or_are_left_out_and_counted(toy, capsys):
-    folder = toy.images()
-    toy.checkpoint()
+    folder = toy.data / "images"
     bad = folder / "green" / "green001.png"
     bad.write_bytes(bad.read_bytes()[:200])
     with pytest.raises(InputError, match=r"image 'green/green001' in .* cannot be decoded .*--skip-bad"):
-        toy.outputs().predictions("images", ["none"])
-    found = toy.outputs(options={"skip_bad": True}).predictions("images", ["none"])["none"]["colour"]
+        colour(toy.outputs())
+    found = colour(toy.outputs(options={"skip_bad": True}))
     assert len(found) == 11 and "green/green001" not in found.ids and found.correct.all()
     assert len(found.logits) == 11 and found.meta["skipped"] == ["green/green001"]
     assert "left out 1 images" in capsys.readouterr().err
     # Another run is not given the shorter table silently.
     with pytest.raises(InputError, match="'green/green001' .* left out by a run with --skip-bad"):
-        toy.outputs().predictions("images", ["none"])
+        colour(toy.outputs())
     with pytest.raises(InputError, match="left out by a run"):
         toy.outputs().features("images")
     assert len(toy.outputs(options={"skip_bad": True}).features("images")["colour"].ids) == 11
 
 
 def test_parts_without_one_good_image(toy):
-    folder = toy.images()
-    toy.checkpoint()
+    folder = toy.data / "images"
     for path in sorted(folder.rglob("*.png"))[:4]:  # blue comes first: the first part of four
         path.write_bytes(b"GIF89a, but not really")
-    found = toy.outputs(options={"skip_bad": True}).predictions("images", ["none"])["none"]["colour"]
+    found = colour(toy.outputs(options={"skip_bad": True}))
     assert len(found) == 8 and set(found.targets) == {0, 1}
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     toy.store = toy.root / "none"
     with pytest.raises(InputError, match="not one image could be decoded"):
-        toy.outputs(options={"skip_bad": True}).predictions("images", ["none"])
+        colour(toy.outputs(options={"skip_bad": True}))
 
 
 def test_a_file_that_cannot_be_read_is_not_a_bad_image(toy):
-    folder = toy.images()
-    toy.checkpoint()
+    folder = toy.data / "images"
     outputs = toy.outputs(options={"skip_bad": True})
     outputs.fill("images", ["hflip=1"])  # the listing is remembered
     (folder / "red" / "red000.png").unlink()
@@ -213,26 +210,16 @@ def test_a_file_that_cannot_be_read_is_not_a_bad_image(toy):
 
 
 def test_worker_processes_give_the_same_rows(toy):
-    toy.images()
-    toy.checkpoint()
-    alone = toy.outputs().predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    alone = colour(toy.outputs(), "noise=0.1")
     toy.store = toy.root / "other"
-    helped = toy.outputs(workers=1).predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    helped = colour(toy.outputs(workers=1), "noise=0.1")
     pd.testing.assert_frame_equal(alone.frame, helped.frame)
 
 
 def test_what_worker_processes_are_given_survives_pickling(toy):
     """Where processes are spawned and not forked (macOS, Windows) everything is pickled on the way."""
-    import pickle
-
-    from beyond_accuracy.data.geometry import Geometry
-    from beyond_accuracy.data.readers import load_dataset
-    from beyond_accuracy.data.transforms import parse
-
-    toy.images(2)
-    toy.checkpoint()
     data = load_dataset(toy.profile().datasets["images"]).limit(3)
-    views = loading.Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
+    views = inference.Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
     copied = pickle.loads(pickle.dumps(views))
     assert len(copied) == 3
     for position in range(3):
@@ -240,30 +227,22 @@ def test_what_worker_processes_are_given_survives_pickling(toy):
 
 
 def test_what_is_kept(toy):
-    toy.images(2)
-    toy.checkpoint()
     content = toy.content()
-    kept = toy.outputs(content).predictions("images", ["none"])["none"]["colour"]
+    kept = colour(toy.outputs(content))
     content["datasets"]["images"]["keep"] = "none"
-    bare = toy.outputs(content).predictions("images", ["none"])["none"]["colour"]
+    bare = colour(toy.outputs(content))
     assert bare.logits is None and bare.probabilities is None
     pd.testing.assert_frame_equal(bare.frame, kept.frame)
     with pytest.raises(InputError, match=r"images.keep is none"):
         toy.outputs(content).features("images")
     content["datasets"]["images"]["keep"] = "logits"
-    assert toy.outputs(content).predictions("images", ["none"])["none"]["colour"].logits is not None
-    assert not list(toy.store.glob(f"predictions/{toy_key(toy, content)}/features-*"))
-
-
-def toy_key(toy, content):
+    assert colour(toy.outputs(content)).logits is not None
     outputs = toy.outputs(content)
     outputs.fill("images", ["none"])
-    return next(iter(outputs.used))
+    assert not list(toy.store.glob(f"predictions/{next(iter(outputs.used))}/features-*"))
 
 
 def test_labels_alone_cannot_be_run(toy):
-    toy.images(1)
-    toy.checkpoint()
     outputs = toy.outputs()
     dataset = SimpleNamespace(load=None, name="labels")
     job = SimpleNamespace(entry=SimpleNamespace(key="k", complete=False))
@@ -273,21 +252,16 @@ def test_labels_alone_cannot_be_run(toy):
 
 def test_bf16_runs_the_network_but_not_the_classifier(toy):
     """The logits of a bf16 run are not rounded to bf16's eight bits."""
-    toy.images()
-    toy.checkpoint()
-    exact = toy.outputs().predictions("images", ["none"])["none"]["colour"]
-    half = toy.outputs(precision="bf16").predictions("images", ["none"])["none"]["colour"]
+    exact = colour(toy.outputs())
+    half = colour(toy.outputs(precision="bf16"))
     assert half.meta["key"] != exact.meta["key"]
     np.testing.assert_array_equal(half.logits, exact.logits)  # the toy has no layer that autocast would touch before
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "tpu", ""])
-def test_unknown_devices(name):
-    with pytest.raises(InputError, match="unknown device"):
-        inference.pick_device(name)
-
-
-def test_devices_this_machine_lacks():
+def test_unknown_devices_and_those_this_machine_lacks():
+    for name in ("gpu", "cuda:x", "tpu", ""):
+        with pytest.raises(InputError, match="unknown device"):
+            inference.pick_device(name)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="'cuda' is not available here"):
             inference.pick_device("cuda")
@@ -322,14 +296,12 @@ def test_out_of_memory_in_its_several_spellings():
 
 def test_without_room_in_shared_memory_images_go_through_pipes(toy, monkeypatch, capsys):
     """What a container of 64 MB is given; with room for all of it nothing is said."""
-    toy.images()
-    toy.checkpoint()
-    assert loading.shared_memory(2, 1) == (2, False) and loading.shared_memory(0, 2**60) == (0, False)
-    assert capsys.readouterr().err == "" and loading.shared_memory(2, 2**60) == (2, True)
+    assert inference.shared_memory(2, 1) == (2, False) and inference.shared_memory(0, 2**60) == (0, False)
+    assert capsys.readouterr().err == "" and inference.shared_memory(2, 2**60) == (2, True)
     assert "MB are wanted: images go through pipes" in capsys.readouterr().err
     alone = toy.outputs().predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
     toy.store = toy.root / "other"
-    monkeypatch.setattr(loading, "SHARED", str(toy.root / "absent"))
+    monkeypatch.setattr(inference, "SHARED", str(toy.root / "absent"))
     helped = toy.outputs(workers=2).predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
     pd.testing.assert_frame_equal(alone.frame, helped.frame)
     assert "absent has 0 MB free" in capsys.readouterr().err
@@ -337,28 +309,26 @@ def test_without_room_in_shared_memory_images_go_through_pipes(toy, monkeypatch,
 
 def test_parts_are_cut_by_work(toy, toy_networks, monkeypatch):
     """Under many transforms a part of `chunk` images may take longer than anybody wants to lose."""
-    toy.images(8)
-    toy.checkpoint()
-    whole = toy.outputs(chunk=24).predictions("images", ["none"])["none"]["colour"]
+    whole = colour(toy.outputs(chunk=12))
     toy.store = toy.root / "slow"
     monkeypatch.setattr(inference, "PART_SECONDS", 0.0)
     original, seen = ImageDataset.image, []
 
     def until_the_last(self, position):
-        if len(seen) == 23:
+        if len(seen) == 11:
             raise KeyboardInterrupt
         seen.append(position)
         return original(self, position)
 
     monkeypatch.setattr(ImageDataset, "image", until_the_last)
     with pytest.raises(KeyboardInterrupt):
-        toy.outputs(chunk=24, options={"batch_size": 4}).predictions("images", ["none"])
+        toy.outputs(chunk=12, options={"batch_size": 4}).predictions("images", ["none"])
     parts = sorted(path.name for path in toy.store.glob("predictions/*/part-*"))
-    assert parts == [f"part-{k:08d}-{k + 4:08d}.parquet" for k in range(0, 20, 4)]
+    assert parts == [f"part-{k:08d}-{k + 4:08d}.parquet" for k in range(0, 8, 4)]
     later = []
     monkeypatch.setattr(ImageDataset, "image", lambda self, i: later.append(i) or original(self, i))
-    resumed = toy.outputs(chunk=24).predictions("images", ["none"])["none"]["colour"]
-    assert later == [20, 21, 22, 23]
+    resumed = colour(toy.outputs(chunk=12))
+    assert later == [8, 9, 10, 11]
     pd.testing.assert_frame_equal(resumed.frame, whole.frame)
 
 
@@ -378,21 +348,18 @@ def test_a_killed_decoding_process_is_explained():
         yield
 
     with pytest.raises(InputError, match="workers: 0"):
-        list(loading.guarded(loader()))
+        list(inference.guarded(loader()))
 
 
 def test_the_text_head_is_encoded_once(toy, monkeypatch):
-    from beyond_accuracy.models.network import Model
-
-    toy.images(2)
     toy.clip()
     models = {"clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"}}
     made = []
     original = Model.head
-    monkeypatch.setattr(Model, "head", lambda self, *a: made.append(self.card.name) or original(self, *a))
+    monkeypatch.setattr(Model, "head", lambda self, *a, **k: made.append(self.card.name) or original(self, *a, **k))
     first = toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]["clip"]
     second = toy.outputs(toy.content(models)).predictions("images", ["hflip=1"])["hflip=1"]["clip"]
-    assert made == ["clip"] and len(second) == 6
+    assert made == ["clip"] and len(second) == 12
     assert first.meta["key_parts"]["prompts"] == second.meta["key_parts"]["prompts"]
     (file,) = (toy.store / "heads").iterdir()
     right = load_arrays(file)["head"]

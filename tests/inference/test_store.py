@@ -13,17 +13,8 @@ from scipy.special import softmax
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write
-from beyond_accuracy.inference.store import (
-    VERIFIED,
-    Entry,
-    Predictions,
-    Store,
-    chain,
-    make_key,
-    restrict,
-    rows_table,
-    score,
-)
+from beyond_accuracy.inference.predictions import Predictions, restrict, score
+from beyond_accuracy.inference.store import VERIFIED, Entry, Store, chain, make_key, rows_table
 
 # Judging --------------------------------------------------------------------------------------------------------------
 
@@ -116,25 +107,9 @@ def test_other_labels():
     assert bare.target_probability[0] == found.confidence[0] and np.isnan(bare.target_probability[1])
     assert len(found.relabel("real", {})) == 0
 
-
-def test_labels_are_judged_among_the_scored_columns():
-    logits = np.log(np.array([[0.5, 0.3, 0.15, 0.05]]))
-    found = predictions(logits, np.array([1]), np.array([1, 2])).relabel("real", {"i0": [0, 2]})
-    np.testing.assert_allclose(found.target_probability, [0.15 / 0.45], atol=1e-3)
-
-
-def test_real_labels_of_the_original_answers():
-    """Predicting the original label scores 42,164 of the 46,837 images with a ReaL label: 90.0228 %."""
-    pytest.importorskip("imagenet_x", reason="the validation labels come with the optional package imagenet-x")
-    from beyond_accuracy.base.profile import load_profile
-    from beyond_accuracy.data.annotations import real_labels
-    from beyond_accuracy.data.readers import load_dataset
-
-    data = load_dataset(load_profile("predictions").datasets["imagenet_1k"])
-    frame = pd.DataFrame({"id": data.ids.astype(str), "target": data.targets, "pred": data.targets, "confidence": 1.0})
-    found = Predictions("labels", "imagenet_1k", "none", frame, None, None, {}).relabel("imagenet_real", real_labels())
-    assert (int(found.correct.sum()), len(found)) == (42164, 46837)
-    assert found.correct.mean() == pytest.approx(0.900228, abs=5e-7)
+    # among the scored columns
+    found = predictions(np.log(np.array([[0.5, 0.3, 0.15, 0.05]])), np.array([1]), np.array([1, 2]))
+    np.testing.assert_allclose(found.relabel("real", {"i0": [0, 2]}).target_probability, [0.15 / 0.45], atol=1e-3)
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------
@@ -160,6 +135,13 @@ def write_parts(entry, ranges=RANGES):
         values = np.arange(3 * start, 3 * stop, dtype=np.float16).reshape(-1, 3)
         frame = pd.DataFrame({"id": ids, "target": np.arange(start, stop)})
         entry.write_part((start, stop), frame, {"logits": values, "features-x": values[:, :2]})
+
+
+def complete_entry(folder):
+    entry = entry_in(folder)
+    write_parts(entry)
+    entry.finish(RANGES)
+    return entry
 
 
 def test_parts_become_one_table(tmp_path):
@@ -218,6 +200,8 @@ def test_a_killed_runs_leftovers_are_cleared(tmp_path):
 
 def damage(path, how):
     content = path.read_bytes()
+    if how == "gone":
+        return path.unlink()
     path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "noise": b"\x93NUMPY" + b"\x07" * 50}[how])
 
 
@@ -239,14 +223,8 @@ def test_a_damaged_part_is_named_and_only_it_is_done_again(tmp_path, how):
 @pytest.mark.parametrize("how", ["empty", "cut", "noise", "gone"])
 @pytest.mark.parametrize("name", ["logits.npy", "predictions.parquet"])
 def test_damaged_results_are_named(tmp_path, name, how):
-    entry = entry_in(tmp_path)
-    write_parts(entry)
-    entry.finish(RANGES)
-    path = entry.folder / name
-    if how == "gone":
-        path.unlink()
-    else:
-        damage(path, how)
+    entry = complete_entry(tmp_path)
+    damage(entry.folder / name, how)
     if (name, how) == ("predictions.parquet", "gone"):
         assert not entry.complete
         return

@@ -60,12 +60,9 @@ def test_equal_recipes_are_seldom_told_apart_by_training_noise():
     rng = np.random.default_rng(0)
     runs = rng.normal(0, 1, (1500, 2, 3))
     gap, sd = runs[:, 0, 0] - runs[:, 1, 0], runs.std(-1, ddof=1)
-    said = [
-        verdicts.exceeds_noise(
-            comparisons(("accuracy", "a", "b", g, 1e-9, 0, "main")).iloc[0].to_dict(), noise(a=x, b=y)
-        )
-        for g, (x, y) in zip(gap, sd, strict=True)
-    ]
+    rows = comparisons(*((f"m{k}", "a", "b", g, 1e-9, 0, "main") for k, g in enumerate(gap)))
+    table = [("d", f"m{k}", model, x, 2) for k, pair in enumerate(sd) for model, x in zip("ab", pair, strict=True)]
+    said = verdicts.exceeds_noise(rows, pd.DataFrame(table, columns=verdicts.NOISE))
     assert np.mean(said) < 0.05
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import ClassSpace, class_space, imagenet_subset
+from beyond_accuracy.data.download import source_of
 
 Targets = np.ndarray | list[np.ndarray]
 READERS: dict[str, Callable[[DatasetSpec], "ImageDataset"]] = {}
@@ -187,25 +188,22 @@ def _check_labels(spec, ids, targets: Targets, classes: ClassSpace, columns, sou
     multi = isinstance(targets, list)
     owner = np.repeat(np.arange(len(ids)), [len(t) for t in targets]) if multi else np.arange(len(ids))
     flat = np.concatenate(targets) if multi else targets
-    outside = np.flatnonzero((flat < 0) | (flat >= len(classes)))
-    if len(outside):
-        raise InputError(
-            f"{spec.name}: label {int(flat[outside[0]])} of {ids[owner[outside[0]]]!r} in {source} is outside "
-            f"0..{len(classes) - 1} of {classes.name}"
-        )
-    if columns is not None and not multi and len(outside := np.flatnonzero(~np.isin(flat, columns))):
-        raise InputError(
-            f"{spec.name}: label {int(flat[outside[0]])} of {ids[outside[0]]!r} in {source} is not one of the "
-            f"{len(columns)} classes this set is scored on"
-        )
+    rules = [(np.arange(len(classes)), f"outside 0..{len(classes) - 1} of {classes.name}")]
+    if columns is not None and not multi:
+        rules.append((columns, f"not one of the {len(columns)} classes this set is scored on"))
+    for allowed, wrong in rules:
+        for at in np.flatnonzero(~np.isin(flat, allowed))[:1]:
+            raise InputError(f"{spec.name}: label {int(flat[at])} of {ids[owner[at]]!r} in {source} is {wrong}")
 
 
 def require(path: Path, spec: DatasetSpec, kind: str = "folder") -> Path:
     """The path when it is there."""
     if not (path.is_dir() if kind == "folder" else path.exists()):
+        gated = source.gated if (source := source_of(spec)) else ""
+        terms = f" (terms to accept first: {gated}; `--profile open` needs none)" if gated else ""
         raise DataMissing(
-            f"{spec.name}: {kind} {path} not found. Get it with `beyond-accuracy fetch --only {spec.name}`, or point "
-            "--data-dir (or BEYOND_ACCURACY_DATA) to where it is"
+            f"{spec.name}: {kind} {path} not found. Get it with `beyond-accuracy fetch --only {spec.name}`{terms}, or "
+            "point --data-dir (or BEYOND_ACCURACY_DATA) to where it is"
         )
     return path
 

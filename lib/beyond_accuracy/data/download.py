@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -33,11 +33,12 @@ from tqdm import tqdm
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json
 from beyond_accuracy.base.paths import ASSETS
-from beyond_accuracy.base.profile import Profile, available_profiles
+from beyond_accuracy.base.profile import DatasetSpec, Profile, available_profiles
 
 PROBE_SECONDS = 3.0  # for the hub to answer
 ATTEMPTS = 6
 PATIENCE = 300.0  # seconds that a busy server may ask to wait before the user is asked to come back
+SHARD_GIGABYTES = 0.5  # what the hub's writer puts into one Parquet file
 CHUNK_BYTES = 2**16  # also what a broken transfer loses at most
 TIMEOUT_S = (20, 60)  # to connect, between two packets
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
@@ -52,10 +53,9 @@ class Download:
     sha256: str = ""
     bytes: int = 0
 
-    @property
-    def name(self) -> str:
-        """What it is called here."""
-        return self.url.rsplit("/", 1)[-1]
+    def at(self, folder: Path) -> Path:
+        """Where it lies in a folder."""
+        return folder / self.url.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Hub:
     repo: str
     revision: str = ""
     files: Sequence[str] = ("*.txt", "train/*", "test/*")  # patterns
+    shards: int = 0  # only so many of the files of each pattern, evenly spaced; 0 = all
     sha256: dict[str, str] = field(default_factory=dict)
 
 
@@ -103,16 +104,27 @@ def parse_source(name: str, entry: dict) -> Source:
 
 def profile_argument(profile: Profile) -> str:
     """What `--profile` takes to mean this profile."""
-    shipped = available_profiles().get(profile.name) == profile.source
-    return profile.name if shipped else str(profile.source)
+    return profile.name if available_profiles().get(profile.name) == profile.source else str(profile.source)
+
+
+def source_of(spec: DatasetSpec) -> Source | None:
+    """Where a dataset comes from: its folder's name tells, as several sets may be cuts of one, else its own name.
+
+    With the dataset's option `shards` so many of a hub repository's shards only.
+    """
+    found, shards = sources().get(PurePosixPath(spec.path).name) or sources().get(spec.name), spec.options.get("shards")
+    if not (found and found.hub and shards):
+        return found
+    size = min(found.gigabytes, shards * SHARD_GIGABYTES)
+    return replace(found, hub=replace(found.hub, shards=int(shards)), gigabytes=size, about=True)
 
 
 def how_to_get(name: str, profile: Profile) -> str:
     """The command, and the page to visit first, that get a dataset."""
-    if name not in sources():
+    source = source_of(profile.datasets[name]) if name in profile.datasets else sources().get(name)
+    if source is None:
         return f"no download is known for {name}; see docs/datasets.md and its path in the profile"
-    gated = sources()[name].gated
-    first = f"accept the terms at {gated}, run `hf auth login`, then " if gated else ""
+    first = f"accept the terms at {page}, run `hf auth login`, then " if (page := source.gated) else ""
     return f"{first}`beyond-accuracy fetch --profile {profile_argument(profile)} --only {name}`"
 
 
@@ -128,8 +140,7 @@ def hub_reachable() -> bool:
     answered = threading.Event()
 
     def connect() -> None:
-        with suppress(OSError):
-            socket.create_connection((endpoint.hostname or "", port), timeout=PROBE_SECONDS).close()
+        with suppress(OSError), socket.create_connection((endpoint.hostname or "", port), timeout=PROBE_SECONDS):
             answered.set()
 
     # In a thread: looking up the host's name has no time limit of its own.
@@ -140,8 +151,11 @@ def hub_reachable() -> bool:
 
 
 @contextmanager
-def from_hub(repo: str) -> Iterator[None]:
-    """Around calls of the hub's client: what breaks there is data that is missing, told in one message."""
+def from_hub(repo: str, terms: str = "") -> Iterator[None]:
+    """Around calls of the hub's client: what breaks there is data that is missing, told in one message.
+
+    `terms`: the page of the repository on which its terms are accepted.
+    """
     from huggingface_hub.errors import HTTPError
 
     if not hub_reachable():
@@ -150,9 +164,38 @@ def from_hub(repo: str) -> Iterator[None]:
         yield
     except (HTTPError, OSError) as error:
         raise DataMissing(
-            f"{repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
+            hub_refusal(error, repo, terms)
+            or f"{repo} could not be downloaded ({' '.join(str(error).split())[:200]}); what arrived is kept, run the "
             "command again to continue"
         ) from error
+
+
+def hub_refusal(error: BaseException, repo: str, terms: str = "") -> str:
+    """What to do about an answer of the hub that another try will not mend; empty for other errors.
+
+    The libraries wrap the answer several times over.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(getattr(getattr(found, "response", None), "status_code", None), int):
+        found = found.__cause__ or found.__context__
+    response = getattr(found, "response", None)
+    status, code = getattr(response, "status_code", 0), getattr(response, "headers", {}).get("X-Error-Code", "")
+    if status == 429:
+        return (
+            f"the hub asks to wait ({status}, too many requests from here) before it gives out {repo}; run the command "
+            "again in some minutes, or log in with `hf auth login`, which allows more"
+        )
+    if status == 404 and code in ("EntryNotFound", "RevisionNotFound"):
+        path = str(response.url).partition("/resolve/")[2].partition("/")[2]
+        what = path or "such revision"
+        return f"{repo} has no {what} any more (404): it was renamed or removed; see docs/datasets.md for other ways"
+    if status in (401, 403, 404):  # a private repository, and one that does not exist, look the same from outside
+        return (
+            f"the hub refuses {repo} ({status}): accept the terms at {terms or f'https://huggingface.co/{repo}'} with "
+            "your account if it asks for that, run `hf auth login` (or set HF_TOKEN), then run this command again; "
+            "else check the name"
+        )
+    return ""
 
 
 class _Again(Exception):
@@ -168,31 +211,28 @@ def download(file: Download, folder: Path, wait: Callable[[float], None] = time.
 
     More than `most` bytes are not taken, whatever the server sends.
     """
-    target = folder / file.name
+    target = file.at(folder)
     if target.is_file():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{file.name}.part"
-    before = _size(part)
+    part = target.with_name(f"{target.name}.part")
     for attempt in range(ATTEMPTS):
-        asked = 0.0
+        before = _size(part)
         try:
             _transfer(file, part, file.bytes or most)
             break
         except (_Again, requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            reason, asked = " ".join(str(error).split())[:200], getattr(error, "seconds", 0.0)
+            asked = getattr(error, "seconds", 0.0)
+            if attempt == ATTEMPTS - 1 or asked > PATIENCE:
+                raise DataMissing(
+                    f"{file.url} could not be downloaded ({' '.join(str(error).split())[:200]}); {_size(part):,} bytes "
+                    "are kept, run the command again to continue"
+                ) from error
+            wait(max(asked, 1.0 if _size(part) > before else 2.0**attempt))
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise InputError(f"{part}: the disk is full; make room and run the command again to continue") from None
             raise
-        kept = _size(part)
-        if attempt == ATTEMPTS - 1 or asked > PATIENCE:
-            raise DataMissing(
-                f"{file.url} could not be downloaded ({reason}); {kept:,} bytes are kept, run the command again to "
-                "continue"
-            )
-        wait(max(asked, 1.0 if kept > before else 2.0**attempt))
-        before = kept
     verify(file, part)
     os.replace(part, target)
     _stamp_of(part).unlink(missing_ok=True)
@@ -225,7 +265,7 @@ def _transfer(file: Download, part: Path, most: float) -> None:
             raise _Again("the server sent another range than asked for")
         # Some servers compress whatever is asked for: their length is that of what travels. Others say so of any .gz.
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-        decode = encoded and not file.name.endswith((".gz", ".tgz"))
+        decode = encoded and not file.url.endswith((".gz", ".tgz"))
         total = 0 if decode else _total(response)
         if file.bytes and total and total != file.bytes:
             raise InputError(f"{file.url}: the server offers {total:,} bytes, expected {file.bytes:,}; it was replaced")
@@ -237,7 +277,7 @@ def _transfer(file: Download, part: Path, most: float) -> None:
         _stamp_of(part).write_text(json.dumps({"url": file.url, "stamp": stamp}), encoding="utf-8")
         with (
             open(part, "ab" if start else "wb") as out,
-            tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=file.name, disable=None) as bar,
+            tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
         ):
             for block in response.raw.stream(CHUNK_BYTES, decode_content=decode):
                 if out.tell() + len(block) > most:
@@ -270,8 +310,7 @@ def _stamp_of(part: Path) -> Path:
 
 def _total(response: requests.Response) -> int:
     """Length of the whole file as the server states it; 0 = unknown."""
-    span = response.headers.get("Content-Range", "")
-    text = span.rsplit("/", 1)[-1] if span else response.headers.get("Content-Length", "")
+    text = response.headers.get("Content-Range", response.headers.get("Content-Length", "")).rsplit("/", 1)[-1]
     return int(text) if text.isdigit() else 0
 
 
@@ -295,22 +334,24 @@ def verify(file: Download, path: Path) -> None:
         raise InputError(f"{file.url}: the downloaded file has {wrong}; it was removed, run the command again")
 
 
+# Archives ------------------------------------------------------------------------------------------------------------
+
+ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")  # unpacked; plain .tar archives are read in place
 _DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    *(EOFError, ValueError, RuntimeError, OSError),
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    OSError,
 )
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
-# Archives ------------------------------------------------------------------------------------------------------------
 
-
-def is_compressed(path: Path) -> bool:
-    """Whether `unpack` applies: plain .tar archives are read in place."""
-    return path.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
-
-
-def unpack(archive: Path, folder: Path) -> list[str]:
-    """Unpack an archive, whole or not at all and only below `folder`; returns the names of its top-level content.
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack an archive, whole or not at all and only below `folder`.
 
     Paths and links that lead out, and device files are refused. A .tar.gz that is not compressed is unpacked too.
     """
@@ -319,12 +360,11 @@ def unpack(archive: Path, folder: Path) -> list[str]:
     staging.mkdir(parents=True)
     try:
         (_unzip if archive.name.endswith(".zip") else _untar)(archive, staging)
-        names = sorted(path.name for path in staging.iterdir())
-        for name in names:
-            if (folder / name).is_dir():
-                shutil.rmtree(folder / name)
-            os.replace(staging / name, folder / name)
-        return names
+        for path in list(staging.iterdir()):
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
     except _DAMAGED as error:
         full = getattr(error, "errno", None) == errno.ENOSPC
         why = "the disk is full; make room and run again" if full else f"{error}; nothing of it was kept"

@@ -1,9 +1,11 @@
 """`beyond-accuracy fetch`: downloads what may be downloaded and says how to get the rest."""
 
+import fnmatch
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,9 +15,10 @@ from beyond_accuracy.base.files import free_bytes, read_json
 from beyond_accuracy.base.paths import data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import download
-from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, sources
+from beyond_accuracy.data.dataset import evenly
+from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, source_of
 from beyond_accuracy.data.readers import load_dataset
-from beyond_accuracy.data.readers.samples import count_note
+from beyond_accuracy.data.readers.files import count_note
 
 GIGABYTE = 1e9
 MARGIN = 2.0  # times the size that a set is known to have is the most that is downloaded for it
@@ -33,14 +36,14 @@ class Plan:
     models: list[ModelSpec]  # models whose weights are to be downloaded
 
     @property
-    def gigabytes(self) -> float:
-        """Room the downloads take, with the most that unpacking one of them needs on top."""
-        return sum(sources()[spec.name].gigabytes for spec in self.wanted) + self.transient
-
-    @property
     def transient(self) -> float:
         """The most gigabytes that unpacking one of the downloads needs on top."""
-        return max((sources()[spec.name].transient for spec in self.wanted), default=0.0)
+        return max((source_of(spec).transient for spec in self.wanted), default=0.0)
+
+    @property
+    def gigabytes(self) -> float:
+        """Room the downloads take, unpacking included."""
+        return sum(source_of(spec).gigabytes for spec in self.wanted) + self.transient
 
 
 def fetch(profile: Profile, only: Sequence[str] = (), *, models=(), get_model=None, yes=False, echo=print, ask=None):
@@ -65,7 +68,7 @@ def fetch(profile: Profile, only: Sequence[str] = (), *, models=(), get_model=No
     code = 3 if plan.by_hand else 0
     for spec in (*plan.wanted, *plan.models):
         try:
-            get_model(spec) if isinstance(spec, ModelSpec) else fetch_dataset(spec, sources()[spec.name], echo)
+            get_model(spec) if isinstance(spec, ModelSpec) else fetch_dataset(spec, source_of(spec), echo)
         except (DataMissing, InputError) as error:
             echo(f"{spec.name}: {error}")
             code = 2 if isinstance(error, InputError) else code or 3
@@ -76,8 +79,8 @@ def make_plan(profile: Profile, only: Sequence[str] = (), models: Sequence[Model
     """Sort what was asked for into here, to be downloaded, and to be got by hand."""
     plan = Plan([], [], [], list(models))
     for spec in [profile.datasets[name] for name in _chosen(profile, only)]:
-        if needs_data(spec):
-            (plan.ready if _is_ready(spec) else plan.wanted if spec.name in sources() else plan.by_hand).append(spec)
+        if needs_data(spec) and resolve(spec.path) not in [resolve(other.path) for other in plan.wanted]:
+            (plan.ready if _is_ready(spec) else plan.wanted if source_of(spec) else plan.by_hand).append(spec)
     return plan
 
 
@@ -87,7 +90,6 @@ def needs_data(spec: DatasetSpec) -> bool:
 
 
 def _is_ready(spec: DatasetSpec) -> bool:
-    """Whether a dataset can be read and is complete."""
     try:
         return not count_note(spec, len(load_dataset(replace(spec, limit=0))))
     except (DataMissing, InputError):
@@ -95,9 +97,7 @@ def _is_ready(spec: DatasetSpec) -> bool:
 
 
 def _chosen(profile: Profile, only: Sequence[str]) -> list[str]:
-    if not only:
-        return list(profile.datasets)
-    names: list[str] = []
+    names = [] if only else list(profile.datasets)
     for name in only:
         if name in profile.datasets:
             names.append(name)
@@ -114,7 +114,7 @@ def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None
     for spec in plan.ready:
         echo(f"  {spec.name:22} here")
     for spec in plan.wanted:
-        source = sources()[spec.name]
+        source = source_of(spec)
         size = f"{'about ' if source.about else ''}{source.gigabytes:g} GB"
         echo(f"  {spec.name:22} {size:14} from {source.origin}; {spec.licence or 'licence not stated'}")
         if source.gated:
@@ -133,7 +133,7 @@ def _remaining(spec: DatasetSpec) -> float:
     """Bytes still to come, given what an interrupted run left."""
     folder = resolve(spec.path)
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-    return max(0.0, sources()[spec.name].gigabytes * GIGABYTE - there)
+    return max(0.0, source_of(spec).gigabytes * GIGABYTE - there)
 
 
 def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None] = print) -> None:
@@ -151,66 +151,75 @@ def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None]
 
 def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callable[[str], None]) -> None:
     known = done = read_json(folder / RECORD)
-    if {source.hub.repo if source.hub else "", *(file.url for file in source.files)} - {""} <= set(done):
+    most = MARGIN * (source.gigabytes + source.transient) * GIGABYTE
+    steps = {source.hub.repo: partial(_get_hub, source, known.get(source.hub.repo, {}), echo)} if source.hub else {}
+    steps |= {file.url: partial(_get_file, file, known.get(file.url, {}), most) for file in source.files}
+    if steps.keys() <= done.keys():
         done = {}  # all was here once, and is not whole any more: get it again
-    if source.hub and source.hub.repo not in done:
-        echo(f"{spec.name}: downloading {source.hub.repo}")
-        before = known.get(source.hub.repo, {}).get("revision", "")  # what was fetched once is fetched again
-        revision = download_hub(replace(source.hub, revision=source.hub.revision or before), folder, source.gated)
-        for name, sha256 in source.hub.sha256.items():
-            download.verify(Download(f"{source.hub.repo}/{name}", sha256=sha256), folder / name)
-        _unpack_all(spec, source, list(folder.rglob("*")), folder, echo)
-        _record(folder, source.hub.repo, {"revision": revision})
-    for file in source.files:
-        if file.url in done:
-            continue
-        echo(f"{spec.name}: downloading {file.url}")
-        if (folder / file.name).is_file():
-            download.verify(file, folder / file.name)  # put there by hand, or left by an interrupted run
-        if not (file.sha256 or file.md5):  # without a published checksum, that of the first time
-            file = replace(file, sha256=known.get(file.url, {}).get("sha256", ""))
-        path = download.download(file, folder, most=MARGIN * (source.gigabytes + source.transient) * GIGABYTE)
-        facts = {
-            "bytes": path.stat().st_size,
-            "md5": file.md5,
-            "sha256": file.sha256 or download.content_hash(path, "sha256"),
-        }
-        _unpack_all(spec, source, [path], folder, echo)
-        _record(folder, file.url, facts)
+    for origin in [origin for origin in steps if origin not in done]:
+        echo(f"{spec.name}: downloading {origin}")
+        arrived, facts = steps[origin](folder)
+        for archive in arrived if source.unpack else ():
+            if archive.name.endswith(download.ARCHIVES):
+                echo(f"{spec.name}: unpacking {archive.name}")
+                download.unpack(archive, folder)
+                archive.unlink()
+        # what came from where: a finished download is not started again, and provenance is kept
+        facts = {key: value for key, value in facts.items() if value}
+        facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+        content = json.dumps(read_json(folder / RECORD) | {origin: facts}, indent=1)
+        (folder / RECORD).write_text(content + "\n", encoding="utf-8")
     echo(f"{spec.name}: done, {folder}")
 
 
-def _unpack_all(spec, source: Source, files: list[Path], folder: Path, echo: Callable[[str], None]) -> None:
-    for archive in filter(download.is_compressed, files if source.unpack else ()):
-        echo(f"{spec.name}: unpacking {archive.name}")
-        download.unpack(archive, folder)
-        archive.unlink()
+def _get_hub(source: Source, before: dict, echo: Callable[[str], None], folder: Path) -> tuple[list[Path], dict]:
+    hub = replace(source.hub, revision=source.hub.revision or before.get("revision", ""))  # as the first time
+    revision = download_hub(hub, folder, source.gated, echo)
+    for name, sha256 in source.hub.sha256.items():
+        download.verify(Download(f"{source.hub.repo}/{name}", sha256=sha256), folder / name)
+    return list(folder.rglob("*")), {"revision": revision}
 
 
-def _record(folder: Path, origin: str, facts: dict) -> None:
-    """Remember what came from where: a finished download is not started again, and provenance is kept."""
-    known = {key: value for key, value in facts.items() if value}
-    known["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-    content = read_json(folder / RECORD) | {origin: known}
-    (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def _get_file(file: Download, before: dict, most: float, folder: Path) -> tuple[list[Path], dict]:
+    if not (file.sha256 or file.md5):  # without a published checksum, that of the first time
+        file = replace(file, sha256=before.get("sha256", ""))
+    if file.at(folder).is_file():
+        download.verify(file, file.at(folder))  # put there by hand, or left by an interrupted run
+    path = download.download(file, folder, most=most)
+    sha256 = file.sha256 or download.content_hash(path, "sha256")
+    return [path], {"bytes": path.stat().st_size, "md5": file.md5, "sha256": sha256}
 
 
-def download_hub(hub: Hub, folder: Path, gated: str = "") -> str:
-    """Get files of a dataset repository (the hub's client resumes and verifies); returns the commit they are from."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+def download_hub(hub: Hub, folder: Path, gated: str = "", echo: Callable[[str], None] = print) -> str:
+    """Get files of a dataset repository (the hub's client resumes and verifies); returns the commit they are from.
 
-    with download.from_hub(hub.repo):
-        try:
-            revision = HfApi().dataset_info(hub.repo, revision=hub.revision or None, timeout=20).sha
-            where = {"revision": revision, "local_dir": folder, "allow_patterns": list(hub.files)}
-            snapshot_download(hub.repo, repo_type="dataset", **where)
-            return revision or ""
-        except (GatedRepoError, RepositoryNotFoundError) as error:
-            page = gated or f"https://huggingface.co/datasets/{hub.repo}"
-            raise DataMissing(
-                f"the hub refuses {hub.repo}: accept the terms at {page} with your account, run `hf auth login` (or "
-                "set HF_TOKEN), then run this command again"
-            ) from error
-        except RevisionNotFoundError as error:
-            raise DataMissing(f"{hub.repo} has no revision {hub.revision} any more; see docs/datasets.md") from error
+    File by file: the client's way to get a whole repository takes a folder that is there for a finished download when
+    the hub refuses to list the files.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    with download.from_hub(hub.repo, gated or f"https://huggingface.co/datasets/{hub.repo}"):
+        about = HfApi().dataset_info(hub.repo, revision=hub.revision or None, timeout=20)
+        names = wanted_files(hub, [file.rfilename for file in about.siblings or ()])
+        for number, name in enumerate(names, 1):
+            echo(f"  {number} of {len(names)}: {name}")
+            hf_hub_download(hub.repo, name, repo_type="dataset", revision=about.sha, local_dir=folder)
+        return about.sha or ""
+
+
+def wanted_files(hub: Hub, there: Sequence[str]) -> list[str]:
+    """The files of a repository that a source names, in order; with `shards`, only so many of each pattern.
+
+    >>> wanted_files(Hub("a/b", files=["data/*"], shards=2), ["data/0", "data/1", "data/2", "x"])
+    ['data/0', 'data/2']
+    """
+    found: dict[str, None] = {}
+    for pattern in hub.files:
+        names = sorted(fnmatch.filter(there, pattern))
+        part = bool(hub.shards) and len(names) > hub.shards
+        found |= dict.fromkeys([names[i] for i in evenly(len(names), hub.shards)] if part else names)
+    if not found:
+        raise DataMissing(
+            f"{hub.repo} holds no file like {', '.join(hub.files)} any more: it was reorganised; see docs/datasets.md"
+        )
+    return list(found)

@@ -1,18 +1,20 @@
-"""Numbers published by others: the paper, its checkpoints, a leaderboard, and tables that define a score.
+"""Published by others: the paper, its checkpoints, a leaderboard, tables that define a score, annotations of images.
 
-They lie in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``). A benchmark's score is
-defined by category mappings, baseline errors and human answers.
+Tables lie in ``assets/`` with their sources and caveats (``paper.md``, ``leaderboard.md``). Annotations of ImageNet's
+validation set come with packages, keyed by the validation id `ILSVRC2012_val_XXXXXXXX`, never by position.
 """
 
 import json
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import ModelSpec
+from beyond_accuracy.data.classes import timm_list
 from beyond_accuracy.data.transforms import at_rest
 
 KEY = ["dimension", "dataset", "metric", "model"]
@@ -27,6 +29,9 @@ CHECKPOINTS = {
     "vit_clip": "ViT-B-16/laion400m_e31",
     "convnext_clip": "convnext_base/laion400m_s13b_b51k",
 }
+REAL_NAMES = dict(
+    zip(CHECKPOINTS.values(), ("DeiT3-B/16", "ConvNeXt-B", "CLIP ViT-B/16", "CLIP ConvNeXt-B"), strict=True)
+)
 
 
 @lru_cache
@@ -75,17 +80,13 @@ def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list
     return json.loads((ASSETS / "cue_conflict_categories.json").read_text(encoding="utf-8"))["categories"]
 
 
-def human_cue_counts() -> pd.DataFrame:
-    """Human answers to the cue-conflict images, a row per observer and shape; source: `HUMAN_CITATION`.
-
-    `shape_hits`, `texture_hits`: decisions for a cue among the `conflicts` images; `correct` of `n`: over all images.
-    """
-    return _table("human_cue_conflict.csv").copy()
-
-
 def human_shape_bias() -> pd.Series:
-    """Human shape bias by category, observers pooled, and overall under the name `all`."""
-    counts = human_cue_counts().groupby("shape")[["shape_hits", "texture_hits"]].sum()
+    """Human shape bias by category, observers pooled, and overall under the name `all`; source: `HUMAN_CITATION`.
+
+    The table has a row per observer and shape: `shape_hits`, `texture_hits` are decisions for a cue among the
+    `conflicts` images, `correct` of `n` is over all images.
+    """
+    counts = _table("human_cue_conflict.csv").groupby("shape")[["shape_hits", "texture_hits"]].sum()
     counts.loc["all"] = counts.sum()
     return counts["shape_hits"] / counts.sum(axis=1)
 
@@ -122,10 +123,8 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
     match is the caller's part.
     """
     reference = paper() if reference is None else reference
-    repeated = results.duplicated(KEY)
-    if repeated.any():
-        first = ", ".join(results.loc[repeated, KEY].iloc[0])
-        raise InputError(f"results hold {first} more than once; expected one row per {', '.join(KEY)}")
+    for first in results.loc[results.duplicated(KEY), KEY].itertuples(index=False):
+        raise InputError(f"results hold {', '.join(first)} more than once; expected one row per {', '.join(KEY)}")
     theirs = reference.rename(columns={"value": "reference", "unit": "reference_unit"})
     columns = [*KEY, "value", "ci_low", "ci_high", "n", "unit"]
     # the reference's strength that changes nothing is the plain run, which stands once in ours
@@ -133,9 +132,7 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
     plain = results[columns].merge(plain[plain["metric"] != plain["named"]], on=KEY)
     ours = pd.concat([results[columns], plain.assign(metric=plain["named"])[columns]]).drop_duplicates(KEY)
     merged = theirs.merge(ours, on=KEY, how="inner")
-    wrong = merged[merged.unit != merged.reference_unit]
-    if len(wrong):
-        row = wrong.iloc[0]
+    for _, row in merged[merged.unit != merged.reference_unit].iterrows():
         raise InputError(
             f"{', '.join(row[KEY])} is in {row.unit} here and in {row.reference_unit} in the reference; use the latter"
         )
@@ -144,19 +141,85 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
     high = merged.ci_high.fillna(merged.value) + merged.tolerance
     slack = 1e-9  # two numbers that differ by exactly the tolerance agree, whatever the binary rounding
     merged["agrees"] = (low - slack <= merged.reference) & (merged.reference <= high + slack)
-    notes = np.array([caveat(*key) for key in merged[KEY].itertuples(index=False)], dtype=object).reshape(-1, 2)
-    merged["target"], merged["caveat"] = notes[:, 0].astype(bool), notes[:, 1]
-    order = [*columns, "reference", "tolerance", "source", "difference", "agrees", "target", "caveat"]
-    return merged[order]
+    notes = [caveat(*key) for key in merged[KEY].itertuples(index=False)]
+    merged["target"], merged["caveat"] = np.array([is_one for is_one, _ in notes], bool), [text for _, text in notes]
+    return merged[[*columns, "reference", "tolerance", "source", "difference", "agrees", "target", "caveat"]]
 
 
 def summarise_agreement(compared: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
     """Agreements per dimension: ``dimension, numbers, measured, agree, differ, not_a_target``."""
     reference = paper() if reference is None else reference
-    rows = []
-    for dimension, group in reference.groupby("dimension", sort=False):
-        ours = compared[compared.dimension == dimension]
-        targets = ours[ours.target]
-        agree = int(targets.agrees.sum())
-        rows.append((dimension, len(group), len(ours), agree, len(targets) - agree, len(ours) - len(targets)))
-    return pd.DataFrame(rows, columns=["dimension", "numbers", "measured", "agree", "differ", "not_a_target"])
+    ours = compared.assign(agree=compared.target & compared.agrees, differ=compared.target & ~compared.agrees)
+    ours = ours.assign(measured=True, not_a_target=~compared.target).groupby("dimension")
+    counts = ours[["measured", "agree", "differ", "not_a_target"]].sum()
+    table = reference.groupby("dimension", sort=False).size().rename("numbers").to_frame().join(counts)
+    return table.fillna(0).astype(int).reset_index()
+
+
+# Annotations of the validation set ------------------------------------------------------------------------------------
+
+FACTORS = (
+    *("pose", "background", "pattern", "color", "smaller", "shape", "partial_view", "subcategory", "texture"),
+    *("larger", "darker", "object_blocking", "person_blocking", "style", "brighter", "multiple_objects"),
+)
+"""The 16 ImageNet-X factors in the order of the package (most frequent first)."""
+Which = Literal["top", "multi"]
+
+
+@lru_cache
+def factors_imagenet_x(which: Which = "top", filter_prototypes: bool = True) -> pd.DataFrame:
+    """ImageNet-X annotations of the validation set (Idrissi et al. 2022, arXiv 2211.01866; CC BY-NC 4.0).
+
+    `top` marks the one factor that sets an image most apart, `multi` all that raters named; prototypical images are
+    left out as in the paper (46,110 of 48,868 stay). Index `id`; the 16 factors (0/1), `metaclass`, `target`. Shared:
+    do not modify it.
+    """
+    try:
+        from imagenet_x import load_annotations
+    except ImportError as error:
+        raise DataMissing(
+            "The ImageNet-X annotations are not installed (they are CC BY-NC 4.0, so not a fixed dependency). "
+            "Get them with: pip install 'beyond-accuracy[imagenet-x]'"
+        ) from error
+    raw = load_annotations(which_factor=which, partition="val", filter_prototypes=filter_prototypes)
+    raw.index = pd.Index(raw["file_name"].str.removesuffix(".JPEG"), name="id")
+    return raw[list(FACTORS)].astype(np.int8).assign(metaclass=raw["metaclass"], target=raw["class"])
+
+
+def factor_frame(ids: np.ndarray, metadata: pd.DataFrame, source: str | None, which: Which = "top") -> pd.DataFrame:
+    """Factors of a dataset's annotated images: index `id` in the order of `ids`, a 0/1 column per factor.
+
+    `source` is `imagenet_x`, or None for the metadata: columns `x_<factor>` (`multi`) and `x_top` (`top`). Images of
+    metadata without a factor are typical of their class and left out, as ImageNet-X leaves out its prototypes.
+    """
+    if source == "imagenet_x":
+        table = factors_imagenet_x(which)[list(FACTORS)]
+        frame = table.reindex([i for i in ids if i in table.index])
+    else:
+        marks = metadata.filter(regex="^x_(?!top$)").loc[ids].rename(columns=lambda name: name.removeprefix("x_"))
+        if marks.empty or "x_top" not in metadata:
+            raise InputError("mistakes: the dataset's metadata have no factor columns x_<factor> and x_top")
+        frame = marks[(marks == 1).any(axis=1)]
+        if which == "top":
+            top = metadata.loc[frame.index, "x_top"]
+            frame = frame.apply(lambda has: ((top == has.name) & (has == 1)).astype(np.int8))
+    if frame.empty:
+        raise InputError("mistakes: none of the images has a factor; ImageNet-X needs ids ILSVRC2012_val_XXXXXXXX")
+    return frame.rename_axis("id")
+
+
+def image_groups(ids: np.ndarray, source: str | None, class_names: np.ndarray) -> tuple[str, np.ndarray]:
+    """What a group of a drill-down is called, and the (n,) groups: ImageNet-X's 17 metaclasses, else the classes."""
+    if source == "imagenet_x":
+        return "metaclass", factors_imagenet_x("top").loc[ids, "metaclass"].to_numpy()
+    return "class", np.asarray(class_names)
+
+
+@lru_cache
+def real_labels() -> dict[str, np.ndarray]:
+    """ReaL labels (Beyer et al. 2020, arXiv 2006.07159), from timm: id -> sorted class indices.
+
+    50,000 entries; 3,163 are empty and scored by no one.
+    """
+    labels = json.loads(timm_list("imagenet_real_labels.json"))
+    return {f"ILSVRC2012_val_{i:08d}": np.array(x, np.int64) for i, x in enumerate(labels, start=1)}

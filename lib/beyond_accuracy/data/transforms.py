@@ -40,7 +40,8 @@ image id and the transform text, so it does not depend on order, batch size, wor
 """
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -50,8 +51,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data import corruptions
 
-REFERENCE = 224
-"""Side of the model input that shifts, blurs and resolutions are stated in."""
+REFERENCE = 224  # side of the model input that shifts, blurs and resolutions are stated in
 
 # Strengths at which the report measures each (scale, shift and resolution: as the paper), least and most, and the one
 # that leaves the image alone (JPEG has none).
@@ -149,8 +149,7 @@ class Transform:
         return max(multiple, multiple * round(base_size * self.strength / REFERENCE / multiple))
 
 
-IDENTITY = Transform()
-"""The transform that changes nothing; its text is `none`."""
+IDENTITY = Transform()  # its text is `none`
 
 
 def parse(text: str) -> Transform:
@@ -250,8 +249,7 @@ def _rotate(image: Image.Image, degrees: float) -> Image.Image:
 def _shift_view(image: Image.Image, pixels: int) -> Image.Image:
     width, height = image.size
     left, top = (pixels, 0) if width > height else (0, pixels)
-    # PIL fills what lies outside the image with zeros
-    return image.crop((left, top, left + width, top + height))
+    return image.crop((left, top, left + width, top + height))  # what lies outside the image is zero
 
 
 def _shift_content(image: Image.Image, pixels: int) -> Image.Image:
@@ -269,10 +267,85 @@ def _jitter(image: Image.Image, amount: float, rng: np.random.Generator) -> Imag
 
 def _released(image: Image.Image, corruption: str, severity: int, rng: np.random.Generator) -> Image.Image:
     """The pipeline that made the released ImageNet-C files, up to and including their JPEG compression."""
-    width, height = image.size
-    factor = 256 / min(width, height)
-    size = (256, int(height * factor)) if width <= height else (int(width * factor), 256)
-    image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
-    image = image.crop((left, top, left + 224, top + 224))
+    image = Geometry(256, 224, "bilinear").apply(image)
     return corruptions.jpeg(corruptions.corrupt_image(image, corruption, severity, rng), 85)
+
+
+# Resize and crop ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Resize, then crop the centre."""
+
+    resize: int  # length of the resized side in pixels; 0 = no resize
+    crop: int  # side of the square crop in pixels
+    interpolation: str = "bicubic"  # `bicubic`, `bilinear` or another name of torchvision's `InterpolationMode`
+    crop_first: int = 0  # crop this many pixels before the resize (PUG-ImageNet's official transform); 0 = no
+    # what is resized: the `shortest` side, both sides (`squash`: the aspect ratio is lost), or the `longest` side with
+    # a border around the rest
+    mode: str = "shortest"
+    fill: tuple[int, int, int] = (0, 0, 0)  # colour of that border, 0..255 per channel
+    # crop divided by resize before rounding, for other input sides; 0 = take `crop / resize`
+    crop_pct: float = field(default=0.0, compare=False)
+    # filter before sampling, as PIL does. Without, the resize is that of torchvision on tensors before its version
+    # 0.17, and of many deployments: pixels between the samples are skipped
+    antialias: bool = True
+
+    @classmethod
+    def of(cls, size: int, crop_pct: float, interpolation: str, mode: str = "shortest", fill=(0, 0, 0)) -> "Geometry":
+        """The geometry of an evaluation transform, with timm's rounding: resize to floor(size / crop_pct)."""
+        return cls(math.floor(size / crop_pct), size, interpolation, 0, mode, tuple(fill), crop_pct)
+
+    @property
+    def text(self) -> str:
+        """The one spelling, part of the cache key and printed as provenance."""
+        first = f"CenterCrop({self.crop_first}) " if self.crop_first else ""
+        how = {"shortest": "", "longest": f", longest on {self.fill}"}.get(self.mode, f", {self.mode}")
+        how += "" if self.antialias else ", no antialias"
+        resize = f"Resize({self.resize}, {self.interpolation}{how}) " if self.resize else ""
+        return f"{first}{resize}CenterCrop({self.crop})"
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Apply to an RGB image of any size; returns a `crop` x `crop` image."""
+        from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize, ToPILImage
+        from torchvision.transforms.functional import InterpolationMode
+
+        steps = [CenterCrop(self.crop_first)] if self.crop_first else []
+        if self.mode == "longest":
+            from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
+
+            steps += [
+                ResizeKeepRatio((self.resize, self.resize), longest=1.0, interpolation=self.interpolation),
+                CenterCropOrPad(self.crop, fill=list(self.fill)),
+            ]
+            return Compose(steps)(image)
+        if self.resize:
+            size = self.resize if self.mode == "shortest" else (self.resize, self.resize)
+            resize = Resize(size, InterpolationMode(self.interpolation), antialias=self.antialias)
+            # PIL always filters, whatever torchvision is told
+            steps += [resize] if self.antialias else [PILToTensor(), resize, ToPILImage()]
+        return Compose([*steps, CenterCrop(self.crop)])(image)
+
+    def at(self, size: int) -> "Geometry":
+        """The same preprocessing for another input side, with the libraries' own rounding: floor(size / crop_pct)."""
+        if size == self.crop:
+            return self
+        if not self.resize:
+            return replace(self, crop=size)
+        return replace(self, resize=math.floor(size / (self.crop_pct or self.crop / self.resize)), crop=size)
+
+
+def override(name: str, base: Geometry) -> Geometry:
+    """The resize and crop a dataset prescribes in place of the model's own (empty name).
+
+    `native`: no resize, centre crop (ImageNet-C's protocol; cue-conflict's files are at input size). `pug_official`:
+    CenterCrop(256), then resize to the input side (PUG-ImageNet's author code).
+    """
+    if not name:
+        return base
+    if name == "native":
+        return Geometry(0, base.crop, base.interpolation)
+    if name == "pug_official":
+        return Geometry(base.crop, base.crop, "bilinear", crop_first=256)
+    raise InputError(unknown("preprocess", name, ("native", "pug_official")))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.data.annotations import factor_frame
+from beyond_accuracy.data.published import factor_frame
 from beyond_accuracy.dimensions import calibration, mistakes
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale
@@ -95,8 +95,6 @@ def factors(page: "Page", pairs: Sequence[Pair]) -> pd.DataFrame | None:
 
 
 def _pair(convention: plan.Convention, model: str, plain: Predictions, changed: Predictions) -> Pair:
-    if not (plain.ids == changed.ids).all():
-        raise InputError(f"{plain.dataset}: {model} saw other images under {convention.name}")
     label = f"{GROUPS[convention.group]}: {convention.label}"
     return Pair(plain.dataset, convention.name, label, model, plain, changed)
 
@@ -114,8 +112,9 @@ def effects(
     found = []
     for dataset in dict.fromkeys(pair.dataset for pair in pairs):
         mine = [pair for pair in pairs if pair.dataset == dataset]
-        if any(not np.array_equal(run.ids, mine[0].plain.ids) for pair in mine for run in pair[4:]):
-            raise ValueError(f"{dataset}: conventions are compared on the same images")
+        for pair in mine:
+            if any(not np.array_equal(run.ids, mine[0].plain.ids) for run in (pair.plain, pair.changed)):
+                raise InputError(f"{dataset}: {pair.model} saw other images under {pair.convention}")
         resampled = _resampled(mine, np.random.default_rng(seed), factors, resamples)
         for k, pair in enumerate(mine):
             kinds = {FLIPS: _flips(pair), "accuracy": _accuracy(pair)}
@@ -151,9 +150,8 @@ def _ece(pair: Pair, seed: int, swaps: int) -> tuple:
 def _resampled(pairs: Sequence[Pair], rng: np.random.Generator, factors: pd.DataFrame | None, resamples: int) -> dict:
     """Kind -> of every pair the same numbers, from resamples that all pairs share."""
     runs = [run for pair in pairs for run in pair[4:]]  # plain, changed, plain, changed, ...
-    correct, label = (
-        np.column_stack([getattr(run, name) for run in runs]) for name in ("correct", "target_probability")
-    )
+    correct = np.column_stack([run.correct for run in runs])
+    label = np.column_stack([run.target_probability for run in runs])
     loss = calibration.nll(label.ravel()).reshape(label.shape)
     change, draws = loss[:, 1::2] - loss[:, ::2], np.full((resamples, len(pairs)), np.nan)
     if (known := np.isfinite(change).all(axis=0)).any():  # imported predictions know the answer's probability only
@@ -163,9 +161,8 @@ def _resampled(pairs: Sequence[Pair], rng: np.random.Generator, factors: pd.Data
         marks, outcomes = factors.loc[ids[inside]], correct[inside]
         marks = marks.loc[:, marks.any().to_numpy()].to_numpy()
         draws = mistakes.error_ratio_bootstrap(outcomes, marks, resamples, rng).mean(axis=2)
-        found["error_ratio:average"] = (
-            mistakes.error_ratio(outcomes, marks).mean(axis=1), draws[:, 1::2] - draws[:, ::2],
-        )  # fmt: skip
+        ratios = mistakes.error_ratio(outcomes, marks).mean(axis=1)
+        found["error_ratio:average"] = ratios, draws[:, 1::2] - draws[:, ::2]
     return {kind: list(map(_tested, v[::2], v[1::2], draws.T)) for kind, (v, draws) in found.items()}
 
 
@@ -217,12 +214,8 @@ def findings(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, accuracy: M
     """What the choices move most, beside the differences between models; what scoring on all classes costs.
 
     The largest change's own interval does not know that it was chosen as the largest, so the sentences give none.
-
-    Args:
-        page: The page.
-        rows: Of `effects`.
-        judged: What `Page.compare` made of `asked`.
-        accuracy: Model -> percent, on the same images under the page's conventions.
+    `rows` are of `effects`, `judged` what `Page.compare` made of `asked`; `accuracy` is of every model, in percent,
+    on the same images under the page's conventions.
     """
     rows, ours = (frame[frame["convention"] != CLASSES] for frame in (rows, judged))
     if len(ours):

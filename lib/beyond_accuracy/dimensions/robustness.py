@@ -17,10 +17,9 @@ from scipy.special import expit
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data import corruptions, published
-from beyond_accuracy.dimensions.landscape import odds
 from beyond_accuracy.inference.predictions import Predictions, restrict
 from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, percentile_interval, share_interval
+from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, odds, percentile_interval, share_interval
 
 # Model -> (n,) outcomes on the same images in the same order: right or not, or the share of versions that is right.
 Correct = Mapping[str, ArrayLike]
@@ -272,8 +271,8 @@ def differences(sets: Sets, resamples: int, seed: int) -> pd.DataFrame:
 
 
 def leaderboard(page, sets: Sets) -> pd.DataFrame:
-    """Published models with accuracies under the titles of this page's sets; empty where they know other classes."""
-    board = published.leaderboard() if sets.imagenet else pd.DataFrame()
+    """Published models with accuracies under the titles of this page's sets; empty beside another clean set."""
+    board = published.leaderboard() if sets.dataset["clean"] == "imagenet_1k" else pd.DataFrame()
     known = [sets.dataset[role] for role in sets.shifts if role in PUBLISHED and sets.dataset[role] in board]
     return board.rename(columns={name: page.title(name) for name in known}) if known else pd.DataFrame()
 

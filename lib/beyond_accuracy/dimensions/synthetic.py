@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
+from beyond_accuracy.data.readers.stimuli import UNTOLD
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, Difference, Interval, linear_difference, share_interval
 from beyond_accuracy.show import figures
@@ -44,7 +45,9 @@ def sweeps_of(runs: Mapping, metadata: pd.DataFrame, rule: str) -> Sweeps:
         return Sweeps({model: run.correct for model, run in runs.items()}, images)
     names = images["class_name"]
     classes = {name: np.atleast_1d(labels).tolist() for name, labels in zip(names, first.targets, strict=True)}
-    return Sweeps({model: pug_correct(run.pred, names, classes, rule) for model, run in runs.items()}, images, classes)
+    told = (images["factor"] != UNTOLD).to_numpy()
+    right = {model: pug_correct(run.pred, names, classes, rule)[told] for model, run in runs.items()}
+    return Sweeps(right, images[told], classes)
 
 
 def pug_correct(
@@ -81,7 +84,9 @@ def by_rule(runs: Mapping, sweeps: Sweeps) -> pd.DataFrame:
     if not sweeps.classes:
         return pd.DataFrame()
     about = sweeps.images["class_name"], sweeps.classes
-    shares = {rule: [100 * pug_correct(run.pred, *about, rule).mean() for run in runs.values()] for rule in RULES}
+    told = np.isin(np.asarray(next(iter(runs.values())).ids, str), sweeps.images.index.to_numpy(str))
+    said = [np.asarray(run.pred)[told] for run in runs.values()]
+    shares = {rule: [100 * pug_correct(pred, *about, rule).mean() for pred in said] for rule in RULES}
     return pd.DataFrame({"model": list(runs), **shares})
 
 

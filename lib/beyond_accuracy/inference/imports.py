@@ -16,7 +16,8 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, write_atomically
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
-from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array, score
+from beyond_accuracy.inference.predictions import score
+from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array
 
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
 PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns
@@ -29,17 +30,15 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
 
     Every image must be there once. Predictions of the same model and dataset are replaced once the new ones are whole.
     """
-    path = Path(path)
     if dataset.classes is None:
         raise InputError(f"{dataset.name}: has no class space; predictions cannot be judged on it")
     n_classes = len(dataset.classes)
     frame = read_csv(path, dataset)
-    order = pd.Index(frame["id"]).get_indexer(dataset.ids)
-    frame = frame.iloc[order].reset_index(drop=True)
+    frame = frame.iloc[pd.Index(frame["id"]).get_indexer(dataset.ids)].reset_index(drop=True)
     logits = _logits(frame, path, n_classes)
     pred = frame["predicted_class"].to_numpy(np.int64)
     confidence = frame["predicted_probability"].to_numpy(np.float64)
-    columns, arrays = dataset.columns, {}
+    columns = dataset.columns
     if logits is None:
         if columns is not None:
             rule = f" is not one of the {len(columns)} classes {dataset.name} is scored on"
@@ -51,7 +50,7 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
         _agree(frame, path, logits, pred, confidence, scored if columns is None else None)
         rows = pd.DataFrame(scored)
         shifted = logits - logits.max(axis=1, keepdims=True)
-        arrays["logits"] = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
+        logits = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
     rows = _labelled(rows, None if logits is None else rows["target_probability"], dataset)
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()[:24]
@@ -59,10 +58,10 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
     meta |= _meant(dataset)
 
     def write(entry: Entry) -> None:
-        for name, values in arrays.items():
-            atomic_write(entry.folder / f"{name}.npy", lambda file, v=values: save_array(file, v))
+        if logits is not None:
+            atomic_write(entry.folder / "logits.npy", lambda file: save_array(file, logits))
         write_atomically(entry.folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False).encode())
-        entry.write_rows(rows_table(rows), list(arrays))
+        entry.write_rows(rows_table(rows), [] if logits is None else ["logits"])
 
     return store.replace_imported(model, dataset.name, write)
 
@@ -123,21 +122,14 @@ def _labelled(rows: pd.DataFrame, label: np.ndarray | None, dataset: ImageDatase
 
 def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     """Read and check the table; adds `id`, and `row`, the line of the file (see `import_predictions`)."""
-    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a CSV with the columns {', '.join(COLUMNS)}")
     try:
         with warnings.catch_warnings():
             # More fields in a row than in the header: pandas would shift the columns, or cut the row off.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                path,
-                dtype={"file_name": str},
-                keep_default_na=False,
-                index_col=False,
-                low_memory=False,
-                compression="gzip" if path.suffix == ".gz" else None,
-            )
+            how = {"compression": "gzip" if path.suffix == ".gz" else None, "dtype": {"file_name": str}}
+            frame = pd.read_csv(path, keep_default_na=False, index_col=False, low_memory=False, **how)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not a CSV table ({reason}); expected the columns {', '.join(COLUMNS)}") from error
@@ -207,14 +199,13 @@ def _logits(frame: pd.DataFrame, path: Path, n_classes: int) -> np.ndarray | Non
     if not present:
         return None
     names = [f"logit_{k}" for k in range(n_classes)]
-    if missing := [name for name in names if name not in frame]:
-        raise InputError(f"{path}: {missing[0]} is missing; expected logit_0 … logit_{n_classes - 1}, or none of them")
-    if surplus := sorted(set(present) - set(names)):
-        raise InputError(f"{path}: {surplus[0]} is too many; expected logit_0 … logit_{n_classes - 1}, or none of them")
+    missing = [f"{name} is missing" for name in names if name not in frame]
+    surplus = [f"{name} is too many" for name in sorted(set(present) - set(names))]
+    for wrong in [*missing, *surplus][:1]:
+        raise InputError(f"{path}: {wrong}; expected logit_0 … logit_{n_classes - 1}, or none of them")
     logits = np.stack([_numbers(frame[name]) for name in names], axis=1).astype(np.float32)
-    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(wrong):
-        raise InputError(f"{path}: row {frame['row'][wrong[0]]}: a logit is not a finite number")
+    for wrong in np.flatnonzero(~np.isfinite(logits).all(axis=1))[:1]:
+        raise InputError(f"{path}: row {frame['row'][wrong]}: a logit is not a finite number")
     return logits
 
 

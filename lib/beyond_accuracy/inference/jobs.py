@@ -1,33 +1,47 @@
-"""Which outputs a pass has to produce and where each belongs in the store; needs neither torch nor a network."""
+"""What a pass has to produce, where each output belongs in the store, and in which precision a device computes it.
 
+Whether bf16 pays on a processor cannot be told by its name: some have the instructions, some emulate them ten times
+slower, and a virtual machine may hide them. So a matrix product is timed in both. The answer decides under which
+precision `auto` results are stored, so it is kept in the cache folder: it must not change with the machine's load.
+"""
+
+import itertools
+import json
 import os
+import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import beyond_accuracy
 from beyond_accuracy.base import code
-from beyond_accuracy.base.errors import DataMissing
-from beyond_accuracy.base.paths import in_notebook
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import read_json, write_atomically
+from beyond_accuracy.base.paths import cache_dir, in_notebook
 from beyond_accuracy.base.profile import Settings
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.corruptions import PARAMETERS
 from beyond_accuracy.data.dataset import ImageDataset
-from beyond_accuracy.data.geometry import Geometry, override
-from beyond_accuracy.data.transforms import Transform, parse
-from beyond_accuracy.inference.precision import check_device
+from beyond_accuracy.data.transforms import Geometry, Transform, override, parse
 from beyond_accuracy.inference.store import Entry, Range, Store
 from beyond_accuracy.models.card import Card
 
+PAYS = 1.3  # times as fast as fp32; native bf16 is about twice as fast, emulated far slower
+SHAPE = (512, 768, 3072)  # rows, width and hidden width: a layer of a base-size network
+REPEATS = 7
+# Device files of CUDA, of WSL's and of Jetson's drivers, and of ROCm.
+ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
 LINE_SECONDS = 60  # between two lines of progress in a log
 # The code that turns an image into a number of the store, by what is run.
 ALWAYS = (
-    *("data/dataset.py:ImageDataset.image", "data/geometry.py:Geometry"),
-    *("inference/loading.py:Views", "inference/loading.py:_collate", "models/network.py:Model"),
-    *("inference/run.py:_Pass._try", "inference/run.py:_Pass._autocast", "inference/run.py:_Pass._outputs"),
+    *("data/dataset.py:ImageDataset.image", "data/transforms.py:Geometry"),
+    *("inference/run.py:Views", "inference/run.py:_collate", "models/network.py:Model"),
+    *("inference/run.py:_Pass._try", "inference/run.py:_Pass._outputs"),
     *("inference/run.py:_Pass._write", "inference/run.py:cudnn_for", "inference/predictions.py:score"),
 )
 TRANSFORMED = ("data/transforms.py:Transform",)
@@ -82,8 +96,7 @@ def plan(
     for card in cards:
         if classes is not None:
             card.check(classes)
-        for text in transforms:
-            transform = parse(text)
+        for transform in map(parse, transforms):
             base = override(dataset.preprocess, card.geometry)
             geometry = base.at(transform.input_size(base.crop, card.patch))
             logits = classes is not None and dataset.keep in ("all", "logits")
@@ -166,8 +179,7 @@ def jobs_of(todo: Todo) -> list[Job]:
 
 def image_bytes_of(jobs: list[Job]) -> int:
     """Bytes of one image under every distinct resize, crop and transform of the jobs, as uint8."""
-    views = {(job.geometry, job.transform) for job in jobs}
-    return sum(3 * geometry.crop**2 for geometry, _ in views)
+    return sum(3 * geometry.crop**2 for geometry, _ in {(job.geometry, job.transform) for job in jobs})
 
 
 def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
@@ -226,3 +238,89 @@ def report_skipped(dataset: ImageDataset, skipped: int) -> None:
     """Say how many images a run left out."""
     if skipped:
         print(f"{dataset.name}: left out {skipped} images that cannot be decoded", file=sys.stderr)
+
+
+# Devices and precision ------------------------------------------------------------------------------------------------
+
+
+def check_device(name: str) -> str:
+    """The device option as given."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise InputError(f"unknown device {name!r}; expected auto, cuda, cuda:0, mps or cpu")
+    return name
+
+
+def usable_precisions(device: str) -> tuple[str, ...]:
+    """Precisions a device computes in at a useful speed; fp16 on a CPU is emulated, more than ten times slower."""
+    kinds = {"mps": ("fp32", "fp16"), "cuda": ("fp32", "bf16", "fp16"), "old cuda": ("fp32", "fp16")}
+    return kinds.get(_kind(device), ("fp32", "bf16"))
+
+
+def choose_precision(wanted: str, device: str) -> str:
+    """`auto` is bf16 where the device is fast in it (a CPU: `cpu_precision`), and fp32 elsewhere.
+
+    Part of every cache key, so asked even when nothing runs; torch is imported only where there could be a CUDA device.
+    """
+    if wanted != "auto":
+        return wanted
+    kind = _kind(device)
+    return cpu_precision() if kind == "cpu" else "bf16" if kind == "cuda" else "fp32"
+
+
+def _kind(device: str) -> str:
+    """`mps`, `cpu`, `cuda`, `old cuda` (without bf16), or `absent`: a CUDA device that was asked for is not here."""
+    if device == "mps" or (device == "auto" and sys.platform == "darwin"):
+        return "mps"
+    surely_none = sys.platform == "linux" and not accelerators()
+    if device == "cpu" or ("torch" not in sys.modules and (surely_none or sys.platform == "darwin")):
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu" if device == "auto" else "absent"
+    return "cuda" if torch.cuda.is_bf16_supported(including_emulation=False) else "old cuda"
+
+
+def accelerators() -> list[str]:
+    """Device files of accelerators on this machine, whether torch can use them or not."""
+    return [path for path in ACCELERATORS if Path(path).exists()]
+
+
+def processor() -> str:
+    """The processor's name as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def cpu_precision(measure: Callable[[], float] | None = None) -> str:
+    """`bf16` where the processor is at least 1.3 times as fast in it as in fp32, else `fp32`; measured once."""
+    file, key = cache_dir() / "calibration.json", f"{processor()}; torch {version('torch')}"
+    known = read_json(file)
+    if not isinstance(known.get(key), dict) or "bf16_gain" not in known[key]:
+        known[key] = {"bf16_gain": round((measure or bf16_gain)(), 2)}
+        with suppress(InputError):  # a cache that cannot be written still serves what it has
+            write_atomically(file, json.dumps(known, indent=1).encode())
+    return "bf16" if known[key]["bf16_gain"] >= PAYS else "fp32"
+
+
+def bf16_gain() -> float:
+    """How many times as fast one thread multiplies matrices in bf16 as in fp32: least processor time of a few turns."""
+    import torch
+
+    rows, width, hidden = SHAPE
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that the thread's own processor time is all of it, whatever else is running
+    try:
+        least = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+        operands = {
+            kind: (torch.ones(rows, width, dtype=kind), torch.ones(hidden, width, dtype=kind)) for kind in least
+        }
+        with torch.inference_mode():
+            for _, kind in itertools.product(range(REPEATS), least):
+                start = time.thread_time()
+                torch.nn.functional.linear(*operands[kind])
+                least[kind] = min(least[kind], time.thread_time() - start)
+        return least[torch.float32] / least[torch.bfloat16]
+    finally:
+        torch.set_num_threads(threads)

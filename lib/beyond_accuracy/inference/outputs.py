@@ -1,6 +1,7 @@
 """Outputs of every model of a profile on a dataset: from the store, and by running what the store lacks."""
 
 import copy
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ import pandas as pd
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.published import real_labels
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import jobs as jobs_
 from beyond_accuracy.inference.imports import joined
-from beyond_accuracy.inference.precision import choose_precision
-from beyond_accuracy.inference.store import Entry, Predictions, Store
+from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.inference.store import Entry, Store
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.models.load import read_card
 
@@ -54,7 +56,7 @@ class Outputs:
         changed = copy.copy(self)
         changed.profile = self.profile.under(settings, limit)
         texts = [self.convention, *(f"{name}={value}" for name, value in settings.items())]
-        changed.convention = ", ".join(text for text in texts if text)
+        changed.convention = ", ".join(filter(None, texts))
         return changed
 
     @property
@@ -83,8 +85,6 @@ class Outputs:
         """Predictions by transform text as given, and by model; see `Page.predictions_many`."""
         spec = self.dataset_spec(dataset)
         if spec.reader == "imagenet_real":
-            from beyond_accuracy.data.annotations import real_labels
-
             base = self.predictions(self.base(dataset), transforms)
             labels = real_labels()
             judged = {t: {m: p.relabel(dataset, labels) for m, p in by_model.items()} for t, by_model in base.items()}
@@ -97,8 +97,7 @@ class Outputs:
         data = load_dataset(spec)
         found = {}
         for text, by_model in self._entries(data, transforms).items():
-            read = {name: self._read(entry, name, data, text) for name, entry in by_model.items() if entry is not None}
-            found[text] = _on_same_images(read)
+            found[text] = _on_same_images({n: self._read(entry, n, data, text) for n, entry in by_model.items()})
         return found
 
     def features(self, dataset: str) -> dict[str, Features]:
@@ -122,8 +121,8 @@ class Outputs:
 
     def _entries(
         self, data: ImageDataset, transforms: list[str], networks_only: bool = False
-    ) -> dict[str, dict[str, Entry | None]]:
-        """Store entries by transform and model, complete; None where an imported model does not cover the set."""
+    ) -> dict[str, dict[str, Entry]]:
+        """Store entries by transform and model, complete; an imported model may not cover the set."""
         specs = self.profile.models.values()
         networks = [spec for spec in specs if spec.source != "predictions"]
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
@@ -133,23 +132,19 @@ class Outputs:
             if self.store.imported(spec.name, data.name).complete:
                 print(f"{data.name}: predictions imported as {spec.name} are not used: that is a network of profile "
                       f"{self.profile.name}; import them under another name", file=sys.stderr)  # fmt: skip
-        entries: dict[str, dict[str, Entry | None]] = {text: dict.fromkeys(self.profile.models) for text in transforms}
-        if networks:
-            for (text, name), entry in self._run(networks, data, transforms).items():
-                entries[text][name] = entry
-        for name in imported:
-            entry = self.store.imported(name, data.name)
-            for text in transforms:
-                entries[text][name] = entry if entry.complete and parse(text).is_identity else None
-        wanted = {spec.name for spec in networks} | set(imported)
-        for text, by_model in entries.items():
-            entries[text] = {name: entry for name, entry in by_model.items() if name in wanted}
-            for entry in by_model.values():
-                if entry is not None:
-                    key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}:{data.fingerprint}"
-                    if self.used.get(key, {}).get("convention", self.convention) == self.convention:
-                        entry.meta["convention"] = self.convention
-                        self.used[key] = entry.meta  # else a changed convention left the plain run as it is
+        computed = self._run(networks, data, transforms) if networks else {}
+        entries: dict[str, dict[str, Entry]] = {text: {} for text in transforms}
+        for text, name in itertools.product(transforms, self.profile.models):
+            entry = computed.get((text, name))
+            if name in imported and parse(text).is_identity:
+                entry = self.store.imported(name, data.name)
+            if entry is None or not entry.complete:
+                continue
+            entries[text][name] = entry
+            key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}:{data.fingerprint}"
+            if self.used.get(key, {}).get("convention", self.convention) == self.convention:
+                entry.meta["convention"] = self.convention
+                self.used[key] = entry.meta  # else a changed convention left the plain run as it is
         return entries
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
@@ -174,7 +169,7 @@ class Outputs:
 
     def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
         cards = [self.card(spec) for spec in specs]
-        precision = choose_precision(self.profile.settings.precision, self.device)
+        precision = jobs_.choose_precision(self.profile.settings.precision, self.device)
         jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
         lacking = [job for job in jobs if not job.entry.complete]
         if lacking and not self.run:

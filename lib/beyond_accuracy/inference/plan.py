@@ -1,7 +1,11 @@
 """What each page needs from the networks, so that all of it runs before the first notebook, and what that will take."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+
+import pandas as pd
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import free_bytes
@@ -9,10 +13,10 @@ from beyond_accuracy.base.paths import cache_dir
 from beyond_accuracy.base.profile import DatasetSpec, Profile, unknown
 from beyond_accuracy.data import corruptions, transforms
 from beyond_accuracy.data.classes import class_space
+from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
-from beyond_accuracy.inference.jobs import Options
+from beyond_accuracy.inference.jobs import Options, usable_precisions
 from beyond_accuracy.inference.outputs import Outputs
-from beyond_accuracy.inference.precision import usable_precisions
 from beyond_accuracy.inference.store import Store
 
 GIGABYTE = 1e9
@@ -40,6 +44,8 @@ class Filled:
 
     keys: list[str] = field(default_factory=list)  # store keys the page reads
     missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not on this machine
+    wrong: list[str] = field(default_factory=list)  # the same for bad input
+    metadata: dict[str, str] = field(default_factory=dict)  # stamps of what is said of the images, by dataset
 
 
 def requests(profile: Profile, dimension: str, options: dict | None = None) -> list[Request]:
@@ -92,17 +98,27 @@ def _texts(value: object) -> list[str]:
 
 
 def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Filled:
-    """Run whatever the page needs and the store lacks; data or weights that are absent are in the result."""
+    """Run whatever the page needs and the store lacks; what is absent or malformed stops itself only, and is told."""
     outputs, filled = Outputs(profile, store, options), Filled()
     for request in requests(profile, dimension, options):
         try:
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
-        except DataMissing as missing:
-            if str(missing) not in filled.missing:  # several requests may lack the same
-                filled.missing.append(str(missing))
+            filled.metadata[request.dataset] = _metadata_stamp(profile.datasets[asked.base(request.dataset)])
+        except (DataMissing, InputError) as error:
+            told = filled.missing if isinstance(error, DataMissing) else filled.wrong
+            if str(error) not in told:  # several requests may lack the same
+                told.append(str(error))
     filled.keys = sorted(outputs.used)
     return filled
+
+
+def _metadata_stamp(spec: DatasetSpec) -> str:
+    """What is said of a dataset's images: factors, scenes, class names. Pages read it, no network does."""
+    data = load_dataset(spec)
+    rows = pd.util.hash_pandas_object(data.metadata.astype(str)).to_numpy().tobytes()
+    names = data.classes.names if data.classes else ()
+    return hashlib.sha256(rows + json.dumps([list(data.metadata), names]).encode()).hexdigest()[:24]
 
 
 # Conventions ----------------------------------------------------------------------------------------------------------
@@ -154,6 +170,21 @@ def _plainest(profile: Profile, dataset: str) -> str:
     classes = profile.datasets[dataset].classes
     templates = class_space(classes).templates if classes else ()
     return min((t for t in templates if "photo" in t), key=len, default="") if len(templates) > 1 else ""
+
+
+def cuts(profile: Profile, dimension: str) -> list[str]:
+    """What a page uses of sets that have more, for readers: `ImageNet-V2: 1,000 of 10,000 images`."""
+    found = []
+    for request in requests(profile, dimension):
+        spec = profile.datasets[request.dataset]
+        n = min([limit for limit in (spec.limit, request.limit) if limit], default=0)
+        whole = f" of {spec.expected:,}" if spec.expected else ""
+        said = [f"{n:,}{whole} images"] if n and not 0 < spec.expected <= n else []
+        said += [
+            f"{count:,} of the release's {kind}" for kind in ("shards", "images") if (count := spec.options.get(kind))
+        ]
+        found += [f"{spec.title or spec.name}: {', from '.join(said)}"] if said else []
+    return list(dict.fromkeys(found))
 
 
 # Room and passes ------------------------------------------------------------------------------------------------------

@@ -86,10 +86,8 @@ class Predictions:
 
     def take(self, keep: np.ndarray) -> "Predictions":
         """Rows at positions or under a boolean mask."""
-        positions = np.flatnonzero(keep) if np.asarray(keep).dtype == bool else np.asarray(keep)
-        logits = None if self.logits is None else self.logits[positions]
-        frame = self.frame.iloc[positions].reset_index(drop=True)
-        return replace(self, frame=frame, logits=logits)
+        logits = None if self.logits is None else self.logits[keep]
+        return replace(self, frame=self.frame.iloc[keep].reset_index(drop=True), logits=logits)
 
     def relabel(self, dataset: str, labels: Mapping[str, Sequence[int]]) -> "Predictions":
         """The same outputs judged by other labels (ReaL); images with an empty or no list are left out.
@@ -110,11 +108,9 @@ class Predictions:
 
 def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
     """Re-score a single-label run on some classes, only their images: the baseline of ImageNet-A and -R."""
-    _need_logits(predictions, "classes cannot be restricted afterwards")
+    _logits(predictions, "classes cannot be restricted afterwards")
     columns = np.asarray(columns, dtype=np.int64)
-    kept = replace(predictions.take(np.isin(predictions.targets, columns)), columns=columns)
-    scored = score(kept.scored_logits, kept.targets, columns)
-    return replace(kept, frame=kept.frame.assign(**scored))
+    return _judged(replace(predictions.take(np.isin(predictions.targets, columns)), columns=columns))
 
 
 def score(logits: np.ndarray, targets, columns: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -140,18 +136,14 @@ def score(logits: np.ndarray, targets, columns: np.ndarray | None) -> dict[str, 
 
 def rescale(predictions: Predictions, factor: float) -> Predictions:
     """The run had the logits been multiplied by `factor` (another CLIP scale): answers stay, confidences change."""
-    _need_logits(predictions, "it cannot be scaled afterwards")
-    logits = np.asarray(predictions.logits, dtype=np.float32) * np.float32(factor)
-    scaled = replace(predictions, logits=logits)
-    targets = predictions.targets
-    return replace(scaled, frame=scaled.frame.assign(**score(scaled.scored_logits, targets, predictions.columns)))
+    logits = _logits(predictions, "it cannot be scaled afterwards").astype(np.float32)
+    return _judged(replace(predictions, logits=logits * np.float32(factor)))
 
 
 def all_columns(predictions: Predictions) -> Predictions:
     """Re-score a run on a subset of the classes (ImageNet-A, -R) on all classes of the model."""
-    _need_logits(predictions, "other classes cannot be scored afterwards")
-    whole = replace(predictions, columns=None)
-    return replace(whole, frame=whole.frame.assign(**score(whole.scored_logits, whole.targets, None)))
+    _logits(predictions, "other classes cannot be scored afterwards")
+    return _judged(replace(predictions, columns=None))
 
 
 def folder_positions(predictions: Predictions) -> Predictions:
@@ -160,9 +152,16 @@ def folder_positions(predictions: Predictions) -> Predictions:
     return replace(predictions, frame=predictions.frame.assign(target=positions.astype(np.int64)))
 
 
-def _need_logits(predictions: Predictions, why: str) -> None:
+def _judged(predictions: Predictions) -> Predictions:
+    """The run judged anew by its logits."""
+    scored = score(predictions.scored_logits, predictions.targets, predictions.columns)
+    return replace(predictions, frame=predictions.frame.assign(**scored))
+
+
+def _logits(predictions: Predictions, why: str) -> np.ndarray:
     if predictions.logits is None:
         raise InputError(
             f"{predictions.dataset}: logits of {predictions.model} were not kept, {why}; set `keep: logits` for "
             f"datasets.{predictions.dataset} in the profile and run again"
         )
+    return predictions.logits

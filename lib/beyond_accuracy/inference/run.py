@@ -7,39 +7,49 @@ and at least every `chunk` images, one part per (model, transform) is written, s
 stopped, without repetition.
 """
 
+import ctypes
+import multiprocessing
 import os
 import platform
+import shutil
+import signal
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from threading import BoundedSemaphore, Lock
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 import beyond_accuracy
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import load_arrays, save_arrays
 from beyond_accuracy.base.profile import Settings
 from beyond_accuracy.data.classes import ClassSpace
-from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.dataset import BadImage, ImageDataset
+from beyond_accuracy.data.transforms import Geometry, Transform
 from beyond_accuracy.inference.jobs import (
     Job,
     Options,
     Todo,
+    accelerators,
+    check_device,
     filling,
     head_file,
     image_bytes_of,
+    interactive,
     jobs_of,
     progress,
     report_skipped,
 )
-from beyond_accuracy.inference.loading import decoded
-from beyond_accuracy.inference.precision import check_device
-from beyond_accuracy.inference.store import Range, Store, score
+from beyond_accuracy.inference.predictions import score
+from beyond_accuracy.inference.store import Range, Store
 from beyond_accuracy.models.load import model_for
 from beyond_accuracy.models.network import Model
 
@@ -53,6 +63,10 @@ BATCH = {"cuda": 256, "mps": 64}
 CPU_BATCH = 16
 MAX_LANES = 16  # more lanes of fewer threads would hold more activations in memory at once
 PART_SECONDS = 20  # of work that a killed run loses, or one forward batch of every job where that takes longer
+MANY_PROMPTS = 5000  # from which encoding them is announced: minutes on a CPU
+MAX_CPU_WORKERS = 4
+SHARED = "/dev/shm"
+PREFETCH = {"cuda": 4}  # slices per decoding process that wait for a GPU; 2 elsewhere
 QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or run
 FLOAT16_LOWEST = np.finfo(np.float16).min
 
@@ -61,6 +75,8 @@ def pick_device(name: str = "auto") -> torch.device:
     """CUDA, else MPS, else CPU."""
     if check_device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if name == "cpu" and (unused := accelerators()):
+            _say_unused(unused[0])
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -69,6 +85,18 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device {name!r} is not available here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
+
+
+@cache
+def _say_unused(accelerator: str) -> None:
+    """Once: a driver too old for torch's CUDA would otherwise cost a day on the CPU without a word."""
+    print(
+        f"{accelerator} is here, but torch {torch.__version__} (CUDA {torch.version.cuda or 'none'}) cannot use it: "
+        "running on the CPU. Update the driver, or install the torch build for the driver you have; --device cuda says "
+        "what fails",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -86,7 +114,13 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
     file = head_file(model.card, classes, store)
     if stored := load_arrays(file):
         return torch.from_numpy(stored["head"]).to(device)
-    head = model.head(classes, device)
+    prompts = len(classes.spoken) * len(classes.templates)
+    if loud := prompts >= MANY_PROMPTS and "BEYOND_ACCURACY_QUIET" not in os.environ:
+        print(f"{model.card.name}: encoding {prompts:,} prompts, once for this class list", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    head = model.head(classes, device, progress=loud and interactive())
+    if loud:
+        print(f"{model.card.name}: prompts encoded ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
     save_arrays(file, {"head": head.cpu().numpy()})
     return head
 
@@ -173,19 +207,18 @@ class _Pass:
         self.todo, self.dataset, self.settings, self.options = todo, dataset, settings, options
         self.device = device = pick_device(options.device)
         jobs = jobs_of(todo)
-        views = {(job.geometry, job.transform): None for job in jobs}
+        views = {(job.geometry, job.transform) for job in jobs}
         self.views = sorted(views, key=lambda view: (view[0].text, view[1].text))
         self.view_of = {job.entry.key: self.views.index((job.geometry, job.transform)) for job in jobs}
         classes = dataset.classes and dataset.classes.prompted(settings.prompts)
         self.models: dict[tuple, Model] = {}
         self.heads: dict = {}
         for job in jobs:
-            if job.card not in self.heads:
-                base = model_for(job.card, settings, options.imports).to(device)
-                self.heads[job.card] = None if classes is None else text_head(base, classes, device, store)
             if (job.card, job.geometry.crop) not in self.models:
-                base = model_for(job.card, settings, options.imports)
+                base = model_for(job.card, settings, options.imports).to(device)
                 self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
+                if job.card not in self.heads:
+                    self.heads[job.card] = None if classes is None else text_head(base, classes, device, store)
         self.precision = jobs[0].precision
         self.batch = options.batch_size or BATCH.get(device.type, CPU_BATCH)
         self.shrinking = Lock()
@@ -199,20 +232,14 @@ class _Pass:
         total = sum(stop - start for start, stop in self.todo)
         loaded = self._loaded()  # before the threads: decoding processes are forked from this one
         lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
-        with (
-            progress(what, total, self.options.progress) as tell,
-            cudnn_for(self.device, self.precision),
-            lanes,
-            writer,
-        ):
-            written: deque[tuple[Range, Future[int]]] = deque()
-            for rows, wanted, groups in self._parts(loaded, lanes):
-                written.append((rows, writer.submit(self._write, rows, wanted, groups)))
-                while len(written) > 1:
-                    skipped += _finished(written, tell)
-            while written:
-                skipped += _finished(written, tell)
-        return skipped
+        told, cudnn = progress(what, total, self.options.progress), cudnn_for(self.device, self.precision)
+        with told as tell, cudnn, lanes, writer:
+            written: Future[int] | None = None  # the part under way
+            for rows, jobs, groups in self._parts(loaded, lanes):
+                following = writer.submit(self._write, rows, jobs, groups, tell)
+                skipped += written.result() if written else 0
+                written = following
+            return skipped + (written.result() if written else 0)
 
     def _loaded(self) -> Iterator[tuple[Range, int, tuple]]:
         """Slices of the parts in order: the part, where a forward batch ends with the slice (0: not), the decoded."""
@@ -224,9 +251,17 @@ class _Pass:
             for end in [min(start + self.group, rows[1])]
             for at in range(start, end, size)
         ]
-        crops = decoded(
-            self.dataset, tuple(self.views), [there for _, there, _ in slices], self.settings.workers, self.device
-        )
+        workers = worker_count(self.settings.workers, len(slices), self.device)
+        ahead = PREFETCH.get(self.device.type, 2)
+        view_bytes = sum(3 * geometry.crop**2 for geometry, _ in self.views)
+        workers, piped = shared_memory(workers, workers * (ahead + 2) * size * view_bytes)
+        how = {"worker_init_fn": _die_with_parent, "pin_memory": self.device.type == "cuda"}
+        how |= {"num_workers": workers, "prefetch_factor": ahead if workers else None}
+        how |= {"collate_fn": _packed if piped else _collate}
+        loader = DataLoader(Views(self.dataset, self.views), batch_sampler=[there for _, there, _ in slices], **how)
+        crops = guarded(iter(loader))  # the decoding processes start here
+        if piped:
+            crops = ((there, list(map(torch.from_numpy, arrays)), bad) for there, arrays, bad in crops)
         return ((rows, end, items) for (rows, _, end), items in zip(slices, crops, strict=True))
 
     def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list[Job], list]]:
@@ -253,10 +288,8 @@ class _Pass:
         if not stacks:
             return {}
         views = [view[0] if len(view) == 1 else torch.cat(view) for view in zip(*stacks, strict=True)]
-        found = {
-            job.entry.key: lanes.submit(self._outputs, job, views[self.view_of[job.entry.key]])
-            for job in self.todo[rows]
-        }
+        view = self.view_of
+        found = {j.entry.key: lanes.submit(self._outputs, j, views[view[j.entry.key]]) for j in self.todo[rows]}
         lanes.batch_done()
         return found
 
@@ -274,7 +307,8 @@ class _Pass:
             elif size == 1:
                 raise InputError(f"{job.card.name}: out of memory with a batch of one; try --device cpu")
             else:
-                _free(self.device)
+                if self.device.type in ("cuda", "mps"):
+                    getattr(torch, self.device.type).empty_cache()
                 with self.shrinking:  # other lanes run out at the same moment
                     self.batch = min(self.batch, size // 2)
         with torch.inference_mode():
@@ -290,8 +324,9 @@ class _Pass:
 
     def _try(self, model: Model, job: Job, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
         """One forward pass, or None when memory ran out (outside the handler, so that its tensors are gone)."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         try:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), torch.autocast(self.device.type, kind) if kind else nullcontext():
                 x = model.normalize(images).contiguous(memory_format=torch.channels_last)
                 wanted = {"logits": self.dataset.classes is not None, "features": job.features}
                 out = model.outputs(x, self.heads[job.card], **wanted)
@@ -300,12 +335,6 @@ class _Pass:
             if not is_out_of_memory(error):
                 raise
             return None
-
-    def _autocast(self):
-        if self.precision == "fp32":
-            return nullcontext()
-        kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, kind)
 
     def _fetch(self, job: Job, groups: list) -> dict[str, np.ndarray]:
         """Outputs of a job for one part by name, once they are computed."""
@@ -322,7 +351,7 @@ class _Pass:
                 fetched.setdefault(name, []).append(values.cpu().numpy())
         return {name: np.concatenate(values) for name, values in fetched.items()}
 
-    def _write(self, rows: Range, jobs: list[Job], groups: list) -> int:
+    def _write(self, rows: Range, jobs: list[Job], groups: list, tell: Callable[[int], object]) -> int:
         """Write a part of every job; returns how many of its images could not be decoded."""
         outputs = {job.entry.key: self._fetch(job, groups) for job in jobs}
         positions = [position for there, _, _ in groups for position in there]
@@ -339,26 +368,14 @@ class _Pass:
                 if not job.logits:
                     del arrays["logits"]
             job.entry.write_part(rows, frame, arrays)
+        tell(rows[1] - rows[0])
         return sum(bad for _, _, bad in groups)
-
-
-def _finished(written: "deque[tuple[Range, Future[int]]]", tell: Callable[[int], None]) -> int:
-    """Wait for the oldest part under way."""
-    rows, future = written.popleft()
-    skipped = future.result()
-    tell(rows[1] - rows[0])
-    return skipped
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether memory ran out; MPS and the CPU allocator raise a plain RuntimeError."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _free(device: torch.device) -> None:
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).empty_cache()
 
 
 @contextmanager
@@ -372,3 +389,100 @@ def cudnn_for(device: torch.device, precision: str) -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.allow_tf32 = before
+
+
+# Decoding: each image once, and every transform, resize and crop of it in the same process --------------------------
+
+
+class Views(Dataset):
+    """Item i: every view (resize and crop x transform) of image i as uint8, decoded once."""
+
+    def __init__(self, dataset: ImageDataset, views: Sequence[tuple[Geometry, Transform]]):
+        self.dataset, self.views = dataset, views
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int):
+        try:
+            image = self.dataset.image(position)
+        except InputError as error:
+            return position, None, (position, str(error), isinstance(error, BadImage))
+        image_id = str(self.dataset.ids[position])
+        plain = cache(lambda geometry: geometry.apply(image))
+        crops = []
+        for geometry, transform in self.views:
+            rng = transform.generator(image_id)
+            if transform.place == "source":
+                crop = geometry.apply(transform.apply_source(image, rng))
+            else:
+                crop = transform.apply_input(plain(geometry), rng)
+            crops.append(np.asarray(crop, dtype=np.uint8))
+        return position, crops, None
+
+
+def _collate(items):
+    # Positions of good images, uint8 (b, 3, side, side) per view, and position, message and kind of the bad ones.
+    good = [(position, crops) for position, crops, error in items if error is None]
+    views = zip(*(crops for _, crops in good), strict=True)
+    stacks = [torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in views]
+    return [position for position, _ in good], stacks, [error for _, _, error in items if error is not None]
+
+
+def _packed(items):
+    """As arrays, which are pickled through a pipe, where tensors would lie in shared memory."""
+    there, stacks, bad = _collate(items)
+    return there, [np.ascontiguousarray(stack.numpy()) for stack in stacks], bad
+
+
+def shared_memory(workers: int, needed: int) -> tuple[int, bool]:
+    """How many decoding processes can hand over `needed` bytes, and whether through pipes.
+
+    Torch hands tensors over in /dev/shm. Containers have 64 MB of it unless told otherwise; a process that finds it
+    full dies in a thread of its own, and whoever waits for it waits for ever. Locks lie there, too: without them there
+    can be no processes.
+    """
+    if not workers or sys.platform != "linux":
+        return workers, False
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        print(f"images are decoded in one process, which is slow: /dev/shm cannot be used ({error.strerror})",
+              file=sys.stderr)  # fmt: skip
+        return 0, False
+    room = shutil.disk_usage(SHARED).free if os.path.isdir(SHARED) else 0
+    if room < needed:
+        print(
+            f"{SHARED} has {room / 2**20:,.0f} MB free, {needed / 2**20:,.0f} MB are wanted: images go through pipes, "
+            "which is slower; give the container more (docker: --shm-size=2g)", file=sys.stderr
+        )  # fmt: skip
+    return workers, room < needed
+
+
+def guarded(slices: Iterator[tuple]) -> Iterator[tuple]:
+    """The slices; a decoding process that was killed becomes one clear message."""
+    try:
+        yield from slices
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a decoding process was killed, most likely for lack of memory (in a container: too small a /dev/shm); set "
+            "`settings: {workers: 0}` in the profile, or give the machine more"
+        ) from error
+
+
+def _die_with_parent(_worker: int) -> None:
+    # A worker inherits the locks of its parent, and would hold them for seconds after the parent was killed.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def worker_count(wanted: int, slices: int, device: torch.device) -> int:
+    """Decoding processes: as wanted, or -1 = chosen from the machine."""
+    if wanted >= 0:
+        return wanted
+    cores = os.cpu_count() or 1
+    # On a CPU decoding takes its share of the cores, whatever that is: lanes and decoding processes never wait for one
+    # another as long as there is enough of both.
+    return min(slices, min(cores, MAX_CPU_WORKERS) if device.type == "cpu" else max(1, cores - 1))

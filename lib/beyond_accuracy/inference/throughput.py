@@ -73,7 +73,8 @@ def tower(name: str) -> str:
     vision = config["vision_cfg"]
     if known := vision.get("timm_model_name"):
         return known
-    size = VIT_SIZES.get((vision.get("width"), vision["layers"])) if isinstance(vision.get("layers"), int) else None
+    layers = vision.get("layers")  # a list for ResNets
+    size = VIT_SIZES.get((vision.get("width"), layers if isinstance(layers, int) else 0))
     if size is None:
         return ""
     gelu = "quickgelu_" if config.get("quick_gelu") else ""
@@ -82,12 +83,10 @@ def tower(name: str) -> str:
 
 def _at_side(table: pd.DataFrame, model: str, side: int) -> pd.DataFrame:
     rows = table[table["model"] == model]
-    if side:
-        rows = rows[rows["side"] == side]
-    elif len(rows):
-        rows = rows[rows["side"] == min(rows["side"], key=lambda given: (abs(given - USUAL_SIDE), given))]
-    rows = rows.sort_values("images_per_second", ascending=False, kind="stable").rename(columns={"device": "card"})
-    return rows[["card", "images_per_second", "source", "precision", "side"]].reset_index(drop=True)
+    nearest = min(rows["side"], key=lambda given: (abs(given - USUAL_SIDE), given), default=0)
+    rows = rows[rows["side"] == (side or nearest)].rename(columns={"device": "card"})
+    rows = rows.sort_values("images_per_second", ascending=False, kind="stable", ignore_index=True)
+    return rows[["card", "images_per_second", "source", "precision", "side"]]
 
 
 @lru_cache
@@ -101,11 +100,7 @@ def published_rates() -> pd.DataFrame:
 
 def usual_passes(profile: Profile) -> float:
     """Forward passes per model, in passes at 224 pixels: larger inputs count by their area."""
-    total = 0.0
-    for run in runs(profile):
-        side = parse(run.transform).input_size(USUAL_SIDE)
-        total += run.images * (side / USUAL_SIDE) ** 2
-    return total
+    return sum(run.images * (parse(run.transform).input_size(USUAL_SIDE) / USUAL_SIDE) ** 2 for run in runs(profile))
 
 
 def projected_hours(profile: Profile) -> pd.DataFrame:
@@ -114,28 +109,19 @@ def projected_hours(profile: Profile) -> pd.DataFrame:
     The network alone: a lower bound. Measured cards first; only cards with a rate for every model that has any;
     `attrs["without"]` names those that have none.
     """
-    by_model = {
-        name: pd.concat(
-            [measured_throughput(spec).assign(measured=True), published_throughput(spec).assign(measured=False)]
-        )
+    tables = [
+        find(spec).assign(measured=find is measured_throughput, model=name)
         for name, spec in profile.models.items()
-    }
-    known = [table for table in by_model.values() if len(table)]
-    whole = pd.DataFrame(columns=["card", "hours", "precision", "source"])
-    if known:
-        rates = pd.concat(known)
-        rates["hours"] = usual_passes(profile) / rates["images_per_second"] / 3600
-        grouped = rates.groupby(["card", "measured"], as_index=False).agg(
-            hours=("hours", "sum"),
-            models=("hours", "size"),
-            precision=("precision", "first"),
-            source=("source", "first"),
-        )
-        grouped = grouped[grouped["models"] == len(known)]
-        ordered = grouped.sort_values(["measured", "hours"], ascending=[False, True])
-        whole = ordered[whole.columns].reset_index(drop=True)
-    whole.attrs["without"] = [name for name, table in by_model.items() if table.empty]
-    return whole
+        for find in (measured_throughput, published_throughput)
+    ]
+    rates = pd.concat([table for table in tables if len(table)] or tables[:1])
+    rates["hours"] = usual_passes(profile) / rates["images_per_second"].astype(float) / 3600
+    cards = rates.groupby(["card", "measured"], as_index=False)
+    table = cards.agg({"hours": "sum", "model": "nunique", "precision": "first", "source": "first"})
+    table = table[table["model"] == rates["model"].nunique()]
+    table = table.sort_values(["measured", "hours"], ascending=[False, True], ignore_index=True)
+    table.attrs["without"] = [name for name in profile.models if name not in set(rates["model"])]
+    return table[["card", "hours", "precision", "source"]]
 
 
 def projection(profile: Profile) -> list[str]:
@@ -148,11 +134,10 @@ def projection(profile: Profile) -> list[str]:
         f"Projected time of the networks alone, {models} model{'s' * (models > 1)} one after the other "
         f"({usual_passes(profile) / 1e6:.2f} million passes each, at 224 pixels):"
     ]
-    said += [f"  {row.card:26} {_span(row.hours):>9}   {row.precision}, {row.source}" for row in table.itertuples()]
+    for row in table.itertuples():
+        span = f"{row.hours:.1f} h" if row.hours < 72 else f"{row.hours / 24:.0f} days"
+        span = f"{max(1, 60 * row.hours):.0f} min" if row.hours < 2 else span
+        said.append(f"  {row.card:26} {span:>9}   {row.precision}, {row.source}")
     if table.attrs["without"]:
         said.append(f"  without {', '.join(table.attrs['without'])}: no rate is known; `make bench` measures yours")
     return said
-
-
-def _span(time: float) -> str:
-    return f"{time:.1f} h" if time < 72 else f"{time / 24:.0f} days"

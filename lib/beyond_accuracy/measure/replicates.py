@@ -20,13 +20,8 @@ def noise(path: Path, dimension: str, models: Collection[str]) -> pd.DataFrame:
     Pooling or shrinking the variances of models that differ in how much luck moves them gave intervals that cover 86 to
     90 % (docs/metrics.md), so every model has its own, with the few degrees of freedom that its runs leave.
 
-    Args:
-        path: The table of replicate runs.
-        dimension: The page whose metrics are wanted.
-        models: Models of that page that the runs are replicates of.
-
-    Returns:
-        Columns `verdicts.NOISE`, for models with at least two runs.
+    Rows of one page (`dimension`) and of the models that the runs in the table are replicates of, those with at least
+    two runs: columns `verdicts.NOISE`.
     """
     table = pd.read_csv(path)
     table = table[(table["dimension"] == dimension) & table["model"].isin(models)]

@@ -14,8 +14,11 @@ Bootstrap Methods and their Application (1997), chapter 4 for the (1 + k) / (B +
 Should Know About the Bootstrap (2015), section 5.3 for the expanded percentile interval; Korn and Graubard, Confidence
 Intervals for Proportions with Small Expected Number of Positive Counts (1998) for shares of clusters; Tango,
 Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample Design (1998);
-Fagerland, Lydersen and Laake, The McNemar Test for Binary Matched-Pairs Data (2013). Wilson interval, McNemar test and
-Holm correction are those of statsmodels.
+Fagerland, Lydersen and Laake, The McNemar Test for Binary Matched-Pairs Data (2013). Wilson interval and Holm
+correction are those of statsmodels.
+
+Every function raises a ValueError where there are no data or some are NaN, where paired lengths differ, and where there
+is a single cluster.
 """
 
 import math
@@ -25,19 +28,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm, t
-from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
+from scipy.special import logit
+from scipy.stats import chi2, norm, t
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-Z95 = float(norm.isf(0.025))
-"""Half the width of a 95 % interval in standard errors."""
-
+Z95 = float(norm.isf(0.025))  # half the width of a 95 % interval in standard errors
+# Least number of resamples behind a printed p-value: its smallest value is then 1e-4, small enough to survive Holm.
 P_VALUE_RESAMPLES = 20_000
-"""Least number of resamples behind a printed p-value: its smallest value is then 1e-4, small enough to survive Holm."""
 
 _TIE = 1e-9  # of the largest draw: below it a draw is rounding of an exact zero
-
 _BATCH_ELEMENTS = 2**22  # 16 MB of float32 counts: stays near the cache, and memory does not grow with resamples
 _MAX_CELLS_SHARE = 1 / 20  # distinct rows up to this share of n: drawing cells is cheaper than drawing images
 
@@ -57,19 +57,16 @@ class Difference(NamedTuple):
     p_value: float
 
 
+def odds(percent: ArrayLike) -> NDArray[np.float64]:
+    """Log-odds of percent; 0 and 100 have none and are moved inside."""
+    return logit(np.clip(np.asarray(percent, float), 0.2, 99.8) / 100)
+
+
 # ---------------------------------------------------------------------------------------------------------- intervals
 
 
 def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
     """Wilson score interval of a proportion (Wilson 1927); stays inside 0..1 and is exact in spirit at 0 and n.
-
-    Args:
-        correct: Number of successes.
-        n: Number of trials, at least 1.
-        level: Confidence level.
-
-    Raises:
-        ValueError: If n is 0, or correct is outside 0..n.
 
     >>> [round(x, 4) for x in wilson(8, 10)]
     [0.4902, 0.9433]
@@ -78,18 +75,13 @@ def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
         raise ValueError("a proportion of no images has no interval: n is 0")
     if not 0 <= correct <= n:
         raise ValueError(f"correct must lie in 0..n, got {correct} of {n}")
-    low, high = proportion_confint(int(correct), int(n), alpha=1 - level, method="wilson")
-    return Interval(float(low), float(high))
+    return Interval(*map(float, proportion_confint(int(correct), int(n), alpha=1 - level, method="wilson")))
 
 
 def share_interval(
-    hits: ArrayLike,
-    clusters: ArrayLike | None = None,
-    level: float = 0.95,
-    crossed: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-    effect: float | None = None,
-) -> Interval:
+    hits: ArrayLike, clusters: ArrayLike | None = None, level: float = 0.95, crossed: ArrayLike | None = None,
+    weights: ArrayLike | None = None, effect: float | None = None,
+) -> Interval:  # fmt: skip
     """Interval of a share of images: Wilson's, at the number of independent images that the clusters are worth.
 
     With clusters the number of images is divided by the design effect (variance of the mean over clusters by that of as
@@ -105,9 +97,6 @@ def share_interval(
         effect: Design effect where more is known of it than these images tell, such as over several groups of images;
             NaN where even those do not tell it.
 
-    Raises:
-        ValueError: If there are no images, or a single cluster and no design effect.
-
     >>> [round(x, 3) for x in share_interval([True] * 10)]
     [0.722, 1.0]
     """
@@ -115,19 +104,18 @@ def share_interval(
     n, share = len(hits), float(np.average(hits, weights=weights))
     if clusters is None:
         return wilson(int(hits.sum()), n, level)
-    units, worth = len(np.unique(np.asarray(clusters))), math.nan
+    units, worth = _units(clusters), math.nan
     if effect is not None:
         worth = n / effect
     elif units < 2 or np.ptp(hits) > 0:
         shares = np.full(n, 1 / n) if weights is None else np.asarray(weights, float) / np.sum(weights)
         spread = clustered_variance(shares * (hits - share), clusters, crossed)
-        few = _freedom(units if crossed is None else min(units, len(np.unique(np.asarray(crossed)))))
-        tail = (1 - level) / 2
+        few, tail = _freedom(_units(clusters, crossed)), (1 - level) / 2
         # no spread between clusters at all: the images are worth more than independent ones
         worth = share * (1 - share) / spread * (norm.isf(tail) / t.isf(tail, few)) ** 2 if spread > 0 else n
     worth = units if math.isnan(worth) else float(np.clip(worth, min(1, n), n))
-    low, high = np.clip(proportion_confint(share * worth, worth, alpha=1 - level, method="wilson"), 0, 1)
-    return Interval(float(low), float(high))
+    ends = np.clip(proportion_confint(share * worth, worth, alpha=1 - level, method="wilson"), 0, 1)
+    return Interval(*map(float, ends))
 
 
 def clustered_variance(influence: ArrayLike, clusters: ArrayLike, crossed: ArrayLike | None = None) -> float:
@@ -137,13 +125,8 @@ def clustered_variance(influence: ArrayLike, clusters: ArrayLike, crossed: Array
     without cutting through the other. V = V_clusters + V_crossed - V_images (Cameron, Gelbach and Miller 2011, Robust
     Inference with Multiway Clustering), and not less than either of the two.
 
-    Args:
-        influence: (n,) terms of the sum, each less its expectation: for a mean (value - mean) / n.
-        clusters: (n,) origin of each image.
-        crossed: (n,) its other origin, if it has two.
-
-    Raises:
-        ValueError: If there are no images, or a single cluster of either kind.
+    `influence` (n,) are the terms of the sum, each less its expectation: for a mean (value - mean) / n; `clusters` and
+    `crossed` (n,) the images' origins.
     """
     influence = _finite(influence, "influence")
 
@@ -161,24 +144,16 @@ def clustered_variance(influence: ArrayLike, clusters: ArrayLike, crossed: Array
 
 
 def linear_difference(
-    estimate: float, influence: ArrayLike, clusters: ArrayLike, crossed: ArrayLike | None = None, level: float = 0.95
+    estimate: float, influence: ArrayLike, clusters: ArrayLike, crossed: ArrayLike | None = None
 ) -> Difference:
-    """Interval and p-value of a smooth statistic of clustered images, by Student's t from each image's influence on it.
+    """Interval and p-value of a smooth statistic of clustered images, zero without a difference, by Student's t.
 
-    Args:
-        estimate: The statistic, zero without a difference.
-        influence: (n,) derivative of the statistic with respect to each image's weight, as for `clustered_variance`.
-        clusters: (n,) origin of each image; the fewer kind of cluster gives the degrees of freedom.
-        crossed: (n,) its other origin, if it has two.
-        level: Confidence level.
-
-    Raises:
-        ValueError: As for `clustered_variance`.
+    `influence` (n,) is its derivative with respect to each image's weight; with it, clusters and crossed are as for
+    `clustered_variance`. The fewer kind of cluster gives the degrees of freedom.
     """
     error = math.sqrt(clustered_variance(influence, clusters, crossed))
-    units = [len(np.unique(np.asarray(labels))) for labels in (clusters, crossed) if labels is not None]
-    freedom = _freedom(min(units))
-    reach = float(t.isf((1 - level) / 2, freedom)) * error
+    freedom = _freedom(_units(clusters, crossed))
+    reach = float(t.isf(0.025, freedom)) * error
     # without any spread the statistic is what it is: zero up to rounding, or certainly not
     p = 2 * float(t.sf(abs(estimate) / error, freedom)) if error else float(abs(estimate) < _TIE)
     return Difference(float(estimate), Interval(float(estimate) - reach, float(estimate) + reach), p)
@@ -195,27 +170,19 @@ def settle(draws: ArrayLike) -> NDArray[np.float64]:
     return np.where(np.abs(draws) <= _TIE * np.abs(draws).max(initial=0.0), 0.0, draws)
 
 
-def percentile_interval(draws: ArrayLike, level: float = 0.95, units: int | None = None) -> Interval:
-    """Percentile bootstrap interval of one statistic.
+def percentile_interval(draws: ArrayLike, units: int | None = None) -> Interval:
+    """95 % percentile bootstrap interval of one statistic from its (resamples,) draws.
 
-    Args:
-        draws: (resamples,) values of the statistic, one per resample.
-        level: Confidence level.
-        units: Number of independent units that were resampled, where they are few: the percentiles are moved outwards
-            to t quantiles, times sqrt(units / (units - 1)), since a bootstrap's spread lacks that factor (Hesterberg
-            2015). None for many.
-
-    Raises:
-        ValueError: If there are no draws or one of them is NaN, or units is below 2.
+    `units` is the number of independent units that were resampled, where they are few: the percentiles are moved
+    outwards to t quantiles, times sqrt(units / (units - 1)), since a bootstrap's spread lacks that factor (Hesterberg
+    2015). None for many; below 2 a ValueError.
     """
-    draws = _finite(draws, "bootstrap draws")
+    draws, tail = _finite(draws, "bootstrap draws"), 0.025
     if draws.ndim != 1:
         raise ValueError(f"draws of one statistic are expected, got shape {draws.shape}")
-    tail = (1 - level) / 2
     if units is not None:
         tail = float(norm.sf(t.isf(tail, _freedom(units)) * math.sqrt(units / (units - 1))))
-    low, high = np.quantile(settle(draws), [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    return Interval(*map(float, np.quantile(settle(draws), [tail, 1 - tail])))
 
 
 def _freedom(units: int) -> int:
@@ -228,28 +195,17 @@ def _freedom(units: int) -> int:
 
 
 def resample_weights(
-    n: int, resamples: int, rng: np.random.Generator, clusters: ArrayLike | None = None, batch: int | None = None
+    n: int, resamples: int, rng: np.random.Generator, clusters: ArrayLike | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Bootstrap resamples as counts: how often each image was drawn.
+    """Bootstrap resamples as integer counts, how often each image was drawn, in blocks (resamples of the block, n).
 
-    Args:
-        n: Number of images.
-        resamples: Number of resamples.
-        rng: Source of randomness.
-        clusters: (n,) cluster of each image (any hashable labels). Whole clusters are drawn, as many as there are, so
-            a resample's counts need not sum to n. None draws images.
-        batch: Resamples per yielded block; by default as many as fit 16 MB.
-
-    Yields:
-        (<= batch, n) float32 integer counts, `resamples` rows in total. The draws do not depend on `batch`.
-
-    Raises:
-        ValueError: If n or resamples is below 1, clusters has another length, or there is a single cluster.
+    `clusters` (n,) are labels of any kind: whole clusters are drawn, as many as there are, so that a resample's counts
+    need not sum to n. None draws images. The draws do not depend on the size of the blocks.
     """
     index, units = _clusters(n, clusters)
     if resamples < 1:
         raise ValueError(f"at least one resample is needed, got {resamples}")
-    for size in _batches(resamples, n, batch):
+    for size in _batches(resamples, n):
         counts = np.empty((size, units), np.float32)
         for row in counts:  # one row at a time keeps draws and counts in the cache: several times faster than 2-D
             row[:] = np.bincount(rng.integers(0, units, units), minlength=units)
@@ -257,114 +213,59 @@ def resample_weights(
 
 
 def bootstrap(
-    statistic: Callable[[NDArray[np.float32]], NDArray],
-    n: int,
-    resamples: int,
-    rng: np.random.Generator,
+    statistic: Callable[[NDArray[np.float32]], NDArray], n: int, resamples: int, rng: np.random.Generator,
     clusters: ArrayLike | None = None,
-) -> NDArray[np.float64]:
-    """Bootstrap distribution of any statistic that can be computed from resample counts.
-
-    Args:
-        statistic: Maps (batch, n) counts to (batch, ...) values.
-        n: Number of images.
-        resamples: Number of resamples.
-        rng: Source of randomness.
-        clusters: As in `resample_weights`.
-
-    Returns:
-        (resamples, ...) draws.
-    """
+) -> NDArray[np.float64]:  # fmt: skip
+    """(resamples, ...) draws of any statistic that maps (batch, n) counts of `resample_weights` to (batch, ...)."""
     return np.concatenate([np.asarray(statistic(w), float) for w in resample_weights(n, resamples, rng, clusters)])
 
 
 def bootstrap_means(
     values: ArrayLike, resamples: int, rng: np.random.Generator, clusters: ArrayLike | None = None
 ) -> NDArray[np.float64]:
-    """Bootstrap distribution of column means; columns are resampled together, so their draws are paired.
+    """Draws (resamples,) or (resamples, k) of the column means of values (n,) or (n, k).
 
-    With clusters the mean of a resample is the ratio of its sum to its number of images. Columns with few distinct
-    rows (0/1 outcomes of some models) are drawn as multinomial counts of those rows, which has exactly the same
-    distribution and costs next to nothing.
-
-    Args:
-        values: (n,) or (n, k) numbers or booleans.
-        resamples: Number of resamples.
-        rng: Source of randomness.
-        clusters: As in `resample_weights`.
-
-    Returns:
-        (resamples,) or (resamples, k) means.
-
-    Raises:
-        ValueError: If values are empty or contain NaN, or clusters do not fit.
+    Columns are resampled together, so their draws are paired. With clusters the mean of a resample is the ratio of its
+    sum to its number of images. Columns with few distinct rows (0/1 outcomes of some models) are drawn as multinomial
+    counts of those rows, which has exactly the same distribution and costs next to nothing.
     """
-    values = np.asarray(values)
     table = _finite(values, "values")
     if table.ndim > 2:
         raise ValueError(f"one row per image is expected, got shape {table.shape}")
+    one, table = table.ndim == 1, table.reshape(len(table), -1)
     if clusters is None:
-        draws = _draw_means(table.reshape(len(table), -1), resamples, rng)
+        draws = _draw_means(table, resamples, rng)
     else:
         index, units = _clusters(len(table), clusters)
         # Sums and sizes per cluster carry all that a cluster bootstrap of means needs: as many rows as clusters.
-        sums = np.stack([np.bincount(index, c, units) for c in table.reshape(len(table), -1).T], axis=1)
-        sizes = np.bincount(index, minlength=units)
-        means = _draw_means(np.column_stack([sums, sizes]), resamples, rng)
+        sums = np.stack([np.bincount(index, column, units) for column in table.T], axis=1)
+        means = _draw_means(np.column_stack([sums, np.bincount(index, minlength=units)]), resamples, rng)
         draws = means[:, :-1] / means[:, -1:]
-    return draws[:, 0] if values.ndim == 1 else draws
+    return draws[:, 0] if one else draws
 
 
 def _draw_means(table: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     n = len(table)
-    cells = _distinct_rows(table)
-    if cells is not None:
-        rows, counts = cells
+    ordered = table[np.lexsort(table.T[::-1])]
+    first = np.flatnonzero(np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1)))
+    if len(first) <= int(n * _MAX_CELLS_SHARE):
+        rows, shares = ordered[first], np.diff(first, append=n) / n
         batches = _batches(resamples, len(rows))
-        return np.concatenate([rng.multinomial(n, counts / n, size=size) @ rows / n for size in batches])
+        return np.concatenate([rng.multinomial(n, shares, size=size) @ rows / n for size in batches])
     # float64: sums of 0/1 outcomes are exact, so that equal means are equal on every machine
     return bootstrap(lambda weights: weights @ table, n, resamples, rng) / n
-
-
-def _distinct_rows(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    """Distinct rows and their counts, or None if there are too many of them to be worth it."""
-    limit = int(len(table) * _MAX_CELLS_SHARE)
-    code, size = np.zeros(len(table), np.int64), 1  # row number in a mixed-radix system with `size` possible values
-    for column in table.T:
-        if np.isin(column, (0.0, 1.0)).all():
-            inverse, levels = column.astype(np.int64), 2
-        else:
-            values, inverse = np.unique(column, return_inverse=True)
-            levels = len(values)
-        if levels > limit:
-            return None
-        if size * levels > 2**62:
-            # Renumber the rows that occur: the codes stay small whatever the number of columns.
-            kept, code = np.unique(code, return_inverse=True)
-            size = len(kept)
-            if size > limit:
-                return None
-        code, size = code * levels + inverse, size * levels
-    _, first, counts = np.unique(code, return_index=True, return_counts=True)
-    return (table[first], counts) if len(first) <= limit else None
 
 
 # --------------------------------------------------------------------------------------------------------------- tests
 
 
 def bootstrap_p_value(draws_of_difference: ArrayLike, units: int | None = None) -> float:
-    """Two-sided p-value of a difference of zero, from bootstrap draws of the difference.
+    """Two-sided p-value of a difference of zero, from (resamples,) bootstrap draws of the difference.
 
     Twice the smaller share of draws on one side of zero, with the observed sample counted once: (1 + k) / (B + 1),
     so that it is never 0. It is the level at which the percentile interval just touches zero. Print it only with at
-    least `P_VALUE_RESAMPLES` draws, and the smallest one it can be (`p_value_floor`) as a bound.
-
-    Args:
-        draws_of_difference: (resamples,) draws of a - b.
-        units: As in `percentile_interval`: where few units inform, the p-value is Student's.
-
-    Raises:
-        ValueError: If there are no draws or one of them is NaN, or units is below 2.
+    least `P_VALUE_RESAMPLES` draws, and the smallest one it can be (`p_value_floor`) as a bound. With few `units`, as
+    in `percentile_interval`, the p-value is Student's.
 
     >>> bootstrap_p_value([0.1, 0.2, 0.3])
     0.5
@@ -389,106 +290,39 @@ def _two_sided(tail: float, units: int | None) -> float:
     return float(min(1.0, 2 * tail))
 
 
-def paired_difference(
-    values_a: ArrayLike,
-    values_b: ArrayLike,
-    resamples: int,
-    rng: np.random.Generator,
-    clusters: ArrayLike | None = None,
-    level: float = 0.95,
-) -> Difference:
-    """Mean of a - b over the same images, with a paired bootstrap interval and p-value.
-
-    Args:
-        values_a: (n,) per-image values of model a (correctness, loss, ...).
-        values_b: (n,) values of model b on the same images in the same order.
-        resamples: Number of resamples.
-        rng: Source of randomness.
-        clusters: As in `resample_weights`.
-        level: Confidence level.
-
-    Raises:
-        ValueError: If the lengths differ, or values are empty or contain NaN.
-    """
-    a, b = _finite(values_a, "values_a"), _finite(values_b, "values_b")
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"paired values must have one equal length, got shapes {a.shape} and {b.shape}")
-    draws = bootstrap_means(a - b, resamples, rng, clusters)
-    units = None if clusters is None else len(np.unique(np.asarray(clusters)))
-    interval = percentile_interval(draws, level, units)
-    return Difference(float(np.mean(a - b)), interval, bootstrap_p_value(draws, units))
-
-
-def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """McNemar's test of equal accuracy on the same images: p-value of the score statistic (b - c)^2 / (b + c).
-
-    Neither exact nor with a continuity correction: both reject too rarely at any number of images (Fagerland, Lydersen
-    and Laake 2013), and this is the test that the interval of `accuracy_difference` inverts.
-
-    Args:
-        correct_a: (n,) booleans of model a.
-        correct_b: (n,) booleans of model b, same images.
-
-    Raises:
-        ValueError: If the lengths differ or there are no images.
-    """
-    n, only_a, only_b = _discordant(correct_a, correct_b)
-    both = [[n - only_a - only_b, only_a], [only_b, 0]]
-    return float(_mcnemar(both, exact=False, correction=False).pvalue) if only_a + only_b else 1.0
-
-
-def accuracy_difference(correct_a: ArrayLike, correct_b: ArrayLike, level: float = 0.95) -> Difference:
-    """Accuracy of a minus that of b over the same images, with its score interval and McNemar's p-value.
+def accuracy_difference(correct_a: ArrayLike, correct_b: ArrayLike) -> Difference:
+    """Accuracy of a minus that of b over the same (n,) images, with its score interval and McNemar's p-value.
 
     The interval holds every difference that the score test does not reject (Tango 1998), so that it excludes zero
-    exactly where p < 1 - level; where the models are right on the same images it has a width, unlike a bootstrap's.
-
-    Args:
-        correct_a: (n,) booleans of model a.
-        correct_b: (n,) booleans of model b, same images.
-        level: Confidence level.
-
-    Raises:
-        ValueError: If the lengths differ or there are no images.
+    exactly where p < .05; where the models are right on the same images it has a width, unlike a bootstrap's. The test
+    is neither exact nor has it a continuity correction: both reject too rarely at any number of images (Fagerland,
+    Lydersen and Laake 2013).
 
     >>> estimate, interval, p = accuracy_difference([True] * 20, [True] * 20)
     >>> estimate, [round(x, 3) for x in interval], p
     (0.0, [-0.161, 0.161], 1.0)
     """
-    n, only_a, only_b = _discordant(correct_a, correct_b)
-    gap, z = (only_a - only_b) / n, float(norm.isf((1 - level) / 2))
+    a, b = np.asarray(correct_a).astype(bool), np.asarray(correct_b).astype(bool)
+    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
+        raise ValueError(f"paired outcomes must have one equal length above 0, got shapes {a.shape} and {b.shape}")
+    n, only_a, only_b = a.size, int(np.sum(a & ~b)), int(np.sum(~a & b))
+    gap, apart = (only_a - only_b) / n, only_a + only_b
 
     def score(difference: float) -> float:
         """Distance of a difference from the estimate, in its own standard errors."""
-        linear = (2 - gap) * difference - (only_a + only_b) / n
+        linear = (2 - gap) * difference - apart / n
         share = (math.sqrt(linear**2 + 8 * only_b / n * difference * (1 - difference)) - linear) / 4  # only b right
         variance = (2 * share + difference * (1 - difference)) / n
         return (difference - gap) / math.sqrt(max(variance, 1e-30))
 
-    low = brentq(lambda d: score(d) + z, -1, gap) if gap > -1 else -1.0
-    high = brentq(lambda d: score(d) - z, gap, 1) if gap < 1 else 1.0
-    return Difference(gap, Interval(float(low), float(high)), mcnemar(correct_a, correct_b))
-
-
-def _discordant(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[int, int, int]:
-    """Number of images, and on how many only a and only b is right."""
-    a, b = np.asarray(correct_a).astype(bool), np.asarray(correct_b).astype(bool)
-    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
-        raise ValueError(f"paired outcomes must have one equal length above 0, got shapes {a.shape} and {b.shape}")
-    return a.size, int(np.sum(a & ~b)), int(np.sum(~a & b))
+    low = brentq(lambda d: score(d) + Z95, -1, gap) if gap > -1 else -1.0
+    high = brentq(lambda d: score(d) - Z95, gap, 1) if gap < 1 else 1.0
+    p = float(chi2.sf((only_a - only_b) ** 2 / apart, 1)) if apart else 1.0
+    return Difference(gap, Interval(float(low), float(high)), p)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Holm's step-down correction of the p-values of one table.
-
-    Args:
-        p_values: p-values of any shape; NaN marks a comparison that was not made and is not counted.
-
-    Returns:
-        Corrected p-values of the same shape; NaN stays NaN.
-
-    Raises:
-        ValueError: If a p-value lies outside 0..1.
+    """Holm's step-down correction of the p-values of one table, of any shape; NaN (not compared) is not counted.
 
     >>> holm([0.01, 0.04, float("nan")]).tolist()
     [0.02, 0.04, nan]
@@ -506,9 +340,9 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
-def _batches(resamples: int, width: int, batch: int | None = None) -> list[int]:
+def _batches(resamples: int, width: int) -> list[int]:
     """Sizes of the blocks in which resamples of `width` numbers each are drawn."""
-    size = batch or max(1, _BATCH_ELEMENTS // width)
+    size = max(1, _BATCH_ELEMENTS // width)
     full, rest = divmod(resamples, size)
     return [size] * full + [rest] * bool(rest)
 
@@ -520,6 +354,11 @@ def _finite(values: ArrayLike, what: str) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError(f"{what}: {int((~np.isfinite(array)).sum())} of {array.size} are NaN or infinite")
     return array
+
+
+def _units(*clusters: ArrayLike | None) -> int:
+    """Number of clusters, of the fewer kind."""
+    return min(len(np.unique(np.asarray(labels))) for labels in clusters if labels is not None)
 
 
 def _clusters(n: int, clusters: ArrayLike | None) -> tuple[NDArray[np.intp] | None, int]:

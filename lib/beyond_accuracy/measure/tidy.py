@@ -1,6 +1,8 @@
 """Tidy rows: an estimate of every model with its interval, and the paired differences between models.
 
-Every dimension hands its estimates here: values (models,), paired draws (resamples, models) and a number of units.
+Every dimension hands its estimates here: values (models,), paired draws (resamples, models) and `n`, the number of
+independent units (images, scenes, …) behind them. `units` are those of `stats.percentile_interval`: given where they
+are few.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from beyond_accuracy.measure.stats import (
-    Difference,
-    Interval,
-    accuracy_difference,
-    bootstrap_p_value,
-    p_value_floor,
-    percentile_interval,
-    wilson,
-)
+from beyond_accuracy.measure import stats
+from beyond_accuracy.measure.stats import Difference, Interval, bootstrap_p_value, p_value_floor
 
 COLUMNS = ["metric", "model", "value", "ci_low", "ci_high", "n", "unit"]
 PAIR = ["metric", "model_a", "model_b", "difference", "ci_low", "ci_high", "p", "p_floor", "n", "unit"]
@@ -29,30 +24,16 @@ NONE = Interval(np.nan, np.nan)
 def interval(draws: NDArray, units: int | None = None) -> Interval:
     """Percentile interval of draws that may be 0/0 (NaN); none when more than 5 % of them are."""
     known = draws[~np.isnan(draws)]
-    return percentile_interval(known, units=units) if len(known) >= (1 - MOST_UNDEFINED) * len(draws) else NONE
+    return stats.percentile_interval(known, units=units) if len(known) >= (1 - MOST_UNDEFINED) * len(draws) else NONE
 
 
 def rows(
-    metric: str,
-    unit: str,
-    models: Sequence[str],
-    values: ArrayLike,
-    n: ArrayLike,
-    draws: NDArray | None = None,
-    ends: Sequence[Interval] | None = None,
-    units: int | None = None,
-) -> pd.DataFrame:
-    """One row per model with a finite value.
+    metric: str, unit: str, models: Sequence[str], values: ArrayLike, n: ArrayLike, draws: NDArray | None = None,
+    ends: Sequence[Interval] | None = None, units: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """One row per model with a finite value, its interval that of (resamples, models) draws, if any, or `ends`.
 
-    Args:
-        metric: Its name.
-        unit: Its unit.
-        models: (models,) names.
-        values: (models,) estimates.
-        n: Independent units (images, scenes, …) behind it, one number or one per model.
-        draws: (resamples, models) for percentile intervals; None gives no interval, unless `ends` are given.
-        ends: (models,) intervals made otherwise.
-        units: As in `stats.percentile_interval`.
+    `n` is one number, or one per model.
     """
     values, n = np.asarray(values, float), np.broadcast_to(n, len(models))
     if ends is None:
@@ -65,33 +46,20 @@ def rows(
 def accuracy(correct: Mapping[str, ArrayLike], metric: str = "accuracy") -> pd.DataFrame:
     """Percent right of every model with Wilson's interval."""
     shares = {model: (int(np.sum(c)), len(c)) for model, c in correct.items()}
-    ends = [Interval(*(100 * end for end in wilson(*share))) for share in shares.values()]
+    ends = [Interval(*(100 * end for end in stats.wilson(*share))) for share in shares.values()]
     values, sizes = [100 * k / n for k, n in shares.values()], [n for _, n in shares.values()]
     return rows(metric, "percent", list(shares), values, sizes, ends=ends)
 
 
 def pairs(
-    metric: str,
-    unit: str,
-    models: Sequence[str],
-    values: ArrayLike,
-    n: int,
+    metric: str, unit: str, models: Sequence[str], values: ArrayLike, n: int,
     draws: NDArray | Callable[[int, int], NDArray] | None = None,
-    tested: Callable[[int, int], Difference] | None = None,
-    units: int | None = None,
-) -> pd.DataFrame:
+    tested: Callable[[int, int], Difference] | None = None, units: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Paired differences of every two models, p-values uncorrected.
 
-    Args:
-        metric: Its name.
-        unit: Its unit.
-        models: (models,) names.
-        values: (models,) estimates.
-        n: Independent units.
-        draws: (resamples, models) of the estimates, drawn together, or a function of two positions to draws of their
-            difference; not needed where `tested` is given.
-        tested: Positions -> interval and p-value of a test that does not resample; None: those of the draws.
-        units: As in `stats.percentile_interval`.
+    Interval and p-value are those of the draws: (resamples, models) of the estimates, drawn together, or a function of
+    two positions to draws of their difference; or of `tested`, a function of two positions that does not resample.
     """
     found = []
     for a, b in combinations(range(len(models)), 2):
@@ -112,7 +80,7 @@ def accuracy_pairs(correct: Mapping[str, ArrayLike], metric: str = "accuracy") -
     models, right = list(correct), [np.asarray(c, bool) for c in correct.values()]
 
     def tested(a: int, b: int) -> Difference:
-        share, (low, high), p = accuracy_difference(right[a], right[b])
+        share, (low, high), p = stats.accuracy_difference(right[a], right[b])
         return Difference(100 * share, Interval(100 * low, 100 * high), p)
 
     return pairs(metric, "percent", models, [100 * c.mean() for c in right], len(right[0]), tested=tested)
@@ -130,17 +98,7 @@ def with_gaps(table: NDArray) -> NDArray:
 def estimates(
     metric: str, unit: str, models: Sequence[str], values: ArrayLike, n: int, draws: NDArray, units: int | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows, and the paired differences of every two models.
-
-    Args:
-        metric: Its name.
-        unit: Its unit.
-        models: (models,) names.
-        values: (models,) estimates.
-        n: Independent units.
-        draws: (resamples, columns of `with_gaps`).
-        units: As in `stats.percentile_interval`.
-    """
+    """Rows, and the paired differences of every two models, from draws (resamples, columns of `with_gaps`)."""
     column = {pair: k for k, pair in enumerate(combinations(range(len(models)), 2), start=len(models))}
     gaps = pairs(metric, unit, models, values, n, lambda a, b: draws[:, column[a, b]], units=units)
     return rows(metric, unit, models, values, n, draws[:, : len(models)], units=units), gaps
@@ -158,33 +116,16 @@ def against_zero(
 ) -> pd.DataFrame:
     """Every model's own number against zero, as rows of `pairs` with an empty `model_b`."""
     found = [
-        (
-            metric,
-            m,
-            "",
-            values[k],
-            *interval(d, units),
-            bootstrap_p_value(d, units),
-            p_value_floor(len(d), units),
-            n,
-            unit,
-        )
-        for k, (m, d) in enumerate(zip(models, draws.T, strict=True))
+        (metric, m, "", value, *interval(d, units), bootstrap_p_value(d, units), p_value_floor(len(d), units), n, unit)
+        for m, value, d in zip(models, values, draws.T, strict=True)
     ]
     return pd.DataFrame(found, columns=PAIR)
 
 
 def pivot(frame: pd.DataFrame, index: Sequence[str] | str, columns: str, order: Sequence[str] = ()) -> pd.DataFrame:
-    """Rows for readers: one row per `index`, and per value of `columns` a column with its interval beside it.
+    """For readers: a row per `index`, per value of `columns` three columns `<value>`, `<value>_low`, `<value>_high`.
 
-    Args:
-        frame: Tidy rows.
-        index: Column or columns that become the rows.
-        columns: Column that becomes the columns.
-        order: Values of `columns` in order (default: first appearance); those without a value are left out.
-
-    Returns:
-        Columns `index`, then `<value>`, `<value>_low`, `<value>_high` per column.
+    `order` is that of the values of `columns` (default: first appearance); those without any number are left out.
     """
     index = [index] if isinstance(index, str) else list(index)
     shown = frame[index].drop_duplicates().reset_index(drop=True)

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, t
+from numpy.typing import NDArray
+from scipy.stats import t
 
-from beyond_accuracy.measure.stats import holm
+from beyond_accuracy.measure.stats import half_width_sd, holm
 
 BEYOND_NOISE, THESE, OPEN = "beyond training noise", "these checkpoints", "open"
 LEVEL = 0.05
@@ -28,10 +29,9 @@ NOISE = ["dataset", "metric", "model", "sd", "df"]
 def judge(rows: pd.DataFrame, noise: pd.DataFrame | None = None) -> pd.DataFrame:
     """Adds `p_holm` and `verdict`.
 
-    Args:
-        rows: Comparisons with `dataset, metric, model_a, model_b, difference, ci_low, ci_high, p, family`.
-        noise: Standard deviation of a metric between training runs that differ in nothing but the seed, and its degrees
-            of freedom: columns `NOISE`, one row per (dataset, metric, model); None where no replicate runs are known.
+    `rows` are comparisons with `dataset, metric, model_a, model_b, difference, ci_low, ci_high, p, family`. `noise` is
+    the standard deviation of a metric between training runs that differ in nothing but the seed, and its degrees of
+    freedom: columns `NOISE`, one row per (dataset, metric, model); None where no replicate runs are known.
     """
     judged = rows.assign(p_holm=np.nan, verdict=OPEN)
     for _, part in judged.groupby("family", sort=False):
@@ -39,26 +39,27 @@ def judge(rows: pd.DataFrame, noise: pd.DataFrame | None = None) -> pd.DataFrame
     sure = judged["p_holm"] < LEVEL
     judged.loc[sure, "verdict"] = THESE
     if noise is not None and len(noise):
-        beyond = [exceeds_noise(row, noise) for row in judged[sure].to_dict("records")]
-        judged.loc[judged.index[sure][np.array(beyond, bool)], "verdict"] = BEYOND_NOISE
+        judged.loc[sure & exceeds_noise(judged, noise), "verdict"] = BEYOND_NOISE
     return judged
 
 
-def exceeds_noise(row: dict, noise: pd.DataFrame) -> bool:
-    """Whether a difference is larger than two training runs differ by the luck of their seeds and of the images.
+def exceeds_noise(rows: pd.DataFrame, noise: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether differences are larger than two training runs differ by the luck of their seeds and of the images.
 
     |d| > t(df) sqrt(sd_a^2 + sd_b^2 + se^2), se from the interval of the difference; df by Welch and Satterthwaite over
-    the two training variances.
+    the two training variances. Not where the noise of either model is unknown.
     """
-    known = noise[(noise["dataset"] == row["dataset"]) & (noise["metric"] == row["metric"])].set_index("model")
-    names = [name for name in (row["model_a"], row["model_b"]) if name]
-    if not set(names) <= set(known.index):
-        return False
-    variance, freedom = known.loc[names, "sd"].to_numpy(float) ** 2, known.loc[names, "df"].to_numpy(float)
-    images = ((row["ci_high"] - row["ci_low"]) / (2 * norm.isf(LEVEL / 2))) ** 2
-    total = variance.sum()
-    df = total**2 / (variance**2 / freedom).sum() if total > 0 else np.inf
-    return bool(abs(row["difference"]) > t.isf(LEVEL / 2, df) * np.sqrt(total + images))
+    known, parts = noise.set_index(NOISE[:3]), []
+    for side in ("model_a", "model_b"):
+        part = known.reindex(pd.MultiIndex.from_frame(rows[["dataset", "metric", side]])).to_numpy(float)
+        parts.append(np.where((rows[side] == "").to_numpy()[:, None], (0.0, 1.0), part))  # compared with zero
+    deviation, freedom = np.stack(parts, axis=-1).swapaxes(0, 1)
+    variance = deviation**2
+    total = variance.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.where(total > 0, total**2 / (variance**2 / freedom).sum(axis=1), np.inf)
+    images = half_width_sd(rows["ci_low"], rows["ci_high"]) ** 2
+    return (rows["difference"].abs() > t.isf(LEVEL / 2, df) * np.sqrt(total + images)).to_numpy()
 
 
 def between(judged: pd.DataFrame, a: str, b: str) -> dict | None:
@@ -67,24 +68,19 @@ def between(judged: pd.DataFrame, a: str, b: str) -> dict | None:
         found = judged[(judged["model_a"] == first) & (judged["model_b"] == second)]
         if len(found):
             row = found.iloc[0].to_dict()
-            ends = sorted((sign * row["ci_low"], sign * row["ci_high"]))
-            return row | dict(
-                model_a=a, model_b=b, difference=sign * row["difference"], ci_low=ends[0], ci_high=ends[1]
-            )
+            low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
+            turned = {"model_a": a, "model_b": b, "difference": sign * row["difference"]}
+            return row | turned | {"ci_low": low, "ci_high": high}
     return None
 
 
 def leaders(values: pd.Series, judged: pd.DataFrame, better: str = "up") -> list[str]:
     """The best model, with all that its comparisons do not tell from it; a single name leads.
 
-    Args:
-        values: Model -> value of one metric on one set.
-        judged: Comparisons of that metric and set, with verdicts.
-        better: `up` or `down`.
+    `values` (by model) and the judged comparisons are of one metric on one set; `better` is `up` or `down`.
     """
-    ordered = list(values.sort_values(ascending=better == "down", kind="stable").index)
-    best = ordered[0]
-    rows = {name: between(judged, best, name) for name in ordered[1:]}
+    best, *others = values.sort_values(ascending=better == "down", kind="stable").index
+    rows = {name: between(judged, best, name) for name in others}
     return [best, *(name for name, row in rows.items() if row is None or row["verdict"] == OPEN)]
 
 

@@ -15,7 +15,7 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Profile, Settings
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.download import from_hub, hub_reachable
-from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.data.transforms import Geometry
 
 PAPER_CROP = 224 / 256
 WEIGHT_FILES = {
@@ -188,14 +188,14 @@ def missing_weights(profile: Profile) -> list[ModelSpec]:
 def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
     """Get a model's weights into the hub's cache, where timm and open_clip look for them."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     weights = locate(spec)
 
     def got(name: str) -> bool:
         try:
             return bool(hf_hub_download(weights.repo, name, revision=weights.revision or None))
-        except EntryNotFoundError:
+        except RemoteEntryNotFoundError:  # the file; its parent class also stands for a hub that does not answer
             return False
 
     with from_hub(weights.repo):
@@ -204,4 +204,6 @@ def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
             got(name)  # one library writes the one, the other the other
         if any(got(name) for name in weights.files):
             return
-    raise DataMissing(f"{weights.repo} holds none of {', '.join(weights.files)}")
+    raise DataMissing(
+        f"{weights.repo} holds none of {', '.join(weights.files)}: they were renamed; give `checkpoint:` a local file"
+    )

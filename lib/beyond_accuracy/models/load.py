@@ -30,8 +30,9 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json, stat_of, write_atomically
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Settings, unknown
-from beyond_accuracy.data import geometry
-from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.data import transforms
+from beyond_accuracy.data.download import hub_refusal
+from beyond_accuracy.data.transforms import Geometry
 from beyond_accuracy.models import card as cards
 from beyond_accuracy.models.card import Card, local_dir, local_folder, locate
 
@@ -109,7 +110,7 @@ def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
 @lru_cache
 def _own_code() -> str:
     """Hash of the code that fills a card in: a card of older code is not trusted."""
-    files = [__file__, cards.__file__, geometry.__file__, paths.__file__]
+    files = [__file__, cards.__file__, transforms.__file__, paths.__file__]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
@@ -284,11 +285,8 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
             f"nothing in it was run ({text[:160]}); convert it to safetensors with the tool it came from"
         )
     what = f"{spec.id} {spec.pretrained}".strip()
-    if (status := _hub_status(error)) in (401, 403, 404):
-        return DataMissing(
-            f"{spec.name}: the hub does not give out the weights of {what} ({status}); if they are gated or private, "
-            "accept their terms on the hub's page and log in with `hf auth login`; else check the name"
-        )
+    if refusal := hub_refusal(error, f"the weights of {what}", "their page on the hub"):
+        return DataMissing(f"{spec.name}: {refusal}")
     chain = f"{type(error).__name__} {type(error.__cause__).__name__} {text}".lower()
     if any(word in chain for word in OFFLINE):
         return DataMissing(
@@ -298,15 +296,6 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
     if isinstance(error, FileNotFoundError):
         return DataMissing(f"{spec.name}: {text}")
     return InputError(f"{spec.name}: weights of {spec.id} do not load: {text}")
-
-
-def _hub_status(error: BaseException | None) -> int | None:
-    """Status of the hub's answer behind an error; the libraries wrap it."""
-    while error is not None:
-        if isinstance(status := getattr(getattr(error, "response", None), "status_code", None), int):
-            return status
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _architecture_hash(spec: ModelSpec, network: nn.Module, imports: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data.classes import ClassSpace
-from beyond_accuracy.data.geometry import Geometry
+from beyond_accuracy.data.transforms import Geometry
 from beyond_accuracy.models.card import Card, local_dir
 
 
@@ -64,7 +64,7 @@ class Model:
         std = torch.tensor(self.card.std, device=images.device).view(1, 3, 1, 1)
         return images.float().div_(255).sub_(mean).div_(std)
 
-    def head(self, classes: ClassSpace, device: torch.device) -> torch.Tensor | None:
+    def head(self, classes: ClassSpace, device: torch.device, progress: bool = False) -> torch.Tensor | None:
         """CLIP: text embedding per class, float32 (width, n_classes), by open_clip's zero-shot builder; else None."""
         self.card.check(classes)
         if not self.is_clip:
@@ -74,7 +74,7 @@ class Model:
         templates = [lambda c, t=t: t.replace("{c}", c) for t in classes.templates]
         with torch.inference_mode():
             return build_zero_shot_classifier(
-                self.network, tokenizer(self.card.spec), classes.spoken, templates, device=device
+                self.network, tokenizer(self.card.spec), classes.spoken, templates, device=device, use_tqdm=progress
             ).float()
 
     def outputs(

@@ -14,8 +14,7 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.dataset import ImageDataset, build_dataset, join, reader, scored_columns
-from beyond_accuracy.data.readers.files import VAL_ID, Samples, image_id
-from beyond_accuracy.data.readers.samples import assemble, available_splits, find
+from beyond_accuracy.data.readers.files import VAL_ID, Samples, assemble, available_splits, find, image_id
 
 WNID_SUFFIX = re.compile(r"_(n\d{8})(?=\.|$)")
 FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order
@@ -91,10 +90,9 @@ def imagenet_hard(spec: DatasetSpec) -> ImageDataset:
         labels = [[label] for label in labels]
     if empty := [row for row, label in enumerate(labels) if not label]:
         raise InputError(f"{spec.name}: row {empty[0]} in {samples.root} has no label; fetch the pinned revision again")
-    metadata = pd.DataFrame(index=range(len(labels)))
-    if "origin" in table.column_names:
-        metadata["origin"] = table["origin"].to_pandas().to_numpy()
-    if "english_label" in table.column_names:
+    kept = [column for column in ("origin", "english_label") if column in table.column_names]
+    metadata = table.select(kept).to_pandas().reindex(range(len(labels)))
+    if "english_label" in kept:
         metadata["english_label"] = ["; ".join(map(str, names or [])) for names in table["english_label"].to_pylist()]
     targets = [np.unique(np.asarray(label, dtype=np.int64)) for label in labels]
     return assemble(spec, samples, [f"{row:05d}" for row in range(len(labels))], targets, metadata=metadata)
@@ -144,11 +142,8 @@ def _check_split(spec: DatasetSpec, split: str, part: Samples) -> None:
     limit = int(spec.options.get("n_classes") or len(part.class_names))
     if part.class_names and len(part.class_names) != limit:
         raise InputError(f"{spec.name}: {part.root} names {len(part.class_names)} classes, the task has {limit}")
-    bad = part.labels[(part.labels < 0) | (bool(limit) & (part.labels >= limit))]
-    if len(bad):
-        raise InputError(
-            f"{spec.name}: label {bad[0]} among the {split} images in {part.root}, expected 0..{limit - 1}"
-        )
+    for bad in part.labels[(part.labels < 0) | (bool(limit) & (part.labels >= limit))][:1]:
+        raise InputError(f"{spec.name}: label {bad} among the {split} images in {part.root}, expected 0..{limit - 1}")
 
 
 def _label_table(spec: DatasetSpec) -> tuple[pd.Series, Path]:
@@ -240,10 +235,9 @@ def _by_number(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None, 
 
 
 def _check_range(spec: DatasetSpec, samples: Samples, n: int) -> None:
-    bad = samples.labels[(samples.labels < 0) | (samples.labels >= n)]
-    if len(bad):
-        hint = "; -1 marks a split whose labels were not published" if bad[0] == -1 else ""
-        raise InputError(f"{spec.name}: label {bad[0]} in {samples.root} is outside 0..{n - 1}{hint}")
+    for bad in samples.labels[(samples.labels < 0) | (samples.labels >= n)][:1]:
+        hint = "; -1 marks a split whose labels were not published" if bad == -1 else ""
+        raise InputError(f"{spec.name}: label {bad} in {samples.root} is outside 0..{n - 1}{hint}")
 
 
 def _check_suffixes(spec: DatasetSpec, samples: Samples, targets: np.ndarray) -> None:

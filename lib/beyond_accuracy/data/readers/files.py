@@ -1,4 +1,7 @@
-"""Image files in folders and in tar archives: which there are, what changes when they change, and how one is read.
+"""The images of a dataset's folder, in whichever form they are stored, and what changes when they change.
+
+Forms: folders of images; the same inside plain tar archives; Parquet shards; webdataset shards. A reader asks `find`
+for the samples and turns names and labels into ids and targets; where the bytes come from is settled here.
 
 An archive is read in place: it is listed once, then each image is one seek and one read. That serves plain archives of
 folders (`imagenet-a.tar`, the five of ImageNet-C), which need no unpacking, and the webdataset form, in which files of
@@ -7,13 +10,15 @@ worker count of another library is involved, so every image is seen exactly once
 """
 
 import hashlib
+import json
 import os
 import re
 import stat
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,13 +28,20 @@ import pyarrow as pa
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import MOST, file_stamp, folder_stamp, load_arrays, sampled_stamp, save_arrays, stat_of
-from beyond_accuracy.base.paths import cache_dir
+from beyond_accuracy.base.paths import cache_dir, in_notebook, resolve
+from beyond_accuracy.base.profile import DatasetSpec
+from beyond_accuracy.data.dataset import ImageDataset, Targets, build_dataset, require
+from beyond_accuracy.data.readers import tables
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
 VAL_ID = re.compile(r"ILSVRC2012_val_\d{8}")
 MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of symbolic links
 NO_LABEL = np.iinfo(np.int64).min
 INDEX_FORMAT = "2"
+EVALUATION = ("validation", "val", "test", "train")  # the split that is scored: the first of these that is there
+SPLITS = {"validation": ("validation", "valid", "val"), "test": ("test",), "train": ("train",)}
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
+ARCHIVES = (".tar.gz", ".tgz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -148,19 +160,14 @@ def _list(path: Path, length: int) -> TarIndex:
                     raise tarfile.ReadError(f"{member.name} is cut off")
                 label = archive.extractfile(member).read(32) if member.name.endswith(".cls") else NO_LABEL
                 names.append(member.name.removeprefix("./"))
-                numbers.append((member.offset_data, member.size, _whole(label, f"{path}: {member.name}")))
+                numbers.append((member.offset_data, member.size, int(label)))
+    except ValueError:
+        raise InputError(f"{path}: {member.name} holds {label!r}, expected the class as a whole number") from None
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(
             f"{path}: not a whole, uncompressed tar archive ({error}); get it again, or unpack it if it is compressed"
         ) from error
     return TarIndex(names, *np.array(numbers, np.int64).reshape(-1, 3).T)
-
-
-def _whole(content: bytes | int, where: str) -> int:
-    try:
-        return int(content)
-    except ValueError:
-        raise InputError(f"{where} holds {content!r}, expected the class as a whole number") from None
 
 
 def stamp(paths: list[Path]) -> str:
@@ -187,18 +194,12 @@ def _members(form: str, paths: list[Path], indices: list[TarIndex], chosen: list
 
 def scan_tars(paths: list[Path]) -> Samples:
     """All images inside plain archives, as if they were unpacked into one folder."""
-    indices = [index_tar(path) for path in paths]
-    chosen = [
-        sorted((i for i, name in enumerate(index.names) if is_image(name)), key=index.names.__getitem__)
-        for index in indices
-    ]
-    names = [index.names[i] for index, at in zip(indices, chosen, strict=True) for i in at]
+    indices, chosen, names = [index_tar(path) for path in paths], [], []
+    for index in indices:
+        images = sorted((name, i) for i, name in enumerate(index.names) if is_image(name))
+        chosen.append([i for _, i in images])
+        names += [name for name, _ in images]
     return _members("tar", paths, indices, chosen, names)
-
-
-def is_webdataset(path: Path) -> bool:
-    """Whether an archive holds samples with `.cls` (or, for several labels, `.npy`) members."""
-    return any(name.endswith((".cls", ".npy")) for name in index_tar(path).names)
 
 
 def scan_webdataset(paths: list[Path]) -> Samples:
@@ -230,3 +231,132 @@ def scan_webdataset(paths: list[Path]) -> Samples:
     if not keys:
         raise InputError(f"{paths[0].parent}: the archives hold no samples")
     return _members("webdataset", paths, indices, chosen, keys, np.array(labels, np.int64))
+
+
+# Which form ----------------------------------------------------------------------------------------------------------
+
+
+def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
+    """The samples of a dataset's folder, of the first of `splits` that is there."""
+    root = require(resolve(spec.path), spec)
+    if shards := _choose(root, "*.parquet", splits):
+        return _from_parquet(spec, root, shards)
+    shards = _choose(root, "*.tar", splits)
+    if shards and any(name.endswith((".cls", ".npy")) for name in index_tar(shards[0]).names):  # webdataset
+        _complete_tars(spec, root, shards)
+        names = root / "classnames.txt"
+        # only line ends are stripped: one VTAB task has a class whose name is an empty line
+        text = names.read_text(encoding="utf-8").removesuffix("\n").split("\n") if names.is_file() else []
+        return replace(scan_webdataset(shards), root=root, class_names=[x.removesuffix("\r") for x in text])
+    # `<root>/val` where that is a folder; `<root>/train` is never scored by accident
+    names = [name for split in splits if split != "train" for name in SPLITS.get(split, (split,))]
+    root = next((root / name for name in names if (root / name).is_dir()), root)
+    found = scan(root)
+    if found.names:
+        return found
+    if shards:
+        return replace(scan_tars(shards), root=root)
+    if packed := sorted(path.name for path in root.iterdir() if path.name.endswith(ARCHIVES)):
+        raise InputError(
+            f"{spec.name}: {root} holds {', '.join(packed)} but no images; unpack it there, or run "
+            f"`beyond-accuracy fetch --only {spec.name}` to verify and unpack it"
+        )
+    raise InputError(
+        f"{spec.name}: no images, .tar or .parquet files in {root}; get them with "
+        f"`beyond-accuracy fetch --only {spec.name}`, or point --data-dir to where they are"
+    )
+
+
+def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more) -> ImageDataset:
+    """`build_dataset` of samples, its size checked against what the full set has (`expected` of the profile)."""
+    source = str(samples.root)
+    note = count_note(spec, len(ids))
+    if note and spec.options.get("strict"):
+        raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
+    if note and not in_notebook():  # pages show the number of images with every result
+        print(f"{spec.name}: {note}", file=sys.stderr)
+    return build_dataset(spec, ids, targets, samples.load, content=samples.stamp, source=source, **more)
+
+
+def count_note(spec: DatasetSpec, n: int) -> str:
+    """What is to be said of a number of images that is not the full set's; empty where it is, or a part is wanted."""
+    wanted_part = any(spec.options.get(name) for name in ("images", "corruptions", "shards"))
+    whole = not spec.expected or n == spec.expected or wanted_part
+    return "" if whole else f"{n:,} images, the full set has {spec.expected:,}"
+
+
+def available_splits(spec: DatasetSpec) -> list[str]:
+    """Splits that lie in a dataset's folder as shards, in the order train, validation, test."""
+    root = require(resolve(spec.path), spec)
+    found = {_split_of(path, root) for pattern in ("*.parquet", "*.tar") for path in _glob(root, pattern)}
+    return [split for split in ("train", "validation", "test") if split in found]
+
+
+def _split_of(path: Path, root: Path) -> str:
+    """Which split a shard belongs to, from the folders and the file name: a key of `SPLITS`, or empty."""
+    words = set(re.split(r"[^a-z]+", path.relative_to(root).as_posix().lower()))
+    return next((split for split, names in SPLITS.items() if words & set(names)), "")
+
+
+def _glob(root: Path, pattern: str) -> list[Path]:
+    found = [*root.glob(pattern), *root.glob(f"*/{pattern}")]
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def _choose(root: Path, pattern: str, splits: tuple[str, ...]) -> list[Path]:
+    """The shards of the first wanted split that is there, `10.tar` after `9.tar`; those of no split go with any."""
+    by_split: dict[str, list[Path]] = {}
+    for path in _glob(root, pattern):
+        by_split.setdefault(_split_of(path, root), []).append(path)
+    wanted = next((split for split in splits if split in by_split), "")
+    pieces = {path: re.split(r"(\d+)", path.as_posix()) for path in by_split.get(wanted, [])}
+    return sorted(pieces, key=lambda path: [int(part) if part.isdigit() else part for part in pieces[path]])
+
+
+def _from_parquet(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
+    _complete(spec, shards)
+    table, class_names, load = tables.read_shards(shards, spec.name)
+    present = table.column_names
+    label = str(spec.options.get("label", next((c for c in ("label", "labels", "cls") if c in present), "")))
+    labels = None
+    if label in present and pa.types.is_integer(table[label].type):
+        if table[label].null_count:
+            raise InputError(f"{spec.name}: column {label!r} in {shards[0].parent} has rows without a label")
+        labels = table[label].to_numpy().astype(np.int64)
+    names = [path or "" for path in table["image.path"].to_pylist()] if "image.path" in present else [""] * len(table)
+    return Samples("parquet", names, load, stamp(shards), root, labels, class_names.get(label, []), table)
+
+
+def _complete(spec: DatasetSpec, shards: list[Path]) -> None:
+    """Shards named `-00003-of-00014` say how many there are."""
+    matches = [found for path in shards if (found := SHARD.search(path.name))]
+    total = {int(found[2]) for found in matches}
+    if len(total) > 1:
+        raise InputError(f"{spec.name}: {shards[0].parent} mixes shards of different downloads; keep one set of them")
+    missing = sorted(set(range(max(total, default=0))) - {int(found[1]) for found in matches})
+    if missing and len(matches) < min(spec.options.get("shards", max(total)), max(total)):
+        raise InputError(
+            f"{spec.name}: {shards[0].parent} lacks {len(missing)} of {max(total)} shards (first missing: "
+            f"{missing[0]:05d}); continue the download with `beyond-accuracy fetch --only {spec.name}`"
+        )
+
+
+def _complete_tars(spec: DatasetSpec, root: Path, shards: list[Path]) -> None:
+    """`nshards.txt` beside the shards, or timm's `_info.json`, says how many there are."""
+    declared, info, expected = shards[0].parent / "nshards.txt", root / "_info.json", 0
+    if declared.is_file():
+        text = declared.read_text(encoding="utf-8").strip()
+        if not text.isdigit():
+            raise InputError(f"{spec.name}: {declared} holds {text!r}, expected the number of shards; fetch it again")
+        expected = int(text)
+    elif info.is_file():
+        try:
+            listed = json.loads(info.read_text(encoding="utf-8"))["splits"]
+            expected = {name: len(split["filenames"]) for name, split in listed.items()}.get(_split_of(shards[0], root))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{spec.name}: {info} does not list the shards ({error})") from error
+    if expected and len(shards) != expected:
+        raise InputError(
+            f"{spec.name}: {shards[0].parent} has {len(shards)} of {expected} shards; continue the download with "
+            f"`beyond-accuracy fetch --only {spec.name}`"
+        )

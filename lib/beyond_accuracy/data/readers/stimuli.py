@@ -18,8 +18,7 @@ from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.corruptions import GROUPS, NAMES, SEVERITIES
 from beyond_accuracy.data.dataset import ImageDataset, evenly, join, reader, remapped, require
 from beyond_accuracy.data.published import cue_categories
-from beyond_accuracy.data.readers.files import Samples, image_id, scan, scan_tars
-from beyond_accuracy.data.readers.samples import assemble, find
+from beyond_accuracy.data.readers.files import Samples, assemble, find, image_id, scan, scan_tars
 
 # Factor (as in the paper's table) -> column of the release's table; its folder is the factor in title case.
 PUG_FACTORS = {
@@ -28,6 +27,7 @@ PUG_FACTORS = {
     **{"object_yaw": "character_rotation_yaw", "object_roll": "character_rotation_roll"},
     **{"object_scale": "character_scale", "object_texture": "character_texture", "scene_light": "scene_light"},
 }
+UNTOLD = "default"
 PUG_TABLE = "labels_pug_imagenet.csv"
 PUG_MAPPING = "class_to_imagenet_idx.json"
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # corruptions beyond the 15, in a group of their own
@@ -93,7 +93,8 @@ def pug_imagenet(spec: DatasetSpec) -> ImageDataset:
     Targets are the ImageNet indices of the class (several). Metadata: `factor`, `level` (as text), `level_value` (as a
     number), `class_name`, `character` (the asset), `world`, `cluster`. Ids `<factor>/<class>/<character>/<level>` in
     both forms. Shards do not say the factor, so it is the one column that departs from its default, the most frequent
-    value; images with all defaults are the worlds, and repeated ones the default levels of scale, texture and yaw.
+    value; images with all defaults are the worlds. Further images of one asset in one world with all defaults are some
+    sweeps' default levels, of which ones nothing says: their factor is `UNTOLD`, which no page counts as a sweep.
     Options: `mapping`: path of `class_to_imagenet_idx.json`, which is not in the archive.
     """
     samples = find(spec)
@@ -106,7 +107,7 @@ def pug_imagenet(spec: DatasetSpec) -> ImageDataset:
             "exactly"
         )
     text = {name: _text(table[column]).tolist() for name, column in PUG_FACTORS.items()}
-    level = [text[name][row] for row, name in enumerate(factor)]
+    level = [text[name][row] if name != UNTOLD else str(row) for row, name in enumerate(factor)]
     frame = pd.DataFrame({"factor": factor, "level": level, "class_name": class_name})
     frame["character"] = table["character_name"].astype(str).to_numpy()
     frame["world"] = text["worlds"]
@@ -187,10 +188,8 @@ def _pug_shards(spec: DatasetSpec, samples: Samples) -> tuple[pd.DataFrame, list
         factors = " and ".join(departs.columns[departs.iloc[row]])
         raise InputError(f"{spec.name}: row {row} in {samples.root} varies {factors} at once, expected one at a time")
     factor = departs.idxmax(axis=1).where(departs.any(axis=1), "worlds").to_numpy(object)
-    # All defaults: first occurrence per asset and world is the world sweep, further ones the other sweeps' default.
     again = text[factor == "worlds"].groupby(["character_name", "world_name"]).cumcount()
-    for repeat, name in enumerate(("object_scale", "object_texture", "camera_yaw"), start=1):
-        factor[again.index[again == repeat]] = name
+    factor[again.index[again > 0]] = UNTOLD
     return text, list(factor), text["character_label"].tolist()
 
 

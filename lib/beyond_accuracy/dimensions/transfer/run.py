@@ -54,13 +54,20 @@ class Bench:
         if missing := [name for name in wanted if name not in known]:
             raise InputError(unknown("task", missing[0], known))
         chosen = [task for name, task in known.items() if name in (wanted or known)]
-        here = page.available(dict.fromkeys(task.dataset for task in chosen))
-        if not here:
-            raise DataMissing("; ".join(page.skipped))
         self.page, self.seeds, self.settings = page, range(seeds), Settings(device=device)
         self.protocols = _listed(protocols) or page.roles.get("protocols", list(tasks.PROTOCOLS))
         self.folder = page.store.root / "probes"
-        self.tasks = [load_task(page, task) for task in chosen if task.dataset in here]
+        self.tasks: list[tuple[TaskData, dict[str, Features]]] = []
+        errors: dict[str, Exception] = {}  # one bad set costs its own tasks, not the page
+        for task in chosen:
+            try:
+                self.tasks.append(load_task(page, task))
+            except (DataMissing, InputError) as error:
+                errors.setdefault(str(error), error)
+        page.skipped += errors
+        if not self.tasks:
+            kind = InputError if all(isinstance(error, InputError) for error in errors.values()) else DataMissing
+            raise kind("; ".join(errors))
         self.layers = {model: layer_of(found, PROJECTED) for model, found in self.tasks[0][1].items()}
 
     def overview(self) -> pd.DataFrame:

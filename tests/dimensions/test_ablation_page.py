@@ -10,7 +10,6 @@ import pytest
 
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.dimensions import ablation
-from beyond_accuracy.dimensions import ablation_answers as answers
 from beyond_accuracy.dimensions.ablation import THREE, TWO, Measured
 
 TITLES = {"world_val": "World val", "world_r": "World R", "world_cue": "World cue", "renditions": "renditions (mean)"}
@@ -37,7 +36,7 @@ def narrow(measured):
 
 @pytest.fixture(scope="module")
 def both(measured):
-    return answers.answer(measured, THREE, TITLES, GROUPS, {"world_r": 6.25})
+    return ablation.answer(measured, THREE, TITLES, GROUPS, {"world_r": 6.25})
 
 
 def tables(answered):
@@ -49,7 +48,7 @@ def tables(answered):
 
 
 def test_effects_in_points_with_verdicts(both):
-    assert list(dict.fromkeys(both.effects.panel)) == [panel["title"] for panel in answers.PANELS.values()]
+    assert list(dict.fromkeys(both.effects.panel)) == [panel["title"] for panel in ablation.PANELS.values()]
     bias = both.effects[both.effects.row == "shape bias"].set_index("term").value
     assert bias["architecture"] == pytest.approx(5.0)  # points, from a fraction
     gap = both.sets("gap").set_index("term")
@@ -63,11 +62,11 @@ def test_effects_in_points_with_verdicts(both):
 
 
 def test_results_name_the_effect_in_the_place_of_the_model(narrow, both):
-    row = answers.answer(narrow, TWO, TITLES, GROUPS, {}).recorded.set_index("model")
+    row = ablation.answer(narrow, TWO, TITLES, GROUPS, {}).recorded.set_index("model")
     row = row.query("dataset == 'world_val' and metric == 'effect:accuracy'")
     expected = {"convnet_minus_transformer": 8, "clip_minus_supervised": -4, "interaction:architecture_x_objective": 0}
     assert row.value.to_dict() == pytest.approx(expected, abs=1e-9) and set(row.unit) == {"points"}
-    assert set(both.recorded.model) == {w["recorded"] for t, w in answers.EFFECTS.items() if "diversity" in t}
+    assert set(both.recorded.model) == {w["recorded"] for t, w in ablation.EFFECTS.items() if "diversity" in t}
 
 
 def test_tables_for_readers(both):
@@ -87,13 +86,13 @@ def test_statements_say_what_is_decided(both):
 
 
 def test_nothing_is_said_where_a_cell_guesses(measured):
-    silent = answers.answer(measured, THREE, TITLES, GROUPS, {"world_r": 47.0})  # ViT, CLIP, narrow: 46 %
+    silent = ablation.answer(measured, THREE, TITLES, GROUPS, {"world_r": 47.0})  # ViT, CLIP, narrow: 46 %
     assert silent.silent == {"world_r", "renditions"}
     gaps = silent.sets("gap", "gap-log-odds")
     assert (gaps.row == "World R (at chance)").all() and gaps.p_holm.isna().all() and gaps.hollow.all()
     assert silent.sets("accuracy").p_holm.notna().all()
     assert set(silent.recorded[silent.recorded.dataset == "world_r"].metric) == {"effect:accuracy"}
-    said = next(answers.robustness_sentences({"both": silent}, "world_val"))
+    said = next(ablation.robustness_sentences({"both": silent}, "world_val"))
     assert said.startswith("Renditions (mean), both: no verdict on robustness, for some cells guess: World R (chance")
     assert "by ViT, CLIP on narrow data 46.0 [45.8, 46.2] %" in said
 
@@ -102,7 +101,7 @@ def test_robustness_needs_both_scales_and_no_loss_of_accuracy():
     def verdict(there, points, odds, open_=()):
         numbers = {"there": there, "points": points, "odds": odds}
         rows = {name: pd.Series({"value": value, "hollow": name in open_}) for name, value in numbers.items()}
-        return answers.robustness_verdict(*rows.values())
+        return ablation.robustness_verdict(*rows.values())
 
     assert verdict(6, 6, 0.5) == "brings robustness" == verdict(-6, 6, 0.5, ["there"])
     assert verdict(6, -6, 0.5) == "is undecided" == verdict(6, 6, 0.5, ["odds"])
@@ -119,17 +118,17 @@ def test_robustness_sentence_names_every_cause(both):
 
 
 def test_without_seeds_there_are_no_effects(narrow):
-    few = answers.answer(narrow, THREE, TITLES, GROUPS, {"world_r": 6.25})
+    few = ablation.answer(narrow, THREE, TITLES, GROUPS, {"world_r": 6.25})
     assert "broad: 0 training runs" in few.lacking
     assert few.effects.empty and few.recorded.empty and few.sets("accuracy").empty
-    assert tables(few) == {} and list(answers.robustness_sentences({"": few}, "world_val")) == []
-    assert answers.accuracies(narrow, [], TWO).empty
+    assert tables(few) == {} and list(ablation.robustness_sentences({"": few}, "world_val")) == []
+    assert ablation.accuracies(narrow, [], TWO).empty
 
 
 def test_every_run_and_the_own_models_are_drawn(measured):
-    runs = answers.accuracies(measured, ["world_r", "world_val"], ["architecture"])
+    runs = ablation.accuracies(measured, ["world_r", "world_val"], ["architecture"])
     own = pd.DataFrame({"dataset": ["world_r"], "model": ["convnet"], "objective": ["clip"], "value": [51.0]})
-    fig, words = answers.slopes(runs, "objective", answers.LOOKS, own)
+    fig, words = ablation.slopes(runs, "objective", ablation.LOOKS, own)
     assert [ax.get_title("left") or ax.get_title() for ax in fig.axes] == ["world r", "world val"]
     lines = {line.get_label(): line for line in fig.axes[1].lines}
     assert lines["ViT"].get_ydata() == pytest.approx([70, 66])
@@ -144,27 +143,27 @@ def test_own_models_of_other_kinds_are_left_out():
     rows = [("world_r", "accuracy", m, 50.0) for m in "aba"] + [("world_r", "ece", "a", 0.1), ("x", "accuracy", "a", 1)]
     results = pd.DataFrame(rows, columns=["dataset", "metric", "model", "value"])
     specs = [ModelSpec("a", "timm", family="convnet", paradigm="clip"), ModelSpec("b", "timm", family="hybrid")]
-    (row,) = answers.own_models(results, specs, TITLES).to_dict("records")
+    (row,) = ablation.own_models(results, specs, TITLES).to_dict("records")
     assert row == {"dataset": "World R", "metric": "accuracy", "model": "convnet", "value": 50.0, "objective": "clip"}
-    assert answers.own_models(results.iloc[:0], specs, TITLES).empty
+    assert ablation.own_models(results.iloc[:0], specs, TITLES).empty
 
 
 def test_luck_of_the_seed(narrow):
     noise = ablation.seed_noise(narrow, TWO)
-    rows, keys = answers.seed_rows(noise), ["dataset", "metric", "model", "unit"]
+    rows, keys = ablation.seed_rows(noise), ["dataset", "metric", "model", "unit"]
     assert rows.iloc[0][keys].tolist() == ["world_val", "seed_sd:accuracy", "convnet_clip", "points"]
     assert rows.value.iloc[0] == pytest.approx(0.1) and not rows.duplicated(["dataset", "metric", "model"]).any()
-    shown = answers.seed_table(noise, TITLES)
+    shown = ablation.seed_table(noise, TITLES)
     assert shown["ViT, supervised"][0] == pytest.approx(0.1) and "ViT, supervised_low" in shown
-    least = answers.least_table(noise, TITLES)
+    least = ablation.least_table(noise, TITLES)
     assert len(least) == 10 and {"two of ViT, CLIP", "ConvNeXt, CLIP and ViT, CLIP"} <= set(least["two single runs"])
-    said = answers.seed_sentence(least, "World val")
+    said = ablation.seed_sentence(least, "World val")
     assert "nothing but the seed lie up to 0.6 (" in said and "points apart on World val" in said
 
 
 def test_another_budget_stands_beside(measured, narrow, both):
     alone = narrow.where(narrow.runs.seed == 0)
     longer = replace(alone, runs=alone.runs.assign(samples_seen=160_000))
-    budget = answers.beside_longer(both, measured, longer)
+    budget = ablation.beside_longer(both, measured, longer)
     assert budget[budget.effect == "CLIP − supervised"]["160,000 samples"].tolist()[:2] == pytest.approx([-4, -4])
-    assert answers.beside_longer(both, measured, longer.where(longer.runs.objective == "clip")).empty
+    assert ablation.beside_longer(both, measured, longer.where(longer.runs.objective == "clip")).empty
