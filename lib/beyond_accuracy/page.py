@@ -348,7 +348,9 @@ class Page:
         return np.random.default_rng([self.settings.seed, stream])
 
     def provenance(self) -> None:
-        """Show what made the page's numbers; the last cell of every notebook."""
+        """Show what made the page's numbers, and which models have none or odd ones; every notebook's last cell."""
+        for line in self.outputs.left_out:
+            print(line)
         made = pd.DataFrame(map(_described, self.outputs.used.values()))
         if not len(made):
             print("This page reads no predictions.")
@@ -410,7 +412,7 @@ def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.D
     classes = _class_space(page, dataset).prompted(page.settings.prompts)
     device, rows = inference.pick_device(page.outputs.device), []
     for name, card in [(name, card) for name in page.models if (card := page.card(name)) is not None]:
-        model = model_for(card, page.settings, page.profile.imports).to(device)
+        model = model_for(card, page.settings, page.profile.imports).to(device).at_size(card.geometry.crop)
         head = inference.text_head(model, classes, device, page.store)
         pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None].to(device)
         with torch.inference_mode():

@@ -232,3 +232,12 @@ def test_any_text(tmp_path_factory, text):
         load_profile(path)
     except InputError as error:
         assert "fuzz-text.yaml" in str(error)
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "name: p\nmodels:\n  a: {source: timm, name: x}\n  b: {source: timm, name: y}\n  a: {source: timm, name: z}\n"
+    )
+    with pytest.raises(InputError, match="line 3: the key 'a' stands twice in one mapping"):
+        load_profile(path)

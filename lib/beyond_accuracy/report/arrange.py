@@ -13,7 +13,7 @@ import bs4
 from nbformat import NotebookNode
 
 SHORT = 5  # rows of a table that stays open where its section has no figure
-FEW_WORDS = 160  # characters of text not worth a fold
+FEW_WORDS = 160  # characters of text not worth a fold; formulas are always folded
 _SHOWS = re.compile(r"\.(draw|table|values|differences|beside_paper|figure|gallery|finding|show|estimates)\(")
 _HEADS, LIMITS = {"h1", "h2", "h3", "h4"}, "What this does not show"
 _HEADING = re.compile(r"^(##+) ", re.MULTILINE)
@@ -88,5 +88,6 @@ def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag]) -> None:
         box.summary.append(heading.extract())
         box.extend([cell.extract() for cell in part])
         return
-    if sum(len(node.get_text()) for node in more) > (FEW_WORDS if heading else 0):
+    words, formula = sum(len(node.get_text()) for node in more), any("ba-math" in n.get("class", []) for n in more)
+    if words > (FEW_WORDS if heading else 0) or formula:
         part[0].append(fold(soup, "More on this" if heading else "What this page asks", more))

@@ -104,7 +104,7 @@ def build(
 
     def build_one(page: Notebook) -> PageState:
         found = filled[page.name]
-        inputs = [*found.keys, *found.missing, *found.wrong, *found.metadata.values()]
+        inputs = [*found.keys, *found.missing, *found.wrong, *found.left_out, *found.metadata.values()]
         run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and not force
@@ -163,7 +163,7 @@ def fill_store(
             filled = plan.fill(profile, page.dimension, store, options) if profile.models else plan.Filled()
         except Exception as error:  # one model, one damaged file or the page's roles must not cost the other pages
             filled = plan.Filled(wrong=[str(error)])
-        for message in (*filled.missing, *filled.wrong):
+        for message in (*filled.missing, *filled.wrong, *filled.left_out):
             echo(f"{page.name}: {message}")
         found[page.name] = filled
     return found
@@ -429,7 +429,9 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["cuts"] = _cuts(profile, pages)
+    site["cuts"] = (
+        {} if profile.synthetic else _cuts(profile, pages)
+    )  # a rendered world has no whole that was published
     site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(choice(), profile)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
