@@ -138,6 +138,7 @@ def renamed(world):
 CASES = {
     "Settings.preset": (setting("preset", "paper"), COLOUR),
     "Settings.interpolation": (setting("interpolation", "bicubic"), COLOUR),  # the other's own is bicubic
+    "Settings.side": (setting("side", "published"), NEITHER),  # these two were published at the side they run at
     "Settings.antialias": (setting("antialias", False), BOTH),
     "Settings.logit_scale": (setting("logit_scale", "100"), CLIP),
     "Settings.precision": (setting("precision", "bf16"), BOTH),
