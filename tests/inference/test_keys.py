@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from beyond_accuracy.base import code
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Settings
@@ -107,12 +107,6 @@ def checkpoint(world):
     world.models["colour"]["checkpoint"] = str(file)
 
 
-def pretrained(world):
-    state = load_file(world.toy.root / "clip" / "open_clip_model.safetensors")
-    save_file({name: value * 1.01 for name, value in state.items()}, world.toy.root / "p.safetensors")
-    world.models["clip"]["pretrained"] = str(world.toy.root / "p.safetensors")
-
-
 def configuration(name, **changes):
     def change(world):
         folder = shutil.copytree(world.toy.root / name, world.toy.root / f"{name}3", dirs_exist_ok=True)
@@ -155,7 +149,6 @@ CASES = {
     "ModelSpec.id: mean": (configuration("colour", pretrained_cfg__mean=[0.1, 0.1, 0.1]), COLOUR),
     "ModelSpec.id: CLIP std": (configuration("clip", preprocess_cfg__std=[0.3, 0.3, 0.3]), CLIP),
     "ModelSpec.id: activation": (configuration("clip", model_cfg__quick_gelu=True), CLIP),
-    "ModelSpec.pretrained": (pretrained, NEITHER),  # a local folder has its own
     "ModelSpec.checkpoint": (checkpoint, COLOUR),
     "ModelSpec.label": (lambda world: world.models["clip"].update(label="L"), NEITHER),
     "ModelSpec.family": (every_model(family="F"), NEITHER),
@@ -183,6 +176,7 @@ CASES = {
 }
 ELSEWHERE = {
     "Settings.engine": "tests/cluster/test_ray.py: the same bits",
+    "ModelSpec.pretrained": "refused beside a local folder (tests/models/test_load.py); a tag means other weights",
     "ModelSpec.source": "the two networks of this test have one each",
     "DatasetSpec.name": "a profile's own word for a set; what a page reads goes by its key",
     "DatasetSpec.reader": "what it reads is what counts: ids, labels, files (tests/data)",
