@@ -36,11 +36,15 @@ def _shown(cell: NotebookNode) -> bool:
 
 
 def arrange(soup: bs4.BeautifulSoup, first: str = "*") -> None:
-    """Put the page's figure (the last that fits `first`, else its first) on top; fold what few readers ask for."""
+    """Put the page's figure (the last that fits `first`, else its first) on top; fold what few readers ask for.
+
+    `first` may name a table, as `tab-<name>`, and after a space further tables that stay open.
+    """
     figures, start = soup.select("figure.ba-figure[id]"), soup.find(True, recursive=False)
-    fitting = [figure for figure in figures if fnmatchcase(figure["id"].removeprefix("fig-"), first)]
+    wanted = first.split()
+    fitting = [f for f in soup.select("figure[id]") if fnmatchcase(f["id"].removeprefix("fig-"), wanted[0])]
     for part in _sections(soup):
-        _fold_section(soup, part)
+        _fold_section(soup, part, wanted)
     short, code = soup.select_one(".ba-short"), soup.select("details.ba-code")
     if figure := (fitting[-1] if fitting and first != "*" else next(iter(figures), None)):
         reading = figure.find_next_sibling(True)
@@ -68,13 +72,15 @@ def _sections(soup: bs4.BeautifulSoup) -> list[list[bs4.Tag]]:
     return [part for part in parts if part]
 
 
-def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag]) -> None:
+def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag], opened: Sequence[str] = ()) -> None:
     """Fold tables beside figures or findings; of text stay a section's first paragraph and what it does not show."""
     heading = part[0].find(["h2", "h3"])
     shown = [node for cell in part for node in cell.select("figure.ba-figure, p.ba-finding")]
     for i, table in enumerate(t for cell in part for t in cell.select("figure.ba-table, .ba-scroll:not(.ba-table *)")):
         caption = table.select_one("figcaption")
-        if not table.find_parent("details") and (shown or i or len(table.select("tbody tr")) > SHORT):
+        if table.get("id") in opened or table.find_parent("details"):
+            continue
+        if shown or i or len(table.select("tbody tr")) > SHORT:
             table.insert_before(mark := soup.new_tag("span"))
             mark.replace_with(fold(soup, f"Table: {caption.get_text()}" if caption else "Table", [table]))
     text = [child for cell in part for child in cell.find_all(recursive=False) if "cell-text" in cell.get("class", [])]
