@@ -108,7 +108,7 @@ def chromium(tmp_path_factory):
 def page(tmp_path_factory, numbers):
     table = tables.table_html(paper.lookup(numbers, published.compare(NOTHING)), "The numbers", name="reported")
     view = PageView("10_summary", "The paper", "ok", "", "lead", [])
-    site = {"profile": "<t>", "title": "T", "synthetic": False, "tools": [], "cuts": {"": []}}
+    site = {"profile": "<t>", "title": "T", "synthetic": False, "tools": [], "cuts": {}}
     text = html.page_html(html.Body("The paper", "lead", [], f"<h1>The paper</h1>{table}"), view, [view], site)
     path = tmp_path_factory.mktemp("paper") / "10_summary.html"
     path.write_text(text, encoding="utf-8")

@@ -198,7 +198,10 @@ def _error_of(cell: NotebookNode) -> NotebookNode | None:
 
 
 def _say_it_first(soup: bs4.BeautifulSoup, claim: str) -> None:
-    """The page's main finding, which its notebook can only state at the end, also on top: what its claim leaves out."""
+    """The page's main finding, which its notebook can only state at the end, also on top: its first sentences.
+
+    What the title claims already is not said again.
+    """
     finding, start = soup.select_one("p.ba-finding"), soup.select_one(".cell-text")
     if finding is None or start is None or soup.h2 is None:
         return
@@ -207,9 +210,9 @@ def _say_it_first(soup: bs4.BeautifulSoup, claim: str) -> None:
     link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
     link.string = "In short:"
     said = "".join(f"`{child.get_text()}`" if child.name == "code" else child.get_text() for child in finding.children)
+    said = said.removeprefix(f"{claim}.").strip() or said
     box.extend([link, " ", *bs4.BeautifulSoup(results.code_spans(first_words(said)), "html.parser").contents])
-    if first_words(said) != f"{claim}.":
-        start.append(box)
+    start.append(box)
 
 
 def first_words(said: str) -> str:
