@@ -90,9 +90,13 @@ class Page:
         """The dataset itself."""
         return load_dataset(self.outputs.dataset_spec(dataset))
 
-    def metadata(self, dataset: str) -> pd.DataFrame:
-        """Per-image metadata, index `id`; select rows with `.loc[predictions.ids]`."""
-        return self.dataset(self.outputs.base(dataset)).metadata
+    def metadata(self, dataset: str, *needed: str) -> pd.DataFrame:
+        """Per-image metadata, index `id`; select rows with `.loc[predictions.ids]`. It must have the columns needed."""
+        frame = self.dataset(self.outputs.base(dataset)).metadata
+        if missing := [name for name in needed if name not in frame]:
+            has = f"it has {', '.join(map(str, frame)) or 'none'}; give this part of the page another dataset"
+            raise InputError(f"dimensions.{self.dimension}: {dataset} has no {missing[0]!r} in its metadata: {has}")
+        return frame
 
     def image(self, dataset: str, image_id: str) -> Image.Image:
         """One image, RGB."""
@@ -142,6 +146,7 @@ class Page:
         """Add tidy rows (`tidy.COLUMNS`, and `dataset` unless it is given) to this page's results; all of them."""
         frames = [frame.assign(dataset=dataset) if dataset else frame for frame in frames]
         rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
+        rows = rows.reindex(columns=list(dict.fromkeys(name for frame in frames for name in frame)))
         columns = [*results.RESULT_COLUMNS]
         self._results.append(results.validate_results(rows.assign(dimension=self.dimension)[columns]))
         results.write_dimension(self.records, self.dimension, pd.concat(self._results, ignore_index=True))

@@ -105,7 +105,7 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
         try:
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
-            filled.metadata[request.dataset] = _metadata_stamp(profile.datasets[asked.base(request.dataset)])
+            filled.metadata[request.dataset] = metadata_stamp(profile.datasets[asked.base(request.dataset)])
         except (DataMissing, InputError) as error:
             told = filled.missing if isinstance(error, DataMissing) else filled.wrong
             if str(error) not in told:  # several requests may lack the same
@@ -114,7 +114,7 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
     return filled
 
 
-def _metadata_stamp(spec: DatasetSpec) -> str:
+def metadata_stamp(spec: DatasetSpec) -> str:
     """What is said of a dataset's images: factors, scenes, class names. Pages read it, no network does."""
     data = load_dataset(spec)
     rows = pd.util.hash_pandas_object(data.metadata.astype(str)).to_numpy().tobytes()
