@@ -60,7 +60,9 @@ class Job:
     precision: str  # `fp32`, `bf16` or `fp16`
     scored: bool  # whether the model answers on the dataset's classes; else it only has features
     logits: bool  # keep the logits
-    features: bool  # keep the features: of every untransformed run, so that asking for them later costs no second pass
+    # Keep the features: of every untransformed run, so that asking for them later costs no second pass, and wherever
+    # there are no classes to score.
+    features: bool
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def plan(
             base = override(dataset.preprocess, card.geometry)
             geometry = base.at(transform.input_size(base.crop, card.patch))
             logits = scored and dataset.keep in ("all", "logits")
-            features = transform.is_identity and dataset.keep == "all"
+            features = dataset.keep == "all" and (transform.is_identity or classes is None)
             parts = {
                 **card.key_parts(classes),
                 "geometry": geometry.text,

@@ -15,6 +15,7 @@ from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.published import real_labels
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
+from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
 from beyond_accuracy.inference.imports import joined
 from beyond_accuracy.inference.order import judge
@@ -107,17 +108,19 @@ class Outputs:
 
     def features(self, dataset: str) -> dict[str, Features]:
         """Features of every network; see `Page.features`."""
-        data = load_dataset(self.dataset_spec(dataset))
+        data = self.data(dataset)
         if data.keep != "all":
             raise InputError(
                 f"{dataset}: the profile does not keep its features (datasets.{dataset}.keep is {data.keep}, not all)"
             )
         found = {}
-        entries = self._entries(data, ["none"], networks_only=True)["none"]
-        if self.left_out and not any(entries.values()):
+        networks = [spec for spec in self.profile.models.values() if spec.source != "predictions"]
+        entries = self.extracted(networks, data, ["none"])
+        if self.left_out and not entries:
             raise InputError(next(iter(self.left_out)))
-        for name, entry in [(name, entry) for name, entry in entries.items() if entry is not None]:
-            frame = self._rows(entry, data)
+        for (_, name), entry in entries.items():
+            self._use(entry, data)
+            frame = self.rows(entry, data)
             layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
             targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
             found[name] = Features(name, dataset, frame["id"].to_numpy(), targets, layers, entry.meta)
@@ -143,7 +146,9 @@ class Outputs:
             if self.store.imported(spec.name, data.name).complete:
                 print(f"{data.name}: predictions imported as {spec.name} are not used: that is a network of profile "
                       f"{self.profile.name}; import them under another name", file=sys.stderr)  # fmt: skip
-        computed = self._run(networks, data, transforms, networks_only) if networks else {}
+        direct = [spec for spec in networks if spec.head not in heads.KINDS]
+        computed = self._run(direct, data, transforms, networks_only) if direct else {}
+        computed |= heads.answered(self, [spec for spec in networks if spec not in direct], data, transforms)
         entries: dict[str, dict[str, Entry]] = {text: {} for text in transforms}
         for text, name in itertools.product(transforms, self.profile.models):
             entry = computed.get((text, name))
@@ -152,11 +157,14 @@ class Outputs:
             if entry is None or not entry.complete:
                 continue
             entries[text][name] = entry
-            key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}:{data.fingerprint}"
-            if self.used.get(key, {}).get("convention", self.convention) == self.convention:
-                entry.meta["convention"] = self.convention
-                self.used[key] = entry.meta  # else a changed convention left the plain run as it is
+            self._use(entry, data)
         return entries
+
+    def _use(self, entry: Entry, data: ImageDataset) -> None:
+        key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}:{data.fingerprint}"
+        if self.used.get(key, {}).get("convention", self.convention) == self.convention:
+            entry.meta["convention"] = self.convention
+            self.used[key] = entry.meta  # else a changed convention left the plain run as it is
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
         """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
@@ -177,6 +185,19 @@ class Outputs:
                 f"profile {self.profile.name} names no model: choose imported ones with --models, or import some with "
                 f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
             )
+
+    def data(self, name: str) -> ImageDataset:
+        """A dataset of the profile."""
+        return load_dataset(self.dataset_spec(name))
+
+    def extracted(
+        self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]
+    ) -> dict[tuple[str, str], Entry]:
+        """Entries with features of some networks, by transform and model; of those with a fitted head nothing else."""
+        headed, bare = [spec for spec in specs if spec.head in heads.KINDS], replace(data, classes=None, keep="all")
+        plain = [spec for spec in specs if spec not in headed]
+        found = self._run(plain, data, transforms, True) if plain else {}
+        return found | (self._run(headed, bare, transforms) if headed else {})
 
     def _run(
         self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str], features: bool = False
@@ -216,7 +237,8 @@ class Outputs:
 
         return inference.run
 
-    def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
+    def rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
+        """Rows of an entry; those it lacks were left out with `--skip-bad`, or it is an error."""
         frame = entry.frame()
         there = frame["id"].to_numpy()
         if np.array_equal(there, data.ids):
@@ -237,8 +259,9 @@ class Outputs:
 
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
         text, network = parse(transform).text, "key" in entry.meta
-        frame, logits = (self._rows(entry, data), entry.array("logits")) if network else joined(entry, data)
-        if text == "none" and data.classes is not None and not data.multilabel:
+        frame, logits = (self.rows(entry, data), entry.array("logits")) if network else joined(entry, data)
+        fitted = self.profile.models[name].head in heads.KINDS  # to these labels: no other order is possible
+        if text == "none" and not fitted and data.classes is not None and not data.multilabel:
             found = frame["pred"].to_numpy(), frame["target"].to_numpy()
             wrong, odd = judge(name, data.name, *found, data.classes.names, data.columns)
             if wrong:
