@@ -8,6 +8,7 @@ import ast
 import os
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     _environment(args)
+    with suppress(ImportError, ValueError, OSError):  # every stored array that is read holds a file open
+        import resource
+
+        soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(most, 2**16)), most))
     try:
         return args.run(args)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
@@ -286,6 +292,11 @@ def _import(args: argparse.Namespace) -> int:
     profile = load_profile(args.profile)
     if args.dataset not in profile.datasets:
         raise InputError(f"profile {profile.name}: {unknown('dataset', args.dataset, profile.datasets)}")
+    if args.model in profile.models and profile.models[args.model].source != "predictions":
+        raise InputError(
+            f"{args.model} is a network of profile {profile.name}, which would never use imported predictions of that "
+            "name; choose another --model"
+        )
     dataset = load_dataset(profile.datasets[args.dataset])
     entry = import_predictions(args.file, args.model, dataset, Store(), args.any_accuracy)
     top = f": top-1 {entry.meta['accuracy']:.1%}" if "accuracy" in entry.meta else ""

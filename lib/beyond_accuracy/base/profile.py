@@ -108,7 +108,7 @@ class Settings:
     resamples: int = 2000  # bootstrap resamples behind an interval
     notebook_timeout: int = 3600  # seconds a notebook may run
     workers: int = -1  # decoding processes; -1 = chosen from the machine
-    chunk: int = 512  # images per store part: what an interrupted run loses at most
+    chunk: int = 512  # images per store part at most; work decides, too (`run.PART_SECONDS`)
     engine: str = "local"  # `local`, or `ray` for a cluster (docs/scaling.md)
     exchange: str = ""  # URL where machines of the cluster hand over their parts if they do not share the store's path
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
+from beyond_accuracy.inference.imports import joined
 from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Entry, Store
@@ -117,7 +119,7 @@ class Outputs:
         if self.left_out and not entries:
             raise InputError(next(iter(self.left_out)))
         for (_, name), entry in entries.items():
-            self._use(entry)
+            self._use(entry, data)
             frame = self.rows(entry, data)
             layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
             targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
@@ -140,6 +142,10 @@ class Outputs:
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
+        for spec in networks:
+            if self.store.imported(spec.name, data.name).complete:
+                print(f"{data.name}: predictions imported as {spec.name} are not used: that is a network of profile "
+                      f"{self.profile.name}; import them under another name", file=sys.stderr)  # fmt: skip
         direct = [spec for spec in networks if spec.head not in heads.KINDS]
         computed = self._run(direct, data, transforms, networks_only) if direct else {}
         computed |= heads.answered(self, [spec for spec in networks if spec not in direct], data, transforms)
@@ -151,11 +157,11 @@ class Outputs:
             if entry is None or not entry.complete:
                 continue
             entries[text][name] = entry
-            self._use(entry)
+            self._use(entry, data)
         return entries
 
-    def _use(self, entry: Entry) -> None:
-        key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
+    def _use(self, entry: Entry, data: ImageDataset) -> None:
+        key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}:{data.fingerprint}"
         if self.used.get(key, {}).get("convention", self.convention) == self.convention:
             entry.meta["convention"] = self.convention
             self.used[key] = entry.meta  # else a changed convention left the plain run as it is
@@ -234,7 +240,15 @@ class Outputs:
     def rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
         """Rows of an entry; those it lacks were left out with `--skip-bad`, or it is an error."""
         frame = entry.frame()
-        if len(frame) < len(data) and (left_out := data.ids[~np.isin(data.ids, frame["id"])].tolist()):
+        there = frame["id"].to_numpy()
+        if np.array_equal(there, data.ids):
+            return frame
+        if not np.array_equal(there, data.ids[np.isin(data.ids.astype(str), there.astype(str))]):
+            raise InputError(
+                f"stored results of {entry.meta.get('model')} on {data.name} are not of its images in their order; "
+                f"delete the folder {entry.folder} and run again: nothing else is computed anew"
+            )
+        if left_out := data.ids[~np.isin(data.ids.astype(str), there.astype(str))].tolist():
             if not self.options.skip_bad:
                 raise InputError(
                     f"{data.name}: image {left_out[0]!r} in {data.source} cannot be decoded, and was left out by a run "
@@ -244,7 +258,8 @@ class Outputs:
         return frame
 
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
-        frame, text = self.rows(entry, data), parse(transform).text
+        text, network = parse(transform).text, "key" in entry.meta
+        frame, logits = (self.rows(entry, data), entry.array("logits")) if network else joined(entry, data)
         fitted = self.profile.models[name].head in heads.KINDS  # to these labels: no other order is possible
         if text == "none" and not fitted and data.classes is not None and not data.multilabel:
             found = frame["pred"].to_numpy(), frame["target"].to_numpy()
@@ -252,11 +267,12 @@ class Outputs:
             if wrong:
                 raise InputError(wrong)
             self.left_out |= dict.fromkeys([odd] if odd else [])
-        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
+        return Predictions(name, data.name, text, frame, logits, data.columns, entry.meta)
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:
-    if len({len(predictions) for predictions in found.values()}) < 2:
+    ids = [predictions.ids for predictions in found.values()]
+    if all(np.array_equal(ids[0], other) for other in ids[1:]):
         return found
     shared = set.intersection(*(set(predictions.ids) for predictions in found.values()))
     return {name: p.take(np.isin(p.ids.astype(str), list(shared))) for name, p in found.items()}
