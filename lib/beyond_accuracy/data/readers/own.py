@@ -25,7 +25,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write, folder_stamp
+from beyond_accuracy.base.files import atomic_write, folder_stamp, stat_of
 from beyond_accuracy.base.paths import cache_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import ClassSpace
@@ -69,8 +69,10 @@ def own(spec: DatasetSpec) -> ImageDataset:
     if not len(listing.frame):
         raise InputError(f"{spec.name}: no images found in {path}; expected class/image.jpg, or a table path,label")
     frame, names = listing.frame, list(listing.frame["name"])
-    sizes = [_size(listing.root / name, spec) for name in names]
-    stamp, load = folder_stamp(listing.root, names, sizes), partial(read_upright, str(listing.root), pack(names))
+    states = [_state(listing.root / name, spec) for name in names]
+    state = hashlib.sha256(repr((str(listing.root), names, states)).encode(errors="surrogateescape")).hexdigest()
+    stamp = folder_stamp(listing.root, names, [size for _, size, *_ in states], state)
+    load = partial(read_upright, str(listing.root), pack(names))
     seen = survey(names, load, stamp)
     good = (seen["error"] == "").to_numpy()
     bad = zip(frame["name"][~good], seen["error"][~good], strict=True)
@@ -113,9 +115,9 @@ def _in_split(spec: DatasetSpec, splits: pd.Series) -> NDArray:
     return np.ones(len(splits), bool) if not wanted else splits.isin(["train", "val"] if wanted == "fit" else [wanted])
 
 
-def _size(path: Path, spec: DatasetSpec) -> int:
+def _state(path: Path, spec: DatasetSpec) -> list[int]:
     try:
-        return path.stat().st_size
+        return stat_of(path)
     except OSError as error:
         raise InputError(f"{spec.name}: {path} is listed but cannot be read ({error.strerror})") from error
 
