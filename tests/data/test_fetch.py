@@ -228,7 +228,7 @@ def catalogue(server, tmp_path, monkeypatch):
         "set_v2": {"gigabytes": 0.001, "unpack": True, "files": [{"url": server.url("v2.tar.gz")}]},
     }
     found = {name: parse_source(name, entry) for name, entry in entries.items()}
-    monkeypatch.setattr(fetch_module, "sources", lambda: found)
+    monkeypatch.setattr(fetch_module.download, "sources", lambda: found)
     datasets = {
         "set_a": {"reader": "class_folder", "path": "set_a", "options": {"columns": "a"}, "expected": len(labels)},
         "set_v2": {"reader": "imagenet_v2", "path": "set_v2", "expected": 6},
@@ -297,7 +297,7 @@ def test_gated_set_names_page_and_command():
 def test_every_dataset_of_the_paper_has_a_source():
     profile = load_profile("paper")
     views = {"imagenet_real"}
-    assert set(profile.datasets) - views == set(sources())
+    assert set(profile.datasets) - views <= set(sources())
     for source in sources().values():
         assert source.gigabytes > 0 and (source.hub is None) != (not source.files)
         for file in source.files:
