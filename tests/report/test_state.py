@@ -98,7 +98,7 @@ def place(first, tmp_path, monkeypatch):
 
 
 def ran(said):
-    return [line.split(":")[0] for line in said if line.endswith(": running")]
+    return sorted(line.split(":")[0] for line in said if line.endswith(": running"))
 
 
 # Runs outside `report` ------------------------------------------------------------------------------------------------
