@@ -21,9 +21,9 @@ TEST := .venv/.test
 WORLD := .venv/.world
 endif
 
-# The open profile downloads what it needs. Profiles on ImageNet's validation set read labels and factors of imagenet-x
+# Profiles that download what they need. Profiles on ImageNet's validation set read labels and factors of imagenet-x
 # (CC BY-NC 4.0); those that never see that set go without.
-FETCH := $(if $(filter open,$(PROFILE)),--fetch)
+FETCH := $(if $(filter open published,$(PROFILE)),--fetch)
 LABELS := $(if $(BASE),$(if $(filter mini smoke open,$(PROFILE)),,.venv/.imagenet-x))
 
 .PHONY: report paper test soak lint lab bench coverage world train ablation replicates shape lock clean

@@ -47,7 +47,8 @@ class ModelSpec:
     source: str  # `timm`, `open_clip` or `predictions` (imported per-image predictions, no network)
     id: str = ""  # name in the library (`deit3_base_patch16_224.fb_in22k_ft_in1k`, `hf-hub:…`, `local-dir:…`)
     pretrained: str = ""  # open_clip tag or file; empty with `local-dir:` and `hf-hub:` ids
-    checkpoint: str = ""  # optional local weights file in the library's own key names
+    # optional local weights file in the library's own key names; `predictions`: a CSV of them, `{dataset}` in its name
+    checkpoint: str = ""
     label: str = ""  # text in figures
     family: str = "other"  # `transformer`, `convnet` or another word
     paradigm: str = "supervised"  # `supervised`, `clip` or another word

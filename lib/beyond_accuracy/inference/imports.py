@@ -13,9 +13,11 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, write_atomically
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
+from beyond_accuracy.data.readers.stimuli import cue_id, parse_name
 from beyond_accuracy.inference.predictions import score
 from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array
 
+NO_ANSWER = -1
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
 PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns
 UNREADABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning, UnicodeError, ValueError)
@@ -54,9 +56,7 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
         rows = rows.assign(**scored)
         shifted = logits - logits.max(axis=1, keepdims=True)
         logits = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
-    with path.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()[:24]
-    meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": digest, "n": len(rows)}
+    meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": file_hash(path), "n": len(rows)}
 
     def write(entry: Entry) -> None:
         if logits is not None:
@@ -65,6 +65,12 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
         entry.write_rows(rows_table(rows), [] if logits is None else ["logits"])
 
     return store.replace_imported(model, dataset.name, write)
+
+
+def file_hash(path: Path) -> str:
+    """Hash of a file of predictions, kept beside what was imported from it."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:24]
 
 
 def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
@@ -80,6 +86,8 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not a CSV table ({reason}); expected the columns {', '.join(COLUMNS)}") from error
+    if "object_response" in frame:
+        frame = _decisions(frame, dataset)
     for column in COLUMNS:
         if column not in frame:
             have = ", ".join(map(str, frame.columns[:6]))
@@ -97,6 +105,15 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     _one_per_image(frame, path, dataset)
     _in_range(frame, path, len(dataset.classes))
     return frame
+
+
+def _decisions(frame: pd.DataFrame, dataset: ImageDataset) -> pd.DataFrame:
+    """Trials of model-vs-human's raw data (`imagename`, `object_response`) as `COLUMNS`; no answer (`na`) is -1."""
+    ids = [cue_id(parse_name(name)) for name in frame["imagename"]]
+    answers = frame["object_response"].map(dataset.classes.index | {"na": NO_ANSWER})
+    found = pd.DataFrame({"file_name": ids, "predicted_class": answers, "predicted_probability": np.nan})
+    found.attrs["decisions"] = True
+    return found
 
 
 def _demand(frame: pd.DataFrame, path: Path, good, column: str, after: str, before: str = "") -> None:
@@ -124,8 +141,9 @@ def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> No
 
 def _in_range(frame: pd.DataFrame, path: Path, n_classes: int) -> None:
     classes, probability = _numbers(frame["predicted_class"]), _numbers(frame["predicted_probability"])
-    whole = (classes >= 0) & (classes < n_classes) & (classes == np.floor(classes))
-    share = (probability >= 0) & (probability <= 1)
+    decided = frame.attrs.get("decisions", False)  # without any confidence
+    whole = (classes >= (NO_ANSWER if decided else 0)) & (classes < n_classes) & (classes == np.floor(classes))
+    share = decided | ((probability >= 0) & (probability <= 1))
     for column, good, rule in (
         ("predicted_class", whole, f", expected a whole number from 0 to {n_classes - 1}"),
         ("predicted_probability", share, ", expected a number from 0 to 1"),
