@@ -389,3 +389,36 @@ def test_weights_go_into_the_hubs_cache(server, tmp_path):
     assert "asks to wait (429" in in_client(server, tmp_path / "busy", WEIGHTS)
     server.busy, server.gated = "", {"some/model"}
     assert "accept the terms at https://huggingface.co/some/model" in in_client(server, tmp_path / "gated", WEIGHTS)
+
+
+LIBRARIES = """
+import json, logging
+logging.disable(logging.CRITICAL)
+from beyond_accuracy.base.profile import available_profiles, load_profile
+from beyond_accuracy.models.card import locate
+import open_clip, timm
+for spec in {s.id: s for p in available_profiles() for s in load_profile(p).models.values()}.values():
+    weights = locate(spec)
+    if not weights or not weights.repo:
+        continue
+    try:
+        if spec.source == "timm":
+            timm.create_model(spec.id, pretrained=True)
+        else:
+            open_clip.create_model(spec.id, pretrained=spec.pretrained, require_pretrained=True)
+    except Exception as error:
+        print(json.dumps([spec.name, weights.repo, weights.files, type(error).__name__]))
+"""
+
+
+def test_the_libraries_ask_for_the_files_that_fetch_gets(server, tmp_path):
+    """The real loaders of the checkpoints that profiles name, at a hub that has their repositories but no weights."""
+    paper = ["timm/deit3_base_patch16_224.fb_in22k_ft_in1k", "timm/convnext_base.fb_in22k_ft_in1k"]
+    paper += ["timm/vit_base_patch16_clip_224.laion400m_e31", "laion/CLIP-convnext_base-laion400M-s13B-b51K"]
+    server.repos = {repo: {"config.json": b"{}"} for repo in paper}
+    told = [json.loads(line) for line in in_client(server, tmp_path / "hf", LIBRARIES).splitlines()]
+    assert [repo for _, repo, *_ in told] == paper
+    for _, repo, files, _ in told:
+        asked = [path.rpartition("/")[2] for _, path in server.seen if path.startswith(f"{repo}/resolve/")]
+        weights = [name for name in asked if not name.endswith(".json")]
+        assert weights and weights[0] == files[0] and set(weights) <= set(files), (repo, asked, files)
