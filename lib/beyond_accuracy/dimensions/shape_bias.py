@@ -54,7 +54,9 @@ def describe(page, cues: pd.DataFrame, decisions: Decisions) -> str:
         f"{len(cues):,} images, {conflicts:,} with conflicting cues, from {cues['shape_image'].nunique()} shape images"
     )
     made += f" and {cues['texture_image'].nunique()} textures"
-    return made + f"; left out for want of logits or decisions: {', '.join(page.labels[m] for m in absent)}" * bool(absent)
+    return made + f"; left out for want of logits or decisions: {', '.join(page.labels[m] for m in absent)}" * bool(
+        absent
+    )
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
