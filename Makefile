@@ -1,7 +1,7 @@
 # Thin names for the commands of the README. `make report` and `make test` set up all they need.
 #
 #   make report                 the default report (offline, CPU, minutes)
-#   make report PROFILE=open    the paper's checkpoints on a part of open data (no account; asks, then downloads 13 GB)
+#   make report PROFILE=open    the paper's checkpoints on a part of open data (no account; asks, then downloads 14 GB)
 #   make report PROFILE=paper   the paper's checkpoints and benchmarks (GPU, data)
 
 PROFILE ?= mini

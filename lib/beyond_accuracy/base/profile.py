@@ -166,15 +166,20 @@ def parse_profile(content: object, source: Path) -> Profile:
     def entries(key: str) -> dict[str, dict]:
         return {name: _mapping(entry or {}, f"{source}: {key}.{name}") for name, entry in section(key).items()}
 
-    for name in section("dimensions"):
+    dimensions = entries("dimensions")
+    for name, roles in dimensions.items():
         if name not in DIMENSIONS:
             raise InputError(f"{source}: {unknown('dimension', name, DIMENSIONS)}")
+        if isinstance(tasks := roles.get("tasks"), str) and tasks.endswith(".yaml"):  # a file beside the profile
+            if not (file := source.parent / tasks).is_file():
+                raise InputError(f"{source}: dimensions.{name}.tasks: {file} not found; it lies beside the profile")
+            roles["tasks"] = _plain(_read_yaml(file), str(file))
     return Profile(
         **plain,
         settings=_settings(section("settings"), source),
         models={name: _model(name, entry, source) for name, entry in entries("models").items()},
         datasets={name: _dataset(name, entry, source) for name, entry in entries("datasets").items()},
-        dimensions=entries("dimensions"),
+        dimensions=dimensions,
         imports=tuple(imports),
         source=source,
     )
