@@ -7,6 +7,8 @@
 PROFILE ?= mini
 ARGS ?=
 PYTHON ?= python3.11
+# Without an NVIDIA driver the CPU build of torch, which lacks gigabytes of CUDA libraries; TORCH=cuda or cpu overrides.
+TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 # An active conda environment made from environment.yml is used as it is; otherwise .venv is made here.
 ifeq ($(CONDA_DEFAULT_ENV),beyond-accuracy)
@@ -90,12 +92,15 @@ clean:
 	rm -rf report/*/ figures/*/ .cache/store
 
 INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
+# The package index holds no CPU build for Linux on x86; where torch's own index does not answer, the index's build does it.
+CPU_BUILD = --no-deps --retries 0 --timeout 10 --index-url https://download.pytorch.org/whl/cpu torch torchvision
+TORCH_FIRST = $(if $(filter cpu,$(TORCH)),$(INSTALL) $(CPU_BUILD) ||)
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
 .venv/.base: pyproject.toml constraints.txt | .venv/bin/pip
-	$(INSTALL) torch torchvision
+	$(TORCH_FIRST) $(INSTALL) torch torchvision
 	$(INSTALL) -e .
 	touch $@
 

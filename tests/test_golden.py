@@ -1,4 +1,4 @@
-"""Nothing moves a number unnoticed: whole reports against their frozen tables (tools/golden.py)."""
+"""Nothing moves a number unnoticed, and no sentence says what the tables do not: whole reports (tools/golden.py)."""
 
 import os
 import subprocess
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import golden
+import sentences
+from beyond_accuracy.base.profile import load_profile
 
 
 def built(profile: str, root: Path) -> dict:
@@ -19,13 +21,11 @@ def built(profile: str, root: Path) -> dict:
     return golden.collect(root / "report" / profile, root / "figures" / profile)
 
 
-def test_smoke_says_what_it_said(tmp_path):
-    assert golden.moved(golden.read(golden.GOLDEN / "smoke"), built("smoke", tmp_path)) == []
-
-
-@pytest.mark.slow
-def test_mini_says_what_it_said(tmp_path):
-    assert golden.moved(golden.read(golden.GOLDEN / "mini"), built("mini", tmp_path)) == []
+@pytest.mark.parametrize("profile", ["smoke", pytest.param("mini", marks=pytest.mark.slow)])
+def test_a_report_says_what_it_said_and_what_its_tables_say(profile, tmp_path):
+    assert golden.moved(golden.read(golden.GOLDEN / profile), built(profile, tmp_path)) == []
+    labels = {name: spec.label for name, spec in load_profile(profile).models.items()}
+    assert sentences.check(tmp_path / "report" / profile, tmp_path / "figures" / profile, labels) == []
 
 
 def test_a_moved_number_a_lost_row_and_another_sentence_are_seen():

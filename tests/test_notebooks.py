@@ -104,5 +104,5 @@ def test_papermill_sees_the_parameters_the_report_passes(path):
     from beyond_accuracy.report.build import declared_parameters
 
     seen = set(inspect_notebook(str(path)))
-    assert seen == declared_parameters(path)
+    assert seen == set(declared_parameters(path))
     assert {"PROFILE", "MODELS"} <= seen

@@ -203,13 +203,13 @@ def test_results_comparisons_and_findings_are_written(toy, capsys):
     study = study_of(toy)
     study.record(rows(50.0))
     study.record(rows(60.0).assign(dataset="other"))
-    written = pd.read_csv(toy.root / "report" / "toy" / "results" / "calibration.csv")
+    written = pd.read_csv(study.records / "results" / "calibration.csv")
     assert written["value"].tolist() == [50.0, 60.0] and set(written["dimension"]) == {"calibration"}
     words = {"dataset": "d", "metric": "ece", "model_a": "a", "model_b": "b", "unit": "share", "family": "main"}
     pair = {**words, "difference": [0.5], "ci_low": 0.25, "ci_high": 0.75, "p": 0.01, "n": 12}
     judged = study.compare(pd.DataFrame(pair))
     assert judged["verdict"].tolist() == ["these checkpoints"] and judged["p_holm"].tolist() == [0.01]
-    table = pd.read_csv(toy.root / "report" / "toy" / "comparisons" / "calibration.csv")
+    table = pd.read_csv(study.records / "comparisons" / "calibration.csv")
     assert list(table.columns) == list(COMPARISON_COLUMNS) and table["p_floor"].tolist() == [0]
     assert table["dimension"].tolist() == ["calibration"]
     with pytest.raises(InputError, match="comparisons: missing columns model_a"):
@@ -220,17 +220,47 @@ def test_results_comparisons_and_findings_are_written(toy, capsys):
         study_of(toy).compare(pd.concat([pd.DataFrame(pair)] * 2))
     study.finding("<b>colour</b> & others are right")
     study.finding("second")
-    kept = json.loads((toy.root / "report" / "toy" / "findings" / "calibration.json").read_text())
+    kept = json.loads((study.records / "findings" / "calibration.json").read_text())
     assert kept == ["<b>colour</b> & others are right", "second"]
 
 
-def test_a_finding_shows_names_as_text(toy, monkeypatch):
+def test_only_report_writes_the_report(toy, monkeypatch, capsys):
+    """Run by itself, a page has a folder of its own and says so once; as part of `report` it writes there."""
+    report, own = toy.root / "report" / "toy", toy.root / "runs" / "toy"
+    monkeypatch.setenv("BEYOND_ACCURACY_REPORT", str(report))
+    study_of(toy).record(rows(50.0))
+    assert capsys.readouterr().out == ""
+    for other in ("", str(toy.root / "report" / "mini")):  # by hand, or inside the report of another profile
+        monkeypatch.setenv("BEYOND_ACCURACY_REPORT", other)
+        study = study_of(toy)
+        study.record(rows(60.0))
+        study.under(precision="bf16").finding("colour is right")
+        study.figure((matplotlib.pyplot.figure(), "nothing"), "empty", "An empty figure.", rows())
+        said = capsys.readouterr().out
+        assert said.count("Run by itself, not by `report`") == 1 and str(own) in said
+    files = {str(path.relative_to(toy.root)) for path in toy.root.rglob("*") if path.is_file()}
+    assert {name for name in files if name.startswith(("report", "figures"))} == {"report/toy/results/calibration.csv"}
+    assert pd.read_csv(report / "results" / "calibration.csv")["value"].tolist() == [50.0]
+    assert pd.read_csv(own / "results" / "calibration.csv")["value"].tolist() == [60.0]
+    assert (own / "figures" / "calibration" / "empty.svg").is_file() and (
+        own / "findings" / "calibration.json"
+    ).is_file()
+
+
+@pytest.mark.parametrize(
+    "sentence", ["<script>alert(1)</script> leads", "[a](javascript:x) **b** ![c](http://d)", "($0.10, was $0.20_x)"]
+)
+def test_a_finding_shows_names_as_text(toy, monkeypatch, sentence):
+    import bs4
     import IPython.display
 
     shown = []
-    monkeypatch.setattr(IPython.display, "display", lambda value, **_: shown.append(value.data))
-    study_of(toy).finding("<script>alert(1)</script> leads")
-    assert shown == ["**&lt;script&gt;alert(1)&lt;/script&gt; leads**"]
+    monkeypatch.setattr(IPython.display, "display", lambda value, **_: shown.append(value))
+    study_of(toy).finding(sentence)
+    (output,) = shown
+    assert output["text/plain"] == sentence and "text/markdown" not in output
+    (tag,) = bs4.BeautifulSoup(output["text/html"], "html.parser").find_all(True)
+    assert (tag.name, tag.text) == ("p", sentence) and "mathjax_ignore" in tag["class"]
 
 
 def test_provenance_says_what_made_the_numbers(toy, monkeypatch):

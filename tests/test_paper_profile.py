@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
+import fixtures_datasets as fixtures
+import golden
+import sentences
 from beyond_accuracy.base.paths import notebooks_dir
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.cli import main
@@ -106,6 +108,9 @@ def test_every_page_is_built(here):
     assert set(moved[moved["metric"] == "flip_rate:preset=paper"]["model"]) == {"vit_sup", "convnext_sup"}
     factors = results[(results["dimension"] == "synthetic") & results["metric"].str.fullmatch("accuracy:[a-z_]+")]
     assert set(factors["metric"]) == {f"accuracy:{factor}" for factor in [*fixtures.PUG_LEVELS, "average"]}
+    places = [here[0] / "out" / kind / "small-paper" for kind in ("report", "figures")]
+    assert golden.moved(golden.read(golden.GOLDEN / "small-paper"), golden.collect(*places)) == []
+    assert sentences.check(*places, {name: spec.label for name, spec in load_profile("paper").models.items()}) == []
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ NUMBERS = {
 # Measured anew on every machine, or in a precision that processors round in their own ways.
 MACHINE = r"images_per_second|.*precision="
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # machines sum in different orders
+DRAWN = {"p": 1e-3}  # a few of 20,000 permutations tie on one machine and not on another
 FITTED = {"transfer": 0.05}  # a probe's answers to images on its border turn with the last bit of a feature
 
 
@@ -86,11 +87,10 @@ def moved(frozen: dict[str, pd.DataFrame], built: dict[str, pd.DataFrame]) -> li
                 lines.append(f"{name}: {'gone' if row['_merge'] == 'left_only' else 'new'} {key}")
                 continue
             loose = FITTED.get(row.get("dimension"), 0)
-            lines += [
-                f"{name}: {key} {column} {row[column]} -> {row[column + '_now']}"
-                for column in NUMBERS[name]
-                if not np.isclose(row[column], row[column + "_now"], RELATIVE + loose, ABSOLUTE + loose, equal_nan=True)
-            ]
+            for column in NUMBERS[name]:
+                near = ABSOLUTE + loose + DRAWN.get(column, 0)
+                if not np.isclose(row[column], row[column + "_now"], RELATIVE + loose, near, equal_nan=True):
+                    lines.append(f"{name}: {key} {column} {row[column]} -> {row[column + '_now']}")
             lines += [
                 f"{name}: {key} {column} {row[column]!r} -> {row[column + '_now']!r}"
                 for column in WORDS[name]

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import html
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,8 @@ import pandas as pd
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.paths import figures_dir, report_dir, resolve
+from beyond_accuracy.base.parameters import check_injected
+from beyond_accuracy.base.paths import figures_dir, own_run_dir, report_dir, resolve
 from beyond_accuracy.base.profile import ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data import published
 from beyond_accuracy.data.classes import ClassSpace
@@ -42,7 +42,8 @@ class Page:
         self.has_networks = any(spec.source != "predictions" for spec in self.specs)  # not all are imported predictions
         self.roles: dict = profile.dimensions.get(dimension, {})
         self.outputs = Outputs(profile, store, options)
-        self.report_folder = report_dir(profile.name)
+        self.report_folder, self._own = report_dir(profile.name), own_run_dir(profile.name)
+        self._told: list[Path] = []  # a list, as views of the page share it
         self.skipped: list[str] = []  # why datasets were left out, one message each
         self._results: list[pd.DataFrame] = []
         self._compared: list[str] = []  # a list, as views of the page share it
@@ -143,7 +144,7 @@ class Page:
         rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
         columns = [*results.RESULT_COLUMNS]
         self._results.append(results.validate_results(rows.assign(dimension=self.dimension)[columns]))
-        results.write_dimension(self.report_folder, self.dimension, pd.concat(self._results, ignore_index=True))
+        results.write_dimension(self.records, self.dimension, pd.concat(self._results, ignore_index=True))
         return rows
 
     def recorded(self, *dimensions: str) -> pd.DataFrame:
@@ -169,7 +170,7 @@ class Page:
         rows = verdicts.judge(rows, self.noise)
         self._compared.append(self.dimension)
         text = results.csv_text(rows[[*results.COMPARISON_COLUMNS]])
-        results.write_atomically(self.report_folder / "comparisons" / f"{self.dimension}.csv", text.encode())
+        results.write_atomically(self.records / "comparisons" / f"{self.dimension}.csv", text.encode())
         return rows
 
     @cached_property
@@ -319,15 +320,19 @@ class Page:
             return spoken[0]
         return f"{spoken[0]} leads" if len(spoken) == 1 else f"{verdicts.joined(spoken)} tie"
 
-    def finding(self, sentence: str) -> None:
-        """Show one computed sentence, and keep it for the front page."""
-        from IPython.display import Markdown, display
+    def claim(self, start: str, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
+        """A title from `leader`; none where nothing was measured."""
+        return f"{start} {self.leader(rows, judged)}" if len(rows) else ""
 
+    def finding(self, sentence: str, claim: str = "") -> None:
+        """Show one computed sentence, and keep it for the front page; a `claim` says it in few words: the title."""
+        if claim:
+            results.display_html(f'<p class="ba-claim mathjax_ignore">{results.code_spans(claim)}</p>', claim)
         self._findings.append(sentence)
         text = json.dumps(self._findings, indent=1, ensure_ascii=False)
-        results.write_atomically(self.report_folder / "findings" / f"{self.dimension}.json", text.encode())
-        # Model and class names come from files; Markdown would let their tags through.
-        display(Markdown(f"**{html.escape(sentence, quote=False)}**"))
+        results.write_atomically(self.records / "findings" / f"{self.dimension}.json", text.encode())
+        # Model and class names come from files: as Markdown their links, pictures and formulas would be live.
+        results.display_html(f'<p class="ba-finding mathjax_ignore">{results.code_spans(sentence)}</p>', sentence)
 
     def paper(self, dataset: str, metric: str) -> pd.DataFrame:
         """The paper's values of a metric, for those models of the profile that are the paper's checkpoints.
@@ -354,8 +359,16 @@ class Page:
         tables.display_table(frame, "What made these numbers", name=f"provenance-{self.dimension.replace('_', '-')}")
 
     @property
+    def records(self) -> Path:
+        """Where this page writes: only `report` writes the report, a notebook run by itself has a folder of its own."""
+        if self._own and not self._told:
+            self._told.append(self._own)
+            print(f"Run by itself, not by `report`: results and figures go to {self._own}, the report stays as it is.")
+        return self._own or self.report_folder
+
+    @property
     def _folder(self) -> Path:
-        return figures_dir(self.profile.name) / self.dimension
+        return (self.records / "figures" if self._own else figures_dir(self.profile.name)) / self.dimension
 
     @property
     def used(self) -> list[str]:
@@ -376,6 +389,7 @@ def open_page(profile: str, dimension: str, models: str = "", seed: int = 0, res
     `models` is a comma-separated subset; names outside the profile are taken as imported predictions. `seed` and
     `resamples` are of the page's intervals; options: `device`, `batch_size`, `skip_bad`, `progress`.
     """
+    check_injected()
     loaded = load_profile(profile)
     if dimension not in loaded.dimensions:
         raise InputError(f"profile {loaded.name}: {unknown('dimension', dimension, loaded.dimensions)}")

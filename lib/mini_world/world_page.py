@@ -11,7 +11,7 @@ from PIL import Image
 
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.page import Page
-from beyond_accuracy.show.figures import gallery
+from beyond_accuracy.show.figures import gallery, thumbnail
 
 from .captions import caption
 
@@ -28,6 +28,19 @@ Pictures = tuple[list[Image.Image], list[str]]
 def sizes(page: Page, roles: Sequence[str]) -> pd.DataFrame:
     """Images per set: columns `set, images`."""
     return pd.DataFrame([(page.role(r), len(page.dataset(page.role(r)))) for r in roles], columns=["set", "images"])
+
+
+def classes(page: Page, role: str, side: int, columns: int = 8) -> Pictures:
+    """A typical image of each class (without any factor), and below each row the same at `side` pixels."""
+    data, names = page.dataset(page.role(role)), page.class_names(page.role(role))
+    typical = (data.metadata.filter(regex="^x_(?!top$)") == 0).all(axis=1).to_numpy()
+    first = [int(np.flatnonzero(typical & (np.asarray(data.targets) == k))[0]) for k in range(len(names))]
+    images, texts = [], []
+    for row in np.array_split(np.arange(len(names)), -(-len(names) // columns)):
+        whole = [data.image(first[k]) for k in row]
+        images += [*whole, *(thumbnail(image, side) for image in whole)]
+        texts += [*(names[k] for k in row), *("" for _ in row)]
+    return images, texts
 
 
 def examples(page: Page, role: str, n: int, rng: Generator) -> Pictures:
@@ -51,11 +64,11 @@ def sweep_strip(page: Page, dataset: str, factor: str, scene: int = 0) -> Pictur
     return [page.image(dataset, image_id) for image_id in rows.index], rows["level"].astype(str).tolist()
 
 
-def show(page: Page, found: Pictures, name: str, caption: str, alt: str = "") -> None:
+def show(page: Page, found: Pictures, name: str, caption: str, alt: str = "", columns: int = 4) -> None:
     """Show images with their texts; without an alt text the caption stands for it, the texts added."""
     images, texts = found
-    alt = alt or f"{caption} {', '.join(texts)}."
-    page.figure((gallery(images, texts, columns=4), alt), name, caption, pd.DataFrame({"text": texts}))
+    alt = alt or f"{caption} {', '.join(filter(None, texts))}."
+    page.figure((gallery(images, texts, columns=columns), alt), name, caption, pd.DataFrame({"text": texts}))
 
 
 def factor_ranges(page: Page, natural: str, sweeps: str) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import nbformat
 import pytest
 
 from beyond_accuracy.base.errors import InputError
@@ -24,12 +25,14 @@ def test_datasets_are_found_wherever_roles_name_them(toy):
     profile = with_dimensions(
         toy,
         calibration={"clean": "images", "shifted": ["second", "images"]},
-        mistakes={"clean": "images", "factors": "imagenet_x", "limit": 5, "deep": [{"tasks": {"dataset": "second"}}]},
+        mistakes={"clean": "images", "factors": "imagenet_x"},
+        summary={"a": "images", "limit": 5, "deep": [{"tasks": {"dataset": "second"}}]},
         landscape={},
     )
     assert requests(profile, "calibration") == [Request("images"), Request("second")]
-    assert requests(profile, "mistakes") == [Request("images"), Request("second")]
-    assert requests(profile, "landscape") == requests(profile, "summary") == []
+    assert requests(profile, "mistakes") == [Request("images")]
+    assert requests(profile, "summary") == [Request("images"), Request("second")]
+    assert requests(profile, "landscape") == requests(profile, "world") == []
 
 
 def test_probes_ask_for_features(toy):
@@ -178,8 +181,9 @@ def test_a_large_report_says_so_before_it_starts(toy):
     content = toy.content()
     content["datasets"]["images"].update(expected=1_330_000)
     content["dimensions"] = {"calibration": {"clean": "images"}}
-    told = []
-    notebooks = toy.root / "none"
+    told, notebooks = [], toy.root / "notebooks"
     notebooks.mkdir()
+    cell = nbformat.v4.new_code_cell('PROFILE = ""\nMODELS = ""', metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), notebooks / "03_calibration.ipynb")
     build(toy.profile(content), notebooks=notebooks, echo=told.append)
     assert told and told[0].startswith("The store (") and "about 7.0 GB" in told[0]

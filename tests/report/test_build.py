@@ -72,7 +72,8 @@ def write_notebooks(folder):
         code('print("noise", file=sys.stderr)\nprint("said <aloud>")\nimport warnings; warnings.warn("careful")'),
         code("secret_code = 2\nprint('shown')", "hide-input"),
         code(RESULTS),
-        code("from IPython.display import Markdown, display\ndisplay(Markdown(f'**It rises by {SEED} of {BINS}.**'))"),
+        code("results.display_html('<p class=\"ba-claim\">It rises a little</p>', '')"),
+        code("results.display_html(f'<p class=\"ba-finding\">It rises by {SEED} of {BINS}.</p>', '')"),
         code("2 * 171717171"),
     )
     write(
@@ -169,7 +170,7 @@ def test_nothing_is_loaded_from_outside(built):
 
 
 def test_links_lead_somewhere(built):
-    for name, page in all_pages(built[0]):
+    for name, page in [*all_pages(built[0]), *((name, soup(built[0], name)) for name in report.TOOL_PAGES)]:
         ids = {tag["id"] for tag in page.find_all(id=True)}
         assert len(ids) == len(page.find_all(id=True)), f"{name}: an id is repeated"
         for link in page.select("a[href]"):
@@ -206,11 +207,18 @@ def test_cells_show_what_a_reader_wants(built):
     assert "343434342" not in text  # the bare value of a last expression
     for fold in page.select("main details"):
         assert not fold.has_attr("open")
-    assert page.select_one("main details summary").text == "Parameters"
+    assert page.select_one("details.ba-fold:last-of-type > summary").text == "Parameters and code of this page"
+    assert [child.name for child in page.select("article > *")][:4] == [
+        "p",
+        "h1",
+        "p",
+        "figure",
+    ]  # answer, then picture
     assert page.select_one("p.ba-finding").text == "It rises by 0 of 15."  # the profile's seed came in
     headings = [heading["id"] for heading in page.select("article h2")]
     assert headings == ["method", "method-2"]
-    assert page.h1.text == "Calibration" and len(page.find_all("h1")) == 1
+    assert page.select_one(".ba-kicker").text == "Calibration" and page.h1.text == "It rises a little"
+    assert len(page.find_all("h1")) == 1
 
 
 def test_every_page_has_landmarks_navigation_and_banner(built):
@@ -226,16 +234,20 @@ def test_every_page_has_landmarks_navigation_and_banner(built):
         ]
         current = page.select(".ba-nav [aria-current=page]")
         assert [link["href"] for link in current] == [f"{name}.html"]
-        assert "Not the paper" in page.select_one(".ba-banner").text
+        warning = page.select_one("main .ba-note[role=note]" if name == "index" else ".ba-banner").text
+        assert "ot the paper’s numbers" in warning
         assert "Trial <world>" in page.title.text
 
 
 def test_front_page_lists_findings_pages_and_the_command(built):
     page = soup(built[0], "index")
-    assert page.select_one(".ba-findings li").text.startswith("Confidence of vit_sup <is> off by 2 points.")
-    assert page.select_one("details .ba-findings li").text.startswith("A second finding.")
-    states = {item.a.text: item["class"] for item in page.select("[aria-labelledby=all-pages] .ba-pages li")}
+    found = [item.text.split(" Calibration")[0].strip() for item in page.select("details .ba-findings li")]
+    assert found == ["Confidence of vit_sup <is> off by 2 points.", "A second finding."]
+    listed = page.select("[aria-labelledby=all-pages] .ba-pages li")
+    states = {item.a.text: item["class"] for item in listed[:3]}
     assert states == {"Mistakes": ["failed"], "Calibration": ["ok"], "Robustness": ["missing"]}
+    assert listed[1].p.text == "It rises a little"  # what the page claims
+    assert [item.a["href"] for item in listed[3:]] == [f"{name}.html" for name in report.TOOL_PAGES]
     assert "beyond-accuracy report --profile trial.yaml" in page.select_one(".ba-command").text
     assert (built[0] / "report" / "trial" / "results.parquet").is_file()
 
@@ -352,8 +364,9 @@ SCRIPT = """
   const found = { width: page.documentElement.scrollWidth, sorted: [] };
   const button = page.querySelector("#tab-ece thead th:nth-child(5) button");
   for (let i = 0; button && i < 2; i++) { button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }
-  page.querySelector(".ba-codes")?.click();
-  found.open = [...page.querySelectorAll("details.ba-code")].map((fold) => fold.open);
+  frame.contentWindow.dispatchEvent(new Event("beforeprint"));
+  const folds = [...page.querySelectorAll("main details:not(.ba-code)")];
+  found.open = folds.map((fold) => fold.open || Boolean(fold.querySelector(".ba-code")));
   return found;
 """
 
@@ -367,7 +380,7 @@ def test_pages_fit_a_phone_and_the_script_works(built, tmp_path):
         assert console == [], name
         assert all(found["open"])
         if name == "03_calibration":
-            assert len(found["open"]) > 2
+            assert len(found["open"]) > 1
             assert found["sorted"] == [["0.015", "0.02", "0.05"], ["0.05", "0.02", "0.015"]]
 
 
@@ -398,8 +411,8 @@ def test_pages_that_read_the_others_depend_on_their_results(tmp_path):
 
 
 def test_code_spans_escape_and_pair():
-    assert html.code_spans("run `a < b` & go") == "run <code>a &lt; b</code> &amp; go"
-    assert html.code_spans("one ` only") == "one ` only"
+    assert results.code_spans("run `a < b` & go") == "run <code>a &lt; b</code> &amp; go"
+    assert results.code_spans("one ` only") == "one ` only"
 
 
 def test_unreadable_formulas_stay_as_source():
@@ -462,21 +475,6 @@ def test_front_page_marks_lie_on_a_common_scale(tmp_path):
     assert ends[1][1] == pytest.approx(6 + 88 * 2 / 7, abs=0.01)
 
 
-def test_front_page_unfolds_five_findings_and_sets_the_claims_apart():
-    def page(dimension, *texts):
-        return [{"text": text, "dimension": dimension} for text in texts]
-
-    found = [page("models", "m"), page("mistakes", "k", "k2"), page("shape_bias", "s"), page("calibration", "c")]
-    found += [page("robustness", "r"), page("invariance", "i"), page("own", "o"), page("summary", "claims", "more")]
-    parts = {name: [sentence["text"] for sentence in rows] for name, rows in report_front._arranged(found).items()}
-    assert parts == {
-        "findings": ["k", "s", "c", "r", "i"],
-        "more_findings": ["m", "k2", "o"],
-        "claims": ["claims", "more"],
-    }
-    assert report_front._arranged([]) == {"findings": [], "more_findings": [], "claims": []}
-
-
 def test_front_page_without_results_is_still_a_page(tmp_path):
     profile, page = front(tmp_path, result_rows().iloc[:0])
     assert page.h1 and not page.select(".ba-panel") and not page.select("#tab-headline")
@@ -512,7 +510,7 @@ def test_the_finding_also_stands_first_and_provenance_is_folded():
     short = soup.select_one("p.ba-short")
     assert short.text == "In short: A b < c." and short.a["href"] == "#finding" and short.code.text == "b"
     assert short.find_next("h2")["id"] == "finding" and soup.select_one("p.ba-finding").text == "A b < c."
-    fold = soup.select_one("details.ba-provenance-fold")
-    assert fold.summary and fold.select_one("#tab-provenance-x")
+    fold = soup.select_one("details.ba-fold:has(#tab-provenance-x)")
+    assert fold.summary.text.startswith("What made these numbers") and fold.select_one("#tab-provenance-x")
     plain = html.render_body(nbformat.v4.new_notebook(cells=cells[:2])).html
     assert "ba-short" not in plain

@@ -61,6 +61,15 @@ def gathered(numbers=NUMBERS, comparisons=NONE, draws=400):
     return choose.gather(table(numbers), comparisons, profile(), draws, 0)
 
 
+def advised(rows, comparisons=NONE):
+    choice = choose.gather(rows, comparisons, profile(), choose.DRAWS, 0)
+    return {row["purpose"]: row for row in choose.advice(choice, profile())}
+
+
+def body_of(rows, found):
+    return choose.body(choose.gather(rows, NONE, found, choose.DRAWS, 0), found)
+
+
 def test_utilities_are_steps_above_the_mean_in_thousandths():
     choice = gathered()
     assert [criterion.key for criterion in choice.criteria] == ["accuracy", "ece", "shape", "params"]
@@ -146,7 +155,7 @@ def test_edges():
 
 
 def page(folder, **options):
-    body = choose.body(table(), NONE, profile(**options))
+    body = body_of(table(), profile(**options))
     view = html.PageView("choose", body.title, "ok", "", body.lead, body.sections)
     path = folder / "choose.html"
     path.write_text(html.page_html(body, view, [], {"profile": "t", "title": "T", "synthetic": False}), "utf-8")
@@ -159,7 +168,7 @@ def test_the_page_is_complete_without_a_script_and_escaped(tmp_path):
     data = json.loads(soup.select_one("#choose-data").string)
     assert data["models"][0]["label"] == "</script><b>a"
     purposes = [row.th.text for row in soup.select("table[data-name=purposes] tbody tr")]
-    assert purposes == ["A bit of everything", "Needs trustworthy confidence"]
+    assert purposes == ["A bit of everything"]
     assert "“Shifted data”" in soup.text and "“Cheap”" in soup.text
     for control in soup.select("input[type=range]"):
         assert soup.select_one(f"label[for={control['id']}]") and soup.select_one(f"#{control['aria-describedby']}")
@@ -167,21 +176,25 @@ def test_the_page_is_complete_without_a_script_and_escaped(tmp_path):
 
 
 def test_advice_names_the_first_model_and_how_sure_that_is():
-    rows = {row["purpose"]: row for row in choose.advice(table(), NONE, profile())}
-    assert list(rows) == ["A bit of everything", "Needs trustworthy confidence"]
-    trust = rows["Needs trustworthy confidence"]
-    # 80 x ece + 30 x accuracy: a 30*1000 - 80*1667, b 80*333, c 80*1333 - 30*1000
-    assert trust["model"] == "c" and trust["href"] == "choose.html#ece=80&accuracy=30"
-    assert trust["numbers"] == "Calibration error (ECE) ↓: 0.020 [0.010, 0.030] against 0.040 [0.030, 0.050] (b)"
-    assert trust["sure"].startswith("not compared: first in ")
+    auroc = {("calibration", "val", "auroc", "fraction"): ([0.90, 0.85, 0.80], 0.01)}
+    rows = advised(table(NUMBERS | auroc))
+    assert list(rows) == ["A bit of everything", "Trustworthy confidence"]
+    trust = rows["Trustworthy confidence"]
+    # 50 x AUROC (a step is 0.05) + 30 x ECE (0.02): a 50*1000 - 30*1667, b 30*333, c 30*1333 - 50*1000
+    assert trust["model"] == "b" and trust["href"].startswith("choose.html#auroc=50&")
+    assert trust["numbers"].startswith("Decides: Calibration error (ECE) ↓: 0.040 [0.030, 0.050] against 0.080 [")
+    assert (
+        trust["sure"].startswith("by its intervals: first in ")
+        and "of all weightings of these numbers" in trust["sure"]
+    )
     equal = table({("models", "val", "accuracy", "percent"): ([80, 79.9, 70], 2.0)})
-    (row,) = choose.advice(equal, paired("b", "a", -0.1, 1.0, verdicts.OPEN), profile())
-    assert row["model"] == "a or b" and row["sure"].startswith("open: first in 5") and ", b in 4" in row["sure"]
+    (row,) = advised(equal, paired("b", "a", -0.1, 1.0, verdicts.OPEN)).values()
+    assert row["model"] == "a or b" and row["sure"].startswith("open: first in 5")
     assert row["numbers"].endswith("against 79.9 [77.9, 81.9] (b), open")
     far = table({("models", "val", "accuracy", "percent"): ([80, 60, 70], 1.0)})
-    (row,) = choose.advice(far, paired("a", "c", 10, 1, verdicts.BEYOND_NOISE), profile())
-    assert (row["model"], row["sure"]) == ("a", "beyond training noise: first in >99% of draws, c in <1%")
-    assert choose.advice(table().iloc[:0], NONE, profile()) == []
+    (row,) = advised(far, paired("a", "c", 10, 1, verdicts.BEYOND_NOISE)).values()
+    assert (row["model"], row["sure"]) == ("a", "beyond training noise: first in >99% of draws")
+    assert advised(table().iloc[:0]) == {}
 
 
 COSTS = {
@@ -198,10 +211,10 @@ def test_equal_cost_is_a_tie():
     assert found.scores[0] == found.scores[1] > 0 and found.tied == 2 and found.runner_up == "c"
     assert sorted(found.best) == pytest.approx([0, 0.5, 0.5])
     only = {key: value for key, value in COSTS.items() if key[2] != "images_per_second"}
-    rows = {row["purpose"]: row for row in choose.advice(table(only), NONE, profile())}
+    rows = advised(table(only))
     assert (rows["Cheap"]["model"], rows["Cheap"]["sure"]) == ("a or b", "a tie: equal in all that is weighed")
-    assert rows["Cheap"]["numbers"].startswith("GMACs ↓: 0.023 against 0.047 (c); ")
-    body = choose.body(table(only), NONE, profile())
+    assert rows["Cheap"]["numbers"].endswith("; GMACs ↓: 0.023 against 0.047 (c)")
+    body = body_of(table(only), profile())
     assert re.search(r"a \(\d\d%\) = b \(\d\d%\) › c \(&lt;1%\)", body.html) and "equal cost is a tie" in body.html
 
 
@@ -219,16 +232,52 @@ def test_the_number_shown_is_the_one_that_decides():
         ("models", "val", "accuracy", "percent"): ([92, 86, 70], 0.5),
         ("transfer", "average", "accuracy", "percent"): ([57.7, 57.6, 50], 1.3),
     }
-    rows = {row["purpose"]: row for row in choose.advice(table(numbers), NONE, profile())}
-    row = rows["Transfer to small data"]
-    assert row["model"] == "a" and row["sure"].startswith("not compared: first in 9")
-    assert row["numbers"] == (
-        "Transfer accuracy (%) ↑: 57.7 [56.4, 59.0] against 57.6 [56.3, 58.9] (b); "
-        "decided by Accuracy, clean (%) ↑: 92.0 [91.5, 92.5] against 86.0 [85.5, 86.5] (b)"
+    row = advised(table(numbers))["A bit of everything"]
+    assert row["model"] == "a" and row["numbers"] == (
+        "Decides: Accuracy, clean (%) ↑: 92.0 [91.5, 92.5] against 86.0 [85.5, 86.5] (b), by its intervals"
     )
+    row = advised(table(numbers))["Features for other tasks"]  # 57.7 against 57.6: not told apart
+    assert row["model"] == "a or b" and row["sure"].startswith("open: first in 5")
     choice = gathered(numbers)
     ranking = choose.rank(choice, {})
     assert ranking.tied == 3 and choose.decisive(choice, {}, ranking) is None
+
+
+def test_small_data_is_the_mean_over_tasks_at_ten_images_a_class():
+    few = {("transfer", task, "accuracy:shots=10", "percent"): (values, 3.0) for task, values in
+           {"x": [60, 50, 40], "y": [40, 50, 30]}.items()}  # fmt: skip
+    choice = gathered(few)
+    (rows,) = choice.rows
+    assert [criterion.key for criterion in choice.criteria] == ["few"]
+    assert rows["value"].tolist() == [50, 50, 35] and rows["dataset"].tolist() == ["average"] * 3
+    half = (rows["ci_high"] - rows["ci_low"]) / 2  # sqrt(3**2 + 3**2) / 2
+    assert half.tolist() == pytest.approx([4.5**0.5] * 3) and rows["n"].tolist() == [800] * 3
+    row = advised(table(few))["Small data (10 images per class)"]
+    assert row["model"] == "a or b" and row["sure"] == "a tie: equal in all that is weighed"
+
+
+def test_how_often_a_model_leads_at_random_weights():
+    """Two criteria that contradict each other: a leads where w * 2 > 1 - w, in two thirds of all weightings."""
+    numbers = {
+        ("models", "val", "accuracy", "percent"): ([80, 70, None], 1.0),
+        ("calibration", "val", ECE, "fraction"): ([0.04, 0.02, 0.02], 0.01),
+    }
+    found = choose.led(gathered(numbers), ["accuracy", "ece"], 0)
+    assert found["a"] == pytest.approx(2 / 3, abs=0.03) and found["c"] == 0 and sum(found.values()) == pytest.approx(1)
+    same = {("models", "val", "accuracy", "percent"): ([80, 80, 70], 1.0)}
+    assert choose.led(gathered(same), ["accuracy"], 0) == {"a": 0.5, "b": 0.5, "c": 0.0}
+
+
+def test_numbers_of_the_same_images_are_drawn_together():
+    """Draws of both criteria come from one resampling: what is up in one is up in the other, with the sd of each."""
+    luck = np.random.default_rng(0).standard_normal((3, 5000))
+    luck = (luck - luck.mean(axis=1, keepdims=True)) / luck.std(axis=1, keepdims=True)
+    shared = {("models", "val", "accuracy"): luck, ("calibration", "val", ECE): -luck}
+    choice = choose.gather(table(), NONE, profile(), 5000, 0, shared)
+    accuracy, ece, shape, _ = choice.draws
+    assert np.corrcoef(accuracy[0], ece[0])[0, 1] > 0.999 > 0.1 > abs(np.corrcoef(accuracy[0], shape[0])[0, 1])
+    assert accuracy.std(axis=1) == pytest.approx(np.full(3, 1 / 1.96 / 5 * 1000), rel=0.01)
+    assert choice.shared == [True, True, False, False]
 
 
 def test_an_estimate_without_an_interval_is_not_weighed_as_certain():
@@ -242,7 +291,7 @@ def test_evenness_over_factors_is_no_reward_for_errors():
 
 
 def test_without_results_the_page_says_so():
-    body = choose.body(table().iloc[:0], NONE, profile())
+    body = body_of(table().iloc[:0], profile())
     assert "nothing to choose by" in body.html
 
 
@@ -259,7 +308,7 @@ SCRIPT = """
     slider.dispatchEvent(new Event("input", { bubbles: true }));
   }
   out.moved = read();
-  page.querySelector("[data-preset=confidence]").click();
+  page.querySelector("[data-preset=balanced]").click();
   out.preset = read();
   out.pressed = [...page.querySelectorAll("[aria-pressed=true]")].map((b) => b.dataset.preset);
   await new Promise((done) => setTimeout(done, 400));
@@ -274,11 +323,11 @@ def test_the_script_ranks_as_python_does(tmp_path):
     choice = choose.gather(table(), NONE, profile(), choose.DRAWS, 0)
     found, console = ask(page(tmp_path), SCRIPT, tmp_path, fragment="#accuracy=50&ece=20&shape=-3")
     assert "error" not in found, found
-    weights = {"confidence": next(p.weights for p in choose.offered(choice) if p.key == "confidence")}
+    weights = {"balanced": next(p.weights for p in choose.offered(choice) if p.key == "balanced")}
     for got, given in (
         (found["first"], {"accuracy": 50, "ece": 20, "shape": -3}),
         (found["moved"], {"accuracy": 50, "ece": 90, "shape": -3}),
-        (found["preset"], weights["confidence"]),
+        (found["preset"], weights["balanced"]),
     ):
         expected = choose.rank(choice, given)
         assert [row[0] for row in got["order"]] == expected.order
@@ -286,7 +335,7 @@ def test_the_script_ranks_as_python_does(tmp_path):
         assert [row[2] for row in got["order"]] == pytest.approx(expected.best, abs=1e-9)
         assert got["flip"] == [expected.flips[0].criterion, expected.flips[0].weight]
     assert found["moved"]["hash"] == "#accuracy=50&ece=90&shape=-3"
-    assert found["pressed"] == ["confidence"] and "comes first, with a chance of" in found["said"]
+    assert found["pressed"] == ["balanced"] and found["said"].startswith("A tie of b, c")
     assert found["wide"] <= 390 and console == []
 
 
@@ -301,7 +350,7 @@ def test_speed_is_published_and_measured_or_said_to_be_lacking(tmp_path, monkeyp
     found = parse_profile(content, Path("trial.yaml"))
     both = [("models", "val", "accuracy", name, 80, 79, 81, 400, "percent") for name in models]
     rows = results.validate_results(pd.DataFrame(both, columns=results.RESULT_COLUMNS))
-    soup = bs4.BeautifulSoup(choose.body(rows, NONE, found).html, "html.parser")
+    soup = bs4.BeautifulSoup(body_of(rows, found).html, "html.parser")
     shown = [[cell.text for cell in row.select("th, td")] for row in soup.select("table[data-name=speed] tbody tr")]
     assert shown and {row[0] for row in shown} == {"Swin"} and {row[5] for row in shown} == {"published"}
     lacking = [hint.text for hint in soup.select("p.ba-hint") if "No rate" in hint.text]

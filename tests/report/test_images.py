@@ -79,6 +79,12 @@ def test_hard_levels_by_hand():
     ]
 
 
+def test_images_of_a_factor_are_those_that_most_miss():
+    mask = np.array([1, 0, 1, 1, 0, 0], bool)
+    found = images.missed({"a": A, "b": B, "c": C}, mask, 2, "pose")  # both miss 0; 2 (a, at 0.8) before 3 (b, at 0.4)
+    assert [(p.position, p.models, p.factor) for p in found] == [(0, ("a", "b"), "pose"), (2, ("a",), "pose")]
+
+
 def test_flips_by_hand():
     changed = run([1, 1, 0, 1, 1, 0], [0.5, 0.6, 0.7, 0.9, 0.5, 0.5])
     assert spots(images.flips({"a": A}, {"a": changed}, 5, "scale 2")) == [(3, ("a",)), (1, ("a",))]
@@ -114,7 +120,7 @@ def test_the_page_shows_pictures_of_a_synthetic_world(toy):
     soup = bs4.BeautifulSoup(body.html, "html.parser")
     cards = soup.select("section:has(#mistakes) .ba-shot")
     assert len(cards) == 4 and {card["data-models"] for card in cards} == {"blind"}
-    assert {card["data-truth"] for card in cards} <= {"green", "blue"}
+    assert {card["data-classes"] for card in cards} <= {"green", "blue"}
     assert "✗ <b>blind</b>: red 33%" in cards[0].text and "✓ <b>colour</b>" in cards[0].text
     assert soup.select_one("option[value=blind]").text == "<b>blind</b>" and not soup.select("i")
     for image in soup.select("img"):
@@ -163,7 +169,7 @@ SCRIPT = """
     return [seen(), page.getElementById("shown").textContent];
   };
   return { all: seen(), none: set("model", "colour"), blind: set("model", "blind"), green: set("truth", "green"),
-           wide: page.documentElement.scrollWidth };
+           address: frame.contentWindow.location.hash, wide: page.documentElement.scrollWidth };
 """
 
 
@@ -174,12 +180,20 @@ def test_filters(toy):
     path.write_text(html.page_html(body, view, [], {"profile": "toy", "title": "Toy", "synthetic": True}), "utf-8")
     found, console = ask(path, SCRIPT, toy.root)
     soup = bs4.BeautifulSoup(body.html, "html.parser")
-    cards = [(card["data-models"].split(), card["data-truth"]) for card in soup.select(".ba-shot")]
+    cards = [(card["data-models"].split(), card["data-classes"]) for card in soup.select(".ba-shot")]
 
     def count(model, truth=None):
         number = sum(model in models and truth in (None, shown) for models, shown in cards)
-        return [number, f"{number} of {len(cards)} images shown."]
+        rest = "." if number else ": nothing was picked for all of this; reset one choice."
+        return [number, f"{number} of {len(cards)} images shown{rest}"]
 
+    assert found.pop("address") == "#model=blind&truth=green"
     assert found.pop("wide") <= 390  # less where the page is long enough for a scroll bar
     expected = {"none": count("colour"), "blind": count("blind"), "green": count("blind", "green")}
     assert found == {"all": len(cards)} | expected and console == []
+    ways = """const large = page.querySelector("dialog"), shot = page.querySelector(".ba-shot:not([hidden])");
+      shot.querySelector(".ba-enlarge").click();
+      return [[...page.querySelectorAll(".ba-shot:not([hidden])")].map((s) => s.dataset.models), large.open,
+              large.textContent.includes(shot.querySelector("code").textContent)];"""
+    shown, large, named = ask(path, ways, toy.root, fragment="#model=blind&section=mistakes")[0]
+    assert len(shown) == 4 and set(shown) == {"blind"} and large and named

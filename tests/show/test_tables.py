@@ -79,7 +79,15 @@ def test_p_values_at_their_floor_are_bounds():
     assert [cell.text for cell in other.select("tbody td")] == ["< 0.004", "0.004", "< 0.001"]
 
 
-def test_tables_with_many_intervals_put_them_below_the_values():
-    columns = {f"m{i}{end}": [1.0] for i in range(3) for end in ("", "_low", "_high")}
-    assert "ba-dense" in parse(pd.DataFrame({"model": ["a"], **columns})).figure["class"]
-    assert "ba-dense" not in parse(ROWS).figure["class"]
+def shape_of(columns):
+    """Classes of a table of one model with some numbers in percent, each with its interval."""
+    ends = {f"m{i}{end}": [52.3] for i in range(columns) for end in ("", "_low", "_high")}
+    return set(parse(pd.DataFrame({"model": ["ConvNeXt"], **ends})).figure["class"]) - {"ba-table"}
+
+
+def test_no_column_is_off_the_screen():
+    """Intervals go below values, rows become cards on a phone, and cards everywhere, as columns get too many."""
+    shapes = [shape_of(columns) for columns in (1, 3, 6, 9)]
+    assert shapes == [set(), {"ba-narrow"}, {"ba-dense", "ba-narrow"}, {"ba-dense", "ba-narrow", "ba-stack"}]
+    wide = pd.DataFrame({"model": ["a"], "extraordinarily-long": ["b"], "extraordinarily-wide": ["c"]})
+    assert [cell.get("data-label") for cell in parse(wide).select("td")] == list(wide)[1:]

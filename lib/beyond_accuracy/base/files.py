@@ -6,12 +6,14 @@ sample is read. What that cannot notice (docs/store.md): a file replaced by one 
 in the sample.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from beyond_accuracy.base.errors import InputError
@@ -81,6 +83,34 @@ def write_atomically(path: Path, content: bytes) -> None:
     path = Path(path)
     if not path.is_file() or path.read_bytes() != content:
         atomic_write(path, lambda temporary: temporary.write_bytes(content))
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[bool]:
+    """Held while what the lock file stands for is written; another run waits and says so: "another run is {doing}".
+
+    False where the file system has no locks: what two runs do at once there is up to the caller.
+    """
+    from filelock import FileLock, Timeout  # here: reading a profile takes less time than this import
+
+    lock, held = FileLock(path), True
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            print(f"another run is {doing}; waiting for it", file=sys.stderr)
+            lock.acquire()
+    except NotImplementedError:
+        held = False
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise cannot_write(path, error) from error
+        held = False
+    try:
+        yield held
+    finally:
+        lock.release()
 
 
 def read_json(path: Path) -> dict:

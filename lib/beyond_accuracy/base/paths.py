@@ -10,30 +10,30 @@ ASSETS = Path(__file__).parents[1] / "assets"
 PROFILES = Path(__file__).parents[1] / "profiles"
 
 
-def _checkout() -> Path:
-    """The checkout this package is installed from, else the current folder."""
+def _checkout() -> Path | None:
+    """The checkout this package is installed from, if it is."""
     checkout = Path(__file__).resolve().parents[3]
-    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+    return checkout if (checkout / "notebooks").is_dir() else None
 
 
 def project_root() -> Path:
     """Where outputs go: `BEYOND_ACCURACY_ROOT`, else the checkout or the current folder."""
-    return Path(os.environ.get("BEYOND_ACCURACY_ROOT") or _checkout())
+    return Path(os.environ.get("BEYOND_ACCURACY_ROOT") or _checkout() or "").expanduser().absolute()
 
 
 def notebooks_dir() -> Path:
-    """The source notebooks; they belong to the checkout even when the output root is elsewhere."""
-    return _checkout() / "notebooks"
+    """The source notebooks: of the checkout, even when the output root is elsewhere, else those that were installed."""
+    return (_checkout() or Path(sys.prefix, "share", "beyond-accuracy")) / "notebooks"
 
 
 def data_dir() -> Path:
     """Where datasets are kept: `BEYOND_ACCURACY_DATA`, else a folder outside the repository."""
-    return Path(os.environ.get("BEYOND_ACCURACY_DATA", "~/.cache/beyond-accuracy/data")).expanduser()
+    return Path(os.environ.get("BEYOND_ACCURACY_DATA", "~/.cache/beyond-accuracy/data")).expanduser().absolute()
 
 
 def cache_dir() -> Path:
     """Where predictions and features are kept: `BEYOND_ACCURACY_CACHE`, else `.cache/store` of the checkout."""
-    return Path(os.environ.get("BEYOND_ACCURACY_CACHE", project_root() / ".cache" / "store")).expanduser()
+    return Path(os.environ.get("BEYOND_ACCURACY_CACHE", project_root() / ".cache" / "store")).expanduser().absolute()
 
 
 def report_dir(profile: str) -> Path:
@@ -44,6 +44,12 @@ def report_dir(profile: str) -> Path:
 def figures_dir(profile: str) -> Path:
     """The figures of one profile's last run."""
     return project_root() / "figures" / profile
+
+
+def own_run_dir(profile: str) -> Path | None:
+    """Where a notebook run by itself records; None where `report` runs it (`BEYOND_ACCURACY_REPORT`)."""
+    ours = os.environ.get("BEYOND_ACCURACY_REPORT") == str(report_dir(profile))
+    return None if ours else project_root() / "runs" / profile
 
 
 def resolve(path: str | Path, base: Path | None = None) -> Path:

@@ -4,13 +4,16 @@ A profile is YAML that somebody else wrote: plain values only, no endless trees,
 """
 
 import difflib
+import glob
 import hashlib
 import itertools
 import json
 import math
 import os.path
+import sys
 from collections.abc import Set
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -23,6 +26,20 @@ DIMENSIONS = (
     *("models", "world", "mistakes", "shape_bias", "calibration", "robustness", "transfer"),
     *("synthetic", "invariance", "ablation", "landscape", "conventions", "summary"),
 )
+SHIFTS = ("v2", "a", "r", "sketch", "hard")
+ROLES = {  # page -> parts that datasets play on it, and its options; other pages take any
+    "models": ("clean",),
+    "world": ("clean", *SHIFTS, "cue_conflict", "pug"),
+    "mistakes": ("clean", "factors", "real"),
+    "shape_bias": ("cue_conflict",),
+    "calibration": ("clean", "shifted"),
+    "robustness": ("clean", *SHIFTS, "c", "real", "corrupt"),
+    "transfer": ("tasks", "features", "protocols"),
+    "synthetic": ("pug", "reference"),
+    "invariance": ("clean", "transforms"),
+    "ablation": ("table",),
+    "conventions": ("clean", "factors", "limit", "subsets"),
+}
 SOURCES = ("timm", "open_clip", "predictions")
 PLAIN = {"name": str, "title": str, "description": str, "replicates": str, "synthetic": bool}
 SECTIONS = {"settings", "models", "datasets", "dimensions", "imports"}
@@ -105,7 +122,13 @@ class Profile:
     description: str = ""
     replicates: str = ""  # table of further training runs of its models (`measure.replicates`), if known
 
-    @property
+    def __post_init__(self):
+        taken: dict[str, str] = {}
+        for name, spec in self.models.items():
+            if (first := taken.setdefault(spec.label, name)) != name:  # tables and figures would merge the two
+                raise InputError(f"{self.source}: models {first} and {name} have one label {spec.label!r}; change one")
+
+    @cached_property
     def digest(self) -> str:
         """Fingerprint of the whole profile: a page is rebuilt when it changes."""
         content = {
@@ -114,9 +137,20 @@ class Profile:
             "dimensions": self.dimensions,
             "settings": vars(self.settings),
             "text": [self.name, self.title, self.description, self.synthetic],
-            "replicates": self.replicates and file_stamp(resolve(self.replicates)),
+            "files": [file_stamp(path) for path in self._files()],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _files(self) -> list[Path]:
+        """Small files that pages read as they are: those the profile names, and lists beside the data."""
+        values = [self.replicates, *(spec.classes for spec in self.datasets.values())]
+        for entry in (*self.dimensions.values(), *(spec.options for spec in self.datasets.values())):
+            values += [value for value in entry.values() if isinstance(value, str)]
+        found = [resolve(value) for value in dict.fromkeys(values) if value]
+        found += [beside for path in found for beside in path.parent.glob(f"{glob.escape(path.stem)}_*{path.suffix}")]
+        folders = [resolve(spec.path) for spec in self.datasets.values() if spec.path]
+        found += [path for folder in folders for path in folder.glob("*.*") if path.suffix in (".txt", ".json", ".csv")]
+        return sorted({path for path in found if os.path.isfile(path)})
 
     def under(self, settings: dict, limit: int = 0) -> "Profile":
         """The profile under other `Settings`, and with at most `limit` images of every dataset (0 = as it says)."""
@@ -143,7 +177,7 @@ def available_profiles() -> dict[str, Path]:
 def load_profile(name: str | Path) -> Profile:
     """Read a profile that ships with the package (`mini`, `paper`, …), or any YAML file."""
     shipped = available_profiles()
-    path = shipped.get(str(name), Path(name))
+    path = shipped.get(str(name)) or Path(os.path.abspath(name))
     if not os.path.isfile(path):  # never an error, not even for a name too long for a file
         raise InputError(unknown("profile", str(name), shipped) + "; or give the path of a YAML file")
     return parse_profile(_read_yaml(path), path)
@@ -159,6 +193,8 @@ def parse_profile(content: object, source: Path) -> Profile:
     imports = top.get("imports") or []
     if not isinstance(imports, list) or not all(isinstance(module, str) for module in imports):
         raise InputError(f"{source}: imports: expected a list of module names, got {imports!r}")
+    if imports and (folder := str(source.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # modules lie beside the profile, or are installed
 
     def section(key: str) -> dict:
         return _mapping(top.get(key) or {}, f"{source}: {key}")
@@ -170,6 +206,8 @@ def parse_profile(content: object, source: Path) -> Profile:
     for name, roles in dimensions.items():
         if name not in DIMENSIONS:
             raise InputError(f"{source}: {unknown('dimension', name, DIMENSIONS)}")
+        for role in [role for role in roles if role not in ROLES.get(name, roles)]:
+            raise InputError(f"{source}: dimensions.{name}: {unknown('role', role, ROLES[name])}")
         if isinstance(tasks := roles.get("tasks"), str) and tasks.endswith(".yaml"):  # a file beside the profile
             if not (file := source.parent / tasks).is_file():
                 raise InputError(f"{source}: dimensions.{name}.tasks: {file} not found; it lies beside the profile")
@@ -217,7 +255,7 @@ def _plain(content: object, where: str) -> object:
 
 def _extended(top: dict, source: Path, seen: tuple[Path, ...]) -> dict:
     """The profile merged over the one it extends, which may extend another."""
-    base = top.pop("extends", None)
+    base, top = top.pop("extends", None), _placed(top, source.resolve().parent)
     if base is None:
         return top
     path = available_profiles().get(str(base), source.parent / str(base))
@@ -226,7 +264,24 @@ def _extended(top: dict, source: Path, seen: tuple[Path, ...]) -> dict:
     if path.resolve() in seen:
         raise InputError(f"{source}: extends: {base} leads back to itself")
     parent = _mapping(_plain(_read_yaml(path), str(path)), str(path))
-    return _merge(_extended(parent, path, (*seen, path.resolve())), top)
+    merged = _merge(_extended(parent, path, (*seen, path.resolve())), top)
+    return {key: value for key, value in merged.items() if key not in ("name", "title") or key in top}
+
+
+def _placed(top: dict, folder: Path) -> dict:
+    """The profile with its relative paths made absolute where they lie beside it; others lie under the data folder."""
+
+    def place(key: str, value: object) -> object:
+        if isinstance(value, dict):
+            return {name: place(name, inner) for name, inner in value.items()}
+        local = "local-dir:" if isinstance(value, str) and value.startswith("local-dir:") else ""
+        text = value.removeprefix(local) if isinstance(value, str) else ""
+        named = key == "path" or local or os.path.splitext(text)[1] or "/" in text
+        found = named and text and not os.path.isabs(text) and os.path.exists(folder / text)
+        return f"{local}{folder / text}" if found else value
+
+    placed = {key: place(key, value) for key, value in top.items() if key in ("models", "datasets", "dimensions")}
+    return top | placed | {key: place("path", top[key]) for key in ("replicates",) if key in top}
 
 
 def _merge(parent: dict, child: dict) -> dict:

@@ -456,6 +456,11 @@ class Answers:
             formats = dict.fromkeys(_SHOWN.values(), "+.2f" if slug == "gap-log-odds" else "+.1f")
             caption = f"{panel['caption']}{of}: {what}{note}"
             page.table(shown, f"{name}-{slug}", caption, formats=formats)
+        if len(weak := self.guessing):
+            weak = weak.assign(on=weak["dataset"].map(self.titles), cell=list(map(cell_name, weak.to_dict("records"))))
+            shown = weak[["on", "cell", "value", "ci_low", "ci_high", "chance"]]
+            caption = f"Cells that cannot be told from guessing{of}: mean accuracy over seeds, and guessing's, percent."
+            page.table(shown, f"{name}-at-chance", caption, decimals=1)
 
     def statement(self, term: str) -> str:
         """What one factor does to accuracy: on which sets it is decided, with numbers, and on which not."""
@@ -465,6 +470,12 @@ class Answers:
         words = [", ".join(parts)] * bool(parts)
         words += [f"undecided on {joined(rows.loc[rows['hollow'], 'row'].tolist())}"] * int(rows["hollow"].any())
         return f"{EFFECTS[term]['said']}, all else equal (points): {'; '.join(words)}."
+
+    def claim(self, term: str) -> str:
+        """What one factor does to accuracy where it does most, of the sets on which it is decided."""
+        rows = self.sets("accuracy").query("term == @term and not hollow").sort_values("value", key=abs)
+        most = rows.tail(1).to_dict("records")
+        return "".join(f"{EFFECTS[term]['said']}: {_number(row)} points on {row['row']}" for row in most)
 
     def robustness(self, name: str, shift: str, clean: str) -> str:
         """What brings accuracy under a shift closer to clean accuracy, beside what it does to that accuracy itself.

@@ -442,6 +442,15 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
     return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)
 
 
+def claim(page, errors: pd.DataFrame) -> str:
+    """By how much confidence exceeds accuracy on the last set, the most shifted one, in a few words."""
+    rows = errors[errors["metric"] == "confidence_gap"]
+    rows = rows[rows["dataset"] == rows["dataset"].iloc[-1]].sort_values("value")
+    ends = [f"{100 * row.value:+.1f} points ({page.labels[row.model]})" for row in rows.iloc[[0, -1]].itertuples()]
+    said = f"On {page.title(rows['dataset'].iloc[0])}, confidence minus accuracy"
+    return f"{said} runs from {' to '.join(ends)}" if len(rows) > 1 else f"{said} is {ends[0]}"
+
+
 def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFrame) -> Iterator[str]:
     """Who is over- or underconfident on a set, who has the lowest error, and whether orders hold whatever the bins.
 

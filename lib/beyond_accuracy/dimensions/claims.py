@@ -38,7 +38,8 @@ BASIS = {
     "bound": "sum of several numbers, errors added up (never too narrow)",
 }
 EFFECT = ["effect", "effect_low", "effect_high"]
-SHOWN = ["statement", "verdict", "holding", *EFFECT, "unit", "certainty", "p_holm", "p_holm_floor"]
+DECIDED = ["statement", "decisive", "holding", "certainty", "p_holm", "p_holm_floor", "basis", "n"]
+SUPPORT = {SAME: "supported", REVERSED: "reversed", OPEN: "open", NOT_ASKED: "no interval"}  # the paper's own n
 _REACH = 5.0
 _LOOKS = {SAME: ("o", INK, INK), REVERSED: ("X", "#b3261e", "#b3261e"), OPEN: ("o", "white", INK)}
 
@@ -249,6 +250,51 @@ def _judged(claim: Claim, answers: Sequence[tuple[str, dict | None]]) -> dict:
         "p": found["p"], "p_holm": found["p_holm"], "p_holm_floor": floor, "n": found["n"], "basis": found["basis"],
         "why_not": "",
     }  # fmt: skip
+
+
+def beside_paper(
+    judged: pd.DataFrame, asked: Sequence[Claim], numbers: pd.DataFrame, differences: pd.DataFrame
+) -> pd.DataFrame:
+    """One row per claim: its deciding effect in the paper, what the paper's n tells of it, this run's, its verdict.
+
+    Args:
+        judged: This run's claims, as `judge` returns them.
+        asked: The claims, asked of the paper's own numbers.
+        numbers: These, with intervals where they can have one.
+        differences: Between them, decided.
+    """
+    theirs = judge(asked, numbers, differences)
+    theirs["effect"] = theirs["effect"].fillna(pd.Series([_smallest(claim, numbers) for claim in asked]))
+    told = theirs["verdict"].map(SUPPORT).where(theirs["effect"].notna(), "not printed")
+    shown = pd.DataFrame({"finding": theirs["statement"]})
+    shown[["paper", "paper_low", "paper_high"]] = theirs[EFFECT]
+    shown["its n"] = told
+    shown[["here", "here_low", "here_high"]] = judged[EFFECT]
+    shown["unit"] = judged["unit"].where(judged["unit"] != "", theirs["unit"])
+    return shown.assign(verdict=judged["verdict"].str.removesuffix(" here"))
+
+
+def supported(beside: pd.DataFrame) -> str:
+    """How many findings the paper's own test sets support, in words, from the table of `beside_paper`."""
+    count = beside["its n"].value_counts().reindex([SUPPORT[SAME], SUPPORT[OPEN], SUPPORT[REVERSED]], fill_value=0)
+    yes, undecided, no = count
+    rest = f"{len(beside) - count.sum()}, whose numbers have no interval or are not printed"
+    said = f"supports {yes} of its {len(beside)} findings, leaves {undecided} open, speaks against {no}"
+    return f"The size of the paper's test sets alone {said} and says nothing of {rest}."
+
+
+def _smallest(claim: Claim, numbers: pd.DataFrame) -> float:
+    """The smallest left side of a claim's questions from the numbers alone; NaN where one is lacking."""
+    values = of_page(numbers, claim.page).set_index(["dataset", "metric", "model"])["value"].to_dict()
+    values |= {(term.dataset, term.metric, ""): 0.0 for question in claim.questions for term in question.terms}
+
+    def side(question: Question) -> float:
+        parts = [values.get((t.dataset, t.metric, m), np.nan) * w for t in question.terms
+                 for m, w in ((t.a, t.weight), (t.b, -t.weight))]  # fmt: skip
+        return question.offset + sum(parts)
+
+    sides = [side(question) for question in claim.questions]
+    return float(np.min(sides)) if sides else np.nan
 
 
 def _scaled(value: float, low: float, high: float) -> float:

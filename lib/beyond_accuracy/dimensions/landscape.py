@@ -341,11 +341,12 @@ def equal_accuracy_sentence(differences: pd.DataFrame, sizes: pd.DataFrame) -> s
     )
 
 
-def recorded(sizes: pd.DataFrame, matched: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the results schema, of all published models: correlation with size, and matched pairs."""
+def recorded(sizes: pd.DataFrame, matched: pd.DataFrame, left: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the results schema: correlation with size, matched pairs, and `left` of `components`."""
     plain = _plain(sizes).assign(metric="spearman:params_m", unit="correlation")
     pairs = matched.assign(metric="matched:convnet_minus_transformer", unit="points")
-    rows = pd.concat([plain, pairs], ignore_index=True).rename(columns={"benchmark": "dataset"})
+    left = left.assign(metric="spearman_given_imagenet:imagenet_r", unit="correlation")
+    rows = pd.concat([plain, pairs, left], ignore_index=True).rename(columns={"benchmark": "dataset"})
     return rows.assign(model="published_models")[[*results.RESULT_COLUMNS[1:]]]
 
 
@@ -502,7 +503,7 @@ def information(parts: Parts, resamples: int, rng: np.random.Generator) -> pd.Da
 
 def components(
     supervised: pd.DataFrame, clip: pd.DataFrame, resamples: int, rng: np.random.Generator
-) -> tuple[pd.DataFrame, pd.Series]:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What is left of the robustness benchmarks once ImageNet is known.
 
     Loadings of the first two components (`component` names their share of the variance, `benchmark, value`), and the
@@ -516,7 +517,7 @@ def components(
             loading = loadings.iloc[:, k].rename("value").rename_axis("benchmark").reset_index()
             rows.append(loading.assign(component=f"{name}, {nth}: {share} %"))
     left = associations(supervised, "imagenet_r", ["imagenet_sketch"], resamples, rng, ["imagenet_1k"])
-    return readable(pd.concat(rows, ignore_index=True)), left.iloc[0]
+    return readable(pd.concat(rows, ignore_index=True)), left
 
 
 def structured_words(clip: pd.DataFrame) -> str:
@@ -532,11 +533,11 @@ def structured_words(clip: pd.DataFrame) -> str:
     )
 
 
-def information_sentence(information: pd.DataFrame, left: pd.Series, clip: pd.DataFrame) -> str:
+def information_sentence(information: pd.DataFrame, left: pd.DataFrame, clip: pd.DataFrame) -> str:
     """Which benchmarks repeat ImageNet, which are one axis; rows of `information`, `left` of `components`."""
     v2 = information[(information.models == "supervised") & (information.benchmark == "V2")].iloc[0]
     structured = clip.vtab_structured.mean()
-    rank = format_interval(left.value, left.ci_low, left.ci_high, ".2f")
+    rank = format_interval(*left.loc[0, ["value", "ci_low", "ci_high"]], ".2f")
     return (
         f"ImageNet-V2 repeats ImageNet (R² {v2.value:.3f} over supervised models); R and Sketch are one axis: at equal "
         f"ImageNet accuracy their ranks still correlate at {rank}. ImageNet-A is a second axis; zero-shot VTAB "

@@ -348,7 +348,7 @@ def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequenc
     first = next(iter(axes.values()))
     first.set_yticks(range(len(order)), [_plain(name) for name in order])
     # All but the very widest intervals of the rarest factors; zero is always in sight.
-    low, high = frame["ci_low"].quantile(0.03), frame["ci_high"].quantile(0.97)
+    low, high = frame["ci_low"].min(), frame["ci_high"].max()
     low, high = min(0.0, low, frame["difference"].min()), max(0.0, high, frame["difference"].max())
     first.set(ylim=(len(order) - 0.4, -0.6), xlim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
     first.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -356,9 +356,22 @@ def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequenc
     return fig, f"Differences of factor effects (log-odds) that are told from zero. {'; '.join(words)}."
 
 
-def reach(rows: pd.DataFrame) -> tuple[float, float]:
-    """Limits of an axis of ratios: the largest value, and all but the very widest intervals."""
-    return 0.0, 1.06 * np.nanmax([rows["value"].max(), rows["ci_high"].quantile(0.97), 1.0])
+def pictures(page, images: Annotated) -> tuple[list, list[str], pd.DataFrame]:
+    """For each top factor the image that most models miss, what to write below it, and the rows `id, factor, wrong`."""
+    rows = []
+    for factor in images.top:
+        wrong = (~images.right.loc[images.top.index[images.top[factor] == 1]]).sum(axis=1)
+        rows += [(wrong.idxmax(), _plain(factor), wrong.max())] if len(wrong) else []
+    shown = pd.DataFrame(rows, columns=["id", "factor", "wrong"])
+    found = [page.image(page.role("clean"), name) for name in shown["id"]]
+    return found, [f"{row.factor}\n{row.wrong} of {images.right.shape[1]} wrong" for row in shown.itertuples()], shown
+
+
+def claim(table: pd.DataFrame) -> str:
+    """The factors among which the hardest of every model is, by how many models they may be it for."""
+    names = pd.Series([name for names in hardest(table).values() for name in names])
+    most = [_plain(name) for name in names.value_counts(sort=True).index]
+    return f"Hardest: {', '.join(most[:3])}{' or others' * (len(most) > 3)}"
 
 
 def sentences(

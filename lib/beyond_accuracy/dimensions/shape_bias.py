@@ -291,3 +291,10 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
             " All follow the shape in nine of ten decisions or more: so near the ceiling this set hardly orders them."
         )
     return text + (f" People, on the same images, reach {people['all']:.2f}." if len(people) else "")
+
+
+def claim(page, rows: pd.DataFrame) -> str:
+    """The range of the models' shape bias, in a few words."""
+    values = rows[rows["metric"] == "shape_bias"].set_index("model")["value"].sort_values()
+    first, *others = (f"{value:.2f} ({page.labels[model]})" for model, value in values.items())
+    return f"Shape bias runs from {first} to {others[-1]}" if others else f"Shape bias is {first}"

@@ -1,7 +1,11 @@
 """What each page needs from the networks, so that all of it runs before the first notebook, and what that will take."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+
+import pandas as pd
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import free_bytes
@@ -9,6 +13,7 @@ from beyond_accuracy.base.paths import cache_dir
 from beyond_accuracy.base.profile import DatasetSpec, Profile, unknown
 from beyond_accuracy.data import corruptions, transforms
 from beyond_accuracy.data.classes import class_space
+from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference.jobs import Options, usable_precisions
 from beyond_accuracy.inference.outputs import Outputs
@@ -40,6 +45,7 @@ class Filled:
     keys: list[str] = field(default_factory=list)  # store keys the page reads
     missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not on this machine
     wrong: list[str] = field(default_factory=list)  # the same for bad input
+    metadata: dict[str, str] = field(default_factory=dict)  # stamps of what is said of the images, by dataset
 
 
 def requests(profile: Profile, dimension: str, options: dict | None = None) -> list[Request]:
@@ -98,12 +104,21 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
         try:
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
+            filled.metadata[request.dataset] = _metadata_stamp(profile.datasets[asked.base(request.dataset)])
         except (DataMissing, InputError) as error:
             told = filled.missing if isinstance(error, DataMissing) else filled.wrong
             if str(error) not in told:  # several requests may lack the same
                 told.append(str(error))
     filled.keys = sorted(outputs.used)
     return filled
+
+
+def _metadata_stamp(spec: DatasetSpec) -> str:
+    """What is said of a dataset's images: factors, scenes, class names. Pages read it, no network does."""
+    data = load_dataset(spec)
+    rows = pd.util.hash_pandas_object(data.metadata.astype(str)).to_numpy().tobytes()
+    names = data.classes.names if data.classes else ()
+    return hashlib.sha256(rows + json.dumps([list(data.metadata), names]).encode()).hexdigest()[:24]
 
 
 # Conventions ----------------------------------------------------------------------------------------------------------

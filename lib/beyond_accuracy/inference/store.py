@@ -8,9 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +17,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write, cannot_write, read_json, write_atomically
+from beyond_accuracy.base.files import atomic_write, cannot_write, locked, read_json, write_atomically
 from beyond_accuracy.base.paths import cache_dir, check_name
 
 FORMAT = 2
@@ -64,30 +63,12 @@ class Entry:
         there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
         return [rows for rows in ranges if self.part(rows).name not in there]
 
-    @contextmanager
-    def lock(self) -> Iterator[bool]:
+    def lock(self) -> AbstractContextManager[bool]:
         """Held while the entry is filled: of two runs that want the same outputs, the second waits and then reads.
 
         False where the file system has no locks: two runs then do the same work twice, which is safe.
         """
-        path, locked = self.folder / "lock", True
-        lock = FileLock(path)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=1)
-            except Timeout:
-                what = f"{self.meta.get('model')} on {self.meta.get('dataset')}"
-                print(f"another run is computing {what}; waiting for it", file=sys.stderr)
-                lock.acquire()
-        except NotImplementedError:
-            locked = False
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        try:
-            yield locked
-        finally:
-            lock.release()
+        return locked(self.folder / "lock", f"computing {self.meta.get('model')} on {self.meta.get('dataset')}")
 
     def start(self, facts: dict, locked: bool = True) -> None:
         """Write down what the folder stands for and how this run computes (a run continued elsewhere lists both).

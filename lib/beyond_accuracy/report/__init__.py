@@ -14,6 +14,7 @@ class PageView:
     lead: str = ""
     sections: list[tuple[str, str]] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)  # how the page was made, for its footer
+    claim: str = ""  # what it says, in a few words
 
     @property
     def href(self) -> str:

@@ -6,30 +6,31 @@ predictions it reads. Nothing else starts a kernel, and papermill and nbconvert 
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from beyond_accuracy.base import parameters as parameters_
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import read_json, write_atomically
-from beyond_accuracy.base.paths import ASSETS, notebooks_dir, project_root, report_dir
+from beyond_accuracy.base.files import locked, read_json, write_atomically
+from beyond_accuracy.base.paths import ASSETS, figures_dir, notebooks_dir, project_root, report_dir
 from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.run import LATE, READS, build_pages
-from beyond_accuracy.show import metrics, results
+from beyond_accuracy.show import results
 
 if TYPE_CHECKING:
     from beyond_accuracy.inference.plan import Filled
 
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
-TOOL_PAGES = ("choose", "differences", "images", "metrics")  # made from what the notebooks recorded
+TOOL_PAGES = ("models", "choose", "differences", "images", "metrics")  # made from what the notebooks recorded
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
 RECORDED = {"results": ".csv", "comparisons": ".csv", "findings": ".json"}  # folder -> what a page leaves there
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
@@ -59,10 +60,12 @@ class Notebook:
 
 @dataclass(frozen=True)
 class PageState(PageView):
-    """What is known of a page between runs."""
+    """What is known of a page between runs, and the files that it vouches for."""
 
     run_key: str = ""
     render_key: str = ""
+    made_for: str = ""  # profile and models
+    files: dict[str, str] = field(default_factory=dict)  # digest of everything it left, by path below the root
 
 
 def build(
@@ -81,43 +84,51 @@ def build(
     """Build the report of a profile in `report/<profile>/`: all inference (`plan.fill`), then the notebooks (`run`).
 
     An unknown profile, dimension or parameter raises InputError before anything is built. The exit code is 0 complete,
-    1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing.
+    1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing. A second report in the same folder waits
+    for the first.
     """
     loaded = profile if isinstance(profile, Profile) else load_profile(profile)
     loaded = loaded.select(models)
     folder = report_dir(loaded.name)
-    pages = find_pages(loaded, notebooks or notebooks_dir())
+    if not (pages := find_pages(loaded, notebooks or notebooks_dir())):
+        where = f"{notebooks or notebooks_dir()} has no notebook of {', '.join(loaded.dimensions) or 'any dimension'}"
+        raise InputError(f"profile {loaded.name}: nothing to build: {where}; run in a checkout, or name `dimensions`")
     chosen = _choose(loaded, pages, [name for name in only if name])
     given = _parameters(loaded, models, parameters or {}, chosen)
     from beyond_accuracy.inference.plan import WORTH_SAYING, disk_lines
 
-    for line in disk_lines(loaded, [page.dimension for page in chosen], WORTH_SAYING):
-        echo(line)
+    with suppress(InputError):  # bad input is for the page that meets it
+        for line in disk_lines(loaded, [page.dimension for page in chosen], WORTH_SAYING):
+            echo(line)
     filled = fill_store(loaded, chosen, dict(options or {}), echo)
-    states = {page.name: _read_state(folder, page) for page in pages}
 
     def build_one(page: Notebook) -> PageState:
         found = filled[page.name]
-        inputs = [*found.keys, *found.missing, *found.wrong]
+        inputs = [*found.keys, *found.missing, *found.wrong, *found.metadata.values()]
         run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
-        kept = state.status == "ok" and state.run_key == run_key and page.executed(folder).is_file() and not force
+        kept = state.status == "ok" and state.run_key == run_key and not force
         if kept and state.render_key == _render_key(run_key):
             echo(f"{page.name}: unchanged")
         elif kept:
-            state = _render(folder, page, run_key, state.facts)
+            state = _render(folder, page, run_key, state.facts, loaded)
             echo(f"{page.name}: rendered again")
         else:
             echo(f"{page.name}: running")
             facts = _run(folder, page, given[page.name], loaded)
-            state = _render(folder, page, run_key, facts)
+            state = _render(folder, page, run_key, facts, loaded)
             echo(f"{page.name}: {state.status} ({facts['Duration']})" + (f": {state.message}" if state.message else ""))
         return state
 
-    states |= build_pages(chosen, build_one, at_once)
-    _assemble(folder, loaded, models, pages, states, dict(options or {}))
+    with locked(folder / ".state" / "lock", f"building {folder}") as alone:
+        states = _vouched(folder, loaded, pages, alone)
+        for name in states.keys() - {page.name for page in chosen}:
+            if states[name].status == "absent" and states[name].message:
+                echo(f"{name}: {states[name].message}")
+        states |= build_pages(chosen, build_one, at_once, folder)
+        failed = _assemble(folder, loaded, models, pages, states, dict(options or {}), echo)
     echo(f"report: {folder / 'index.html'}")
-    statuses = [states[page.name].status for page in chosen]
+    statuses = [*(states[page.name].status for page in chosen), *failed]
     for status, told in (("missing", "missing"), ("input", "wrong")):  # a page may be there without some of its sets
         if count := len({message for found in filled.values() for message in getattr(found, told)}):
             statuses.append(status)
@@ -141,7 +152,7 @@ def fill_store(
 ) -> dict[str, Filled]:
     """Run what the store lacks; returns what was found for each page, by page name.
 
-    Bad input stops nothing else: the page's notebook meets it again and says so there.
+    What goes wrong stops its own page only: the page's notebook meets it again and says so there.
     """
     from beyond_accuracy.inference import plan
     from beyond_accuracy.inference.store import Store
@@ -150,7 +161,7 @@ def fill_store(
     for page in pages:
         try:
             filled = plan.fill(profile, page.dimension, store, options) if profile.models else plan.Filled()
-        except InputError as error:  # the page's roles
+        except Exception as error:  # one model, one damaged file or the page's roles must not cost the other pages
             filled = plan.Filled(wrong=[str(error)])
         for message in (*filled.missing, *filled.wrong):
             echo(f"{page.name}: {message}")
@@ -180,10 +191,7 @@ def _exit_code(statuses: Sequence[str], allow_missing: bool) -> int:
 def _parameters(
     profile: Profile, models: str, overrides: Mapping[str, object], pages: Sequence[Notebook]
 ) -> dict[str, dict[str, object]]:
-    """Parameters of each page by name, checked against what its notebook declares.
-
-    papermill only warns about a parameter that a notebook does not have, and the run then quietly uses the default.
-    """
+    """Parameters of each page by name, checked against what its notebook declares."""
     shipped = available_profiles().get(profile.name)
     base = {
         "PROFILE": profile.name if shipped == profile.source else str(profile.source.resolve()),
@@ -192,10 +200,7 @@ def _parameters(
         "RESAMPLES": profile.settings.resamples,
     }
     declared = {page.name: declared_parameters(page.notebook) for page in pages}
-    everywhere = sorted(set().union(*declared.values()))
-    for name in overrides:
-        if name not in everywhere:
-            raise InputError(f"no notebook of this report has it: {unknown('parameter', name, everywhere)}")
+    parameters_.check({name: value for found in declared.values() for name, value in found.items()}, overrides)
     given = {}
     for page in pages:
         for name in ("PROFILE", "MODELS"):
@@ -205,27 +210,17 @@ def _parameters(
     return given
 
 
-def declared_parameters(notebook: Path) -> set[str]:
-    """Names that a notebook's cell tagged `parameters` assigns.
-
-    Read from the syntax tree, which for a cell of plain assignments is what `papermill.inspect_notebook` finds; a run
-    that has nothing to do need not import papermill.
+def declared_parameters(notebook: Path) -> dict[str, object]:
+    """What a notebook's cell tagged `parameters` assigns.
 
     Raises:
         InputError: Not a notebook, or a parameters cell that is not Python.
     """
-    names: set[str] = set()
-    for kind, source, tags in _notebook_source(notebook):
-        if kind != "code" or "parameters" not in tags:
-            continue
-        try:
-            statements = ast.parse(source).body
-        except SyntaxError as error:
-            raise InputError(f"{notebook.name}: parameters cell: {error}") from error
-        for statement in statements:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-            names.update(target.id for target in targets if isinstance(target, ast.Name))
-    return names
+    tagged = [text for kind, text, tags in _notebook_source(notebook) if kind == "code" and "parameters" in tags]
+    try:
+        return parameters_.declared("\n".join(tagged))
+    except SyntaxError as error:
+        raise InputError(f"{notebook.name}: parameters cell: {error}") from error
 
 
 # What a page depends on ----------------------------------------------------------------------------------------------
@@ -246,7 +241,7 @@ def _run_key(page: Notebook, parameters: Mapping[str, object], profile: Profile,
 
 def _render_key(run_key: str) -> str:
     folder = LIBRARY / "report"
-    files = [folder / "html.py", folder / "template" / "reading.yaml", folder / "template" / "reading.html.j2"]
+    files = [folder / "html.py", folder / "arrange.py", *sorted((folder / "template").glob("reading.*"))]
     files += sorted((folder / "template" / "notebook").iterdir())
     return _digest(run_key.encode(), *(path.read_bytes() for path in files))
 
@@ -299,6 +294,53 @@ def _version(package: str) -> str:
         return "absent"
 
 
+# What is there from before --------------------------------------------------------------------------------------------
+
+
+def _vouched(folder: Path, profile: Profile, pages: Sequence[Notebook], alone: bool) -> dict[str, PageState]:
+    """States by page name; records that none of them vouches for (edited, another profile's, a killed run's) go."""
+    states = {page.name: _read_state(folder, page, _made_for(profile)) for page in pages}
+    good = {page.dimension for page in pages if states[page.name].status != "absent"}
+    for kind, ending in RECORDED.items():
+        for path in (folder / kind).glob(f"*{ending}"):
+            if path.stem not in good:
+                path.unlink()
+    if alone:  # nobody else is at work here: what is half-written is a killed run's
+        for place in (folder, figures_dir(profile.name)):
+            for left in [*place.rglob(".tmp-*"), *place.rglob(".*.part.ipynb")]:
+                left.unlink(missing_ok=True)
+    return states
+
+
+def _read_state(folder: Path, page: Notebook, made_for: str) -> PageState:
+    content = read_json(page.kept(folder, "json"))
+    try:
+        state = PageState(**content | {"sections": [tuple(pair) for pair in content["sections"]]})
+        reason = "" if _same(state.files) else "its files are not as it left them"
+    except (KeyError, TypeError, AttributeError):
+        return PageState(page.name, page.title)  # never built, or by another version: build it
+    reason = reason or ("" if state.made_for == made_for else "it is of another profile or other models")
+    return PageState(page.name, state.title, message=f"left out until it is built again: {reason}") if reason else state
+
+
+def _made_for(profile: Profile) -> str:
+    return _digest(profile.digest.encode(), json.dumps(list(profile.models)).encode())
+
+
+def _recorded(folder: Path, dimension: str) -> list[Path]:
+    return [folder / kind / f"{dimension}{ending}" for kind, ending in RECORDED.items()]
+
+
+def _stamps(files: Iterable[Path]) -> dict[str, str]:
+    """Digests of those files that are there, by path below the root."""
+    root = project_root()
+    return {str(path.relative_to(root)): _digest(path.read_bytes()) for path in files if path.is_file()}
+
+
+def _same(stamps: Mapping[str, str]) -> bool:
+    return _stamps(project_root() / name for name in stamps) == dict(stamps)
+
+
 # Running and rendering ---------------------------------------------------------------------------------------------
 
 
@@ -308,13 +350,13 @@ def _run(folder: Path, page: Notebook, parameters: Mapping[str, object], profile
 
     # Numbers of an earlier run must not outlive a run that fails, and a run cut short must not look finished.
     page.kept(folder, "json").unlink(missing_ok=True)
-    for kind, ending in RECORDED.items():
-        (folder / kind / f"{page.dimension}{ending}").unlink(missing_ok=True)
+    for path in _recorded(folder, page.dimension):
+        path.unlink(missing_ok=True)
     timeout = profile.settings.notebook_timeout
     return report_run.execute(page.notebook, page.executed(folder), parameters, timeout, project_root())
 
 
-def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]) -> PageState:
+def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str], profile: Profile) -> PageState:
     """Render the executed notebook and remember the result."""
     import nbformat
 
@@ -324,9 +366,11 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
     failure = html.failure_of(notebook)
     status, message = (failure.status, failure.summary) if failure else ("ok", "")
     body = html.render_body(notebook, failure, page.notebook.parent, page.dimension)
-    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts))
-    state = PageState(page.name, *said, run_key, _render_key(run_key))
+    said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts), body.claim)
     write_atomically(page.kept(folder, "html"), body.html.encode())
+    files = [page.executed(folder), page.kept(folder, "html"), *_recorded(folder, page.dimension)]
+    files += sorted((figures_dir(profile.name) / page.dimension).glob("[!.]*"))
+    state = PageState(page.name, *said, run_key, _render_key(run_key), _made_for(profile), _stamps(files))
     write_atomically(page.kept(folder, "json"), (json.dumps(asdict(state), indent=1) + "\n").encode())
     return state
 
@@ -338,47 +382,79 @@ def _assemble(
     pages: Sequence[Notebook],
     states: Mapping[str, PageState],
     options: dict,
-) -> None:
-    """Write the tool pages, the front page and the shell around every body; equal files are not touched."""
+    echo: Callable[[str], None],
+) -> list[str]:
+    """Write the tool pages, the front page and the shell around every body; equal files are not touched.
+
+    What cannot be made says so in its place, and is `failed` in the answer: the other pages are there all the same.
+    """
     shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
-    shell += [metrics.FILE, *sorted((folder / ".state" / "pages").glob("*"))]
-    content = [path.read_bytes() for path in shell]
-    key = _digest(*content, _results_digest(folder).encode(), profile.digest.encode(), models.encode())
-    key_file = folder / ".state" / "site"
-    expected = [folder / name for name in ("index.html", "results.csv")]
-    expected += [folder / f"{name}.html" for name in (*_built(states), *TOOL_PAGES)]
-    if key_file.is_file() and key_file.read_text() == key and all(path.is_file() for path in expected):
-        return
+    shell += sorted((folder / ".state" / "pages").glob("*"))
+    said = (_library_digest(), _results_digest(folder), _made_for(profile))
+    key = _digest(*(path.read_bytes() for path in shell), *(part.encode() for part in said))
+    site_file = folder / ".state" / "site"
+    built, kept = [name for name, state in states.items() if state.status != "absent"], read_json(site_file)
+    if kept.get("key") == f"{key} {models} {built}" and _same(kept.get("files") or {"": ""}):
+        return []
 
-    from beyond_accuracy.report import choose, differences, front, html, images
+    from beyond_accuracy.report import choose, differences, front, html, images, joint, real_models
 
-    views, dimensions = [states[page.name] for page in pages], [page.dimension for page in pages]
+    pages = sorted(pages, key=lambda page: page.dimension not in LATE)  # built last, read first
+    views, there = [states[page.name] for page in pages], [page for page in pages if page.name in built]
+    dimensions = [page.dimension for page in there]
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
-    bodies = {
-        "choose": choose.body(table, comparisons, profile),
-        "differences": differences.body(folder, profile, comparisons, dict(zip(dimensions, views, strict=True))),
-        "images": images.kept_body(folder, inputs, profile, options),
-        "metrics": front.metrics_body(),
+    titles = {page.dimension: states[page.name] for page in pages}
+
+    @cache
+    def choice() -> choose.Choice:
+        shared = joint.shared_draws(profile, options, front.HEADLINES, choose.DRAWS, profile.settings.seed)
+        return choose.gather(table, comparisons, profile, choose.DRAWS, profile.settings.seed, shared)
+
+    made = {
+        "models": lambda: real_models.body(next((f"{name}.html" for name in built if "landscape" in name), "")),
+        "choose": lambda: choose.body(choice(), profile),
+        "differences": lambda: differences.body(folder, profile, comparisons, titles),
+        "images": lambda: images.kept_body(folder, inputs, profile, options),
+        "metrics": front.metrics_body,
     }
-    tools = [PageView(name, body.title, "ok", "", body.lead, body.sections) for name, body in bodies.items()]
+    bodies, tools = {}, []
+    for name, make in made.items():
+        try:
+            bodies[name], status, message = make(), "ok", ""
+        except Exception as error:  # whatever it is: it costs this page only
+            status, message = "failed", f"{type(error).__name__}: {error}"
+            echo(f"{name}: failed: {message}")
+            bodies[name] = html.Body(name.capitalize(), message, [], html.fragment("plain.html.j2", lead=message))
+        tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
+    failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
     site["cuts"] = _cuts(profile, pages)
-    site["advice"] = choose.advice(table, comparisons, profile)
-    for page, view in zip(pages, views, strict=True):
-        if view.status != "absent":
-            inside = page.kept(folder, "html").read_text("utf-8")
-            bodies[page.name] = html.Body(view.title, view.lead, view.sections, inside)
+    site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(choice(), profile)
+    for page in there:
+        view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
+        inside = html.linked(inside, bodies["images"].links.get(page.dimension, {}))
+        bodies[page.name] = html.Body(view.title, view.lead, view.sections, inside)
+    written = [folder / "results.csv", folder / "index.html"]
     for view in [*tools, *views]:
         if view.name in bodies:
-            text = html.page_html(bodies[view.name], view, views, site)
-            write_atomically(folder / view.href, text.encode())
+            shown = site | {"synthetic": profile.synthetic and view.name != "models"}  # published models are no toys
+            written.append(folder / view.href)
+            write_atomically(written[-1], html.page_html(bodies[view.name], view, views, shown).encode())
     for orphan in folder.glob("[0-9]*_*.html"):
-        if orphan.stem not in _built(states):
+        if orphan.stem not in built:
             orphan.unlink()
-    text = front.front_page(folder, profile, models, dimensions, views, site, table)
+    about = [folder, profile, models, [page.dimension for page in pages], views, site]
+    try:
+        text = front.front_page(*about, table)
+    except Exception as error:
+        echo(f"index: failed, without its numbers: {type(error).__name__}: {error}")
+        text, failed = front.front_page(*about, table[:0]), [*failed, "failed"]
     write_atomically(folder / "index.html", text.encode())
-    write_atomically(key_file, key.encode())
+    if not failed:
+        content = {"key": f"{key} {models} {built}", "files": _stamps(written)}
+        write_atomically(site_file, json.dumps(content, indent=1).encode())
+    return failed
 
 
 def _cuts(profile: Profile, pages: Sequence[Notebook]) -> dict[str, list[str]]:
@@ -391,16 +467,3 @@ def _cuts(profile: Profile, pages: Sequence[Notebook]) -> dict[str, list[str]]:
             if plan.requests(profile, page.dimension):
                 found[page.name] = plan.cuts(profile, page.dimension)
     return {**found, "": list(dict.fromkeys(text for texts in found.values() for text in texts))}
-
-
-def _built(states: Mapping[str, PageState]) -> list[str]:
-    return [name for name, state in states.items() if state.status != "absent"]
-
-
-def _read_state(folder: Path, page: Notebook) -> PageState:
-    content = read_json(page.kept(folder, "json"))
-    try:
-        state = PageState(**content | {"sections": [tuple(pair) for pair in content["sections"]]})
-    except (KeyError, TypeError):
-        return PageState(page.name, page.title)  # never built, or by another version: build it
-    return state if page.kept(folder, "html").is_file() else PageState(page.name, page.title)

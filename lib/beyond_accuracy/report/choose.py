@@ -8,7 +8,7 @@ that a model added or left out does not change how two others compare.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,12 +22,14 @@ from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import Z95, half_width_sd
 from beyond_accuracy.report.front import HEADLINES, Headline, headline_rows
 from beyond_accuracy.report.html import Body, fragment
+from beyond_accuracy.report.joint import Draws
 from beyond_accuracy.show import metrics, tables
 
 DRAWS = 1000
 UNIT = 1000  # utilities are integers, thousandths of a step: Python and the page then rank by the same numbers
+WEIGHTINGS = 2000  # random ones of a purpose's numbers
 HIGHEST = 100  # weight; the lowest is 0, or -100 where the reader chooses which end is wanted
-COST, UNASKED = "by cost", "not compared"  # what stands where there is no verdict
+COST, DRAWN = "by cost", "by its intervals"  # what stands where no page asked: no verdict, the draws alone
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Choice:
     means: list[NDArray[np.int64]]  # (models,) utility in thousandths of a step, relative to the models' mean
     known: list[NDArray[np.bool_]]  # (models,) whether a model has a number
     draws: list[NDArray[np.int64]]  # (models, draws) utilities within the intervals; one draw where nothing varies
+    shared: list[bool]  # whether drawn over the same images as other criteria
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,23 @@ class Ranking:
 # Computing -----------------------------------------------------------------------------------------------------------
 
 
-def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, draws: int, seed: int) -> Choice:
+def gather(
+    table: pd.DataFrame,  # results
+    comparisons: pd.DataFrame,
+    profile: Profile,
+    draws: int,
+    seed: int,
+    shared: Draws | None = None,  # of `joint.shared_draws`, with as many draws
+) -> Choice:
     """Criteria, utilities and draws from the results.
 
-    Each number is drawn from a normal distribution around its estimate whose standard error its interval implies.
-    Criteria are independent; models are independent too, except where the interval of their paired difference
-    (`comparisons`) tells how far they move together. Costs are compared to three digits: what prints alike is a tie.
+    Each number is drawn around its estimate with the standard error that its interval implies: where its images are
+    stored, together with all others of these images (`shared`); else from a normal distribution by itself, models
+    together as far as the interval of their paired difference tells. Costs are compared to three digits: what prints
+    alike is a tie.
     """
     models = list(profile.models)
-    choice = Choice(models, [], [], [], [], [], [])
+    choice = Choice(models, [], [], [], [], [], [], [])
     rng = np.random.default_rng([seed, 7])
     for criterion, rows in headline_rows(table, profile, [h for h in HEADLINES if h.step]):
         if len(rows) < 2 or (criterion.log and (rows["value"] <= 0).any()):
@@ -111,12 +122,15 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         if criterion.log:
             value = np.log2([float(f"{v:.3g}") for v in value])
             sd = np.full(len(models), np.log2(criterion.known) / Z95)
-        steps = (-1 if criterion.better == "down" else 1) * value / criterion.step
+        sign = -1 if criterion.better == "down" else 1
+        steps = sign * value / criterion.step
         centred = np.where(np.isnan(value), 0.0, steps - np.nanmean(steps))
         keys = ["dimension", "dataset", "metric"]
         judged = comparisons[(comparisons[keys] == rows[keys].iloc[0]).all(axis=1)]
-        noise = np.zeros((len(models), 1))
-        if sd.any():
+        noise, key = np.zeros((len(models), 1)), tuple(rows[keys].iloc[0])
+        if key in (shared or {}):
+            noise = sign * shared[key] * sd[:, None] / criterion.step
+        elif sd.any():
             together = covariance(sd, _gap_sds(judged, models)) / criterion.step**2
             noise = _root(together) @ rng.standard_normal((len(models), draws))
         choice.means.append(np.rint(centred * UNIT).astype(np.int64))
@@ -124,6 +138,7 @@ def gather(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile, dra
         choice.criteria.append(criterion)
         choice.rows.append(rows)
         choice.judged.append(judged)
+        choice.shared.append(key in (shared or {}))
         choice.draws.append(np.rint((centred[:, None] + noise) * UNIT).astype(np.int64))
     return choice
 
@@ -203,6 +218,16 @@ def decisive(choice: Choice, weights: Mapping[str, int], ranking: Ranking) -> in
     return int(np.argmax(leads)) if max(leads) > 0 else None
 
 
+def led(choice: Choice, keys: Iterable[str], seed: int) -> dict[str, float]:
+    """Share of random weightings of some criteria (uniform over all) in which each model leads by the estimates."""
+    weighed = [i for i, criterion in enumerate(choice.criteria) if criterion.key in set(keys)]
+    ranked = np.all([choice.known[i] for i in weighed], axis=0)
+    weights = np.random.default_rng([seed, 8]).dirichlet(np.ones(len(weighed)), WEIGHTINGS)
+    scores = np.where(ranked, weights @ np.array([choice.means[i] for i in weighed]), -np.inf)
+    first = np.isclose(scores, scores.max(axis=1, keepdims=True), rtol=0, atol=1e-6)
+    return dict(zip(choice.models, (first / first.sum(axis=1, keepdims=True)).mean(axis=0).tolist(), strict=True))
+
+
 def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[int, int]) -> list[Flip]:
     if len(order) < 2:
         return []
@@ -224,49 +249,54 @@ def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[in
 # Saying --------------------------------------------------------------------------------------------------------------
 
 
-def advice(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> list[dict[str, str]]:
+def advice(choice: Choice, profile: Profile) -> list[dict[str, str]]:
     """Which model comes first for each purpose and how sure that is, for the front page.
 
-    `href` is the chooser with these weights; `model` all that tie, or that the verdict on what decides does not tell
-    apart; `sure` that verdict, and the chances; `numbers` the first model against the runner-up: what the purpose is
-    about and, if it is another, what decides.
+    `href` is the chooser with these weights; `model` all that tie, or that the number that decides does not tell from
+    the first; `sure` the verdict on that number, and the chances; `numbers` the first model against the runner-up: what
+    the purpose is about and, if it is another, what decides.
     """
-    choice = gather(table, comparisons, profile, DRAWS, profile.settings.seed)
-    labels = {name: spec.label for name, spec in profile.models.items()}
-    rows = []
+    labels, rows = {name: spec.label for name, spec in profile.models.items()}, []
     for preset in offered(choice):
         ranking = rank(choice, preset.weights)
         if len(ranking.order) < 2:
             continue
         need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
         deciding = decisive(choice, preset.weights, ranking)
-        word = _verdict(choice, need if deciding is None else deciding, ranking)
-        second = f"{labels[ranking.order[1]]} in {_chance(ranking.best[1])}"
-        sure = f"{word}: first in {_chance(ranking.best[0])} of draws, {second}"
-        numbers = [_against(choice, need, ranking, labels)]
-        if deciding not in (None, need):
-            numbers.append(f"decided by {_against(choice, deciding, ranking, labels)}")
-        first = max(ranking.tied, 2 if word == verdicts.OPEN else 1)
+        deciding = need if deciding is None else deciding
+        word = _verdict(choice, deciding, ranking, ranking.runner_up)
+        sure = f"{word}: first in {_chance(ranking.best[0])} of draws"
+        if len(preset.weights) > 1:
+            share = led(choice, preset.weights, profile.settings.seed)[ranking.order[0]]
+            sure += f" and in {_chance(share)} of all weightings of these numbers"
+        numbers = [_against(choice, i, ranking, labels) for i in dict.fromkeys((deciding, need))]
+        told = [name for name in ranking.order[1:] if _verdict(choice, deciding, ranking, name) != verdicts.OPEN]
+        first = max(ranking.tied, ranking.order.index(told[0]) if told else len(ranking.order))
         sure = "a tie: equal in all that is weighed" if ranking.tied > 1 else sure
         href = "choose.html#" + "&".join(f"{key}={weight}" for key, weight in preset.weights.items())
         names = " or ".join(labels[name] for name in ranking.order[:first])
-        row = {"purpose": preset.label, "href": href, "model": names, "sure": sure, "numbers": "; ".join(numbers)}
-        rows.append(row)
+        said = {"sure": sure, "numbers": f"Decides: {'; '.join(numbers)}"}
+        rows.append({"purpose": preset.label, "href": href, "model": names} | said)
     return rows
 
 
-def _verdict(choice: Choice, i: int, ranking: Ranking) -> str:
-    """What the comparisons say of the first model and the runner-up in one criterion."""
-    row = verdicts.between(choice.judged[i], ranking.order[0], ranking.runner_up)
-    return row["verdict"] if row else COST if choice.criteria[i].log else UNASKED
+def _verdict(choice: Choice, i: int, ranking: Ranking, other: str) -> str:
+    """What the comparisons say of the first model and another in one criterion, or else the draws of both."""
+    if row := verdicts.between(choice.judged[i], ranking.order[0], other):
+        return row["verdict"]
+    a, b = (choice.draws[i][choice.models.index(name)] for name in (ranking.order[0], other))
+    low, high = np.percentile(a - b, [2.5, 97.5])
+    return verdicts.OPEN if low <= 0 <= high else COST if choice.criteria[i].log else DRAWN
 
 
 def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]) -> str:
     numbers = choice.rows[i].set_index("model")[["value", "ci_low", "ci_high"]]
     names = (ranking.order[0], ranking.runner_up)
     texts = [tables.format_interval(*numbers.loc[name], choice.criteria[i].format) for name in names]
-    word = _verdict(choice, i, ranking)
-    said = "" if word in (COST, UNASKED) else f", {word}"
+    word = _verdict(choice, i, ranking, names[1])
+    if choice.criteria[i].log:  # what is counted is equal, or it is not
+        word = "equal" if word == verdicts.OPEN else COST
+    said = "" if word == COST else f", {word}"
     return f"{choice.criteria[i].arrowed}: {texts[0]} against {texts[1]} ({labels[names[1]]}){said}"
 
 
@@ -310,9 +340,9 @@ def _chance(share: float) -> str:
 # The page ------------------------------------------------------------------------------------------------------------
 
 
-def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Body:
-    """The inside of `choose.html`; arguments as of `gather`."""
-    title, choice = "Choose a model", gather(table, comparisons, profile, DRAWS, profile.settings.seed)
+def body(choice: Choice, profile: Profile) -> Body:
+    """The inside of `choose.html`."""
+    title = "Choose a model"
     if not choice.criteria:
         lead = "There is nothing to choose by yet: no criterion has results for two models of this report."
         return Body(title, lead, [], fragment("plain.html.j2", lead=lead))
@@ -333,12 +363,13 @@ def body(table: pd.DataFrame, comparisons: pd.DataFrame, profile: Profile) -> Bo
         "missing": [preset.label for preset in PRESETS if preset.key not in {p.key for p in presets}],
         "ranking": [(labels[name], score, share) for name, score, share in listed],
         "lacking": [label for label in labels.values() if rates is None or label not in set(rates["model"])],
+        "joint": [c.name for c, draws in zip(choice.criteria, choice.shared, strict=True) if draws],
         "exact": [c.name for i, c in enumerate(choice.criteria) if choice.draws[i].shape[1] == 1],
         "timed": [c.known for c in choice.criteria if c.known > 1],
         "data": Markup(page_data(choice, presets, labels)),  # noqa: S704 (no < in it)
     }
     shown = {"presets": presets, "sliders": sliders, "numbers": numbers, "speed": rates}
-    shown["purposes"] = _purposes(choice, presets, labels)
+    shown["purposes"] = _purposes(choice, presets, labels, profile.settings.seed)
     inside = fragment("choose.html.j2", lead=lead, highest=HIGHEST, draws=DRAWS, **shown, **said)
     names = ("Weights", "Ranking", "By purpose", "Numbers", "Speed")
     anchors = ("weights", "ranking-heading", "purposes", "numbers", "speed")
@@ -361,7 +392,7 @@ def page_data(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) -> pd.DataFrame:
+def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str], seed: int) -> pd.DataFrame:
     words = {criterion.key: criterion.name for criterion in choice.criteria}
     rows = []
     for preset in presets:
@@ -372,9 +403,11 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
             for name, share, score, before in listed
         ).removeprefix(" › ")
         weights = ", ".join(f"{words[key]} {weight}" for key, weight in preset.weights.items())
+        shares = sorted(led(choice, preset.weights, seed).items(), key=lambda item: -item[1])
+        leads = ", ".join(f"{labels[name]} {_chance(share)}" for name, share in shares if share > 0)
         if ranking.order:
-            rows.append((preset.label, order, flip_sentence(ranking, preset.weights, words, labels), weights))
-    return pd.DataFrame(rows, columns=["Purpose", "Order", "What would flip it", "Weights"])
+            rows.append((preset.label, order, leads, flip_sentence(ranking, preset.weights, words, labels), weights))
+    return pd.DataFrame(rows, columns=["Purpose", "Order", "Leads at random weights", "What would flip it", "Weights"])
 
 
 def _numbers(choice: Choice, labels: Mapping[str, str]) -> pd.DataFrame:

@@ -117,6 +117,7 @@ def _section(dimension: str, title: str, rows: pd.DataFrame, sizes: pd.Series, p
         "id": f"dim-{dimension}",
         "name": f"diff-{dimension.replace('_', '-')}",
         "title": title,
+        "summary": f"{rows['real'].sum()} of {len(rows)} differences are real",
         "caption": f"{rows['real'].sum()} of {len(rows)} differences are real. Corrected together: "
         f"{', '.join(f'{size} ({family})' for family, size in sizes.items())}. Verdict and corrected p; then the "
         f"{units} needed to see a difference of this size.",

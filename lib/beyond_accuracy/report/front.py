@@ -17,10 +17,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import read_json
+from beyond_accuracy.base.paths import figures_dir
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
 from beyond_accuracy.report import PageView
-from beyond_accuracy.report.html import Body, fragment
-from beyond_accuracy.show import metrics, tables, theme
+from beyond_accuracy.report.html import Body, first_words, fragment
+from beyond_accuracy.show import metrics, results, tables, theme
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ def _headline(entry: Mapping[str, object]) -> Headline:
 
 
 HEADLINES = tuple(map(_headline, metrics.document()["headlines"]))
-LEADING = ("calibration", "robustness", "transfer", "invariance", "shape_bias", "mistakes", "synthetic", "models")
-SENTENCES = 5  # findings shown unfolded
+PICTURES = ("world/classes", "robustness/lead", "models/accuracy")  # the first that there is opens the front page
 
 
 def front_page(
@@ -76,15 +77,19 @@ def front_page(
     built = {name: view for name, view in zip(dimensions, views, strict=True) if view.status != "absent"}
     looks = {name: _look(style) for name, style in theme.styles(profile.models.values()).items()}
     chosen = headline_rows(table, profile, [headline for headline in HEADLINES if headline.words])
+    found = _findings(folder, built)
     shown = {
         "lede": profile.description or f"How {len(profile.models)} models behave beyond accuracy.",
+        "picture": _picture(profile),
+        "said": {view.name: view.claim or first_words(found.get(name, [view.lead])[0]) for name, view in built.items()},
+        "findings": [(built[name], sentence) for name, sentences in found.items() for sentence in sentences],
         "models": [{"label": s.label, "id": _origin(s), "look": looks[s.name]} for s in profile.models.values()],
         "panels": [_panel(headline, rows, profile, looks, built) for headline, rows in chosen],
         "table": Markup(_summary_table(chosen, profile)) if chosen else "",  # noqa: S704 (escaped by table_html)
         "command": _command(profile, models),
         "facts": _facts(profile, views),
     }
-    return fragment("front.html.j2", pages=views, page=None, site=site, **shown, **_arranged(_findings(folder, built)))
+    return fragment("front.html.j2", pages=views, page=None, site=site, **shown)
 
 
 def headline_rows(
@@ -95,11 +100,23 @@ def headline_rows(
     for headline in headlines:
         rows = table[(table["dimension"] == headline.page) & (table["metric"] == headline.metric)]
         rows = rows[rows["model"].isin(profile.models)]
+        rows = mean_over_sets(rows) if headline.role == "mean" else rows
         dataset = _dataset(headline, list(dict.fromkeys(rows["dataset"])), profile)
         if dataset is not None:
             rows = rows[rows["dataset"] == dataset].set_index("model")
             chosen.append((headline, rows.loc[[n for n in profile.models if n in rows.index]].reset_index()))
     return chosen
+
+
+def mean_over_sets(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a model, `average`: the mean of its rows over sets, whose intervals are taken as independent."""
+    if not len(rows):
+        return rows
+    squares = rows.assign(half=((rows["ci_high"] - rows["ci_low"]) / 2) ** 2).groupby("model", sort=False)
+    half = squares["half"].sum() ** 0.5 / squares["half"].count()
+    means = rows.groupby("model", sort=False).agg({c: "first" for c in ("dimension", "metric", "unit")} | {"n": "sum"})
+    means = means.assign(value=rows.groupby("model", sort=False)["value"].mean(), dataset="average")
+    return means.assign(ci_low=means["value"] - half, ci_high=means["value"] + half).reset_index()
 
 
 def _dataset(headline: Headline, have: Sequence[str], profile: Profile) -> str | None:
@@ -171,31 +188,28 @@ def _dataset_title(name: str, profile: Profile, page: str) -> str:
     return spec.title if spec and spec.title else name.replace("_", " ")
 
 
-def _findings(folder: Path, built: Mapping[str, PageView]) -> list[list[dict[str, str]]]:
-    """Findings page by page; the first of a page is its main one (pages put it first)."""
-    found = []
-    for dimension, view in built.items():
+def _picture(profile: Profile) -> Markup | str:
+    """A figure of this run that says at a glance what the report is about, as its page shows it."""
+    for stem in (figures_dir(profile.name) / name for name in PICTURES):
+        files = {kind: stem.with_suffix(f".{kind}") for kind in ("json", "svg", "png", "csv")}
+        if all(path.is_file() for path in files.values()):
+            words = read_json(files["json"])
+            drawn = {kind: files[kind].read_bytes() for kind in ("svg", "png")}
+            csv = files["csv"].read_text(encoding="utf-8")
+            return Markup(results.figure_html(**words, **drawn, csv=csv))  # noqa: S704 (its template escapes)
+    return ""
+
+
+def _findings(folder: Path, built: Mapping[str, PageView]) -> dict[str, list[str]]:
+    """Findings of each page that has some; the first is its main one."""
+    found = {}
+    for dimension in built:
         path = folder / "findings" / f"{dimension}.json"
-        if not path.is_file():
-            continue
-        sentences = json.loads(path.read_text(encoding="utf-8"))
+        sentences = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
             raise InputError(f"{path}: expected a list of sentences")
-        if sentences:
-            common = {"href": view.href, "page": view.title, "dimension": dimension}
-            found.append([{"text": text, **common} for text in sentences])
+        found |= {dimension: sentences} if sentences else {}
     return found
-
-
-def _arranged(found: Sequence[list[dict[str, str]]]) -> dict[str, list[dict[str, str]]]:
-    """Findings for the template: what became of the claims, the main sentences of five pages, everything else."""
-    claims = [sentence for page in found if page[0]["dimension"] == "summary" for sentence in page]
-    others = [page for page in found if page[0]["dimension"] != "summary"]
-    rank = [*LEADING, *(page[0]["dimension"] for page in others)]
-    chosen = [page[0] for page in sorted(others, key=lambda page: rank.index(page[0]["dimension"]))[:SENTENCES]]
-    leading = [page[0] for page in others if page[0] in chosen]
-    rest = [sentence for page in others for sentence in page if sentence not in leading]
-    return {"findings": leading, "more_findings": rest, "claims": claims}
 
 
 def _command(profile: Profile, models: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -27,11 +27,14 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from beyond_accuracy import __version__
 from beyond_accuracy.report import PageView
+from beyond_accuracy.report.arrange import arrange, fold, without_empty_sections
 from beyond_accuracy.show import results, tables
 
 TEMPLATE = Path(__file__).parent / "template"
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
+FEW = 60  # characters that say too little to stand alone as the answer of a page
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -63,6 +66,8 @@ class Body:
     lead: str  # first sentence or two, for the list of pages
     sections: list[tuple[str, str]]  # (id, text) of the second-level headings
     html: str
+    claim: str = ""  # what the page says, as its title; its question is the title otherwise
+    links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dimension -> row of its tables -> address
 
 
 # The inside --------------------------------------------------------------------------------------------------------
@@ -125,17 +130,18 @@ def render_body(
     title = heading.extract().get_text().strip() if heading else ""
     lead = next((" ".join(p.get_text().split()) for p in soup.select(".text_cell p, .cell-text p")), "")
     sections = _name_headings(soup)
-    _mark_findings(soup)
+    claim = said.extract().get_text() if (said := soup.select_one("p.ba-claim")) else ""
     _say_it_first(soup)
     _fold_provenance(soup)
     add_readings(soup, dimension)
     for table in soup.select("table"):
         if not table.find_parent(class_="ba-scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "ba-scroll", "tabindex": "0"}))
+    arrange(soup, readings()["first"].get(dimension, "*"))
     inside = str(soup)
     if failure:
         inside += fragment("failure.html.j2", failure=failure)
-    return Body(title, lead, sections, inside)
+    return Body(title, lead, sections, inside, claim)
 
 
 def for_reading(notebook: NotebookNode, failure: Failure | None = None) -> NotebookNode:
@@ -146,7 +152,7 @@ def for_reading(notebook: NotebookNode, failure: Failure | None = None) -> Noteb
     """
     cells: list[NotebookNode] = []
     stop = next((i for i, cell in enumerate(notebook.cells) if _error_of(cell)), len(notebook.cells))
-    for cell in notebook.cells[: stop + 1] if failure else notebook.cells:
+    for cell in without_empty_sections(notebook.cells[: stop + 1] if failure else notebook.cells):
         tags = cell.metadata.get("tags", [])
         if "hide" in tags or any(tag.startswith("papermill-error-cell") for tag in tags):
             continue
@@ -191,17 +197,8 @@ def _error_of(cell: NotebookNode) -> NotebookNode | None:
     return next((output for output in outputs if output.output_type == "error"), None)
 
 
-def _mark_findings(soup: bs4.BeautifulSoup) -> None:
-    """A displayed sentence that is bold from end to end is a finding (`Page.finding`)."""
-    for paragraph in soup.select(".output_markdown > p"):
-        inside = [child for child in paragraph.children if str(child).strip()]
-        if len(inside) == 1 and inside[0].name == "strong":
-            inside[0].unwrap()
-            paragraph["class"] = "ba-finding"
-
-
 def _say_it_first(soup: bs4.BeautifulSoup) -> None:
-    """The page's main finding, which its notebook can only state at the end, also right under the question."""
+    """The page's main finding, which its notebook can only state at the end, also on top: its first sentences."""
     finding, start = soup.select_one("p.ba-finding"), soup.select_one(".cell-text")
     if finding is None or start is None or soup.h2 is None:
         return
@@ -209,18 +206,22 @@ def _say_it_first(soup: bs4.BeautifulSoup) -> None:
     box = soup.new_tag("p", attrs={"class": "ba-short"})
     link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
     link.string = "In short:"
-    box.extend([link, " ", *(child.__copy__() for child in finding.children)])
+    said = "".join(f"`{child.get_text()}`" if child.name == "code" else child.get_text() for child in finding.children)
+    box.extend([link, " ", *bs4.BeautifulSoup(results.code_spans(first_words(said)), "html.parser").contents])
     start.append(box)
+
+
+def first_words(said: str) -> str:
+    """The first sentence, with those after it as long as that says too little."""
+    end = next((m.start() + 1 for m in re.finditer(r"\. (?=[A-Z])", said) if m.start() > FEW), len(said))
+    return said[:end]
 
 
 def _fold_provenance(soup: bs4.BeautifulSoup) -> None:
     """Hashes and precisions are for whoever asks: folded, at the end of the page as before."""
     for table in soup.select("figure.ba-table[id^=tab-provenance]"):
-        fold = soup.new_tag("details", attrs={"class": "ba-provenance-fold"})
-        summary = soup.new_tag("summary")
-        summary.string = "What made these numbers: weights, data, precision, device"
-        table.wrap(fold)
-        table.insert_before(summary)
+        table.insert_before(mark := soup.new_tag("span"))
+        mark.replace_with(fold(soup, "What made these numbers: weights, data, precision, device", [table]))
 
 
 def _name_headings(soup: bs4.BeautifulSoup) -> list[tuple[str, str]]:
@@ -261,6 +262,17 @@ def add_readings(soup: bs4.BeautifulSoup, dimension: str) -> None:
             figure.insert_after(bs4.BeautifulSoup(fold.strip(), "html.parser"))
 
 
+def linked(inside: str, links: Mapping[str, str]) -> str:
+    """The inside of a page whose rows lead to `links` by their headings; all of them stand below its first figure."""
+
+    def link(found: re.Match[str]) -> str:
+        href = links.get(html.unescape(found[2]))
+        return f'{found[1]}<a href="{html.escape(href)}">{found[2]}</a>' if href else found[0]
+
+    inside = re.sub(r'(<th scope="row"[^>]*>)([^<]+)(?=</th>)', link, inside)
+    return inside.replace("</figure>", f"</figure>{fragment('links.html.j2', links=links)}", 1) if links else inside
+
+
 # The shell -----------------------------------------------------------------------------------------------------------
 
 
@@ -286,23 +298,16 @@ def _source(name: str) -> Markup:
 @cache
 def _environment() -> jinja2.Environment:
     environment = results.environment(TEMPLATE)
-    environment.filters["codes"] = code_spans
-    environment.globals |= {"style": _source("style.css"), "script": _source("report.js"), "source": _source}
+    environment.filters["codes"] = results.code_spans
+    environment.globals |= {
+        "version": __version__,
+        "style": _source("style.css"),
+        "script": _source("report.js"),
+        "source": _source,
+    }
     environment.globals |= {"table": _safe(tables.table_html), "markdown": _safe(markdown_html)}
     return environment
 
 
 def _safe(markup: Callable[..., str]) -> Callable[..., Markup]:
     return lambda *args, **options: Markup(markup(*args, **options))  # noqa: S704 (they escape)
-
-
-def code_spans(text: str) -> Markup:
-    """Plain text with `code` between backticks, as our messages write commands; everything is escaped.
-
-    >>> code_spans("run `a < b`")
-    Markup('run <code>a &lt; b</code>')
-    """
-    parts = html.escape(text).split("`")
-    if len(parts) % 2 == 0:  # an odd backtick: nothing is paired for certain
-        return Markup("`".join(parts))  # noqa: S704 (escaped above)
-    return Markup("".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)))  # noqa: S704

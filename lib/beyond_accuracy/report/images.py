@@ -10,9 +10,11 @@ import base64
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +23,7 @@ from PIL import Image
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.profile import Profile
-from beyond_accuracy.data import transforms
+from beyond_accuracy.data import published, transforms
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.predictions import Predictions
@@ -29,10 +31,10 @@ from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report.html import TEMPLATE, Body, fragment
 from beyond_accuracy.show import figures
 
-SIDE = 112  # pixels of a thumbnail's side
+SIDE = 144  # pixels of a picture's side
 QUALITY = 72  # of WebP
-MOST_BYTES = 4_500_000  # of the page's pictures: those beyond are left out, and the page says so
-MISTAKES, DISAGREEMENTS, CUES, LEVELS, FLIPS = 4, 5, 4, 4, 3  # images per model and kind, or per factor
+MOST_BYTES = 750_000  # of the page's pictures: those beyond are left out, and the page says so
+MISTAKES, DISAGREEMENTS, CUES, LEVELS, FLIPS, FACTORS = 4, 5, 4, 4, 3, 4  # images per model and kind, or per factor
 _SHIFTED_ROLES = ("v2", "r", "a", "sketch", "hard")
 
 Runs = Mapping[str, Predictions]
@@ -87,19 +89,23 @@ def cue_decisions(
 def hard_levels(runs: Runs, factor: ArrayLike, level: ArrayLike, each: int) -> list[Pick]:
     """For every factor (n,) the level (n,) with the lowest accuracy over the models: images that most miss there."""
     factor, level = np.asarray(factor, dtype=object), np.asarray(level, dtype=object)
-    right = np.stack([run.correct for run in runs.values()])
-    sure = np.stack([run.confidence for run in runs.values()])
-    wrong = (~right).sum(axis=0) + np.where(right, 0, sure).mean(axis=0)
-    picks = []
+    right, picks = np.stack([run.correct for run in runs.values()]), []
     for value in dict.fromkeys(factor.tolist()):
         here = factor == value
         levels = list(dict.fromkeys(level[here].tolist()))
         worst = min(levels, key=lambda one: right[:, here & (level == one)].mean())
-        mask = here & (level == worst) & ~right.all(axis=0)
-        for pick in _top(mask, wrong, each, [], f"{value} = {worst}".replace("_", " ")):
-            missed = tuple(name for name, row in zip(runs, right, strict=True) if not row[pick.position])
-            picks.append(Pick(pick.position, missed, pick.factor))
+        picks += missed(runs, here & (level == worst), each, f"{value} = {worst}".replace("_", " "))
     return picks
+
+
+def missed(runs: Runs, mask: ArrayLike, count: int, factor: str) -> list[Pick]:
+    """Images under a mask (n,) that most models miss, with the surest wrong answers, each for the models that do."""
+    right = np.stack([run.correct for run in runs.values()])
+    sure = np.stack([run.confidence for run in runs.values()])
+    wrong = (~right).sum(axis=0) + np.where(right, 0, sure).mean(axis=0)
+    picks = _top(mask & ~right.all(axis=0), wrong, count, [], factor)
+    who = (tuple(name for name, row in zip(runs, right, strict=True) if not row[pick.position]) for pick in picks)
+    return [replace(pick, models=models) for pick, models in zip(picks, who, strict=True)]
 
 
 def flips(plain: Runs, changed: Runs, per_model: int, factor: str) -> list[Pick]:
@@ -142,6 +148,7 @@ class Shot:
     factor: str  # why it was picked
     truth: str  # what it shows, in words
     answers: tuple[tuple[str, str, float, bool | None], ...]  # model, answer, confidence, right (None: no right one)
+    classes: tuple[str, ...]  # all that it shows
 
 
 @dataclass(frozen=True)
@@ -196,6 +203,16 @@ def _mistakes(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
         yield from _shots(outputs, dataset, runs, confident_mistakes(runs, MISTAKES, title))
 
 
+def _factors(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
+    if dataset := _role(profile, "clean", "mistakes"):
+        runs, source = _runs(outputs, dataset), profile.dimensions["mistakes"].get("factors")
+        ids = next(iter(runs.values())).ids
+        frame = published.factor_frame(ids, load_dataset(outputs.dataset_spec(dataset)).metadata, source)
+        marks = frame.reindex(ids, fill_value=0).astype(bool)
+        for name in frame:
+            yield from _shots(outputs, dataset, runs, missed(runs, marks[name], FACTORS, name.replace("_", " ")))
+
+
 def _disagreements(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
     if dataset := _clean(profile):
         runs = _runs(outputs, dataset)
@@ -219,7 +236,8 @@ def _cues(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
         i, row = pick.position, cues.iloc[pick.position]
         answers = tuple((m, str(d[i]), float(sure[m][i]), None) for m, d in decisions.items())
         truth = f"shape {row['shape']}, texture {row['texture']}"
-        yield Shot(dataset, str(ids[i]), "none", pick.models, pick.factor, truth, answers)
+        classes = (row["shape"], row["texture"])
+        yield Shot(dataset, str(ids[i]), "none", pick.models, pick.factor, truth, answers, classes)
 
 
 def category_share(probabilities: np.ndarray, decisions: np.ndarray, categories: Mapping[str, Sequence[int]]):
@@ -258,17 +276,18 @@ def _shots(
     first = next(iter(runs.values()))
     for pick in chosen if classes is not None else ():
         i = pick.position
-        labels = [int(t) for t in np.atleast_1d(first.targets[i])]
-        truth = " or ".join(classes.names[label] for label in labels[:3]) + (" or …" if len(labels) > 3 else "")
+        labels = tuple(classes.names[int(t)] for t in np.atleast_1d(first.targets[i]))
+        truth = " or ".join(labels[:3]) + (" or …" if len(labels) > 3 else "")
         answers = tuple(
             (m, classes.names[int(p.pred[i])], float(p.confidence[i]), bool(p.correct[i])) for m, p in runs.items()
         )
-        yield Shot(dataset, str(first.ids[i]), transform, pick.models, pick.factor, truth, answers)
+        yield Shot(dataset, str(first.ids[i]), transform, pick.models, pick.factor, truth, answers, labels)
 
 
 _KINDS: dict[str, tuple[str, str, Callable[[Profile, Outputs], Iterator[Shot]]]] = {
     "mistakes": ("Confident mistakes",
                  "Wrong answers that a model was surest of, on plain and shifted images.", _mistakes),
+    "factors": ("By factor", "For each factor, images that are unusual by it and that most models miss.", _factors),
     "disagreements": ("Disagreements", "Only one model gets these right, or only one gets them wrong.", _disagreements),
     "cues": ("Shape against texture",
              "Images with the shape of one class and the texture of another, and what the models went by.", _cues),
@@ -276,6 +295,8 @@ _KINDS: dict[str, tuple[str, str, Callable[[Profile, Outputs], Iterator[Shot]]]]
     "flips": ("Flips", "Right as it is, wrong when transformed: the image, and what the model got.", _flips),
 }  # fmt: skip
 
+
+_BEHIND = {"mistakes": "robustness", "factors": "mistakes", "poses": "synthetic", "flips": "invariance"}  # its page
 
 # The page ------------------------------------------------------------------------------------------------------------
 
@@ -318,13 +339,26 @@ def body(profile: Profile, options: Mapping[str, object] | None = None, store: S
     choices = {
         "section": ("Kind", [(s.key, s.title) for s in found if s.shots]),
         "model": ("Model", list(labels.items())),
-        "truth": ("Class", [(t, t) for t in sorted({x.truth for s in found if s.key != "cues" for x in s.shots})]),
+        "truth": ("Shows", [(name, name) for name in sorted({name for shot in shots for name in shot.classes})]),
         "factor": ("Set or factor", [(f, f) for f in dict.fromkeys(shot.factor for shot in shots if shot.factor)]),
     }
     hidden = sorted({shot.dataset for shot in shots if not may_show(profile, shot.dataset)})
-    shown = {"sections": found, "pictures": pictures, "choices": choices, "labels": labels, "hidden": hidden}
+    shown = {"shown": {shot for shot in shots if pictures[shot] is not None}}
+    shown |= {"sections": found, "pictures": pictures, "choices": choices, "labels": labels, "hidden": hidden}
     inside = fragment("images.html.j2", lead=lead, **shown, left_out=left_out, side=SIDE)
-    return Body("Look at the errors", lead, [(s.key, s.title) for s in found] if shots else [], inside)
+    anchors = [(s.key, s.title) for s in found] if shots else []
+    return Body("Look at the errors", lead, anchors, inside, links=_links(found))
+
+
+def _links(found: Sequence[Section]) -> dict[str, dict[str, str]]:
+    """Dimension -> what a page calls a factor, set or transform -> where its images are."""
+    links: dict[str, dict[str, str]] = {page: {} for page in _BEHIND.values()}
+    for section in found:
+        for factor in dict.fromkeys(shot.factor for shot in section.shots if section.key in _BEHIND):
+            name = re.split(r" = | \d", factor)[0]  # `camera roll = 45`, `scale 3`: pages say the rest in columns
+            href = f"images.html#{urlencode({'section': section.key, 'factor': factor})}"
+            links[_BEHIND[section.key]].setdefault(name, href)
+    return links
 
 
 def _pictures(shot: Shot, profile: Profile, outputs: Outputs) -> list[dict[str, str]]:

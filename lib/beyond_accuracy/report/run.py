@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beyond_accuracy.base.files import write_atomically
+from beyond_accuracy.base.paths import cache_dir, data_dir, project_root
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -31,21 +32,22 @@ AT_ONCE = 2
 # Pages that read what others recorded, where those are built in the same run. Pages of LATE read all others.
 READS = {"ablation": ("robustness", "synthetic"), "landscape": ("robustness",)}
 LATE = ("summary",)
+PLACES = ("PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_TMPDIR")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # Side by side --------------------------------------------------------------------------------------------------------
 
 
 def build_pages(
-    pages: Sequence[Notebook], build_one: Callable[[Notebook], PageState], at_once: int = 0
+    pages: Sequence[Notebook], build_one: Callable[[Notebook], PageState], at_once: int = 0, folder: Path | None = None
 ) -> dict[str, PageState]:
     """Build pages, given in reading order, each once those it reads are done; what `build_one` returned, by page name.
 
     Whatever a page or the user (Ctrl-C) raises first is raised, and kernels under way are ended. `at_once`: how many at
-    the same time; 0 = two, or one on a single core.
+    the same time; 0 = two, or one on a single core. `folder`: of the report, into which the kernels' pages write.
     """
     futures: dict[str, Future] = {}
-    with kernel_environment(), ThreadPoolExecutor(at_once or min(AT_ONCE, cores()), "page") as pool:
+    with kernel_environment(folder), ThreadPoolExecutor(at_once or min(AT_ONCE, cores()), "page") as pool:
         try:
             for page in pages:
                 wanted = list(futures) if page.dimension in LATE else READS.get(page.dimension, ())
@@ -66,12 +68,17 @@ def _after(first: Iterable[Future], build_one: Callable[[Notebook], PageState], 
 
 
 @contextmanager
-def kernel_environment() -> Iterator[None]:
-    """What kernels inherit: no figures shown but ours, no progress bars, a share of the cores.
+def kernel_environment(folder: Path | None = None) -> Iterator[None]:
+    """What kernels inherit: which report they write, no figures shown but ours, no progress bars, a share of the cores.
 
-    The share does not depend on how many pages are built at once, so that neither do sums in the last digit.
+    The share does not depend on how many pages are built at once, so that neither do sums in the last digit. Kernels
+    run in another folder than the command: places that the environment names relatively stay where they were.
     """
     before = dict(os.environ)
+    places = {"ROOT": project_root(), "DATA": data_dir(), "CACHE": cache_dir(), "REPORT": folder or ""}
+    os.environ |= {f"BEYOND_ACCURACY_{name}": str(place) for name, place in places.items()}
+    for name in (name for name in PLACES if os.environ.get(name)):
+        os.environ[name] = os.pathsep.join(map(os.path.abspath, os.environ[name].split(os.pathsep)))
     os.environ |= {"MPLBACKEND": "agg", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a debugger's warning opens every notebook
     os.environ |= {name: os.environ.get(name) or str(max(1, cores() // AT_ONCE)) for name in THREADS}
@@ -126,12 +133,13 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
             str(partial),
             parameters=dict(parameters),
             kernel_name="python3",
+            kernel_manager_class=_kernel_of_this_python(),
             progress_bar=False,
             log_output=False,
             timeout_func=lambda _cell: max(1, math.ceil(start + timeout - time.monotonic())),
             resources={"metadata": {"path": str(cwd)}},  # `cwd=` would move the whole process, other pages included
             # A kernel is interrupted before it is shut down (jupyter_client), and says so as an error.
-            extra_arguments=["--log-level=CRITICAL"],
+            extra_arguments=["--log-level=CRITICAL", "--HistoryManager.enabled=False"],
         )
     except PapermillExecutionError:
         pass  # the copy holds the error
@@ -143,14 +151,17 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
     except Exception as error:  # a kernel that died, no kernel at all
         stopped = error
     seconds = time.monotonic() - start
-    notebook = nbformat.read(partial if partial.is_file() else source, as_version=4)
+    try:
+        notebook = nbformat.read(partial, as_version=4)
+    except (OSError, ValueError):  # none yet, or cut by a full disk
+        notebook = nbformat.read(source, as_version=4)
+    partial.unlink(missing_ok=True)
     if stopped is not None:
         _mark_stop(notebook, stopped)
     notebook.metadata.pop("papermill", None)  # paths and times of this machine
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
     write_atomically(target, nbformat.writes(notebook).encode())
-    partial.unlink(missing_ok=True)
     return {
         "Notebook": f"notebooks/{source.name}",
         "Parameters": ", ".join(f"{name} = {_shown(value)}" for name, value in parameters.items()),
@@ -159,6 +170,18 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
         "Duration": f"{seconds:.0f} s",
     }
+
+
+def _kernel_of_this_python() -> type:
+    """Manages a kernel of the interpreter that runs this, whatever JUPYTER_PATH has under the name `python3`."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(AsyncKernelManager):
+        kernel_spec = property(lambda self: KernelSpec(**get_kernel_dict()))
+
+    return ThisPython
 
 
 def _shown(value: object) -> str:

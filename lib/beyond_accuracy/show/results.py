@@ -7,6 +7,8 @@ that changes nothing leaves every file as it was.
 from __future__ import annotations
 
 import base64
+import gzip
+import html
 import json
 import re
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import write_atomically
@@ -34,8 +37,9 @@ COMPARISON_COLUMNS = (
 ECE = "ece_debiased"  # the calibration error that pages are compared by; `ece` is the paper's plug-in
 HASH_SALT = "beyond-accuracy"  # fixed ids in SVG files, so that an unchanged figure is an unchanged file
 _MANY_POINTS = 2_000  # more points than this are drawn as pixels inside an SVG: 50,000 points would weigh 5 MB
-_INLINE_SVG = 64_000  # bytes; heavier drawings go into the page as PNG
-_INLINE_CSV = 48_000  # bytes; heavier data stay beside the figure only
+_INLINE_SVG = 40_000  # bytes; heavier drawings go into the page as pixels
+_INLINE_CSV = 20_000  # bytes; heavier data stay beside the figure only
+_PHOTO_WIDTH, _PHOTO_QUALITY = 640, 55  # of photographs in a page: the width of its text; drawings stay exact
 
 
 # Results ---------------------------------------------------------------------------------------------------------
@@ -186,16 +190,40 @@ def _rasterise_clouds(fig: Figure) -> None:
 def figure_html(name: str, alt: str, caption: str, svg: bytes, png: bytes, csv: str) -> str:
     """A figure as one self-contained `<figure>`: picture with alt text, caption, data to download.
 
-    A light drawing goes in as SVG (inside `<img>` its ids cannot clash), a heavy one as PNG.
+    A light drawing goes in as SVG (inside `<img>` its ids cannot clash), a heavy one as WebP, its SVG packed beside it.
     """
     # matplotlib writes points; a page has CSS pixels
     points = (
         re.search(rf'\b{side}="([\d.]+)pt"', svg[:2000].decode("utf-8", "replace")) for side in ("width", "height")
     )
     size = [round(float(found.group(1)) * 4 / 3) for found in points]
-    mime, picture = ("image/svg+xml", svg) if len(svg) <= max(_INLINE_SVG, len(png)) else ("image/png", png)
+    drawing, packed, photo = _rounded(svg), "", False
+    mime, picture = "image/svg+xml", drawing
+    if len(drawing) > _INLINE_SVG and len((webp := _webp(png))[0]) < len(drawing):
+        mime, (picture, photo) = "image/webp", webp
+        packed = "" if photo else base64.b64encode(gzip.compress(drawing, mtime=0)).decode()
     source, link = f"data:{mime};base64,{base64.b64encode(picture).decode()}", csv_data_link(csv)
-    return fragment("figure.html.j2", name=name, alt=alt, caption=caption, source=source, size=size, link=link)
+    shown = {"source": source, "size": size, "link": link, "packed": packed, "photo": photo}
+    return fragment("figure.html.j2", name=name, alt=alt, caption=caption, **shown)
+
+
+def _rounded(svg: bytes) -> bytes:
+    """A drawing whose path coordinates, in points, keep two decimals: a fiftieth of a pixel is not seen."""
+    return re.sub(rb'\bd="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
+
+
+def _webp(png: bytes) -> tuple[bytes, bool]:
+    """A picture for a page, and whether it is of photographs, which lose what is not seen at the width of the text."""
+    from PIL import Image
+
+    buffer = BytesIO()
+    with Image.open(BytesIO(png)) as picture:
+        photo, shown = picture.mode != "P", picture.convert("RGB")
+    if photo and shown.width > _PHOTO_WIDTH:
+        size = (_PHOTO_WIDTH, round(shown.height * _PHOTO_WIDTH / shown.width))
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
+    shown.save(buffer, "WEBP", lossless=not photo, quality=_PHOTO_QUALITY, method=4)
+    return buffer.getvalue(), photo
 
 
 # Markup ----------------------------------------------------------------------------------------------------------
@@ -216,6 +244,18 @@ def environment(folder: Path) -> jinja2.Environment:
 def fragment(template: str, **variables: object) -> str:
     """Markup of a figure or table."""
     return environment(Path(__file__).parent / "template").get_template(template).render(**variables)
+
+
+def code_spans(text: str) -> Markup:
+    """Plain text with `code` between backticks, as our messages write commands; everything is escaped.
+
+    >>> code_spans("run `a < b`")
+    Markup('run <code>a &lt; b</code>')
+    """
+    parts = html.escape(text).split("`")
+    if len(parts) % 2 == 0:  # an odd backtick: nothing is paired for certain
+        return Markup("`".join(parts))  # noqa: S704 (escaped above)
+    return Markup("".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)))  # noqa: S704
 
 
 def check_name(name: str, what: str) -> None:

@@ -34,7 +34,7 @@ def table_html(
     specs = {c: formats.get(c) or _format(frame[c], decimals) for c in shown}
     rows = [[_cell(row, c, ends.get(c, []), specs[c], numeric[c]) for c in shown] for row in frame.to_dict("records")]
     heads = [(labels.get(c) or _HEADINGS.get(c, str(c).replace("_", " ")), numeric[c]) for c in shown]
-    given = {"dense": len(ends) > 2, "link": csv_data_link(csv_text(frame))}  # dense: intervals go below values
+    given = {"fit": _fit(heads, rows), "link": csv_data_link(csv_text(frame))}
     return fragment("table.html.j2", name=name, caption=caption, heads=heads, rows=rows, **given)
 
 
@@ -53,6 +53,19 @@ def format_interval(value: float, low: float, high: float, spec: str = ".3g") ->
     return estimate if _absent(low) or _absent(high) else f"{estimate} [{_number(low, spec)}, {_number(high, spec)}]"
 
 
+def _fit(heads: list[tuple[str, bool]], rows: list[list[tuple]]) -> str:
+    """Classes that keep every column on the screen: intervals below values, rows as cards on a phone or everywhere."""
+    beside, below = 0, 0  # characters across, with intervals beside and below their values; padding counts as three
+    for i, (head, numeric) in enumerate(heads):
+        words = [len(word) for text in [head, *(row[i][0] for row in rows if not numeric)] for word in text.split()]
+        values = [(len(row[i][0]), len(row[i][1])) for row in rows] if numeric else []
+        beside += 3 + max([*words, *(value + end + bool(end) for value, end in values)], default=1)
+        below += 3 + max([*words, *(max(pair) for pair in values)], default=1)
+    classes = {"ba-dense": beside > _DESKTOP, "ba-narrow": below > _PHONE, "ba-stack": below > _DESKTOP}
+    return " ".join(name for name, wanted in classes.items() if wanted)
+
+
+_DESKTOP, _PHONE = 108, 44  # characters across a page
 _HEADINGS = {"p_holm": "p (Holm)", "model_a": "model", "model_b": "minus"}
 
 

@@ -261,7 +261,7 @@ def test_from_profile_to_results(toy):
     page.record(scores.score(runs), scores.averages(runs))
     judged = page.compare(scores.differences(runs))
     assert judged.family.tolist() == ["detail", "detail", "main"]
-    assert len((page.report_folder / "results" / "transfer.csv").read_text().splitlines()) == 1 + 6
+    assert len((page.records / "results" / "transfer.csv").read_text().splitlines()) == 1 + 6
 
 
 def test_a_part_of_the_tasks_and_what_is_not_there(toy):

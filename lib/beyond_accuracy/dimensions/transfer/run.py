@@ -6,7 +6,10 @@ of all of them; a second run of the page fits nothing.
 
 import hashlib
 import io
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.dimensions.transfer import tasks
@@ -185,13 +188,19 @@ def outcome_key(found: "Features", layer: str, data: TaskData, setting: str, see
 
 
 def kept(path: Path | None, make: Callable[[], Mapping]) -> dict[str, NDArray]:
-    """Named arrays from a file; what is not there is made and, with a path, kept."""
-    if path is None or not path.is_file():
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **make())
-        if path is not None:
-            atomic_write(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
-    with np.load(path or io.BytesIO(buffer.getvalue()), allow_pickle=False) as stored:
+    """Named arrays from a file; what is not there, or damaged (each has a checksum), is made and, with a path, kept."""
+    if path is not None and path.is_file():
+        with suppress(ValueError, EOFError, zlib.error, zipfile.BadZipFile):
+            return _arrays(path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **make())
+    if path is not None:
+        write_atomically(path, buffer.getvalue())
+    return _arrays(io.BytesIO(buffer.getvalue()))
+
+
+def _arrays(source: Path | io.BytesIO) -> dict[str, NDArray]:
+    with np.load(source, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 

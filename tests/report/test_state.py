@@ -1,0 +1,317 @@
+"""What stands in a report is what its pages made: other runs, edits, kills and full disks are noticed or kept away."""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import bs4
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.report import build as report
+from beyond_accuracy.report import choose, front, run
+
+PARAMETERS = 'PROFILE = "mini"  # profile\nMODELS = ""  # subset\nVALUE = 0.25  # recorded\nPAUSE = 0.0  # seconds'
+PAGE = """
+import time
+import pandas as pd
+from beyond_accuracy.page import open_page
+page = open_page(PROFILE, "{dimension}", MODELS)
+rows = pd.DataFrame({{"dataset": "d", "metric": "{metric}", "model": page.models, "value": VALUE, "ci_low": 0.1,
+                     "ci_high": 0.9, "n": 9, "unit": "fraction"}})
+page.record(rows)
+time.sleep(PAUSE)
+words = {{"dataset": "d", "metric": "{metric}", "unit": "fraction", "model_a": page.models[0], "model_b": ""}}
+judged = page.compare(pd.DataFrame({{**words, "difference": [VALUE], "ci_low": 0.1, "ci_high": 0.4, "p": 0.1, "n": 9}}))
+page.table(rows, "all", "What was recorded.")
+page.finding(f"{{page.labels[page.models[0]]}} has {{VALUE}}.")
+"""
+PAGES = {"00_overview": ("models", "accuracy"), "03_calibration": ("calibration", "ece_debiased")}
+
+
+def write_notebook(path, *sources):
+    cells = [new_markdown_cell(f"# {path.stem}\n\nWhy?"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    notebook = new_notebook(cells=[*cells, *map(new_code_cell, sources)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+class Place:
+    """A root with a profile of two imported models and two pages."""
+
+    def __init__(self, root, inputs):
+        self.root, self.inputs, self.folder = root, inputs, root / "report" / "trial"
+
+    def profile(self, **changes):
+        models = {name: {"source": "predictions", "label": f"Model {name}"} for name in "ab"}
+        content = {"name": "trial", "models": models, "dimensions": {"models": {"clean": "d"}, "calibration": {}}}
+        (self.inputs / "trial.yaml").write_text(yaml.safe_dump(content | changes))
+        return self.inputs / "trial.yaml"
+
+    def build(self, **options):
+        """Exit code and lines of a build."""
+        said = []
+        where = {"notebooks": self.inputs / "notebooks", "echo": said.append}
+        return report.build(self.profile(**options.pop("changes", {})), **where | options), said
+
+    def files(self):
+        """Content of every file of the report that does not tell its date."""
+        kept = ("results*", "comparisons*", "findings*", "figures*")
+        found = [path for kind in kept for path in [*self.folder.glob(kind), *self.root.glob(kind)]]
+        every = [path for top in found for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()]
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in every}
+
+    def page(self, name):
+        return bs4.BeautifulSoup((self.folder / f"{name}.html").read_text("utf-8"), "html.parser")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A complete report, made once."""
+    inputs = tmp_path_factory.mktemp("inputs")
+    for name, (dimension, metric) in PAGES.items():
+        write_notebook(inputs / "notebooks" / f"{name}.ipynb", PAGE.format(dimension=dimension, metric=metric))
+    place = Place(tmp_path_factory.mktemp("first"), inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEYOND_ACCURACY_ROOT", str(place.root))
+        assert place.build()[0] == 0
+    return place
+
+
+@pytest.fixture
+def place(first, tmp_path, monkeypatch):
+    """A copy of the report to do things to."""
+    shutil.copytree(first.root, tmp_path / "root")
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path / "root"))
+    found = Place(tmp_path / "root", first.inputs)
+    found.profile()
+    return found
+
+
+def ran(said):
+    return [line.split(":")[0] for line in said if line.endswith(": running")]
+
+
+# Runs outside `report` ------------------------------------------------------------------------------------------------
+
+
+def alone(place, tmp_path, **parameters):
+    """A notebook run by itself, as by papermill or in JupyterLab; its outputs as one text, and its error."""
+    given = {"PROFILE": str(place.profile()), **parameters}
+    run.execute(place.inputs / "notebooks" / "03_calibration.ipynb", tmp_path / "out.ipynb", given, 60, tmp_path)
+    outputs = [out for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for out in cell.get("outputs", ())]
+    errors = [out for out in outputs if out.output_type == "error"]
+    return "".join(out.get("text", "") for out in outputs), errors
+
+
+def test_a_notebook_run_by_itself_leaves_the_report_alone(place, tmp_path):
+    before = place.files()
+    said, errors = alone(place, tmp_path, VALUE=0.5, MODELS="a")
+    assert not errors and said.count("Run by itself") == 1 and str(place.root / "runs" / "trial") in said
+    assert place.files() == before
+    own = pd.read_csv(place.root / "runs" / "trial" / "results" / "calibration.csv")
+    assert own[["model", "value"]].to_numpy().tolist() == [["a", 0.5]]
+    status, said = place.build()
+    assert (status, ran(said)) == (0, []) and place.files() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"VALU": 0.5}, "unknown parameter 'VALU'; did you mean VALUE"), ({"VALUE": "x"}, "VALUE: expected a number")],
+)
+def test_parameters_of_a_notebook_run_by_itself_are_checked(place, tmp_path, given, message):
+    _, (error,) = alone(place, tmp_path, **given)
+    assert error.ename == "InputError" and message in error.evalue
+    assert error.traceback == [f"InputError: {error.evalue}"]  # one line, no traceback
+    assert not (place.root / "runs").exists()
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("damage", "one"), [("edited", 0), ("cut", 3), ("emptied", 4), ("removed", 6)])
+def test_whatever_is_damaged_is_made_again(place, damage, one):
+    before, shown = place.files(), place.page("index").select_one(".ba-front").text
+    names = ["results/calibration.csv", "comparisons/calibration.csv", "findings/calibration.json"]
+    names += ["executed/03_calibration.ipynb", ".state/pages/03_calibration.html", ".state/pages/03_calibration.json"]
+    paths = [place.folder / name for name in names]
+    paths += [place.root / "figures" / "trial" / "calibration" / "table-all.csv"]
+    outer = [place.folder / name for name in ("index.html", "03_calibration.html", "results.csv", ".state/site")]
+    for path in [paths[one], *outer]:
+        hurt(path, damage)
+        status, said = place.build()
+        assert (status, ran(said)) == (0, ["03_calibration"] if path in paths else []), path
+    for path in paths:
+        hurt(path, damage)
+    assert place.build()[0] == 0
+    assert place.files() == before and place.page("index").select_one(".ba-front").text == shown
+
+
+def hurt(path, damage):
+    content = path.read_bytes()
+    changed = {"edited": content.replace(b"0.25", b"0.85").replace(b"a", b"b", 1), "cut": content[: len(content) // 2]}
+    path.unlink() if damage == "removed" else path.write_bytes(changed.get(damage, b""))
+
+
+def test_records_that_no_page_vouches_for_are_no_part_of_the_report(place):
+    """Left by an older version, another profile of the name, or a page that is no longer asked for."""
+    stray = place.folder / "results" / "robustness.csv"
+    shutil.copy(place.folder / "results" / "calibration.csv", stray)
+    assert place.build()[0] == 0 and not stray.exists()
+    status, _ = place.build(changes={"dimensions": {"models": {"clean": "d"}}})
+    assert status == 0 and set(pd.read_csv(place.folder / "results.csv")["dimension"]) == {"models"}
+    assert not (place.folder / "03_calibration.html").exists()
+
+
+def test_another_profile_never_shows_the_numbers_of_before(place):
+    """`--only` after a change: the other pages are of the old profile, and say so instead of their numbers."""
+    models = {"a": {"source": "predictions", "label": "Another"}, "b": {"source": "predictions", "label": "Model b"}}
+    status, said = place.build(changes={"models": models}, only=["calibration"])
+    assert (status, ran(said)) == (0, ["03_calibration"])
+    assert any(line.startswith("00_overview: left out until it is built again: it is of another") for line in said)
+    assert set(pd.read_csv(place.folder / "results.csv")["dimension"]) == {"calibration"}
+    page = place.page("index")
+    assert "Another" in page.text and "Model a" not in page.text
+    assert "left out until it is built again" in page.select_one("[aria-labelledby=all-pages]").text
+    assert ran(place.build(changes={"models": models})[1]) == ["00_overview"]
+
+
+def test_a_report_in_a_folder_without_notebooks_is_refused(place, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="nothing to build.*has no notebook of calibration, models; run in a checkout"):
+        place.build(notebooks=tmp_path / "empty")
+    with pytest.raises(InputError, match="has no notebook of any dimension"):
+        place.build(changes={"dimensions": {}})
+
+
+# Two at once, and killed ----------------------------------------------------------------------------------------------
+
+
+def started(place, **options):
+    process = multiprocessing.get_context("fork").Process(target=lambda: os._exit(place.build(**options)[0]))
+    process.start()
+    return process
+
+
+def test_two_reports_in_one_root_wait_for_each_other(place):
+    place.build()
+    pair = [started(place, models=name, parameters={"PAUSE": 1.0}) for name in "ab"]
+    for process in pair:
+        process.join(120)
+    assert [process.exitcode for process in pair] == [0, 0]
+    table = pd.read_csv(place.folder / "results.csv")
+    (last,) = set(table["model"])  # one set of models has all pages
+    assert len(table) == 2
+    status, said = place.build(models=last, parameters={"PAUSE": 1.0})
+    assert (status, ran(said)) == (0, [])
+    (other,) = {"a", "b"} - {last}
+    assert ran(place.build(models=other, parameters={"PAUSE": 1.0})[1]) == [*PAGES]
+
+
+def test_a_killed_second_report_leaves_nothing_that_looks_finished(place):
+    before = place.files()
+    record = place.folder / "results" / "calibration.csv"
+    second = started(place, models="b", parameters={"PAUSE": 60.0})
+    for _ in range(600):
+        time.sleep(0.05)
+        if record.is_file() and len(pd.read_csv(record)) == 1:
+            break
+    second.kill()
+    second.join(60)
+    (place.folder / "results" / ".tmp-9-ab").write_text("cut")
+    status, said = place.build()
+    assert status == 0 and "03_calibration" in ran(said)
+    assert place.files() == before
+
+
+# Disks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(place, tmp_path):
+    before = place.files()
+    shutil.rmtree(place.root / "report")
+    said = tmp_path / "said"
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+        try:
+            place.build()
+        except InputError as error:
+            said.write_text(str(error))
+            os._exit(2)
+
+    process = multiprocessing.get_context("fork").Process(target=limited)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 2 and "cannot write" in said.read_text() and "\n" not in said.read_text()
+    left = [path for path in place.root.rglob("*") if path.name.startswith((".tmp", ".03", ".00"))]
+    assert not left
+    assert place.build()[0] == 0 and place.files() == before
+
+
+# One piece ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [choose, front])
+def test_a_page_of_ours_that_fails_costs_itself_only(place, monkeypatch, module):
+    whole = {choose: "body", front: "headline_rows"}[module]
+    works = getattr(module, whole)
+    with monkeypatch.context() as patch:
+
+        def broken(table, *_):
+            if len(table):  # as odd rows would
+                raise ZeroDivisionError("of <something>")
+            return works(table, *_)
+
+        patch.setattr(module, whole, broken)
+        shutil.rmtree(place.folder / ".state")
+        status, said = place.build()
+    assert status == 1 and any("failed" in line and "ZeroDivisionError: of <something>" in line for line in said)
+    index = place.page("index")
+    assert [a["href"] for a in index.select("[aria-labelledby=all-pages] a")] == [f"{name}.html" for name in PAGES]
+    if module is choose:
+        assert "of <something>" in place.page("choose").select_one("main").text
+    status, said = place.build()
+    assert (status, ran(said)) == (0, []) and "ZeroDivisionError" not in place.page("choose").text
+
+
+# Kernels --------------------------------------------------------------------------------------------------------------
+
+WHERE = """
+import json, os, sys
+from beyond_accuracy.base import paths
+folders = [paths.project_root(), paths.data_dir(), paths.cache_dir()]
+found = {"folders": [*map(str, folders)], "path": sys.path, "python": sys.executable, "hub": os.environ["HF_HOME"]}
+print(json.dumps(found))
+"""
+
+
+def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(tmp_path, monkeypatch):
+    """A kernel `python3` of another Python on JUPYTER_PATH; folders that the environment names relatively."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    other = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(other))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.chdir(tmp_path)
+    names = {"BEYOND_ACCURACY_ROOT": "root", "BEYOND_ACCURACY_DATA": "data", "BEYOND_ACCURACY_CACHE": "store"}
+    for name, value in {**names, "PYTHONPATH": f"mine{os.pathsep}{report.LIBRARY.parent}", "HF_HOME": "hub"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "mine").mkdir()
+    write_notebook(tmp_path / "notebooks" / "03_calibration.ipynb", WHERE)
+    (tmp_path / "x.yaml").write_text("dimensions: {calibration: {}}")
+    assert report.build("x.yaml", notebooks=Path("notebooks"), echo=lambda _: None) == 0
+    copy = nbformat.read(tmp_path / "root" / "report" / "x" / "executed" / "03_calibration.ipynb", 4)
+    found = json.loads(copy.cells[-1].outputs[0].text)
+    assert found["folders"] == [str(tmp_path / name) for name in ("root", "data", "store")]
+    assert os.path.samefile(found["python"], os.sys.executable)
+    assert str(tmp_path / "mine") in found["path"] and found["hub"] == str(tmp_path / "hub")
