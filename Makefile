@@ -45,7 +45,7 @@ soak: $(TEST)
 	$(BIN)/pytest -m slow $(ARGS)
 
 lab: $(BASE)
-	$(BIN)/jupyter lab notebooks
+	JUPYTER_CONFIG_PATH=$(CURDIR):$$JUPYTER_CONFIG_PATH $(BIN)/jupyter lab notebooks
 
 bench: $(BASE)
 	$(BIN)/python tools/bench.py $(ARGS)
@@ -89,7 +89,7 @@ lock: $(TEST)
 	$(BIN)/python tools/lock.py
 
 clean:
-	rm -rf report/*/ figures/*/ .cache/store
+	rm -rf report/*/ figures/*/ runs .cache/store
 
 INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 # The package index holds no CPU build for Linux on x86; where torch's own index does not answer, the index's build does it.

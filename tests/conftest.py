@@ -93,6 +93,17 @@ class ToyColour(nn.Module):
 @register_model
 def toy_colour(pretrained=False, **kwargs):
     return build_model_with_cfg(ToyColour, "toy_colour", pretrained, **kwargs)
+
+
+class ToyFixed(ToyColour):
+    def forward_features(self, x):
+        assert x.shape[-1] in (16, 24), f"Input height ({x.shape[-1]}) doesn't match model"
+        return x
+
+
+@register_model
+def toy_fixed(pretrained=False, **kwargs):
+    return build_model_with_cfg(ToyFixed, "toy_colour", pretrained, **kwargs)
 '''
 
 TOY_CLASSES = ("red", "green", "blue")
@@ -131,7 +142,9 @@ class Toy:
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{class_id}{i:03d}.png")
         return self.data / name
 
-    def checkpoint(self, name: str = "colour", scale: float = 8.0, n_classes: int = 3) -> Path:
+    def checkpoint(
+        self, name: str = "colour", scale: float = 8.0, n_classes: int = 3, architecture: str = "toy_colour"
+    ) -> Path:
         """A folder that timm loads with `local-dir:`."""
         import torch
         from safetensors.torch import save_file
@@ -139,11 +152,11 @@ class Toy:
         folder = self.root / name
         folder.mkdir()
         weight = torch.zeros(n_classes, 3)
-        weight[:3] = scale * torch.eye(3)
+        weight[:3] = scale * torch.eye(3)[: len(weight)]
         save_file({"head.weight": weight}, folder / "model.safetensors")
         config = {"num_classes": n_classes, "input_size": [3, 16, 16], "crop_pct": 0.8, "interpolation": "bilinear"}
         config |= {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "classifier": "head", "first_conv": None}
-        content = {"architecture": "toy_colour", "num_classes": n_classes, "pretrained_cfg": config}
+        content = {"architecture": architecture, "num_classes": n_classes, "pretrained_cfg": config}
         (folder / "config.json").write_text(json.dumps(content))
         return folder
 

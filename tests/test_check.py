@@ -21,7 +21,6 @@ from beyond_accuracy.check import (
     check,
     check_dataset,
     check_model,
-    diagnose,
     published_accuracy,
 )
 from beyond_accuracy.data.classes import imagenet_subset, imagenet_wnids
@@ -159,64 +158,6 @@ def test_probe_set_with_other_splits(tmp_path):
     fixtures.clip_benchmark(tmp_path, {"train": [0, 1, 2], "test": [3, 0]}, [str(i) for i in range(4)])
     sizes = "3 training, 0 validation and 2 test images; VTAB has 6,347, 423 and 711"
     assert wrong("kitti_distance", tmp_path, sizes, reader="splits", classes="")
-
-
-# ------------------------------------------------------------------------------------------------------ label mistakes
-
-
-def answers(truth, accuracy=0.8, seed=0, n_classes=1000):
-    rng = np.random.default_rng(seed)
-    wrong = rng.random(len(truth)) > accuracy
-    return np.where(wrong, rng.integers(0, n_classes, len(truth)), truth)
-
-
-TRUTH = np.repeat(np.arange(0, 1000, 4), 2)
-TEXT_ORDER = np.array(sorted(range(1000), key=str))
-
-
-@pytest.mark.parametrize(
-    ("target", "text"),
-    [
-        (np.searchsorted(np.unique(TRUTH), TRUTH), "ranks in a sorted list of folders"),
-        (TRUTH + 1, "one too high"),
-        (np.argsort(TEXT_ORDER)[TRUTH], "text-sorted listing"),
-        (TEXT_ORDER[TRUTH], "text-sorted listing"),
-    ],
-)
-@pytest.mark.parametrize("expected", [0.8, np.nan])
-def test_mapping_mistakes_are_named(target, text, expected):
-    wrong, said = diagnose(answers(TRUTH), target, 1000, expected=expected)
-    assert wrong and text in said
-
-
-def test_subset_labels_taken_for_indices():
-    columns = imagenet_subset("a")
-    truth = np.repeat(columns, 2)
-    target = np.searchsorted(columns, truth)
-    assert "ranks in the list of scored classes" in diagnose(answers(truth), target, 1000, columns, 0.8)[1]
-
-
-def test_another_class_order_is_noticed():
-    truth = np.repeat(np.arange(100), 5)
-    order = np.random.default_rng(1).permutation(1000)
-    assert "another class order" in diagnose(answers(truth), order[truth], 1000, expected=0.8)[1]
-
-
-@pytest.mark.parametrize(
-    ("pred", "expected", "wrong", "text"),
-    [
-        (answers(TRUTH), 0.8, False, "as published"),
-        (answers(TRUTH), np.nan, False, "no published value"),
-        (answers(TRUTH, 0.3), np.nan, False, "no published value, and no sign of wrong labels"),
-        (answers(TRUTH, 0.5), 0.8, True, "no mapping of the labels explains it"),
-        (answers(TRUTH, 0.99), 0.7, False, "higher than published: are these training images?"),
-        (np.full(len(TRUTH), 7), 0.8, True, "nearly every answer is class 7: the weights were not loaded"),
-        (np.random.default_rng(0).integers(0, 1000, len(TRUTH)), 0.8, True, "no mapping"),
-    ],
-)
-def test_right_labels_and_weak_models(pred, expected, wrong, text):
-    found, said = diagnose(pred, TRUTH, 1000, expected=expected)
-    assert found == wrong and said.startswith(text)
 
 
 def test_published_accuracies():

@@ -30,6 +30,7 @@ from beyond_accuracy.inference import store
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
 from beyond_accuracy.report import run as report_run
+from beyond_accuracy.report.build import LIBRARY
 
 
 def command(toy, *more, dataset="images", model="colour"):
@@ -364,6 +365,39 @@ def test_a_notebook_out_of_time(tmp_path, capfd):
     assert out == "" and "KeyboardInterrupt" not in err and "Timeout waiting" not in err
 
 
+def test_a_set_of_the_wrong_kind_costs_its_own_part(toy, toy_networks, capsys, monkeypatch):
+    """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
+    toy.images(8)
+    toy.checkpoint()
+    toy.checkpoint("second", scale=1.0)
+    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "second")}
+    content = toy.content(models)
+    (toy.data / "bad" / "violet").mkdir(parents=True)
+    (toy.data / "bad" / "violet" / "a.png").write_bytes(b"")
+    content["datasets"]["bad"] = content["datasets"]["images"] | {"path": str(toy.data / "bad")}
+    parts = {"robustness": {"clean": "images", "v2": "bad", "c": "images"}, "mistakes": {"clean": "images"}}
+    content["dimensions"] = parts | {"shape_bias": {"cue_conflict": "images"}, "synthetic": {"pug": "images"}}
+    said = []
+    assert build.build(toy.profile(content), options={"device": "cpu"}, echo=said.append) == 2
+    ended = dict(line.split(": ", 1) for line in said if " s)" in line)
+    assert {name: text.split(" (")[0] for name, text in ended.items()} == {
+        "01_mistakes": "ok",
+        "02_shape_bias": "input",
+        "04_robustness": "ok",
+        "06_synthetic": "input",
+    }, said
+    assert "the dataset is no set of conflicting cues" in ended["02_shape_bias"]
+    assert "dimensions.synthetic: images has no 'factor' in its metadata" in ended["06_synthetic"]
+    folder = toy.root / "report" / "toy"
+    text = {name: bs4.BeautifulSoup((folder / f"{name}.html").read_text("utf-8"), "html.parser").text for name in ended}
+    assert "no part about factors" in text["01_mistakes"] and "images has no 'corruption'" in text["04_robustness"]
+    assert "violet" in text["04_robustness"]
+    rows = pd.read_csv(folder / "results.csv")
+    assert set(rows["dimension"]) == {"mistakes", "robustness"} and rows["value"].notna().all()
+    assert all(f"{name}.html" in (folder / "index.html").read_text("utf-8") for name in ended)
+
+
 # Names ----------------------------------------------------------------------------------------------------------------
 
 
@@ -385,9 +419,10 @@ study.provenance()
 
 def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     """Names of files, models and datasets reach every page as text, whatever they hold."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(toy_networks.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(2)
-    odd, label = "größe '\"<img src=x onerror=alert(1)>&{{7*7}}", "</script><script>alert(3)</script>"
+    odd = "größe '\"<img src=x onerror=alert(1)>&{{7*7}} $x_1$"
+    label = "</script><script>alert(3)</script> [c](javascript:alert(4)) ![p](http://h) **b** ($0.10, was $0.20_x)"
     shutil.copytree(toy.checkpoint(), toy.root / odd)
     wrong = "日本 <b onclick=alert(2)>'\"&"
     shutil.copy(toy.data / "images" / "blue" / "blue000.png", toy.data / "images" / "red" / f"{wrong}.png")
@@ -408,10 +443,13 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     for name, text in pages.items():
         soup = bs4.BeautifulSoup(text, "html.parser")
         assert not [tag for tag in soup.find_all(True) if any(key.startswith("on") for key in tag.attrs)], name
-        assert not soup.find_all("img", src="x"), name
+        assert all(img["src"].startswith("data:") for img in soup.find_all("img")), name
+        assert not [a for a in soup.find_all("a", href=True) if "javascript" in a["href"].split(",")[0]], name
+        assert not soup.select(".ba-finding strong, .ba-finding em, .ba-finding math"), name
         assert not [tag for tag in soup.find_all("script") if tag.get_text().startswith("alert")], name
         assert "49" not in soup.title.text and odd in soup.text, name
-    assert wrong in bs4.BeautifulSoup(pages["03_calibration"], "html.parser").text
+    page = bs4.BeautifulSoup(pages["03_calibration"], "html.parser")
+    assert wrong in page.text and label in page.select_one("p.ba-finding").text
     assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
 
 

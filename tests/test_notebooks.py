@@ -1,6 +1,8 @@
 """Form of the source notebooks: what keeps them readable in a diff, runnable by papermill and honest as a page."""
 
 import ast
+import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -45,6 +47,32 @@ def test_valid_and_without_results_of_a_run(path):
         assert cell.outputs == [], f"cell {cell['id']} has stored outputs"
         assert cell.execution_count is None, f"cell {cell['id']} has an execution count"
         assert not {"papermill", "execution", "collapsed"} & set(cell.metadata), f"cell {cell['id']}"
+
+
+def test_saving_in_jupyterlab_leaves_tracked_notebooks_as_they_are(tmp_path):
+    """JupyterLab's own file manager with the checkout's settings; what git does not track keeps its outputs."""
+    from jupyter_server.services.contents.filemanager import FileContentsManager
+    from traitlets.config import PyFileConfigLoader
+
+    shutil.copytree(FOLDER, tmp_path / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    git = ["git", "-C", str(tmp_path)]
+    for command in (["init", "-q"], ["add", "notebooks"]):
+        subprocess.run([*git, *command], check=True)
+    config = PyFileConfigLoader("jupyter_server_config.py", path=str(FOLDER.parent)).load_config()
+    manager = FileContentsManager(root_dir=str(tmp_path), config=config)
+    for path in NOTEBOOKS:
+        model = manager.get(f"notebooks/{path.name}")
+        for cell in code_cells(model["content"]):
+            cell.execution_count, cell.metadata["execution"] = 7, {"iopub.status.idle": "now"}
+            cell.outputs = [nbformat.v4.new_output("stream", text="hours of work")]
+        model["content"].metadata["language_info"] = {"name": "python", "version": "3.11.99"}
+        manager.save(model, f"notebooks/{path.name}")
+        assert (tmp_path / "notebooks" / path.name).read_bytes() == path.read_bytes(), path.name
+    manager.save(model, "notebooks/mine.ipynb")
+    assert "hours of work" not in (tmp_path / "notebooks" / path.name).read_text()
+    code_cells(model["content"])[0].outputs = [nbformat.v4.new_output("stream", text="hours of work")]
+    manager.save(model, "notebooks/mine.ipynb")
+    assert "hours of work" in (tmp_path / "notebooks" / "mine.ipynb").read_text()
 
 
 @by_name(NOTEBOOKS)

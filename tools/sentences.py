@@ -30,7 +30,7 @@ SUPERLATIVE = re.compile(r"\b(best|worst|highest|lowest|largest|smallest|hardest
 HEDGED = re.compile(r"\b(open|not told apart|not told from chance|tie|leads|undecided)\b")
 WORDS = re.compile(
     r"Holm, 5 %|\(95 %\)|Holm over the averages, 5 %|corrected p|ImageNet-\w+|vtab_1k|\d+ bins|preset \w+|severity \d"
-    r"|from \d+ million pairs on"
+    r"|from \d+ million pairs on|all [\d,]+ instead of \d+"
 )
 FREE = 20  # whole numbers up to here count things (tasks, sets, factors) that no table holds
 

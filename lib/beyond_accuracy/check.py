@@ -5,29 +5,27 @@ Needs neither network nor GPU. Exit code 2: something is here that would make nu
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import cache_dir, data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import published
 from beyond_accuracy.data.classes import IMAGENET_ORDER, class_space, imagenet_wnids
-from beyond_accuracy.data.dataset import ImageDataset, evenly
+from beyond_accuracy.data.dataset import ImageDataset, evenly, opened
 from beyond_accuracy.data.download import how_to_get, profile_argument, source_of
 from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
+from beyond_accuracy.inference.order import diagnose
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.plan import disk_lines, forward_passes
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.inference.throughput import projection
-from beyond_accuracy.models.card import locate
+from beyond_accuracy.models.card import SIGLIP, locate, missing_tokenizer, tokenizer_source
 from beyond_accuracy.models.load import read_card
 
 OK, NOTE, MISSING, WRONG = "ok", "note", "MISSING", "WRONG"
@@ -37,11 +35,6 @@ ORDER_OF = {"a": "f6aa4b23244554d9", "r": "e19a59d84e3746fa", "": IMAGENET_ORDER
 PER_CLASS = {"imagenet": 50, "imagenet_v2": 10}
 SIDE = {"imagenet_c": 224, "cue_conflict": 224}
 SAMPLE = 500  # images that each model is run on
-FAR_POINTS = 0.06  # a smaller difference may come from preprocessing or precision
-FAR_ERRORS = 4.0  # standard errors
-EXPLAINS = 0.5  # share of the expected accuracy that a mapping must bring back
-ORDERED = 0.75  # rank correlation of labels and answers that cannot be chance
-ONE_ANSWER = 0.9
 
 
 @dataclass(frozen=True)
@@ -141,6 +134,8 @@ def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, s
         yield WRONG, f"{dataset.source}: {note}: incomplete, or another version; fetch it again"
     yield from _split_sizes(spec, dataset)
     yield from _classes(spec, dataset)
+    if dataset.passed:
+        yield NOTE, f"passed over {dataset.passed}"
     if dataset.load is not None:
         yield from _images(spec, dataset)
 
@@ -185,17 +180,26 @@ def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str
 
 def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
     """Decode a sample and look for images that were resized or encoded again."""
-    formats, sizes, tables = set(), [], []
+    formats, sizes, tables, turned = set(), [], [], 0
     for position in evenly(len(dataset), DECODED).tolist():
         try:
             dataset.image(position)
-            with Image.open(io.BytesIO(dataset.load(position))) as image:
+            with opened(dataset.load(position)) as image:
+                turned += image.getexif().get(0x0112, 1) != 1
                 formats.add(image.format)
                 sizes.append(image.size)
                 tables.append(str(getattr(image, "quantization", "")))
         except InputError as error:
             yield WRONG, _plain(error, spec)
             return
+    if turned:
+        yield (
+            NOTE,
+            (
+                f"{turned} of {len(sizes)} images looked at carry a flag that turns them in viewers; it is ignored, as "
+                "benchmarks are read. For photographs of your own turn the pixels first"
+            ),
+        )
     side = SIDE.get(spec.reader)
     if side and (odd := [size for size in sizes if size != (side, side)]):
         yield WRONG, f"images are {odd[0][0]} x {odd[0][1]}, the release has {side} x {side}: they were resized"
@@ -227,9 +231,19 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
         card = read_card(spec, profile.settings, profile.imports, cache_dir())
     except (DataMissing, InputError) as error:
         return Finding(spec.name, MISSING if isinstance(error, DataMissing) else WRONG, _plain(error, spec))
-    scale = f", logit scale {card.logit_scale:.4g}" if card.logit_scale else ""
-    size, text = f"{card.parameters / 1e6:.1f} M parameters", f"{spec.id} {spec.pretrained}".strip()
-    return Finding(spec.name, OK, f"{text}: {size}, weights {card.weights[:12]}, {card.geometry.text}{scale}")
+    if lacks := missing_tokenizer(spec):
+        how = SIGLIP if lacks == "package" else f"`beyond-accuracy fetch --profile {profile_argument(profile)}"
+        how += "" if lacks == "package" else " --only models`"
+        return Finding(spec.name, MISSING, f"its tokenizer ({tokenizer_source(spec)}, read by transformers): {how}")
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (card.mean, card.std))
+    text, size = f"{spec.id} {spec.pretrained}".strip(), f"{card.parameters / 1e6:.1f} M parameters"
+    facts = [f"{text}: {size}", f"weights {card.weights[:12]}", f"side {card.geometry.crop}", card.geometry.text]
+    facts += [f"mean {mean}", f"std {std}", f"activation {card.activation or 'not a layer'}"]
+    if card.is_clip:
+        facts += [f"context {card.context}", f"logit scale {card.logit_scale:.4g}"]
+    if card.published and profile.settings.side == "trained":
+        facts.append(f"published at {card.published.text}: `settings: {{side: published}}`")
+    return Finding(spec.name, OK, ", ".join([*facts, *card.notes]))
 
 
 def _imported(spec: ModelSpec) -> Finding:
@@ -271,8 +285,8 @@ def check_accuracy(profile: Profile, models: list[str], ready: list[str], option
             if found is None:
                 continue
             expected = published_accuracy(model, dataset) / 100
-            n_classes = len(class_space(spec.classes))
-            wrong, likely = diagnose(found.pred, found.targets, n_classes, found.columns, expected)
+            names = class_space(spec.classes).names
+            wrong, likely = diagnose(found.pred, found.targets, names, found.columns, expected)
             against = "" if np.isnan(expected) else f", published {expected:.1%}"
             text = f"{name}: top-1 {found.correct.mean():.1%} of {len(found)}{against}: {likely}"
             yield Finding(dataset, WRONG if wrong else OK, text)
@@ -301,76 +315,3 @@ def _estimates(profile: Profile, missing: list[str]) -> Iterator[str]:
     if images := forward_passes(profile):
         yield f"A full report runs each model on about {images / 1e6:.2f} million images."
         yield from projection(profile)
-
-
-# Labels ---------------------------------------------------------------------------------------------------------------
-
-
-def diagnose(
-    pred: NDArray, target: NDArray, n_classes: int, columns: NDArray | None = None, expected: float = np.nan
-) -> tuple[bool, str]:
-    """Whether answers (n,) say that labels, weights or preprocessing must be wrong, and in words what is likely.
-
-    `expected` is the published accuracy as a share; NaN = unknown, then only what is surely wrong is called wrong.
-
-    >>> target = np.arange(0, 1000, 5)
-    >>> diagnose(target, np.arange(200), 1000)[1].split(":")[0]
-    'labels look like ranks in a sorted list of folders'
-    """
-    accuracy, known = (pred == target).mean(), not np.isnan(expected)
-    margin = max(FAR_POINTS, FAR_ERRORS * np.sqrt(expected * (1 - expected) / len(pred))) if known else 0.0
-    if accuracy > expected + margin:
-        return False, "higher than published: are these training images?"
-    if accuracy >= (expected - margin if known else 0.5):
-        return False, "as published" if known else "no published value"
-    if mistake := _mistake(pred, target, n_classes, columns, accuracy, expected if known else 0.5):
-        return True, mistake
-    if not known:  # a weak model is no proof of wrong labels
-        return False, "no published value, and no sign of wrong labels"
-    return True, (
-        "no mapping of the labels explains it: check weights, preprocessing, and whether images were encoded again"
-    )
-
-
-def _mistake(pred: NDArray, target: NDArray, n_classes: int, columns: NDArray | None, accuracy, expected) -> str:
-    from scipy.stats import spearmanr  # here: it takes a second, and a check of what is missing should be quick
-
-    labels, counts = np.unique(target), np.bincount(pred)
-    if len(pred) >= 20 and counts.max() >= ONE_ANSWER * len(pred) and len(labels) > 1:
-        return f"nearly every answer is class {counts.argmax()}: the weights were not loaded, or do not fit"
-    for text, mapped in _mappings(target, n_classes, columns).items():
-        if (pred == mapped).mean() >= accuracy + EXPLAINS * expected:
-            return text
-    if len(labels) >= 20 and spearmanr(pred, target).statistic >= ORDERED:
-        return (
-            "labels look like ranks in a sorted list of folders: their order is right, their values are not "
-            f"(labels {target.min()}..{target.max()}, answers {pred.min()}..{pred.max()}). A set with some of the "
-            "classes must be mapped by wnid, never by position in its own listing"
-        )
-    # Whether images of one label mostly get one and the same (other) answer
-    answers = [np.bincount(pred[target == label]) for label in labels if (target == label).sum() >= 4]
-    different = len({answer.argmax() for answer in answers})
-    if len(answers) >= 5 and np.mean([a.max() / a.sum() for a in answers]) >= 0.6 and different >= 0.8 * len(answers):
-        return (
-            "labels are exchanged consistently, as with another class order (the devkit's ILSVRC2012_ID is not the "
-            "order of the sorted wnids)"
-        )
-    return ""
-
-
-def _mappings(target: NDArray, n_classes: int, columns: NDArray | None) -> dict[str, NDArray]:
-    """What label mistakes that occur in practice mean, and the labels (n,) that each would have had."""
-    text_order = np.array(sorted(range(n_classes), key=str))
-    found = {
-        "labels are places in a text-sorted listing of numbered folders (0, 1, 10, 100, ...)": text_order[target],
-        "labels were renumbered by a text-sorted listing of numbered folders": np.argsort(text_order)[target],
-        "labels are one too high: they count from 1": target - 1,
-        "labels are one too low": target + 1,
-    }
-    if columns is not None:
-        ranks = np.clip(target, 0, len(columns) - 1)
-        rank_of = np.full(n_classes, -1)
-        rank_of[columns] = np.arange(len(columns))
-        found["labels are ranks in the list of scored classes, taken for indices"] = np.asarray(columns)[ranks]
-        found["labels are class indices that were taken for ranks"] = rank_of[target]
-    return found

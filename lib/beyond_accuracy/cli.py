@@ -32,6 +32,12 @@ EPILOG = "Documentation: README.md and docs/. Exit codes: 0 complete, 1 a notebo
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a name that the terminal's encoding lacks is no reason to fail after the work
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     _environment(args)
     try:
         return args.run(args)
@@ -93,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     imports.add_argument("--model", required=True, help="name in the report")
     imports.add_argument("--dataset", required=True, help="dataset of the profile, such as imagenet_1k")
     imports.add_argument("--profile", default="predictions", help="profile that defines the dataset")
+    imports.add_argument("--any-accuracy", action="store_true", help="also if it is no better than guessing")
     imports.set_defaults(run=_import)
 
     check = commands.add_parser("check", parents=[common, profile, running], help="what is missing or malformed")
@@ -184,6 +191,8 @@ def _predict(args: argparse.Namespace) -> int:
     profile = replace(profile, models={model.name: model}, datasets={**profile.datasets, dataset.name: dataset})
     outputs = Outputs(profile, Store(), _options(args))
     found = outputs.predictions(dataset.name, [args.transform])[args.transform].get(model.name)
+    if found is None and outputs.left_out:
+        raise InputError(next(iter(outputs.left_out)))
     if found is None:
         raise DataMissing(f"{model.name} has no predictions on {dataset.name} under {args.transform}; import them")
     n, correct, skipped = len(found), int(found.correct.sum()), len(found.meta.get("skipped", []))
@@ -193,7 +202,9 @@ def _predict(args: argparse.Namespace) -> int:
     print(f"store: {found.meta.get('key')} (computed on {found.meta.get('device')})")
     if output:
         write_rows(found, output)
-    return 0
+    for line in outputs.left_out:
+        print(f"beyond-accuracy: {line}", file=sys.stderr)
+    return InputError.exit_code if outputs.left_out else 0
 
 
 def _model(profile, args: argparse.Namespace) -> ModelSpec:
@@ -266,8 +277,10 @@ def _import(args: argparse.Namespace) -> int:
     profile = load_profile(args.profile)
     if args.dataset not in profile.datasets:
         raise InputError(f"profile {profile.name}: {unknown('dataset', args.dataset, profile.datasets)}")
-    entry = import_predictions(args.file, args.model, load_dataset(profile.datasets[args.dataset]), Store())
-    print(f"imported {entry.meta['n']} predictions of {args.model} on {args.dataset}")
+    dataset = load_dataset(profile.datasets[args.dataset])
+    entry = import_predictions(args.file, args.model, dataset, Store(), args.any_accuracy)
+    top = f": top-1 {entry.meta['accuracy']:.1%}" if "accuracy" in entry.meta else ""
+    print(f"imported {entry.meta['n']} predictions of {args.model} on {args.dataset}{top}")
     print(f"next: beyond-accuracy report --profile {args.profile} --models {args.model}")
     return 0
 

@@ -15,10 +15,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
-from PIL import Image
+from PIL import Image, ImageOps
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES
+from beyond_accuracy.data.dataset import opened, to_rgb
+from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES, is_image
 from beyond_accuracy.dimensions.calibration import ece, reliability
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.page import Page, classify
@@ -128,32 +129,40 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
 
     def show(*_):
         with _drawing_in(output):
-            images = {f["name"]: Image.open(io.BytesIO(bytes(f["content"]))) for f in upload.value}
+            pictures, rest = {f["name"]: bytes(f["content"]) for f in upload.value}, 0
             if folder.value:
-                images |= open_folder(Path(folder.value).expanduser())
-            for name, image in images.items():
-                _show(widgets.HBox([_thumbnail(image.convert("RGB")), _answers(study, dataset, name, image)]))
+                found, rest = read_folder(Path(folder.value).expanduser())
+                pictures |= found
+            for name, content in pictures.items():
+                try:
+                    image = to_rgb(ImageOps.exif_transpose(opened(content)))  # one's own, as a viewer shows it
+                except Exception as error:  # damaged files make Pillow raise nearly anything
+                    print(f"{name}: cannot be decoded ({type(error).__name__}), left out")
+                    continue
+                _show(widgets.HBox([_thumbnail(image), _answers(study, dataset, name, image)]))
+            if rest:
+                print(f"{rest} more images of the folder are not shown")
 
     for control in (upload, folder):
         control.observe(show, names="value")
     return widgets.VBox([widgets.HBox([upload, folder]), output])
 
 
-def open_folder(folder: Path, limit: int = 24) -> dict[str, Image.Image]:
-    """The first images of a folder, by name."""
+def read_folder(folder: Path, limit: int = 24) -> tuple[dict[str, bytes], int]:
+    """The first images of a folder, encoded, by name, and how many more there are."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)[:limit]
+    files = sorted(path for path in folder.iterdir() if is_image(path.name))
     if not files:
         raise InputError(f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return {file.name: Image.open(file) for file in files}
+    return {file.name: file.read_bytes() for file in files[:limit]}, max(0, len(files) - limit)
 
 
 def _answers(study: Page, dataset: str, name: str, image: Image.Image) -> widgets.Widget:
     rows = "".join(
         f"<tr><td>{html.escape(study.spec(row.model).label)}</td><td>{html.escape(row.label)}</td>"
         f"<td style='text-align:right'>{row.probability:.1%}</td></tr>"
-        for row in classify(study, dataset, image.convert("RGB")).itertuples()
+        for row in classify(study, dataset, image).itertuples()
     )
     return widgets.HTML(f"<b>{html.escape(name)}</b><table>{rows}</table>")
 

@@ -90,9 +90,13 @@ class Page:
         """The dataset itself."""
         return load_dataset(self.outputs.dataset_spec(dataset))
 
-    def metadata(self, dataset: str) -> pd.DataFrame:
-        """Per-image metadata, index `id`; select rows with `.loc[predictions.ids]`."""
-        return self.dataset(self.outputs.base(dataset)).metadata
+    def metadata(self, dataset: str, *needed: str) -> pd.DataFrame:
+        """Per-image metadata, index `id`; select rows with `.loc[predictions.ids]`. It must have the columns needed."""
+        frame = self.dataset(self.outputs.base(dataset)).metadata
+        if missing := [name for name in needed if name not in frame]:
+            has = f"it has {', '.join(map(str, frame)) or 'none'}; give this part of the page another dataset"
+            raise InputError(f"dimensions.{self.dimension}: {dataset} has no {missing[0]!r} in its metadata: {has}")
+        return frame
 
     def image(self, dataset: str, image_id: str) -> Image.Image:
         """One image, RGB."""
@@ -142,6 +146,7 @@ class Page:
         """Add tidy rows (`tidy.COLUMNS`, and `dataset` unless it is given) to this page's results; all of them."""
         frames = [frame.assign(dataset=dataset) if dataset else frame for frame in frames]
         rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
+        rows = rows.reindex(columns=list(dict.fromkeys(name for frame in frames for name in frame)))
         columns = [*results.RESULT_COLUMNS]
         self._results.append(results.validate_results(rows.assign(dimension=self.dimension)[columns]))
         results.write_dimension(self.records, self.dimension, pd.concat(self._results, ignore_index=True))
@@ -348,7 +353,9 @@ class Page:
         return np.random.default_rng([self.settings.seed, stream])
 
     def provenance(self) -> None:
-        """Show what made the page's numbers; the last cell of every notebook."""
+        """Show what made the page's numbers, and which models have none or odd ones; every notebook's last cell."""
+        for line in self.outputs.left_out:
+            print(line)
         made = pd.DataFrame(map(_described, self.outputs.used.values()))
         if not len(made):
             print("This page reads no predictions.")
@@ -410,7 +417,7 @@ def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.D
     classes = _class_space(page, dataset).prompted(page.settings.prompts)
     device, rows = inference.pick_device(page.outputs.device), []
     for name, card in [(name, card) for name in page.models if (card := page.card(name)) is not None]:
-        model = model_for(card, page.settings, page.profile.imports).to(device)
+        model = model_for(card, page.settings, page.profile.imports).to(device).at_size(card.geometry.crop)
         head = inference.text_head(model, classes, device, page.store)
         pixels = torch.from_numpy(np.array(model.geometry.apply(image))).permute(2, 0, 1)[None].to(device)
         with torch.inference_mode():

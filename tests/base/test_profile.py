@@ -1,12 +1,16 @@
 """Profiles: what is accepted, what is merged, and one clear message for everything else."""
 
 import dataclasses
+import importlib.util
+import os
+import sys
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from beyond_accuracy.base import paths
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import (
     DIMENSIONS,
@@ -82,6 +86,73 @@ def test_extending(written):
     assert list(profile.models) == ["b"] and profile.settings.seed == 2 and profile.settings.chunk == 7
     copied = load_profile(written({"extends": "predictions", "name": "p2"}))
     assert copied.datasets.keys() == load_profile("predictions").datasets.keys()
+
+
+def test_an_extended_profile_has_a_name_of_its_own(written):
+    """Else it would write into the report of the profile that it extends."""
+    written("{name: first, title: First, settings: {seed: 3}}", "first.yaml")
+    profile = load_profile(written("extends: first.yaml", "second.yaml"))
+    assert (profile.name, profile.title, profile.settings.seed) == ("second", "second", 3)
+
+
+def test_models_of_one_label_are_refused(written):
+    with pytest.raises(InputError, match="models a and b have one label 'Same'; change one"):
+        load_profile(written("models: {a: {source: predictions, label: Same}, b: {source: predictions, label: Same}}"))
+
+
+def test_what_lies_beside_the_profile_is_found_from_everywhere(written, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path / "data"))
+    for name in ("classes.json", "weights.safetensors", "runs.csv", "val/red.txt", "net/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "beside_the_profile.py").write_text("")
+    content = {
+        "imports": ["beside_the_profile"],
+        "replicates": "runs.csv",
+        "models": {"a": {"source": "timm", "name": "x", "checkpoint": "weights.safetensors"}},
+        "datasets": {"d": {"reader": "class_folder", "path": "val", "classes": "classes.json"}},
+        "dimensions": {"ablation": {"table": "runs.csv"}, "models": {"clean": "d"}},
+    }
+    content["models"]["b"] = {"source": "timm", "name": "local-dir:net"}
+    content["datasets"]["away"] = {"reader": "class_folder", "path": "elsewhere"}
+    written(content)
+    written({"extends": "mine.yaml", "models": {"b": {"label": "B"}}}, "sub.yaml")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path.parent)
+    for name in ("mine", "sub"):
+        profile = load_profile(os.path.relpath(tmp_path / f"{name}.yaml"))
+        assert profile.models["a"].checkpoint == str(tmp_path / "weights.safetensors")
+        assert profile.models["b"].id == f"local-dir:{tmp_path / 'net'}"
+        assert profile.datasets["d"].path == str(tmp_path / "val")
+        assert profile.datasets["d"].classes == str(tmp_path / "classes.json")
+        assert profile.dimensions["ablation"]["table"] == profile.replicates == str(tmp_path / "runs.csv")
+        assert profile.datasets["away"].path == "elsewhere"  # below the data folder
+        assert profile.dimensions["models"]["clean"] == "d"
+    assert importlib.util.find_spec("beside_the_profile")
+
+
+@pytest.mark.parametrize("name", ["classes.json", "val/classnames.txt", "runs.csv", "runs_covariance.csv"])
+def test_files_that_pages_read_are_in_the_fingerprint(written, tmp_path, name):
+    (tmp_path / "val").mkdir()
+    for other in ("classes.json", "val/classnames.txt", "runs.csv", "runs_covariance.csv"):
+        (tmp_path / other).write_text("one")
+    content = {"datasets": {"d": {"reader": "splits", "path": "val", "classes": "classes.json"}}}
+    path = written(content | {"dimensions": {"ablation": {"table": "runs.csv"}}})
+    before = load_profile(path).digest
+    assert load_profile(path).digest == before
+    (tmp_path / name).write_text("two")
+    assert load_profile(path).digest != before
+
+
+@pytest.mark.parametrize("variable", ["ROOT", "DATA", "CACHE"])
+def test_places_that_the_environment_names_relatively(tmp_path, monkeypatch, variable):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    place = {"ROOT": paths.project_root, "DATA": paths.data_dir, "CACHE": paths.cache_dir}[variable]
+    monkeypatch.setenv(f"BEYOND_ACCURACY_{variable}", "here/it")
+    assert place() == tmp_path / "here" / "it"
+    monkeypatch.setenv(f"BEYOND_ACCURACY_{variable}", "~/it")
+    assert place() == tmp_path / "home" / "it"
 
 
 def test_profiles_that_extend_each_other(written):
@@ -232,3 +303,12 @@ def test_any_text(tmp_path_factory, text):
         load_profile(path)
     except InputError as error:
         assert "fuzz-text.yaml" in str(error)
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "name: p\nmodels:\n  a: {source: timm, name: x}\n  b: {source: timm, name: y}\n  a: {source: timm, name: z}\n"
+    )
+    with pytest.raises(InputError, match="line 3: the key 'a' stands twice in one mapping"):
+        load_profile(path)

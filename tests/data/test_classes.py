@@ -97,3 +97,15 @@ def test_malformed_spaces(tmp_path, content, message):
 def test_unknown_space():
     with pytest.raises(InputError, match="unknown class space 'imagenet_2k'"):
         class_space("imagenet_2k")
+
+
+def test_a_file_of_classes_that_is_absurd(tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="expected JSON with the lists"):
+        class_space(str(path))
+    with path.open("wb") as file:
+        file.truncate(2**33)  # eight gigabytes of nothing
+    class_space.cache_clear()
+    with pytest.raises(InputError, match="8,192 MB are no list of classes"):
+        class_space(str(path))

@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import zlib
 from functools import partial
 
 import numpy as np
@@ -233,3 +234,87 @@ def test_symbolic_links_are_followed_wherever_they_lead(toy):
     readers.LOADED.clear()
     with pytest.raises(InputError, match="dangling.png"):
         load_dataset(spec_for(toy))
+
+
+# Every picture means the same whatever its file -----------------------------------------------------------------------
+
+RAMP = np.stack([np.tile(np.arange(0, 256, 8), (8, 1)), np.full((8, 32), 100), np.full((8, 32), 30)], -1).astype(
+    np.uint8
+)
+GREY = np.repeat(RAMP[..., :1], 3, -1)
+COLOUR, BLACK_OR_WHITE = Image.fromarray(RAMP), Image.fromarray(RAMP[..., 0] > 120)
+
+
+def alpha(mode):
+    image = Image.fromarray(RAMP if mode == "RGBA" else RAMP[..., 0]).convert(mode)
+    image.putalpha(Image.fromarray(np.full((8, 32), 77, np.uint8)))
+    return image
+
+
+def sixteen(kind):
+    return Image.fromarray((RAMP[..., 0].astype(np.uint16) << 8 | 200).astype(kind))  # only the upper 8 bits are seen
+
+
+PICTURES = {  # mode: the picture, its right pixels, formats that keep it (lossy ones to within 12)
+    "1": (BLACK_OR_WHITE, np.where(GREY > 120, 255, 0), "PNG TIFF BMP GIF"),
+    "L": (Image.fromarray(RAMP[..., 0]), GREY, "PNG TIFF BMP GIF JPEG"),
+    "P": (COLOUR.quantize(64), RAMP, "PNG TIFF BMP GIF"),
+    "RGB": (COLOUR, RAMP, "PNG TIFF BMP JPEG WEBP"),
+    "RGBA": (alpha("RGBA"), RAMP, "PNG TIFF"),  # transparency is dropped, as the libraries do
+    "LA": (alpha("L"), GREY, "PNG TIFF"),
+    "PA": (COLOUR.quantize(64).convert("PA"), RAMP, "TIFF"),
+    "CMYK": (COLOUR.convert("CMYK"), RAMP, "TIFF JPEG"),
+    "YCbCr": (COLOUR.convert("YCbCr"), RAMP, "TIFF JPEG"),
+    "LAB": (COLOUR.convert("LAB"), RAMP, "TIFF"),
+    "I;16": (sixteen("<u2"), GREY, "PNG TIFF"),
+    "I;16B": (sixteen(">u2"), GREY, "TIFF"),
+    "F": (Image.fromarray(RAMP[..., 0].astype(np.float32) / 255), GREY, "TIFF"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", PICTURES)
+def test_every_mode_gives_the_same_picture(mode):
+    image, right, kinds = PICTURES[mode]
+    for kind in kinds.split():
+        how = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **how)
+        found = np.asarray(build(blobs=[buffer.getvalue()] * 3).image(0)).astype(int)
+        near = 12 if kind == "JPEG" or mode in ("LAB", "YCbCr") else 0
+        assert found.shape == (8, 32, 3) and np.abs(found - right).max() <= near, (mode, kind)
+
+
+def test_a_16_bit_colour_picture_counts_as_its_grey_one():
+    assert np.asarray(build(blobs=[colour16()] * 3).image(0)).tolist() == [[[200, 100, 50]] * 2] * 2
+
+
+def colour16():
+    """A PNG of 2 x 2 pixels with 16 bits a channel, which Pillow cannot write: 200, 100 and 50 in the upper 8 bits."""
+    row = b"\0" + struct.pack(">6H", *[200 << 8 | 9, 100 << 8 | 9, 50 << 8 | 9] * 2)
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row * 2)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("image", [np.array([[0, 70000]], np.int32), np.array([[0.0, 255.0]], np.float32)])
+def test_values_of_which_nobody_knows_what_is_white(image):
+    with pytest.raises(BadImage, match="nothing says which is white: save it with 8 or 16 bits"):
+        build(blobs=[encoded(Image.fromarray(image), "TIFF")] * 3).image(0)
+
+
+def test_a_flag_that_turns_a_picture_in_viewers_is_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    COLOUR.save(buffer, "PNG", exif=exif)
+    assert np.array_equal(np.asarray(build(blobs=[buffer.getvalue()] * 3).image(0)), RAMP)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "TGA", "PCX", "ICO", "PDF", "SGI", "DDS"])
+def test_only_wanted_formats_are_opened_whatever_they_are_called(kind):
+    content = encoded(COLOUR, kind)
+    with pytest.raises(BadImage, match="cannot identify image file|cannot be decoded"):
+        build(blobs=[content] * 3).image(0)

@@ -8,6 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 from scipy.special import expit, logit
 
+from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data import corruptions
 from beyond_accuracy.data.published import alexnet_errors, paper_values
 from beyond_accuracy.dimensions import robustness as rb
@@ -198,9 +199,10 @@ def test_effective_robustness_is_zero_on_the_line():
 class Page:
     """What the module asks of a page: roles, predictions, names."""
 
-    has_networks, skipped, models = True, [], ["a", "b"]
+    has_networks, models = True, ["a", "b"]
 
     def __init__(self, runs, classes=3, names="set_{}"):
+        self.skipped = []
         self.runs, self.classes = runs, [f"class {k}" for k in range(classes)]
         self.names = {role: names.format(role).replace("imagenet_clean", "imagenet_1k") for role in runs}
         self.has_role, self.role = runs.__contains__, self.names.__getitem__
@@ -215,6 +217,9 @@ class Page:
 
     def class_names(self, name):
         return self.classes
+
+    def metadata(self, name, *needed):
+        raise InputError(f"{name} has no {needed[0]}")
 
     def title(self, name):
         return name.replace("_", " ")
@@ -245,6 +250,13 @@ def test_sets_that_are_not_here_are_named_and_left_out():
     del clean["a"], page.runs["hard"]["b"]
     with pytest.raises(rb.InputError, match="no model has predictions on all of set_clean, set_hard"):
         rb.gather(page)
+
+
+def test_a_corrupted_set_of_another_kind_costs_its_own_part_only():
+    page = Page({"clean": said("xyz", [0, 1, 0]), "c": said("x", [0])})
+    sets = rb.gather(page)
+    assert list(sets.correct) == ["clean"] and "c" in sets.absent and not sets.cells
+    assert page.skipped == ["set_c has no corruption"]
 
 
 def test_regenerated_corruptions_are_shares_of_their_versions():

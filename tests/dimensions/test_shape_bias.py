@@ -316,7 +316,7 @@ def test_cues_come_from_metadata_or_from_the_names():
     named = sb.cue_table(["y", "x"], metadata.assign(texture_image=["t1", "t2"]))
     assert named["texture_image"].tolist() == ["t2", "t1"]
     assert cues(["cat/cat1-dog2"]).values.tolist() == [["cat", "dog", "cat1", "dog2"]]
-    with pytest.raises(ValueError, match="expected a name"):
+    with pytest.raises(InputError, match="expected a name"):
         sb.cue_table(["x"], metadata[["shape"]])
 
 
@@ -350,6 +350,12 @@ def test_models_without_logits_are_left_out_by_name():
     assert sb.decisions_of(page_of({"bare": bare}, ("cat", "dog")), "set")[1]["bare"].tolist() == ["dog", "none"]
     with pytest.raises(DataMissing, match="no model of this report has logits"):
         sb.decisions_of(page_of({"bare": bare}, names), "set")
+
+
+def test_a_set_of_another_kind_is_one_message():
+    runs = {"known": SimpleNamespace(ids=np.array(["red/red000"]), probabilities=np.eye(2))}
+    with pytest.raises(InputError, match="cue_conflict: the dataset is no set of conflicting cues: .*red/red000"):
+        sb.decisions_of(page_of(runs, ("a", "b")), "val")
 
 
 def test_people_stand_only_beside_images_that_they_saw():

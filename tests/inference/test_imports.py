@@ -160,7 +160,7 @@ WRONG = [
     (lambda: bytes(range(256)) * 20, "not a CSV table"),
     (lambda: b"\x89PNG\r\n\x1a\n" + b"\x00" * 100, "mine.csv"),
     (lambda: "<!DOCTYPE html>\n<html>\n", "column 'file_name' is missing"),
-    (lambda: "file_name;predicted_class;predicted_probability\na;1;0.5", "column 'file_name' is missing"),
+    (lambda: "file_name;predicted_class;predicted_probability\na;1;0.5", "'a' is not an image of imagenet_1k"),
     (
         lambda: table().to_csv(index=False).replace("\n", ",9\n", 1).replace(",9\n", "\n", 1) + "a,b,c,d,e\n",
         "not a CSV",
@@ -283,3 +283,22 @@ def test_any_numbers(tmp_path_factory, classes, probabilities):
         return
     assert good and entry.frame()["pred"].tolist() == [int(c) for c in classes]
     np.testing.assert_allclose(entry.frame()["confidence"], probabilities, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_as_spreadsheets_write_them(load, separator, encoding):
+    plain = load(table()).frame()
+    rows = table()
+    rows["predicted_probability"] = rows["predicted_probability"].where(rows.index != 0, 1.0000001)  # a sum in float32
+    found = load(rows.to_csv(index=False, sep=separator).encode(encoding)).frame()
+    assert found["pred"].tolist() == plain["pred"].tolist() and found["confidence"].max() == 1.0
+
+
+def test_classes_counted_from_one_are_not_imported(load):
+    data = dataset(ids=[f"image{k}" for k in range(40)], targets=list(range(0, 1000, 25)))
+    rows = pd.DataFrame({"file_name": data.ids, "predicted_class": data.targets + 1, "predicted_probability": 0.5})
+    with pytest.raises(InputError, match="mine.csv: mine on .*: top-1 0.0% of 40: labels are one too low; give"):
+        load(rows, data)
+    entry = load(rows.assign(predicted_class=data.targets), data)
+    assert entry.meta["accuracy"] == 1.0

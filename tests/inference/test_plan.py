@@ -7,7 +7,7 @@ import pytest
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import DatasetSpec, load_profile
-from beyond_accuracy.data import corruptions, transforms
+from beyond_accuracy.data import corruptions, readers, transforms
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.plan import Request, requests
 from beyond_accuracy.inference.store import Store
@@ -94,6 +94,43 @@ def test_what_is_missing_is_listed_and_the_rest_runs(toy, toy_networks):
     filled = plan.fill(toy.profile(content), "calibration", Store(toy.store), {"device": "cpu"})
     assert len(filled.missing) == 1 and filled.missing[0].startswith("away: ") and len(filled.keys) == 1
     assert sum(toy_networks.CALLS) == 3
+
+
+def test_a_set_that_cannot_be_read_hides_no_other(toy):
+    """Else the page's key would not hold the other sets' answers, and an old page would pass for unchanged."""
+    toy.images(1)
+    toy.checkpoint()
+    content = toy.content()
+    content["datasets"]["bad"] = {"reader": "class_folder", "path": str(toy.root / "bad"), "classes": str(toy.classes)}
+    (toy.root / "bad" / "violet").mkdir(parents=True)
+    (toy.root / "bad" / "violet" / "a.png").write_bytes(b"")
+    content["dimensions"] = {"calibration": {"shifted": ["bad"], "clean": "images"}}
+    filled = plan.fill(toy.profile(content), "calibration", Store(toy.store), {"device": "cpu"})
+    assert len(filled.missing) == 1 and "violet" in filled.missing[0] and len(filled.keys) == 1
+
+
+def test_what_is_said_of_the_images_is_stamped(toy):
+    """Factors and class names are read by pages, and no network sees them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    toy.images(1)
+    toy.checkpoint()
+    content, found = toy.content(models={}), []
+    content["datasets"]["task"] = {
+        "reader": "parquet",
+        "path": str(toy.root / "task.parquet"),
+        "classes": str(toy.classes),
+    }
+    content["dimensions"] = {"calibration": {"clean": "task"}}
+    image = next((toy.data / "images" / "red").iterdir()).read_bytes()
+    for level in (1, 2, 1):
+        rows = {"id": ["a"], "image": [image], "label": [0], "level": [level]}
+        pq.write_table(pa.table(rows), toy.root / "task.parquet")
+        readers.LOADED.clear()
+        profile = toy.profile(content)
+        found.append(plan.metadata_stamp(profile.datasets["task"]))
+    assert found[0] == found[2] != found[1]
 
 
 def test_what_several_requests_lack_is_told_once(toy):

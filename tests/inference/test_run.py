@@ -245,7 +245,7 @@ def test_what_is_kept(toy):
 def test_labels_alone_cannot_be_run(toy):
     outputs = toy.outputs()
     dataset = SimpleNamespace(load=None, name="labels")
-    job = SimpleNamespace(entry=SimpleNamespace(key="k", complete=False))
+    job = SimpleNamespace(entry=SimpleNamespace(key="k", settled=False))
     with pytest.raises(DataMissing, match="only labels"):
         inference.run([job], dataset, outputs.store, outputs.profile.settings, inference.Options())
 
@@ -316,3 +316,57 @@ def test_the_text_head_is_encoded_once(toy, monkeypatch):
     next((toy.store / "heads").iterdir()).write_bytes(b"damaged")
     toy.outputs(toy.content(models)).predictions("images", ["blur=2"])
     assert made == ["clip", "clip"]
+
+
+# One model's limits ---------------------------------------------------------------------------------------------------
+
+
+def two(toy, **second):
+    """A profile of the toy network and another one, over the same images."""
+    toy.checkpoint("other", **second)
+    names = ("colour", "other")
+    return {name: {"source": "timm", "name": f"local-dir:{toy.root / name}"} for name in names}
+
+
+def test_a_rung_that_a_network_cannot_take_costs_that_network_that_rung(toy, toy_networks):
+    models = two(toy, architecture="toy_fixed")
+    outputs = toy.outputs(toy.content(models))
+    rungs = ["none", "resolution=112", "resolution=336"]  # sides 16, 8 and 24
+    found = outputs.predictions("images", rungs)
+    assert {text: list(by_model) for text, by_model in found.items()} == {
+        "none": ["colour", "other"],
+        "resolution=112": ["colour"],
+        "resolution=336": ["colour", "other"],
+    }
+    assert all(p.correct.all() for by_model in found.values() for p in by_model.values())
+    (line,) = outputs.left_out
+    assert line.startswith("other: does not run on inputs of side 8 (AssertionError: Input height (8) doesn't match")
+    assert line.endswith("(images, resolution=112)")
+    toy_networks.CALLS.clear()
+    again = toy.outputs(toy.content(models))
+    assert list(again.predictions("images", rungs)["resolution=112"]) == ["colour"]
+    assert list(again.left_out) == [line] and not toy_networks.CALLS
+
+
+def test_a_network_that_runs_nowhere_is_an_error_only_alone(toy):
+    models = two(toy, architecture="toy_fixed")
+    content = toy.content(models)
+    file = toy.root / "other" / "config.json"
+    file.write_text(file.read_text().replace("[3, 16, 16]", "[3, 20, 20]"))
+    outputs = toy.outputs(content)
+    assert list(outputs.predictions("images", ["none"])["none"]) == ["colour"]
+    assert "does not run on inputs of side 20" in next(iter(outputs.left_out))
+    with pytest.raises(InputError, match="other: does not run on inputs of side 20"):
+        toy.outputs(toy.content({"other": models["other"]})).predictions("images", ["none"])
+
+
+def test_a_backbone_without_classes_takes_part_where_features_suffice(toy):
+    outputs = toy.outputs(toy.content(two(toy, n_classes=0)))
+    assert list(outputs.predictions("images", ["none"])["none"]) == ["colour"]
+    assert list(outputs.left_out) == [
+        f"other: the checkpoint has 0 classes, the dataset's class space {toy.classes} has 3; choose a checkpoint "
+        f"trained on {toy.classes}, or use this backbone where features suffice (probes)"
+    ]
+    features = outputs.features("images")
+    assert list(features) == ["colour", "other"]
+    np.testing.assert_array_equal(features["other"].layers["pre_logits"], features["colour"].layers["pre_logits"])

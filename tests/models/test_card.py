@@ -127,3 +127,22 @@ def test_missing_weights_without_network_take_no_retries(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 3, (done.stdout, done.stderr)
     assert "Retrying" not in done.stderr and "fetch --only models" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["hf-hub:../../etc", "hf-hub:", "hf-hub:a/b/c", "hf-hub:owner/na me"])
+def test_what_is_no_repository(name):
+    with pytest.raises(InputError, match="m: .* is no repository of the hub; expected hf-hub:OWNER/NAME"):
+        card.locate(ModelSpec("m", "timm", name))
+
+
+def test_one_wrong_letter_in_a_tag_is_one_message_with_the_right_one():
+    with pytest.raises(InputError, match="did you mean resnet50.tv2_in1k"):
+        card.locate(ModelSpec("m", "timm", "resnet50.tv2_in1l"))
+
+
+def test_tokenizers_that_transformers_reads():
+    siglip = ModelSpec("m", "open_clip", "ViT-B-16-SigLIP", "webli")
+    assert card.tokenizer_source(siglip) == "timm/ViT-B-16-SigLIP"
+    assert card.tokenizer_source(ModelSpec("m", "open_clip", "ViT-B-16", "openai")) == ""
+    assert card.tokenizer_source(ModelSpec("m", "timm", "resnet50")) == ""
+    assert card.missing_tokenizer(siglip) in ("package", "files")  # neither is part of the tests' environment

@@ -244,6 +244,162 @@ def test_a_token_table_maps_to_ranks(toy):
         tokenizer(spec)(["a zebra"])
 
 
+# What libraries only warn about ---------------------------------------------------------------------------------------
+
+
+class Asked(RuntimeError):
+    """What a library was asked for, in place of the network."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What open_clip would be asked to build for a spec, without building it."""
+
+    def create_model(name, pretrained=None, **how):
+        raise Asked(json.dumps({"pretrained": pretrained, **how}))
+
+    def ask(spec):
+        with pytest.raises(InputError) as caught:
+            load_model(spec, LIBRARY)
+        if not isinstance(caught.value.__cause__, Asked):
+            raise caught.value
+        return json.loads(str(caught.value.__cause__))
+
+    monkeypatch.setattr("open_clip.create_model", create_model)
+    return ask
+
+
+def test_every_tag_of_open_clip_has_its_own_preprocessing_and_activation(asked, tmp_path):
+    """Whether its weights come from the hub or from a file; a file alone only where all tags agree."""
+    import open_clip
+
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"x")
+    repaired, refused = 0, []
+    for name in {name for name, _ in open_clip.list_pretrained()}:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        kinds = set()
+        for tag in tags:
+            hub, local = (asked(ModelSpec("m", "open_clip", name, tag, file)) for file in ("", str(file)))
+            assert hub.pop("pretrained") == tag and local.pop("pretrained") == str(file) and hub == local
+            config = open_clip.get_pretrained_cfg(name, tag)
+            own = bool(open_clip.get_model_config(name).get("quick_gelu"))
+            assert (own or hub.get("force_quick_gelu", False)) >= bool(config.get("quick_gelu"))
+            repaired += "force_quick_gelu" in hub
+            wanted = {k: config[k] for k in ("mean", "std", "interpolation", "resize_mode") if config.get(k)}
+            assert hub["force_preprocess_cfg"] == json.loads(json.dumps(wanted)), (name, tag)
+            kinds.add(json.dumps([wanted, bool(config.get("quick_gelu"))]))
+        if len(kinds) == 1:
+            assert asked(ModelSpec("m", "open_clip", name, str(file)))["force_preprocess_cfg"] == json.loads(
+                json.dumps(wanted)
+            )
+        else:
+            refused.append(name)
+            with pytest.raises(InputError, match="differ in preprocessing or activation.*`checkpoint:`"):
+                load_model(ModelSpec("m", "open_clip", name, str(file)), LIBRARY)
+    assert repaired == 27  # of 196: all of OpenAI's under their plain names, MetaCLIP's, DFN's, LAION's first
+    assert {"ViT-B-16", "ViT-B-32", "ViT-L-14", "ViT-H-14"} <= set(refused) and "ViT-B-16-SigLIP" not in refused
+
+
+def test_every_model_of_the_board_that_timm_has(monkeypatch):
+    """Preprocessing as timm resolves it for the tag; where its accuracy was published at another side, that too."""
+    import timm
+    from timm.data import resolve_data_config
+
+    from beyond_accuracy.data.published import leaderboard
+
+    def create_model(name, **_):
+        network = torch.nn.Identity()
+        network.pretrained_cfg, network.num_classes = timm.get_pretrained_cfg(name).to_dict(), 1000
+        return network
+
+    monkeypatch.setattr("timm.create_model", create_model)
+    board = [name for name in leaderboard()["model"] if timm.is_model(name) and "." in name]
+    published = {}
+    for name in board:
+        card = load_model(ModelSpec("m", "timm", name), LIBRARY).card
+        theirs = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+        assert (card.geometry.crop, card.geometry.crop_pct) == (theirs["input_size"][-1], theirs["crop_pct"])
+        assert (card.geometry.interpolation, card.mean, card.std) == (
+            theirs["interpolation"],
+            theirs["mean"],
+            theirs["std"],
+        )
+        if card.published:
+            published[name] = card.published.text
+    assert len(board) > 150 and published["resnet50.tv2_in1k"] == "Resize(232, bilinear) CenterCrop(224)"
+    other = load_model(ModelSpec("m", "timm", "resnet50.tv2_in1k"), Settings(side="published")).card
+    assert other.geometry == other.published and other.geometry.crop == 224
+
+
+def test_a_file_of_an_architecture_whose_published_weights_differ(tmp_path):
+    save_file({"fc.weight": torch.zeros(7, 2048)}, tmp_path / "w.safetensors")
+    spec = ModelSpec("m", "timm", "resnet50", checkpoint=str(tmp_path / "w.safetensors"))
+    with pytest.raises(InputError, match=r"published weights of resnet50 differ.*`name:` \(with its tag\)"):
+        load_model(spec, LIBRARY)
+    with pytest.raises(InputError, match="do not load: .*conv1.weight"):  # with a tag it is loaded, and is no ResNet
+        load_model(replace(spec, id="resnet50.a1_in1k"), LIBRARY)
+
+
+def test_a_fine_tuned_head_has_as_many_classes_as_its_weights(convnext, capsys):
+    spec = ModelSpec("m", "timm", "test_convnext", checkpoint=str(convnext / "model.safetensors"))
+    card = load_model(spec, LIBRARY).card
+    assert card.n_classes == 5 and card.notes == ("5 classes, as in model.safetensors",)
+    assert capsys.readouterr().err == "m: 5 classes, as in model.safetensors\n"
+
+
+def test_what_a_library_warns_of_is_passed_on_or_refused(toy, toy_networks, monkeypatch):
+    import logging
+    import warnings
+
+    import timm
+
+    original, said = timm.create_model, []
+
+    def create_model(*a, **k):
+        for words in said:
+            warnings.warn(words, UserWarning, stacklevel=1)
+            logging.getLogger("timm.models").warning("logged: " + words)
+        return original(*a, **k)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    spec = spec_of(toy.checkpoint())
+    said.append("Mapping deprecated model name")
+    card = load_model(spec, LIBRARY, ("toy_networks",)).card
+    assert card.notes == ("logged: Mapping deprecated model name", "Mapping deprecated model name")
+    said.append("QuickGELU mismatch between final model config and tag")
+    with pytest.raises(InputError, match="would not be the model that was trained: .*QuickGELU mismatch"):
+        load_model(spec, LIBRARY, ("toy_networks",))
+
+
+def test_a_prompt_that_the_text_tower_cannot_read_whole(toy):
+    folder = toy.clip()
+    model = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    assert model.card.context == 77 and model.card.activation == "GELU"
+    device = torch.device("cpu")
+    fits = ClassSpace("c", ("r",), ("red " * 70,), ("{c}",))  # 70 tokens and the two ends
+    assert model.head(fits, device).shape == (16, 1)
+    with pytest.raises(InputError, match="text tower reads 77 tokens, and would not see the end of the prompt 'red"):
+        model.head(replace(fits, names=("red " * 76,)), device)
+
+
+def test_code_that_comes_with_a_model_is_refused(toy):
+    folder = toy.clip()
+    spec, config = spec_of(folder, "open_clip"), folder / "open_clip_config.json"
+    content = json.loads(config.read_text())
+    for key, value in (("tokenizer_kwargs", {"trust_remote_code": True}), ("hf_model_config", {"auto_map": {}})):
+        text = {**content["model_cfg"]["text_cfg"], "hf_tokenizer_name": "x", key: value}
+        config.write_text(json.dumps({**content, "model_cfg": {**content["model_cfg"], "text_cfg": text}}))
+        with pytest.raises(InputError, match="asks to run code that comes with it .*; it was not loaded"):
+            load_model(spec, LIBRARY)
+    config.write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["evil.Tokenizer", null]}}')
+    with pytest.raises(InputError, match="asks to run code"):
+        load_model(spec, LIBRARY)
+    with pytest.raises(InputError, match="brings its weights; drop 'w.pt'"):
+        load_model(replace(spec, pretrained="w.pt"), LIBRARY)
+
+
 # What goes wrong -----------------------------------------------------------------------------------------------------
 
 

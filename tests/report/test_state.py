@@ -264,13 +264,13 @@ def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(place, tmp
 @pytest.mark.parametrize("module", [choose, front])
 def test_a_page_of_ours_that_fails_costs_itself_only(place, monkeypatch, module):
     whole = {choose: "body", front: "headline_rows"}[module]
-    works = getattr(module, whole)
     with monkeypatch.context() as patch:
+        works = getattr(module, whole)
 
-        def broken(table, *_):
+        def broken(table, *others):
             if len(table):  # as odd rows would
                 raise ZeroDivisionError("of <something>")
-            return works(table, *_)
+            return works(table, *others)
 
         patch.setattr(module, whole, broken)
         shutil.rmtree(place.folder / ".state")

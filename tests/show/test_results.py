@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.paths import check_name
 from beyond_accuracy.show import results, theme
 
 
@@ -166,3 +167,11 @@ def test_small_png_keeps_the_colours_of_a_drawing():
     picture.save(buffer, "PNG")
     with Image.open(io.BytesIO(results.small_png(buffer.getvalue()))) as small:
         assert small.convert("RGB").tobytes() == picture.tobytes()
+
+
+def test_text_that_a_spreadsheet_would_compute_stays_text():
+    frame = pd.DataFrame({"label": ["=1+1", "@SUM(A1)", "-5.0", "+3.1", "A-B", "-"], "=2": [-1.5, 2, 3, 4, 5, 6]})
+    lines = results.csv_text(frame).splitlines()
+    assert lines == ["label,'=2", "'=1+1,-1.5", "'@SUM(A1),2", "-5.0,3", "+3.1,4", "A-B,5", "-,6"]
+    with pytest.raises(InputError, match="not starting with a dot or a sign"):
+        check_name("model", "=1+1")

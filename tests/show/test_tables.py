@@ -87,7 +87,8 @@ def shape_of(columns):
 
 def test_no_column_is_off_the_screen():
     """Intervals go below values, rows become cards on a phone, and cards everywhere, as columns get too many."""
-    shapes = [shape_of(columns) for columns in (1, 3, 6, 9)]
-    assert shapes == [set(), {"ba-narrow"}, {"ba-dense", "ba-narrow"}, {"ba-dense", "ba-narrow", "ba-stack"}]
+    shapes = [shape_of(columns) for columns in (1, 3, 6, 8, 12)]
+    dense = {"ba-dense", "ba-narrow"}
+    assert shapes == [set(), {"ba-narrow"}, dense, dense | {"ba-small"}, dense | {"ba-stack"}]
     wide = pd.DataFrame({"model": ["a"], "extraordinarily-long": ["b"], "extraordinarily-wide": ["c"]})
     assert [cell.get("data-label") for cell in parse(wide).select("td")] == list(wide)[1:]

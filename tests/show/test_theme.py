@@ -114,3 +114,19 @@ def test_paper_points_fall_on_the_measured_ones(ax):
     theme.paper_points(ax, frame.assign(value=[1.1, 2.1]), x="factor", styles=looks)
     places = [container.lines[0].get_xdata()[0] for container in ax.containers]
     assert places[:2] == places[2:]
+
+
+def test_a_dollar_in_a_name_is_a_dollar():
+    """Names come from files: `$` must neither turn them into formulas nor stop a page."""
+    with plt.rc_context():
+        theme.use_theme()
+        for name in ("lite0 ($0.10 per 1k, was $0.20_x)", r"$\frac{1$", "a$b"):
+            fig, ax = plt.subplots()
+            ax.plot([0], [0], label=name)
+            ax.set_title(name, loc="center")
+            ax.set_xlabel(name)
+            ax.set_yticks([0], [name])
+            texts = [ax.title, ax.xaxis.label, ax.get_yticklabels()[0], ax.legend().get_texts()[0]]
+            fig.canvas.draw()
+            assert [(text.get_text(), text.get_parse_math()) for text in texts] == [(name, False)] * 4
+            plt.close(fig)

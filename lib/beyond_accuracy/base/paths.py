@@ -69,9 +69,9 @@ def in_notebook() -> bool:
 
 def check_name(kind: str, name: str, where: str = "") -> str:
     """A name that also becomes a folder: any language and any quotes, but never a way out of its parent folder."""
-    if not name or len(name) > 100 or name[0] in ".~" or not name.isprintable() or "/" in name or "\\" in name:
+    if not name or len(name) > 100 or name[0] in ".~=+-@" or not name.isprintable() or "/" in name or "\\" in name:
         raise InputError(
             f"{where}{kind} name {name[:40]!r} cannot be used: expected 1 to 100 printable characters without slashes, "
-            "not starting with a dot"
+            "not starting with a dot or a sign"
         )
     return name

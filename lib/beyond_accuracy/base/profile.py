@@ -46,6 +46,7 @@ SECTIONS = {"settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
 CHOICES = {
     "preset": ("library", "paper"),
+    "side": ("trained", "published"),
     "interpolation": ("own", "bicubic", "bilinear"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "engine": ENGINES,
@@ -92,6 +93,7 @@ class Settings:
     """Conventions that change numbers, and resources."""
 
     preset: str = "library"  # preprocessing: the checkpoint's own, or `paper` (Resize 256 bilinear + crop)
+    side: str = "trained"  # input side and crop: as the checkpoint was trained, or as its accuracies were `published`
     interpolation: str = "own"  # of the resize: what the preset says, else `bicubic` or `bilinear` for every model
     antialias: bool = True  # whether the resize filters before it samples, as PIL does
     logit_scale: str = "learned"  # CLIP logit scale, `learned` or a number such as 100
@@ -230,9 +232,19 @@ def unknown(kind: str, name: str, known) -> str:
     return f"unknown {kind} {name!r}; {hint}"
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader; a key that stands twice is an error, where PyYAML takes the last in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"line {node.start_mark.line + 1}: the key {twice[0]!r} stands twice in one mapping")
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> object:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a safe loader)
     except Exception as error:  # PyYAML lets KeyError, IndexError, AttributeError and others out on odd scalars
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
 

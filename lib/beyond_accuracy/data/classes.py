@@ -16,6 +16,7 @@ from beyond_accuracy.base.profile import unknown
 
 # SHA-256 of the 1000 wnids in order, joined by newlines: the order torchvision, timm and the A/R/ReaL releases share.
 IMAGENET_ORDER = "385e0240499426c0"
+MAX_BYTES = 64 * 2**20  # of a file of classes
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,15 @@ def class_space(name: str) -> ClassSpace:
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise InputError(f"unknown class space {name!r}: expected imagenet_1k, mini_world or a JSON file")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputError(
+            f"{path}: {size / 2**20:,.0f} MB are no list of classes; expected JSON with ids, names, templates"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         ids, names, templates = (tuple(map(str, content[key])) for key in ("ids", "names", "templates"))
         prompt_names = tuple(map(str, content.get("prompt_names") or ()))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON with the lists ids, names and templates ({error})") from error
     if len({len(ids), len(names), len(prompt_names or ids), len(set(ids))}) != 1 or not ids:
         raise InputError(f"{path}: ids must be unique and as many as names")

@@ -22,6 +22,10 @@ Targets = np.ndarray | list[np.ndarray]
 READERS: dict[str, Callable[[DatasetSpec], "ImageDataset"]] = {}
 
 
+# Found out by content, whatever the name. Pillow would open many more, some by starting outside programs (EPS).
+RASTERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
 class BadImage(InputError):
     """An image that is there but cannot be decoded: what `--skip-bad` leaves out and counts."""
 
@@ -44,6 +48,7 @@ class ImageDataset:
     licence: str = ""  # terms of the data
     preprocess: str = ""  # resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's
     keep: str = "all"  # what is stored beside the rows: `all`, `logits` or `none`
+    passed: str = ""  # which files were passed over, in words; empty = none
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,9 +68,8 @@ class ImageDataset:
         except OSError as error:
             raise InputError(f"{where} cannot be read ({error.strerror or error})") from error
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                # Grey, palette, RGBA and CMYK files occur in ImageNet; models take three channels.
-                return image.convert("RGB")
+            with opened(content) as image:
+                return to_rgb(image)
         except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, …
             reason = " ".join(re.sub(r" <_io.BytesIO object at \w+>", "", str(error)).split())[:200]
             raise BadImage(
@@ -92,6 +96,31 @@ class ImageDataset:
     def limit(self, n: int) -> "ImageDataset":
         """At most `n` images, evenly spaced over the set (which is sorted by class), so classes stay balanced."""
         return self.take(evenly(len(self), n)) if 0 < n < len(self) else self
+
+
+def opened(content: bytes) -> Image.Image:
+    """An encoded picture, not yet decoded: one of `RASTERS`, else Pillow's UnidentifiedImageError."""
+    return Image.open(io.BytesIO(content), formats=RASTERS)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, as timm, open_clip and torchvision read a benchmark's picture, and the same at every depth.
+
+    Transparency is dropped, the first frame taken, and a flag that tells viewers to turn the picture is ignored. Of 16
+    bits the upper 8 are taken (Pillow does so for colour, and would clip grey); floats count from 0 to 1.
+
+    Raises:
+        ValueError: Of whole numbers of 32 bits, and floats beyond 0 to 1, nobody says which is white.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        low, high = values.min(), values.max()
+        if image.mode == "I" or not 0 <= low <= high <= 1:
+            raise ValueError(f"values from {low:g} to {high:g}, nothing says which is white: save it with 8 or 16 bits")
+        return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def evenly(n: int, k: int) -> np.ndarray:
@@ -128,7 +157,7 @@ def scored_columns(spec: DatasetSpec) -> np.ndarray | None:
     return None if subset is None else imagenet_subset(str(subset))
 
 
-def build_dataset(spec: DatasetSpec, ids, targets, load, *, content, source, columns=None, metadata=None):
+def build_dataset(spec: DatasetSpec, ids, targets, load, *, content, source, columns=None, metadata=None, passed=""):
     """Check and assemble what a reader found: unique ids in UTF-8, labels inside the class space.
 
     `content` is any text that changes when the files change, hashed into the fingerprint; `metadata` a frame in the
@@ -156,7 +185,7 @@ def build_dataset(spec: DatasetSpec, ids, targets, load, *, content, source, col
     labels = json.dumps([t.tolist() for t in targets]) if isinstance(targets, list) else targets.tobytes().hex()
     scored = "all" if columns is None else ",".join(map(str, columns))
     fingerprint = _digest(content, "\n".join(ids), labels, scored)
-    more = {"title": spec.title or spec.name, "licence": spec.licence, "keep": spec.keep}
+    more = {"title": spec.title or spec.name, "licence": spec.licence, "keep": spec.keep, "passed": passed}
     more["preprocess"] = str(spec.options.get("preprocess", ""))
     return ImageDataset(spec.name, ids, targets, load, classes, columns, frame, fingerprint, source, **more)
 

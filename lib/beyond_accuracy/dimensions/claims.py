@@ -83,13 +83,6 @@ def read_records(report_folder: Path, models: Sequence[str]) -> tuple[pd.DataFra
     return results[results["model"].isin(models)].reset_index(drop=True), comparisons[both].reset_index(drop=True)
 
 
-def count_records(results: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
-    """How much each page recorded: `page, numbers, metrics, comparisons`."""
-    counts = results.groupby("dimension", sort=False).agg(numbers=("value", "size"), metrics=("metric", "nunique"))
-    counts["comparisons"] = comparisons.groupby("dimension").size().reindex(counts.index).fillna(0).astype(int)
-    return counts.rename_axis("page").reset_index()
-
-
 def paper_claims(
     dimensions: Mapping[str, Mapping], results: pd.DataFrame, title: Callable[[str], str] = str
 ) -> list[Claim]:

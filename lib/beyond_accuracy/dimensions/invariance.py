@@ -56,17 +56,23 @@ def kinds_of(page) -> dict[str, str]:
 
 
 def measure(page, dataset: str, kinds: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """Runs every transform of `kinds_of`: rows of `curve`, of `accuracy_gaps`, and `answers_kept` by transform."""
+    """Runs every transform of `kinds_of`: rows of `curve`, of `accuracy_gaps`, and `answers_kept` by transform.
+
+    A model has no value where it has no outputs: an imported one under any transform, another at a side it cannot take.
+    """
     plain, curves, gaps, kept = page.predictions(dataset), [], [], {}
     for kind, name in kinds.items():
         strengths, identity = transforms.steps(kind), transforms.IDENTITY_AT.get(kind.partition("@")[0])
         runs = page.predictions_many(dataset, list(dict.fromkeys(text for _, text in strengths)))
-        here = [m for m in plain if all(m in found for found in runs.values())]  # imported models do not see transforms
-        steps = [Step(strength, {m: runs[text][m] for m in here}) for strength, text in strengths]
+        here = [m for m in plain if any(m in found for text, found in runs.items() if text != "none")]
+        if not here:
+            continue
+        steps = [Step(s, {m: runs[text][m] for m in here if m in runs[text]}) for s, text in strengths]
         before = {m: plain[m] for m in here}
         curves.append(curve(name, before, steps, identity, page.resamples, page.seed))
         gaps.append(accuracy_gaps(name, steps, identity))
-        kept[name] = answers_kept(before, steps, identity)
+        if answers := answers_kept(before, steps, identity):
+            kept[name] = answers
     return pd.concat(curves, ignore_index=True), pd.concat(gaps, ignore_index=True), kept
 
 
@@ -84,13 +90,14 @@ def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     return np.clip(total, 0.0, 1.0)  # rounding can leave -1e-17 for equal rows
 
 
-def per_image(plain: Predictions, changed: Predictions, previous: Predictions) -> dict[str, NDArray[np.float64]]:
+def per_image(plain: Predictions, changed: Predictions, previous: Predictions | None) -> dict[str, NDArray[np.float64]]:
     """Kind -> (n,) values whose means are reported, of outputs on plain and changed images and one strength earlier.
 
     - `accuracy`: 100 where right; `accuracy_change`: minus the same on the plain image;
     - `agreement`: 1 where the prediction is that of the plain image; `agreement_given_correct`: the same, NaN where
       the plain prediction was wrong;
-    - `flip_rate`: 1 where the prediction differs from that one strength earlier (ImageNet-P's flip probability);
+    - `flip_rate`: 1 where the prediction differs from that one strength earlier (ImageNet-P's flip probability); left
+      out where there is none;
     - `js_divergence` to the plain distribution, bits; left out where probabilities were not kept;
     - `target_probability`, and `target_probability_change` from the plain image; left out where unknown.
     """
@@ -98,7 +105,8 @@ def per_image(plain: Predictions, changed: Predictions, previous: Predictions) -
     same = (changed.pred == plain.pred).astype(float)
     values = {"accuracy": 100 * right, "accuracy_change": 100 * (right - right_before), "agreement": same}
     values["agreement_given_correct"] = np.where(right_before > 0, same, np.nan)
-    values["flip_rate"] = (changed.pred != previous.pred).astype(float)
+    if previous is not None:
+        values["flip_rate"] = (changed.pred != previous.pred).astype(float)
     if plain.probabilities is not None and changed.probabilities is not None:
         values["js_divergence"] = js_divergence(plain.probabilities, changed.probabilities)
     before, after = plain.target_probability, changed.target_probability
@@ -110,7 +118,7 @@ def per_image(plain: Predictions, changed: Predictions, previous: Predictions) -
 def curve(
     transform: str, plain: Runs, steps: Sequence[Step], identity: float | None, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Every measure at every strength of one transform, with the same models and images as the plain run.
+    """Every measure at every strength of one transform, with the plain run's images and those models that have outputs.
 
     At the strength that changes nothing (`identity`) comparisons with the plain run have no interval.
 
@@ -121,7 +129,7 @@ def curve(
     parts = []
     for i, step in enumerate(steps):
         before = steps[i - 1].outputs if i else plain
-        seen = {m: per_image(plain[m], out, before[m]) for m, out in step.outputs.items()}
+        seen = {m: per_image(plain[m], out, before.get(m)) for m, out in step.outputs.items()}
         means = {(m, kind): values[kind] for m, values in seen.items() for kind in MEANS if kind in values}
         draws = {}
         if means:
@@ -154,14 +162,19 @@ def recorded(curves: pd.DataFrame) -> pd.DataFrame:
 
 def accuracy_gaps(transform: str, steps: Sequence[Step], identity: float | None) -> pd.DataFrame:
     """Paired differences of accuracy between every two models at every strength but the identity, the clean run."""
-    right = {s: {m: out.correct for m, out in outputs.items()} for s, outputs in steps if s != identity}
+    right = {s: {m: out.correct for m, out in outputs.items()} for s, outputs in steps if s != identity and outputs}
     parts = [tidy.accuracy_pairs(by_model, f"accuracy:{transform}={s:g}") for s, by_model in right.items()]
     return pd.concat(parts, ignore_index=True)
 
 
 def answers_kept(plain: Runs, steps: Sequence[Step], identity: float | None) -> dict[str, NDArray[np.bool_]]:
-    """Whether each image keeps its answer at each strength that changes it: model -> (n, strengths)."""
-    changed = [step.outputs for step in steps if step.strength != identity]
+    """Whether each image keeps its answer at each strength that changes it: model -> (n, strengths).
+
+    Only strengths that every model has outputs at, so that their mean is of the same for all; empty without one.
+    """
+    changed = [step.outputs for step in steps if step.strength != identity and step.outputs.keys() == plain.keys()]
+    if not changed:
+        return {}
     return {m: np.stack([out[m].pred == before.pred for out in changed], axis=1) for m, before in plain.items()}
 
 

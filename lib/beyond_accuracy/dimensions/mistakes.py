@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import test_proportions_2indep
 
+from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data import published
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, holm, wilson
@@ -50,10 +51,20 @@ class Annotated(NamedTuple):
 
 
 def annotated(page, runs: Mapping) -> Annotated:
-    """The page's images with their factors: of ImageNet-X where the profile says so, else of the metadata."""
+    """The page's images with their factors: of ImageNet-X where the profile says so, else of the metadata.
+
+    Where these have none, the page says so and is about all images and no factor.
+    """
     clean, source = page.role("clean"), page.role("factors") if page.has_role("factors") else None
     first, names = next(iter(runs.values())), page.class_names(clean)
-    top, multi = (published.factor_frame(first.ids, page.metadata(clean), source, kind) for kind in ("top", "multi"))
+    try:
+        top, multi = (
+            published.factor_frame(first.ids, page.metadata(clean), source, kind) for kind in ("top", "multi")
+        )
+    except InputError as error:
+        page.skipped.append(f"no part about factors: {error}")
+        top = multi = pd.DataFrame(index=pd.Index(first.ids, name="id"))
+        source = None
     targets = pd.Series(first.targets, index=first.ids)[multi.index]
     kind, groups = published.image_groups(multi.index, source, np.asarray(names)[targets])
     right = pd.DataFrame({model: run.correct for model, run in runs.items()}, index=first.ids)
@@ -141,6 +152,8 @@ def factor_table(correct: Correct, factors: pd.DataFrame, resamples: int, rng: n
     added to each factor (Haldane 1956). The last factor of the latter two is `average`, the plain mean over the factors
     that occur. A factor without images has no rows, nor has a model without errors, for it has no ratios.
     """
+    if not len(factors.columns):
+        return tidy.rows("", "", [], [], 0).assign(kind="", factor="", errors=0)
     names, sizes, errors, found = _measure(correct, factors, resamples, rng)
     models, overall, parts = list(correct), errors[:, -1] / sizes[-1], []
     for f, (name, n) in enumerate(zip(names, sizes.tolist(), strict=True)):
@@ -169,6 +182,8 @@ def factor_differences(
     alone, as a question is asked once. No rows for models without errors; no p-value where a model is right, or wrong,
     on every image of a factor, or a factor is too rare to resample.
     """
+    if not len(factors.columns):
+        return tidy.pairs("", "", [], [], 0, None).assign(kind="", factor="", family="main")
     names, sizes, errors, found = _measure(correct, factors, resamples, rng)
     models, parts = list(correct), []
     for kind, name in [("error_ratio", AVERAGE), *(("factor_effect", name) for name in names)]:
@@ -387,7 +402,8 @@ def sentences(
         rows = [(name, rates.loc[(model, name)]) for name in names]
         shown = " or ".join(f"{_plain(name)} ({row['value']:.0f} % of {row['n']:,} wrong)" for name, row in rows)
         words.append(f"{labels[model]}: {shown}{', not told apart' * (len(rows) > 1)}")
-    yield f"Hardest factor on {title}, by error rate. {'; '.join(words)}."
+    if words:
+        yield f"Hardest factor on {title}, by error rate. {'; '.join(words)}."
     for (a, b, what), rows in judged.groupby(["model_a", "model_b", "what"], sort=False):
         rows = rows.set_index("factor")
         single, mean = rows.drop(AVERAGE), rows.loc[AVERAGE]

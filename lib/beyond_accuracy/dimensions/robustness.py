@@ -61,6 +61,12 @@ def gather(page) -> Sets:
     named = {role: page.role(role) for role in ("clean", *SHIFTS) if page.has_role(role)}
     here = {page.role("clean"), *page.available([name for role, name in named.items() if role != "clean"])}
     dataset = {role: name for role, name in named.items() if name in here}
+    if "c" in dataset:
+        try:
+            page.metadata(dataset["c"], "corruption", "severity", "cluster")
+        except InputError as wrong:  # a set of another kind costs its own part of the page
+            page.skipped.append(str(wrong))
+            del dataset["c"]
     runs = {role: page.predictions(name) for role, name in dataset.items()}
     grid = {(name, k): f"corrupt:{name}={k}" for name in corruptions.NAMES for k in corruptions.SEVERITIES}
     regenerated = {}

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from beyond_accuracy.base.errors import DataMissing
+from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data import published
 from beyond_accuracy.data.readers.stimuli import Cues, parse_name
 from beyond_accuracy.measure import tidy, verdicts
@@ -63,12 +63,15 @@ def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
     """Shape, texture and the images they were taken from (columns of `Cues`), of every id.
 
     From the columns `shape`, `texture` and `cluster` (the shape image) of the metadata, with each texture as one origin
-    where there is no `texture_image`; otherwise the ids are read as names of the released files (ValueError).
+    where there is no `texture_image`; otherwise the ids are read as names of the released files (InputError).
     """
     if {"shape", "texture", "cluster"} <= set(metadata.columns):
         cues = metadata.loc[list(ids)].rename(columns={"cluster": "shape_image"})
         return (cues if "texture_image" in cues else cues.assign(texture_image=cues["texture"]))[list(Cues._fields)]
-    return pd.DataFrame([parse_name(i) for i in ids], columns=Cues._fields, index=pd.Index(ids, name="id"))
+    try:
+        return pd.DataFrame([parse_name(i) for i in ids], columns=Cues._fields, index=pd.Index(ids, name="id"))
+    except ValueError as error:
+        raise InputError(f"role cue_conflict: the dataset is no set of conflicting cues: {error}") from error
 
 
 def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) -> NDArray[np.str_]:

@@ -1,5 +1,6 @@
 """Bring your own predictions: a CSV in the ImageNet-X layout becomes a model of the report."""
 
+import gzip
 import hashlib
 import json
 import warnings
@@ -14,20 +15,25 @@ from beyond_accuracy.base.files import atomic_write, write_atomically
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
 from beyond_accuracy.data.readers.stimuli import cue_id, parse_name
+from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.predictions import score
 from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array
 
 NO_ANSWER = -1
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
+ROUNDING = 1e-5  # that a probability may exceed 1 by, as sums in float32 do
 PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns
 UNREADABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning, UnicodeError, ValueError)
 UNREADABLE += (OverflowError, OSError, EOFError, zlib.error, MemoryError)
 
 
-def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Store) -> Entry:
+def import_predictions(
+    path: Path, model: str, dataset: ImageDataset, store: Store, any_accuracy: bool = False
+) -> Entry:
     """Check a CSV of predictions (`COLUMNS`, optionally `logit_0` …) and put it into the store.
 
-    Every image must be there once. Predictions of the same model and dataset are replaced once the new ones are whole.
+    Every image must be there once, and the classes be counted as the dataset counts them (`order.judge`).
+    Predictions of the same model and dataset are replaced once the new ones are whole.
     """
     if dataset.classes is None:
         raise InputError(f"{dataset.name}: has no class space; predictions cannot be judged on it")
@@ -56,7 +62,14 @@ def import_predictions(path: Path, model: str, dataset: ImageDataset, store: Sto
         rows = rows.assign(**scored)
         shifted = logits - logits.max(axis=1, keepdims=True)
         logits = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
+    accuracy = {}
+    if not dataset.multilabel:
+        accuracy = {"accuracy": float((rows["pred"] == targets).mean())}
+        wrong, odd = judge(model, dataset.name, rows["pred"].to_numpy(), targets, dataset.classes.names, columns)
+        if wrong or (odd and not any_accuracy):
+            raise InputError(f"{path}: {wrong or odd}" + ("" if wrong else "; --any-accuracy imports it all the same"))
     meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": file_hash(path), "n": len(rows)}
+    meta |= accuracy
 
     def write(entry: Entry) -> None:
         if logits is not None:
@@ -82,6 +95,7 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
             # More fields in a row than in the header: pandas would shift the columns, or cut the row off.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             how = {"compression": "gzip" if path.suffix == ".gz" else None, "dtype": {"file_name": str}}
+            how |= _dialect(path)
             frame = pd.read_csv(path, keep_default_na=False, index_col=False, low_memory=False, **how)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
@@ -116,6 +130,15 @@ def _decisions(frame: pd.DataFrame, dataset: ImageDataset) -> pd.DataFrame:
     return found
 
 
+def _dialect(path: Path) -> dict[str, str]:
+    """Encoding and separator of a table, from its first line: spreadsheets write UTF-16, semicolons and tabs, too."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        head = file.readline(2**20)
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    line = head[: len(head) // 2 * 2].decode(encoding, "replace")
+    return {"encoding": encoding, "sep": max(",;\t", key=line.count)}
+
+
 def _demand(frame: pd.DataFrame, path: Path, good, column: str, after: str, before: str = "") -> None:
     """The value of `column` in the first row that is not good, and what is wrong with it, become the message."""
     wrong = np.flatnonzero(~np.asarray(good))
@@ -143,6 +166,7 @@ def _in_range(frame: pd.DataFrame, path: Path, n_classes: int) -> None:
     classes, probability = _numbers(frame["predicted_class"]), _numbers(frame["predicted_probability"])
     decided = frame.attrs.get("decisions", False)  # without any confidence
     whole = (classes >= (NO_ANSWER if decided else 0)) & (classes < n_classes) & (classes == np.floor(classes))
+    probability = np.where((probability > 1) & (probability <= 1 + ROUNDING), 1.0, probability)
     share = decided | ((probability >= 0) & (probability <= 1))
     for column, good, rule in (
         ("predicted_class", whole, f", expected a whole number from 0 to {n_classes - 1}"),

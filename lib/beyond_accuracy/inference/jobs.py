@@ -45,6 +45,7 @@ class Job:
     geometry: Geometry  # resize and crop at the input side this transform asks for
     entry: Entry
     precision: str  # `fp32`, `bf16` or `fp16`
+    scored: bool  # whether the model answers on the dataset's classes; else it only has features
     logits: bool  # keep the logits
     features: bool  # keep the features: of every untransformed run, so that asking for them later costs no second pass
 
@@ -81,12 +82,11 @@ def plan(
     classes = dataset.classes and dataset.classes.prompted(settings.prompts)
     jobs = []
     for card in cards:
-        if classes is not None:
-            card.check(classes)
+        scored = card.scores(classes)
         for transform in map(parse, transforms):
             base = override(dataset.preprocess, card.geometry)
             geometry = base.at(transform.input_size(base.crop, card.patch))
-            logits = classes is not None and dataset.keep in ("all", "logits")
+            logits = scored and dataset.keep in ("all", "logits")
             features = transform.is_identity and dataset.keep == "all"
             parts = {
                 **card.key_parts(classes),
@@ -107,7 +107,7 @@ def plan(
                 "code": beyond_accuracy.__version__,
             }
             entry = store.entry(parts, meta)
-            jobs.append(Job(card, transform, geometry, entry, precision, logits, features))
+            jobs.append(Job(card, transform, geometry, entry, precision, scored, logits, features))
     return jobs
 
 
@@ -115,9 +115,9 @@ def plan(
 def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: dict[str, str]) -> Iterator[Todo]:
     """Hold the entries' locks, give what they lack, and merge their parts once the caller has computed them.
 
-    Jobs with the same entry are given once, complete ones not at all; `facts` (device, versions) are written down.
+    Jobs with the same entry are given once, settled ones not at all; `facts` (device, versions) are written down.
     """
-    jobs = [job for job in {job.entry.key: job for job in jobs}.values() if not job.entry.complete]
+    jobs = [job for job in {job.entry.key: job for job in jobs}.values() if not job.entry.settled]
     if jobs and dataset.load is None:
         raise DataMissing(f"{dataset.name}: only labels are known here, the images are not on this machine")
     n, chunk = len(dataset), settings.chunk
@@ -128,7 +128,7 @@ def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: d
             locked[job.entry.key] = locks.enter_context(job.entry.lock())
             job.entry.start(facts, locked[job.entry.key])
         yield lacking(jobs, ranges)
-        for job in jobs:
+        for job in [job for job in jobs if not job.entry.refused]:
             if locked[job.entry.key]:
                 job.entry.clear()  # of a worker that was killed and replaced meanwhile
             job.entry.finish(ranges)
@@ -165,7 +165,7 @@ def interactive() -> bool:
 def announced(dataset: ImageDataset, jobs: list[Job], wanted: bool = True) -> Iterator[None]:
     """A line on stderr before and after a dataset is run, where no progress bar is shown: a log, a pipe."""
     wanted = wanted and not interactive() and "BEYOND_ACCURACY_QUIET" not in os.environ
-    lacking = [job for job in jobs if not job.entry.complete]
+    lacking = [job for job in jobs if not job.entry.settled]
     if wanted:
         models, transforms = len({job.card for job in lacking}), len({job.transform for job in lacking})
         sizes = _count(len(dataset), "image"), _count(models, "model"), _count(transforms, "transform")

@@ -17,6 +17,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import jobs as jobs_
 from beyond_accuracy.inference.imports import file_hash, import_predictions
+from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Entry, Store
 from beyond_accuracy.models.card import Card
@@ -49,6 +50,7 @@ class Outputs:
         self.profile, self.store, self.run = profile, store, run
         self.options = replace(jobs_.Options.given(**(options or {})), imports=profile.imports)
         self.used: dict[str, dict] = {}  # description of every store entry asked for so far, by key
+        self.left_out: dict[str, None] = {}  # what models have no outputs for, or odd ones, and why: lines
         self.convention = ""  # what was changed of the profile's conventions; empty = nothing
 
     def under(self, settings: dict, limit: int = 0) -> "Outputs":
@@ -97,7 +99,10 @@ class Outputs:
         data = load_dataset(spec)
         found = {}
         for text, by_model in self._entries(data, transforms).items():
-            found[text] = _on_same_images({n: self._read(entry, n, data, text) for n, entry in by_model.items()})
+            read = {name: self._read(entry, name, data, text) for name, entry in by_model.items()}
+            if not read and self.left_out and parse(text).is_identity:
+                raise InputError(next(iter(self.left_out)))
+            found[text] = _on_same_images(read)
         return found
 
     def features(self, dataset: str) -> dict[str, Features]:
@@ -108,7 +113,10 @@ class Outputs:
                 f"{dataset}: the profile does not keep its features (datasets.{dataset}.keep is {data.keep}, not all)"
             )
         found = {}
-        for name, entry in self._entries(data, ["none"], networks_only=True)["none"].items():
+        entries = self._entries(data, ["none"], networks_only=True)["none"]
+        if self.left_out and not any(entries.values()):
+            raise InputError(next(iter(self.left_out)))
+        for name, entry in [(name, entry) for name, entry in entries.items() if entry is not None]:
             frame = self._rows(entry, data)
             layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
             targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
@@ -122,7 +130,10 @@ class Outputs:
     def _entries(
         self, data: ImageDataset, transforms: list[str], networks_only: bool = False
     ) -> dict[str, dict[str, Entry]]:
-        """Store entries by transform and model, complete; an imported model may not cover the set."""
+        """Store entries by transform and model, complete; a model may have none.
+
+        An imported model may not cover the set; a network may not take an input side, or know no such classes.
+        """
         specs = self.profile.models.values()
         networks = [spec for spec in specs if spec.source != "predictions"]
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
@@ -131,7 +142,7 @@ class Outputs:
                 self._bring(spec, data)
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
-        computed = self._run(networks, data, transforms) if networks else {}
+        computed = self._run(networks, data, transforms, networks_only) if networks else {}
         entries: dict[str, dict[str, Entry]] = {text: {} for text in transforms}
         for text, name in itertools.product(transforms, self.profile.models):
             entry = computed.get((text, name))
@@ -172,18 +183,33 @@ class Outputs:
                 f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
             )
 
-    def _run(self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]) -> dict[tuple[str, str], Entry]:
-        cards = [self.card(spec) for spec in specs]
+    def _run(
+        self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str], features: bool = False
+    ) -> dict[tuple[str, str], Entry]:
+        cards = []
+        for card in map(self.card, specs):
+            try:
+                if data.classes is not None and not features:
+                    card.check(data.classes)
+                cards.append(card)
+            except InputError as error:
+                self.left_out[str(error)] = None
         precision = jobs_.choose_precision(self.profile.settings.precision, self.device)
         jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
-        lacking = [job for job in jobs if not job.entry.complete]
+        lacking = [job for job in jobs if not job.entry.settled]
         if lacking and not self.run:
             raise DataMissing(f"{data.name}: no stored predictions of {lacking[0].card.name}; build its page first")
         if lacking:
             with jobs_.announced(data, jobs, self.options.progress):
                 self._engine()(jobs, data, self.store, self.profile.settings, self.options)
         texts = [text for _ in cards for text in transforms]
-        return {(text, job.card.name): job.entry.described() for text, job in zip(texts, jobs, strict=True)}
+        found = {}
+        for text, job in zip(texts, jobs, strict=True):
+            if reason := job.entry.refused:
+                self.left_out[f"{reason} ({data.name}{'' if text == 'none' else f', {text}'})"] = None
+            else:
+                found[text, job.card.name] = job.entry.described()
+        return found
 
     def _engine(self) -> Callable:
         wanted = self.options.engine or self.profile.settings.engine
@@ -208,6 +234,12 @@ class Outputs:
 
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
         frame, text = self._rows(entry, data), parse(transform).text
+        if text == "none" and data.classes is not None and not data.multilabel:
+            found = frame["pred"].to_numpy(), frame["target"].to_numpy()
+            wrong, odd = judge(name, data.name, *found, data.classes.names, data.columns)
+            if wrong:
+                raise InputError(wrong)
+            self.left_out |= dict.fromkeys([odd] if odd else [])
         return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
 
 

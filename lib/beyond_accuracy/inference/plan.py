@@ -45,6 +45,7 @@ class Filled:
     keys: list[str] = field(default_factory=list)  # store keys the page reads
     missing: list[str] = field(default_factory=list)  # one message per dataset or model that is not on this machine
     wrong: list[str] = field(default_factory=list)  # the same for bad input
+    left_out: list[str] = field(default_factory=list)  # what models have no outputs for, or odd ones, one message each
     metadata: dict[str, str] = field(default_factory=dict)  # stamps of what is said of the images, by dataset
 
 
@@ -104,16 +105,16 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
         try:
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
-            filled.metadata[request.dataset] = _metadata_stamp(profile.datasets[asked.base(request.dataset)])
+            filled.metadata[request.dataset] = metadata_stamp(profile.datasets[asked.base(request.dataset)])
         except (DataMissing, InputError) as error:
             told = filled.missing if isinstance(error, DataMissing) else filled.wrong
             if str(error) not in told:  # several requests may lack the same
                 told.append(str(error))
-    filled.keys = sorted(outputs.used)
+    filled.keys, filled.left_out = sorted(outputs.used), list(outputs.left_out)
     return filled
 
 
-def _metadata_stamp(spec: DatasetSpec) -> str:
+def metadata_stamp(spec: DatasetSpec) -> str:
     """What is said of a dataset's images: factors, scenes, class names. Pages read it, no network does."""
     data = load_dataset(spec)
     rows = pd.util.hash_pandas_object(data.metadata.astype(str)).to_numpy().tobytes()

@@ -202,29 +202,38 @@ class _Pass:
     """State of one pass: networks on the device, text heads, and the rows of the part under way."""
 
     def __init__(self, todo: Todo, dataset, store, settings, options, image_bytes):
-        self.todo, self.dataset, self.settings, self.options = todo, dataset, settings, options
+        self.dataset, self.settings, self.options = dataset, settings, options
         self.device = device = pick_device(options.device)
-        jobs = jobs_of(todo)
-        views = {(job.geometry, job.transform) for job in jobs}
-        self.views = sorted(views, key=lambda view: (view[0].text, view[1].text))
-        self.view_of = {job.entry.key: self.views.index((job.geometry, job.transform)) for job in jobs}
-        classes = dataset.classes and dataset.classes.prompted(settings.prompts)
+        self.refused: set[str] = set()  # keys of entries that their model has no outputs for
+        whole = jobs_of(todo)
         self.models: dict[tuple, Model] = {}
         self.heads: dict = {}
-        for job in jobs:
+        classes = dataset.classes and dataset.classes.prompted(settings.prompts)
+        for job in whole:
+            base = model_for(job.card, settings, options.imports).to(device)
+            if job.card not in self.heads:
+                self.heads[job.card] = text_head(base, classes, device, store) if job.scored else None
             if (job.card, job.geometry.crop) not in self.models:
-                base = model_for(job.card, settings, options.imports).to(device)
-                self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
-                if job.card not in self.heads:
-                    self.heads[job.card] = None if classes is None else text_head(base, classes, device, store)
-        self.precision = jobs[0].precision
+                try:
+                    self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
+                except InputError as error:
+                    self._refuse(job, str(error))
+        self.todo = {rows: [job for job in jobs if job.entry.key not in self.refused] for rows, jobs in todo.items()}
+        self.todo = {rows: jobs for rows, jobs in self.todo.items() if jobs}
+        jobs = jobs_of(self.todo)
+        views = {(job.geometry, job.transform): None for job in jobs}
+        self.views = sorted(views, key=lambda view: (view[0].text, view[1].text))
+        self.view_of = {job.entry.key: self.views.index((job.geometry, job.transform)) for job in jobs}
+        self.precision = whole[0].precision
         self.batch = options.batch_size or BATCH.get(device.type, CPU_BATCH)
         self.shrinking = Lock()
-        most = BATCH_BYTES.get(device.type, CPU_BATCH_BYTES) // (image_bytes or image_bytes_of(jobs))
+        most = BATCH_BYTES.get(device.type, CPU_BATCH_BYTES) // (image_bytes or image_bytes_of(whole))
         self.group = max(1, min(self.batch, most, settings.chunk))
 
     def run(self) -> int:
         skipped = 0
+        if not self.todo:
+            return skipped
         cards, transforms = len(self.heads), len({transform for _, transform in self.views})
         bar = tqdm(
             total=sum(stop - start for start, stop in self.todo),
@@ -294,9 +303,19 @@ class _Pass:
         model = self.models[job.card, job.geometry.crop]
         pieces: list[dict[str, torch.Tensor]] = []
         start = 0
-        while start < len(images):
+        while start < len(images) and job.entry.key not in self.refused:
             size = self.batch
-            piece = self._try(model, job, images[start : start + size])
+            try:
+                piece = self._try(model, job, images[start : start + size])
+            except Exception as error:  # whatever a network's code raises: no value of this model, all of the others
+                text = " ".join(str(error).split())[:200]
+                if isinstance(error, torch.AcceleratorError) or "cudnn" in text.lower() or "cublas" in text.lower():
+                    raise InputError(
+                        f"{job.card.name}: the device failed ({text}); run again, or --device cpu"
+                    ) from error
+                side = f"does not run on inputs of side {job.geometry.crop}"
+                self._refuse(job, f"{job.card.name}: {side} ({type(error).__name__}: {text})")
+                return {}
             if piece is not None:
                 pieces.append(piece)
                 start += size
@@ -307,6 +326,8 @@ class _Pass:
                     getattr(torch, self.device.type).empty_cache()
                 with self.shrinking:  # other lanes run out at the same moment
                     self.batch = min(self.batch, size // 2)
+        if job.entry.key in self.refused:
+            return {}
         with torch.inference_mode():
             joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
             finite = {name: values.isfinite().all(dim=1) for name, values in joined.items()}
@@ -324,9 +345,13 @@ class _Pass:
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, kind) if kind else nullcontext():
                 x = model.normalize(images).contiguous(memory_format=torch.channels_last)
-                wanted = {"logits": self.dataset.classes is not None, "features": job.features}
-                out = model.outputs(x, self.heads[job.card], **wanted)
-                return {name: value.float() for name, value in out.items()}
+                out = model.outputs(x, self.heads[job.card], logits=job.scored, features=job.features)
+                out = {name: value.float() for name, value in out.items()}
+                for name, value in out.items():
+                    width = len(self.dataset.classes) if name == "logits" else value.shape[-1]
+                    if value.shape != (len(images), width):
+                        raise ValueError(f"{name} of {len(images)} images have the shape {tuple(value.shape)}")
+                return out
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -339,13 +364,19 @@ class _Pass:
             for name, (values, finite) in (futures[job.entry.key].result() if futures else {}).items():
                 bad = np.flatnonzero(~finite.cpu().numpy())
                 if len(bad):
-                    raise InputError(
+                    self._refuse(
+                        job,
                         f"{job.card.name}: {name} of image {self.dataset.ids[positions[bad[0]]]!r} "
                         f"({self.dataset.name}, transform {job.transform.text}) are not finite; the checkpoint may be "
-                        f"damaged, or {self.precision} too narrow for it: try precision fp32"
+                        f"damaged, or {self.precision} too narrow for it: try precision fp32",
                     )
                 fetched.setdefault(name, []).append(values.cpu().numpy())
-        return {name: np.concatenate(values) for name, values in fetched.items()}
+        return {} if job.entry.key in self.refused else {n: np.concatenate(v) for n, v in fetched.items()}
+
+    def _refuse(self, job: Job, reason: str) -> None:
+        """The model has no outputs for this job, now and when it is asked again; the others go on."""
+        self.refused.add(job.entry.key)
+        job.entry.refuse(reason)
 
     def _write(self, rows: Range, groups: list, bar: tqdm) -> int:
         """Write a part of every job; returns how many of its images could not be decoded."""
@@ -356,6 +387,8 @@ class _Pass:
         ids = self.dataset.ids[positions].astype(str)
         for job in self.todo[rows]:
             arrays = outputs.pop(job.entry.key)
+            if job.entry.key in self.refused:
+                continue
             frame = pd.DataFrame({"id": ids})
             frame["target"] = pd.Series(list(chosen), dtype=object) if self.dataset.multilabel else chosen
             if "logits" in arrays:

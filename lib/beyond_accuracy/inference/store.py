@@ -56,9 +56,25 @@ class Entry:
         """Path of the part with the images `rows[0]` to `rows[1] - 1`."""
         return self.folder / f"part-{rows[0]:08d}-{rows[1]:08d}.parquet"
 
+    @property
+    def refused(self) -> str:
+        """Why the model has no outputs here (it cannot take this input side, …); empty where it has, or may have."""
+        return "" if self.complete else str(read_json(self.folder / "refused.json").get("reason", ""))
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to compute."""
+        return self.complete or bool(self.refused)
+
+    def refuse(self, reason: str) -> None:
+        """Write down that the model has no outputs here: asked again, it is not run again."""
+        write_atomically(self.folder / "refused.json", json.dumps({"reason": reason}, indent=1).encode())
+        for part in self.folder.glob("part-*.parquet"):
+            part.unlink(missing_ok=True)
+
     def missing(self, ranges: list[Range]) -> list[Range]:
         """Parts that still have to be computed."""
-        if self.complete:
+        if self.settled:
             return []
         there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
         return [rows for rows in ranges if self.part(rows).name not in there]

@@ -4,20 +4,28 @@ The hub's client retries for tens of seconds per file on a machine without netwo
 directly, and when the hub does not answer at once the client is told to stay offline before it is imported.
 """
 
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import resolve
-from beyond_accuracy.base.profile import ModelSpec, Profile, Settings
+from beyond_accuracy.base.profile import ModelSpec, Profile, Settings, unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.download import from_hub, hub_reachable
 from beyond_accuracy.data.transforms import Geometry
 
 PAPER_CROP = 224 / 256
+SIGLIP = "pip install 'beyond-accuracy[siglip]'"
+TOKENIZER_FILES = (
+    *("tokenizer_config.json", "tokenizer.json", "config.json", "special_tokens_map.json", "spiece.model"),
+    *("tokenizer.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt"),
+)
 WEIGHT_FILES = {
     "timm": ("model.safetensors", "pytorch_model.bin"),
     "open_clip": (
@@ -41,6 +49,10 @@ class Card:
     n_classes: int  # output columns of a supervised model; 0 for CLIP
     logit_scale: float | None  # CLIP only: what cosine similarities are multiplied by
     parameters: int  # of the image backbone (CLIP: image tower only), as the paper counts
+    published: Geometry | None = None  # resize and crop that published accuracies were measured at, where it is another
+    activation: str = ""  # of the layers, for readers
+    context: int = 0  # tokens that a CLIP model's text tower reads
+    notes: tuple[str, ...] = ()  # what was repaired or warned about when the network was built
 
     @property
     def name(self) -> str:
@@ -55,6 +67,8 @@ class Card:
     def under(self, settings: Settings) -> "Card":
         """The card under a profile's conventions: preprocessing preset, interpolation, CLIP logit scale."""
         geometry, scale = self.geometry, self.logit_scale
+        if settings.side == "published":
+            geometry = self.published or geometry
         if settings.preset == "paper" and not self.is_clip:
             geometry = Geometry.of(geometry.crop, PAPER_CROP, "bilinear")
         if settings.interpolation != "own":
@@ -65,12 +79,17 @@ class Card:
             scale = float(settings.logit_scale)
         return replace(self, geometry=geometry, logit_scale=scale)
 
+    def scores(self, classes: ClassSpace | None) -> bool:
+        """Whether the model can answer on these classes: CLIP on any, others on as many as they have."""
+        return classes is not None and (self.is_clip or self.n_classes == len(classes))
+
     def check(self, classes: ClassSpace) -> None:
         """Refuse a supervised checkpoint whose columns cannot be these classes."""
-        if not self.is_clip and self.n_classes != len(classes):
+        if not self.scores(classes):
             raise InputError(
                 f"{self.name}: the checkpoint has {self.n_classes} classes, the dataset's class space {classes.name} "
                 f"has {len(classes)}; choose a checkpoint trained on {classes.name}"
+                + ("" if self.n_classes else ", or use this backbone where features suffice (probes)")
             )
 
     def key_parts(self, classes: ClassSpace | None) -> dict:
@@ -133,16 +152,20 @@ def locate(spec: ModelSpec) -> Weights | None:
 
 def _repository(spec: ModelSpec) -> tuple[str, str, tuple[str, ...]]:
     """Repository, revision and candidate files of a hub model."""
-    file = ""
+    file, config = "", None
     if spec.id.startswith("hf-hub:"):
         repo = spec.id.removeprefix("hf-hub:")
+        if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?", repo):
+            raise InputError(f"{spec.name}: {spec.id!r} is no repository of the hub; expected hf-hub:OWNER/NAME")
     elif spec.source == "timm":
         import timm
 
-        config = timm.get_pretrained_cfg(spec.id) if timm.is_model(spec.id) else None
+        with suppress(RuntimeError):  # the architecture is known, the tag is not
+            config = timm.get_pretrained_cfg(spec.id) if timm.is_model(spec.id) else None
         if config is None or not config.hf_hub_id:
             raise InputError(
-                f"{spec.name}: timm knows no downloadable weights for {spec.id!r}; give `checkpoint:` a file"
+                f"{spec.name}: timm knows no downloadable weights for {spec.id!r}; give `checkpoint:` a file, or: "
+                f"{unknown('timm model', spec.id, timm.list_models(pretrained=True))}"[:600]
             )
         repo, file = config.hf_hub_id, config.hf_hub_filename
     else:
@@ -153,6 +176,24 @@ def _repository(spec: ModelSpec) -> tuple[str, str, tuple[str, ...]]:
             raise InputError(f"{spec.name}: open_clip knows no downloadable weights {spec.pretrained!r} of {spec.id}")
     repo, _, revision = repo.partition("@")
     return repo, revision, (file,) if file else WEIGHT_FILES[spec.source]
+
+
+def tokenizer_source(spec: ModelSpec) -> str:
+    """Hub repository (or folder) of a CLIP model's tokenizer, read by transformers; empty for open_clip's own."""
+    if spec.source != "open_clip" or spec.id.startswith("hf-hub:"):
+        return ""
+    import open_clip
+
+    name = (open_clip.get_model_config(local_dir(spec)) or {}).get("text_cfg", {}).get("hf_tokenizer_name") or ""
+    return name and str(local_folder(spec) or name)
+
+
+def missing_tokenizer(spec: ModelSpec) -> str:
+    """What a model's tokenizer lacks on this machine: `package`, `files`, or nothing."""
+    source = tokenizer_source(spec)
+    if source and not importlib.util.find_spec("transformers"):
+        return "package"
+    return "files" if source and not local_folder(spec) and not _cached(source, "", TOKENIZER_FILES[:1]) else ""
 
 
 def _cached(repo: str, revision: str, files: tuple[str, ...]) -> Path | None:
@@ -182,7 +223,8 @@ def stay_offline_without_network(specs: Iterable[ModelSpec]) -> None:
 def missing_weights(profile: Profile) -> list[ModelSpec]:
     """Models whose weights come from the hub and are not here."""
     found = [(spec, locate(spec)) for spec in profile.models.values()]
-    return [spec for spec, weights in found if weights and weights.path is None and weights.repo]
+    lacking = {spec.name for spec, weights in found if weights and weights.path is None and weights.repo}
+    return [spec for spec, _ in found if spec.name in lacking or missing_tokenizer(spec) == "files"]
 
 
 def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
@@ -192,14 +234,20 @@ def fetch_weights(spec: ModelSpec, echo: Callable[[str], None] = print) -> None:
 
     weights = locate(spec)
 
-    def got(name: str) -> bool:
+    def got(name: str, repo: str = weights.repo, revision: str = weights.revision) -> bool:
         try:
-            return bool(hf_hub_download(weights.repo, name, revision=weights.revision or None))
+            return bool(hf_hub_download(repo, name, revision=revision or None))
         except RemoteEntryNotFoundError:  # the file; its parent class also stands for a hub that does not answer
             return False
 
-    with from_hub(weights.repo):
-        echo(f"{spec.name}: downloading {weights.repo}")
+    tokens = "" if local_folder(spec) else tokenizer_source(spec)
+    with from_hub(weights.repo or tokens):
+        echo(f"{spec.name}: downloading {weights.repo if weights.path is None else tokens}")
+        if tokens:
+            for name in TOKENIZER_FILES:
+                got(name, tokens, "")
+        if weights.path:
+            return
         for name in ("config.json", "open_clip_config.json"):
             got(name)  # one library writes the one, the other the other
         if any(got(name) for name in weights.files):

@@ -17,8 +17,10 @@ import json
 import logging
 import pickle
 import re
+import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +51,9 @@ LOAD_ERRORS = (
 )
 # Words of what they raise where the hub cannot be reached.
 OFFLINE = ("localentrynotfound", "offline", "connection", "couldn't connect", "max retries", "resolve host", "download")
+# What the libraries only warn about, and would make other numbers: refused. Anything else they say is passed on.
+REFUSED = ("mismatch", "ignoring `pretrained", "no pretrained weights", "initialized partially", "multiple checkpoints")
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "quick_gelu", "input_size", "crop_pct", "crop_mode")
 MAX_LOADED = 8
 LOADED: dict[tuple, Model] = {}
 
@@ -75,8 +80,9 @@ def _remembered(file: Path, spec: ModelSpec) -> Card | None:
         if [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]:
             return None
         card = {name: tuple(v) if isinstance(v, list) else v for name, v in content["card"].items()}
-        shape = Geometry(**{**card["geometry"], "fill": tuple(card["geometry"]["fill"])})
-        return Card(**{**card, "geometry": shape, "spec": spec})
+        for name in ("geometry", "published"):
+            card[name] = card[name] and Geometry(**{**card[name], "fill": tuple(card[name]["fill"])})
+        return Card(**{**card, "spec": spec})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -156,10 +162,10 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
     builders = {"timm": _load_timm, "open_clip": _load_open_clip}
     if spec.source not in builders:
         raise InputError(f"{spec.name}: a model with source {spec.source!r} has no network to run")
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        network, facts = builders[spec.source](spec)
+    with _listening(spec) as notes:
+        network, facts = builders[spec.source](spec, notes)
+    for note in notes:
+        print(f"{spec.name}: {note}", file=sys.stderr)
     network.eval().requires_grad_(False)
     backbone = network.visual if spec.source == "open_clip" else network
     card = Card(
@@ -168,6 +174,9 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
         architecture=_architecture_hash(spec, network),
         patch=_patch(backbone),
         parameters=sum(p.numel() for p in backbone.parameters()),
+        activation=_activation(network),
+        context=int(getattr(network, "context_length", 0) or 0),
+        notes=tuple(notes),
         **facts,
     )
     model = Model(card.under(settings), network, card)
@@ -189,27 +198,82 @@ def _identity(card: Card) -> tuple:
     return card.spec, card.weights, card.architecture
 
 
-def _load_timm(spec: ModelSpec) -> tuple[nn.Module, dict]:
+@contextmanager
+def _listening(spec: ModelSpec) -> Iterator[list[str]]:
+    """What the libraries log and warn about meanwhile; where it decides a number it is an error."""
+    notes: list[str] = []
+    handler, root = logging.Handler(logging.WARNING), logging.getLogger()
+    handler.emit = lambda record: notes.append(record.getMessage())
+    before, root.handlers = root.handlers, [handler]
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield notes
+    finally:
+        root.handlers = before
+    about_code = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+    notes += [str(warning.message) for warning in caught if not issubclass(warning.category, about_code)]
+    notes[:] = dict.fromkeys(" ".join(note.split())[:300] for note in notes)
+    if wrong := [note for note in notes if any(word in note.lower() for word in REFUSED)]:
+        name = f"{spec.id} {spec.pretrained}".strip()
+        raise InputError(f"{spec.name}: {name} would not be the model that was trained: {wrong[0]}")
+
+
+def _one_preprocessing(spec: ModelSpec, configs: dict[str, dict], how: str) -> dict:
+    """The configuration that weights from a file share with all published ones of the architecture, by tag."""
+    kinds = {json.dumps([config.get(key) or None for key in PREPROCESSING]): tag for tag, config in configs.items()}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{spec.name}: published weights of {spec.id} differ in preprocessing or activation, so a file alone does "
+            f"not say how to prepare its images; {how} one trained alike, such as {' or '.join(kinds.values())}"[:600]
+        )
+    return next(iter(configs.values()), {})
+
+
+def _load_timm(spec: ModelSpec, notes: list[str]) -> tuple[nn.Module, dict]:
     import timm
     from timm.data import resolve_model_data_config
 
     options: dict = {"pretrained": True}
-    if spec.checkpoint:
-        options = {"pretrained": False, "checkpoint_path": str(_file(spec, spec.checkpoint))}
     name = local_dir(spec)
     if ":" not in name:
         _known_timm(spec, name)
     try:
+        if spec.checkpoint:
+            options = {"pretrained": False, "checkpoint_path": str(_file(spec, spec.checkpoint))}
+            if ":" not in name:
+                options |= _as_in_checkpoint(spec, options["checkpoint_path"], notes)
         network = timm.create_model(name, **options)
     except LOAD_ERRORS as error:
         raise _load_error(spec, error) from error
+
+    def geometry(config: dict) -> Geometry:
+        channels, *sides = config["input_size"]
+        mode = {"center": "shortest", "squash": "squash", "border": "longest"}[config["crop_mode"]]
+        fill = [round(255 * value) for value in config["mean"]]
+        return Geometry.of(_square(spec, sides, channels), config["crop_pct"], config["interpolation"], mode, fill)
+
     config = resolve_model_data_config(network)
-    channels, *sides = config["input_size"]
-    mode = {"center": "shortest", "squash": "squash", "border": "longest"}[config["crop_mode"]]
-    fill = [round(255 * value) for value in config["mean"]]
-    shape = Geometry.of(_square(spec, sides, channels), config["crop_pct"], config["interpolation"], mode, fill)
-    facts = {"geometry": shape, "mean": tuple(config["mean"]), "std": tuple(config["std"])}
+    tested = geometry(resolve_model_data_config(network, use_test_size=True))
+    facts = {"geometry": geometry(config), "mean": tuple(config["mean"]), "std": tuple(config["std"])}
+    facts["published"] = None if tested == facts["geometry"] else tested
     return network, {**facts, "n_classes": int(getattr(network, "num_classes", 0)), "logit_scale": None}
+
+
+def _as_in_checkpoint(spec: ModelSpec, file: str, notes: list[str]) -> dict:
+    """How to build a network that a file of weights fits: its number of classes, where it is not the usual one."""
+    import timm
+    from timm.models import load_state_dict
+
+    tags = [spec.id] if "." in spec.id else timm.list_models(f"{spec.id}.*", pretrained=True)
+    configs = {name: timm.get_pretrained_cfg(name).to_dict() for name in tags}
+    config = _one_preprocessing(spec, configs, "give as `name:` (with its tag)")
+    head = config.get("classifier") or ""
+    weight = load_state_dict(file, weights_only=True).get(f"{head if isinstance(head, str) else head[0]}.weight")
+    classes = len(weight) if weight is not None else config.get("num_classes", 1000)
+    if weight is not None and classes != 1000:
+        notes.append(f"{classes} classes, as in {Path(file).name}")
+    return {} if classes == 1000 or (weight is None and classes) else {"num_classes": classes}
 
 
 def _known_timm(spec: ModelSpec, name: str) -> None:
@@ -222,27 +286,34 @@ def _known_timm(spec: ModelSpec, name: str) -> None:
     raise InputError(f"{spec.name}: {unknown('timm model', name, known)}"[:600])
 
 
-def _load_open_clip(spec: ModelSpec) -> tuple[nn.Module, dict]:
+def _load_open_clip(spec: ModelSpec, notes: list[str]) -> tuple[nn.Module, dict]:
     import open_clip
 
     name = local_dir(spec)
-    pretrained = spec.checkpoint or spec.pretrained
+    pretrained, how = spec.checkpoint or spec.pretrained, {"require_pretrained": True, "weights_only": True}
+    if ":" in name and pretrained:
+        raise InputError(f"{spec.name}: {spec.id} brings its weights; drop {pretrained!r}, which would not be loaded")
     if ":" not in name:
         if name not in open_clip.list_models():
             raise InputError(f"{spec.name}: {unknown('open_clip model', name, open_clip.list_models())}"[:600])
-        tags = open_clip.list_pretrained_tags_by_model(name)
+        tags = {tag: open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)}
         if pretrained not in tags:
             if not resolve(pretrained).is_file() and "/" not in pretrained and "." not in pretrained:
                 raise InputError(f"{spec.name}: {unknown(f'pretrained tag of {name}', pretrained, tags)}")
             pretrained = str(_file(spec, pretrained))
-    logging.disable(logging.ERROR)  # open_clip logs on the root logger what the exception says again
+        config = tags.get(spec.pretrained)
+        if config is None:
+            config = _one_preprocessing(spec, tags, "give the file as `checkpoint:` and as `pretrained:`")
+        how["force_preprocess_cfg"] = {key: config[key] for key in PREPROCESSING[:4] if config.get(key)}
+        if config.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
+            how["force_quick_gelu"] = True
+            notes.append("activation QuickGELU, with which these weights were trained, in place of GELU")
     try:
-        how = {"require_pretrained": True, "weights_only": True}
+        if ":" in name:
+            _refuse_code(spec, open_clip.get_model_config(name))
         network = open_clip.create_model(name, pretrained=pretrained or None, **how)
     except LOAD_ERRORS as error:
         raise _load_error(spec, error) from error
-    finally:
-        logging.disable(logging.NOTSET)
     config = network.visual.preprocess_cfg
     size = config["size"]
     size = _square(spec, [size] if isinstance(size, int) else size, 3)
@@ -251,8 +322,28 @@ def _load_open_clip(spec: ModelSpec) -> tuple[nn.Module, dict]:
     fill = config.get("fill_color") or 0
     fill = [fill] * 3 if isinstance(fill, int) else fill
     shape = Geometry.of(size, 1.0, interpolation, config.get("resize_mode") or "shortest", fill)
-    facts = {"geometry": shape, "mean": tuple(config["mean"]), "std": tuple(config["std"])}
+    facts = {"geometry": shape, "mean": tuple(config["mean"]), "std": tuple(config["std"]), "published": None}
     return network, {**facts, "n_classes": 0, "logit_scale": network.logit_scale.exp().item()}
+
+
+def _refuse_code(spec: ModelSpec, config: object) -> None:
+    """Nothing runs from data: a configuration that asks for the code beside it is refused before anybody follows it."""
+    text = json.dumps(config)
+    if folder := local_folder(spec):
+        files = (folder / name for name in ("tokenizer_config.json", "config.json"))
+        text += "".join(file.read_text("utf-8") for file in files if file.is_file())
+    if asked := re.search(r'"trust_remote_code": *(?!false|null|0)|"auto_map"', text):
+        raise InputError(
+            f"{spec.name}: the configuration of {spec.id} asks to run code that comes with it "
+            f"({asked[0].split(':')[0]}); it was not loaded. Take out that key where the library has a class for it"
+        )
+
+
+def _activation(network: nn.Module) -> str:
+    """Names of the activations among the layers, for readers."""
+    kinds = {type(layer) for layer in network.modules()}
+    kinds = {kind.__name__ for kind in kinds if "activation" in kind.__module__ or kind.__name__.endswith("GELU")}
+    return ", ".join(sorted(kinds - {"MultiheadAttention", "Softmax"}))
 
 
 def _square(spec: ModelSpec, sides, channels: int) -> int:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.transforms import Geometry
-from beyond_accuracy.models.card import Card, local_dir
+from beyond_accuracy.models.card import SIGLIP, Card, local_dir
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Model:
 
     def at_size(self, size: int) -> "Model":
         """The same weights at another input side; a ViT's position embeddings are resampled."""
-        if size == self.geometry.crop:
-            return self
+        if size == (self.own_card or self.card).geometry.crop:
+            return replace(self, card=replace(self.card, geometry=self.geometry.at(size)))
         if size % self.card.patch:
             raise InputError(f"{self.card.name}: input side {size} is no multiple of the patch size {self.card.patch}")
         network = self.network
@@ -52,10 +52,9 @@ class Model:
             try:
                 _resample_positions(network.visual if self.is_clip else network, size)
                 network.to(device, memory_format=torch.channels_last)
-            except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
-                raise InputError(
-                    f"{self.card.name}: cannot take inputs of side {size} ({error or type(error)})"
-                ) from error
+            except Exception as error:
+                text = " ".join(str(error).split())[:200] or type(error).__name__
+                raise InputError(f"{self.card.name}: cannot take inputs of side {size} ({text})") from error
         return replace(self, network=network, card=replace(self.card, geometry=self.geometry.at(size)))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
@@ -143,10 +142,32 @@ def _resample_positions(backbone: nn.Module, size: int) -> None:
 
 
 def tokenizer(spec: ModelSpec) -> Callable:
-    """What turns texts into tokens for a CLIP model."""
+    """What turns texts into tokens for a CLIP model; a text that its tower could not read whole is an error."""
     import open_clip
 
-    tokenize = open_clip.get_tokenizer(local_dir(spec))
+    try:
+        plain = open_clip.get_tokenizer(local_dir(spec))
+    except ImportError as error:
+        raise DataMissing(f"{spec.name}: its tokenizer needs transformers: {SIGLIP}") from error
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise DataMissing(
+            f"{spec.name}: its tokenizer is not on this machine ({text}); get it with `beyond-accuracy fetch --only "
+            "models`"
+        ) from error
+    reads = plain.context_length
+
+    def tokenize(texts):
+        if long := [text for text in texts if len(text.encode()) + 2 > reads]:  # a token is a byte at least
+            padding = plain([""], 4 * reads)[0, -1]
+            cut = (plain(long, 4 * reads)[:, reads:] != padding).any(dim=1)
+            if cut.any():
+                raise InputError(
+                    f"{spec.name}: its text tower reads {reads} tokens, and would not see the end of the prompt "
+                    f"{long[int(cut.nonzero()[0])]!r}; shorten the template or the class name"
+                )
+        return plain(texts)
+
     table = Path(local_dir(spec).removeprefix("local-dir:")) / "token_table.json"
     if not spec.id.startswith("local-dir:") or not table.is_file():
         return tokenize

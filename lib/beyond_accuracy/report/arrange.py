@@ -13,7 +13,7 @@ import bs4
 from nbformat import NotebookNode
 
 SHORT = 5  # rows of a table that stays open where its section has no figure
-FEW_WORDS = 160  # characters of text not worth a fold
+FEW_WORDS = 160  # characters of text not worth a fold; formulas are always folded
 _SHOWS = re.compile(r"\.(draw|table|values|differences|beside_paper|figure|gallery|finding|show|estimates)\(")
 _HEADS, LIMITS = {"h1", "h2", "h3", "h4"}, "What this does not show"
 _HEADING = re.compile(r"^(##+) ", re.MULTILINE)
@@ -36,15 +36,16 @@ def _shown(cell: NotebookNode) -> bool:
 
 
 def arrange(soup: bs4.BeautifulSoup, first: str = "*") -> None:
-    """Put the page's figure (the last that fits `first`, else its first) on top; fold what few readers ask for."""
+    """Put the figure or table whose id fits `first` (the last, else the first figure) on top; fold what few ask for."""
     figures, start = soup.select("figure.ba-figure[id]"), soup.find(True, recursive=False)
-    fitting = [figure for figure in figures if fnmatchcase(figure["id"].removeprefix("fig-"), first)]
+    fitting = [figure for figure in soup.select("figure[id]") if fnmatchcase(figure["id"], first)]
+    chosen = fitting[-1] if fitting and first != "*" else next(iter(figures), None)
     for part in _sections(soup):
-        _fold_section(soup, part)
+        _fold_section(soup, part, chosen)
     short, code = soup.select_one(".ba-short"), soup.select("details.ba-code")
-    if figure := (fitting[-1] if fitting and first != "*" else next(iter(figures), None)):
-        reading = figure.find_next_sibling(True)
-        top = [short, figure, reading if reading and "ba-reading" in reading.get("class", []) else None]
+    if chosen:
+        reading = chosen.find_next_sibling(True)
+        top = [short, chosen, reading if reading and "ba-reading" in reading.get("class", []) else None]
         start.insert_before(*(node.extract() for node in top if node))
     if code:
         soup.append(fold(soup, "Parameters and code of this page", code))
@@ -68,13 +69,17 @@ def _sections(soup: bs4.BeautifulSoup) -> list[list[bs4.Tag]]:
     return [part for part in parts if part]
 
 
-def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag]) -> None:
+def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag], chosen: bs4.Tag | None) -> None:
     """Fold tables beside figures or findings; of text stay a section's first paragraph and what it does not show."""
     heading = part[0].find(["h2", "h3"])
     shown = [node for cell in part for node in cell.select("figure.ba-figure, p.ba-finding")]
     for i, table in enumerate(t for cell in part for t in cell.select("figure.ba-table, .ba-scroll:not(.ba-table *)")):
         caption = table.select_one("figcaption")
-        if not table.find_parent("details") and (shown or i or len(table.select("tbody tr")) > SHORT):
+        if (
+            table is not chosen
+            and not table.find_parent("details")
+            and (shown or i or len(table.select("tbody tr")) > SHORT)
+        ):
             table.insert_before(mark := soup.new_tag("span"))
             mark.replace_with(fold(soup, f"Table: {caption.get_text()}" if caption else "Table", [table]))
     text = [child for cell in part for child in cell.find_all(recursive=False) if "cell-text" in cell.get("class", [])]
@@ -82,11 +87,13 @@ def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag]) -> None:
     limits = heading is not None and heading.get_text().startswith(LIMITS)
     kept = 0 if heading is None else len(text) if limits else 1
     more = [*text[kept:], *(node for cell in part for node in cell.select(".output_stdout"))]
-    if heading and heading.name == "h2" and not (shown or limits or any(cell.select("figure") for cell in part)):
-        box = fold(soup, "", [])  # nothing but words: how it was done
+    words_only = not (shown or limits or any(cell.select("figure") for cell in part))
+    if heading and (heading.name == "h3" or words_only):
+        box = fold(soup, "", [])  # an aside, or nothing but how it was done
         part[0].insert_before(box)
         box.summary.append(heading.extract())
         box.extend([cell.extract() for cell in part])
         return
-    if sum(len(node.get_text()) for node in more) > (FEW_WORDS if heading else 0):
+    words, formula = sum(len(node.get_text()) for node in more), any("ba-math" in n.get("class", []) for n in more)
+    if words > (FEW_WORDS if heading else 0) or formula:
         part[0].append(fold(soup, "More on this" if heading else "What this page asks", more))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -104,7 +105,7 @@ def build(
 
     def build_one(page: Notebook) -> PageState:
         found = filled[page.name]
-        inputs = [*found.keys, *found.missing, *found.wrong, *found.metadata.values()]
+        inputs = [*found.keys, *found.missing, *found.wrong, *found.left_out, *found.metadata.values()]
         run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and not force
@@ -162,8 +163,10 @@ def fill_store(
         try:
             filled = plan.fill(profile, page.dimension, store, options) if profile.models else plan.Filled()
         except Exception as error:  # one model, one damaged file or the page's roles must not cost the other pages
-            filled = plan.Filled(wrong=[str(error)])
-        for message in (*filled.missing, *filled.wrong):
+            filled = plan.Filled(
+                [os.urandom(8).hex()], wrong=[str(error)]
+            )  # what is behind the page is not known: it runs
+        for message in (*filled.missing, *filled.wrong, *filled.left_out):
             echo(f"{page.name}: {message}")
         found[page.name] = filled
     return found
@@ -429,7 +432,7 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["cuts"] = _cuts(profile, pages)
+    site["cuts"] = {} if profile.synthetic else _cuts(profile, pages)  # a rendered world has no published whole
     site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(choice(), profile)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")

@@ -131,7 +131,7 @@ def render_body(
     lead = next((" ".join(p.get_text().split()) for p in soup.select(".text_cell p, .cell-text p")), "")
     sections = _name_headings(soup)
     claim = said.extract().get_text() if (said := soup.select_one("p.ba-claim")) else ""
-    _say_it_first(soup)
+    _say_it_first(soup, claim)
     _fold_provenance(soup)
     add_readings(soup, dimension)
     for table in soup.select("table"):
@@ -197,8 +197,11 @@ def _error_of(cell: NotebookNode) -> NotebookNode | None:
     return next((output for output in outputs if output.output_type == "error"), None)
 
 
-def _say_it_first(soup: bs4.BeautifulSoup) -> None:
-    """The page's main finding, which its notebook can only state at the end, also on top: its first sentences."""
+def _say_it_first(soup: bs4.BeautifulSoup, claim: str) -> None:
+    """The page's main finding, which its notebook can only state at the end, also on top: its first sentences.
+
+    What the title claims already is not said again.
+    """
     finding, start = soup.select_one("p.ba-finding"), soup.select_one(".cell-text")
     if finding is None or start is None or soup.h2 is None:
         return
@@ -207,6 +210,7 @@ def _say_it_first(soup: bs4.BeautifulSoup) -> None:
     link = soup.new_tag("a", href=f"#{heading['id']}") if heading is not None else soup.new_tag("b")
     link.string = "In short:"
     said = "".join(f"`{child.get_text()}`" if child.name == "code" else child.get_text() for child in finding.children)
+    said = said.removeprefix(f"{claim}.").strip() or said
     box.extend([link, " ", *bs4.BeautifulSoup(results.code_spans(first_words(said)), "html.parser").contents])
     start.append(box)
 

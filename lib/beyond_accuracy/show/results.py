@@ -126,8 +126,20 @@ def read_comparisons(report_folder: Path, dimensions: Iterable[str] | None = Non
 
 
 def csv_text(frame: pd.DataFrame, index: bool = False) -> str:
-    """CSV with at most 10 significant digits: exact enough to recompute from, the same on every machine."""
-    return frame.to_csv(index=index, float_format="%.10g", lineterminator="\n")
+    """CSV with at most 10 significant digits: exact enough to recompute from, the same on every machine.
+
+    Text that a spreadsheet would compute (`=1+1` as a label) has an apostrophe in front, which tells it not to.
+    """
+    texts = frame.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]]
+    frame = frame.assign(**{name: frame[name].map(_inert) for name in texts if isinstance(name, str)})
+    return frame.rename(columns=_inert, index=_inert if index else None).to_csv(
+        index=index, float_format="%.10g", lineterminator="\n"
+    )
+
+
+def _inert(value: object) -> object:
+    is_formula = isinstance(value, str) and value[1:] and value[0] in "=+-@" and not value[1].isdigit()
+    return f"'{value}" if is_formula or (isinstance(value, str) and value[:1] == "=") else value
 
 
 # Figures ---------------------------------------------------------------------------------------------------------

@@ -54,18 +54,20 @@ def format_interval(value: float, low: float, high: float, spec: str = ".3g") ->
 
 
 def _fit(heads: list[tuple[str, bool]], rows: list[list[tuple]]) -> str:
-    """Classes that keep every column on the screen: intervals below values, rows as cards on a phone or everywhere."""
+    """Classes that keep every column on the screen: intervals below values, small type, rows as cards (on a phone)."""
     beside, below = 0, 0  # characters across, with intervals beside and below their values; padding counts as three
     for i, (head, numeric) in enumerate(heads):
         words = [len(word) for text in [head, *(row[i][0] for row in rows if not numeric)] for word in text.split()]
         values = [(len(row[i][0]), len(row[i][1])) for row in rows] if numeric else []
         beside += 3 + max([*words, *(value + end + bool(end) for value, end in values)], default=1)
         below += 3 + max([*words, *(max(pair) for pair in values)], default=1)
-    classes = {"ba-dense": beside > _DESKTOP, "ba-narrow": below > _PHONE, "ba-stack": below > _DESKTOP}
+    small = 0.84 * (below - 1.5 * len(heads))  # in a smaller type with less room between
+    classes = {"ba-dense": beside > _DESKTOP, "ba-narrow": below > _PHONE}
+    classes |= {"ba-small": small <= _DESKTOP < below, "ba-stack": small > _DESKTOP}
     return " ".join(name for name, wanted in classes.items() if wanted)
 
 
-_DESKTOP, _PHONE = 108, 44  # characters across a page
+_DESKTOP, _PHONE = 116, 44  # characters across a page
 _HEADINGS = {"p_holm": "p (Holm)", "model_a": "model", "model_b": "minus"}
 
 

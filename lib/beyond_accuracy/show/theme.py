@@ -57,6 +57,7 @@ def use_theme() -> None:
     mpl.rcParams.update({
         "figure.figsize": (WIDTH, 4.0), "figure.dpi": 100, "figure.constrained_layout.use": True, "savefig.dpi": 150,
         "savefig.bbox": "tight", "savefig.pad_inches": 0.08, "savefig.facecolor": "white",
+        "text.parse_math": False,  # a `$` in a name is a dollar
         "font.family": "DejaVu Sans",  # ships with matplotlib: the same file on every machine
         "font.size": 11.5, "axes.titlesize": 12.5, "axes.labelsize": 11.5, "xtick.labelsize": 11, "ytick.labelsize": 11,
         "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": GREY, "grid.color": "#e4e6ea",

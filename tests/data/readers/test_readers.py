@@ -1,6 +1,7 @@
 """Readers on tiny data in the official layouts, one malformed variant each."""
 
 import multiprocessing
+import os
 import pickle
 import shutil
 
@@ -460,6 +461,61 @@ def test_parquet_rows_are_streamed(tmp_path):
     with pytest.raises(InputError, match="no column 'image'"):
         pd.DataFrame({"label": [1]}).to_parquet(tmp_path / "x.parquet")
         tables.read_shards([tmp_path / "x.parquet"], "a_set")
+
+
+# -------------------------------------------------------------------------------------------------- Files as they come
+
+
+def test_every_suffix_is_read_and_what_is_not_is_counted_and_named(tmp_path, capsys):
+    folder, suffixes = tmp_path / WNIDS[0], ["jpg", "JPEG", "JPG", "jfif", "png", "webp", "bmp", "gif", "tif", "TIFF"]
+    for k, suffix in enumerate(suffixes):
+        kind = {"jfif": "JPEG", "jpg": "JPEG", "tif": "TIFF"}.get(suffix.lower(), suffix.upper())
+        fixtures.write(folder / f"{k}.{suffix}", fixtures.image_bytes(k, kind=kind))
+    for name in ("a.heic", "b.heic", "c.svg", "README", "list.txt", "._1.jpg"):
+        fixtures.write(folder / name, b"x")
+    dataset = read("class_folder", tmp_path)
+    assert labels(dataset) == {f"{WNIDS[0]}/{k}": 0 for k in range(len(suffixes))}
+    assert len({dataset.image(k).size for k in range(len(dataset))}) == 1
+    words = f"3 files that are no images by their names (.heic 2, .svg 1; first: {WNIDS[0]}/a.heic)"
+    assert dataset.passed == words and f"a_set: passed over {words}" in capsys.readouterr().err
+    tar = tmp_path / "packed"
+    members = {str(path.relative_to(tmp_path)): path.read_bytes() for path in folder.iterdir()}
+    fixtures.write_tar(tar / "set.tar", members)
+    packed = read("class_folder", tar)
+    assert labels(packed) == labels(dataset) and packed.passed == words
+    shutil.rmtree(tar)
+    for path in [path for path in folder.iterdir() if path.suffix != ".heic"]:
+        path.unlink()
+    with pytest.raises(InputError, match="no images in .*, but 2 files that are no images by their names .*; what is"):
+        read("class_folder", tmp_path)
+
+
+def test_two_files_with_one_stem_are_two_images(tmp_path):
+    for name in ("image1.jpg", "image1.png", "image2.jpg"):
+        fixtures.write(tmp_path / WNIDS[0] / name, fixtures.image_bytes(len(name), kind="PNG"))
+    dataset = read("class_folder", tmp_path)
+    assert list(dataset.ids) == [f"{WNIDS[0]}/{name}" for name in ("image1.jpg", "image1.png", "image2")]
+    image = fixtures.image_bytes(1)
+    fixtures.write_tar(tmp_path / "shards" / "0.tar", {"s1.jpg": image, "s1.png": image, "s1.cls": b"0"})
+    with pytest.raises(InputError, match="sample 's1' has 2 images"):
+        read("class_folder", tmp_path / "shards")
+
+
+def test_a_table_of_results_beside_the_images_is_no_dataset(tmp_path):
+    fixtures.write(tmp_path / WNIDS[3] / "a.jpg", fixtures.image_bytes(1))
+    pq.write_table(pa.table({"id": ["a"], "pred": [3]}), tmp_path / "rows.parquet")
+    assert labels(read("class_folder", tmp_path)) == {f"{WNIDS[3]}/a": 3}
+
+
+def test_a_pipe_with_the_name_of_an_archive_does_not_hang(tmp_path):
+    fixtures.write(tmp_path / WNIDS[3] / "a.jpg", fixtures.image_bytes(1))
+    os.mkfifo(tmp_path / "set.tar")
+    with pytest.raises(InputError, match="set.tar: has the name of an archive but is no file; remove it"):
+        read("class_folder", tmp_path)
+    (tmp_path / "set.tar").unlink()
+    (tmp_path / "set.tar").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="set.tar: has the name of an archive but is no file; remove it"):
+        read("class_folder", tmp_path)
 
 
 def test_digits_are_scans_with_their_labels():

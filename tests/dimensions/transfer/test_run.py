@@ -1,6 +1,7 @@
 """From a profile's tasks to probes, kept outcomes and zero-shot answers."""
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -272,6 +273,34 @@ def test_a_part_of_the_tasks_and_what_is_not_there(toy):
     assert len(run.Bench(page).tasks) == 1 and page.skipped[0].startswith("camelyon: ")
     with pytest.raises(DataMissing, match="camelyon"):
         run.Bench(page, only="camelyon")
+
+
+def test_a_task_without_its_training_split_costs_itself_only(toy):
+    page = page_of(toy)
+    shutil.rmtree(toy.data / "camelyon" / "train")
+    bench = run.Bench(page)
+    assert [data.task.name for data, _ in bench.tasks] == ["colour"] and len(bench.probe()) == 1
+    assert len(page.skipped) == 1 and "has no train shards" in page.skipped[0]
+
+
+def test_a_task_of_a_set_without_its_columns_costs_itself_only(toy):
+    page = page_of(toy)
+    page.roles["tasks"].append({"name": "pose", "group": "natural", "dataset": "images", "column": "pose"})
+    bench = run.Bench(page)
+    assert [data.task.name for data, _ in bench.tasks] == ["camelyon", "colour"]
+    assert page.skipped == [s for s in page.skipped if s.startswith("task pose: unknown metadata column 'pose'")]
+    with pytest.raises(InputError, match="task pose: unknown metadata"):
+        run.Bench(page, only="pose")
+
+
+def test_a_damaged_outcome_is_fitted_again(tmp_path):
+    path, made = tmp_path / "a.npz", []
+    for content in (None, b"", b"PK\x03\x04 cut", "half"):
+        if content is not None:
+            path.write_bytes(path.read_bytes()[:-40] if content == "half" else content)
+        found = run.kept(path, lambda: made.append(1) or {"correct": np.arange(3)})
+        assert found["correct"].tolist() == [0, 1, 2]
+    assert len(made) == 4 and run.kept(path, dict)["correct"].tolist() == [0, 1, 2]
 
 
 def test_zero_shot_from_features_is_the_zero_shot_of_the_predictions(toy):

@@ -14,7 +14,7 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.dataset import ImageDataset, build_dataset, join, reader, scored_columns
-from beyond_accuracy.data.readers.files import VAL_ID, Samples, assemble, available_splits, find, image_id
+from beyond_accuracy.data.readers.files import VAL_ID, Samples, assemble, available_splits, find, image_id, image_ids
 
 WNID_SUFFIX = re.compile(r"_(n\d{8})(?=\.|$)")
 FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order
@@ -48,7 +48,7 @@ def imagenet(spec: DatasetSpec) -> ImageDataset:
     samples = find(spec)
     targets = _flat_labels(spec, samples) if _is_flat(samples) else _targets(spec, samples)
     _check_suffixes(spec, samples, targets)
-    ids = [image_id(name) for name in samples.names]
+    ids = image_ids(samples.names)
     unnamed = [name for name in samples.names if not VAL_ID.search(name)]
     if unnamed and spec.options.get("val_ids") != "optional":
         raise InputError(
@@ -271,4 +271,4 @@ def _folders(samples: Samples) -> list[str]:
 
 def _stems(samples: Samples) -> list[str]:
     """File names without folder and suffix; row numbers where shards keep none."""
-    return [image_id(name).rsplit("/", 1)[-1] or f"{row:08d}" for row, name in enumerate(samples.names)]
+    return [name.rsplit("/", 1)[-1] or f"{row:08d}" for row, name in enumerate(image_ids(samples.names))]

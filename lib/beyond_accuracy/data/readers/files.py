@@ -16,6 +16,7 @@ import re
 import stat
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,12 @@ from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.dataset import ImageDataset, Targets, build_dataset, require
 from beyond_accuracy.data.readers import tables
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# What lies beside images without anybody taking it for one; other files that are passed over are named
+COMPANIONS = frozenset(
+    {"", ".txt", ".md", ".csv", ".json", ".xml", ".html", ".yaml", ".pdf", ".py", ".parquet", ".tar"}
+)
+COMPANIONS |= {".cls", ".npy", ".npz", ".mat", ".gz", ".tgz", ".zip"}
 VAL_ID = re.compile(r"ILSVRC2012_val_\d{8}")
 MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of symbolic links
 NO_LABEL = np.iinfo(np.int64).min
@@ -57,6 +63,7 @@ class Samples:
     labels: np.ndarray | None = None  # int64 (n,) where the form carries labels; None for folders, whose names do
     class_names: list[str] = field(default_factory=list)  # what each label value means, where the shards say so
     table: pa.Table | None = None  # further columns of Parquet shards
+    passed: str = ""  # which files were passed over, in words
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,6 +86,25 @@ def image_id(name: str) -> str:
     return found.group() if found else os.path.splitext(name)[0]
 
 
+def image_ids(names: list[str]) -> list[str]:
+    """`image_id` of every name; two files that share one (`a.jpg`, `a.png`) are two images and keep their suffixes."""
+    ids = list(map(image_id, names))
+    shared = {found for found, n in Counter(ids).items() if n > 1 and not VAL_ID.fullmatch(found)}
+    return [name if found in shared else found for name, found in zip(names, ids, strict=True)]
+
+
+def passed_over(names: list[str]) -> str:
+    """Which files are no images by their names, in words: how many of each suffix, and the first.
+
+    >>> passed_over(["README", "a/1.heic", "a/2.heic", "a/3.svg"])
+    '3 files that are no images by their names (.heic 2, .svg 1; first: a/1.heic)'
+    """
+    names = [name for name in names if os.path.splitext(name)[1].lower() not in COMPANIONS]
+    kinds = Counter(os.path.splitext(name)[1].lower() for name in names)
+    most = ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common(5))
+    return f"{len(names):,} files that are no images by their names ({most}; first: {names[0]})" if names else ""
+
+
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
@@ -94,8 +120,8 @@ def pack(names: list[str]) -> np.ndarray:
 
 def scan(root: Path) -> Samples:
     """All images below a folder, sorted folder by folder; hidden files, READMEs and tables are passed over."""
-    names, sizes = [], []
-    for name, entry in _walk(root, "", 0):
+    names, sizes, others = [], [], []
+    for name, entry in _walk(root, "", 0, others):
         try:
             found = entry.stat()
         except OSError as error:
@@ -105,10 +131,10 @@ def scan(root: Path) -> Samples:
         names.append(name)
         sizes.append(found.st_size)
     load = partial(read_file, str(root), pack(names))
-    return Samples("folder", names, load, folder_stamp(root, names, sizes), root)
+    return Samples("folder", names, load, folder_stamp(root, names, sizes), root, passed=passed_over(others))
 
 
-def _walk(folder: Path | str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry]]:
+def _walk(folder: Path | str, prefix: str, depth: int, others: list[str]) -> Iterator[tuple[str, os.DirEntry]]:
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
@@ -118,7 +144,9 @@ def _walk(folder: Path | str, prefix: str, depth: int) -> Iterator[tuple[str, os
         if is_image(entry.name):
             yield prefix + entry.name, entry
         elif depth < MAX_DEPTH and entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", depth + 1, others)
+        elif not entry.is_dir():
+            others.append(prefix + entry.name)
 
 
 # Archives -------------------------------------------------------------------------------------------------------------
@@ -196,12 +224,14 @@ def _members(form: str, paths: list[Path], indices: list[TarIndex], chosen: list
 
 def scan_tars(paths: list[Path]) -> Samples:
     """All images inside plain archives, as if they were unpacked into one folder."""
-    indices, chosen, names = [index_tar(path) for path in paths], [], []
+    indices, chosen, names, others = [index_tar(path) for path in paths], [], [], []
     for index in indices:
         images = sorted((name, i) for i, name in enumerate(index.names) if is_image(name))
         chosen.append([i for _, i in images])
         names += [name for name, _ in images]
-    return _members("tar", paths, indices, chosen, names)
+        visible = [name for name in index.names if not name.rsplit("/", 1)[-1].startswith(".")]
+        others += [name for name in visible if not is_image(name)]
+    return replace(_members("tar", paths, indices, chosen, names), passed=passed_over(others))
 
 
 def scan_webdataset(paths: list[Path]) -> Samples:
@@ -219,7 +249,10 @@ def scan_webdataset(paths: list[Path]) -> Samples:
                 raise InputError(f"{path}: {name!r} occurs twice; the archive is damaged, fetch it again")
         chosen.append([])
         for key, members in samples.items():
-            image = next((at for suffix, at in members.items() if is_image(f"x.{suffix}")), None)
+            images = [at for suffix, at in members.items() if is_image(f"x.{suffix}")]
+            image = images[0] if images else None
+            if len(images) > 1:
+                raise InputError(f"{path}: sample {key!r} has {len(images)} images; give each a sample of its own")
             if "npy" in members and "cls" not in members:
                 raise InputError(f"{path}: sample {key!r} has several labels (.npy), expected one class (.cls)")
             if image is None and "cls" not in members:
@@ -241,8 +274,10 @@ def scan_webdataset(paths: list[Path]) -> Samples:
 def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
     """The samples of a dataset's folder, of the first of `splits` that is there."""
     root = require(resolve(spec.path), spec)
-    if shards := _choose(root, "*.parquet", splits):
-        return _from_parquet(spec, root, shards)
+    shards = _choose(root, "*.parquet", splits)
+    with_images = [path for path in shards if not tables.is_plain_table(path)]  # not a table of results beside them
+    if with_images or (shards and not scan(root).names):
+        return _from_parquet(spec, root, with_images or shards)
     shards = _choose(root, "*.tar", splits)
     if shards and any(name.endswith((".cls", ".npy")) for name in index_tar(shards[0]).names):  # webdataset
         _complete_tars(spec, root, shards)
@@ -264,6 +299,9 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
             f"{spec.name}: {root} holds {', '.join(packed)} but no images; unpack it there, or run "
             f"`beyond-accuracy fetch --only {spec.name}` to verify and unpack it"
         )
+    if found.passed:
+        known = " ".join(sorted(IMAGE_SUFFIXES))
+        raise InputError(f"{spec.name}: no images in {root}, but {found.passed}; what is read: {known}, .tar, .parquet")
     raise InputError(
         f"{spec.name}: no images, .tar or .parquet files in {root}; get them with "
         f"`beyond-accuracy fetch --only {spec.name}`, or point --data-dir to where they are"
@@ -278,7 +316,10 @@ def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more)
         raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
     if note and not in_notebook():  # pages show the number of images with every result
         print(f"{spec.name}: {note}", file=sys.stderr)
-    return build_dataset(spec, ids, targets, samples.load, content=samples.stamp, source=source, **more)
+    if samples.passed and not in_notebook():
+        print(f"{spec.name}: passed over {samples.passed}", file=sys.stderr)
+    more |= {"content": samples.stamp, "source": source, "passed": samples.passed}
+    return build_dataset(spec, ids, targets, samples.load, **more)
 
 
 def count_note(spec: DatasetSpec, n: int) -> str:
@@ -303,7 +344,10 @@ def _split_of(path: Path, root: Path) -> str:
 
 def _glob(root: Path, pattern: str) -> list[Path]:
     found = [*root.glob(pattern), *root.glob(f"*/{pattern}")]
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    if odd := [path for path in found if path.exists() and not path.is_file() and not path.is_dir()]:
+        raise InputError(f"{odd[0]}: has the name of an archive but is no file; remove it")  # a pipe would hang
+    return [path for path in found if path.is_file()]
 
 
 def _choose(root: Path, pattern: str, splits: tuple[str, ...]) -> list[Path]:

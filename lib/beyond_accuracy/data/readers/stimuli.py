@@ -94,7 +94,7 @@ def cue_decisions(spec: DatasetSpec) -> ImageDataset:
     metadata = pd.DataFrame(cues, columns=["shape", "texture", "cluster", "texture_image"])
     ids, index = [cue_id(cue) for cue in cues], class_space(spec.classes).index
     kept = {"content": "cue decisions", "source": str(root)}
-    return build_dataset(spec, ids, [index[cue.shape] for cue in cues], None, metadata=metadata, **kept)
+    return build_dataset(spec, ids, [[index[cue.shape]] for cue in cues], None, metadata=metadata, **kept)
 
 
 def cue_id(cue: Cues) -> str:

@@ -94,6 +94,14 @@ def read_shards(files: list[Path], name: str) -> tuple[pa.Table, dict[str, list[
     return joined, class_names, join(loads)
 
 
+def is_plain_table(path: Path) -> bool:
+    """Whether a file is Parquet without images."""
+    try:
+        return "image" not in pq.read_schema(path).names
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def _damaged(name: str, path: Path, error: Exception) -> InputError:
     return InputError(f"{name}: {path} is damaged or not Parquet ({error}); fetch it again")
 

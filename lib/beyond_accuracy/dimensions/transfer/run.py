@@ -42,7 +42,7 @@ class Bench:
     """The tasks of a page whose data is here, with every network's features of them."""
 
     def __init__(self, page: "Page", only: str = "", protocols: str = "", seeds: int = 3, device: str = "cpu"):
-        """Loads the tasks that the page's role `tasks` names, or `only` some; without data they are listed as left out.
+        """Loads the tasks that the page's role `tasks` names, or `only` some; those that cannot be are listed as such.
 
         `protocols`: keys of `tasks.PROTOCOLS`, the main one first; the profile's if empty. Large sets are fitted on the
         device. Lists are separated by commas.
@@ -59,12 +59,15 @@ class Bench:
         errors: dict[str, Exception] = {}  # one bad set costs its own tasks, not the page
         for task in chosen:
             try:
-                self.tasks.append(load_task(page, task))
-            except (DataMissing, InputError) as error:
+                data, found = load_task(page, task)
+                if setting := possible_setting(data, self.protocols[0], self.seeds):
+                    _split(data, setting, self.seeds[0])  # a task that cannot be split as it should is left out as well
+                self.tasks.append((data, found))
+            except (DataMissing, InputError, ValueError) as error:
                 errors.setdefault(str(error), error)
         page.skipped += errors
         if not self.tasks:
-            kind = InputError if all(isinstance(error, InputError) for error in errors.values()) else DataMissing
+            kind = DataMissing if any(isinstance(error, DataMissing) for error in errors.values()) else InputError
             raise kind("; ".join(errors))
         self.layers = {model: layer_of(found, PROJECTED) for model, found in self.tasks[0][1].items()}
 

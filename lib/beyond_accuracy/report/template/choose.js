@@ -87,6 +87,8 @@
       button.setAttribute("aria-pressed", String(keys.every((key, i) => given[i] === (weights[key] || 0))));
     }
     const none = !given.some(Boolean);
+    const weighed = data.criteria.flatMap((criterion, i) => (given[i] ? [`${criterion.label} ${given[i]}`] : []));
+    byId("weighing").textContent = `Weights: ${weighed.join(", ") || "none"}.`;
     const tied = result.order.filter((m) => result.score.get(m) === result.score.get(result.order[0]));
     const unranked = byId("unranked");
     unranked.hidden = !result.unranked.length;

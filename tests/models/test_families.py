@@ -1,0 +1,79 @@
+"""One network of each timm family, with random weights, on every rung of the resolution ladder: a value, or a line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from beyond_accuracy.data.classes import imagenet_wnids
+from beyond_accuracy.data.transforms import ladder
+from beyond_accuracy.models import load
+
+# A small one of every module of timm that has image classifiers.
+FAMILIES = """
+beit_base_patch16_224 eca_botnext26ts_256 test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
+test_convnext crossvit_tiny_240 csatv2 cs3darknet_focus_s davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn68
+edgenext_xx_small efficientformer_l1 efficientformerv2_s0 test_efficientnet efficientvit_b0 efficientvit_m0
+fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100 hardcorenas_b hgnetv2_b0 hiera_tiny_224
+sam2_hiera_tiny hrnet_w18_small inception_next_atto inception_resnet_v2 inception_v3 inception_v4 levit_128s
+mambaout_femto maxvit_rmlp_pico_rw_256 gmixer_24_224 mobilenetv5_300m mobilevit_xxs mvitv2_tiny
+naflexvit_base_patch16_gap nasnetalarge nest_tiny_jx nextvit_small nf_regnet_b1 pit_ti_224 pnasnet5large
+poolformer_s12 pvt_v2_b0 rdnet_tiny regnetx_002 repghostnet_050 repvit_m0_9 res2net50_14w_8s resnest14d test_resnet
+resnetv2_50 rexnet_100 selecsls42b seresnext26t_32x4d shvit_s1 skresnet18 starnet_s1 swiftformer_xs
+swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_ns_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224
+tresnet_m twins_svt_small vgg11 visformer_tiny test_vit vitamin_small_224 volo_d1_224 vovnet39a legacy_xception
+xception41 xcit_nano_12_p16_224
+""".split()
+SAMPLE = ("test_vit", "test_convnext", "test_resnet", "levit_128s")  # the last takes one side only
+
+
+def check(toy, monkeypatch, names):
+    """Every network runs at its own side as timm runs it; elsewhere it has a value or a line, the others all theirs."""
+    import timm
+
+    original = timm.create_model
+
+    def create_model(name, **options):
+        torch.manual_seed(0)
+        return original(name, **{**options, "pretrained": False})
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    wnid = imagenet_wnids()[0]
+    folder = toy.data / "images" / wnid
+    folder.mkdir(parents=True)
+    Image.effect_noise((300, 280), 60).convert("RGB").save(folder / "a.png")
+    models = {name: {"source": "timm", "name": name} for name in names}
+    content = toy.content(models)
+    content["datasets"]["images"]["classes"] = "imagenet_1k"
+    outputs = toy.outputs(content)
+    rungs = ladder("resolution")
+    found = outputs.predictions("images", rungs)
+    assert list(found["none"]) == list(names), outputs.left_out
+    lines = [line for line in outputs.left_out if "resolution=" in line]
+    values = sum(len(by_model) for text, by_model in found.items())
+    assert values + len(lines) == len(names) * len(rungs)  # 224 is the identity
+    features = outputs.features("images")
+    for name in names:
+        network = create_model(name).eval()
+        model = load.load_model(outputs.profile.models[name], outputs.profile.settings)
+        image = model.geometry.apply(Image.open(folder / "a.png").convert("RGB"))
+        x = model.normalize(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
+        with torch.inference_mode():
+            theirs = network(x)[0]
+        ours = torch.tensor(found["none"][name].logits[0]).float()
+        torch.testing.assert_close(ours, theirs - theirs.max(), rtol=2e-3, atol=2e-3)
+        assert all(layer.ndim == 2 and len(layer) == 1 for layer in features[name].layers.values())
+    return lines
+
+
+def test_a_sample_of_families(toy, monkeypatch):
+    lines = check(toy, monkeypatch, SAMPLE)
+    assert [line.split(":")[0] for line in lines] == ["levit_128s"] * 4
+    assert all("does not run on inputs of side" in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(toy, monkeypatch, name):
+    check(toy, monkeypatch, [name])
+    load.LOADED.clear()

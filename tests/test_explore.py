@@ -1,0 +1,32 @@
+"""The live panels: one's own pictures."""
+
+import numpy as np
+from PIL import Image
+
+from beyond_accuracy import explore
+from beyond_accuracy.inference.store import Store
+from beyond_accuracy.page import Page
+
+
+def test_a_folder_of_ones_own_pictures(toy, capsys):
+    toy.checkpoint()
+    toy.images(2)
+    page = Page(toy.profile(), "models", Store(toy.store), {"device": "cpu"})
+    folder = toy.root / "mine"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise: the red left half, cut off by the square crop, becomes the top
+    wide = np.zeros((16, 64, 3), np.uint8)
+    wide[:, :32, 0] = wide[:, 32:, 1] = 200
+    Image.fromarray(wide).save(folder / "turned.png", exif=exif)
+    (folder / "._turned.png").write_bytes(b"x")
+    (folder / "empty.png").write_bytes(b"")
+    for k in range(30):
+        Image.new("RGB", (20, 20), (0, 0, 200)).save(folder / f"z{k:02d}.bmp")
+    pictures, rest = explore.read_folder(folder)
+    assert len(pictures) == 24 and rest == 8 and list(pictures)[:3] == ["empty.png", "turned.png", "z00.bmp"]
+    panel = explore.own_images(page, "images")
+    panel.children[0].children[1].value = str(folder)
+    said = capsys.readouterr().out
+    assert "empty.png: cannot be decoded (UnidentifiedImageError), left out" in said
+    assert "8 more images of the folder are not shown" in said and said.count("HBox") == 23
