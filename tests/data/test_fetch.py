@@ -15,9 +15,19 @@ import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on n
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec, load_profile, parse_profile
 from beyond_accuracy.cli import main
+from beyond_accuracy.data import download as download_module
 from beyond_accuracy.data import fetch as fetch_module
-from beyond_accuracy.data.download import ATTEMPTS, Download, download, how_to_get, parse_source, sources, unpack
-from beyond_accuracy.data.fetch import fetch, make_plan
+from beyond_accuracy.data.download import (
+    ATTEMPTS,
+    Download,
+    download,
+    how_to_get,
+    parse_source,
+    source_of,
+    sources,
+    unpack,
+)
+from beyond_accuracy.data.fetch import fetch, make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from hub import COMMIT, Server  # noqa: E402
 
@@ -192,7 +202,7 @@ def catalogue(server, tmp_path, monkeypatch):
         "set_v2": {"gigabytes": 0.001, "unpack": True, "files": [{"url": server.url("v2.tar.gz")}]},
     }
     found = {name: parse_source(name, entry) for name, entry in entries.items()}
-    monkeypatch.setattr(fetch_module, "sources", lambda: found)
+    monkeypatch.setattr(download_module, "sources", lambda: found)
     datasets = {
         "set_a": {"reader": "class_folder", "path": "set_a", "options": {"columns": "a"}, "expected": len(labels)},
         "set_v2": {"reader": "imagenet_v2", "path": "set_v2", "expected": 6},
@@ -261,9 +271,13 @@ def test_gated_set_names_page_and_command():
 def test_every_dataset_of_the_paper_has_a_source():
     profile = load_profile("paper")
     views = {"imagenet_real"}
-    assert set(profile.datasets) - views == set(sources())
+    assert all(source_of(spec) for name, spec in profile.datasets.items() if name not in views)
+    cut = load_profile("open").datasets
+    assert {source_of(spec).name for spec in cut.values() if needs_data(spec)} <= {*sources()}
+    assert source_of(cut["imagenet_v2_few"]).name == "imagenet_v2"  # by its folder
+    assert source_of(cut["pug_imagenet"]).hub.shards == 6 and source_of(cut["pug_imagenet"]).gigabytes == 3
     for source in sources().values():
-        assert source.gigabytes > 0 and (source.hub is None) != (not source.files)
+        assert source.gigabytes > 0 and source.hub or source.files
         for file in source.files:
             assert file.url.startswith("https://")
 
