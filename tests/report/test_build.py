@@ -10,6 +10,7 @@ import bs4
 import nbformat
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from beyond_accuracy.base.errors import InputError
@@ -365,6 +366,11 @@ SCRIPT = """
   const button = page.querySelector("#tab-ece thead th:nth-child(5) button");
   for (let i = 0; button && i < 2; i++) { button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }
   frame.contentWindow.dispatchEvent(new Event("beforeprint"));
+  const made = [], address = frame.contentWindow.URL, create = address.createObjectURL;
+  address.createObjectURL = (file) => { made.push(file.type); return create.call(address, file); };
+  for (const button of page.querySelectorAll("figure.ba-figure button.ba-csv")) button.click();
+  await new Promise((done) => setTimeout(done, 300));
+  found.made = made.sort();
   const folds = [...page.querySelectorAll("main details:not(.ba-code)")];
   found.open = folds.map((fold) => fold.open || Boolean(fold.querySelector(".ba-code")));
   return found;
@@ -381,6 +387,7 @@ def test_pages_fit_a_phone_and_the_script_works(built, tmp_path):
         assert all(found["open"])
         if name == "03_calibration":
             assert len(found["open"]) > 1
+            assert found["made"] == ["image/png", "image/svg+xml"]  # the figure, to keep
             assert found["sorted"] == [["0.015", "0.02", "0.05"], ["0.05", "0.02", "0.015"]]
 
 
@@ -473,6 +480,23 @@ def test_front_page_marks_lie_on_a_common_scale(tmp_path):
     ends = [(float(line["x1"].rstrip("%")), float(line["x2"].rstrip("%"))) for line in lines]
     assert ends[1][0] == 6 and ends[0][1] == 94  # lowest and highest end of all intervals
     assert ends[1][1] == pytest.approx(6 + 88 * 2 / 7, abs=0.01)
+
+
+def test_front_page_opens_with_a_picture_of_this_run_and_a_link_to_real_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
+    assert not front(tmp_path, result_rows())[1].select("figure.ba-figure")
+    fig, _ = plt.subplots(figsize=(2, 1))
+    results.save_figure(fig, tmp_path / "figures" / "trial" / "models", "accuracy", "Marks <b>.", "C.", pd.DataFrame())
+    plt.close(fig)
+    assert front(tmp_path, result_rows())[1].select_one("#fig-accuracy img")["alt"] == "Marks <b>."
+    toys = {"profile": "trial", "title": "Trial", "synthetic": True}
+    for tools, links in (([], []), ([html.PageView("models", "Real models", "ok")], ["models.html"])):
+        text = report_front.front_page(
+            tmp_path, trial_profile(), "", [], [], toys | {"tools": tools}, result_rows()[:0]
+        )
+        note = bs4.BeautifulSoup(text, "html.parser").select_one("main article > *")
+        assert note.text.startswith("Toy models of a controlled experiment")
+        assert [link["href"] for link in note.select("a")] == links
 
 
 def test_front_page_without_results_is_still_a_page(tmp_path):
