@@ -16,6 +16,7 @@ import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on n
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec, load_profile, parse_profile
 from beyond_accuracy.cli import main
+from beyond_accuracy.data import download as download_module
 from beyond_accuracy.data import fetch as fetch_module
 from beyond_accuracy.data.download import (
     ATTEMPTS,
@@ -237,7 +238,7 @@ def catalogue(server, tmp_path, monkeypatch):
         "set_v2": {"gigabytes": 0.001, "unpack": True, "files": [{"url": server.url("v2.tar.gz")}]},
     }
     found = {name: parse_source(name, entry) for name, entry in entries.items()}
-    monkeypatch.setattr(fetch_module.download, "sources", lambda: found)
+    monkeypatch.setattr(download_module, "sources", lambda: found)
     datasets = {
         "set_a": {"reader": "class_folder", "path": "set_a", "options": {"columns": "a"}, "expected": len(labels)},
         "set_v2": {"reader": "imagenet_v2", "path": "set_v2", "expected": 6},
@@ -312,7 +313,7 @@ def test_every_dataset_of_the_paper_has_a_source():
     assert source_of(cut["imagenet_v2_few"]).name == "imagenet_v2"  # by its folder
     assert source_of(cut["pug_imagenet"]).hub.shards == 6 and source_of(cut["pug_imagenet"]).gigabytes == 3
     for source in sources().values():
-        assert source.gigabytes > 0 and (source.hub or source.files)
+        assert source.gigabytes > 0 and source.hub or source.files
         for file in source.files:
             assert file.url.startswith("https://")
 

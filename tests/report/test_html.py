@@ -22,7 +22,7 @@ def figure_names(notebook):
                 continue
             place = 2 if called.endswith("draw") else 1
             named = [k.value for k in node.keywords if k.arg == "name"]
-            given = node.args[place] if len(node.args) > place else named[0]
+            given = node.args[place] if len(node.args) > place else next(iter(named), None)  # None: made by a function
             if isinstance(given, ast.Constant):
                 names.append(given.value)
             elif isinstance(given, ast.JoinedStr):

@@ -84,14 +84,19 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:24]
 
 
-def joined(entry: Entry, dataset: ImageDataset) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Rows and logits of an import for the images of a dataset, in its order, judged by the labels it has now."""
-    frame, logits = entry.frame(), entry.array("logits")
+def outdated(entry: Entry, dataset: ImageDataset) -> list[str]:
+    """What a dataset is by now that it was not when predictions were imported for it: classes, pictures."""
     then, now = entry.meta, _meant(dataset)
     if not (then.get("pictures") and now["pictures"]):
         now["pictures"] = then.get("pictures")  # one of the two times only labels were here
+    return [what for what, found in now.items() if then.get(what) != found]
+
+
+def joined(entry: Entry, dataset: ImageDataset) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Rows and logits of an import for the images of a dataset, in its order, judged by the labels it has now."""
+    frame, logits = entry.frame(), entry.array("logits")
     again = f"; import the predictions of {entry.meta['model']} on {dataset.name} again"
-    if wrong := [what for what, found in now.items() if then.get(what) != found]:
+    if wrong := outdated(entry, dataset):
         raise InputError(f"{dataset.name}: its {wrong[0]} are not those that predictions were imported for{again}")
     order = pd.Index(frame["id"]).get_indexer(dataset.ids)
     if (order < 0).any():

@@ -18,7 +18,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
-from beyond_accuracy.inference.imports import file_hash, import_predictions, joined
+from beyond_accuracy.inference.imports import file_hash, import_predictions, joined, outdated
 from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Entry, Store
@@ -164,17 +164,20 @@ class Outputs:
             self._use(entry, data)
         return entries
 
-    def _bring(self, spec: ModelSpec, data: ImageDataset) -> None:
-        """Import the predictions that the profile names as files, where they are new."""
-        file = resolve(spec.checkpoint.replace("{dataset}", data.name))
-        if file.is_file() and self.store.imported(spec.name, data.name).meta.get("file_hash") != file_hash(file):
-            import_predictions(file, spec.name, data, self.store)
-
     def _use(self, entry: Entry, data: ImageDataset) -> None:
         key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}:{data.fingerprint}"
         if self.used.get(key, {}).get("convention", self.convention) == self.convention:
             entry.meta["convention"] = self.convention
             self.used[key] = entry.meta  # else a changed convention left the plain run as it is
+
+    def _bring(self, spec: ModelSpec, data: ImageDataset) -> None:
+        """Import the predictions that the profile names as files, where they are new or the set is another by now."""
+        file, known = (
+            resolve(spec.checkpoint.replace("{dataset}", data.name)),
+            self.store.imported(spec.name, data.name),
+        )
+        if file.is_file() and (known.meta.get("file_hash") != file_hash(file) or outdated(known, data)):
+            import_predictions(file, spec.name, data, self.store)
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
         """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
