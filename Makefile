@@ -28,10 +28,14 @@ endif
 FETCH := $(if $(filter open,$(PROFILE)),--fetch)
 LABELS := $(if $(BASE),$(if $(filter mini smoke open,$(PROFILE)),,.venv/.imagenet-x))
 
-.PHONY: report paper test soak lint lab bench coverage world train ablation replicates shape lock clean
+.PHONY: report compare paper test soak lint lab bench coverage world train ablation replicates shape lock clean
 
 report: $(BASE) $(LABELS)
 	$(BIN)/beyond-accuracy report --profile $(PROFILE) $(FETCH) $(ARGS)
+
+# Your own images (docs/own-images.md): make compare DIR=~/pets ARGS="--depth quick"
+compare: $(BASE)
+	$(BIN)/beyond-accuracy compare "$(or $(DIR),$(error which folder? make compare DIR=~/pets))" $(ARGS)
 
 paper: $(BASE) $(if $(BASE),.venv/.imagenet-x)
 	$(BIN)/beyond-accuracy report --profile paper $(ARGS)

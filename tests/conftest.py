@@ -224,3 +224,11 @@ def toy(tmp_path, monkeypatch, toy_networks) -> Toy:
     monkeypatch.setattr(toy_networks, "MAX_BATCH", 0)
     toy_networks.CALLS.clear()
     return Toy(tmp_path)
+
+
+@pytest.fixture
+def apart(tmp_path, monkeypatch) -> Path:
+    """Reports and store in a folder of this test; gives the folder of the reports."""
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path / "store"))
+    return tmp_path / "root" / "report"

@@ -28,6 +28,7 @@ class Server(ThreadingHTTPServer):
         self.repos: dict[str, dict[str, bytes]] = {}
         self.break_after: list[int] = []
         self.status: list[int] = []
+        self.more: dict[str, str | None] = {}  # further headers of every answer; None = that one is left out
         self.ranges = True
         self.gated: set[str] = set()
         self.gated_listing = False
@@ -117,8 +118,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes, headers: dict) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
+        headers = {"Content-Length": str(len(body)), **headers, **self.server.more}
+        self.close_connection = headers["Content-Length"] is None
+        for name in [name for name, value in headers.items() if value is not None]:
+            self.send_header(name, headers[name])
         self.end_headers()
         if self.command == "HEAD":
             return

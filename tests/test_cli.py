@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and its exit codes."""
 
+import io
 import os
 import re
 import subprocess
@@ -249,3 +250,18 @@ def test_assignments_that_are_none(capsys, text, message):
 def test_a_parameter_that_no_notebook_has(capsys):
     assert cli.main(["report", "--profile", "predictions", "--parameter", "RESAMPLE=3"]) == 2
     assert "did you mean RESAMPLES" in capsys.readouterr().err
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_error(toy, monkeypatch):
+    content = toy.content({"größe": {"source": "timm", "name": "größe"}})
+    toy.profile(content)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert cli.main(["list", "models", "--profile", str(toy.root / "toy.yaml")]) == 0
+    sys.stdout.flush()
+    assert b"gr\\xf6\\xdfe" in written.getvalue()
+
+
+def test_rows_written_beside_the_images_leave_the_folder_readable(predict, toy, capsys):
+    assert predict("--output", toy.data / "images" / "rows.parquet") == 0
+    assert predict() == 0 and capsys.readouterr().out.count("12/12 correct") == 2

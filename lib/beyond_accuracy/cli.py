@@ -1,4 +1,4 @@
-"""The command line: `beyond-accuracy report | predict | import-predictions | check | fetch | list`.
+"""The command line: `beyond-accuracy report | compare | predict | import-predictions | check | fetch | list`.
 
 Exit codes: 0 complete; 1 a notebook failed; 2 bad input or malformed data; 3 data or weights missing.
 """
@@ -8,6 +8,7 @@ import ast
 import os
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from beyond_accuracy.base.profile import (
     Profile,
     available_profiles,
     load_profile,
+    typed_model,
     unknown,
 )
 
@@ -39,6 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     _environment(args)
+    with suppress(ImportError, ValueError, OSError):  # every stored array that is read holds a file open
+        import resource
+
+        soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(most, 2**16)), most))
     try:
         return args.run(args)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
@@ -84,6 +91,16 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--yes", action="store_true", help="with --fetch: start downloading without asking")
     report.add_argument("--force", action="store_true", help="rebuild pages that are unchanged")
     report.set_defaults(run=_report)
+
+    compare = commands.add_parser("compare", parents=[common, running], help="your own images: which backbone")
+    compare.add_argument("folder", type=Path, help="class folders, train/ and test/ above them, or a CSV path,label")
+    compare.add_argument(
+        "--models", nargs="+", default=[], metavar="MODEL", help="candidates, timm:NAME, open_clip:NAME/TAG"
+    )
+    compare.add_argument("--depth", default="standard", help="quick, standard or full (default: %(default)s)")
+    compare.add_argument("--all", action="store_true", help="take those clearly behind to all stages, too")
+    compare.add_argument("--name", default="", help="of the report (default: the folder's)")
+    compare.set_defaults(run=_compare)
 
     predict = commands.add_parser("predict", parents=[common, profile, running], help="run models on a dataset")
     predict.add_argument("--model", required=True, help="model of the profile, or timm:NAME or open_clip:NAME/TAG")
@@ -166,6 +183,13 @@ def _report(args: argparse.Namespace) -> int:
     return build(args.profile, models=args.models, only=only, options=_options(args), **how)
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from beyond_accuracy.report.compare import compare
+
+    choice = {"depth": args.depth, "everything": args.all, "name": args.name, "options": _options(args)}
+    return compare(args.folder, args.models, **choice)
+
+
 def _fetch_first(args: argparse.Namespace) -> int:
     """Say how long a report will take and get what it lacks; the exit code that ends it, 0 to go on."""
     from beyond_accuracy.inference.throughput import projection
@@ -213,16 +237,7 @@ def _model(profile, args: argparse.Namespace) -> ModelSpec:
         if args.checkpoint:
             raise InputError(f"--checkpoint goes with timm:NAME or open_clip:NAME; {args.model} is of the profile")
         return profile.models[args.model]
-    source, _, rest = args.model.partition(":")
-    if source not in ("timm", "open_clip") or not rest:
-        raise InputError(f"{unknown('model', args.model, profile.models)}; or give timm:NAME or open_clip:NAME/TAG")
-    name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
-    safe = rest.replace("/", "_").replace("\\", "_")[-100:].lstrip(".~")
-    # A path typed here lies where the command runs, not under the data folder
-    file = (
-        str(Path(args.checkpoint).resolve()) if args.checkpoint and Path(args.checkpoint).exists() else args.checkpoint
-    )
-    return ModelSpec(safe, source, id=name, pretrained=tag, checkpoint=file, label=rest)
+    return typed_model(args.model, profile.models, args.checkpoint)
 
 
 def _dataset(profile, name: str) -> DatasetSpec:
@@ -277,6 +292,11 @@ def _import(args: argparse.Namespace) -> int:
     profile = load_profile(args.profile)
     if args.dataset not in profile.datasets:
         raise InputError(f"profile {profile.name}: {unknown('dataset', args.dataset, profile.datasets)}")
+    if args.model in profile.models and profile.models[args.model].source != "predictions":
+        raise InputError(
+            f"{args.model} is a network of profile {profile.name}, which would never use imported predictions of that "
+            "name; choose another --model"
+        )
     dataset = load_dataset(profile.datasets[args.dataset])
     entry = import_predictions(args.file, args.model, dataset, Store(), args.any_accuracy)
     top = f": top-1 {entry.meta['accuracy']:.1%}" if "accuracy" in entry.meta else ""

@@ -401,7 +401,7 @@ def open_page(profile: str, dimension: str, models: str = "", seed: int = 0, res
     if dimension not in loaded.dimensions:
         raise InputError(f"profile {loaded.name}: {unknown('dimension', dimension, loaded.dimensions)}")
     theme.use_theme()
-    return Page(loaded.select(models), dimension, Store(), options, seed, resamples)
+    return Page(loaded.select(models).on(dimension), dimension, Store(), options, seed, resamples)
 
 
 def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from beyond_accuracy.base import files
@@ -44,11 +45,11 @@ def test_every_change_of_a_small_set_shows(images, change):
 
 def test_of_a_large_set_a_sample_is_read(images, monkeypatch):
     read = []
-    monkeypatch.setattr(files, "WHOLE", 100)
+    monkeypatch.setattr(files, "MOST", 100)
     monkeypatch.setattr(files, "SAMPLED_FILES", 3)
     monkeypatch.setattr(files, "sampled_stamp", lambda path: read.append(path.name) or "")
     scan(images)
-    assert read == ["0.jpg", "8.jpg", "9.jpg"]  # first, middle and last in the order of the folders
+    assert sorted(read) == ["0.jpg", "8.jpg", "9.jpg"]  # first, middle and last in the order of the folders
     first = scan(images).stamp
     (images / "class0" / "2.jpg").write_bytes(b"longer" * 100)  # a size shows whether the file is read or not
     assert scan(images).stamp != first
@@ -57,7 +58,7 @@ def test_of_a_large_set_a_sample_is_read(images, monkeypatch):
 def test_large_files_by_size_and_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "BLOCK", 8)
     monkeypatch.setattr(files, "BLOCKS", 3)
-    monkeypatch.setattr(files, "WHOLE", 50)
+    monkeypatch.setattr(files, "MOST", 50)
     path = tmp_path / "a"
     path.write_bytes(bytes(100))
     first = files.file_stamp(path)
@@ -85,5 +86,47 @@ def test_archives(tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_no_error_here(tmp_path):
-    assert files.folder_stamp(tmp_path, ["gone.jpg"], [3]) == files.folder_stamp(tmp_path, ["gone.jpg"], [3])
-    assert files.folder_stamp(tmp_path, [], []) != files.folder_stamp(tmp_path, ["gone.jpg"], [3])
+    gone = files.folder_stamp(tmp_path, ["gone.jpg"], [3], "state")
+    assert gone == files.folder_stamp(tmp_path, ["gone.jpg"], [3], "state")
+    assert gone != files.folder_stamp(tmp_path, [], [], "state")
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_one_image_of_many_replaced_by_one_of_the_same_size_and_time(images, tmp_path, monkeypatch, form):
+    """Also where the stamp was kept, which it is until a file changes: then nothing is read."""
+    monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "KEPT", 0)
+    (tmp_path / "a.tar").write_bytes(np.random.default_rng(0).bytes(3 * 2**20))
+    path = images / "class1" / "5.jpg" if form == "folder" else tmp_path / "a.tar"
+    look = (lambda: scan(images).stamp) if form == "folder" else (lambda: stamp([path]))
+    first = look()
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "stamps").iterdir()}
+    assert look() == first and {file: file.stat().st_mtime_ns for file in kept} == kept
+    content, before = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed = look()
+    assert changed != first and path.stat().st_size == before.st_size
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    assert look() == first  # times are not in the stamp itself
+
+
+def test_kept_arrays_know_their_name_and_content(tmp_path):
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(["x", "größe"])}
+    files.save_arrays(tmp_path / "one.npz", arrays)
+    found = files.load_arrays(tmp_path / "one.npz")
+    assert found.keys() == arrays.keys() and all((found[name] == arrays[name]).all() for name in arrays)
+    content = (tmp_path / "one.npz").read_bytes()
+    (tmp_path / "two.npz").write_bytes(content)
+    assert files.load_arrays(tmp_path / "two.npz") is None  # of another name
+    for position in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 16
+        (tmp_path / "one.npz").write_bytes(damaged)
+        got = files.load_arrays(tmp_path / "one.npz")
+        assert got is None or all((got[name] == arrays[name]).all() for name in arrays)
+    for broken in (b"", content[:100], b"PK"):
+        (tmp_path / "one.npz").write_bytes(broken)
+        assert files.load_arrays(tmp_path / "one.npz") is None

@@ -1,5 +1,6 @@
 """Downloads against a server of our own: resume, broken transfers, wrong files, refusals, unsafe archives."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -99,6 +100,41 @@ def test_refusals_say_what_helps(server, tmp_path, status, text):
 def test_a_server_without_ranges_and_a_busy_one_are_asked_again(server, tmp_path, state):
     vars(server).update(state)
     assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("says", "waits"),
+    [("7", [7.0]), ("Wed, 21 Oct 2015 07:28:00 GMT", [1.0]), ("soon", [1.0]), ("0", [1.0])],
+)
+def test_a_busy_server_says_when_to_come_back(server, tmp_path, says, waits):
+    server.status, server.more, waited = [429], {"Retry-After": says}, []
+    download(Download(server.url("set.bin")), tmp_path, wait=waited.append)
+    assert waited == waits and len(server.seen) == 2
+
+
+def test_nobody_waits_for_hours(server, tmp_path):
+    server.status, server.more = [503], {"Retry-After": "7200"}
+    with pytest.raises(DataMissing, match="503 .*run the command again"):
+        get(server, tmp_path)
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_more_than_a_set_can_have_is_not_taken(server, tmp_path, announced):
+    server.more = {} if announced else {"Content-Length": None}
+    with pytest.raises(InputError, match="offers 1,024,000 bytes, expected at most 500,000|more than 500,000 bytes"):
+        download(Download(server.url("set.bin")), tmp_path, most=500_000)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.part")) == 0
+
+
+@pytest.mark.parametrize("name", ["set.bin", "set.tar.gz"])
+def test_a_server_that_compresses_whatever_is_asked_for(server, tmp_path, name):
+    """Of a .gz file it only says so: what travels is the file."""
+    travels = gzip.compress(CONTENT)
+    server.files[name], server.more = travels, {"Content-Encoding": "gzip"}
+    expected = travels if name.endswith(".gz") else CONTENT
+    assert get(server, tmp_path, name, sha256=hashlib.sha256(expected).hexdigest()).read_bytes() == expected
+    assert len(server.seen) == 1
 
 
 def test_no_server(tmp_path):

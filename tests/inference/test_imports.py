@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from beyond_accuracy import cli
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.dataset import build_dataset
-from beyond_accuracy.inference.imports import import_predictions
+from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.inference.imports import import_predictions, joined
 from beyond_accuracy.inference.store import Store
 
 N = 6
@@ -302,3 +305,89 @@ def test_classes_counted_from_one_are_not_imported(load):
         load(rows, data)
     entry = load(rows.assign(predicted_class=data.targets), data)
     assert entry.meta["accuracy"] == 1.0
+
+
+# Read for another state of the dataset ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_logits", [False, True])
+def test_rows_are_joined_by_id(load, with_logits):
+    """A profile that lists the same images in another order, or some of them, gets each image's own answer."""
+    entry = load(logits_table()[0] if with_logits else table())
+    plain, _ = joined(entry, dataset())
+    order = np.array([4, 0, 5, 2])
+    frame, logits = joined(entry, dataset(ids=[VAL[k] for k in order], targets=order))
+    pd.testing.assert_frame_equal(frame, plain.iloc[order].reset_index(drop=True))
+    if with_logits:
+        np.testing.assert_array_equal(logits, entry.array("logits")[order])
+
+
+def test_answers_are_judged_by_the_labels_of_today(load):
+    """After image 4's label was corrected to what was predicted, it is right; the others are as before."""
+    frame, _ = joined(load(table()), dataset(targets=(0, 1, 2, 9, 0, 5)))
+    assert frame["target"].tolist() == [0, 1, 2, 9, 0, 5]
+    np.testing.assert_allclose(frame["target_probability"], [0.9, 0.8, 0.7, np.nan, 0.5, np.nan], rtol=1e-6)
+
+
+def test_logits_give_the_probability_of_a_corrected_label(load):
+    table = logits_table()[0]
+    frame, logits = joined(load(table), dataset(targets=(7, 1, 2, 3, 4, 5)))
+    right = softmax(logits[0].astype(np.float32))[7]
+    assert frame["target_probability"][0] == pytest.approx(right, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: dataset(ids=[*VAL[:5], "ILSVRC2012_val_00000099"]), "1 of its 6 images, such as .*00000099.*again"),
+        (lambda: dataset(columns=np.arange(10)), "its scored classes are not those"),
+        (lambda: dataset(classes="mini_world", targets=[0] * N), "its classes are not those"),
+    ],
+)
+def test_other_images_and_classes_are_refused(load, change, message):
+    with pytest.raises(InputError, match=message):
+        joined(load(table()), change())
+
+
+def test_other_pictures_under_the_same_names_are_refused(load):
+    """Not where the names are ILSVRC's, which mean one image each whatever file it lies in."""
+    ids = [f"a{k}" for k in range(N)]
+    own = dataset(ids=ids)
+    entry = load(table(file_name=ids), own)
+    with pytest.raises(
+        InputError, match="its pictures are not those .* import the predictions of mine on imagenet_1k again"
+    ):
+        joined(entry, replace(own, content="of other files"))
+    assert len(joined(entry, replace(own, content="not here", load=None))[0]) == N
+    assert len(joined(load(table()), replace(dataset(), content="as an archive"))[0]) == N
+
+
+def test_two_imports_of_one_file_differ_on_no_image(toy):
+    """One under a profile that lists its images by number, one under a profile that lists them by folder."""
+    folder = toy.images(3)
+    by_folder = load_dataset(toy.profile().datasets["images"])
+    order = np.argsort([name[::-1] for name in by_folder.ids])
+    by_number = by_folder.take(order)
+    said = pd.DataFrame({"file_name": by_folder.ids, "predicted_class": [0, 1, 2] * 3, "predicted_probability": 0.9})
+    said.to_csv(toy.root / "said.csv", index=False)
+    for name, data in (("a", by_folder), ("b", by_number)):
+        import_predictions(toy.root / "said.csv", name, data, Store(toy.store))
+    models = {name: {"source": "predictions"} for name in ("a", "b")}
+    found = toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]
+    assert found["a"].ids.tolist() == found["b"].ids.tolist() == by_folder.ids.tolist() and folder.is_dir()
+    assert (found["a"].correct == found["b"].correct).all() and (found["a"].pred == found["b"].pred).all()
+
+
+def test_an_import_named_like_a_network_is_not_passed_over_in_silence(toy, capsys):
+    toy.images(1)
+    toy.checkpoint()
+    profile = toy.profile()
+    data = load_dataset(profile.datasets["images"])
+    said = pd.DataFrame({"file_name": data.ids, "predicted_class": 0, "predicted_probability": 0.9})
+    said.to_csv(toy.root / "said.csv", index=False)
+    command = ["import-predictions", str(toy.root / "said.csv"), "--model", "colour", "--dataset", "images"]
+    assert cli.main([*command, "--profile", str(profile.source)]) == 2
+    assert "colour is a network of profile toy" in capsys.readouterr().err
+    import_predictions(toy.root / "said.csv", "colour", data, Store(toy.store))
+    assert toy.outputs().predictions("images", ["none"])["none"]["colour"].correct.all()
+    assert "predictions imported as colour are not used" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def test_a_set_that_cannot_be_read_hides_no_other(toy):
     (toy.root / "bad" / "violet" / "a.png").write_bytes(b"")
     content["dimensions"] = {"calibration": {"shifted": ["bad"], "clean": "images"}}
     filled = plan.fill(toy.profile(content), "calibration", Store(toy.store), {"device": "cpu"})
-    assert len(filled.missing) == 1 and "violet" in filled.missing[0] and len(filled.keys) == 1
+    assert len(filled.wrong) == 1 and "violet" in filled.wrong[0] and len(filled.keys) == 1
 
 
 def test_what_is_said_of_the_images_is_stamped(toy):

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import load_arrays
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import Geometry, parse
+from beyond_accuracy.inference import jobs
 from beyond_accuracy.inference import run as inference
 from beyond_accuracy.models.network import Model
 
@@ -135,7 +137,9 @@ def test_features_keep_the_range_and_the_digits_of_float32(toy, toy_networks, mo
     np.testing.assert_array_equal(values, plain * np.float32(1e6))
 
 
-def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_networks, monkeypatch):
+@pytest.mark.parametrize("chunk", [4, 5])
+def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_networks, monkeypatch, chunk):
+    """Also with parts of another size."""
     whole = colour(toy.outputs())
     toy.store = toy.root / "interrupted"
     original = ImageDataset.image
@@ -152,21 +156,17 @@ def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_
         colour(toy.outputs())
     later = []
     monkeypatch.setattr(ImageDataset, "image", lambda self, i: later.append(i) or original(self, i))
-    resumed = colour(toy.outputs())
+    resumed = colour(toy.outputs(chunk=chunk))
     assert seen == list(range(7)) and later == list(range(4, 12))  # the part of 4 that was under way is done again
     pd.testing.assert_frame_equal(resumed.frame, whole.frame)
     np.testing.assert_array_equal(resumed.logits, whole.logits)
 
 
-def test_a_run_may_continue_with_another_part_size(toy):
-    whole = colour(toy.outputs())
-    folder = next((toy.store / "predictions").iterdir())
-    for name in ("predictions.parquet", "logits.npy", "features-pre_logits.npy"):
-        (folder / name).unlink()
-    (folder / "part-00000000-00000003.parquet").write_bytes(b"of a run with parts of three, and not whole")
-    again = colour(toy.outputs(chunk=5))
-    pd.testing.assert_frame_equal(again.frame, whole.frame)
-    assert not list(folder.glob("part-*"))
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_last_image_of_a_part_may_be_bad(toy, batch):
+    (toy.data / "images" / "blue" / "blue003.png").write_bytes(b"")
+    found = colour(toy.outputs(options={"skip_bad": True, "batch_size": batch}))
+    assert len(found) == 11 and "blue/blue003" not in found.ids and found.correct.all()
 
 
 def test_bad_images_stop_the_run_or_are_left_out_and_counted(toy, capsys):
@@ -294,6 +294,54 @@ def test_out_of_memory_in_its_several_spellings():
     assert not inference.is_out_of_memory(RuntimeError("shape mismatch"))
 
 
+def test_without_room_in_shared_memory_images_go_through_pipes(toy, monkeypatch, capsys):
+    """What a container of 64 MB is given; with room for all of it nothing is said."""
+    assert inference.shared_memory(2, 1) == (2, False) and inference.shared_memory(0, 2**60) == (0, False)
+    assert capsys.readouterr().err == "" and inference.shared_memory(2, 2**60) == (2, True)
+    assert "MB are wanted: images go through pipes" in capsys.readouterr().err
+    alone = toy.outputs().predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    toy.store = toy.root / "other"
+    monkeypatch.setattr(inference, "SHARED", str(toy.root / "absent"))
+    helped = toy.outputs(workers=2).predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    pd.testing.assert_frame_equal(alone.frame, helped.frame)
+    assert "absent has 0 MB free" in capsys.readouterr().err
+
+
+def test_parts_are_cut_by_work(toy, toy_networks, monkeypatch):
+    """Under many transforms a part of `chunk` images may take longer than anybody wants to lose."""
+    whole = colour(toy.outputs(chunk=12))
+    toy.store = toy.root / "slow"
+    monkeypatch.setattr(inference, "PART_SECONDS", 0.0)
+    original, seen = ImageDataset.image, []
+
+    def until_the_last(self, position):
+        if len(seen) == 11:
+            raise KeyboardInterrupt
+        seen.append(position)
+        return original(self, position)
+
+    monkeypatch.setattr(ImageDataset, "image", until_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        toy.outputs(chunk=12, options={"batch_size": 4}).predictions("images", ["none"])
+    parts = sorted(path.name for path in toy.store.glob("predictions/*/part-*"))
+    assert parts == [f"part-{k:08d}-{k + 4:08d}.parquet" for k in range(0, 8, 4)]
+    later = []
+    monkeypatch.setattr(ImageDataset, "image", lambda self, i: later.append(i) or original(self, i))
+    resumed = colour(toy.outputs(chunk=12))
+    assert later == [8, 9, 10, 11]
+    pd.testing.assert_frame_equal(resumed.frame, whole.frame)
+
+
+def test_lines_of_progress_in_a_log(monkeypatch, capsys):
+    monkeypatch.delenv("BEYOND_ACCURACY_QUIET", raising=False)
+    monkeypatch.setattr(jobs, "LINE_SECONDS", 0.0)
+    with jobs.progress("images: 2 models", 10) as tell:
+        tell(4)
+        tell(6)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("images: 2 models: 4 of 10 images, 0 s, about 0 s to go")
+
+
 def test_a_killed_decoding_process_is_explained():
     def loader():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
@@ -313,9 +361,17 @@ def test_the_text_head_is_encoded_once(toy, monkeypatch):
     second = toy.outputs(toy.content(models)).predictions("images", ["hflip=1"])["hflip=1"]["clip"]
     assert made == ["clip"] and len(second) == 12
     assert first.meta["key_parts"]["prompts"] == second.meta["key_parts"]["prompts"]
-    next((toy.store / "heads").iterdir()).write_bytes(b"damaged")
-    toy.outputs(toy.content(models)).predictions("images", ["blur=2"])
-    assert made == ["clip", "clip"]
+    (file,) = (toy.store / "heads").iterdir()
+    right = load_arrays(file)["head"]
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    turned = toy.root / "turned.npz"
+    np.savez(turned, **{**arrays, "head": arrays["head"][:, ::-1]})
+    for k, content in enumerate((b"damaged", turned.read_bytes())):
+        file.write_bytes(content)
+        toy.outputs(toy.content(models)).predictions("images", [f"blur={k + 2}"])
+        assert made == ["clip"] * (k + 2)
+        np.testing.assert_array_equal(load_arrays(file)["head"], right)
 
 
 # One model's limits ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write
 from beyond_accuracy.inference.predictions import Predictions, restrict, score
-from beyond_accuracy.inference.store import Entry, Store, make_key, rows_table
+from beyond_accuracy.inference.store import VERIFIED, Entry, Store, chain, make_key, rows_table
 
 # Judging --------------------------------------------------------------------------------------------------------------
 
@@ -118,60 +118,6 @@ def test_other_labels():
 def test_a_key_depends_on_values_not_on_their_order():
     assert make_key({"a": 1, "b": [1, 2]}) == make_key({"b": [1, 2], "a": 1})
     assert make_key({"a": 1}) != make_key({"a": 2}) != make_key({"b": 2})
-
-
-def test_the_key_changes_with_each_of_its_parts_and_with_nothing_else(toy):
-    import torch
-    from safetensors.torch import save_file
-
-    toy.images(2)
-    toy.checkpoint()
-    toy.clip()
-    models = {
-        "colour": {"source": "timm", "name": f"local-dir:{toy.root / 'colour'}"},
-        "clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"},
-    }
-
-    def keys(transform="none", content=None, options=None, **settings):
-        outputs = toy.outputs(content or toy.content(models, **settings), options)
-        outputs.fill("images", [transform])
-        return {meta["model"]: key for key, meta in outputs.used.items()}
-
-    base = keys()
-
-    def changed(**how):
-        new = keys(**how)
-        return {name for name in base if new[name] != base[name]}
-
-    both = {"colour", "clip"}
-    assert changed() == set()
-    assert changed(precision="bf16") == both  # precision
-    assert changed(transform="hflip=1") == both  # transform
-    assert changed(preset="paper") == {"colour"}  # preprocessing
-    assert changed(logit_scale="100") == {"clip"}
-    assert changed(prompts="a {c}") == {"clip"}  # prompts
-    # Nothing else:
-    assert changed(seed=5, resamples=10, chunk=3, notebook_timeout=9) == set()
-    assert changed(options={"batch_size": 2}) == changed(transform="shift=0") == set()
-    renamed = toy.content(models)
-    renamed["name"], renamed["title"] = "other", "Other"
-    renamed["datasets"]["images"] |= {"title": "T", "licence": "L", "expected": 6}
-    for model in renamed["models"].values():
-        model |= {"label": "L", "family": "F", "paradigm": "P"}
-    assert changed(content=renamed) == set()
-    other_names = toy.content({f"{name}_2": spec for name, spec in models.items()})
-    assert set(keys(content=other_names).values()) == set(base.values())
-    moved = toy.root / "moved"
-    (toy.root / "colour").rename(moved)
-    models["colour"]["name"] = f"local-dir:{moved}"
-    assert changed() == set()
-    # The data
-    limited = toy.content(models)
-    limited["datasets"]["images"]["limit"] = 3
-    assert changed(content=limited) == both
-    # Weights, one value of one tensor
-    save_file({"head.weight": torch.tensor([[8.0, 0, 0], [0, 8, 0], [0, 0, 8.000001]])}, moved / "model.safetensors")
-    assert changed() == {"colour"}
 
 
 # Entries --------------------------------------------------------------------------------------------------------------
@@ -286,14 +232,106 @@ def test_damaged_results_are_named(tmp_path, name, how):
         (entry.array("logits"), entry.frame())
 
 
-def test_an_array_of_another_run_is_refused(tmp_path):
-    entry = complete_entry(tmp_path)
-    np.save(entry.folder / "logits.npy", np.zeros((4, 3), np.float16))
-    with pytest.raises(InputError, match="4 rows instead of 5"):
+def two_entries(folder):
+    """The entries of two models, each of five images; the second's answers are the first's plus 50."""
+    for weights, add in (("w", 0), ("v", 50)):
+        entry = Store(folder).entry({"weights": weights}, {"model": weights, "dataset": "d"})
+        for start, stop in RANGES:
+            values = np.arange(3 * start, 3 * stop, dtype=np.float16).reshape(-1, 3) + np.float16(add)
+            frame = pd.DataFrame({"id": [f"i{k}" for k in range(start, stop)], "pred": np.arange(start, stop) + add})
+            entry.write_part((start, stop), frame, {"logits": values})
+        yield entry
+        entry.finish(RANGES)
+
+
+def files_of(first, second, what):
+    paths = [entry.folder if what == "folder" else entry.folder / what for entry in (first, second)]
+    return (*paths, first.folder.parent / "aside")
+
+
+@pytest.mark.parametrize("what", ["folder", "predictions.parquet", "logits.npy", "meta.json"])
+def test_entries_that_changed_places_are_refused(tmp_path, what):
+    first, second = two_entries(tmp_path)
+    assert (second.frame()["pred"].tolist(), second.array("logits")[0, 0]) == ([50, 51, 52, 53, 54], 50)
+    a, b, aside = files_of(first, second, what)
+    a.rename(aside), b.rename(a), aside.rename(b)
+    VERIFIED.clear()  # as a new process begins
+    for entry in (first, second):
+        with pytest.raises(
+            InputError, match=rf"results of {entry.meta['model']} on d are damaged: .*delete the folder"
+        ):
+            (entry.frame(), entry.array("logits"))
+
+
+def test_parts_that_changed_places_are_refused(tmp_path):
+    first, second = two_entries(tmp_path)
+    write_parts(first), write_parts(second)
+    (first.folder / "predictions.parquet").unlink()
+    second.part(RANGES[0]).replace(first.part(RANGES[0]))
+    with pytest.raises(InputError, match="belongs to another entry.*only its images"):
+        first.finish(RANGES)
+
+
+def test_every_bit_counts(tmp_path):
+    """Any bit of any file of an entry that flips is noticed, or changes nothing that is read."""
+    entry = entry_in(tmp_path)
+    write_parts(entry)
+    entry.finish(RANGES)
+    right = entry.frame(), np.array(entry.array("logits")), np.array(entry.array("features-x"))
+    rng, noticed = np.random.default_rng(0), 0
+    for name in ("predictions.parquet", "logits.npy", "features-x.npy", "meta.json"):
+        path = entry.folder / name
+        content = path.read_bytes()
+        for bit in rng.choice(8 * len(content), 60, replace=False):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            try:
+                found = entry.frame(), entry.array("logits"), entry.array("features-x")
+            except InputError:
+                noticed += 1
+            else:
+                assert name == "meta.json" and found[0].equals(right[0])
+                assert (found[1] == right[1]).all() and (found[2] == right[2]).all()
+        path.write_bytes(content)
+    assert noticed >= 180
+
+
+@pytest.mark.parametrize("values", [np.zeros((5, 2), np.float16), np.full((5, 3), np.nan, np.float16)])
+def test_an_array_that_is_not_the_one_written_is_refused(tmp_path, values):
+    entry = entry_in(tmp_path)
+    write_parts(entry)
+    entry.finish(RANGES)
+    np.save(entry.folder / "logits.npy", values)
+    with pytest.raises(InputError, match="logits.npy .its checksum"):
         entry.array("logits")
-    np.save(entry.folder / "logits.npy", np.array([{"a": 1}] * 5), allow_pickle=True)  # objects are pickles
-    with pytest.raises(InputError, match="damaged"):
-        entry.array("logits")
+
+
+def test_limits_and_rights_of_the_machine_are_not_told_as_damage(tmp_path):
+    """The advice to delete would lose work: the files are as they were written."""
+    import resource
+
+    entry = entry_in(tmp_path)
+    write_parts(entry)
+    entry.finish(RANGES)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot read .*\(Too many open files\); raise the limit") as found:
+            entry.frame()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "delete" not in str(found.value) and len(entry.frame()) == 5
+
+
+def test_parts_cut_in_other_ways_are_used(tmp_path):
+    assert chain([(4, 8), (0, 2), (0, 3), (9, 12)], 10) == ([(0, 3), (4, 8)], [(3, 4), (8, 10)])
+    entry = entry_in(tmp_path)
+    write_parts(entry, [(0, 3), (4, 5)])
+    assert entry.missing(RANGES) == [(3, 4)]
+    write_parts(entry, [(3, 4)])
+    entry.finish(RANGES)
+    assert entry.frame()["id"].tolist() == [f"i{k}" for k in range(5)]
 
 
 def hold(folder, seconds, ready):
@@ -405,7 +443,7 @@ def test_names_that_would_leave_the_folder(tmp_path, name):
             Store(tmp_path).imported(*pair)
 
 
-@pytest.mark.parametrize("name", ["ResNet-50 (v1)", "größe", "日本", "<b>'\"&", "a.b", "-x"])
+@pytest.mark.parametrize("name", ["ResNet-50 (v1)", "größe", "日本", "<b>'\"&", "a.b", "a-x"])
 def test_names_that_are_fine(tmp_path, name):
     put(Store(tmp_path), 4, model=name)
     assert Store(tmp_path).imported_models() == [name]

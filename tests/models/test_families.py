@@ -1,5 +1,7 @@
 """One network of each timm family, with random weights, on every rung of the resolution ladder: a value, or a line."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ beit_base_patch16_224 eca_botnext26ts_256 test_byobnet cait_xxs24_224 coat_tiny 
 test_convnext crossvit_tiny_240 csatv2 cs3darknet_focus_s davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn68
 edgenext_xx_small efficientformer_l1 efficientformerv2_s0 test_efficientnet efficientvit_b0 efficientvit_m0
 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100 hardcorenas_b hgnetv2_b0 hiera_tiny_224
-sam2_hiera_tiny hrnet_w18_small inception_next_atto inception_resnet_v2 inception_v3 inception_v4 levit_128s
+hrnet_w18_small inception_next_atto inception_resnet_v2 inception_v3 inception_v4 levit_128s
 mambaout_femto maxvit_rmlp_pico_rw_256 gmixer_24_224 mobilenetv5_300m mobilevit_xxs mvitv2_tiny
 naflexvit_base_patch16_gap nasnetalarge nest_tiny_jx nextvit_small nf_regnet_b1 pit_ti_224 pnasnet5large
 poolformer_s12 pvt_v2_b0 rdnet_tiny regnetx_002 repghostnet_050 repvit_m0_9 res2net50_14w_8s resnest14d test_resnet
@@ -77,3 +79,46 @@ def test_a_sample_of_families(toy, monkeypatch):
 def test_every_family(toy, monkeypatch, name):
     check(toy, monkeypatch, [name])
     load.LOADED.clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["RN50", "ViTamin-S", "ViT-B-32", "coca_ViT-B-32", "convnext_base", "MobileCLIP-S1", "EVA02-B-16"]
+)
+def test_clip_models_on_every_rung(toy, monkeypatch, name):
+    """A value or a line on each rung; at its own side what open_clip itself says."""
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    original = open_clip.create_model
+
+    def create_model(name, pretrained=None, **how):
+        torch.manual_seed(0)
+        logging.disable(logging.WARNING)  # random weights, of which open_clip warns and which would be refused
+        try:
+            return original(name, **{**how, "require_pretrained": False})
+        finally:
+            logging.disable(logging.NOTSET)
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    toy.images(1)
+    tag = open_clip.list_pretrained_tags_by_model(name)[-1]
+    outputs = toy.outputs(toy.content({"clip": {"source": "open_clip", "name": name, "pretrained": tag}}))
+    rungs = ladder("resolution")
+    found = outputs.predictions("images", rungs)
+    assert list(found["none"]) == ["clip"]
+    lines = [line for line in outputs.left_out if "resolution=" in line]
+    assert sum(map(len, found.values())) + len(lines) == len(rungs)
+    model = load.load_model(outputs.profile.models["clip"], outputs.profile.settings)
+    network = model.network
+    first = found["none"]["clip"].ids[0]
+    picture = Image.open(toy.data / "images" / f"{first}.png").convert("RGB")
+    x = image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)(picture)
+    with torch.inference_mode():
+        image = network.encode_image(x[None], normalize=True)
+        templates = [lambda c: f"a photo of a {c}.", lambda c: f"the colour {c}"]
+        names = ["red", "green", "blue"]
+        head = open_clip.build_zero_shot_classifier(network, open_clip.get_tokenizer(name), names, templates)
+        theirs = (network.logit_scale.exp() * image @ head)[0]
+    ours = torch.tensor(found["none"]["clip"].logits[0]).float()
+    torch.testing.assert_close(ours, theirs - theirs.max(), rtol=5e-3, atol=5e-3)

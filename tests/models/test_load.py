@@ -541,10 +541,27 @@ def test_a_card_is_read_without_the_network_until_something_changes(toy, monkeyp
     assert card().geometry.resize == 32 and len(loaded) == 4
     monkeypatch.setattr("importlib.metadata.version", lambda name: "another")
     assert card().geometry.resize == 32 and len(loaded) == 5
-    for file in (toy.store / "models").iterdir():
-        file.write_text('{"files": [], "card": {"weights": 1}}')
-    card()
-    assert len(loaded) == 6
+    for damage in ('{"files": [], "card": {"weights": 1}}', None):
+        for file in (toy.store / "models").iterdir():
+            file.write_text(damage or file.read_text().replace("bilinear", "bilineas").replace("1.0", "1.5"))
+        assert card().geometry.interpolation == "bilinear"
+    assert len(loaded) == 7
+
+
+def test_a_checkpoint_replaced_by_one_of_the_same_size_and_time_is_noticed(toy):
+    weights = toy.checkpoint() / "model.safetensors"
+    spec, before = spec_of(toy.root / "colour"), weights.stat()
+    first = load.read_card(spec, LIBRARY, ("toy_networks",), toy.store)
+    save_file({"head.weight": 3 * torch.eye(3)}, toy.root / "other.safetensors")
+    os.replace(toy.root / "other.safetensors", weights)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    second = load.read_card(spec, LIBRARY, ("toy_networks",), toy.store)
+    assert second.weights != first.weights
+    save_file({"head.weight": 5 * torch.eye(3)}, toy.root / "other.safetensors")
+    weights.write_bytes((toy.root / "other.safetensors").read_bytes())  # in place
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load.read_card(spec, LIBRARY, ("toy_networks",), toy.store).weights != second.weights
 
 
 def test_cards_of_hub_models_follow_the_hub_cache(tmp_path, monkeypatch):

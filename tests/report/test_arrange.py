@@ -55,6 +55,21 @@ def test_the_figure_that_a_page_opens_with_is_chosen_by_name():
     assert page(*parts[:2], dimension="calibration").select("figure")[0]["id"] == "fig-bins-a"
 
 
+def test_a_table_may_open_a_page_and_others_stay_open():
+    tables = TABLE.format("more") + TABLE.format("reported")
+    said = "Of the paper's findings that could be asked here two hold and one is reversed, in this run at least"
+    claim = f'<p class="ba-claim">{said}</p><p class="ba-finding">{said}. Another is open.</p>'
+    soup = page(
+        new_markdown_cell("# T\n\nW?\n\n## One"),
+        shows(FIGURE.format("claims") + tables + TABLE.format("claims") + claim),
+        dimension="summary",
+    )
+    assert [node.name for node in soup.find_all(True, recursive=False)[:2]] == ["p", "figure"]
+    assert soup.figure["id"] == "tab-reported" and "two hold" not in soup.p.text  # the claim is said once
+    folded = [figure["id"] for figure in soup.select("details figure")]
+    assert folded == ["tab-more"] and soup.select("figure")[1]["id"] == "fig-claims"
+
+
 def test_a_section_that_had_nothing_to_show_vanishes_and_one_of_words_is_folded():
     soup = page(
         new_markdown_cell("# T\n\nW?"),

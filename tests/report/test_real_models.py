@@ -22,7 +22,7 @@ def board():
 def page(tmp_path_factory):
     body = real_models.body()
     view = PageView("models", body.title, "ok", "", body.lead, body.sections)
-    site = {"profile": "t", "title": "T", "synthetic": False, "tools": [view]}
+    site = {"profile": "t", "title": "T", "synthetic": False, "tools": [view], "cuts": {}}
     path = tmp_path_factory.mktemp("models") / "models.html"
     path.write_text(html.page_html(body, view, [], site), encoding="utf-8")
     return path

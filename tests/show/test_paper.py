@@ -86,12 +86,12 @@ def test_a_run_stands_below_the_paper(numbers):
 def test_figures_2_to_8_draw_with_this_run_as_ticks(numbers, differences):
     run = numbers[numbers["dimension"].eq("synthetic")].assign(value=lambda rows: rows["value"] + 5)
     drawn = list(paper.redrawn(numbers, differences, published.compare(run)))
-    for arguments, number in zip(drawn, (2, 3, 4, 6, 6, 7, 8), strict=True):
+    for (name, arguments), number in zip(drawn, (2, 3, 4, 6, 6, 7, 8), strict=True):
         kind, styles = arguments.pop("kind"), arguments.pop("styles")
-        name, caption, rows = arguments.pop("name"), arguments.pop("caption"), arguments.pop("rows")
+        caption, rows = arguments.pop("caption"), arguments.pop("rows")
         assert f"(its figure {number})" in caption
-        assert ("Black ticks" in caption) == (name == "paper-synthetic")
-        assert ("No intervals" in caption) == (name in {"paper-mistakes", "paper-calibration"})
+        assert ("Black ticks" in caption) == (name == "synthetic")
+        assert ("No intervals" in caption) == (name in {"mistakes", "calibration"})
         figure, words = kind(rows, styles=styles, **arguments)
         assert "ConvNeXt, CLIP" in words
         plt.close(figure)
@@ -108,7 +108,7 @@ def chromium(tmp_path_factory):
 def page(tmp_path_factory, numbers):
     table = tables.table_html(paper.lookup(numbers, published.compare(NOTHING)), "The numbers", name="reported")
     view = PageView("10_summary", "The paper", "ok", "", "lead", [])
-    site = {"profile": "<t>", "title": "T", "synthetic": False, "tools": []}
+    site = {"profile": "<t>", "title": "T", "synthetic": False, "tools": [], "cuts": {}}
     text = html.page_html(html.Body("The paper", "lead", [], f"<h1>The paper</h1>{table}"), view, [view], site)
     path = tmp_path_factory.mktemp("paper") / "10_summary.html"
     path.write_text(text, encoding="utf-8")

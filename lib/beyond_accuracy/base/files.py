@@ -1,9 +1,9 @@
-"""Files: written whole or not at all, and stamped by names, sizes and a sample of the content, never times.
+"""Files: written whole or not at all, and stamped by names, sizes and content, never times.
 
 A copy of the data on another disk or machine has other times and the same content; its predictions are found again.
-Reading hundreds of gigabytes to be sure of every byte would take longer than many a run, so of large sets a fixed
-sample is read. What that cannot notice (docs/store.md): a file replaced by one of the same name and size that is not
-in the sample.
+Sets up to 16 GB are read whole, once: the stamp is kept for as long as no file's `stat_of` changes. Of larger ones a
+fixed sample is read. What that cannot notice (docs/store.md): a file replaced by one of the same name and size that is
+not in the sample.
 """
 
 import errno
@@ -12,21 +12,49 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.paths import cache_dir
 
-WHOLE = 64 * 2**20  # files, or sets of files, up to this size are read whole
+MOST = 16 * 10**9  # files, or sets of files, up to this size are read whole
+KEPT = 64 * 2**20  # stamps of less are not kept: reading it again is as fast
+READERS = 8
 SAMPLED_FILES = 64
 BLOCKS = 16
 BLOCK = 64 * 2**10
 
 
 def file_stamp(path: Path) -> str:
-    """Name-independent stamp of one file: a hash of the content, above 64 MB of its size and of blocks of it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.stat().st_size <= WHOLE else sampled_stamp(path)
+    """Name-independent stamp of one file: a hash of the content, above 16 GB of its size and of blocks of it."""
+    size = path.stat().st_size
+    if size > MOST:
+        return sampled_stamp(path)
+    state = hashlib.sha256(f"{path.absolute()}\n{stat_of(path)}".encode(errors="surrogateescape")).hexdigest()
+    return _kept(state, size, lambda: _content(path))
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kept(state: str, size: int, make: Callable[[], str]) -> str:
+    """A stamp of files in a state, from the cache folder or made (and kept there)."""
+    kept = cache_dir() / "stamps" / state
+    if size <= KEPT:
+        return make()
+    with suppress(OSError, ValueError):
+        if len(stamp := kept.read_text(encoding="ascii")) == 64:
+            return stamp
+    stamp = make()
+    with suppress(InputError):  # a read-only or full cache folder only costs the time of reading again
+        write_atomically(kept, stamp.encode())
+    return stamp
 
 
 def sampled_stamp(path: Path) -> str:
@@ -43,25 +71,34 @@ def sampled_stamp(path: Path) -> str:
     return stamp.hexdigest()
 
 
-def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int]) -> str:
-    """Stamp of files below `root`: names, sizes, and the content of up to 64 (of all, in sets up to 64 MB).
+def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int], state: str) -> str:
+    """Stamp of files below `root`: names, sizes, and the content of all, in sets above 16 GB of 64.
 
-    A file that cannot be read counts as such here; whoever needs it says so.
+    `state`: a hash of every file's `stat_of`. A file that cannot be read counts as such here; whoever needs it says so.
     """
     import numpy as np
 
-    stamp = hashlib.sha256()
-    for name, size in zip(names, sizes, strict=True):
-        stamp.update(f"{name}\t{size}\n".encode(errors="surrogateescape"))
-    if sum(sizes) > WHOLE:
-        chosen = np.linspace(0, len(names) - 1, min(SAMPLED_FILES, len(names))).round().astype(int)
-        names = [names[position] for position in np.unique(chosen)]
-    for name in names:
+    total, chosen = sum(sizes), names
+    if total > MOST:
+        at = np.linspace(0, len(names) - 1, min(SAMPLED_FILES, len(names))).round().astype(int)
+        chosen = [names[position] for position in np.unique(at)]
+
+    def content(name: str) -> str:
         try:
-            stamp.update(sampled_stamp(root / name).encode())
+            return (sampled_stamp if total > MOST else _content)(root / name)
         except OSError:
-            stamp.update(b"unreadable\n")
-    return stamp.hexdigest()
+            return "unreadable"
+
+    def make() -> str:
+        stamp = hashlib.sha256()
+        for name, size in zip(names, sizes, strict=True):
+            stamp.update(f"{name}\t{size}\n".encode(errors="surrogateescape"))
+        with ThreadPoolExecutor(READERS) as readers:  # hashing and waiting for a disk leave the interpreter free
+            for each in readers.map(content, chosen):
+                stamp.update(each.encode())
+        return stamp.hexdigest()
+
+    return _kept(state, total, make)
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
@@ -122,11 +159,73 @@ def read_json(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
+def stat_of(path: Path | os.DirEntry) -> list[int]:
+    """What changes whenever a file is written or replaced, also by one of the same size and time (ctime tells)."""
+    found = path.stat()
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file: tells damage, at a gigabyte a second."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
+
+
+def save_arrays(path: Path, arrays: Mapping) -> None:
+    """Keep named arrays as .npz with a seal over the file's name and their content; read with `load_arrays`."""
+    import numpy as np
+
+    found = {name: np.asarray(values) for name, values in arrays.items()}
+    atomic_write(path, lambda temporary: np.savez_compressed(temporary, **found, seal=_seal(path, found)))
+
+
+def load_arrays(path: Path) -> dict | None:
+    """Arrays kept under this name; None where they are absent, damaged, or were kept under another."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+        return found if int(found.pop("seal")) == _seal(path, found) else None
+    except OSError as error:
+        if unreadable := cannot_read(path, error):
+            raise unreadable from error
+    except Exception:  # numpy and zipfile raise a dozen kinds on damaged bytes
+        pass
+    return None
+
+
+def _seal(path: Path, arrays: Mapping) -> int:
+    crc = zlib.crc32(path.stem.encode())
+    for name, values in sorted(arrays.items()):
+        crc = zlib.crc32(values.tobytes(), zlib.crc32(f"{name} {values.dtype.str} {values.shape}".encode(), crc))
+    return crc
+
+
 def free_bytes(folder: Path) -> int:
     """Free room on the disk of a folder that need not be there yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def cannot_read(path: Path, error: OSError) -> InputError | None:
+    """What to say where the machine and not the file is at fault (limits, rights); None where the file may be."""
+    cures = {
+        **dict.fromkeys(
+            (errno.EMFILE, errno.ENFILE), "raise the limit (`ulimit -n 4096`), or take fewer models at once"
+        ),
+        **dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to read it"),
+        **dict.fromkeys((errno.ENOMEM, errno.EIO, errno.ESTALE), "look after memory, disk or network, and run again"),
+    }
+    if error.errno not in cures:
+        return None
+    return InputError(
+        f"cannot read {path} ({os.strerror(error.errno)}); {cures[error.errno]}; the file is not at fault"
+    )
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

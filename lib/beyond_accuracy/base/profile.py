@@ -10,8 +10,9 @@ import itertools
 import json
 import math
 import os.path
+import re
 import sys
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,23 +25,25 @@ from beyond_accuracy.base.paths import PROFILES, check_name, resolve
 
 DIMENSIONS = (
     *("models", "world", "mistakes", "shape_bias", "calibration", "robustness", "transfer"),
-    *("synthetic", "invariance", "ablation", "landscape", "conventions", "summary"),
+    *("synthetic", "invariance", "ablation", "landscape", "conventions", "own_images", "summary"),
 )
 SHIFTS = ("v2", "a", "r", "sketch", "hard")
 ROLES = {  # page -> parts that datasets play on it, and its options; other pages take any
+    "own_images": ("clean", "training", "dropped", "models"),
     "models": ("clean",),
     "world": ("clean", *SHIFTS, "cue_conflict", "pug"),
     "mistakes": ("clean", "factors", "real"),
     "shape_bias": ("cue_conflict",),
     "calibration": ("clean", "shifted"),
-    "robustness": ("clean", *SHIFTS, "c", "real", "corrupt"),
+    "robustness": ("clean", *SHIFTS, "c", "real", "corrupt", "models"),
     "transfer": ("tasks", "features", "protocols"),
     "synthetic": ("pug", "reference"),
-    "invariance": ("clean", "transforms"),
+    "invariance": ("clean", "transforms", "models"),
     "ablation": ("table",),
     "conventions": ("clean", "factors", "limit", "subsets"),
 }
 SOURCES = ("timm", "open_clip", "predictions")
+HEADS = ("", "probe", "knn", "zero_shot", "own")
 PLAIN = {"name": str, "title": str, "description": str, "replicates": str, "synthetic": bool}
 SECTIONS = {"settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
@@ -69,6 +72,9 @@ class ModelSpec:
     label: str = ""  # text in figures
     family: str = "other"  # `transformer`, `convnet` or another word
     paradigm: str = "supervised"  # `supervised`, `clip` or another word
+    # What answers: `own` classifier or `zero_shot` prompts (either is the default of its kind of model), else a `probe`
+    # (logistic regression) or `knn` fitted to the dataset's labels, each image answered by one that never saw it
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Settings:
     resamples: int = 2000  # bootstrap resamples behind an interval
     notebook_timeout: int = 3600  # seconds a notebook may run
     workers: int = -1  # decoding processes; -1 = chosen from the machine
-    chunk: int = 512  # images per store part: what an interrupted run loses at most
+    chunk: int = 512  # images per store part at most; work decides, too (`run.PART_SECONDS`)
     engine: str = "local"  # `local`, or `ray` for a cluster (docs/scaling.md)
     exchange: str = ""  # URL where machines of the cluster hand over their parts if they do not share the store's path
 
@@ -158,6 +164,11 @@ class Profile:
         changed = _settings({**vars(self.settings), **settings}, self.source)
         cut = {n: replace(spec, limit=min(limit, spec.limit or limit)) for n, spec in self.datasets.items()}
         return replace(self, settings=changed, datasets=cut if limit else self.datasets)
+
+    def on(self, dimension: str) -> "Profile":
+        """The profile of one page: with the models that its role `models` names, where it does."""
+        named = self.dimensions.get(dimension, {}).get("models") or list(self.models)
+        return replace(self, models={name: spec for name, spec in self.models.items() if name in named})
 
     def select(self, models: str | list[str]) -> "Profile":
         """The profile with some of its models (empty keeps all); names that are not in it are imported predictions."""
@@ -305,9 +316,33 @@ def _model(name: str, content: dict, source: Path) -> ModelSpec:
     spec = _record(ModelSpec, {"label": name, **content, "name": name}, f"{source}: {name}")
     if spec.source not in SOURCES:
         raise InputError(f"{source}: models.{name}: {unknown('source', spec.source, SOURCES)}")
+    unfit = {"timm": ["zero_shot"], "open_clip": ["own"], "predictions": HEADS[1:]}[spec.source]
+    if spec.head not in HEADS or spec.head in unfit:
+        fit = [head for head in HEADS[1:] if head not in unfit]
+        raise InputError(f"{source}: models.{name}.head: {unknown(f'head of a {spec.source} model', spec.head, fit)}")
     if spec.source != "predictions" and not spec.id:
         raise InputError(f"{source}: models.{name}: 'name' is missing: the model's name in {spec.source}")
     return spec
+
+
+def typed_model(text: str, known: Iterable[str], checkpoint: str = "") -> ModelSpec:
+    """A model as one types it: `timm:NAME`, `open_clip:NAME/TAG`, either with `=FILE` for local weights.
+
+    A file lies where the command runs, else where a profile's `checkpoint` would. InputError names what is `known`.
+    """
+    (source, _, rest), given = text.partition(":"), checkpoint
+    if not given:
+        rest, _, given = rest.partition("=")
+    if source not in ("timm", "open_clip") or not rest:
+        raise InputError(f"{unknown('model', text, known)}; or give timm:NAME or open_clip:NAME/TAG")
+    name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
+    file = Path(given).expanduser()
+    safe = re.sub(r"[^\w.-]+", "_", rest.rpartition("/")[2] if ":" in rest else rest).lstrip("._~")[-60:]
+    label = safe if ":" in rest else rest.partition(".")[0]
+    paradigm = "clip" if source == "open_clip" else "supervised"
+    return ModelSpec(
+        safe, source, name, tag, str(file.resolve()) if file.is_file() else given, label, "other", paradigm
+    )
 
 
 def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:

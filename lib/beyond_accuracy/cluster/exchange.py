@@ -17,7 +17,7 @@ import pandas as pd
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write
 from beyond_accuracy.inference.jobs import Job, Todo, jobs_of
-from beyond_accuracy.inference.store import Entry, Range
+from beyond_accuracy.inference.store import Entry, Range, part_ranges
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,15 @@ class ExchangedEntry(Entry):
         """Never: it is merged where the store is."""
         return False
 
-    def missing(self, ranges: list[Range]) -> list[Range]:
-        """Parts that are not under the URL."""
-        there = self.names()
-        return [rows for rows in ranges if self.part(rows).name not in there]
-
-    def names(self) -> set[str]:
-        """Names of the parts under the URL."""
+    def parts(self) -> list[Range]:
+        """The parts under the URL."""
         with _reached(self.url) as (files, root):
             folder = f"{root}/{self.key}"
             files.invalidate_cache()
             if not files.exists(folder):
-                return set()
+                return []
             found = {path.rsplit("/", 1)[-1] for path in files.ls(folder, detail=False)}
-        return {name for name in found if name.startswith("part-")}
+        return part_ranges(found)
 
     def write_part(self, rows: Range, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
         """Write one part and hand it over whole: under another name first, since not every storage is atomic."""
@@ -68,10 +63,10 @@ def elsewhere(todo: Todo, url: str, scratch: Path) -> Todo:
 def collect(todo: Todo, url: str) -> None:
     """Fetch what has been handed over of these parts and is not in the store."""
     for job in jobs_of(todo):
-        lacking = job.entry.missing([rows for rows, wanted in todo.items() if job in wanted])
-        there = _moved(job, url, job.entry.folder).entry.names() if lacking else set()
-        for rows in lacking:
-            if (part := job.entry.part(rows)).name in there:
+        gaps = job.entry.missing([rows for rows, wanted in todo.items() if job in wanted])
+        for start, stop in _moved(job, url, job.entry.folder).entry.parts() if gaps else ():
+            if any(start < b and a < stop for a, b in gaps):
+                part = job.entry.part((start, stop))
                 with _reached(url) as (files, root):
                     source = f"{root}/{job.entry.key}/{part.name}"
                     atomic_write(part, lambda path, f=files, s=source: f.get_file(s, str(path)))

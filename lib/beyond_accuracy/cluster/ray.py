@@ -32,9 +32,9 @@ from beyond_accuracy.inference.jobs import (
     filling,
     head_file,
     image_bytes_of,
-    interactive,
     jobs_of,
     lacking,
+    progress,
     report_skipped,
 )
 from beyond_accuracy.inference.outputs import RUN_BY
@@ -92,7 +92,7 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
         todo = asked
         if settings.exchange:
             exchange.collect(asked, settings.exchange)
-            todo = lacking_of(asked)
+            todo = lacking(asked)
         if todo:
             report_skipped(dataset, _Cluster(ray, slots, dataset, store, settings, options).compute(todo))
         if settings.exchange:
@@ -120,14 +120,6 @@ def shares(todo: Todo, slots: Slots) -> list[Todo]:
     return found
 
 
-def lacking_of(todo: Todo) -> Todo:
-    """The parts of `todo` that are still not there."""
-    left = lacking(jobs_of(todo), list(todo))
-    keys = {rows: {job.entry.key for job in wanted} for rows, wanted in todo.items()}
-    chosen = {rows: [job for job in wanted if job.entry.key in keys[rows]] for rows, wanted in left.items()}
-    return {rows: wanted for rows, wanted in chosen.items() if wanted}
-
-
 def _passes(todo: Todo) -> int:
     return sum((stop - start) * len(wanted) for (start, stop), wanted in todo.items())
 
@@ -142,17 +134,14 @@ class _Cluster:
         self.classes = dataset.classes and dataset.classes.prompted(settings.prompts)
 
     def compute(self, todo: Todo) -> int:
-        from tqdm.auto import tqdm
-
         jobs = jobs_of(todo)
         data = self.ray.put(self.dataset)
         setup = self.ray.put(self._setup(jobs))
         heads = self.ray.put(self._heads(jobs, setup))
         task = self._task(_compute)
         pending = {task.remote(setup, data, heads, share): share for share in shares(todo, self.slots)}
-        shown = {"desc": f"{self.dataset.name} on Ray", "unit": "pass", "leave": False}
         skipped = dict.fromkeys(todo, 0)
-        with tqdm(total=_passes(todo), disable=not (self.progress and interactive()), **shown) as bar:
+        with progress(f"{self.dataset.name} on Ray", _passes(todo), self.progress, "pass") as tell:
             with closing(self._finished(pending)) as finished:
                 for share, done in finished:
                     for job in [job for job in jobs_of(share) if job.entry.key in done.refused]:
@@ -161,7 +150,7 @@ class _Cluster:
                     for job in jobs_of(share):
                         job.entry.start(done.facts, locked=False)  # others still write: half-written files are theirs
                     skipped[min(share)] = max(skipped[min(share)], done.skipped)  # the same images for every model
-                    bar.update(_passes(share))
+                    tell(_passes(share))
         return sum(skipped.values())
 
     def _setup(self, jobs: list[Job]) -> Setup:
@@ -226,7 +215,7 @@ class _Cluster:
         if self.settings.exchange:
             exchange.collect(share, self.settings.exchange)
         deadline = time.monotonic() + VISIBLE_SECONDS
-        while left := lacking_of(share):
+        while left := lacking(share):
             if time.monotonic() > deadline:
                 (rows, wanted), *_ = left.items()
                 raise InputError(
@@ -246,7 +235,7 @@ def _compute(setup: Setup, dataset: ImageDataset, heads: dict[str, bytes], share
         if setup.settings.exchange:
             share = exchange.elsewhere(share, setup.settings.exchange, store.root)
         facts = run_facts(pick_device(setup.options.device))
-        left = lacking_of(share)  # a task that is run anew goes on where its worker died
+        left = lacking(share)  # a task that is run anew goes on where its worker died
         skipped = compute(left, dataset, store, setup.settings, setup.options, setup.image_bytes) if left else 0
         refused = {job.entry.key: reason for job in jobs_of(share) if (reason := job.entry.refused)}
         return Done(skipped, refused, facts)

@@ -44,6 +44,7 @@ class ImageDataset:
     metadata: pd.DataFrame  # per-image metadata, index `id`, in the order of `ids`
     fingerprint: str  # hash of content and labels; part of every cache key
     source: str  # where it was read from, for messages and provenance
+    content: str = ""  # stamp of the files alone
     title: str = ""  # text in figures
     licence: str = ""  # terms of the data
     preprocess: str = ""  # resize and crop that replace the model's own (`native`, `pug_official`); empty = the model's
@@ -70,6 +71,8 @@ class ImageDataset:
         try:
             with opened(content) as image:
                 return to_rgb(image)
+        except MemoryError as error:  # nothing is wrong with the image, so it is not left out
+            raise InputError(f"{where} cannot be decoded: memory ran out; set `settings: {{workers: 1}}`") from error
         except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, …
             reason = " ".join(re.sub(r" <_io.BytesIO object at \w+>", "", str(error)).split())[:200]
             raise BadImage(
@@ -186,6 +189,7 @@ def build_dataset(spec: DatasetSpec, ids, targets, load, *, content, source, col
     scored = "all" if columns is None else ",".join(map(str, columns))
     fingerprint = _digest(content, "\n".join(ids), labels, scored)
     more = {"title": spec.title or spec.name, "licence": spec.licence, "keep": spec.keep, "passed": passed}
+    more["content"] = hashlib.sha256(content.encode()).hexdigest()[:24]
     more["preprocess"] = str(spec.options.get("preprocess", ""))
     return ImageDataset(spec.name, ids, targets, load, classes, columns, frame, fingerprint, source, **more)
 

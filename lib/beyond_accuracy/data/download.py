@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import math
 import os
 import shutil
 import socket
@@ -18,11 +19,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 import yaml
 from tqdm import tqdm
 
@@ -33,6 +37,7 @@ from beyond_accuracy.base.profile import DatasetSpec, Profile, available_profile
 
 PROBE_SECONDS = 3.0  # for the hub to answer
 ATTEMPTS = 6
+PATIENCE = 300.0  # seconds that a busy server may ask to wait before the user is asked to come back
 SHARD_GIGABYTES = 0.5  # what the hub's writer puts into one Parquet file
 CHUNK_BYTES = 2**16  # also what a broken transfer loses at most
 TIMEOUT_S = (20, 60)  # to connect, between two packets
@@ -194,11 +199,18 @@ def hub_refusal(error: BaseException, repo: str, terms: str = "") -> str:
 
 
 class _Again(Exception):
-    """The transfer broke in a way that trying again may mend."""
+    """The transfer broke in a way that trying again may mend, after as many seconds as the server asks for."""
+
+    def __init__(self, reason: str, seconds: float = 0.0):
+        super().__init__(reason)
+        self.seconds = seconds
 
 
-def download(file: Download, folder: Path, wait: Callable[[float], None] = time.sleep) -> Path:
-    """Get one file into a folder, continuing where an earlier transfer stopped (`<name>.part`), and verify it."""
+def download(file: Download, folder: Path, wait: Callable[[float], None] = time.sleep, most: float = math.inf) -> Path:
+    """Get one file into a folder, continuing where an earlier transfer stopped (`<name>.part`), and verify it.
+
+    More than `most` bytes are not taken, whatever the server sends.
+    """
     target = file.at(folder)
     if target.is_file():
         return target
@@ -207,15 +219,16 @@ def download(file: Download, folder: Path, wait: Callable[[float], None] = time.
     for attempt in range(ATTEMPTS):
         before = _size(part)
         try:
-            _transfer(file, part)
+            _transfer(file, part, file.bytes or most)
             break
-        except (_Again, requests.RequestException) as error:
-            if attempt == ATTEMPTS - 1:
+        except (_Again, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            asked = getattr(error, "seconds", 0.0)
+            if attempt == ATTEMPTS - 1 or asked > PATIENCE:
                 raise DataMissing(
                     f"{file.url} could not be downloaded ({' '.join(str(error).split())[:200]}); {_size(part):,} bytes "
                     "are kept, run the command again to continue"
                 ) from error
-            wait(1.0 if _size(part) > before else 2.0**attempt)
+            wait(max(asked, 1.0 if _size(part) > before else 2.0**attempt))
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise InputError(f"{part}: the disk is full; make room and run the command again to continue") from None
@@ -226,7 +239,7 @@ def download(file: Download, folder: Path, wait: Callable[[float], None] = time.
     return target
 
 
-def _transfer(file: Download, part: Path) -> None:
+def _transfer(file: Download, part: Path, most: float) -> None:
     """One request: from the start, or from where the part ends if the file on the server is still the same one."""
     known = read_json(_stamp_of(part))
     start = _size(part) if known.get("url") == file.url and known.get("stamp") else 0
@@ -236,7 +249,7 @@ def _transfer(file: Download, part: Path) -> None:
     with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         status = response.status_code
         if status in RETRY_STATUS:
-            raise _Again(f"the server answers {status} {response.reason}")
+            raise _Again(f"the server answers {status} {response.reason}", _retry_after(response))
         if status == 416 and start == _total(response):
             return
         if status in (401, 403):
@@ -250,21 +263,40 @@ def _transfer(file: Download, part: Path) -> None:
             start = 0  # no resuming here, or another file than last time
         elif int(response.headers.get("Content-Range", "bytes 0-").split()[1].split("-")[0]) != start:
             raise _Again("the server sent another range than asked for")
-        total = _total(response)
+        # Some servers compress whatever is asked for: their length is that of what travels. Others say so of any .gz.
+        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+        decode = encoded and not file.url.endswith((".gz", ".tgz"))
+        total = 0 if decode else _total(response)
         if file.bytes and total and total != file.bytes:
             raise InputError(f"{file.url}: the server offers {total:,} bytes, expected {file.bytes:,}; it was replaced")
+        if total > most:
+            raise InputError(f"{file.url}: the server offers {total:,} bytes, expected at most {most:,.0f}; not taken")
         etag = response.headers.get("ETag", "")
         stamp = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+        stamp = "" if decode else stamp
         _stamp_of(part).write_text(json.dumps({"url": file.url, "stamp": stamp}), encoding="utf-8")
         with (
             open(part, "ab" if start else "wb") as out,
             tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
         ):
-            for block in response.iter_content(CHUNK_BYTES):
+            for block in response.raw.stream(CHUNK_BYTES, decode_content=decode):
+                if out.tell() + len(block) > most:
+                    out.truncate(0)
+                    raise InputError(f"{file.url}: the server sends more than {most:,.0f} bytes; nothing was kept")
                 out.write(block)
                 bar.update(len(block))
         if total and _size(part) != total:
             raise _Again(f"the transfer ended after {_size(part):,} of {total:,} bytes")
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds that a busy server asks to wait, given as a number or a date; 0 = it does not say."""
+    text = response.headers.get("Retry-After", "")
+    if text.isdigit():
+        return float(text)
+    with suppress(ValueError, TypeError):
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    return 0.0
 
 
 def _size(path: Path) -> int:
@@ -282,14 +314,19 @@ def _total(response: requests.Response) -> int:
     return int(text) if text.isdigit() else 0
 
 
+def content_hash(path: Path, kind: str) -> str:
+    """Hash of a file, `md5` or `sha256`."""
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, kind).hexdigest()
+
+
 def verify(file: Download, path: Path) -> None:
     """Compare a downloaded file with its size and checksums; a wrong one is removed."""
     size = path.stat().st_size
     wrong = f"{size:,} bytes, expected {file.bytes:,}" if file.bytes and size != file.bytes else ""
     for kind, expected in (("md5", file.md5), ("sha256", file.sha256)):
         if expected and not wrong:
-            with open(path, "rb") as content:
-                found = hashlib.file_digest(content, kind).hexdigest()
+            found = content_hash(path, kind)
             wrong = f"{kind} {found}, expected {expected}" if found != expected else ""
     if wrong:
         path.unlink()

@@ -21,6 +21,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
 
 GIGABYTE = 1e9
+MARGIN = 2.0  # times the size that a set is known to have is the most that is downloaded for it
 RECORD = ".fetched.json"
 MODELS = "models"
 
@@ -149,9 +150,10 @@ def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None]
 
 
 def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callable[[str], None]) -> None:
-    done = read_json(folder / RECORD)
-    steps = {source.hub.repo: partial(_get_hub, source, echo)} if source.hub else {}
-    steps |= {file.url: partial(_get_file, file) for file in source.files}
+    known = done = read_json(folder / RECORD)
+    most = MARGIN * (source.gigabytes + source.transient) * GIGABYTE
+    steps = {source.hub.repo: partial(_get_hub, source, known.get(source.hub.repo, {}), echo)} if source.hub else {}
+    steps |= {file.url: partial(_get_file, file, known.get(file.url, {}), most) for file in source.files}
     if steps.keys() <= done.keys():
         done = {}  # all was here once, and is not whole any more: get it again
     for origin in [origin for origin in steps if origin not in done]:
@@ -170,18 +172,22 @@ def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callabl
     echo(f"{spec.name}: done, {folder}")
 
 
-def _get_hub(source: Source, echo: Callable[[str], None], folder: Path) -> tuple[list[Path], dict]:
-    revision = download_hub(source.hub, folder, source.gated, echo)
+def _get_hub(source: Source, before: dict, echo: Callable[[str], None], folder: Path) -> tuple[list[Path], dict]:
+    hub = replace(source.hub, revision=source.hub.revision or before.get("revision", ""))  # as the first time
+    revision = download_hub(hub, folder, source.gated, echo)
     for name, sha256 in source.hub.sha256.items():
         download.verify(Download(f"{source.hub.repo}/{name}", sha256=sha256), folder / name)
     return list(folder.rglob("*")), {"revision": revision}
 
 
-def _get_file(file: Download, folder: Path) -> tuple[list[Path], dict]:
+def _get_file(file: Download, before: dict, most: float, folder: Path) -> tuple[list[Path], dict]:
+    if not (file.sha256 or file.md5):  # without a published checksum, that of the first time
+        file = replace(file, sha256=before.get("sha256", ""))
     if file.at(folder).is_file():
         download.verify(file, file.at(folder))  # put there by hand, or left by an interrupted run
-    path = download.download(file, folder)
-    return [path], {"bytes": path.stat().st_size, "md5": file.md5, "sha256": file.sha256}
+    path = download.download(file, folder, most=most)
+    sha256 = file.sha256 or download.content_hash(path, "sha256")
+    return [path], {"bytes": path.stat().st_size, "md5": file.md5, "sha256": sha256}
 
 
 def download_hub(hub: Hub, folder: Path, gated: str = "", echo: Callable[[str], None] = print) -> str:

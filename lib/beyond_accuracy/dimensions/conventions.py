@@ -65,7 +65,8 @@ def compared(page: "Page", dataset: str) -> list[Pair]:
             scales = {m: [card.logit_scale for card in both] for m, both in cards.items()}
             changed = {m: rescale(plain[m], new / old) for m, (old, new) in scales.items() if old not in (None, new)}
         else:
-            changed = {m: p for m, p in view.predictions(dataset).items() if p.meta.get("key") != plain[m].meta["key"]}
+            seen = {m: p for m, p in view.predictions(dataset).items() if m in plain}  # one may lack the plain run
+            changed = {m: p for m, p in seen.items() if p.meta.get("key") != plain[m].meta["key"]}
         pairs += [_pair(convention, model, plain[model], run) for model, run in changed.items()]
     return pairs
 

@@ -386,7 +386,7 @@ def claim(table: pd.DataFrame) -> str:
     """The factors among which the hardest of every model is, by how many models they may be it for."""
     names = pd.Series([name for names in hardest(table).values() for name in names])
     most = [_plain(name) for name in names.value_counts(sort=True).index]
-    return f"Hardest: {', '.join(most[:3])}{' or others' * (len(most) > 3)}"
+    return f"Hardest: {', '.join(most[:3])}{' or others' * (len(most) > 3)}" if most else ""
 
 
 def sentences(

@@ -1,4 +1,7 @@
-"""Bring your own predictions: a CSV in the ImageNet-X layout becomes a model of the report."""
+"""Bring your own predictions: a CSV in the ImageNet-X layout becomes a model of the report.
+
+What is stored is joined by id with the dataset it is read for, and judged by the labels that has then.
+"""
 
 import gzip
 import hashlib
@@ -41,35 +44,30 @@ def import_predictions(
     logits = _logits(frame, path, n_classes)
     pred = frame["predicted_class"].to_numpy(np.int64)
     confidence = frame["predicted_probability"].to_numpy(np.float64)
-    targets, columns = dataset.targets, dataset.columns
-    rows = pd.DataFrame({"id": np.asarray(dataset.ids, dtype=str)})
-    rows["target"] = pd.Series(targets, dtype=object) if dataset.multilabel else targets
+    columns = dataset.columns
     if logits is None:
         if columns is not None:
             rule = f" is not one of the {len(columns)} classes {dataset.name} is scored on"
             cure = "; predict among these, or add the logit columns"
             _demand(frame, path, np.isin(pred, columns), "predicted_class", rule + cure, "predicted_class ")
-        # Only the predicted class's probability is known; the label's is known where they agree.
-        multi = isinstance(targets, list)
-        hit = np.array([p in t for p, t in zip(pred, targets, strict=True)], bool) if multi else pred == targets
-        known = np.where(hit, confidence, np.nan).astype(np.float32)
-        rows = rows.assign(pred=pred, confidence=confidence.astype(np.float32), target_probability=known)
+        rows = pd.DataFrame({"pred": pred, "confidence": confidence.astype(np.float32)})
     else:
-        scored = score(logits if columns is None else logits[:, columns], targets, columns)
+        scored = score(logits if columns is None else logits[:, columns], dataset.targets, columns)
         _agree(frame, path, logits, pred, confidence, scored if columns is None else None)
-        rows = rows.assign(**scored)
+        rows = pd.DataFrame(scored)
         shifted = logits - logits.max(axis=1, keepdims=True)
         logits = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
-    accuracy = {}
+    rows, accuracy = _labelled(rows, None if logits is None else rows["target_probability"], dataset), {}
     if not dataset.multilabel:
-        accuracy = {"accuracy": float((rows["pred"] == targets).mean())}
-        wrong, odd = judge(model, dataset.name, rows["pred"].to_numpy(), targets, dataset.classes.names, columns)
+        accuracy = {"accuracy": float((rows["pred"] == dataset.targets).mean())}
+        said = rows["pred"].to_numpy(), dataset.targets
+        wrong, odd = judge(model, dataset.name, *said, dataset.classes.names, columns)
         if wrong or (odd and not any_accuracy):
             raise InputError(f"{path}: {wrong or odd}" + ("" if wrong else "; --any-accuracy imports it all the same"))
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()[:24]
     meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": digest, "n": len(rows)}
-    meta |= accuracy
+    meta |= accuracy | _meant(dataset)
 
     def write(entry: Entry) -> None:
         if logits is not None:
@@ -78,6 +76,60 @@ def import_predictions(
         entry.write_rows(rows_table(rows), [] if logits is None else ["logits"])
 
     return store.replace_imported(model, dataset.name, write)
+
+
+def joined(entry: Entry, dataset: ImageDataset) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Rows and logits of an import for the images of a dataset, in its order, judged by the labels it has now."""
+    frame, logits = entry.frame(), entry.array("logits")
+    then, now = entry.meta, _meant(dataset)
+    if not (then.get("pictures") and now["pictures"]):
+        now["pictures"] = then.get("pictures")  # one of the two times only labels were here
+    again = f"; import the predictions of {entry.meta['model']} on {dataset.name} again"
+    if wrong := [what for what, found in now.items() if then.get(what) != found]:
+        raise InputError(f"{dataset.name}: its {wrong[0]} are not those that predictions were imported for{again}")
+    order = pd.Index(frame["id"]).get_indexer(dataset.ids)
+    if (order < 0).any():
+        raise InputError(
+            f"{dataset.name}: {(order < 0).sum()} of its {len(order)} images, such as "
+            f"{dataset.ids[order < 0][0]!r}, are not among those that predictions were imported for{again}"
+        )
+    if not np.array_equal(order, np.arange(len(frame))):
+        frame, logits = frame.iloc[order].reset_index(drop=True), None if logits is None else logits[order]
+    before = frame["target"] if not dataset.multilabel else [list(labels) for labels in frame["target"]]
+    after = dataset.targets if not dataset.multilabel else [list(labels) for labels in dataset.targets]
+    if np.array_equal(before, after) if not dataset.multilabel else before == after:
+        return frame, logits
+    label = None
+    if logits is not None:
+        columns = dataset.columns
+        scored = logits if columns is None else logits[:, columns]
+        label = score(scored, dataset.targets, columns)["target_probability"]
+    return _labelled(frame, label, dataset), logits
+
+
+def _meant(dataset: ImageDataset) -> dict[str, str]:
+    """Fingerprints of what the predictions of a file mean: `classes` in order, those scored, and the pictures.
+
+    ILSVRC's own names mean one image each, in whatever file it lies.
+    """
+    texts = {"classes": dataset.classes.ids, "scored classes": [] if dataset.columns is None else dataset.columns}
+    found = {what: hashlib.sha256("\n".join(map(str, each)).encode()).hexdigest()[:24] for what, each in texts.items()}
+    bare = dataset.load is None or all(map(VAL_ID.fullmatch, dataset.ids))
+    return {**found, "pictures": "" if bare else dataset.content}
+
+
+def _labelled(rows: pd.DataFrame, label: np.ndarray | None, dataset: ImageDataset) -> pd.DataFrame:
+    """Rows `pred, confidence` with ids and labels of the dataset, and the label's probability.
+
+    Without logits (`label` None) only the predicted class's is known: that of the label where they agree, else NaN.
+    """
+    pred, targets = rows["pred"].to_numpy(), dataset.targets
+    if label is None:
+        hits = [p in t for p, t in zip(pred, targets, strict=True)] if dataset.multilabel else pred == targets
+        label = np.where(np.array(hits, bool), rows["confidence"], np.nan).astype(np.float32)
+    frame = pd.DataFrame({"id": np.asarray(dataset.ids, dtype=str)})
+    frame["target"] = pd.Series(targets, dtype=object) if dataset.multilabel else targets
+    return frame.assign(pred=pred, confidence=rows["confidence"].to_numpy(), target_probability=np.asarray(label))
 
 
 def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:

@@ -19,11 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import beyond_accuracy
+from beyond_accuracy.base import code
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.paths import cache_dir, in_notebook
 from beyond_accuracy.base.profile import Settings
 from beyond_accuracy.data.classes import ClassSpace
+from beyond_accuracy.data.corruptions import PARAMETERS
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.transforms import Geometry, Transform, override, parse
 from beyond_accuracy.inference.store import Entry, Range, Store
@@ -34,6 +36,17 @@ SHAPE = (512, 768, 3072)  # rows, width and hidden width: a layer of a base-size
 REPEATS = 7
 # Device files of CUDA, of WSL's and of Jetson's drivers, and of ROCm.
 ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
+LINE_SECONDS = 60  # between two lines of progress in a log
+# The code that turns an image into a number of the store, by what is run.
+ALWAYS = (
+    *("data/dataset.py:ImageDataset.image", "data/transforms.py:Geometry"),
+    *("inference/run.py:Views", "inference/run.py:_collate", "models/network.py:Model"),
+    *("inference/run.py:_Pass._try", "inference/run.py:_Pass._outputs"),
+    *("inference/run.py:_Pass._write", "inference/run.py:cudnn_for", "inference/predictions.py:score"),
+)
+TRANSFORMED = ("data/transforms.py:Transform",)
+CORRUPTED = ("data/corruptions.py:corrupt_image", "data/corruptions.py:jpeg")
+ZERO_SHOT = ("models/network.py:Model.head", "models/network.py:tokenizer")
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,9 @@ class Job:
     precision: str  # `fp32`, `bf16` or `fp16`
     scored: bool  # whether the model answers on the dataset's classes; else it only has features
     logits: bool  # keep the logits
-    features: bool  # keep the features: of every untransformed run, so that asking for them later costs no second pass
+    # Keep the features: of every untransformed run, so that asking for them later costs no second pass, and wherever
+    # there are no classes to score.
+    features: bool
 
 
 @dataclass(frozen=True)
@@ -87,12 +102,13 @@ def plan(
             base = override(dataset.preprocess, card.geometry)
             geometry = base.at(transform.input_size(base.crop, card.patch))
             logits = scored and dataset.keep in ("all", "logits")
-            features = transform.is_identity and dataset.keep == "all"
+            features = dataset.keep == "all" and (transform.is_identity or classes is None)
             parts = {
                 **card.key_parts(classes),
                 "geometry": geometry.text,
                 "dataset": dataset.fingerprint,
                 "transform": transform.text,
+                "code": code_of(transform),
                 "precision": precision,
                 "keep": [name for name, kept in (("logits", logits), ("float32 features", features)) if kept],
             }
@@ -111,6 +127,17 @@ def plan(
     return jobs
 
 
+def code_of(transform: Transform) -> str:
+    """Digest of the code between an image and what is stored of it under a transform, and of a corruption's strengths.
+
+    What conventions decide (preprocessing, prompts, logit scale) is in the key as values.
+    """
+    corrupted = transform.name in ("corrupt", "jpeg")
+    places = ALWAYS + TRANSFORMED * (not transform.is_identity) + CORRUPTED * corrupted
+    strengths = {frame: table.get(transform.corruption) for frame, table in PARAMETERS.items()}
+    return code.digest(*places) + (f" {strengths}" if transform.corruption else "")
+
+
 @contextmanager
 def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: dict[str, str]) -> Iterator[Todo]:
     """Hold the entries' locks, give what they lack, and merge their parts once the caller has computed them.
@@ -127,18 +154,24 @@ def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: d
         for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
             locked[job.entry.key] = locks.enter_context(job.entry.lock())
             job.entry.start(facts, locked[job.entry.key])
-        yield lacking(jobs, ranges)
+        yield lacking({rows: jobs for rows in ranges})
         for job in [job for job in jobs if not job.entry.refused]:
             if locked[job.entry.key]:
                 job.entry.clear()  # of a worker that was killed and replaced meanwhile
             job.entry.finish(ranges)
 
 
-def lacking(jobs: list[Job], ranges: list[Range]) -> Todo:
-    """The parts that are not in the store, with the jobs that lack them."""
-    missing = {job.entry.key: set(job.entry.missing(ranges)) for job in jobs}
-    todo = {rows: [job for job in jobs if rows in missing[job.entry.key]] for rows in ranges}
-    return {rows: wanted for rows, wanted in todo.items() if wanted}
+def lacking(todo: Todo) -> Todo:
+    """What of these parts is not in the store, with the jobs that lack it, in the order of the images."""
+    ranges: dict[str, list[Range]] = {}
+    for rows, wanted in todo.items():
+        for job in wanted:
+            ranges.setdefault(job.entry.key, []).append(rows)
+    left: Todo = {}
+    for job in jobs_of(todo):
+        for rows in job.entry.missing(ranges[job.entry.key]):
+            left.setdefault(rows, []).append(job)
+    return dict(sorted(left.items()))
 
 
 def jobs_of(todo: Todo) -> list[Job]:
@@ -153,7 +186,8 @@ def image_bytes_of(jobs: list[Job]) -> int:
 
 def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
     """Where the store keeps a CLIP model's embedding of the prompts of these classes."""
-    return store.head_file({"weights": card.weights, "architecture": card.architecture, "prompts": classes.prompt_hash})
+    parts = {"weights": card.weights, "architecture": card.architecture, "prompts": classes.prompt_hash}
+    return store.head_file({**parts, "code": code.digest(*ZERO_SHOT)})
 
 
 def interactive() -> bool:
@@ -174,6 +208,28 @@ def announced(dataset: ImageDataset, jobs: list[Job], wanted: bool = True) -> It
     yield
     if wanted:
         print(f"{dataset.name}: done ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(what: str, total: int, wanted: bool = True, unit: str = "image") -> Iterator[Callable[[int], object]]:
+    """Gives a function to call with how many more are done: a bar where somebody watches, else a line a minute."""
+    if not wanted or interactive() or "BEYOND_ACCURACY_QUIET" in os.environ:
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, desc=what, unit=unit, disable=not (wanted and interactive()), leave=False) as bar:
+            yield bar.update
+        return
+    done, began, told = 0, time.monotonic(), time.monotonic()
+
+    def more(n: int) -> None:
+        nonlocal done, told
+        done += n
+        if (now := time.monotonic()) - told >= LINE_SECONDS and done < total:
+            told, left = now, (now - began) * (total - done) / done
+            print(f"{what}: {done:,} of {total:,} {unit}s, {now - began:.0f} s, about {left:.0f} s to go",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    yield more
 
 
 def _count(n: int, what: str) -> str:

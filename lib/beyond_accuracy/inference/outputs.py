@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,9 @@ from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.published import real_labels
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
+from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
+from beyond_accuracy.inference.imports import joined
 from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Entry, Store
@@ -105,17 +108,19 @@ class Outputs:
 
     def features(self, dataset: str) -> dict[str, Features]:
         """Features of every network; see `Page.features`."""
-        data = load_dataset(self.dataset_spec(dataset))
+        data = self.data(dataset)
         if data.keep != "all":
             raise InputError(
                 f"{dataset}: the profile does not keep its features (datasets.{dataset}.keep is {data.keep}, not all)"
             )
         found = {}
-        entries = self._entries(data, ["none"], networks_only=True)["none"]
-        if self.left_out and not any(entries.values()):
+        networks = [spec for spec in self.profile.models.values() if spec.source != "predictions"]
+        entries = self.extracted(networks, data, ["none"])
+        if self.left_out and not entries:
             raise InputError(next(iter(self.left_out)))
-        for name, entry in [(name, entry) for name, entry in entries.items() if entry is not None]:
-            frame = self._rows(entry, data)
+        for (_, name), entry in entries.items():
+            self._use(entry, data)
+            frame = self.rows(entry, data)
             layers = {layer: entry.array(f"features-{layer}") for layer in entry.layers()}
             targets = frame["target"].to_numpy() if frame["target"].dtype != object else list(frame["target"])
             found[name] = Features(name, dataset, frame["id"].to_numpy(), targets, layers, entry.meta)
@@ -137,7 +142,13 @@ class Outputs:
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
-        computed = self._run(networks, data, transforms, networks_only) if networks else {}
+        for spec in networks:
+            if self.store.imported(spec.name, data.name).complete:
+                print(f"{data.name}: predictions imported as {spec.name} are not used: that is a network of profile "
+                      f"{self.profile.name}; import them under another name", file=sys.stderr)  # fmt: skip
+        direct = [spec for spec in networks if spec.head not in heads.KINDS]
+        computed = self._run(direct, data, transforms, networks_only) if direct else {}
+        computed |= heads.answered(self, [spec for spec in networks if spec not in direct], data, transforms)
         entries: dict[str, dict[str, Entry]] = {text: {} for text in transforms}
         for text, name in itertools.product(transforms, self.profile.models):
             entry = computed.get((text, name))
@@ -146,11 +157,14 @@ class Outputs:
             if entry is None or not entry.complete:
                 continue
             entries[text][name] = entry
-            key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}"
-            if self.used.get(key, {}).get("convention", self.convention) == self.convention:
-                entry.meta["convention"] = self.convention
-                self.used[key] = entry.meta  # else a changed convention left the plain run as it is
+            self._use(entry, data)
         return entries
+
+    def _use(self, entry: Entry, data: ImageDataset) -> None:
+        key = entry.meta.get("key") or f"{entry.folder}:{entry.meta.get('file_hash')}:{data.fingerprint}"
+        if self.used.get(key, {}).get("convention", self.convention) == self.convention:
+            entry.meta["convention"] = self.convention
+            self.used[key] = entry.meta  # else a changed convention left the plain run as it is
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
         """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
@@ -171,6 +185,19 @@ class Outputs:
                 f"profile {self.profile.name} names no model: choose imported ones with --models, or import some with "
                 f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
             )
+
+    def data(self, name: str) -> ImageDataset:
+        """A dataset of the profile."""
+        return load_dataset(self.dataset_spec(name))
+
+    def extracted(
+        self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]
+    ) -> dict[tuple[str, str], Entry]:
+        """Entries with features of some networks, by transform and model; of those with a fitted head nothing else."""
+        headed, bare = [spec for spec in specs if spec.head in heads.KINDS], replace(data, classes=None, keep="all")
+        plain = [spec for spec in specs if spec not in headed]
+        found = self._run(plain, data, transforms, True) if plain else {}
+        return found | (self._run(headed, bare, transforms) if headed else {})
 
     def _run(
         self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str], features: bool = False
@@ -210,9 +237,18 @@ class Outputs:
 
         return inference.run
 
-    def _rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
+    def rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
+        """Rows of an entry; those it lacks were left out with `--skip-bad`, or it is an error."""
         frame = entry.frame()
-        if len(frame) < len(data) and (left_out := data.ids[~np.isin(data.ids, frame["id"])].tolist()):
+        there = frame["id"].to_numpy()
+        if np.array_equal(there, data.ids):
+            return frame
+        if not np.array_equal(there, data.ids[np.isin(data.ids.astype(str), there.astype(str))]):
+            raise InputError(
+                f"stored results of {entry.meta.get('model')} on {data.name} are not of its images in their order; "
+                f"delete the folder {entry.folder} and run again: nothing else is computed anew"
+            )
+        if left_out := data.ids[~np.isin(data.ids.astype(str), there.astype(str))].tolist():
             if not self.options.skip_bad:
                 raise InputError(
                     f"{data.name}: image {left_out[0]!r} in {data.source} cannot be decoded, and was left out by a run "
@@ -222,18 +258,21 @@ class Outputs:
         return frame
 
     def _read(self, entry: Entry, name: str, data: ImageDataset, transform: str) -> Predictions:
-        frame, text = self._rows(entry, data), parse(transform).text
-        if text == "none" and data.classes is not None and not data.multilabel:
+        text, network = parse(transform).text, "key" in entry.meta
+        frame, logits = (self.rows(entry, data), entry.array("logits")) if network else joined(entry, data)
+        fitted = self.profile.models[name].head in heads.KINDS  # to these labels: no other order is possible
+        if text == "none" and not fitted and data.classes is not None and not data.multilabel:
             found = frame["pred"].to_numpy(), frame["target"].to_numpy()
             wrong, odd = judge(name, data.name, *found, data.classes.names, data.columns)
             if wrong:
                 raise InputError(wrong)
             self.left_out |= dict.fromkeys([odd] if odd else [])
-        return Predictions(name, data.name, text, frame, entry.array("logits"), data.columns, entry.meta)
+        return Predictions(name, data.name, text, frame, logits, data.columns, entry.meta)
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:
-    if len({len(predictions) for predictions in found.values()}) < 2:
+    ids = [predictions.ids for predictions in found.values()]
+    if all(np.array_equal(ids[0], other) for other in ids[1:]):
         return found
     shared = set.intersection(*(set(predictions.ids) for predictions in found.values()))
     return {name: p.take(np.isin(p.ids.astype(str), list(shared))) for name, p in found.items()}

@@ -100,7 +100,7 @@ def _texts(value: object) -> list[str]:
 
 def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Filled:
     """Run whatever the page needs and the store lacks; what is absent or malformed stops itself only, and is told."""
-    outputs, filled = Outputs(profile, store, options), Filled()
+    outputs, filled = Outputs(profile.on(dimension), store, options), Filled()
     for request in requests(profile, dimension, options):
         try:
             asked = outputs.under(dict(request.settings), request.limit)

@@ -2,13 +2,16 @@
 
 Workers decode each image once (PIL) and apply every transform and every distinct resize and crop to it; uint8 crops
 travel to the device, where they are normalised and go through each model (`Lanes`: how). Outputs stay on the device
-until a part is whole; another thread then fetches and writes it while the next one is computed. Every `chunk` images
-one part per (model, transform) is written, so a killed run continues where it stopped, without repetition.
+until a part is whole; another thread then fetches and writes it while the next one is computed. Every `PART_SECONDS`,
+and at least every `chunk` images, one part per (model, transform) is written, so a killed run continues where it
+stopped, without repetition.
 """
 
 import ctypes
+import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -23,11 +26,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 import beyond_accuracy
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import load_arrays, save_arrays
 from beyond_accuracy.base.profile import Settings
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import BadImage, ImageDataset
@@ -43,10 +45,11 @@ from beyond_accuracy.inference.jobs import (
     image_bytes_of,
     interactive,
     jobs_of,
+    progress,
     report_skipped,
 )
 from beyond_accuracy.inference.predictions import score
-from beyond_accuracy.inference.store import Range, Store, save_array
+from beyond_accuracy.inference.store import Range, Store
 from beyond_accuracy.models.load import model_for
 from beyond_accuracy.models.network import Model
 
@@ -59,8 +62,10 @@ SLICE_BYTES = 32 * 2**20  # as much of a batch travels from a decoding process a
 BATCH = {"cuda": 256, "mps": 64}
 CPU_BATCH = 16
 MAX_LANES = 16  # more lanes of fewer threads would hold more activations in memory at once
+PART_SECONDS = 20  # of work that a killed run loses, or one forward batch of every job where that takes longer
 MANY_PROMPTS = 5000  # from which encoding them is announced: minutes on a CPU
 MAX_CPU_WORKERS = 4
+SHARED = "/dev/shm"
 PREFETCH = {"cuda": 4}  # slices per decoding process that wait for a GPU; 2 elsewhere
 QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or run
 FLOAT16_LOWEST = np.finfo(np.float16).min
@@ -107,10 +112,8 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
     if not model.is_clip:
         return None
     file = head_file(model.card, classes, store)
-    try:
-        return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
-    except (OSError, ValueError, EOFError):
-        pass
+    if stored := load_arrays(file):
+        return torch.from_numpy(stored["head"]).to(device)
     prompts = len(classes.spoken) * len(classes.templates)
     if loud := prompts >= MANY_PROMPTS and "BEYOND_ACCURACY_QUIET" not in os.environ:
         print(f"{model.card.name}: encoding {prompts:,} prompts, once for this class list", file=sys.stderr, flush=True)
@@ -118,8 +121,7 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
     head = model.head(classes, device, progress=loud and interactive())
     if loud:
         print(f"{model.card.name}: prompts encoded ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
-    values = head.cpu().numpy()
-    atomic_write(file, lambda path: save_array(path, values))
+    save_arrays(file, {"head": head.cpu().numpy()})
     return head
 
 
@@ -235,58 +237,60 @@ class _Pass:
         if not self.todo:
             return skipped
         cards, transforms = len(self.heads), len({transform for _, transform in self.views})
-        bar = tqdm(
-            total=sum(stop - start for start, stop in self.todo),
-            desc=f"{self.dataset.name}: {cards} models, {transforms} transforms",
-            unit="img",
-            disable=not self.options.progress or not interactive(),
-            leave=False,
-        )
+        what = f"{self.dataset.name}: {cards} models, {transforms} transforms"
+        total = sum(stop - start for start, stop in self.todo)
         loaded = self._loaded()  # before the threads: decoding processes are forked from this one
         lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
-        with bar, cudnn_for(self.device, self.precision), lanes, writer:
+        told, cudnn = progress(what, total, self.options.progress), cudnn_for(self.device, self.precision)
+        with told as tell, cudnn, lanes, writer:
             written: Future[int] | None = None  # the part under way
-            for rows, groups in self._parts(loaded, lanes):
-                following = writer.submit(self._write, rows, groups, bar)
+            for rows, jobs, groups in self._parts(loaded, lanes):
+                following = writer.submit(self._write, rows, jobs, groups, tell)
                 skipped += written.result() if written else 0
                 written = following
             return skipped + (written.result() if written else 0)
 
-    def _loaded(self) -> Iterator[tuple[Range, bool, tuple]]:
-        """Slices of the parts in order: the part, whether the slice ends a forward batch, and what was decoded."""
+    def _loaded(self) -> Iterator[tuple[Range, int, tuple]]:
+        """Slices of the parts in order: the part, where a forward batch ends with the slice (0: not), the decoded."""
         size = max(1, min(self.group, SLICE_BYTES // sum(3 * geometry.crop**2 for geometry, _ in self.views)))
         slices = [
-            (rows, list(range(at, min(at + size, end))), min(at + size, end) == end)
+            (rows, list(range(at, min(at + size, end))), end if at + size >= end else 0)
             for rows in self.todo
             for start in range(rows[0], rows[1], self.group)
             for end in [min(start + self.group, rows[1])]
             for at in range(start, end, size)
         ]
         workers = worker_count(self.settings.workers, len(slices), self.device)
-        how = {"collate_fn": _collate, "worker_init_fn": _die_with_parent, "pin_memory": self.device.type == "cuda"}
-        how |= {"num_workers": workers, "prefetch_factor": PREFETCH.get(self.device.type, 2) if workers else None}
+        ahead = PREFETCH.get(self.device.type, 2)
+        view_bytes = sum(3 * geometry.crop**2 for geometry, _ in self.views)
+        workers, piped = shared_memory(workers, workers * (ahead + 2) * size * view_bytes)
+        how = {"worker_init_fn": _die_with_parent, "pin_memory": self.device.type == "cuda"}
+        how |= {"num_workers": workers, "prefetch_factor": ahead if workers else None}
+        how |= {"collate_fn": _packed if piped else _collate}
         loader = DataLoader(Views(self.dataset, self.views), batch_sampler=[there for _, there, _ in slices], **how)
         crops = guarded(iter(loader))  # the decoding processes start here
-        return ((rows, last, items) for (rows, _, last), items in zip(slices, crops, strict=True))
+        if piped:
+            crops = ((there, list(map(torch.from_numpy, arrays)), bad) for there, arrays, bad in crops)
+        return ((rows, end, items) for (rows, _, end), items in zip(slices, crops, strict=True))
 
-    def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list]]:
-        """Parts in order, each with its forward batches, which may still be running."""
+    def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list[Job], list]]:
+        """Parts in order, each with its jobs and its forward batches, which may still be running."""
         done, positions, stacks, bad = [], [], [], 0
-        for rows, last, (there, crops, errors) in loaded:
+        first, began = None, time.monotonic()
+        for rows, end, (there, crops, errors) in loaded:
             for _, message, skippable in errors:
                 if not (skippable and self.options.skip_bad):
                     raise InputError(message)
             positions, bad = positions + there, bad + len(errors)
             if there:
                 stacks.append([crop.to(self.device, non_blocking=True) for crop in crops])
-            if not last:
+            if not end:
                 continue
             done.append((positions, self._forward(rows, stacks, lanes), bad))
-            position = there[-1] if there else errors[-1][0]
             positions, stacks, bad = [], [], 0
-            if position + 1 == rows[1]:
-                yield rows, done
-                done = []
+            if end == rows[1] or time.monotonic() - began > PART_SECONDS:
+                yield (rows[0] if first is None else first, end), self.todo[rows], done
+                done, first, began = [], None if end == rows[1] else end, time.monotonic()
 
     def _forward(self, rows: Range, stacks: list[list[torch.Tensor]], lanes: Lanes) -> dict[str, Future]:
         """Outputs of every job of the part for one forward batch, by entry key."""
@@ -378,14 +382,14 @@ class _Pass:
         self.refused.add(job.entry.key)
         job.entry.refuse(reason)
 
-    def _write(self, rows: Range, groups: list, bar: tqdm) -> int:
+    def _write(self, rows: Range, jobs: list[Job], groups: list, tell: Callable[[int], object]) -> int:
         """Write a part of every job; returns how many of its images could not be decoded."""
-        outputs = {job.entry.key: self._fetch(job, groups) for job in self.todo[rows]}
+        outputs = {job.entry.key: self._fetch(job, groups) for job in jobs}
         positions = [position for there, _, _ in groups for position in there]
         targets, columns = self.dataset.targets, self.dataset.columns
         chosen = [targets[p] for p in positions] if self.dataset.multilabel else targets[positions]
         ids = self.dataset.ids[positions].astype(str)
-        for job in self.todo[rows]:
+        for job in jobs:
             arrays = outputs.pop(job.entry.key)
             if job.entry.key in self.refused:
                 continue
@@ -397,7 +401,7 @@ class _Pass:
                 if not job.logits:
                     del arrays["logits"]
             job.entry.write_part(rows, frame, arrays)
-        bar.update(rows[1] - rows[0])
+        tell(rows[1] - rows[0])
         return sum(bad for _, _, bad in groups)
 
 
@@ -456,6 +460,36 @@ def _collate(items):
     views = zip(*(crops for _, crops in good), strict=True)
     stacks = [torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in views]
     return [position for position, _ in good], stacks, [error for _, _, error in items if error is not None]
+
+
+def _packed(items):
+    """As arrays, which are pickled through a pipe, where tensors would lie in shared memory."""
+    there, stacks, bad = _collate(items)
+    return there, [np.ascontiguousarray(stack.numpy()) for stack in stacks], bad
+
+
+def shared_memory(workers: int, needed: int) -> tuple[int, bool]:
+    """How many decoding processes can hand over `needed` bytes, and whether through pipes.
+
+    Torch hands tensors over in /dev/shm. Containers have 64 MB of it unless told otherwise; a process that finds it
+    full dies in a thread of its own, and whoever waits for it waits for ever. Locks lie there, too: without them there
+    can be no processes.
+    """
+    if not workers or sys.platform != "linux":
+        return workers, False
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        print(f"images are decoded in one process, which is slow: /dev/shm cannot be used ({error.strerror})",
+              file=sys.stderr)  # fmt: skip
+        return 0, False
+    room = shutil.disk_usage(SHARED).free if os.path.isdir(SHARED) else 0
+    if room < needed:
+        print(
+            f"{SHARED} has {room / 2**20:,.0f} MB free, {needed / 2**20:,.0f} MB are wanted: images go through pipes, "
+            "which is slower; give the container more (docker: --shm-size=2g)", file=sys.stderr
+        )  # fmt: skip
+    return workers, room < needed
 
 
 def guarded(slices: Iterator[tuple]) -> Iterator[tuple]:

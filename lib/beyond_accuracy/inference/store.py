@@ -1,14 +1,16 @@
 """Predictions and features on disk: content-addressed, atomic, resumable. Layout and key: docs/store.md.
 
 A file is written under a temporary name and renamed, so it is there whole or not at all. `predictions.parquet` is
-renamed last when a run completes: its presence means complete.
+renamed last when a run completes: its presence means complete. `meta.json` then holds the key and the checksums of the
+files, which are compared whenever a file is read.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +22,23 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write, cannot_write, locked, read_json, write_atomically
+from beyond_accuracy.base.files import (
+    atomic_write,
+    cannot_read,
+    cannot_write,
+    checksum,
+    locked,
+    read_json,
+    stat_of,
+    write_atomically,
+)
 from beyond_accuracy.base.paths import cache_dir, check_name
 
-FORMAT = 2
+FORMAT = 3
 ARRAYS = b"beyond_accuracy.arrays"  # schema key of predictions.parquet: the .npy files that belong to it
+ENTRY = b"beyond_accuracy.entry"  # schema key of a part: the entry it belongs to
+PART = re.compile(r"part-(\d{8})-(\d{8})\.parquet")
+VERIFIED: dict[Path, list[int]] = {}  # files of this process whose checksum was right, as `stat_of` saw them
 
 Range = tuple[int, int]
 
@@ -48,9 +62,14 @@ class Entry:
         return self.folder.name
 
     @property
+    def identity(self) -> str:
+        """What its files say they belong to: the key, or model and dataset of imported predictions."""
+        return str(self.meta.get("key") or f"{self.meta.get('model')}/{self.meta.get('dataset')}")
+
+    @property
     def complete(self) -> bool:
         """Whether every image is there."""
-        return (self.folder / "predictions.parquet").is_file()
+        return os.path.isfile(self.folder / "predictions.parquet")
 
     def part(self, rows: Range) -> Path:
         """Path of the part with the images `rows[0]` to `rows[1] - 1`."""
@@ -73,11 +92,17 @@ class Entry:
             part.unlink(missing_ok=True)
 
     def missing(self, ranges: list[Range]) -> list[Range]:
-        """Parts that still have to be computed."""
+        """What of these ranges is in no part yet; parts may have been cut in any way."""
         if self.settled:
             return []
-        there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
-        return [rows for rows in ranges if self.part(rows).name not in there]
+        _, gaps = chain(self.parts(), max(stop for _, stop in ranges))
+        cut = [(max(a, start), min(b, stop)) for a, b in ranges for start, stop in gaps if start < b and a < stop]
+        return sorted(cut)
+
+    def parts(self) -> list[Range]:
+        """The parts that are there."""
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return part_ranges(names)
 
     def lock(self) -> AbstractContextManager[bool]:
         """Held while the entry is filled: of two runs that want the same outputs, the second waits and then reads.
@@ -109,7 +134,8 @@ class Entry:
 
     def described(self) -> "Entry":
         """The entry with the facts of the run that computed it, under the names of this one."""
-        names = {name: self.meta[name] for name in ("model", "model_id", "dataset") if name in self.meta}
+        own = ("model", "model_id", "dataset", "key", "key_parts")
+        names = {name: self.meta[name] for name in own if name in self.meta}
         return replace(self, meta={**self.meta, **read_json(self.folder / "meta.json"), **names})
 
     def write_part(self, rows: Range, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
@@ -118,7 +144,9 @@ class Entry:
         for name, array in arrays.items():
             flat = pa.array(np.ascontiguousarray(array).reshape(-1))
             table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, array.shape[1]))
-        atomic_write(self.part(rows), lambda path: pq.write_table(table, path, compression="zstd"))
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), ENTRY: self.identity})
+        how = {"compression": "zstd", "write_page_checksum": True}
+        atomic_write(self.part(rows), lambda path: pq.write_table(table, path, **how))
 
     def finish(self, ranges: list[Range]) -> None:
         """Merge the parts, one at a time; the merged table is renamed into place last, then the parts go."""
@@ -136,8 +164,13 @@ class Entry:
         if self.complete:
             return
         narrow, widths = {}, {}
-        for rows in ranges:
+        parts, gaps = chain(self.parts(), max(stop for _, stop in ranges))
+        if gaps:
+            raise InputError(f"{self.folder}: images {gaps[0][0]} to {gaps[0][1] - 1} are missing; run again")
+        for rows in parts:
             schema = self._read(self.part(rows), schema=True)
+            if (schema.metadata or {}).get(ENTRY) != self.identity.encode():
+                raise self._damaged(self.part(rows), "it belongs to another entry")
             wide = {f.name: f.type.list_size for f in schema if pa.types.is_fixed_size_list(f.type)}
             table = self._read(self.part(rows), [name for name in schema.names if name not in wide])
             if len(table):  # a part without one good image has fewer columns, too
@@ -155,25 +188,45 @@ class Entry:
     def write_rows(self, table: pa.Table, arrays: list[str]) -> None:
         """Write the merged rows, which makes the entry complete; `arrays` are the .npy files beside them."""
         noted = table.replace_schema_metadata({**(table.schema.metadata or {}), ARRAYS: json.dumps(arrays)})
-        atomic_write(self.folder / "predictions.parquet", lambda path: pq.write_table(noted, path))
+        sums = {f"{name}.npy": checksum(self.folder / f"{name}.npy") for name in arrays}
+
+        def write(path: Path) -> None:
+            pq.write_table(noted, path)
+            sealed = {"entry": self.identity, "files": {**sums, "predictions.parquet": checksum(path)}}
+            text = json.dumps({**self.described().meta, **sealed}, indent=1, sort_keys=True, default=str)
+            write_atomically(self.folder / "meta.json", text.encode())
+
+        atomic_write(self.folder / "predictions.parquet", write)
 
     def frame(self) -> pd.DataFrame:
         """The merged rows."""
         return self._read(self.folder / "predictions.parquet").to_pandas()
+
+    def verify(self, path: Path) -> None:
+        """Refuse a file that is not the one this entry was completed with; once per process and state of the file."""
+        try:
+            found = stat_of(path)
+            if VERIFIED.get(path) == found:
+                return
+            sealed = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            if sealed["entry"] != self.identity:
+                raise self._damaged(path, f"it belongs to {sealed['entry']}")
+            if checksum(path) != sealed["files"][path.name]:
+                raise self._damaged(path, "its checksum is not that of the file that was written")
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(path, error) from error
+        VERIFIED[path] = found
 
     def array(self, name: str) -> np.ndarray | None:
         """A memory-mapped array (`logits`, `features-<layer>`); None where not kept."""
         if name not in self.arrays():
             return None
         path = self.folder / f"{name}.npy"
+        self.verify(path)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            rows = pq.read_metadata(self.folder / "predictions.parquet").num_rows
-            if len(array) != rows:
-                raise ValueError(f"{len(array)} rows instead of {rows}")
-        except (ValueError, OSError, EOFError, TypeError) as error:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:  # the content is what was written: too many open files
             raise self._damaged(path, error) from error
-        return array
 
     def arrays(self) -> list[str]:
         """Names of the stored arrays."""
@@ -196,12 +249,18 @@ class Entry:
                 handle.write(values.tobytes())
 
     def _read(self, path: Path, columns: list[str] | None = None, schema: bool = False):
+        if not path.name.startswith("part-"):
+            self.verify(path)
         try:
-            return pq.read_schema(path) if schema else pq.read_table(path, columns=columns)
+            if schema:
+                return pq.read_schema(path)
+            return pq.read_table(path, columns=columns, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(path, error) from error
 
-    def _damaged(self, path: Path, error: Exception) -> InputError:
+    def _damaged(self, path: Path, error: Exception | str) -> InputError:
+        if isinstance(error, OSError) and (unreadable := cannot_read(path, error)):
+            return unreadable
         if path.name.startswith("part-"):
             cure = "delete that file and run again: only its images are computed anew"
         elif "key" in self.meta:
@@ -227,7 +286,7 @@ class Store:
 
     def head_file(self, parts: dict) -> Path:
         """Where the text embeddings of a CLIP model's classes are kept."""
-        return self.root / "heads" / f"{make_key(parts)}.npy"
+        return self.root / "heads" / f"{make_key(parts)}.npz"
 
     def imported(self, model: str, dataset: str) -> Entry:
         """The entry that holds imported predictions of one model on one dataset."""
@@ -258,6 +317,22 @@ class Store:
         """Names of all models with imported predictions."""
         root = self.root / "imported"
         return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
+def part_ranges(names: Iterable[str]) -> list[Range]:
+    """The ranges of images that file names of parts stand for."""
+    return [(int(found[1]), int(found[2])) for name in names if (found := PART.fullmatch(name))]
+
+
+def chain(parts: Iterable[Range], stop: int) -> tuple[list[Range], list[Range]]:
+    """Parts that follow one another from 0 to `stop` without overlap, and the gaps between them."""
+    at, chosen, gaps = 0, [], []
+    for start, end in sorted(parts, key=lambda rows: (rows[0], -rows[1])):
+        if at <= start < end <= stop:
+            gaps += [(at, start)] if at < start else []
+            chosen.append((start, end))
+            at = end
+    return chosen, gaps + ([(at, stop)] if at < stop else [])
 
 
 def save_array(path: Path, values: np.ndarray) -> None:

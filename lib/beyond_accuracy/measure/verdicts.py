@@ -10,19 +10,20 @@ corrected together by Holm's method. Three levels of a difference:
 - ``open``: not told from zero.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from beyond_accuracy.measure.stats import half_width_sd, holm
 
 BEYOND_NOISE, THESE, OPEN = "beyond training noise", "these checkpoints", "open"
 LEVEL = 0.05
+POWER = norm.isf(LEVEL / 2) + norm.isf(0.2)  # a difference of so many standard errors is told from zero in 4 of 5 cases
 NOISE = ["dataset", "metric", "model", "sd", "df"]
 
 
@@ -72,6 +73,12 @@ def between(judged: pd.DataFrame, a: str, b: str) -> dict | None:
             turned = {"model_a": a, "model_b": b, "difference": sign * row["difference"]}
             return row | turned | {"ci_low": low, "ci_high": high}
     return None
+
+
+def more_images(row: Mapping) -> float:
+    """How many times as many images would tell two models apart in 4 of 5 cases, if they differ by what is seen."""
+    se = half_width_sd(row["ci_low"], row["ci_high"])
+    return (POWER * se / row["difference"]) ** 2 if row["difference"] else np.inf
 
 
 def leaders(values: pd.Series, judged: pd.DataFrame, better: str = "up") -> list[str]:

@@ -1,8 +1,8 @@
 """Models: a timm or open_clip name becomes a card, and where it is needed a network with its preprocessing.
 
 Loading and hashing a network takes seconds, and importing torch takes more, so a page whose predictions are stored
-does neither: a card is kept in the store with size and modification time of every file behind the model (a hub model:
-its files in the hub's cache), and read anew when one of them, the library or this code changes.
+does neither: a card is kept in the store with `files.stat_of` every file behind the model (a hub model: its files in
+the hub's cache), and read anew when one of them, the library or this code changes.
 
 Both libraries return models in train mode (open_clip's convnext_base has active stochastic depth there): `eval()` is
 called here, always. Weights are loaded through safetensors or `weights_only=True`, never unpickled.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import pickle
@@ -28,9 +27,9 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from beyond_accuracy.base import paths
+from beyond_accuracy.base import code, paths
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import read_json, write_atomically
+from beyond_accuracy.base.files import read_json, stat_of, write_atomically
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Settings, unknown
 from beyond_accuracy.data import transforms
@@ -51,6 +50,7 @@ LOAD_ERRORS = (
 )
 # Words of what they raise where the hub cannot be reached.
 OFFLINE = ("localentrynotfound", "offline", "connection", "couldn't connect", "max retries", "resolve host", "download")
+CONFIGURATION = (".json", ".txt", ".model")  # of a network's own folder: layers, tokenizer, vocabulary
 # What the libraries only warn about, and would make other numbers: refused. Anything else they say is passed on.
 REFUSED = ("mismatch", "ignoring `pretrained", "no pretrained weights", "initialized partially", "multiple checkpoints")
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "quick_gelu", "input_size", "crop_pct", "crop_mode")
@@ -69,6 +69,7 @@ def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], roo
         card = load_model(spec, settings, imports).own_card
         if files := source_files(spec):
             content = {"files": [_stamp(path) for path in files], "card": {**asdict(card), "spec": None}}
+            content["seal"] = _seal(file, content)
             with suppress(InputError):  # a store that cannot be written still serves what it has
                 write_atomically(file, json.dumps(content, indent=1).encode())
     return card.under(settings)
@@ -77,7 +78,10 @@ def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], roo
 def _remembered(file: Path, spec: ModelSpec) -> Card | None:
     try:
         content = read_json(file)
-        if [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]:
+        if (
+            content.pop("seal") != _seal(file, content)
+            or [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]
+        ):
             return None
         card = {name: tuple(v) if isinstance(v, list) else v for name, v in content["card"].items()}
         for name in ("geometry", "published"):
@@ -88,8 +92,13 @@ def _remembered(file: Path, spec: ModelSpec) -> Card | None:
 
 
 def _stamp(path: Path) -> list:
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns]
+    return [str(path), *stat_of(path)]
+
+
+def _seal(file: Path, content: dict) -> str:
+    """Of a card's content under its name: a damaged card, or another model's, is not trusted."""
+    text = json.dumps([file.name, content], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
@@ -98,17 +107,10 @@ def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
     return {
         "named": named,
         "where": [str(resolve(name.removeprefix("local-dir:"))) for name in named[1:]],
-        "imports": {name: _module_hash(name) for name in imports},
+        "imports": [imports, code.modules(imports)],
         "libraries": {name: importlib.metadata.version(name) for name in ("timm", "open_clip_torch")},
         "code": _own_code(),
     }
-
-
-def _module_hash(name: str) -> str:
-    try:
-        return hashlib.sha256(Path(importlib.util.find_spec(name).origin).read_bytes()).hexdigest()
-    except (ImportError, AttributeError, ValueError, OSError, TypeError):
-        return ""  # loading the network will say what is wrong
 
 
 @lru_cache
@@ -171,7 +173,7 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
     card = Card(
         spec=spec,
         weights=_weights_hash(network),
-        architecture=_architecture_hash(spec, network),
+        architecture=_architecture_hash(spec, network, imports),
         patch=_patch(backbone),
         parameters=sum(p.numel() for p in backbone.parameters()),
         activation=_activation(network),
@@ -387,16 +389,16 @@ def _load_error(spec: ModelSpec, error: Exception) -> Exception:
     return InputError(f"{spec.name}: weights of {spec.id} do not load: {text}")
 
 
-def _architecture_hash(spec: ModelSpec, network: nn.Module) -> str:
-    """Hash of layers and configuration, without object addresses, folder names or weights."""
+def _architecture_hash(spec: ModelSpec, network: nn.Module, imports: tuple[str, ...]) -> str:
+    """Hash of layers, configuration (of tokenizers, too) and imported modules; no addresses, folders or weights."""
     config = spec.id
-    if folder := local_folder(spec):
-        files = (folder / name for name in ("config.json", "open_clip_config.json", "token_table.json"))
-        config = "".join(file.read_text("utf-8") for file in files if file.is_file())
+    if local_folder(spec) or spec.id.startswith("hf-hub:"):
+        files = (path for path in source_files(replace(spec, checkpoint="")) if path.suffix in CONFIGURATION)
+        config = "".join(f"{path.name}\n{path.read_text('utf-8', 'replace')}\n" for path in files)
     elif spec.source == "timm" and ":" not in spec.id:
         config = spec.id.partition(".")[0]  # the tag says where weights came from; they have a hash of their own
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))
-    return hashlib.sha256(f"{spec.source}\n{config}\n{layers}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{spec.source}\n{config}\n{layers}\n{code.modules(imports)}".encode()).hexdigest()[:24]
 
 
 def _weights_hash(network: nn.Module) -> str:

@@ -36,12 +36,16 @@ def _shown(cell: NotebookNode) -> bool:
 
 
 def arrange(soup: bs4.BeautifulSoup, first: str = "*") -> None:
-    """Put the figure or table whose id fits `first` (the last, else the first figure) on top; fold what few ask for."""
+    """Put the figure or table whose id fits `first` (the last, else the first figure) on top; fold what few ask for.
+
+    After a space `first` may name further tables that stay open.
+    """
+    first, *also = first.split()
     figures, start = soup.select("figure.ba-figure[id]"), soup.find(True, recursive=False)
     fitting = [figure for figure in soup.select("figure[id]") if fnmatchcase(figure["id"], first)]
     chosen = fitting[-1] if fitting and first != "*" else next(iter(figures), None)
     for part in _sections(soup):
-        _fold_section(soup, part, chosen)
+        _fold_section(soup, part, [chosen, *(table for name in also for table in soup.select(f"#{name}"))])
     short, code = soup.select_one(".ba-short"), soup.select("details.ba-code")
     if chosen:
         reading = chosen.find_next_sibling(True)
@@ -69,14 +73,14 @@ def _sections(soup: bs4.BeautifulSoup) -> list[list[bs4.Tag]]:
     return [part for part in parts if part]
 
 
-def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag], chosen: bs4.Tag | None) -> None:
+def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag], kept: Sequence[bs4.Tag | None]) -> None:
     """Fold tables beside figures or findings; of text stay a section's first paragraph and what it does not show."""
     heading = part[0].find(["h2", "h3"])
     shown = [node for cell in part for node in cell.select("figure.ba-figure, p.ba-finding")]
     for i, table in enumerate(t for cell in part for t in cell.select("figure.ba-table, .ba-scroll:not(.ba-table *)")):
         caption = table.select_one("figcaption")
         if (
-            table is not chosen
+            not any(table is one for one in kept)
             and not table.find_parent("details")
             and (shown or i or len(table.select("tbody tr")) > SHORT)
         ):

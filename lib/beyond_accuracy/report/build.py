@@ -23,7 +23,7 @@ from beyond_accuracy.base.files import locked, read_json, write_atomically
 from beyond_accuracy.base.paths import ASSETS, figures_dir, notebooks_dir, project_root, report_dir
 from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
 from beyond_accuracy.report import PageView
-from beyond_accuracy.report.run import LATE, READS, build_pages
+from beyond_accuracy.report.run import FIRST, LATE, READS, build_pages
 from beyond_accuracy.show import results
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
         dimension = DIMENSION_OF.get(stem, stem)
         if dimension in profile.dimensions:
             pages.append(Notebook(path.stem, dimension, path))
-    return sorted(pages, key=lambda page: page.dimension in LATE)  # what sums up comes last
+    # what answers one's own question comes first, what sums up last
+    return sorted(pages, key=lambda page: (page.dimension in LATE) - (page.dimension in FIRST))
 
 
 def fill_store(
@@ -432,8 +433,11 @@ def _assemble(
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["cuts"] = {} if profile.synthetic else _cuts(profile, pages)  # a rendered world has no published whole
-    site["advice"] = [] if tools[list(made).index("choose")].message else choose.advice(choice(), profile)
+    site["own"] = any(name in profile.dimensions for name in FIRST)
+    whole = profile.synthetic or site["own"]  # nothing was published of a rendered world, or of one's own images
+    site["cuts"] = {} if whole else _cuts(profile, pages)
+    broken, guessing = tools[list(made).index("choose")].message, choose.guessing(comparisons)
+    site["advice"] = [] if broken else choose.advice(choice(), profile, guessing)
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
         inside = html.linked(inside, bodies["images"].links.get(page.dimension, {}))

@@ -8,7 +8,7 @@ that a model added or left out does not change how two others compare.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -249,17 +249,17 @@ def _flips(choice: Choice, given: list[int], order: list[int], score: Mapping[in
 # Saying --------------------------------------------------------------------------------------------------------------
 
 
-def advice(choice: Choice, profile: Profile) -> list[dict[str, str]]:
+def advice(choice: Choice, profile: Profile, guessing: Collection[str] = ()) -> list[dict[str, str]]:
     """Which model comes first for each purpose and how sure that is, for the front page.
 
     `href` is the chooser with these weights; `model` all that tie, or that the number that decides does not tell from
     the first; `sure` the verdict on that number, and the chances; `numbers` the first model against the runner-up: what
-    the purpose is about and, if it is another, what decides.
+    the purpose is about and, if it is another, what decides. Where a model that is only `guessing` comes first, none.
     """
     labels, rows = {name: spec.label for name, spec in profile.models.items()}, []
     for preset in offered(choice):
         ranking = rank(choice, preset.weights)
-        if len(ranking.order) < 2:
+        if len(ranking.order) < 2 or ranking.order[0] in guessing:
             continue
         need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
         deciding = decisive(choice, preset.weights, ranking)
@@ -278,6 +278,12 @@ def advice(choice: Choice, profile: Profile) -> list[dict[str, str]]:
         said = {"sure": sure, "numbers": f"Decides: {'; '.join(numbers)}"}
         rows.append({"purpose": preset.label, "href": href, "model": names} | said)
     return rows
+
+
+def guessing(comparisons: pd.DataFrame) -> set[str]:
+    """Models that a page found no better than always naming the most frequent class: no reason to choose one."""
+    asked = comparisons[comparisons["metric"] == "above_majority"]
+    return set(asked.loc[(asked["verdict"] == verdicts.OPEN) | (asked["difference"] <= 0), "model_a"])
 
 
 def _verdict(choice: Choice, i: int, ranking: Ranking, other: str) -> str:
@@ -406,8 +412,21 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str], 
         shares = sorted(led(choice, preset.weights, seed).items(), key=lambda item: -item[1])
         leads = ", ".join(f"{labels[name]} {_chance(share)}" for name, share in shares if share > 0)
         if ranking.order:
-            rows.append((preset.label, order, leads, flip_sentence(ranking, preset.weights, words, labels), weights))
+            flip = flip_sentence(ranking, preset.weights, words, labels) + _more_data(choice, preset, ranking)
+            rows.append((preset.label, order, leads, flip, weights))
     return pd.DataFrame(rows, columns=["Purpose", "Order", "Leads at random weights", "What would flip it", "Weights"])
+
+
+def _more_data(choice: Choice, preset: Preset, ranking: Ranking) -> str:
+    """How many times as much data would tell the first two apart in what decides; empty where they are."""
+    deciding = decisive(choice, preset.weights, ranking) if len(ranking.order) > 1 else None
+    judged = choice.judged[deciding] if deciding is not None else pd.DataFrame(columns=["model_a", "model_b"])
+    row = verdicts.between(judged, ranking.order[0], ranking.runner_up)
+    if row is None or row["verdict"] != verdicts.OPEN:
+        return ""
+    times = max(verdicts.more_images(row), 1.1)  # below that it is open for the number of questions asked
+    much = f"About {times:.2g} times" if times < 100 else "More than 100 times"
+    return f" {much} as much data would settle {choice.criteria[deciding].name}."
 
 
 def _numbers(choice: Choice, labels: Mapping[str, str]) -> pd.DataFrame:

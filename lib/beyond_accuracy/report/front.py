@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import read_json
-from beyond_accuracy.base.paths import figures_dir
+from beyond_accuracy.base.paths import figures_dir, project_root
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.html import Body, first_words, fragment
@@ -214,7 +214,10 @@ def _findings(folder: Path, built: Mapping[str, PageView]) -> dict[str, list[str
 
 def _command(profile: Profile, models: str) -> str:
     shipped = available_profiles().get(profile.name) == profile.source
-    words = ["beyond-accuracy", "report", "--profile", profile.name if shipped else profile.source.name]
+    source, root = profile.source.resolve(), project_root().resolve()
+    # no folder of this machine in a page that is passed on
+    named = str(source.relative_to(root)) if source.is_relative_to(root) else source.name
+    words = ["beyond-accuracy", "report", "--profile", profile.name if shipped else named]
     return shlex.join(words + (["--models", models] if models else []))
 
 

@@ -32,6 +32,7 @@ AT_ONCE = 2
 # Pages that read what others recorded, where those are built in the same run. Pages of LATE read all others.
 READS = {"ablation": ("robustness", "synthetic"), "landscape": ("robustness",)}
 LATE = ("summary",)
+FIRST = ("own_images",)
 PLACES = ("PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_TMPDIR")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -251,7 +251,7 @@ def matrix(
             text = f"{value:{spec}}".replace("-", "−")
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=shade)
         labels = [str(names.get(c, c)).replace("_", " ").replace(", ", ",\n") for c in across]
-        crowded = free and len(labels) * max(map(len, labels)) > 90
+        crowded = free and len(labels) * max(map(len, labels)) > 70
         turned = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
         ax.set_xticks(np.arange(len(across)) + 0.5, labels, **turned)
         ax.set_yticks(np.arange(len(down)) + 0.5, [str(names.get(c, c)).replace("_", " ") for c in down])

@@ -91,6 +91,7 @@ def lookup(rows: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
     first["place"] = first.groupby(key[:3], sort=False).ngroup()
     own = first.drop(columns=[*READ, "n", "tolerance"]).merge(here[[*key, *READ, "n"]], on=key)
     both = pd.concat([first, own.assign(number=own["number"] + ", this run")]).sort_values("place", kind="stable")
+    both[READ[1:]] = both[READ[1:]].round(3)  # no n here tells more
     about = both.groupby(index, sort=False)
     few, many = about["n"].min().map("{:,.0f}".format), about["n"].max().map("{:,.0f}".format)
     n = few.where(few == many, few + " to " + many).where(about["n"].count() > 0, "–")
@@ -125,8 +126,8 @@ _DRAWN = (
 )  # fmt: skip
 
 
-def redrawn(rows: pd.DataFrame, judged: pd.DataFrame, here: pd.DataFrame) -> Iterator[dict]:
-    """The paper's figures as arguments of `Page.draw`, with intervals; black ticks are this run, where it compares."""
+def redrawn(rows: pd.DataFrame, judged: pd.DataFrame, here: pd.DataFrame) -> Iterator[tuple[str, dict]]:
+    """The paper's figures with intervals: page and arguments of `Page.draw`; black ticks are this run."""
     specs = published.checkpoint_specs()
     named = rows.assign(dataset=rows["set"], variant=rows["variant"].replace("", "all images"))
     named[["transform", "strength"]] = named["variant"].str.extract(r"^(scale|shift|resolution)=(.+)$")
@@ -143,5 +144,4 @@ def redrawn(rows: pd.DataFrame, judged: pd.DataFrame, here: pd.DataFrame) -> Ite
             ticks = named.assign(value=own.to_numpy())[chosen].dropna(subset=["value"])
             options = options | {"paper": ticks}
             caption += " Black ticks: this run." if len(ticks) else ""
-        looks = {"name": f"paper-{page}", "caption": caption, "styles": theme.styles(specs)}
-        yield {"rows": named[chosen]} | looks | options
+        yield page, {"rows": named[chosen], "caption": caption, "styles": theme.styles(specs)} | options

@@ -15,7 +15,7 @@ import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on n
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.dimensions.transfer import probe, run, scores
-from beyond_accuracy.dimensions.transfer.tasks import Task, TaskData, parse_tasks, task_data
+from beyond_accuracy.dimensions.transfer.tasks import Task, parse_tasks, task_data
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.page import Page
 from beyond_accuracy.show.results import RESULT_COLUMNS, validate_results
@@ -101,16 +101,6 @@ def test_outcomes_are_kept_and_keyed_by_what_matters(world, tmp_path):
     assert count == kept == probed(blank, settings=replace(FAST, device="cuda"))[1] == 2
     assert probed(but(good, meta={"key": "other weights"}))[1] == 3
     assert probed(good, "shots=1")[1] == 4 and probed(good, settings=probe.Settings())[1] == 5
-
-
-def test_the_key_of_an_outcome_stays():
-    """Stored probes of earlier versions are found; raise PROBE_VERSION where the fitting changes any number."""
-    labels, fold = np.array([0, 1, 0, 1]), np.array(["train", "test"] * 2)
-    task = Task("t", "natural", "w", column=("x",))
-    data = TaskData(task, np.arange(4), labels, ("a", "b"), np.array(list("wxyz")), fold)
-    found = SimpleNamespace(meta={"key": "k"})
-    key = run.outcome_key(found, "pre_logits", data, "vtab_full", 0, probe.DEFAULT)
-    assert key == "44ca310ffea5c5bdd65d8669"
 
 
 def test_a_leak_is_refused(world):

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write, folder_stamp, sampled_stamp
+from beyond_accuracy.base.files import MOST, file_stamp, folder_stamp, load_arrays, sampled_stamp, save_arrays, stat_of
 from beyond_accuracy.base.paths import cache_dir, in_notebook, resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.dataset import ImageDataset, Targets, build_dataset, require
@@ -43,7 +43,7 @@ COMPANIONS |= {".cls", ".npy", ".npz", ".mat", ".gz", ".tgz", ".zip"}
 VAL_ID = re.compile(r"ILSVRC2012_val_\d{8}")
 MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of symbolic links
 NO_LABEL = np.iinfo(np.int64).min
-INDEX_FORMAT = "1"
+INDEX_FORMAT = "2"
 EVALUATION = ("validation", "val", "test", "train")  # the split that is scored: the first of these that is there
 SPLITS = {"validation": ("validation", "valid", "val"), "test": ("test",), "train": ("train",)}
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
@@ -120,9 +120,11 @@ def pack(names: list[str]) -> np.ndarray:
 def scan(root: Path) -> Samples:
     """All images below a folder, sorted folder by folder; hidden files, READMEs and tables are passed over."""
     names, sizes, others = [], [], []
+    state = hashlib.sha256(f"{root.absolute()}\n".encode(errors="surrogateescape"))
     for name, entry in _walk(root, "", 0, others):
         try:
             found = entry.stat()
+            state.update(f"{name}\t{stat_of(entry)}\n".encode(errors="surrogateescape"))
         except OSError as error:
             raise InputError(f"{entry.path}: cannot be read ({error.strerror}); remove it or get it again") from error
         if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
@@ -130,7 +132,8 @@ def scan(root: Path) -> Samples:
         names.append(name)
         sizes.append(found.st_size)
     load = partial(read_file, str(root), pack(names))
-    return Samples("folder", names, load, folder_stamp(root, names, sizes), root, passed=passed_over(others))
+    found = folder_stamp(root, names, sizes, state.hexdigest())
+    return Samples("folder", names, load, found, root, passed=passed_over(others))
 
 
 def _walk(folder: Path | str, prefix: str, depth: int, others: list[str]) -> Iterator[tuple[str, os.DirEntry]]:
@@ -165,16 +168,13 @@ def index_tar(path: Path) -> TarIndex:
     found = path.stat()
     key = hashlib.sha256(f"{INDEX_FORMAT} {path.resolve()} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()
     stored = cache_dir() / "tar-index" / f"{key[:32]}.npz"
-    try:
-        with np.load(stored, allow_pickle=False) as arrays:
-            text = arrays["names"].tobytes().decode(errors="surrogateescape")
-            return TarIndex(text.split("\n") if text else [], arrays["offset"], arrays["size"], arrays["label"])
-    except (OSError, ValueError, KeyError):
-        pass  # not there yet, or damaged: list the archive
+    if arrays := load_arrays(stored):
+        text = arrays["names"].tobytes().decode(errors="surrogateescape")
+        return TarIndex(text.split("\n") if text else [], arrays["offset"], arrays["size"], arrays["label"])
     index = _list(path, found.st_size)
     names = np.frombuffer("\n".join(index.names).encode(errors="surrogateescape"), np.uint8)
     with suppress(InputError):  # a read-only or full cache folder only costs the time of listing again
-        atomic_write(stored, lambda file: np.savez(file, **{**index._asdict(), "names": names}))
+        save_arrays(stored, {**index._asdict(), "names": names})
     return index
 
 
@@ -201,8 +201,9 @@ def _list(path: Path, length: int) -> TarIndex:
 
 
 def stamp(paths: list[Path]) -> str:
-    """Hash of archives' names, sizes and some content (`sampled_stamp`)."""
-    return hashlib.sha256("\n".join(f"{path.name}\t{sampled_stamp(path)}" for path in paths).encode()).hexdigest()
+    """Hash of archives' names and content, above 16 GB in all of some of it (`sampled_stamp`)."""
+    each = sampled_stamp if sum(path.stat().st_size for path in paths) > MOST else file_stamp
+    return hashlib.sha256("\n".join(f"{path.name}\t{each(path)}" for path in paths).encode()).hexdigest()
 
 
 def read_member(paths: tuple[str, ...], shard, offset, size, position: int) -> bytes:

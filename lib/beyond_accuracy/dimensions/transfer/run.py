@@ -5,11 +5,7 @@ of all of them; a second run of the page fits nothing.
 """
 
 import hashlib
-import io
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from beyond_accuracy.base import code
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import write_atomically
+from beyond_accuracy.base.files import load_arrays, save_arrays
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.dimensions.transfer import tasks
@@ -33,7 +30,12 @@ if TYPE_CHECKING:
     from beyond_accuracy.inference.outputs import Features
     from beyond_accuracy.page import Page
 
-PROBE_VERSION = 3  # raise when the fitting changes any number: stored outcomes are then fitted anew
+# Code that decides an outcome: when it changes, stored outcomes are fitted anew
+CODE = (
+    *("dimensions/transfer/probe.py:run_probe", "dimensions/confidence.py:fit_temperature"),
+    *("dimensions/transfer/run.py:_fitted", "dimensions/transfer/run.py:_split"),
+    *("dimensions/transfer/tasks.py:draw_split", "dimensions/transfer/tasks.py:draw_few_shot"),
+)
 PROJECTED, TRUNK = "projected", "trunk"
 """CLIP's layers, after and before the projection into the space it shares with text; timm models have `pre_logits`."""
 
@@ -186,25 +188,17 @@ def outcome_key(found: "Features", layer: str, data: TaskData, setting: str, see
     for array in (data.rows, data.labels, data.fold.astype("U10"), data.groups.astype("U")):
         task_hash.update(np.ascontiguousarray(array).tobytes())
     fit = {name: value for name, value in asdict(settings).items() if name != "device"}
-    parts = {"probe": PROBE_VERSION, "features": found.meta.get("key"), "layer": layer, "setting": setting}
+    parts = {"probe": code.digest(*CODE), "features": found.meta.get("key"), "layer": layer, "setting": setting}
     return make_key(parts | {"task": task_hash.hexdigest(), "seed": int(seed), "fit": fit})
 
 
 def kept(path: Path | None, make: Callable[[], Mapping]) -> dict[str, NDArray]:
-    """Named arrays from a file; what is not there, or damaged (each has a checksum), is made and, with a path, kept."""
-    if path is not None and path.is_file():
-        with suppress(ValueError, EOFError, zlib.error, zipfile.BadZipFile):
-            return _arrays(path)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **make())
-    if path is not None:
-        write_atomically(path, buffer.getvalue())
-    return _arrays(io.BytesIO(buffer.getvalue()))
-
-
-def _arrays(source: Path | io.BytesIO) -> dict[str, NDArray]:
-    with np.load(source, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    """Named arrays from a file; what is not there is made and, with a path, kept."""
+    if path is None or (stored := load_arrays(path)) is None:
+        stored = {name: np.asarray(values) for name, values in make().items()}
+        if path is not None:
+            save_arrays(path, stored)
+    return stored
 
 
 def zero_shot(page: "Page", data: TaskData, features: Mapping, folder: Path | None = None) -> Runs | None:

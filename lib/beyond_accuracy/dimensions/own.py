@@ -1,0 +1,283 @@
+"""Your own images: who is right, on which classes and kinds of image, with how many images, and what to check by hand.
+
+Images of one unit (a group, near-duplicates) are not independent: intervals and tests count units.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import norm
+
+from beyond_accuracy.data.readers.own import MEASURED
+from beyond_accuracy.inference import heads
+from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.measure import tidy, verdicts
+from beyond_accuracy.measure.stats import (
+    P_VALUE_RESAMPLES,
+    bootstrap_means,
+    half_width_sd,
+    linear_difference,
+    share_interval,
+)
+
+SHOTS, TEN = (1, 2, 5, 10, 20, 50, 100, 200), 10
+LEVELS, LEAST = 12, 10  # a column of words is a factor with up to so many levels of at least so many images
+BOOKKEEPING = ("split", "near", "near_label", "near_split", "unit", "group")
+LARGEST_MATRIX = 12
+
+Runs = Mapping[str, Predictions]
+
+
+# Right and wrong ------------------------------------------------------------------------------------------------------
+
+
+def units_of(about: pd.DataFrame, runs: Runs) -> NDArray | None:
+    """The unit of every image from the metadata; None where every image is one of its own."""
+    units = about.loc[next(iter(runs.values())).ids, "unit"].to_numpy()
+    return units if len(np.unique(units)) < len(units) else None
+
+
+def class_weights(targets: NDArray) -> NDArray[np.float64]:
+    """Weights that give every class the same say."""
+    classes, place, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    return 1 / (len(classes) * sizes[place])
+
+
+def accuracies(runs: Runs, units: NDArray | None) -> pd.DataFrame:
+    """Rows of `accuracy` and `balanced_accuracy`, the mean over classes."""
+    targets = next(iter(runs.values())).targets
+    weights, n = class_weights(targets), len(np.unique(units)) if units is not None else len(targets)
+    each = np.arange(len(targets)) if units is None else units
+    balanced = [100 * weights @ run.correct for run in runs.values()]
+    ends = [100 * np.array(share_interval(run.correct, each, weights=weights)) for run in runs.values()]
+    plain = [100 * np.array(share_interval(run.correct, units)) for run in runs.values()]
+    right = [100 * run.correct.mean() for run in runs.values()]
+    rows = tidy.rows("accuracy", "percent", list(runs), right, n, ends=plain)
+    return pd.concat([rows, tidy.rows("balanced_accuracy", "percent", list(runs), balanced, n, ends=ends)])
+
+
+def differences(runs: Runs, units: NDArray | None, seed: int) -> pd.DataFrame:
+    """Paired differences of accuracy and balanced accuracy between every two models."""
+    right, targets = {m: run.correct for m, run in runs.items()}, next(iter(runs.values())).targets
+    weights = class_weights(targets) * len(targets)
+    plain = gaps("accuracy", right, units, seed)
+    return pd.concat([plain, gaps("balanced_accuracy", right, units, seed, weights)]).assign(family="main")
+
+
+def gaps(metric: str, right: Mapping[str, NDArray], units: NDArray | None, seed: int, weights=None) -> pd.DataFrame:
+    """Differences in points: McNemar's test where every image counts once and for itself, else units are resampled."""
+    if units is None and weights is None:
+        return tidy.accuracy_pairs(right, metric)
+    table = 100 * np.stack(list(right.values()), axis=1) * (1.0 if weights is None else weights[:, None])
+    draws = bootstrap_means(tidy.with_gaps(table), P_VALUE_RESAMPLES, np.random.default_rng(seed), units)
+    n = len(table) if units is None else len(np.unique(units))
+    return tidy.estimates(metric, "percent", list(right), table.mean(axis=0), n, draws, n)[1]
+
+
+def guessing(runs: Runs) -> dict[str, float]:
+    """Accuracy in percent of guessing at random, and of always naming the most frequent class."""
+    sizes = np.unique(next(iter(runs.values())).targets, return_counts=True)[1]
+    return {"chance": 100 / len(sizes), "most frequent class": 100 * sizes.max() / sizes.sum()}
+
+
+def above_guessing(rows: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Every model's accuracy against the most frequent class, as rows of `tidy.pairs` with an empty `model_b`."""
+    found = rows[rows["metric"] == "accuracy"].assign(metric="above_majority", model_b="", family="main")
+    found = found.rename(columns={"model": "model_a", "value": "difference"})
+    sd = half_width_sd(found["ci_low"], found["ci_high"]).clip(lower=1e-9)
+    found[["difference", "ci_low", "ci_high"]] -= level
+    return found.assign(p=2 * norm.sf(np.abs(found["difference"] / sd)), p_floor=0.0)
+
+
+def by_class(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
+    """Accuracy on the images of each class, the hardest class first."""
+    targets, tables = next(iter(runs.values())).targets, []
+    for k in np.unique(targets):
+        found = tidy.accuracy({m: run.correct[targets == k] for m, run in runs.items()}, f"accuracy:class={names[k]}")
+        tables.append(found.assign(**{"class": names[k]}, order=found["value"].mean()))
+    return pd.concat(tables).sort_values("order", kind="stable", ignore_index=True).drop(columns="order")
+
+
+def confusion(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
+    """Percent of the images of a class (`label`) that got an `answer`, of every model; none of many classes."""
+    if len(names) > LARGEST_MATRIX:
+        return pd.DataFrame(columns=["model", "label", "answer", "value"])
+    grids = {m: pd.crosstab(run.targets, run.pred, normalize="index") for m, run in runs.items()}
+    both = range(len(names))
+    found = [(m, names[i], names[j], 100 * g.reindex(index=both, columns=both, fill_value=0).iat[i, j])
+             for m, g in grids.items() for i in both for j in both]  # fmt: skip
+    return pd.DataFrame(found, columns=["model", "label", "answer", "value"])
+
+
+# How many images per class --------------------------------------------------------------------------------------------
+
+
+def learning_curve(page, home: str, dataset: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Accuracy of a probe fitted to some images per class of `home`, and to all: rows with `shots`; differences at ten.
+
+    Asked are the images of another fold, or those of `dataset` where that is another one (given splits).
+    """
+    found, ten, asked, about = [], {}, page.features(dataset), page.metadata(home)
+    for model, seen in page.features(home).items():
+        (x, y), (x_asked, y_asked) = _arrays(seen), _arrays(asked[model])
+        fold = heads.folds_of(y, about.loc[seen.ids, "unit"].to_numpy(), page.seed)
+        splits = [(fold != k, fold == k) for k in range(fold.max() + 1)]
+        splits = splits if home == dataset else [(fold >= 0, np.ones(len(y_asked), bool))]
+        sizes = np.unique(y[splits[0][0]], return_counts=True)[1]
+        units = page.metadata(dataset).loc[asked[model].ids, "unit"].to_numpy()
+        for shots in [k for k in SHOTS if k < np.median(sizes)]:
+            hits, c, rng = np.zeros(len(y_asked), bool), 0.0, np.random.default_rng([page.seed, shots])
+            for known, held in splits:
+                order = rng.permutation(np.flatnonzero(known))
+                few = order[pd.Series(y[order]).groupby(y[order]).cumcount().to_numpy() < shots]
+                c = c or heads.choose_c(x[few], y[few], np.arange(len(few)), page.seed)
+                hits[held] = heads.probe(x[few], y[few], c).predict(x_asked[held]) == y_asked[held]
+            ends = 100 * np.array(share_interval(hits, units))
+            found.append((f"accuracy:shots={shots}", model, 100 * hits.mean(), *ends, len(hits), "percent", shots))
+            ten |= {model: hits} if shots == TEN else {}
+        whole = rows[(rows["metric"] == "accuracy") & (rows["model"] == model)].assign(metric="accuracy:shots=all")
+        found += whole.assign(shots=int(np.median(sizes)))[[*tidy.COLUMNS, "shots"]].to_numpy().tolist()
+    told = gaps(f"accuracy:shots={TEN}", ten, units, page.seed) if ten else pd.DataFrame(columns=tidy.PAIR)
+    return pd.DataFrame(found, columns=[*tidy.COLUMNS, "shots"]), told.assign(family="detail")
+
+
+def _arrays(seen) -> tuple[NDArray, NDArray]:
+    return np.asarray(next(iter(seen.layers.values()))), np.asarray(seen.targets)
+
+
+# What kind of image ---------------------------------------------------------------------------------------------------
+
+
+def factors(about: pd.DataFrame) -> dict[str, NDArray]:
+    """Factor -> -1, 0 or 1 per image: the lower, middle and upper third of numbers that vary."""
+    found = {}
+    for name in [c for c in about.columns if c not in BOOKKEEPING and pd.api.types.is_numeric_dtype(about[c])]:
+        values = about[name].to_numpy(float)
+        low, high = np.nanquantile(values, [1 / 3, 2 / 3]) if np.isfinite(values).any() else (0, 0)
+        side = np.where(values >= high, 1, 0) - np.where(values <= low, 1, 0)
+        if low < high and min((side == 1).sum(), (side == -1).sum()) >= LEAST:
+            found[name] = side
+    return found
+
+
+def factor_effects(runs: Runs, about: pd.DataFrame, units: NDArray | None) -> pd.DataFrame:
+    """Accuracy on the upper third of a factor minus that on the lower third, in points: rows for `Page.compare`."""
+    each, found = np.arange(len(about)) if units is None else units, []
+    for name, side in factors(about).items():
+        for model, run in runs.items():
+            share = {s: run.correct[side == s].mean() for s in (-1, 1)}
+            influence = sum(s * (side == s) / (side == s).sum() * (run.correct - share[s]) for s in (-1, 1))
+            gap = linear_difference(share[1] - share[-1], influence, each)
+            ends = (100 * gap.estimate, 100 * gap.interval.low, 100 * gap.interval.high)
+            n = len(np.unique(each[side != 0]))
+            found.append((f"accuracy_change:{name}", model, "", *ends, gap.p_value, 0.0, n, "percent", name))
+    return pd.DataFrame(found, columns=[*tidy.PAIR, "factor"]).assign(family="detail")
+
+
+def as_rows(judged: pd.DataFrame) -> pd.DataFrame:
+    """Judged effects as rows to draw."""
+    rows = judged[judged["metric"].str.startswith("accuracy_change:")]
+    rows = rows.rename(columns={"model_a": "model", "difference": "value"})
+    return rows.assign(factor=rows["factor"].str.replace("_", " "))
+
+
+def by_level(runs: Runs, about: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy at every level of one's own columns of words: rows with `level`, such as `site: north`."""
+    names = [c for c in about.columns if c not in (*BOOKKEEPING, *MEASURED)]
+    tables = [pd.DataFrame(columns=[*tidy.COLUMNS, "level"])]
+    for name in [c for c in names if not pd.api.types.is_numeric_dtype(about[c])]:
+        values = about[name].astype(str)
+        sizes = values.value_counts()
+        for level in sizes.index[sizes >= LEAST] if 1 < len(sizes) <= LEVELS else ():
+            part = {m: run.correct[(values == level).to_numpy()] for m, run in runs.items()}
+            tables.append(tidy.accuracy(part, f"accuracy:{name}={level}").assign(level=f"{name}: {level}"))
+    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+
+
+# What to check by hand ------------------------------------------------------------------------------------------------
+
+
+def suspects(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
+    """Images whose label the models doubt together, most doubtful first.
+
+    Probabilities are geometric means over the models: one that is sure of the label outweighs several that are not.
+    """
+    first, each = next(iter(runs.values())), np.arange(len(next(iter(runs.values()))))
+    mean = softmax(np.mean([np.log(run.probabilities + 1e-6) for run in runs.values()], axis=0), axis=1)
+    said, targets = mean.argmax(axis=1), first.targets
+    against = np.sum([~run.correct for run in runs.values()], axis=0)
+    doubt = np.log(mean[each, said]) - np.log(mean[each, targets])
+    order = np.argsort(-doubt, kind="stable")[: int((said != targets).sum())]
+    shown = {"id": first.ids[order], "label": np.take(names, targets[order]), "models say": np.take(names, said[order])}
+    shown |= {"models against the label": [f"{k} of {len(runs)}" for k in against[order]]}
+    return pd.DataFrame(shown | {"confidence": mean[order, said[order]], "of the label": mean[order, targets[order]]})
+
+
+def repeats(about: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Pairs of near-duplicates: those across given splits first, then those whose labels differ."""
+    found = about.assign(id=about.index, label=labels)[about["near"] != ""]
+    found = found.assign(pair=[min(a, b) + max(a, b) for a, b in zip(found["id"], found["near"], strict=True)])
+    found = found.drop_duplicates("pair")
+    kinds = [(found["split"] != found["near_split"]), found["label"] != found["near_label"]]
+    found = found.assign(what=np.select(kinds, ["across splits", "labels differ"], "same label"))
+    found = found.rename(columns={"near": "repeats", "near_label": "its label"})
+    worst = found.sort_values("what", key=lambda what: what.map({"across splits": 0, "labels differ": 1}).fillna(2))
+    return worst[["id", "label", "repeats", "its label", "what"]].reset_index(drop=True)
+
+
+# Saying ---------------------------------------------------------------------------------------------------------------
+
+
+def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
+    """The findings: who leads and whether that beats guessing, what would decide it, and who leads with few images."""
+    accuracy = rows[rows["metric"] == "accuracy"].assign(dataset=dataset)
+    best = accuracy.loc[accuracy["value"].idxmax()]
+    guess = judged[(judged["metric"] == "above_majority") & (judged["model_a"] == best["model"])].iloc[0]
+    level, title = best["value"] - guess["difference"], page.title(dataset)
+    if guess["verdict"] == verdicts.OPEN or guess["difference"] <= 0:
+        return [
+            f"On {title} no model is told from always naming the most frequent class ({level:.1f} % right): "
+            f"the best here is right on {best['value']:.1f} % [{best['ci_low']:.1f}, {best['ci_high']:.1f}]. "
+            "Nothing on the other pages can be a reason to choose one of them."
+        ]
+    said = [f"Accuracy on {title} in percent: {page.leader(accuracy, judged)}. Always naming one class: {level:.1f}."]
+    mine = judged[(judged["metric"] == "accuracy") & (judged["model_b"] != "")]
+    leaders = verdicts.leaders(accuracy.set_index("model")["value"], mine)
+    row = verdicts.between(mine, *leaders[:2]) if len(leaders) > 1 else None
+    if row and np.isfinite(needed := row["n"] * verdicts.more_images(row)):
+        what = "groups" if "group" in page.metadata(dataset) else "images"
+        said.append(
+            f"{verdicts.joined([page.labels[m] for m in leaders[:2]])} differ by {abs(row['difference']):.1f} points on"
+            f" {row['n']:,} {what}. If that is the true difference, about {_round(needed):,} such {what} would show it "
+            "in four of five cases."
+        )
+    if len(few := curve[curve["metric"] == f"accuracy:shots={TEN}"].assign(dataset=dataset)):
+        said.append(f"With {TEN} images per class: {page.leader(few, judged)}.")
+    return said
+
+
+def _round(n: float) -> int:
+    """Upwards to two digits."""
+    size = 10 ** max(0, len(str(int(n))) - 2)
+    return int(-(-n // size) * size)
+
+
+def checks(page, doubted: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """What to look at by hand, in words; and which candidates were not taken to all pages."""
+    said, across = [], int((pairs["what"] == "across splits").sum())
+    if len(doubted):
+        said.append(
+            f"Taken together, the models doubt the label of {len(doubted):,} images: check the first of them by hand."
+        )
+    if across:
+        said.append(f"{across} images nearly repeat one of another given split: accuracy looks better than it is.")
+    if len(pairs) > across:
+        said.append(
+            f"{len(pairs) - across} pairs of images nearly repeat each other; a pair is never split over folds."
+        )
+    for model, why in (page.role("dropped") if page.has_role("dropped") else {}).items():
+        said.append(f"{page.labels.get(model, model)} was not taken to corruptions and transforms: {why}.")
+    return said

@@ -1,0 +1,31 @@
+"""The page of one's own images: chance is told from skill, wrong labels come first."""
+
+import numpy as np
+import pytest
+
+from beyond_accuracy.dimensions import own as page_own
+from own_images import MINI, UGLY, outputs_of, toys  # noqa: E402 - the folder of tests is on no import path
+
+pytestmark = pytest.mark.usefixtures("apart")
+
+
+def test_shuffled_labels_are_answered_at_chance(tmp_path):
+    table = toys(tmp_path / "toys", 25)
+    table["label"] = np.random.default_rng(1).permutation(table["label"])
+    table.drop(columns="group").to_csv(tmp_path / "toys.csv", index=False)
+    runs = outputs_of(tmp_path / "toys.csv").predictions("images", ["none"])["none"]
+    rows = page_own.accuracies(runs, None).set_index("metric")
+    assert rows.loc["accuracy", "ci_low"] < 100 / 6 < rows.loc["accuracy", "ci_high"]
+    judged = page_own.above_guessing(rows.reset_index(), page_own.guessing(runs)["most frequent class"])
+    assert judged["p"].iloc[0] > 0.05 or judged["difference"].iloc[0] < 0
+
+
+def test_planted_wrong_labels_are_among_the_first_to_check(tmp_path):
+    table = toys(tmp_path / "toys", 25)
+    wrong = np.random.default_rng(2).choice(len(table), 5, replace=False)
+    table.loc[wrong, "label"] = [UGLY[(UGLY.index(name) + 2) % 6] for name in table.loc[wrong, "label"]]
+    table.drop(columns="group").to_csv(tmp_path / "toys.csv", index=False)
+    vit = MINI | {"name": "local-dir:assets:mini_world/models/vit_sup"}
+    outputs = outputs_of(tmp_path / "toys.csv", {"conv": MINI, "vit": vit})
+    found = page_own.suspects(outputs.predictions("images", ["none"])["none"], UGLY)
+    assert set(table.loc[wrong, "path"]) <= set(found["id"].head(10))

@@ -1,0 +1,195 @@
+"""From a folder and candidates to a profile and its report."""
+
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import load_profile
+from beyond_accuracy.cli import main
+from beyond_accuracy.inference import heads
+from beyond_accuracy.inference.outputs import Outputs
+from beyond_accuracy.inference.store import Store
+from beyond_accuracy.report import compare
+from beyond_accuracy.report.build import build
+from own_images import UGLY, noise, toys  # noqa: E402 - the folder of tests is on no import path
+
+MEASURED = """
+import resource, sys
+from beyond_accuracy.report.build import build
+from beyond_accuracy.report.compare import prepare
+options = {"device": "cpu"}
+profile = prepare(sys.argv[1], sys.argv[2:], depth="quick", options=options)
+assert build(profile, only=["own_images"], options=options) == 0
+print(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+QUICK = {"depth": "quick", "options": {"device": "cpu"}}
+
+pytestmark = pytest.mark.usefixtures("apart")
+
+
+def test_candidates_are_named_or_clear(monkeypatch):
+    named, imports = compare.chosen(["mini:vit_clip", "timm:resnet18.a1_in1k", "open_clip:ViT-B-16/openai", "dinov2_b"])
+    assert [c.spec.source for c in named] == ["open_clip", "timm", "open_clip", "timm"]
+    assert named[2].spec.pretrained == "openai" and imports == ["mini_world.architectures"]
+    assert all(c.spec.head == "probe" for c in named) and named[3].licence == "Apache-2.0"
+    with pytest.raises(InputError, match="did you mean dinov2_b"):
+        compare.chosen(["dino2_b"])
+    with pytest.raises(InputError, match="twice"):
+        compare.chosen(["mini:vit_sup", "mini:vit_sup"])
+    monkeypatch.setattr(compare, "hub_reachable", lambda: False)
+    monkeypatch.setattr(compare, "locate", lambda spec: type("W", (), {"path": None})())
+    lines = []
+    with pytest.raises(DataMissing, match="no candidate"):
+        compare.chosen([], lines.append)
+    assert len(lines) == 8
+
+
+def test_who_is_clearly_behind():
+    rng = np.random.default_rng(0)
+    share = {"good": 0.9, "near": 0.88, "bad": 0.6}
+    runs = {name: SimpleNamespace(correct=rng.random(400) < p) for name, p in share.items()}
+    assert set(compare.behind(runs, None)) == {"bad"}
+    assert compare.behind({name: runs[name] for name in ("good", "bad")}, None) == {}  # two always stay
+    assert compare.behind(runs, np.arange(400) // 100) == {}  # four groups cannot tell
+
+
+def test_a_profile_is_written_and_its_report_built_by_any_command(tmp_path, apart, capsys):
+    toys(tmp_path / "My toys", 10)
+    profile = compare.prepare(tmp_path / "My toys", ["mini:vit_sup", "mini:convnext_sup"], **QUICK)
+    said = capsys.readouterr().out
+    assert said.index("60 images, 6 classes") < said.index("about ") < said.index("% right")
+    assert set(yaml.safe_load(profile.read_text())["models"]) == {"vit_sup", "convnext_sup"}
+    report = ["report", "--profile", str(profile), "--only", "own_images", "--device", "cpu"]
+    assert main(report) == 0, capsys.readouterr().out
+    html = (apart / "my-toys" / "12_own_images.html").read_text(encoding="utf-8")
+    assert "car&amp;&lt;b&gt;van" in html and "car&<b>van" not in html
+    results = pd.read_csv(apart / "my-toys" / "results.csv")
+    assert {"accuracy", "balanced_accuracy", "accuracy:shots=all"} <= set(results["metric"])
+    compare.prepare(tmp_path / "My toys", ["mini:vit_sup", "mini:convnext_sup"], **QUICK)
+    capsys.readouterr()
+    assert main(report) == 0 and "12_own_images: unchanged" in capsys.readouterr().out
+    profile.write_text(profile.read_text().replace("head: probe", "head: knn"))
+    with pytest.raises(InputError, match="was edited since it was written: run `beyond-accuracy report"):
+        compare.prepare(tmp_path / "My toys", ["mini:vit_sup"], **QUICK)
+
+
+def test_who_is_clearly_behind_is_left_out_of_later_stages_and_told(tmp_path, toy, capsys):
+    toys(tmp_path / "toys", 20)
+    models = ["mini:convnext_sup", "mini:vit_sup", f"timm:local-dir:{toy.checkpoint()}"]  # it knows three colours
+    profile = yaml.safe_load(compare.prepare(tmp_path / "toys", models, **QUICK).read_text())
+    said, pages = capsys.readouterr().out, profile["dimensions"]
+    assert "colour: not taken to corruptions and transforms (" in said and "points behind [" in said
+    assert pages["robustness"]["models"] == pages["invariance"]["models"] == ["convnext_sup", "vit_sup"]
+    assert list(pages["own_images"]["dropped"]) == ["colour"] and list(profile["models"])[2] == "colour"
+    kept = compare.prepare(tmp_path / "toys", models, name="all", everything=True, **QUICK)
+    assert "models" not in yaml.safe_load(kept.read_text())["dimensions"]["robustness"]
+    assert "not taken" not in capsys.readouterr().out
+
+
+def test_what_one_can_mistype_is_said_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="there is no such folder"):
+        compare.prepare(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="unknown depth 'fast'"):
+        compare.prepare(tmp_path, depth="fast")
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 15), (6, 2)])
+def test_small_folders_have_a_page_too(tmp_path, classes, each):
+    toys(tmp_path / "toys", each, classes)
+    profile = compare.prepare(tmp_path / "toys", ["mini:vit_sup", "mini:convnext_clip"], everything=True, **QUICK)
+    assert build(profile, only=["own_images"], options=QUICK["options"]) == 0
+
+
+def test_one_image_per_class_is_one_message(tmp_path, capsys):
+    for k in range(40):
+        noise(tmp_path / "many" / f"c{k}" / "1.png", k)
+    assert main(["compare", str(tmp_path / "many"), "--models", "mini:vit_sup", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "40 images of 40 classes: at least two classes need two images" in said and "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_real_network_beside_two_small_ones(tmp_path, apart, efficientnet_lite0, capsys):
+    table = toys(tmp_path / "toys", 50)
+    wrong = np.random.default_rng(2).choice(len(table), 5, replace=False)
+    table.loc[wrong, "label"] = [UGLY[(UGLY.index(name) + 2) % 6] for name in table.loc[wrong, "label"]]
+    table.to_csv(tmp_path / "toys.csv", index=False)
+    models = [f"timm:tf_efficientnet_lite0={efficientnet_lite0}", "mini:vit_sup", "mini:convnext_sup"]
+    command = ["compare", str(tmp_path / "toys.csv"), "--depth", "quick", "--device", "cpu", "--models", *models]
+    before = os.times()
+    assert main(command) == 0, capsys.readouterr().out
+    spent = sum(np.subtract(os.times(), before)[:4])
+    assert spent < 720, f"{spent:.0f} s of CPU time: more than six minutes on two idle cores"
+    html = (apart / "toys" / "12_own_images.html").read_text(encoding="utf-8")
+    first = re.search(r'id="tab-check".*', html, re.S)[0]
+    order = sorted(table["path"], key=lambda path: first.find(path) if path in first else len(first))
+    assert set(table["path"][wrong]) <= set(order[:10])
+
+    # accuracy, calibration, robustness and invariance once more, from the stored features and scikit-learn alone
+    results = pd.read_csv(apart / "toys" / "results.csv").set_index(["dimension", "dataset", "metric", "model"])[
+        "value"
+    ]
+    profile = load_profile(str(apart / "toys" / "profile.yaml"))
+    outputs = Outputs(profile, Store(), {"device": "cpu"})
+    home = outputs.data("images")
+    units, y = home.metadata["unit"].to_numpy(), home.targets
+    fold = heads.folds_of(y, units, 0)
+    assert (pd.Series(fold).groupby(home.metadata["group"].to_numpy()).nunique() == 1).all()
+    fog = [f"corrupt:fog={k}" for k in range(1, 6)]
+    for name, spec in profile.models.items():
+        x = outputs.features("images")[name].layers["pre_logits"]
+        fits = {}
+        for k in np.unique(fold):
+            known = fold != k
+            c = heads.choose_c(x[known], y[known], units[known], 0)
+            fits[k] = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(x[known], y[known])
+
+        def right_and_sure(dataset, transforms, spec=spec, fits=fits):
+            data = outputs.data(dataset)
+            found = outputs.extracted([spec], data, transforms)
+            where, said = pd.Series(fold, home.ids).loc[data.ids], []
+            for text in transforms:
+                asked = np.asarray(found[text, spec.name].array("features-pre_logits"))
+                said.append([fits[k].predict_proba(row[None])[0] for k, row in zip(where, asked, strict=True)])
+            said = np.array(said)
+            return said.argmax(axis=2) == data.targets, said.max(axis=2)
+
+        right, sure = right_and_sure("images", ["none"])
+        assert results["own_images", "images", "accuracy", name] == pytest.approx(100 * right.mean())
+        bins = np.ceil(sure[0] * 15)
+        gaps = [abs((right[0] - sure[0])[bins == b].sum()) / len(y) for b in np.unique(bins)]
+        assert results["calibration", "images", "ece", name] == pytest.approx(sum(gaps), abs=2e-3)
+        assert results["calibration", "images", "confidence", name] == pytest.approx(sure.mean(), abs=1e-3)
+        later = {("robustness", "corrupted", "accuracy:corruption=fog"): fog}
+        later |= {("invariance", "transformed", f"accuracy:{text}"): [text] for text in ("rotation=90", "hflip=1")}
+        for number, transforms in later.items():
+            if (*number, name) in results:  # else left out as clearly behind
+                right, _ = right_and_sure(number[1], transforms)
+                assert results[*number, name] == pytest.approx(100 * right.mean())
+
+
+@pytest.mark.slow
+def test_twenty_thousand_images_in_less_than_four_gigabytes(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(20_000):
+        path = tmp_path / "many" / f"c{i % 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((rng.integers(0, 196, (12, 12, 3)) + 60 * np.eye(3, dtype=int)[i % 3]).astype(np.uint8)).save(
+            path
+        )
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "many"), "mini:convnext_sup", "mini:vit_sup"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"BEYOND_ACCURACY_QUIET": "1"})
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 4e6  # kB
