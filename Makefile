@@ -1,7 +1,7 @@
 # Thin names for the commands of the README. `make report` and `make test` set up all they need.
 #
 #   make report                 the default report (offline, CPU, minutes)
-#   make report PROFILE=open    the paper's checkpoints on a part of open data (no account; asks, then downloads 13 GB)
+#   make report PROFILE=open    the paper's checkpoints on a part of open data (no account; asks, then downloads 14 GB)
 #   make report PROFILE=paper   the paper's checkpoints and benchmarks (GPU, data)
 
 PROFILE ?= mini
@@ -23,9 +23,9 @@ TEST := .venv/.test
 WORLD := .venv/.world
 endif
 
-# The open profile downloads what it needs. Profiles on ImageNet's validation set read labels and factors of imagenet-x
+# Profiles that download what they need. Profiles on ImageNet's validation set read labels and factors of imagenet-x
 # (CC BY-NC 4.0); those that never see that set go without.
-FETCH := $(if $(filter open,$(PROFILE)),--fetch)
+FETCH := $(if $(filter open published,$(PROFILE)),--fetch)
 LABELS := $(if $(BASE),$(if $(filter mini smoke open,$(PROFILE)),,.venv/.imagenet-x))
 
 .PHONY: report compare paper test soak lint lab bench coverage world train ablation replicates shape lock clean

@@ -249,6 +249,11 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
 def _imported(spec: ModelSpec) -> Finding:
     if spec.name in Store().imported_models():
         return Finding(spec.name, OK, "imported predictions")
+    if spec.checkpoint:
+        pattern = resolve(spec.checkpoint.replace("{dataset}", "*"))
+        there = sorted(path.name for path in pattern.parent.glob(pattern.name))
+        text = f"predictions in {', '.join(there)}" if there else f"no file {pattern}"
+        return Finding(spec.name, OK if there else MISSING, text)
     command = f"`beyond-accuracy import-predictions FILE.csv --model {spec.name} --dataset imagenet_1k`"
     return Finding(spec.name, MISSING, f"no imported predictions; {command}")
 

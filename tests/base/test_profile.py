@@ -20,6 +20,7 @@ from beyond_accuracy.base.profile import (
     available_profiles,
     load_profile,
     parse_profile,
+    typed_model,
     unknown,
 )
 
@@ -312,3 +313,17 @@ def test_a_key_that_stands_twice_is_an_error(tmp_path):
     )
     with pytest.raises(InputError, match="line 3: the key 'a' stands twice in one mapping"):
         load_profile(path)
+
+
+def test_a_model_as_one_types_it(tmp_path, monkeypatch):
+    (tmp_path / "w.pt").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    spec = typed_model("timm:resnet18.a1_in1k=w.pt", [])
+    assert (spec.id, spec.checkpoint, spec.label) == ("resnet18.a1_in1k", str(tmp_path / "w.pt"), "resnet18")
+    assert typed_model("timm:resnet18", [], "weights/elsewhere.pt").checkpoint == "weights/elsewhere.pt"
+    clip = typed_model("open_clip:ViT-B-16/openai", [])
+    assert (clip.id, clip.pretrained, clip.paradigm, clip.name) == ("ViT-B-16", "openai", "clip", "ViT-B-16_openai")
+    assert typed_model("timm:hf-hub:timm/resnet18.a1_in1k", []).name == "resnet18.a1_in1k"
+    for text in ("resnet18", "timm:", "keras:resnet"):
+        with pytest.raises(InputError, match="or give timm:NAME or open_clip:NAME/TAG"):
+            typed_model(text, ["vit_sup"])

@@ -16,9 +16,19 @@ import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on n
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import DatasetSpec, load_profile, parse_profile
 from beyond_accuracy.cli import main
+from beyond_accuracy.data import download as download_module
 from beyond_accuracy.data import fetch as fetch_module
-from beyond_accuracy.data.download import ATTEMPTS, Download, download, how_to_get, parse_source, sources, unpack
-from beyond_accuracy.data.fetch import fetch, make_plan
+from beyond_accuracy.data.download import (
+    ATTEMPTS,
+    Download,
+    download,
+    how_to_get,
+    parse_source,
+    source_of,
+    sources,
+    unpack,
+)
+from beyond_accuracy.data.fetch import fetch, make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from hub import COMMIT, Server  # noqa: E402
 
@@ -228,7 +238,7 @@ def catalogue(server, tmp_path, monkeypatch):
         "set_v2": {"gigabytes": 0.001, "unpack": True, "files": [{"url": server.url("v2.tar.gz")}]},
     }
     found = {name: parse_source(name, entry) for name, entry in entries.items()}
-    monkeypatch.setattr(fetch_module, "sources", lambda: found)
+    monkeypatch.setattr(download_module, "sources", lambda: found)
     datasets = {
         "set_a": {"reader": "class_folder", "path": "set_a", "options": {"columns": "a"}, "expected": len(labels)},
         "set_v2": {"reader": "imagenet_v2", "path": "set_v2", "expected": 6},
@@ -297,9 +307,13 @@ def test_gated_set_names_page_and_command():
 def test_every_dataset_of_the_paper_has_a_source():
     profile = load_profile("paper")
     views = {"imagenet_real"}
-    assert set(profile.datasets) - views == set(sources())
+    assert all(source_of(spec) for name, spec in profile.datasets.items() if name not in views)
+    cut = load_profile("open").datasets
+    assert {source_of(spec).name for spec in cut.values() if needs_data(spec)} <= {*sources()}
+    assert source_of(cut["imagenet_v2_few"]).name == "imagenet_v2"  # by its folder
+    assert source_of(cut["pug_imagenet"]).hub.shards == 6 and source_of(cut["pug_imagenet"]).gigabytes == 3
     for source in sources().values():
-        assert source.gigabytes > 0 and (source.hub is None) != (not source.files)
+        assert source.gigabytes > 0 and source.hub or source.files
         for file in source.files:
             assert file.url.startswith("https://")
 
@@ -425,3 +439,36 @@ def test_weights_go_into_the_hubs_cache(server, tmp_path):
     assert "asks to wait (429" in in_client(server, tmp_path / "busy", WEIGHTS)
     server.busy, server.gated = "", {"some/model"}
     assert "accept the terms at https://huggingface.co/some/model" in in_client(server, tmp_path / "gated", WEIGHTS)
+
+
+LIBRARIES = """
+import json, logging
+logging.disable(logging.CRITICAL)
+from beyond_accuracy.base.profile import available_profiles, load_profile
+from beyond_accuracy.models.card import locate
+import open_clip, timm
+for spec in {s.id: s for p in available_profiles() for s in load_profile(p).models.values()}.values():
+    weights = locate(spec)
+    if not weights or not weights.repo:
+        continue
+    try:
+        if spec.source == "timm":
+            timm.create_model(spec.id, pretrained=True)
+        else:
+            open_clip.create_model(spec.id, pretrained=spec.pretrained, require_pretrained=True)
+    except Exception as error:
+        print(json.dumps([spec.name, weights.repo, weights.files, type(error).__name__]))
+"""
+
+
+def test_the_libraries_ask_for_the_files_that_fetch_gets(server, tmp_path):
+    """The real loaders of the checkpoints that profiles name, at a hub that has their repositories but no weights."""
+    paper = ["timm/deit3_base_patch16_224.fb_in22k_ft_in1k", "timm/convnext_base.fb_in22k_ft_in1k"]
+    paper += ["timm/vit_base_patch16_clip_224.laion400m_e31", "laion/CLIP-convnext_base-laion400M-s13B-b51K"]
+    server.repos = {repo: {"config.json": b"{}"} for repo in paper}
+    told = [json.loads(line) for line in in_client(server, tmp_path / "hf", LIBRARIES).splitlines()]
+    assert [repo for _, repo, *_ in told] == paper
+    for _, repo, files, _ in told:
+        asked = [path.rpartition("/")[2] for _, path in server.seen if path.startswith(f"{repo}/resolve/")]
+        weights = [name for name in asked if not name.endswith(".json")]
+        assert weights and weights[0] == files[0] and set(weights) <= set(files), (repo, asked, files)

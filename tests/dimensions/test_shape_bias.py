@@ -16,11 +16,16 @@ from sklearn.metrics import cohen_kappa_score
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import ASSETS
+from beyond_accuracy.base.profile import load_profile
+from beyond_accuracy.data.download import sources
 from beyond_accuracy.data.published import cue_categories, human_shape_bias
 from beyond_accuracy.dimensions import shape_bias as sb
+from beyond_accuracy.inference.store import Store
 from beyond_accuracy.measure import stats, tidy, verdicts
+from beyond_accuracy.page import Page
 from beyond_accuracy.show import theme
 
+ID = "airplane/airplane1-bicycle2"
 ENDS = ["ci_low", "ci_high"]
 # Per-image decisions from the authors' repository (github.com/kirill-vish/Beyond-INet, MIT licence).
 STORED = pd.read_csv(Path(__file__).parents[1] / "data" / "cue_conflict_decisions.csv")
@@ -334,12 +339,15 @@ def page_of(runs, class_names):
 
 
 def test_models_without_logits_are_left_out_by_name():
-    ids, names = np.array(["a1-b1", "b1-a1"]), ("a", "b")
-    bare, known = (SimpleNamespace(ids=ids, probabilities=p) for p in (None, np.eye(2)))
+    ids, names = np.array(["cat1-dog1", "dog1-cat1"]), ("x",) * 1000
+    bare = SimpleNamespace(ids=ids, probabilities=None, pred=np.array([1, -1]))
+    known = SimpleNamespace(ids=ids, probabilities=np.eye(1000)[[281, 152]])
     page = page_of({"bare": bare, "known": known}, names)
     table, decisions = sb.decisions_of(page, "set")
-    assert list(decisions) == ["known"] and decisions["known"].tolist() == ["a", "b"]
-    assert sb.describe(page, table, decisions).endswith("left out for want of logits: BARE")
+    assert list(decisions) == ["known"] and decisions["known"].tolist() == ["cat", "dog"]
+    assert sb.describe(page, table, decisions).endswith("left out for want of logits or decisions: BARE")
+    # where classes are the categories, an answer is a decision
+    assert sb.decisions_of(page_of({"bare": bare}, ("cat", "dog")), "set")[1]["bare"].tolist() == ["dog", "none"]
     with pytest.raises(DataMissing, match="no model of this report has logits"):
         sb.decisions_of(page_of({"bare": bare}, names), "set")
 
@@ -404,3 +412,36 @@ def test_a_real_network_on_real_images(shared_dir, efficientnet_lite0):
     # one image of leeway for other processors' rounding
     assert abs(by_shape.sum() - 43) <= 1 and abs(by_texture.sum() - 158) <= 1
     assert abs((decision == table["shape"]).sum() - 60) <= 1
+
+
+def test_published_decisions_become_a_page(tmp_path, monkeypatch):
+    """In model-vs-human's form, through the profile `published`: the numbers of the decisions themselves."""
+    monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path))
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path / "out"))
+    file = tmp_path / "published_predictions" / "cue_decisions-resnet50.csv"
+    file.parent.mkdir()
+    said = STORED["resnet50"].to_numpy(object)
+    said[0] = "na"  # `bottle` on airplane1-bicycle2: for neither cue
+    names = "0001_s5n_s01_0_x_00_" + STORED["imagename"]
+    pd.DataFrame({"subj": "x", "object_response": said, "imagename": names}).to_csv(file, index=False)
+    page = Page(load_profile("published"), "shape_bias", Store(tmp_path / "store"), {})
+    cues, decisions = sb.decisions_of(page, "cue_decisions")
+    assert list(decisions) == ["resnet50"] and decisions["resnet50"][list(cues.index).index(ID)] == "none"
+    rows = sb.table(decisions, cues).set_index("metric")
+    assert rows.loc["shape_bias", "value"] == pytest.approx(170 / (170 + 621))
+    assert len(sb.human_bias(page, "cue_decisions", cues)) == 17
+    said[0] = "airplane"  # a new file is taken anew
+    pd.DataFrame({"subj": "x", "object_response": said, "imagename": names}).to_csv(file, index=False)
+    cues, decisions = sb.decisions_of(page, "cue_decisions")
+    assert sb.table(decisions, cues).set_index("metric").loc["shape_bias", "value"] == pytest.approx(171 / (171 + 621))
+    said[0] = "spoon"
+    pd.DataFrame({"subj": "x", "object_response": said, "imagename": names}).to_csv(file, index=False)
+    with pytest.raises(InputError, match="predicted_class is nan, expected a whole number from 0 to 15"):
+        sb.decisions_of(page, "cue_decisions")
+
+
+def test_every_published_file_is_some_models():
+    profile = load_profile("published")
+    files = {file.at(Path("published_predictions")).as_posix() for file in sources()["published_predictions"].files}
+    named = {s.checkpoint.replace("{dataset}", d) for s in profile.models.values() for d in profile.datasets}
+    assert files <= named and all(any(n in files for n in named if s in n) for s in profile.models)

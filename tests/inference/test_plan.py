@@ -96,6 +96,14 @@ def test_what_is_missing_is_listed_and_the_rest_runs(toy, toy_networks):
     assert sum(toy_networks.CALLS) == 3
 
 
+def test_a_page_says_which_part_of_a_set_it_uses():
+    profile = load_profile("open")
+    cut = ["ImageNet-V2: 1,000 of 10,000 images", "ImageNet-R: 750 of 30,000 images"]
+    assert plan.cuts(profile, "calibration") == cut and plan.cuts(profile, "shape_bias") == []
+    assert plan.cuts(profile, "synthetic") == ["PUG: ImageNet: 600 of 88,328 images, from 6 of the release's shards"]
+    assert plan.cuts(load_profile("paper"), "calibration") == []
+
+
 def test_a_set_that_cannot_be_read_hides_no_other(toy):
     """Else the page's key would not hold the other sets' answers, and an old page would pass for unchanged."""
     toy.images(1)
@@ -106,7 +114,7 @@ def test_a_set_that_cannot_be_read_hides_no_other(toy):
     (toy.root / "bad" / "violet" / "a.png").write_bytes(b"")
     content["dimensions"] = {"calibration": {"shifted": ["bad"], "clean": "images"}}
     filled = plan.fill(toy.profile(content), "calibration", Store(toy.store), {"device": "cpu"})
-    assert len(filled.wrong) == 1 and "violet" in filled.wrong[0] and len(filled.keys) == 1
+    assert len(filled.wrong) == 1 and "violet" in filled.wrong[0] and len(filled.keys) == 1 and not filled.missing
 
 
 def test_what_is_said_of_the_images_is_stamped(toy):

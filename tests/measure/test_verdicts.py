@@ -116,3 +116,10 @@ def test_lead_charts_put_a_transformer_against_a_convnet_of_one_paradigm():
     own = [spec("v", "transformer", "clip"), spec("c", "convnet", "clip"), spec("s", "convnet", "supervised")]
     assert verdicts.lead_pairs(own) == verdicts.lead_pairs(own[::-1]) == [("v", "c")]
     assert verdicts.lead_pairs([spec(name, "other", "supervised") for name in "abc"]) == [("a", "b")]
+
+
+def test_how_many_times_as_many_images_would_tell_two_models_apart():
+    row = {"difference": 2.0, "ci_low": 2 - 1.959964, "ci_high": 2 + 1.959964}  # two standard errors
+    # 4 of 5 cases need 1.96 + 0.84 = 2.80 of them
+    assert verdicts.more_images(row) == pytest.approx((2.80159 / 2) ** 2, rel=1e-4)
+    assert verdicts.more_images({"difference": 0.0, "ci_low": -1.0, "ci_high": 1.0}) == np.inf

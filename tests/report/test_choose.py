@@ -355,3 +355,20 @@ def test_speed_is_published_and_measured_or_said_to_be_lacking(tmp_path, monkeyp
     assert shown and {row[0] for row in shown} == {"Swin"} and {row[5] for row in shown} == {"published"}
     lacking = [hint.text for hint in soup.select("p.ba-hint") if "No rate" in hint.text]
     assert len(lacking) == 1 and lacking[0].endswith("Mine <b>.")
+
+
+def test_how_much_more_data_would_settle_an_open_choice():
+    rows = table({key: numbers for key, numbers in NUMBERS.items() if key[2] == "accuracy"})
+    for verdict, said in ((verdicts.OPEN, True), (verdicts.THESE, False)):
+        compared = paired("a", "b", 5, 10, verdict)  # 0.98 standard errors of the 2.80 that it takes
+        choice = choose.gather(rows, compared, profile(), choose.DRAWS, 0)
+        shown = choose.body(choice, profile()).html
+        assert ("About 8.2 times as much data would settle Accuracy, clean." in shown) is said
+
+
+def test_a_model_that_only_guesses_is_not_advised():
+    rows = table({key: numbers for key, numbers in NUMBERS.items() if key[2] == "accuracy"})
+    choice = choose.gather(rows, NONE, profile(), choose.DRAWS, 0)
+    guess = paired("a", "", 1, 3, verdicts.OPEN, metric="above_majority")
+    assert choose.guessing(guess) == {"a"} and choose.guessing(paired("a", "", 1, 3, metric="above_majority")) == set()
+    assert choose.advice(choice, profile()) and not choose.advice(choice, profile(), {"a"})

@@ -98,7 +98,7 @@ def place(first, tmp_path, monkeypatch):
 
 
 def ran(said):
-    return [line.split(":")[0] for line in said if line.endswith(": running")]
+    return sorted(line.split(":")[0] for line in said if line.endswith(": running"))
 
 
 # Runs outside `report` ------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_two_reports_in_one_root_wait_for_each_other(place):
     place.build()
     pair = [started(place, models=name, parameters={"PAUSE": 1.0}) for name in "ab"]
     for process in pair:
-        process.join(120)
+        process.join(600)
     assert [process.exitcode for process in pair] == [0, 0]
     table = pd.read_csv(place.folder / "results.csv")
     (last,) = set(table["model"])  # one set of models has all pages
@@ -221,12 +221,12 @@ def test_a_killed_second_report_leaves_nothing_that_looks_finished(place):
     before = place.files()
     record = place.folder / "results" / "calibration.csv"
     second = started(place, models="b", parameters={"PAUSE": 60.0})
-    for _ in range(600):
+    for _ in range(6000):
         time.sleep(0.05)
         if record.is_file() and len(pd.read_csv(record)) == 1:
             break
     second.kill()
-    second.join(60)
+    second.join(600)
     (place.folder / "results" / ".tmp-9-ab").write_text("cut")
     status, said = place.build()
     assert status == 0 and "03_calibration" in ran(said)
@@ -251,7 +251,7 @@ def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(place, tmp
 
     process = multiprocessing.get_context("fork").Process(target=limited)
     process.start()
-    process.join(120)
+    process.join(600)
     assert process.exitcode == 2 and "cannot write" in said.read_text() and "\n" not in said.read_text()
     left = [path for path in place.root.rglob("*") if path.name.startswith((".tmp", ".03", ".00"))]
     assert not left

@@ -68,7 +68,8 @@ class ModelSpec:
     source: str  # `timm`, `open_clip` or `predictions` (imported per-image predictions, no network)
     id: str = ""  # name in the library (`deit3_base_patch16_224.fb_in22k_ft_in1k`, `hf-hub:…`, `local-dir:…`)
     pretrained: str = ""  # open_clip tag or file; empty with `local-dir:` and `hf-hub:` ids
-    checkpoint: str = ""  # optional local weights file in the library's own key names
+    # optional local weights file in the library's own key names; `predictions`: a CSV of them, `{dataset}` in its name
+    checkpoint: str = ""
     label: str = ""  # text in figures
     family: str = "other"  # `transformer`, `convnet` or another word
     paradigm: str = "supervised"  # `supervised`, `clip` or another word
@@ -214,17 +215,22 @@ def parse_profile(content: object, source: Path) -> Profile:
     def entries(key: str) -> dict[str, dict]:
         return {name: _mapping(entry or {}, f"{source}: {key}.{name}") for name, entry in section(key).items()}
 
-    for name, roles in entries("dimensions").items():
+    dimensions = entries("dimensions")
+    for name, roles in dimensions.items():
         if name not in DIMENSIONS:
             raise InputError(f"{source}: {unknown('dimension', name, DIMENSIONS)}")
         for role in [role for role in roles if role not in ROLES.get(name, roles)]:
             raise InputError(f"{source}: dimensions.{name}: {unknown('role', role, ROLES[name])}")
+        if isinstance(tasks := roles.get("tasks"), str) and tasks.endswith(".yaml"):  # a file beside the profile
+            if not (file := source.parent / tasks).is_file():
+                raise InputError(f"{source}: dimensions.{name}.tasks: {file} not found; it lies beside the profile")
+            roles["tasks"] = _plain(_read_yaml(file), str(file))
     return Profile(
         **plain,
         settings=_settings(section("settings"), source),
         models={name: _model(name, entry, source) for name, entry in entries("models").items()},
         datasets={name: _dataset(name, entry, source) for name, entry in entries("datasets").items()},
-        dimensions=entries("dimensions"),
+        dimensions=dimensions,
         imports=tuple(imports),
         source=source,
     )

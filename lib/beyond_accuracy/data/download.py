@@ -52,10 +52,11 @@ class Download:
     md5: str = ""
     sha256: str = ""
     bytes: int = 0
+    name: str = ""  # what it is called here; empty = as in the address
 
     def at(self, folder: Path) -> Path:
         """Where it lies in a folder."""
-        return folder / self.url.rsplit("/", 1)[-1]
+        return folder / (self.name or self.url.rsplit("/", 1)[-1])
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Source:
     unpack: bool = False  # whether compressed archives are unpacked
     gated: str = ""  # page on which terms must be accepted first; empty = none
     by_hand: str = ""  # how a copy got in another way is used
+
+    @property
+    def origins(self) -> set[str]:
+        """Repository and addresses of all that belongs to it."""
+        return {*([self.hub.repo] if self.hub else ()), *(file.url for file in self.files)}
 
     @property
     def origin(self) -> str:

@@ -90,6 +90,10 @@ def needs_data(spec: DatasetSpec) -> bool:
 
 
 def _is_ready(spec: DatasetSpec) -> bool:
+    """Whether it can be read, whole, and no download of it was left unfinished."""
+    done = read_json(resolve(spec.path) / RECORD)
+    if done and (source := source_of(spec)) and not source.origins <= done.keys():
+        return False
     try:
         return not count_note(spec, len(load_dataset(replace(spec, limit=0))))
     except (DataMissing, InputError):

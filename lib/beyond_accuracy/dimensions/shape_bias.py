@@ -32,13 +32,19 @@ CUES = {"shape": ("#2b6f77", ""), "texture": ("#d9b44a", "///"), "neither": ("#e
 
 
 def decisions_of(page, dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
-    """Cues of a set's images (`cue_table`) and the decisions of all models with logits; DataMissing if none has any."""
-    runs = {m: p for m, p in page.predictions(dataset).items() if p.probabilities is not None}
+    """Cues of a set's images (`cue_table`) and the decisions of all models with logits; DataMissing if none has any.
+
+    Where each class is a category of its own, an imported answer is a decision.
+    """
+    runs, categories = page.predictions(dataset), published.cue_categories(page.class_names(dataset))
+    if any(len(members) > 1 for members in categories.values()):
+        runs = {m: p for m, p in runs.items() if p.probabilities is not None}
     if not runs:
         raise DataMissing(f"{dataset}: decisions need all probabilities, and no model of this report has logits")
-    categories = published.cue_categories(page.class_names(dataset))
-    cues = cue_table(next(iter(runs.values())).ids, page.metadata(dataset))
-    return cues, {m: decide(p.probabilities, categories) for m, p in runs.items()}
+    cues, names = cue_table(next(iter(runs.values())).ids, page.metadata(dataset)), np.array([*categories, "none"])
+    whole = {m: p.probabilities for m, p in runs.items()}
+    said = {m: names[p.pred] if whole[m] is None else decide(whole[m], categories) for m, p in runs.items()}
+    return cues, said
 
 
 def describe(page, cues: pd.DataFrame, decisions: Decisions) -> str:
@@ -48,7 +54,9 @@ def describe(page, cues: pd.DataFrame, decisions: Decisions) -> str:
         f"{len(cues):,} images, {conflicts:,} with conflicting cues, from {cues['shape_image'].nunique()} shape images"
     )
     made += f" and {cues['texture_image'].nunique()} textures"
-    return made + f"; left out for want of logits: {', '.join(page.labels[m] for m in absent)}" * bool(absent)
+    return made + f"; left out for want of logits or decisions: {', '.join(page.labels[m] for m in absent)}" * bool(
+        absent
+    )
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
@@ -225,7 +233,9 @@ def pick_disagreements(decisions: Decisions, cues: pd.DataFrame, count: int, see
 
 
 def examples(page, dataset: str, decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> None:
-    """Show images of `pick_disagreements` with every model's decision below."""
+    """Show images of `pick_disagreements` with every model's decision below, where a model looks at images itself."""
+    if not page.has_networks:
+        return
     shown, texts = pick_disagreements(decisions, cues, count, seed), []
     for row in shown.to_dict("records"):
         said = [f"{page.labels[m]}: {row[m]}" for m in page.models if m in row]
@@ -238,7 +248,8 @@ def examples(page, dataset: str, decisions: Decisions, cues: pd.DataFrame, count
 def human_bias(page, dataset: str, cues: pd.DataFrame) -> pd.Series:
     """People's shape bias by category and overall (`all`), where the set holds the images that they saw; else empty."""
     people = published.human_shape_bias()
-    theirs = len(page.class_names(dataset)) == 1000 and people.index.isin(cues["shape"].unique()).any()
+    known = len(page.class_names(dataset)) == 1000 or [*page.class_names(dataset)] == sorted(published.cue_categories())
+    theirs = known and people.index.isin(cues["shape"].unique()).any()
     return people[people.index.isin([*cues["shape"].unique(), "all"])] if theirs else people.iloc[:0]
 
 

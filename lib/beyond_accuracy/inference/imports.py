@@ -17,10 +17,12 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, write_atomically
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
+from beyond_accuracy.data.readers.stimuli import cue_id, parse_name
 from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.predictions import score
 from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array
 
+NO_ANSWER = -1
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
 ROUNDING = 1e-5  # that a probability may exceed 1 by, as sums in float32 do
 PROBABILITY_TOLERANCE = 0.01  # between the probability column and the softmax of the logit columns
@@ -64,9 +66,7 @@ def import_predictions(
         wrong, odd = judge(model, dataset.name, *said, dataset.classes.names, columns)
         if wrong or (odd and not any_accuracy):
             raise InputError(f"{path}: {wrong or odd}" + ("" if wrong else "; --any-accuracy imports it all the same"))
-    with path.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()[:24]
-    meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": digest, "n": len(rows)}
+    meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": file_hash(path), "n": len(rows)}
     meta |= accuracy | _meant(dataset)
 
     def write(entry: Entry) -> None:
@@ -78,14 +78,25 @@ def import_predictions(
     return store.replace_imported(model, dataset.name, write)
 
 
-def joined(entry: Entry, dataset: ImageDataset) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Rows and logits of an import for the images of a dataset, in its order, judged by the labels it has now."""
-    frame, logits = entry.frame(), entry.array("logits")
+def file_hash(path: Path) -> str:
+    """Hash of a file of predictions, kept beside what was imported from it."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:24]
+
+
+def outdated(entry: Entry, dataset: ImageDataset) -> list[str]:
+    """What a dataset is by now that it was not when predictions were imported for it: classes, pictures."""
     then, now = entry.meta, _meant(dataset)
     if not (then.get("pictures") and now["pictures"]):
         now["pictures"] = then.get("pictures")  # one of the two times only labels were here
+    return [what for what, found in now.items() if then.get(what) != found]
+
+
+def joined(entry: Entry, dataset: ImageDataset) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Rows and logits of an import for the images of a dataset, in its order, judged by the labels it has now."""
+    frame, logits = entry.frame(), entry.array("logits")
     again = f"; import the predictions of {entry.meta['model']} on {dataset.name} again"
-    if wrong := [what for what, found in now.items() if then.get(what) != found]:
+    if wrong := outdated(entry, dataset):
         raise InputError(f"{dataset.name}: its {wrong[0]} are not those that predictions were imported for{again}")
     order = pd.Index(frame["id"]).get_indexer(dataset.ids)
     if (order < 0).any():
@@ -146,6 +157,8 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not a CSV table ({reason}); expected the columns {', '.join(COLUMNS)}") from error
+    if "object_response" in frame:
+        frame = _decisions(frame, dataset)
     for column in COLUMNS:
         if column not in frame:
             have = ", ".join(map(str, frame.columns[:6]))
@@ -163,6 +176,15 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     _one_per_image(frame, path, dataset)
     _in_range(frame, path, len(dataset.classes))
     return frame
+
+
+def _decisions(frame: pd.DataFrame, dataset: ImageDataset) -> pd.DataFrame:
+    """Trials of model-vs-human's raw data (`imagename`, `object_response`) as `COLUMNS`; no answer (`na`) is -1."""
+    ids = [cue_id(parse_name(name)) for name in frame["imagename"]]
+    answers = frame["object_response"].map(dataset.classes.index | {"na": NO_ANSWER})
+    found = pd.DataFrame({"file_name": ids, "predicted_class": answers, "predicted_probability": np.nan})
+    found.attrs["decisions"] = True
+    return found
 
 
 def _dialect(path: Path) -> dict[str, str]:
@@ -199,9 +221,10 @@ def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> No
 
 def _in_range(frame: pd.DataFrame, path: Path, n_classes: int) -> None:
     classes, probability = _numbers(frame["predicted_class"]), _numbers(frame["predicted_probability"])
-    whole = (classes >= 0) & (classes < n_classes) & (classes == np.floor(classes))
+    decided = frame.attrs.get("decisions", False)  # without any confidence
+    whole = (classes >= (NO_ANSWER if decided else 0)) & (classes < n_classes) & (classes == np.floor(classes))
     probability = np.where((probability > 1) & (probability <= 1 + ROUNDING), 1.0, probability)
-    share = (probability >= 0) & (probability <= 1)
+    share = decided | ((probability >= 0) & (probability <= 1))
     for column, good, rule in (
         ("predicted_class", whole, f", expected a whole number from 0 to {n_classes - 1}"),
         ("predicted_probability", share, ", expected a number from 0 to 1"),

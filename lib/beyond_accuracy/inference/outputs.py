@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.published import real_labels
@@ -17,7 +18,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
-from beyond_accuracy.inference.imports import joined
+from beyond_accuracy.inference.imports import file_hash, import_predictions, joined, outdated
 from beyond_accuracy.inference.order import judge
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Entry, Store
@@ -140,6 +141,9 @@ class Outputs:
         specs = self.profile.models.values()
         networks = [spec for spec in specs if spec.source != "predictions"]
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
+        for spec in specs:
+            if spec.name in imported and spec.checkpoint:
+                self._bring(spec, data)
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
         for spec in networks:
@@ -165,6 +169,15 @@ class Outputs:
         if self.used.get(key, {}).get("convention", self.convention) == self.convention:
             entry.meta["convention"] = self.convention
             self.used[key] = entry.meta  # else a changed convention left the plain run as it is
+
+    def _bring(self, spec: ModelSpec, data: ImageDataset) -> None:
+        """Import the predictions that the profile names as files, where they are new or the set is another by now."""
+        file, known = (
+            resolve(spec.checkpoint.replace("{dataset}", data.name)),
+            self.store.imported(spec.name, data.name),
+        )
+        if file.is_file() and (known.meta.get("file_hash") != file_hash(file) or outdated(known, data)):
+            import_predictions(file, spec.name, data, self.store)
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
         """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""

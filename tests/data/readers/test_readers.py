@@ -59,6 +59,16 @@ def test_a_val_folder_beside_train_is_taken(tmp_path):
     assert labels(read("class_folder", tmp_path)) == expected
 
 
+@pytest.mark.parametrize("top", ["ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"])
+def test_kaggles_folders(tmp_path, top):
+    for place in ("train/n01440764/n01440764_1.JPEG", "test/ILSVRC2012_test_00000001.JPEG"):
+        (tmp_path / top / place).parent.mkdir(parents=True)
+        (tmp_path / top / place).write_bytes(fixtures.image_bytes(0))
+    expected = fixtures.imagenet_folder(tmp_path / top / "val")
+    dataset = read("imagenet", tmp_path)
+    assert dict(zip(dataset.ids, dataset.targets, strict=True)) == expected
+
+
 def test_the_flat_archive_takes_labels_from_imagenet_x(tmp_path):
     pytest.importorskip("imagenet_x")
     expected = fixtures.imagenet_flat(tmp_path / "flat")
@@ -182,6 +192,18 @@ def test_v2_labels_are_the_folders_numbers(tmp_path, padding):
     renamed = tmp_path / "ImageNetV2-matched-frequency"
     shutil.move(tmp_path / "imagenetv2-matched-frequency-format-val", renamed)
     assert labels(read("imagenet_v2", renamed)) == expected
+
+
+def test_v2_beside_its_other_variants(tmp_path):
+    names = ("matched-frequency", "threshold0.7", "top-images")
+    for at, name in enumerate(names):
+        folder = tmp_path / f"imagenetv2-{name}-format-val" / "7"
+        folder.mkdir(parents=True)
+        (folder / f"{name}.jpeg").write_bytes(fixtures.image_bytes(at))
+    assert read("imagenet_v2", tmp_path).ids.tolist() == ["7/matched-frequency"]
+    (tmp_path / "imagenetv2-matched-frequency-format-val").rename(tmp_path / "away")
+    with pytest.raises(InputError, match="imagenetv2-threshold0.7-format-val, .*: give the folder of one"):
+        read("imagenet_v2", tmp_path)
 
 
 def test_v2_folder_that_is_no_number(tmp_path):

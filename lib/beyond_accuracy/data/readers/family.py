@@ -62,7 +62,7 @@ def imagenet(spec: DatasetSpec) -> ImageDataset:
 @reader
 def imagenet_v2(spec: DatasetSpec) -> ImageDataset:
     """ImageNetV2: folders named by class number, `0` to `999`, padded or not (the number is the label); or shards."""
-    samples = find(spec)
+    samples = find(_matched_frequency(spec))
     if not samples.in_folders:
         ids = [name or f"{i:08d}" for i, name in enumerate(samples.names)]
         return assemble(spec, samples, ids, _targets(spec, samples))
@@ -76,6 +76,19 @@ def imagenet_v2(spec: DatasetSpec) -> ImageDataset:
     targets = [int(folder) for folder in folders]
     ids = [f"{target}/{stem}" for target, stem in zip(targets, _stems(samples), strict=True)]
     return assemble(spec, samples, ids, targets)
+
+
+def _matched_frequency(spec: DatasetSpec) -> DatasetSpec:
+    """Of several of V2's three sets beside each other the one that `ImageNetV2` means in the literature."""
+    root = resolve(spec.path)
+    variants = [path for path in root.glob("*-*") if path.is_dir() and path.name.lower().startswith("imagenetv2-")]
+    if len(variants) < 2:
+        return spec
+    chosen = [path for path in variants if "matched-frequency" in path.name]
+    if len(chosen) != 1:
+        there = ", ".join(sorted(path.name for path in variants))
+        raise InputError(f"{spec.name}: {root} holds {there}: give the folder of one of them as `path`")
+    return replace(spec, path=str(chosen[0]))
 
 
 @reader

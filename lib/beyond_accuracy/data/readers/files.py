@@ -47,6 +47,7 @@ INDEX_FORMAT = "2"
 EVALUATION = ("validation", "val", "test", "train")  # the split that is scored: the first of these that is there
 SPLITS = {"validation": ("validation", "valid", "val"), "test": ("test",), "train": ("train",)}
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
+KAGGLE = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # what lies above `val` there
 ARCHIVES = (".tar.gz", ".tgz", ".zip")
 
 
@@ -285,9 +286,10 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
         # only line ends are stripped: one VTAB task has a class whose name is an empty line
         text = names.read_text(encoding="utf-8").removesuffix("\n").split("\n") if names.is_file() else []
         return replace(scan_webdataset(shards), root=root, class_names=[x.removesuffix("\r") for x in text])
-    # `<root>/val` where that is a folder; `<root>/train` is never scored by accident
+    # `<root>/val` where that is a folder, also in Kaggle's download; `<root>/train` is never scored by accident
     names = [name for split in splits if split != "train" for name in SPLITS.get(split, (split,))]
-    root = next((root / name for name in names if (root / name).is_dir()), root)
+    places = [root / top / name for top in KAGGLE for name in names]
+    root = next((place for place in places if place.is_dir()), root)
     found = scan(root)
     if found.names:
         return found

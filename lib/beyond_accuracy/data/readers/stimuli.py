@@ -16,7 +16,7 @@ from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec, unknown
 from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.data.corruptions import GROUPS, NAMES, SEVERITIES
-from beyond_accuracy.data.dataset import ImageDataset, evenly, join, reader, remapped, require
+from beyond_accuracy.data.dataset import ImageDataset, build_dataset, evenly, join, reader, remapped, require
 from beyond_accuracy.data.published import cue_categories
 from beyond_accuracy.data.readers.files import Samples, assemble, find, image_id, scan, scan_tars
 
@@ -79,8 +79,27 @@ def cue_conflict(spec: DatasetSpec) -> ImageDataset:
                 raise InputError(f"{spec.name}: {name} in {samples.root}: {category!r} is not one of the 16 categories")
         cues.append(cue)
     metadata = pd.DataFrame(cues, columns=["shape", "texture", "cluster", "texture_image"])
-    ids = [f"{cue.shape}/{Path(name).stem}" for cue, name in zip(cues, samples.names, strict=True)]
-    return assemble(spec, samples, ids, [categories[cue.shape] for cue in cues], metadata=metadata)
+    ids, targets = [cue_id(cue) for cue in cues], [categories[cue.shape] for cue in cues]
+    return assemble(spec, samples, ids, targets, metadata=metadata)
+
+
+@reader
+def cue_decisions(spec: DatasetSpec) -> ImageDataset:
+    """The images that published cue-conflict decisions (`*.csv` with `imagename`) speak of; no images, 16 classes."""
+    root = require(resolve(spec.path), spec)
+    tables = [table for path in sorted(root.glob("*.csv")) if "imagename" in (table := pd.read_csv(path))]
+    if not tables:
+        raise DataMissing(f"{spec.name}: no table of decisions in {root}; `beyond-accuracy fetch --only {spec.name}`")
+    cues = sorted({parse_name(name) for name in pd.concat(tables)["imagename"]})
+    metadata = pd.DataFrame(cues, columns=["shape", "texture", "cluster", "texture_image"])
+    ids, index = [cue_id(cue) for cue in cues], class_space(spec.classes).index
+    kept = {"content": "cue decisions", "source": str(root)}
+    return build_dataset(spec, ids, [[index[cue.shape]] for cue in cues], None, metadata=metadata, **kept)
+
+
+def cue_id(cue: Cues) -> str:
+    """Id of a cue-conflict image."""
+    return f"{cue.shape}/{cue.shape_image}-{cue.texture_image}"
 
 
 # PUG-ImageNet ---------------------------------------------------------------------------------------------------------
