@@ -176,6 +176,7 @@ CASES = {
 }
 ELSEWHERE = {
     "Settings.engine": "tests/cluster/test_ray.py: the same bits",
+    "ModelSpec.head": "part of a head's own key (tests/inference/test_heads.py); the network's answers stay",
     "ModelSpec.pretrained": "refused beside a local folder (tests/models/test_load.py); a tag means other weights",
     "ModelSpec.source": "the two networks of this test have one each",
     "DatasetSpec.name": "a profile's own word for a set; what a page reads goes by its key",
@@ -227,6 +228,7 @@ def test_a_module_of_the_profile_that_computes_otherwise(toy, monkeypatch, edite
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
     source = open(toy_networks.__file__).read().replace("toy_colour", "own_colour").replace("ToyColour", "OwnColour")
+    source = source.replace("toy_fixed", "own_fixed")  # else the module would take its name from the other tests
     source = source.replace("x = self.drop(x", "x = own_helper.through(x); x = self.drop(x", 1)
     (folder / "own_colour_module.py").write_text("import own_helper\n" + source.replace("x = own", "x = own", 1))
     (folder / "own_helper.py").write_text("def through(x):\n    return x\n")

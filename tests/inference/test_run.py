@@ -118,7 +118,7 @@ def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monk
         return out
 
     monkeypatch.setattr(toy_networks.ToyColour, "forward_head", broken)
-    with pytest.raises(InputError, match=r"colour: logits of image 'blue/blue002' .* are not finite"):
+    with pytest.raises(InputError, match=r"colour: logits of image '.*002' .* are not finite"):
         colour(toy.outputs())
     assert not list(toy.store.rglob("*.parquet"))
 

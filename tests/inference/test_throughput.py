@@ -116,7 +116,7 @@ def test_a_card_measured_here_comes_first_and_needs_every_model(small, tmp_path)
     first = throughput.projected_hours(small).iloc[0]
     assert (first.card, first.source) == ("My card", "make bench")
     assert first.hours == pytest.approx(10 * (1 / 10 + 1 / 20))
-    assert "1.5 h" in throughput.projection(small)[1]
+    assert "90 min" in throughput.projection(small)[1]
 
 
 def test_models_without_a_rate_are_named(small):

@@ -263,7 +263,7 @@ def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(place, tmp
 
 @pytest.mark.parametrize("module", [choose, front])
 def test_a_page_of_ours_that_fails_costs_itself_only(place, monkeypatch, module):
-    whole = {choose: "body", front: "headline_rows"}[module]
+    whole = {choose: "gather", front: "headline_rows"}[module]
     with monkeypatch.context() as patch:
         works = getattr(module, whole)
 
@@ -277,7 +277,8 @@ def test_a_page_of_ours_that_fails_costs_itself_only(place, monkeypatch, module)
         status, said = place.build()
     assert status == 1 and any("failed" in line and "ZeroDivisionError: of <something>" in line for line in said)
     index = place.page("index")
-    assert [a["href"] for a in index.select("[aria-labelledby=all-pages] a")] == [f"{name}.html" for name in PAGES]
+    linked = [a["href"] for a in index.select("[aria-labelledby=all-pages] a")]
+    assert list(dict.fromkeys(href for href in linked if href[0].isdigit())) == [f"{name}.html" for name in PAGES]
     if module is choose:
         assert "of <something>" in place.page("choose").select_one("main").text
     status, said = place.build()
