@@ -10,6 +10,7 @@ from beyond_accuracy.base import paths
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.data import published
+from beyond_accuracy.dimensions import claims
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.predictions import Predictions
 
@@ -109,6 +110,11 @@ def test_compare_verdicts():
     assert counts.loc["robustness", ["measured", "agree", "differ"]].tolist() == [4, 3, 1]
     assert counts.loc["transfer", ["measured", "agree", "differ", "not_a_target"]].tolist() == [1, 0, 0, 1]
     assert counts.numbers.sum() == 384
+    off = published.disagreeing(compared.reset_index())
+    assert off[["model", "reference"]].values.tolist() == [["vit_clip", 67.0]]
+    assert claims.reproduced(compared, "paper")[0].startswith("3 of 4 numbers measured agree with the paper's")
+    nothing = published.compare(ours.iloc[:0])
+    assert not len(published.summarise_agreement(nothing)) and claims.reproduced(nothing, "paper") == []
 
 
 def test_the_plain_run_is_compared_with_each_ladders_start():

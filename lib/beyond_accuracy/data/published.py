@@ -115,6 +115,10 @@ def is_checkpoint(spec: ModelSpec) -> bool:
     return own is not None and own == CHECKPOINTS.get(spec.name) and not spec.checkpoint
 
 
+COMPARED = ["dataset", "metric", "model", "value", "ci_low", "ci_high", "reference", "difference"]
+FORMATS = {"value": ".4g", "reference": ".4g", "difference": "+.3g"}
+
+
 def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
     """Put this run's numbers (results schema) beside a reference's (columns of `paper`, the default).
 
@@ -147,13 +151,19 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
 
 
 def summarise_agreement(compared: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Agreements per dimension: ``dimension, numbers, measured, agree, differ, not_a_target``."""
+    """Agreements per dimension: ``dimension, numbers, measured, agree, differ, not_a_target``; none of no numbers."""
     reference = paper() if reference is None else reference
     ours = compared.assign(agree=compared.target & compared.agrees, differ=compared.target & ~compared.agrees)
     ours = ours.assign(measured=True, not_a_target=~compared.target).groupby("dimension")
     counts = ours[["measured", "agree", "differ", "not_a_target"]].sum()
     table = reference.groupby("dimension", sort=False).size().rename("numbers").to_frame().join(counts)
-    return table.fillna(0).astype(int).reset_index()
+    return table.fillna(0).astype(int).reset_index().iloc[: len(table) if len(compared) else 0]
+
+
+def disagreeing(compared: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `compare` that should agree and do not, the largest differences first."""
+    off = compared[~compared["agrees"] & compared["target"]].sort_values("difference", key=abs, ascending=False)
+    return off[["dimension", *COMPARED, "caveat"]]
 
 
 # Annotations of the validation set ------------------------------------------------------------------------------------

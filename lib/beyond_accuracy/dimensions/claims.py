@@ -314,7 +314,14 @@ def _ruler(names: Sequence[str], height: float, xlabel: str) -> tuple[Figure, Ax
     return fig, ax
 
 
-def claims_figure(tested: pd.DataFrame) -> tuple[Figure, str]:
+def reproduced(compared: pd.DataFrame, preset: str) -> list[str]:
+    """The finding, if there is one: how many of the numbers that should agree with the paper's do."""
+    targets = compared[compared["target"].astype(bool)]
+    agree = f"{targets['agrees'].sum()} of {len(targets)} numbers measured agree with the paper's"
+    return [f"{agree} within interval and reading tolerance (preset {preset})."] if len(targets) else []
+
+
+def claims_figure(tested: pd.DataFrame, styles: Mapping[str, ModelStyle] | None = None) -> tuple[Figure, str]:
     """Each claim's deciding effect, of those that have one, in units of its own uncertainty: its direction is right."""
     statements = [textwrap.fill(text, 36) for text in tested["statement"]]
     fig, ax = _ruler(statements, 0.6, "deciding effect ÷ half its 95 % interval")
