@@ -10,8 +10,8 @@ from beyond_accuracy.base import paths
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.data import published
-from beyond_accuracy.dimensions import claims
 from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.dimensions import claims
 from beyond_accuracy.inference.predictions import Predictions
 
 ROBUSTNESS = [f"imagenet_{name}" for name in ("v2", "a", "r", "c", "hard", "sketch", "real")]
