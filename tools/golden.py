@@ -28,7 +28,7 @@ NUMBERS = {
 # Measured anew on every machine, or in a precision that processors round in their own ways.
 MACHINE = r"images_per_second|.*precision="
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # machines sum in different orders
-DRAWN = {"p": 1e-3}  # a few of 20,000 permutations tie on one machine and not on another
+DRAWN = {"p": 5e-3}  # a few of 20,000 permutations tie on one machine and not on another
 FITTED = {"transfer": 0.05}  # a probe's answers to images on its border turn with the last bit of a feature
 
 
