@@ -33,6 +33,7 @@ AT_ONCE = 2
 READS = {"ablation": ("robustness", "synthetic"), "landscape": ("robustness",)}
 LATE = ("summary",)
 FIRST = ("own_images",)
+LONGEST = ("transfer",)  # starts first, so that the others run beside it and not before it; reads no other page
 PLACES = ("PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_TMPDIR")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -50,7 +51,7 @@ def build_pages(
     futures: dict[str, Future] = {}
     with kernel_environment(folder), ThreadPoolExecutor(at_once or min(AT_ONCE, cores()), "page") as pool:
         try:
-            for page in pages:
+            for page in sorted(pages, key=lambda page: page.dimension not in LONGEST):
                 wanted = list(futures) if page.dimension in LATE else READS.get(page.dimension, ())
                 # The pool starts pages in this order, so what a page waits for is always under way before it.
                 first = [futures[name] for name in wanted if name in futures]
