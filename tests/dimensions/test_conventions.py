@@ -330,6 +330,9 @@ def test_the_page_says_what_moves_most(study, capsys):
     first, second, third = conventions.findings(study, rows, judged, {"colour": 90.0, "clip": 40.0})
     assert first.startswith("The largest effect of a convention on accuracy is ") and "9 images of images" in first
     assert "accuracy moves by" in second and "% of the answers of" in third
+    for at, word in ((judged["p"], "<"), (0.0, "=")):
+        told = list(conventions.findings(study, rows, judged.assign(p_holm=0.00141, p_floor=at), {"colour": 90.0}))
+        assert f"; corrected p {word} {'0.0015' if word == '<' else '0.0014'})" in told[1]
     none = judged.assign(value=judged["value"].where(judged["kind"] != "accuracy", 0.0))
     first = next(conventions.findings(study, rows, none, {"colour": 90.0, "clip": 40.0}))
     assert first.endswith("not larger than the smallest difference between models, colour and clip (50.0 points).")

@@ -264,6 +264,8 @@ def test_ranges_are_compared_with_chance_and_findings_follow_the_verdicts():
     assert len(judged) == 3 + 4 and (judged[judged.metric == "accuracy:average"].family == "main").all()
     effects = syn.judged_effects(effects, judged)
     assert (effects.set_index("factor").verdict == verdicts.OPEN).to_dict() == {"yaw": True, "light": False}
+    bounds = effects.dropna(subset="p_holm_floor")  # no shuffle reached the range: p is known as a bound only
+    assert set(bounds["factor"]) == {"light"} and (bounds["p_holm"] == bounds["p_holm_floor"]).all()
     assert "2 of 4 model and factor" in syn.range_sentence(effects) and "light" in syn.range_sentence(effects)
     page = SimpleNamespace(labels={"a": "A", "b": "B"}, leader=lambda *_: "A and B tie")
     sentence = syn.mean_sentence(page, rows, judged)

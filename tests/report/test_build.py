@@ -236,7 +236,7 @@ def test_every_page_has_landmarks_navigation_and_banner(built):
         current = page.select(".ba-nav [aria-current=page]")
         assert [link["href"] for link in current] == [f"{name}.html"]
         warning = page.select_one("main .ba-note[role=note]" if name == "index" else ".ba-banner").text
-        assert "ot the paper’s numbers" in warning
+        assert "not the paper’s" in warning
         assert "Trial <world>" in page.title.text
 
 

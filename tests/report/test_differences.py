@@ -82,9 +82,9 @@ def test_the_page_says_what_n_counts(tmp_path):
 
 
 def test_p_values_at_the_floor_are_bounds(tmp_path):
-    rows = [compared("a", "b", 3, 1, 0.004, floor=0.002), compared("b", "c", 7, 1.2, 0.004)]
+    rows = [compared("a", "b", 3, 1, 0.0042, floor=0.0021), compared("b", "c", 7, 1.2, 0.004)]
     text = page(tmp_path, pd.DataFrame(rows)).html
-    assert "<small>p &lt; 0.004</small>" in text and "<small>p = 0.004</small>" in text
+    assert "<small>p &lt; 0.005</small>" in text and "<small>p = 0.004</small>" in text
 
 
 def test_models_outside_the_profile_are_left_out():

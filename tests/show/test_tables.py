@@ -76,7 +76,16 @@ def test_p_values_at_their_floor_are_bounds():
     other = parse(
         frame.rename(columns={"p_holm": "p (NLL)", "p_holm_floor": "p (NLL)_floor"}), formats={"p (NLL)": ".3f"}
     )
-    assert [cell.text for cell in other.select("tbody td")] == ["< 0.004", "0.004", "< 0.001"]
+    assert [cell.text for cell in other.select("tbody td")] == ["< 0.005", "0.004", "< 0.001"]
+
+
+@pytest.mark.parametrize(
+    "bound, spec, said",
+    [(0.0012, ".3f", "0.002"), (0.00147, ".2g", "0.0015"), (0.00141, ".2g", "0.0015"), (0.002, ".3f", "0.002"),
+     (0.0195, ".3f", "0.020"), (1.0, ".3f", "1.000")],
+)  # fmt: skip
+def test_bounds_are_rounded_up(bound, spec, said):
+    assert tables.at_most(bound, spec) == said
 
 
 def shape_of(columns):

@@ -19,6 +19,7 @@ from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale
 from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.show import figures, metrics, theme
+from beyond_accuracy.show.tables import at_most
 
 if TYPE_CHECKING:
     from beyond_accuracy.page import Page
@@ -265,7 +266,10 @@ def _largest(rows: pd.DataFrame, kind: str) -> pd.Series:
 
 
 def _p(row: pd.Series) -> str:
-    return "" if np.isnan(row["p_holm"]) else f"; corrected p = {row['p_holm']:.2g}"
+    if np.isnan(row["p_holm"]):
+        return ""
+    bound = row["p"] <= row["p_floor"] * (1 + 1e-9)  # as small as the resamples can tell
+    return f"; corrected p {'< ' + at_most(row['p_holm'], '.2g') if bound else '= ' + format(row['p_holm'], '.2g')}"
 
 
 def orders(page: "Page", pairs: Sequence[Pair], names: Sequence[str]) -> str:

@@ -122,7 +122,9 @@ def sentence(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     apart, pairs = verdicts.tells_apart(judged)
     if not pairs:
         return f"Accuracy on {title} is {said[0]}."
-    told = f"tells {apart} of {pairs} pairs of models apart: {page.leader(rows, judged)}"
+    beyond = (judged["verdict"] == verdicts.BEYOND_NOISE).sum()
+    noise = f" ({beyond} of them beyond training noise)" if beyond else ""
+    told = f"tells {apart} of {pairs} pairs of models apart{noise}: {page.leader(rows, judged)}"
     return f"Accuracy on {title} runs from {said[0]} to {said[-1]} and {told}."
 
 

@@ -296,8 +296,9 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
     return text + (f" People, on the same images, reach {people['all']:.2f}." if len(people) else "")
 
 
-def claim(page, rows: pd.DataFrame) -> str:
-    """The range of the models' shape bias, in a few words."""
-    values = rows[rows["metric"] == "shape_bias"].set_index("model")["value"].sort_values()
-    first, *others = (f"{value:.2f} ({page.labels[model]})" for model, value in values.items())
-    return f"Shape bias runs from {first} to {others[-1]}" if others else f"Shape bias is {first}"
+def claim(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
+    """The range of the models' shape bias, in a few words; at either end all that are not told from the last."""
+    values = rows[rows["metric"] == "shape_bias"].set_index("model")["value"]
+    ends = [verdicts.leaders(values, judged, better) for better in ("down", "up")]
+    first, last = (f"{values[end[0]]:.2f} ({' or '.join(page.labels[m] for m in end)})" for end in ends)
+    return f"Shape bias runs from {first} to {last}" if len(values) > 1 else f"Shape bias is {first}"

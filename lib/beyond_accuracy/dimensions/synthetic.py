@@ -223,9 +223,10 @@ def against_chance(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged_effects(effects: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `sensitivity` with `p_holm` and `verdict` of the comparison with chance."""
+    """Rows of `sensitivity` with `p_holm` (`p_holm_floor` where a bound), `verdict` of the comparison with chance."""
     own = judged[judged["model_b"] == ""].rename(columns={"model_a": "model"})
-    return effects.merge(own[["model", "factor", "p_holm", "verdict"]], on=["model", "factor"])
+    own = own.assign(p_holm_floor=own["p_holm"].where(own["p"] <= own["p_floor"] * (1 + 1e-9)))
+    return effects.merge(own[["model", "factor", "p_holm", "p_holm_floor", "verdict"]], on=["model", "factor"])
 
 
 def widest(effects: pd.DataFrame) -> pd.DataFrame:

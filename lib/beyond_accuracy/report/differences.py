@@ -134,7 +134,8 @@ def _cell(row: dict, spec: str, units: str) -> dict[str, object]:
     text = tables.format_interval(row["difference"], row["ci_low"], row["ci_high"], spec)
     estimate, _, interval = text.partition(" ")
     p, bound = row["p_holm"], row["p"] <= row["p_floor"] * (1 + 1e-9)
-    shown = "" if pd.isna(p) else "p < 0.001" if p < 0.001 else f"p < {p:.3f}" if bound else f"p = {p:.3f}"
+    told = "< 0.001" if p < 0.001 else f"< {tables.at_most(p, '.3f')}" if bound else f"= {p:.3f}"
+    shown = "" if pd.isna(p) else f"p {told}"
     return row | {
         "estimate": estimate,
         "interval": interval,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 
 import pandas as pd
 
@@ -53,6 +54,17 @@ def format_interval(value: float, low: float, high: float, spec: str = ".3g") ->
     return estimate if _absent(low) or _absent(high) else f"{estimate} [{_number(low, spec)}, {_number(high, spec)}]"
 
 
+def at_most(bound: float, spec: str) -> str:
+    """A bound in so many digits, rounded up: what is said to be below it is.
+
+    >>> at_most(0.00147, ".3f"), at_most(0.0042, ".2g")
+    ('0.002', '0.0042')
+    """
+    text = format(bound, spec)
+    step = 0.0 if float(text) >= bound * (1 - 1e-9) else 10.0 ** Decimal(text).as_tuple().exponent
+    return format(float(text) + step, spec)
+
+
 def _fit(heads: list[tuple[str, bool]], rows: list[list[tuple]]) -> str:
     """Classes that keep every column on the screen: intervals below values, small type, rows as cards (on a phone)."""
     beside, below = 0, 0  # characters across, with intervals beside and below their values; padding counts as three
@@ -92,7 +104,7 @@ def _cell(row: Mapping, column: str, ends: list[str], spec: str, numeric: bool) 
     if value < 0.001 and (column == "p" or str(column).startswith(("p_", "p ("))):
         text = "< 0.001"  # smaller ones differ in no way that matters to a reader
     elif value <= row.get(f"{column}_floor", math.nan):  # as small as the resamples can tell
-        text = f"< {text}"
+        text = f"< {at_most(value, spec)}"
     return text, interval, f"{float(value):.10g}", True
 
 
