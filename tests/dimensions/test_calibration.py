@@ -487,6 +487,10 @@ def test_differences(runs):
     assert accuracy["difference"] == pytest.approx(gap) and accuracy["unit"] == "percent"
     assert accuracy["p_floor"] == 0 < table.loc[("confidence_gap", "sure", ""), "p_floor"]
     judged = verdicts.judge(rows.assign(dataset="val"))
+    errors = cal.errors(runs, 50, 0).assign(dataset="val")  # the same answers under two names: both are at that end
+    assert re.search(
+        r"On Val, .* runs from .* points \(Fair or CSV\) to .* points \(Sure\)$", cal.claim(page(), errors, judged)
+    )
     none = pd.DataFrame(columns=["dataset", "metric", "model_a", "model_b"])
     (said,) = cal.findings(page(), none, judged, none)
     assert said == "On Val, A leads in debiased ECE; 2 of 3 pairs of models are told apart."

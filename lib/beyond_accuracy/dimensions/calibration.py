@@ -442,11 +442,13 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
     return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)
 
 
-def claim(page, errors: pd.DataFrame) -> str:
-    """By how much confidence exceeds accuracy on the last set, the most shifted one, in a few words."""
+def claim(page, errors: pd.DataFrame, judged: pd.DataFrame) -> str:
+    """By how much confidence exceeds accuracy on the last set, the most shifted one; ends name all that tie there."""
     rows = errors[errors["metric"] == "confidence_gap"]
-    rows = rows[rows["dataset"] == rows["dataset"].iloc[-1]].sort_values("value")
-    ends = [f"{100 * row.value:+.1f} points ({page.labels[row.model]})" for row in rows.iloc[[0, -1]].itertuples()]
+    rows = rows[rows["dataset"] == rows["dataset"].iloc[-1]]
+    values, mine = rows.set_index("model")["value"], judged.merge(rows[["dataset", "metric"]].drop_duplicates())
+    tied = [verdicts.leaders(values, mine, better) for better in ("down", "up")]
+    ends = [f"{100 * values[end[0]]:+.1f} points ({' or '.join(page.labels[m] for m in end)})" for end in tied]
     said = f"On {page.title(rows['dataset'].iloc[0])}, confidence minus accuracy"
     return f"{said} runs from {' to '.join(ends)}" if len(rows) > 1 else f"{said} is {ends[0]}"
 
