@@ -64,3 +64,11 @@ def test_pictures_and_unknown_figures_stay_alone():
         soup = bs4.BeautifulSoup(f'<figure class="ba-figure" id="fig-{figure}"></figure>', "html.parser")
         html.add_readings(soup, dimension)
         assert not soup.select("details")
+
+
+def test_papers_named_by_their_number_are_links_once():
+    text = "Guo et al. 2017 (arXiv\n1706.04599), and [arXiv 2311.09215](https://arxiv.org/abs/2311.09215)."
+    links = bs4.BeautifulSoup(html.markdown_html(text), "html.parser").select("a")
+    assert [(link.text, link["href"]) for link in links] == [
+        (f"arXiv {number}", f"https://arxiv.org/abs/{number}") for number in ("1706.04599", "2311.09215")
+    ]

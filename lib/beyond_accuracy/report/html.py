@@ -96,7 +96,8 @@ class _Renderer(IPythonRenderer):
 
 
 def markdown_html(text: str, **options: object) -> str:
-    """Our own Markdown (never a reader's) as HTML, formulas as MathML."""
+    """Our own Markdown (never a reader's) as HTML, formulas as MathML, `arXiv 1706.04599` as a link to it."""
+    text = re.sub(r"(?<!\[)\barXiv\s+(\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
     usual = {"attachments": {}, "embed_images": False, "path": ""}
     return MarkdownWithMath(_Renderer(escape=False, exclude_anchor_links=True, **usual | options)).render(text)
 
