@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)(?:==([\w.]+))?")
@@ -35,6 +37,18 @@ def test_every_requirement_is_locked_at_the_same_version():
     for name, version in requirements.items():
         assert pins.get(name), f"{name} has no pin in constraints.txt"
         assert version in (None, pins[name]), f"{name}: pyproject {version}, lock {pins[name]}"
+
+
+def test_what_is_locked_runs_on_the_first_and_last_python_promised():
+    """A pin that was tested on one patch version of Python may need a later one than some systems have (3.11.2)."""
+    pins, compared = lock(), 0
+    for found in distributions():
+        if found.version == pins.get(canonical(found.name)):
+            needs, compared = SpecifierSet(found.metadata["Requires-Python"] or ""), compared + 1
+            for python in ("3.11.0", "3.12.0"):
+                assert python in SpecifierSet(pyproject()["requires-python"])
+                assert python in needs, f"{found.name} {found.version} needs Python {needs}"
+    assert compared > 25
 
 
 def test_conda_environment_has_the_same_pins():
