@@ -65,3 +65,14 @@ def test_conda_environment_has_the_same_pins():
     assert "--constraint constraints.txt" in pip_part
     assert any(line.startswith("-e .") for line in pip_part)
     assert any(str(d).startswith("python=3.11") for d in content["dependencies"])
+
+
+def test_workflows_run_fixed_code_with_no_more_rights_than_they_need():
+    """A tag can be moved to other code; a job that runs the whole project may write nothing."""
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert workflow["permissions"] == {"contents": "read"}
+        for name, job in workflow["jobs"].items():
+            assert "permissions" not in job or not any("run" in step for step in job["steps"]), f"{path.name}: {name}"
+            for step in (step for step in job["steps"] if "uses" in step):
+                assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"]), f"{path.name}: {step['uses']}"
