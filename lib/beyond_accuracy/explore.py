@@ -18,6 +18,7 @@ from IPython.display import display
 from PIL import Image, ImageOps
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.paths import expanded
 from beyond_accuracy.data.dataset import opened, to_rgb
 from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES, is_image
 from beyond_accuracy.dimensions.calibration import ece, reliability
@@ -131,7 +132,7 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
         with _drawing_in(output):
             pictures, rest = {f["name"]: bytes(f["content"]) for f in upload.value}, 0
             if folder.value:
-                found, rest = read_folder(Path(folder.value).expanduser())
+                found, rest = read_folder(expanded(folder.value))
                 pictures |= found
             for name, content in pictures.items():
                 try:
