@@ -1,10 +1,13 @@
 """environment.yml, pyproject.toml and the lock say the same."""
 
+import os
 import re
+import subprocess
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
@@ -76,3 +79,27 @@ def test_workflows_run_fixed_code_with_no_more_rights_than_they_need():
             assert "permissions" not in job or not any("run" in step for step in job["steps"]), f"{path.name}: {name}"
             for step in (step for step in job["steps"] if "uses" in step):
                 assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"]), f"{path.name}: {step['uses']}"
+
+
+def test_what_is_no_code_is_in_the_package_too():
+    """What a wheel holds: assets, templates, profiles, and the notebooks without which there is no report."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert setuptools["data-files"] == {"share/beyond-accuracy/notebooks": ["notebooks/*.ipynb"]}
+    for package, patterns in setuptools["package-data"].items():
+        folder = ROOT / "lib" / package
+        shipped = {path for pattern in patterns for path in folder.glob(pattern)}
+        files = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert not {str(path) for path in files - shipped}
+
+
+@pytest.mark.parametrize("name", ["beyond-accuracy", "another"])
+def test_an_active_conda_environment_is_used_whatever_its_name(tmp_path, name):
+    def commands() -> str:
+        environment = {"PATH": os.environ["PATH"], "CONDA_PREFIX": str(tmp_path), "CONDA_DEFAULT_ENV": name}
+        made = subprocess.run(["make", "-n", "report"], cwd=ROOT, env=environment, capture_output=True, text=True)
+        return made.stdout
+
+    assert ".venv/bin/beyond-accuracy report" in commands()  # it lacks this package: an environment of other work
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "beyond-accuracy").touch()
+    assert commands().strip() == f"{tmp_path}/bin/beyond-accuracy report --profile mini"
