@@ -1,6 +1,7 @@
-"""The live panels: one's own pictures."""
+"""The live panels: which sets and models they offer, pages of images, one's own pictures."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from beyond_accuracy import explore
@@ -30,3 +31,23 @@ def test_a_folder_of_ones_own_pictures(toy, capsys):
     said = capsys.readouterr().out
     assert "empty.png: cannot be decoded (UnidentifiedImageError), left out" in said
     assert "8 more images of the folder are not shown" in said and said.count("HBox") == 23
+
+
+def test_panels_offer_titles_and_only_sets_that_models_answer(toy):
+    toy.checkpoint()
+    toy.images(5)
+    content = toy.content()
+    content["models"]["colour"]["label"] = "Colour net"
+    content["datasets"]["images"]["title"] = "Three colours"
+    content["datasets"]["digits"] = {"reader": "digits", "classes": ""}  # probed only: it has no class space
+    page = Page(toy.profile(content), "models", Store(toy.store), {"device": "cpu"})
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explore, "display", shown.append)
+        panel = explore.image_browser(page)
+        dataset, model, kind, _, number = panel.children[0].children
+        assert dataset.options == (("Three colours", "images"),) and model.options == (("Colour net", "colour"),)
+        kind.value = "random"
+        number.value = 9  # beyond the last page: the last
+    assert shown[-1].children[0].value == "15 images; 13 to 15; 2 pages"
+    assert {card.children[0].width for card in shown[-1].children[1].children} <= {"21", "22", "23", "24"}

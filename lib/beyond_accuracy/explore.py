@@ -32,7 +32,7 @@ KINDS = ("confident mistakes", "models disagree", "all models wrong", "unsure an
 
 def reliability_panel(study: Page) -> widgets.Widget:
     """Reliability diagram of a model on a dataset for any number of bins, equal-width or equal-mass."""
-    model = widgets.Dropdown(options=study.models, description="model")
+    model = _models(study)
     dataset = _datasets(study)
     bins = widgets.IntSlider(15, 2, 50, description="bins", continuous_update=False)
     binning = widgets.Dropdown(options=[("equal width", "width"), ("equal mass", "mass")], description="binning")
@@ -60,7 +60,7 @@ def _reliability(found: Predictions, n_bins: int, binning: str, look: theme.Mode
 def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
     """Images behind the numbers: confident mistakes, disagreements, and more, by model and class."""
     dataset = _datasets(study)
-    model = widgets.Dropdown(options=study.models, description="model")
+    model = _models(study)
     kind = widgets.Dropdown(options=KINDS, description="show")
     label = widgets.Dropdown(options=[("every class", -1)], description="class")
     page = widgets.BoundedIntText(1, 1, 10_000, description="page")
@@ -75,10 +75,11 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
 
     def show():
         chosen = select(study.predictions(dataset.value), model.value, kind.value, label.value)
-        start = (page.value - 1) * 2 * columns
+        pages = max(1, -(-len(chosen) // (2 * columns)))
+        start = (min(page.value, pages) - 1) * 2 * columns
         rows = chosen.iloc[start : start + 2 * columns]
         cards = [_card(study, dataset.value, row) for row in rows.to_dict("records")]
-        caption = widgets.HTML(f"{len(chosen):,} images; {start + 1} to {start + len(rows)}")
+        caption = widgets.HTML(f"{len(chosen):,} images; {start + 1} to {start + len(rows)}; {pages:,} pages")
         return widgets.VBox([caption, widgets.GridBox(cards, layout=grid)])
 
     return _panel([dataset, model, kind, label, page], show)
@@ -168,10 +169,15 @@ def _answers(study: Page, dataset: str, name: str, image: Image.Image) -> widget
     return widgets.HTML(f"<b>{html.escape(name)}</b><table>{rows}</table>")
 
 
+def _models(study: Page) -> widgets.Dropdown:
+    return widgets.Dropdown(options=[(study.labels[name], name) for name in study.models], description="model")
+
+
 def _datasets(study: Page) -> widgets.Dropdown:
-    """Datasets of the profile whose images are here and have one label each."""
+    """Datasets of the profile whose images are here and have one label each, of a class space that models answer in."""
     names = study.available(n for n, spec in study.profile.datasets.items() if spec.reader != "imagenet_real")
-    options = [name for name in names if not study.dataset(name).multilabel]
+    sets = [(name, study.dataset(name)) for name in names]
+    options = [(study.title(name), name) for name, data in sets if data.classes is not None and not data.multilabel]
     return widgets.Dropdown(options=options, description="dataset")
 
 
@@ -216,4 +222,4 @@ def _thumbnail(image: Image.Image) -> widgets.Widget:
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return widgets.Image(value=buffer.getvalue(), format="png", width=THUMBNAIL)
+    return widgets.Image(value=buffer.getvalue(), format="png", width=image.width)
