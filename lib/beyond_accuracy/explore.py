@@ -131,11 +131,11 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
 
     def show(*_):
         with _drawing_in(output):
-            pictures, rest = {f["name"]: bytes(f["content"]) for f in upload.value}, 0
+            pictures, rest = [(f["name"], bytes(f["content"])) for f in upload.value], 0
             if folder.value:
                 found, rest = read_folder(expanded(folder.value))
-                pictures |= found
-            for name, content in pictures.items():
+                pictures += found
+            for name, content in pictures:
                 try:
                     image = to_rgb(ImageOps.exif_transpose(opened(content)))  # one's own, as a viewer shows it
                 except Exception as error:  # damaged files make Pillow raise nearly anything
@@ -150,14 +150,15 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
     return widgets.VBox([widgets.HBox([upload, folder]), output])
 
 
-def read_folder(folder: Path, limit: int = 24) -> tuple[dict[str, bytes], int]:
-    """The first images of a folder, encoded, by name, and how many more there are."""
+def read_folder(folder: Path, limit: int = 24) -> tuple[list[tuple[str, bytes]], int]:
+    """The first images of a folder and of class folders in it, as name and content, and how many more there are."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.iterdir() if is_image(path.name))
+    files = sorted(path for path in (*folder.iterdir(), *folder.glob("*/*")) if is_image(path.name) and path.is_file())
     if not files:
         raise InputError(f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return {file.name: file.read_bytes() for file in files[:limit]}, max(0, len(files) - limit)
+    found = [(str(file.relative_to(folder)), file.read_bytes()) for file in files[:limit]]
+    return found, max(0, len(files) - limit)
 
 
 def _answers(study: Page, dataset: str, name: str, image: Image.Image) -> widgets.Widget:
