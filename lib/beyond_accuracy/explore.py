@@ -23,6 +23,7 @@ from beyond_accuracy.data.dataset import opened, to_rgb
 from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES, is_image
 from beyond_accuracy.dimensions.calibration import ece, reliability
 from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.measure.stats import wilson
 from beyond_accuracy.page import Page, classify
 from beyond_accuracy.show import theme
 
@@ -103,19 +104,26 @@ def select(predictions: dict[str, Predictions], model: str, kind: str, label: in
 
 
 def factor_panel(study: Page, dataset: str) -> widgets.Widget:
-    """Accuracy of every model over the levels of one factor of a sweep."""
+    """Accuracy of every model over the levels of one factor of a sweep, with Wilson intervals; images a level."""
     factors = sorted(study.metadata(dataset)["factor"].unique())
     chosen = widgets.Dropdown(options=factors, description="factor")
 
     def show():
         fig, ax = plt.subplots(figsize=(6.4, 3.6))
         for name, found in study.predictions(dataset).items():
-            rows = study.metadata(dataset).loc[found.ids].assign(hit=100 * found.correct)
-            curve = rows[rows["factor"] == chosen.value].groupby("level", sort=False)["hit"].mean()
+            rows = study.metadata(dataset).loc[found.ids].assign(hit=found.correct)
+            levels = rows[rows["factor"] == chosen.value].groupby("level", sort=False)["hit"].agg(["sum", "count"])
+            curve, ends = levels["sum"] / levels["count"], np.array([wilson(*level) for level in levels.to_numpy()]).T
             look = theme.style(study.spec(name), study.specs)
             options = {"color": look.color, "markerfacecolor": look.markerfacecolor, "label": look.label}
-            ax.plot(curve.index.astype(str), curve, look.marker + look.linestyle, **options)
+            options |= {
+                "fmt": look.marker + look.linestyle,
+                "yerr": 100 * np.abs(ends - curve.to_numpy()),
+                "capsize": 2,
+            }
+            ax.errorbar(curve.index.astype(str), 100 * curve, **options)
         ax.set(xlabel=chosen.value, ylabel="accuracy (%)", ylim=(0, 100))
+        ax.set_title(f"n = {levels['count'].min():,} to {levels['count'].max():,} images a level")
         ax.tick_params(axis="x", rotation=45)
         ax.legend()
         return fig
@@ -215,6 +223,7 @@ def _show(thing) -> None:
 def _card(study: Page, dataset: str, row: dict) -> widgets.Widget:
     names = study.class_names(dataset)
     text = f"{html.escape(names[row['target']])} → <b>{html.escape(names[row['pred']])}</b> {row['confidence']:.0%}"
+    text += f"<br><small>{html.escape(row['id'])}</small>"
     return widgets.VBox([_thumbnail(study.image(dataset, row["id"])), widgets.HTML(text)])
 
 
