@@ -6,12 +6,12 @@
 
 PROFILE ?= mini
 ARGS ?=
-PYTHON ?= python3.11
+PYTHON ?= $(or $(shell command -v python3.11 || command -v python3.12),python3.11)
 # Without an NVIDIA driver the CPU build of torch, which lacks gigabytes of CUDA libraries; TORCH=cuda or cpu overrides.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-# An active conda environment made from environment.yml is used as it is; otherwise .venv is made here.
-ifeq ($(CONDA_DEFAULT_ENV),beyond-accuracy)
+# An active conda environment made from environment.yml, whatever its name, is used as it is; else .venv is made here.
+ifneq ($(and $(CONDA_PREFIX),$(wildcard $(CONDA_PREFIX)/bin/beyond-accuracy)),)
 BIN := $(CONDA_PREFIX)/bin
 BASE :=
 TEST :=

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -265,3 +266,26 @@ def test_a_name_that_the_terminal_cannot_show_is_no_error(toy, monkeypatch):
 def test_rows_written_beside_the_images_leave_the_folder_readable(predict, toy, capsys):
     assert predict("--output", toy.data / "images" / "rows.parquet") == 0
     assert predict() == 0 and capsys.readouterr().out.count("12/12 correct") == 2
+
+
+def test_neither_home_nor_a_passwd_entry(toy, monkeypatch, capsys):
+    """As in a container that runs under any user: what would lie in the home folder lies under the output root."""
+
+    def nobody(*_):
+        raise KeyError("no such user")
+
+    for function in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(pwd, function, nobody)
+    for name in ("HOME", "BEYOND_ACCURACY_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    toy.images()
+    toy.checkpoint()
+    toy.profile()
+    assert cli.main(["check", "--profile", str(toy.root / "toy.yaml")]) == 0
+    assert f"Data folder: {toy.root}/.cache/home/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [{"dataset": "~nobody-here/x"}, {"model": "timm:resnet18=~nobody-here/x.pth"}])
+def test_the_home_of_a_user_nobody_knows(predict, capsys, more):
+    assert predict(**more) in (2, 3)
+    assert "~nobody-here" in capsys.readouterr().err

@@ -1,10 +1,15 @@
 """environment.yml, pyproject.toml and the lock say the same."""
 
+import os
 import re
+import subprocess
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
+import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)(?:==([\w.]+))?")
@@ -37,6 +42,18 @@ def test_every_requirement_is_locked_at_the_same_version():
         assert version in (None, pins[name]), f"{name}: pyproject {version}, lock {pins[name]}"
 
 
+def test_what_is_locked_runs_on_the_first_and_last_python_promised():
+    """A pin that was tested on one patch version of Python may need a later one than some systems have (3.11.2)."""
+    pins, compared = lock(), 0
+    for found in distributions():
+        if found.version == pins.get(canonical(found.name)):
+            needs, compared = SpecifierSet(found.metadata["Requires-Python"] or ""), compared + 1
+            for python in ("3.11.0", "3.12.0"):
+                assert python in SpecifierSet(pyproject()["requires-python"])
+                assert python in needs, f"{found.name} {found.version} needs Python {needs}"
+    assert compared > 25
+
+
 def test_conda_environment_has_the_same_pins():
     content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     pip_part = next(d["pip"] for d in content["dependencies"] if isinstance(d, dict))
@@ -51,3 +68,38 @@ def test_conda_environment_has_the_same_pins():
     assert "--constraint constraints.txt" in pip_part
     assert any(line.startswith("-e .") for line in pip_part)
     assert any(str(d).startswith("python=3.11") for d in content["dependencies"])
+
+
+def test_workflows_run_fixed_code_with_no_more_rights_than_they_need():
+    """A tag can be moved to other code; a job that runs the whole project may write nothing."""
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert workflow["permissions"] == {"contents": "read"}
+        for name, job in workflow["jobs"].items():
+            assert "permissions" not in job or not any("run" in step for step in job["steps"]), f"{path.name}: {name}"
+            for step in (step for step in job["steps"] if "uses" in step):
+                assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"]), f"{path.name}: {step['uses']}"
+
+
+def test_what_is_no_code_is_in_the_package_too():
+    """What a wheel holds: assets, templates, profiles, and the notebooks without which there is no report."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert setuptools["data-files"] == {"share/beyond-accuracy/notebooks": ["notebooks/*.ipynb"]}
+    for package, patterns in setuptools["package-data"].items():
+        folder = ROOT / "lib" / package
+        shipped = {path for pattern in patterns for path in folder.glob(pattern)}
+        files = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert not {str(path) for path in files - shipped}
+
+
+@pytest.mark.parametrize("name", ["beyond-accuracy", "another"])
+def test_an_active_conda_environment_is_used_whatever_its_name(tmp_path, name):
+    def commands() -> str:
+        environment = {"PATH": os.environ["PATH"], "CONDA_PREFIX": str(tmp_path), "CONDA_DEFAULT_ENV": name}
+        made = subprocess.run(["make", "-n", "report"], cwd=ROOT, env=environment, capture_output=True, text=True)
+        return made.stdout
+
+    assert ".venv/bin/beyond-accuracy report" in commands()  # it lacks this package: an environment of other work
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "beyond-accuracy").touch()
+    assert commands().strip() == f"{tmp_path}/bin/beyond-accuracy report --profile mini"

@@ -31,6 +31,7 @@ from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
 from beyond_accuracy.report import run as report_run
 from beyond_accuracy.report.build import LIBRARY
+from cdp import Chromium  # noqa: E402 - the folder of tests is on no import path
 
 
 def command(toy, *more, dataset="images", model="colour"):
@@ -451,6 +452,16 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     page = bs4.BeautifulSoup(pages["03_calibration"], "html.parser")
     assert wrong in page.text and label in page.select_one("p.ba-finding").text
     assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
+    browser = Chromium(toy.root / "chromium")  # last: without one the test ends here, with a reason
+    try:
+        for (
+            name
+        ) in pages:  # a dialog would keep the page from loading; requests are trouble even where they are blocked
+            browser.open(toy.root / "report" / "toy" / f"{name}.html")
+            live = browser.run("return document.querySelectorAll('a[href^=\"javascript\" i], iframe, object').length")
+            assert (browser.trouble, live) == ([], 0), name
+    finally:
+        browser.close()
 
 
 # Profiles -------------------------------------------------------------------------------------------------------------

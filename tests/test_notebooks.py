@@ -40,6 +40,7 @@ def test_valid_and_without_results_of_a_run(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.language_info.file_extension == ".py"  # what `nbconvert --to script` writes
     assert "papermill" not in notebook.metadata
     ids = [cell["id"] for cell in notebook.cells]
     assert len(set(ids)) == len(ids)

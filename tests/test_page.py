@@ -52,6 +52,9 @@ def test_models_roles_and_data(toy):
     assert study.title("images") == "images" and study.class_names("images") == ("red", "green", "blue")
     assert study.metadata("images").index.tolist() == study.dataset("images").ids.tolist()
     assert study.image("images", "red/red001").mode == "RGB"
+    assert repr(study).startswith("<calibration of toy: models colour; roles {'clean': 'images'")
+    shown = repr(study.predictions("images")["colour"])
+    assert shown == "<colour on images, transform none: 12 images, top-1 100.0%>"
     with pytest.raises(InputError, match="dimensions.calibration has no 'cleen' .it has clean, shifted"):
         study.role("cleen")
     with pytest.raises(InputError, match="unknown model 'color'; did you mean colour"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beyond_accuracy.base.paths import report_dir
+from beyond_accuracy.base.paths import expanded, report_dir
 from beyond_accuracy.base.profile import DatasetSpec, parse_profile
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.dimensions import calibration
@@ -66,7 +66,7 @@ def predictions(model: str, images: str | Path, head: str = "probe", **options) 
         `id, label, answer, right, confidence, label_probability` and the metadata.
     """
     (candidate,), imports = comparing.chosen([model])
-    path = Path(images).expanduser().resolve()
+    path = expanded(images).resolve()
     content = comparing.draft(path, [replace(candidate.spec, head=head)], imports, "quick")
     outputs = Outputs(parse_profile(content, path), Store(), options)
     run = outputs.predictions("images", ["none"])["none"][candidate.spec.name]

@@ -15,7 +15,7 @@ from pathlib import Path
 from beyond_accuracy import __version__
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import atomic_write
-from beyond_accuracy.base.paths import cache_dir
+from beyond_accuracy.base.paths import cache_dir, project_root
 from beyond_accuracy.base.profile import (
     ENGINES,
     DatasetSpec,
@@ -159,6 +159,8 @@ def _parameter(text: str) -> tuple[str, object]:
 
 def _environment(args: argparse.Namespace) -> None:
     """Pass locations on to the notebooks' kernels, which inherit the environment."""
+    if os.path.expanduser("~") == "~":  # neither HOME nor a passwd entry: a container under any user; libraries fail
+        os.environ["HOME"] = str(project_root() / ".cache" / "home")
     for option in ("data_dir", "cache_dir", "device", "engine", "skip_bad"):
         if value := getattr(args, option, None):
             name, folder, _ = option.partition("_dir")

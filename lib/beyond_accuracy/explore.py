@@ -18,10 +18,12 @@ from IPython.display import display
 from PIL import Image, ImageOps
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.paths import expanded
 from beyond_accuracy.data.dataset import opened, to_rgb
 from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES, is_image
 from beyond_accuracy.dimensions.calibration import ece, reliability
 from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.measure.stats import wilson
 from beyond_accuracy.page import Page, classify
 from beyond_accuracy.show import theme
 
@@ -31,7 +33,7 @@ KINDS = ("confident mistakes", "models disagree", "all models wrong", "unsure an
 
 def reliability_panel(study: Page) -> widgets.Widget:
     """Reliability diagram of a model on a dataset for any number of bins, equal-width or equal-mass."""
-    model = widgets.Dropdown(options=study.models, description="model")
+    model = _models(study)
     dataset = _datasets(study)
     bins = widgets.IntSlider(15, 2, 50, description="bins", continuous_update=False)
     binning = widgets.Dropdown(options=[("equal width", "width"), ("equal mass", "mass")], description="binning")
@@ -59,7 +61,7 @@ def _reliability(found: Predictions, n_bins: int, binning: str, look: theme.Mode
 def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
     """Images behind the numbers: confident mistakes, disagreements, and more, by model and class."""
     dataset = _datasets(study)
-    model = widgets.Dropdown(options=study.models, description="model")
+    model = _models(study)
     kind = widgets.Dropdown(options=KINDS, description="show")
     label = widgets.Dropdown(options=[("every class", -1)], description="class")
     page = widgets.BoundedIntText(1, 1, 10_000, description="page")
@@ -74,10 +76,11 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
 
     def show():
         chosen = select(study.predictions(dataset.value), model.value, kind.value, label.value)
-        start = (page.value - 1) * 2 * columns
+        pages = max(1, -(-len(chosen) // (2 * columns)))
+        start = (min(page.value, pages) - 1) * 2 * columns
         rows = chosen.iloc[start : start + 2 * columns]
         cards = [_card(study, dataset.value, row) for row in rows.to_dict("records")]
-        caption = widgets.HTML(f"{len(chosen):,} images; {start + 1} to {start + len(rows)}")
+        caption = widgets.HTML(f"{len(chosen):,} images; {start + 1} to {start + len(rows)}; {pages:,} pages")
         return widgets.VBox([caption, widgets.GridBox(cards, layout=grid)])
 
     return _panel([dataset, model, kind, label, page], show)
@@ -101,19 +104,26 @@ def select(predictions: dict[str, Predictions], model: str, kind: str, label: in
 
 
 def factor_panel(study: Page, dataset: str) -> widgets.Widget:
-    """Accuracy of every model over the levels of one factor of a sweep."""
+    """Accuracy of every model over the levels of one factor of a sweep, with Wilson intervals; images a level."""
     factors = sorted(study.metadata(dataset)["factor"].unique())
     chosen = widgets.Dropdown(options=factors, description="factor")
 
     def show():
         fig, ax = plt.subplots(figsize=(6.4, 3.6))
         for name, found in study.predictions(dataset).items():
-            rows = study.metadata(dataset).loc[found.ids].assign(hit=100 * found.correct)
-            curve = rows[rows["factor"] == chosen.value].groupby("level", sort=False)["hit"].mean()
+            rows = study.metadata(dataset).loc[found.ids].assign(hit=found.correct)
+            levels = rows[rows["factor"] == chosen.value].groupby("level", sort=False)["hit"].agg(["sum", "count"])
+            curve, ends = levels["sum"] / levels["count"], np.array([wilson(*level) for level in levels.to_numpy()]).T
             look = theme.style(study.spec(name), study.specs)
             options = {"color": look.color, "markerfacecolor": look.markerfacecolor, "label": look.label}
-            ax.plot(curve.index.astype(str), curve, look.marker + look.linestyle, **options)
+            options |= {
+                "fmt": look.marker + look.linestyle,
+                "yerr": 100 * np.abs(ends - curve.to_numpy()),
+                "capsize": 2,
+            }
+            ax.errorbar(curve.index.astype(str), 100 * curve, **options)
         ax.set(xlabel=chosen.value, ylabel="accuracy (%)", ylim=(0, 100))
+        ax.set_title(f"n = {levels['count'].min():,} to {levels['count'].max():,} images a level")
         ax.tick_params(axis="x", rotation=45)
         ax.legend()
         return fig
@@ -129,11 +139,11 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
 
     def show(*_):
         with _drawing_in(output):
-            pictures, rest = {f["name"]: bytes(f["content"]) for f in upload.value}, 0
+            pictures, rest = [(f["name"], bytes(f["content"])) for f in upload.value], 0
             if folder.value:
-                found, rest = read_folder(Path(folder.value).expanduser())
-                pictures |= found
-            for name, content in pictures.items():
+                found, rest = read_folder(expanded(folder.value))
+                pictures += found
+            for name, content in pictures:
                 try:
                     image = to_rgb(ImageOps.exif_transpose(opened(content)))  # one's own, as a viewer shows it
                 except Exception as error:  # damaged files make Pillow raise nearly anything
@@ -148,14 +158,15 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
     return widgets.VBox([widgets.HBox([upload, folder]), output])
 
 
-def read_folder(folder: Path, limit: int = 24) -> tuple[dict[str, bytes], int]:
-    """The first images of a folder, encoded, by name, and how many more there are."""
+def read_folder(folder: Path, limit: int = 24) -> tuple[list[tuple[str, bytes]], int]:
+    """The first images of a folder and of class folders in it, as name and content, and how many more there are."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.iterdir() if is_image(path.name))
+    files = sorted(path for path in (*folder.iterdir(), *folder.glob("*/*")) if is_image(path.name) and path.is_file())
     if not files:
         raise InputError(f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return {file.name: file.read_bytes() for file in files[:limit]}, max(0, len(files) - limit)
+    found = [(str(file.relative_to(folder)), file.read_bytes()) for file in files[:limit]]
+    return found, max(0, len(files) - limit)
 
 
 def _answers(study: Page, dataset: str, name: str, image: Image.Image) -> widgets.Widget:
@@ -167,10 +178,15 @@ def _answers(study: Page, dataset: str, name: str, image: Image.Image) -> widget
     return widgets.HTML(f"<b>{html.escape(name)}</b><table>{rows}</table>")
 
 
+def _models(study: Page) -> widgets.Dropdown:
+    return widgets.Dropdown(options=[(study.labels[name], name) for name in study.models], description="model")
+
+
 def _datasets(study: Page) -> widgets.Dropdown:
-    """Datasets of the profile whose images are here and have one label each."""
+    """Datasets of the profile whose images are here and have one label each, of a class space that models answer in."""
     names = study.available(n for n, spec in study.profile.datasets.items() if spec.reader != "imagenet_real")
-    options = [name for name in names if not study.dataset(name).multilabel]
+    sets = [(name, study.dataset(name)) for name in names]
+    options = [(study.title(name), name) for name, data in sets if data.classes is not None and not data.multilabel]
     return widgets.Dropdown(options=options, description="dataset")
 
 
@@ -207,6 +223,7 @@ def _show(thing) -> None:
 def _card(study: Page, dataset: str, row: dict) -> widgets.Widget:
     names = study.class_names(dataset)
     text = f"{html.escape(names[row['target']])} → <b>{html.escape(names[row['pred']])}</b> {row['confidence']:.0%}"
+    text += f"<br><small>{html.escape(row['id'])}</small>"
     return widgets.VBox([_thumbnail(study.image(dataset, row["id"])), widgets.HTML(text)])
 
 
@@ -215,4 +232,4 @@ def _thumbnail(image: Image.Image) -> widgets.Widget:
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return widgets.Image(value=buffer.getvalue(), format="png", width=THUMBNAIL)
+    return widgets.Image(value=buffer.getvalue(), format="png", width=image.width)

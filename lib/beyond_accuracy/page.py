@@ -49,6 +49,9 @@ class Page:
         self._compared: list[str] = []  # a list, as views of the page share it
         self._findings: list[str] = []
 
+    def __repr__(self) -> str:
+        return f"<{self.dimension} of {self.profile.name}: models {', '.join(self.models)}; roles {self.roles}>"
+
     def under(self, *, limit: int = 0, **settings) -> "Page":
         """This page under other conventions (`precision="bf16"`): predictions and cards are theirs, results go here.
 

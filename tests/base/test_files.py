@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from beyond_accuracy.base import files
+from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data.readers.files import scan, stamp
 
 
@@ -130,3 +131,13 @@ def test_kept_arrays_know_their_name_and_content(tmp_path):
     for broken in (b"", content[:100], b"PK"):
         (tmp_path / "one.npz").write_bytes(broken)
         assert files.load_arrays(tmp_path / "one.npz") is None
+
+
+def test_a_folder_that_cannot_be_written_names_the_ways_out(tmp_path):
+    """A read-only checkout, another user's report, a folder that is a file: the lock of a report meets it first."""
+    (tmp_path / "report").write_text("a file")
+    ways = r"cannot write .*choose another folder \(of the store: --cache-dir; of reports: BEYOND_ACCURACY_ROOT\)"
+    with pytest.raises(InputError, match=ways), files.locked(tmp_path / "report" / "mini" / "lock", "building"):
+        raise AssertionError("nothing is built there")
+    with pytest.raises(InputError, match=ways):
+        files.write_atomically(tmp_path / "report" / "x", b"")

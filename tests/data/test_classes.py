@@ -95,7 +95,7 @@ def test_malformed_spaces(tmp_path, content, message):
 
 
 def test_unknown_space():
-    with pytest.raises(InputError, match="unknown class space 'imagenet_2k'"):
+    with pytest.raises(InputError, match="unknown class space 'imagenet_2k'.*of their own: `reader: own`"):
         class_space("imagenet_2k")
 
 

@@ -129,6 +129,19 @@ def test_files_that_cannot_be_read_are_no_bad_images(tmp_path):
         assert not isinstance(raised.value, BadImage)
 
 
+def test_an_image_for_which_memory_does_not_suffice_is_no_bad_image(monkeypatch):
+    """`--skip-bad` would leave out good images for good."""
+
+    def none_left(*_):
+        raise MemoryError
+
+    data = build()
+    monkeypatch.setattr(Image.Image, "convert", none_left)
+    with pytest.raises(InputError, match="cannot be decoded: memory ran out; set `settings: {workers: 1}`") as raised:
+        data.image(0)
+    assert not isinstance(raised.value, BadImage)
+
+
 def test_labels_without_images():
     data = build_dataset(DatasetSpec("set", "x", classes=""), ["a"], [0], None, content="", source="here")
     with pytest.raises(DataMissing, match="only labels"):

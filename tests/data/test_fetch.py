@@ -291,6 +291,20 @@ def test_a_set_that_was_deleted_is_fetched_again(catalogue, tmp_path):
     assert (tmp_path / "data" / "set_a" / "imagenet-a.tar").is_file()
 
 
+def test_without_a_published_checksum_that_of_the_first_time_holds(catalogue, server, tmp_path):
+    said, folder = [], tmp_path / "data" / "set_v2"
+    assert fetch(catalogue, ["set_v2"], yes=True, echo=said.append) == 0
+    for image in folder.rglob("*.jpeg"):
+        image.unlink()
+    right, server.files["v2.tar.gz"] = server.files["v2.tar.gz"], gzip.compress(b"another archive")
+    assert fetch(catalogue, ["set_v2"], yes=True, echo=said.append) == 2
+    expected = f"expected {hashlib.sha256(right).hexdigest()}; it was removed, run the command again"
+    assert "v2.tar.gz: the downloaded file has sha256" in said[-1] and said[-1].endswith(expected)
+    server.files["v2.tar.gz"] = right
+    assert fetch(catalogue, ["set_v2"], yes=True, echo=said.append) == 0
+    assert len(load_dataset(catalogue.datasets["set_v2"])) == 6
+
+
 def test_unknown_name_and_no_room(catalogue, monkeypatch):
     with pytest.raises(InputError, match="did you mean set_v2"):
         fetch(catalogue, ["set_v3"])

@@ -68,6 +68,19 @@ def test_file_names_in_their_several_forms(load):
     assert load(table(file_name=names)).frame()["pred"].tolist() == [0, 1, 2, 3, 0, 0]
 
 
+def test_names_of_classes_and_whole_paths(load, tmp_path):
+    """One's own set: answers by id or by name, images by the path they had where they were run."""
+    (tmp_path / "pets.json").write_text(
+        '{"ids": ["c", "d", "e"], "names": ["cat", "dog", "dog"], "templates": ["{c}"]}'
+    )
+    data = dataset(["c/1", "d/1", "d/2"], [0, 1, 1], classes=str(tmp_path / "pets.json"), name="pets")
+    frame = table().sort_index()[:3].assign(file_name=["/home/me/pets/c/1.jpg", "d\\1.png", "d/2.jpg"])
+    for said in (["c", "d", "c"], ["cat", "d", "cat"], [0, "d", "0"]):
+        assert load(frame.assign(predicted_class=said), data).frame()["pred"].tolist() == [0, 1, 0]
+    with pytest.raises(InputError, match="predicted_class is 'dog', expected a whole number .*, or the id or name of"):
+        load(frame.assign(predicted_class=["cat", "dog", "cat"]), data)  # two classes are called that
+
+
 def test_ids_that_look_like_numbers_missing_values_or_extensions(load):
     ids = ["001", "NA", "a.b", "null", "größe <b>'\"", "n/a.c"]
     data = dataset(ids=ids)
@@ -137,7 +150,7 @@ WRONG = [
     (lambda: table(predicted_class=[0, 1, 2, 3, 0, 1000]), "row 2: predicted_class is 1000, expected a whole number"),
     (lambda: table(predicted_class=[-1, 1, 2, 3, 0, 0]), "row 7: predicted_class is -1, expected a whole number"),
     (lambda: table(predicted_class=[0, 1, 2.5, 3, 0, 0]), "row 5: predicted_class is 2.5"),
-    (lambda: table(predicted_class=[0, 1, "tench", 3, 0, 0]), "row 5: predicted_class is 'tench'"),
+    (lambda: table(predicted_class=[0, 1, "tensh", 3, 0, 0]), "row 5: predicted_class is 'tensh'"),
     (lambda: table(predicted_class=[0, 1, None, 3, 0, 0]), "row 5: predicted_class is ''"),
     (lambda: table(predicted_class=[True] * 6), "predicted_class is True"),
     (lambda: table(predicted_class=[10**30, 1, 2, 3, 0, 0]), "row 7: predicted_class is"),

@@ -232,5 +232,5 @@ def cannot_write(path: Path, error: OSError) -> InputError:
     """What to say of a disk that is full or read-only."""
     return InputError(
         f"cannot write {path} ({error.strerror or error}); free some space, or choose another folder (of the store: "
-        "--cache-dir). What was written before is kept, and a rerun continues from it"
+        "--cache-dir; of reports: BEYOND_ACCURACY_ROOT). What was written before is kept, and a rerun continues from it"
     )

@@ -16,9 +16,14 @@ def _checkout() -> Path | None:
     return checkout if (checkout / "notebooks").is_dir() else None
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with `~` as its home folder; that of a user nobody knows stays as it is, and is then not found."""
+    return Path(os.path.expanduser(path))
+
+
 def project_root() -> Path:
     """Where outputs go: `BEYOND_ACCURACY_ROOT`, else the checkout or the current folder."""
-    return Path(os.environ.get("BEYOND_ACCURACY_ROOT") or _checkout() or "").expanduser().absolute()
+    return expanded(os.environ.get("BEYOND_ACCURACY_ROOT") or _checkout() or "").absolute()
 
 
 def notebooks_dir() -> Path:
@@ -28,12 +33,12 @@ def notebooks_dir() -> Path:
 
 def data_dir() -> Path:
     """Where datasets are kept: `BEYOND_ACCURACY_DATA`, else a folder outside the repository."""
-    return Path(os.environ.get("BEYOND_ACCURACY_DATA", "~/.cache/beyond-accuracy/data")).expanduser().absolute()
+    return expanded(os.environ.get("BEYOND_ACCURACY_DATA", "~/.cache/beyond-accuracy/data")).absolute()
 
 
 def cache_dir() -> Path:
     """Where predictions and features are kept: `BEYOND_ACCURACY_CACHE`, else `.cache/store` of the checkout."""
-    return Path(os.environ.get("BEYOND_ACCURACY_CACHE", project_root() / ".cache" / "store")).expanduser().absolute()
+    return expanded(os.environ.get("BEYOND_ACCURACY_CACHE", project_root() / ".cache" / "store")).absolute()
 
 
 def report_dir(profile: str) -> Path:
@@ -57,7 +62,7 @@ def resolve(path: str | Path, base: Path | None = None) -> Path:
     text = str(path)
     if text.startswith("assets:"):
         return ASSETS / text.removeprefix("assets:")
-    path = Path(text).expanduser()  # joined to a folder, an absolute path stays itself
+    path = expanded(text)  # joined to a folder, an absolute path stays itself
     return base / path if base is not None and (base / path).exists() else data_dir() / path
 
 

@@ -21,7 +21,7 @@ import yaml
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import file_stamp
-from beyond_accuracy.base.paths import PROFILES, check_name, resolve
+from beyond_accuracy.base.paths import PROFILES, check_name, expanded, resolve
 
 DIMENSIONS = (
     *("models", "world", "mistakes", "shape_bias", "calibration", "robustness", "transfer"),
@@ -342,7 +342,7 @@ def typed_model(text: str, known: Iterable[str], checkpoint: str = "") -> ModelS
     if source not in ("timm", "open_clip") or not rest:
         raise InputError(f"{unknown('model', text, known)}; or give timm:NAME or open_clip:NAME/TAG")
     name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
-    file = Path(given).expanduser()
+    file = expanded(given)
     safe = re.sub(r"[^\w.-]+", "_", rest.rpartition("/")[2] if ":" in rest else rest).lstrip("._~")[-60:]
     label = safe if ":" in rest else rest.partition(".")[0]
     paradigm = "clip" if source == "open_clip" else "supervised"

@@ -64,7 +64,10 @@ def class_space(name: str) -> ClassSpace:
     candidates = (ASSETS / name / "classes.json", Path(name), resolve(name))
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
-        raise InputError(f"unknown class space {name!r}: expected imagenet_1k, mini_world or a JSON file")
+        known = "expected imagenet_1k, mini_world or a JSON file"
+        raise InputError(
+            f"unknown class space {name!r}: {known}; for folders named by classes of their own: `reader: own`"
+        )
     if (size := path.stat().st_size) > MAX_BYTES:
         raise InputError(
             f"{path}: {size / 2**20:,.0f} MB are no list of classes; expected JSON with ids, names, templates"

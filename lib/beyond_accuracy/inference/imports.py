@@ -8,6 +8,7 @@ import hashlib
 import json
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, write_atomically
+from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
 from beyond_accuracy.data.readers.stimuli import cue_id, parse_name
@@ -170,11 +172,14 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     names = frame["file_name"].astype(str)
     known = pd.Index(dataset.ids)
     bare = names.str.replace(r"\.[A-Za-z]+$", "", regex=True)
+    ending = bare.str.replace("\\", "/").str.split("/").str[-2:].str.join("/")  # class folder and name, of a whole path
     found = names.str.extract(f"({VAL_ID.pattern})")[0].fillna(bare)
-    frame["id"] = names.where(names.isin(known), bare.where(bare.isin(known), found))
+    frame["id"] = found
+    for form in (ending, bare, names):  # what stands in the file comes first
+        frame["id"] = form.where(form.isin(known), frame["id"])
     frame["row"] = np.arange(len(frame)) + 2  # the header is line 1
     _one_per_image(frame, path, dataset)
-    _in_range(frame, path, len(dataset.classes))
+    _in_range(frame, path, dataset.classes)
     return frame
 
 
@@ -219,14 +224,19 @@ def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> No
         )
 
 
-def _in_range(frame: pd.DataFrame, path: Path, n_classes: int) -> None:
+def _in_range(frame: pd.DataFrame, path: Path, space: ClassSpace) -> None:
     classes, probability = _numbers(frame["predicted_class"]), _numbers(frame["predicted_probability"])
+    counts = Counter(space.names)
+    called = {name: k for k, name in enumerate(space.names) if counts[name] == 1} | space.index
+    classes = np.where(np.isnan(classes), frame["predicted_class"].map(called).astype(float), classes)
+    n_classes = len(space)
+    answer = f"a whole number from 0 to {n_classes - 1}, or the id or name of a class"
     decided = frame.attrs.get("decisions", False)  # without any confidence
     whole = (classes >= (NO_ANSWER if decided else 0)) & (classes < n_classes) & (classes == np.floor(classes))
     probability = np.where((probability > 1) & (probability <= 1 + ROUNDING), 1.0, probability)
     share = decided | ((probability >= 0) & (probability <= 1))
     for column, good, rule in (
-        ("predicted_class", whole, f", expected a whole number from 0 to {n_classes - 1}"),
+        ("predicted_class", whole, f", expected {answer}"),
         ("predicted_probability", share, ", expected a number from 0 to 1"),
     ):
         _demand(frame, path, good, column, rule, f"{column} is ")

@@ -26,6 +26,10 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def __repr__(self) -> str:
+        right = f", top-1 {self.correct.mean():.1%}" if len(self) else ""
+        return f"<{self.model} on {self.dataset}, transform {self.transform}: {len(self):,} images{right}>"
+
     @property
     def ids(self) -> np.ndarray:
         """Image ids, shape (n,)."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import write_atomically
-from beyond_accuracy.base.paths import ASSETS, report_dir
+from beyond_accuracy.base.paths import ASSETS, expanded, report_dir
 from beyond_accuracy.base.profile import (
     ModelSpec,
     available_profiles,
@@ -90,7 +90,7 @@ def prepare(
     """
     if depth not in DEPTHS:
         raise InputError(unknown("depth", depth, DEPTHS))
-    path = Path(folder).expanduser().resolve()
+    path = expanded(folder).resolve()
     if not path.exists():
         raise InputError(f"{folder}: there is no such folder or table")
     target = report_dir(report_name(path, name)) / "profile.yaml"
