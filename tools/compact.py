@@ -19,7 +19,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.paths import report_dir
 
-LIMIT = 6_500_000  # bytes of the whole copy
+LIMIT = 8_500_000  # bytes of the whole copy
 QUALITY = 45  # of photographs; drawings (pictures with a palette) stay exact
 WIDTH = 560  # pixels of photographs: most of the width of the text
 SMALL = 4_096  # bytes of a picture below which nothing is gained
