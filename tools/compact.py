@@ -29,7 +29,7 @@ _DRAWING = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 _PATH = re.compile(r'\bd="[^"]*"')
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _CODE = re.compile(r'<details class="ba-code">.*?</details>', re.DOTALL)
-_DATA = re.compile(r'<a\b[^>]*href="data:text/csv[^"]{2048,}"[^>]*>CSV</a>')
+_DATA = re.compile(r'<a\b(?![^>]*\bid="csv")[^>]*href="data:text/csv[^"]{2048,}"[^>]*>CSV</a>')
 _PARQUET = re.compile(r',\s*<a href="results\.parquet">results\.parquet</a>')
 
 

@@ -332,7 +332,8 @@ def body(profile: Profile, options: Mapping[str, object] | None = None, store: S
         weight += sum(len(picture.get("source", "")) for picture in pictures[shot])
         if weight > MOST_BYTES:
             pictures[shot], left_out = None, left_out + 1
-    lead = f"{len(shots) - left_out} images behind the numbers: what each model said, how sure it was, and whether it was right."
+    count = len(shots) - left_out
+    lead = f"{count} images behind the numbers: what each model said, how sure it was, and whether it was right."
     if not shots:
         lead = "There are no images to look at yet: build the pages of the dimensions first."
     labels = {name: spec.label for name, spec in profile.models.items()}
