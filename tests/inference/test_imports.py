@@ -14,6 +14,7 @@ from scipy.special import softmax
 from beyond_accuracy import cli
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import DatasetSpec
+from beyond_accuracy.data import readers
 from beyond_accuracy.data.dataset import build_dataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.imports import import_predictions, joined
@@ -404,3 +405,25 @@ def test_an_import_named_like_a_network_is_not_passed_over_in_silence(toy, capsy
     import_predictions(toy.root / "said.csv", "colour", data, Store(toy.store))
     assert toy.outputs().predictions("images", ["none"])["none"]["colour"].correct.all()
     assert "predictions imported as colour are not used" in capsys.readouterr().err
+
+
+def test_a_file_that_the_profile_names_is_imported_again_when_it_or_the_set_changes(toy):
+    folder = toy.images(2)
+    content = toy.content(
+        {"a": {"source": "predictions", "name": "a", "checkpoint": str(toy.root / "said-{dataset}.csv")}}
+    )
+
+    def accuracy(classes=None):
+        data = load_dataset(toy.profile(content).datasets["images"])
+        if classes is not None:
+            said = pd.DataFrame({"file_name": data.ids, "predicted_class": classes(data), "predicted_probability": 0.9})
+            said.to_csv(toy.root / "said-images.csv", index=False)
+        return toy.outputs(content).predictions("images", ["none"])["none"]["a"].correct.mean()
+
+    assert accuracy(lambda data: data.targets) == 1
+    assert accuracy(lambda data: np.where(np.arange(6) == 0, (data.targets + 1) % 3, data.targets)) == 5 / 6
+    first, *_, last = sorted(folder.rglob("*.png"))
+    assert first.read_bytes() != last.read_bytes()
+    first.write_bytes(last.read_bytes())
+    readers.LOADED.clear()  # as another process would find it
+    assert accuracy() == 5 / 6  # other pictures: what was imported for the old ones is not refused for good

@@ -172,10 +172,8 @@ class Outputs:
 
     def _bring(self, spec: ModelSpec, data: ImageDataset) -> None:
         """Import the predictions that the profile names as files, where they are new or the set is another by now."""
-        file, known = (
-            resolve(spec.checkpoint.replace("{dataset}", data.name)),
-            self.store.imported(spec.name, data.name),
-        )
+        file = resolve(spec.checkpoint.replace("{dataset}", data.name))
+        known = self.store.imported(spec.name, data.name)
         if file.is_file() and (known.meta.get("file_hash") != file_hash(file) or outdated(known, data)):
             import_predictions(file, spec.name, data, self.store)
 
