@@ -472,8 +472,7 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
         yield f"On {page.title(dataset)}, {'; '.join(words)} (mean confidence minus accuracy)."
     for dataset, pairs in judged[judged["metric"] == "ece_debiased"].groupby("dataset", sort=False):
         leader = page.leader(errors[(errors["dataset"] == dataset) & (errors["metric"] == "ece_debiased")], judged)
-        told = "{} of {} pairs of models are told apart".format(*verdicts.tells_apart(pairs))
-        yield f"On {page.title(dataset)}, {leader} in debiased ECE; {told}."
+        yield f"On {page.title(dataset)}, {leader} in debiased ECE; {verdicts.told_apart(pairs)}."
     matched = [{*pair[:2]} for pair in verdicts.contrasts(page.specs) if pair.what != "architecture"]
     for row in (row for row in order.to_dict("records") if {row["model_a"], row["model_b"]} in matched):
         clear, configs = row["clear"].split(" of ")

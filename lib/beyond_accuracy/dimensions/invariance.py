@@ -216,9 +216,9 @@ def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> st
     """How often models keep their answers, who does most, and how many pairs that tells apart."""
     percent = overall.assign(**(100 * overall[["value", "ci_low", "ci_high"]])).sort_values("value", ascending=False)
     shares = (f"{page.labels[r.model]} {r.value:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}] %" for r in percent.itertuples())
-    told, pairs = verdicts.tells_apart(judged[judged["metric"] == "agreement"])
+    apart = verdicts.told_apart(judged[judged["metric"] == "agreement"])
     said = f"Averaged over {kinds} kinds of transform, models keep their answer: {'; '.join(shares)}."
-    return f"{said} {page.leader(overall, judged)}; {told} of {pairs} pairs are told apart." if pairs else said
+    return f"{said} {page.leader(overall, judged)}; {apart}." if apart else said
 
 
 def strengths(kinds: Mapping[str, str]) -> pd.DataFrame:

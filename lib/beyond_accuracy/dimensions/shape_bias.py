@@ -283,12 +283,8 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
     overall, labels = rows[rows["metric"] == "shape_bias"], page.labels
     spoken = (f"{labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples())
     text = f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."
-    apart, asked = verdicts.tells_apart(judged)
-    if asked:
-        text += f" {apart} of {asked} pairs of models differ beyond chance (Holm, 5 %)."
-    if 0 < apart < asked:
-        unsure = judged[judged["verdict"] == verdicts.OPEN].itertuples()
-        text += f" Not told apart: {'; '.join(f'{labels[r.model_a]} and {labels[r.model_b]}' for r in unsure)}."
+    if apart := verdicts.told_apart(judged, labels):
+        text += f" {apart}."
     if overall["value"].min() > 0.9:
         text += (
             " All follow the shape in nine of ten decisions or more: so near the ceiling this set hardly orders them."

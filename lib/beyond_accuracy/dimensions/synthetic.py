@@ -240,12 +240,8 @@ def mean_sentence(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     spoken = ((r.model, format_interval(r.value, r.ci_low, r.ci_high, ".1f")) for r in means.itertuples())
     words = [f"{page.labels[model]} {value}" for model, value in spoken]
     text = f"Mean accuracy over {rows['factor'].nunique() - 1} factors, percent: {'; '.join(words)}"
-    if len(asked):
-        told, pairs = verdicts.tells_apart(asked)
-        still = asked[asked["verdict"] == verdicts.OPEN]
-        names = [f"{page.labels[r.model_a]} and {page.labels[r.model_b]}" for r in still.itertuples()]
-        text += f". {page.leader(means, asked)}; {told} of {pairs} pairs of models are told apart"
-        text += f", not {', '.join(names)}" if 0 < told < pairs else ""
+    if apart := verdicts.told_apart(asked, page.labels):
+        text += f". {page.leader(means, asked)}; {apart}"
     return f"{text}."
 
 
