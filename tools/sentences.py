@@ -4,7 +4,7 @@ What is checked, each with the digits that are printed:
 
 - ``value [low, high]`` stands as one row in a table of the page;
 - ``A (x) leads`` and ``A (x) and B (y) tie`` agree with the verdicts of one metric on one set, and name all that tie;
-- ``k of n pairs (j of them beyond training noise)`` are what the comparisons of one metric on one set (or of one family)
+- ``k of n pairs (j of them beyond training noise)`` are what the comparisons of one metric on one set, or of a family,
   tell apart, and none lies beyond training noise where none is said to;
 - a superlative stands before a number that is an extreme of a column, or in a sentence that says what is open;
 - every other number stands in a table of the page, in a row of the model that is named before it, if one is.
@@ -26,7 +26,8 @@ from beyond_accuracy.show import metrics
 
 NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
 TRIPLE = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
-PAIRS = re.compile(r"(\d+) of (\d+) pairs(?: of models are told apart(?: \((\d+|none) of them beyond training noise\))?)?")
+NOISE = r"(?: of models are told apart(?: \((\d+|none) of them beyond training noise\))?)?"
+PAIRS = re.compile(rf"(\d+) of (\d+) pairs{NOISE}")
 SUPERLATIVE = re.compile(r"\b(best|worst|highest|lowest|largest|smallest|hardest|widest|most|least|strongest)\b")
 HEDGED = re.compile(r"\b(open|not told apart|not told from chance|tie|leads|undecided)\b")
 WORDS = re.compile(
@@ -149,7 +150,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile")
-    profile = load_profile(parser.parse_args().profile)
+    parser.add_argument("--models", default="", help="as the report was asked for them")
+    arguments = parser.parse_args()
+    profile = load_profile(arguments.profile).select(arguments.models)
     labels = {name: spec.label for name, spec in profile.models.items()}
     problems = check(report_dir(profile.name), figures_dir(profile.name), labels)
     print(*problems or ["every sentence is borne out"], sep="\n")

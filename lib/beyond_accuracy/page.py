@@ -159,18 +159,18 @@ class Page:
         """Results that other pages of this run have written; none where they have not run."""
         return results.read_results(self.report_folder, dimensions)
 
-    def compare(self, rows: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
+    def compare(self, *frames: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
         """Record all differences between models that this page asks about; the rows with verdicts (`verdicts.judge`).
 
         Called once, with every row of `tidy.pairs`: the p-values of a `family` are corrected together. It is `main` (a
-        page's headline numbers, the default) or `detail`.
+        page's headline numbers, the default), `choice` or `detail` (see `verdicts`).
         """
         if self._compared:
             raise InputError(f"page {self.dimension}: its comparisons are recorded once, all together")
-        usual = {"family": "main", "p_floor": 0.0}
+        usual, rows = {"family": "main", "p_floor": 0.0}, pd.concat(frames, ignore_index=True)
         given = {"dataset": dataset} if dataset else {}
         given |= {name: value for name, value in usual.items() if name not in rows}
-        rows = rows.assign(dimension=self.dimension, **given).reset_index(drop=True).fillna(usual)
+        rows = rows.assign(dimension=self.dimension, **given).fillna(usual)
         if missing := set(results.COMPARISON_COLUMNS) - set(rows.columns) - {"p_holm", "verdict"}:
             raise InputError(f"comparisons: missing columns {', '.join(sorted(missing))}")
         if (twice := rows.duplicated(["dataset", "metric", "model_a", "model_b"])).any():

@@ -1,8 +1,8 @@
 """One verdict per question: which differences between models are real, decided once and read everywhere.
 
 A question is one row of comparisons: a difference between two models (or of one model from zero) on one set in one
-metric. The p-values of a family (`main`: the headline numbers of a page; `detail`: everything else it compares) are
-corrected together by Holm's method. Three levels of a difference:
+metric. The p-values of a family (`main`: the headline numbers of a page; `choice`: what the chooser weighs beside them;
+`detail`: everything else it compares) are corrected together by Holm's method. Three levels of a difference:
 
 - ``beyond training noise``: also larger than two training runs differ by the luck of their seeds, images included
   (each difference judged by itself at 5 %: with three runs a model, a correction would leave nothing to be seen).
@@ -28,7 +28,7 @@ NOISE = ["dataset", "metric", "model", "sd", "df"]
 
 
 def judge(rows: pd.DataFrame, noise: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Adds `p_holm`, `verdict` and `replicated`: whether replicate runs of both models are known, so that noise is asked.
+    """Adds `p_holm`, `verdict`, and `replicated`: whether the noise of training of both models is known.
 
     `rows` are comparisons with `dataset, metric, model_a, model_b, difference, ci_low, ci_high, p, family`. `noise` is
     the standard deviation of a metric between training runs that differ in nothing but the seed, and its degrees of
