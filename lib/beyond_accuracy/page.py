@@ -241,7 +241,7 @@ class Page:
         if not len(frame):
             return
         name, shown = _file_name(name), self.named(frame)
-        text = results.csv_text(shown, index=bool(options.get("index")))
+        text = results.csv_text(shown.drop(columns="format", errors="ignore"), index=bool(options.get("index")))
         results.write_atomically(self._folder / f"table-{name}.csv", text.encode())
         tables.display_table(shown, caption, name=name, **options)
 

@@ -282,13 +282,12 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
     """The finding: every model's bias, which pairs are told apart, whether the set can order them at all."""
     overall, labels = rows[rows["metric"] == "shape_bias"], page.labels
     spoken = (f"{labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples())
-    text = f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."
+    text = ""
+    if overall["value"].min() > 0.9:
+        text = "All follow the shape in nine of ten decisions or more: near this ceiling the set hardly orders them. "
+    text += f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."
     if apart := verdicts.told_apart(judged, labels):
         text += f" {apart}."
-    if overall["value"].min() > 0.9:
-        text += (
-            " All follow the shape in nine of ten decisions or more: so near the ceiling this set hardly orders them."
-        )
     return text + (f" People, on the same images, reach {people['all']:.2f}." if len(people) else "")
 
 

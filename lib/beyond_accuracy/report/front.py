@@ -238,5 +238,5 @@ def metrics_body() -> Body:
     sections = [(re.sub(r"[^a-z]+", "-", s["title"].lower()).strip("-"), s) for s in document["sections"]]
     inside = fragment("metrics.html.j2", document=document, sections=sections)
     lead = "Each metric of this report: formula, unit, better direction, interval, source."
-    anchors = [(anchor, section["title"]) for anchor, section in sections]
+    anchors = [*((anchor, section["title"]) for anchor, section in sections), ("works", "Works cited")]
     return Body("What the numbers mean", lead, anchors, str(bs4.BeautifulSoup(inside, "html.parser")))
