@@ -36,7 +36,7 @@ ABSOLUTE = (
 STRONGEST = ("accuracy_change", "agreement_given_correct", "flip_rate", "js_divergence", "target_probability_change")
 PAPER = ("scale", "shift", "resolution")
 AXES = {"scale": "zoom factor", "shift": "shift (pixels)", "resolution": "resolution (224: as trained)",
-        "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (standard deviation)",
+        "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (std. dev.)",
         "blur": "blur (sigma, pixels)", "jpeg": "JPEG quality", "hflip": "mirrored"}  # fmt: skip
 
 Runs = Mapping[str, Predictions]  # model -> what it said about the images
