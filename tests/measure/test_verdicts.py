@@ -85,6 +85,10 @@ def test_leaders_tie_unless_told_apart():
     assert verdicts.leaders(values, judged) == ["a", "b"]
     assert verdicts.leaders(values, judged, better="down") == ["c"]
     assert verdicts.tells_apart(judged) == (2, 3)
+    labels = {"a": "A", "b": "B", "c": "C"}
+    assert verdicts.span(values, judged, labels, "{:.1f}".format) == "51.0 (C) to 60.0 (A or B)"
+    tied = verdicts.span(values[:2], judged[:1], labels, "{:.1f}".format)
+    assert tied == "59.0 to 60.0, not told apart"
     assert verdicts.joined(["a", "b", "c"]) == "a, b and c"
 
 

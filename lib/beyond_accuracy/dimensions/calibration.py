@@ -447,10 +447,10 @@ def claim(page, errors: pd.DataFrame, judged: pd.DataFrame) -> str:
     rows = errors[errors["metric"] == "confidence_gap"]
     rows = rows[rows["dataset"] == rows["dataset"].iloc[-1]]
     values, mine = rows.set_index("model")["value"], judged.merge(rows[["dataset", "metric"]].drop_duplicates())
-    tied = [verdicts.leaders(values, mine, better) for better in ("down", "up")]
-    ends = [f"{100 * values[end[0]]:+.1f} points ({' or '.join(page.labels[m] for m in end)})" for end in tied]
-    said = f"On {page.title(rows['dataset'].iloc[0])}, confidence minus accuracy"
-    return f"{said} runs from {' to '.join(ends)}" if len(rows) > 1 else f"{said} is {ends[0]}"
+    said, written = f"On {page.title(rows['dataset'].iloc[0])}, confidence minus accuracy", "{:+.1f} points".format
+    if len(values) == 1:
+        return f"{said} is {written(100 * values.iloc[0])} ({page.labels[values.index[0]]})"
+    return f"{said} runs from {verdicts.span(100 * values, mine, page.labels, written)}"
 
 
 def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFrame) -> Iterator[str]:

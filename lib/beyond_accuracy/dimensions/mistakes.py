@@ -372,13 +372,17 @@ def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequenc
 
 
 def pictures(page, images: Annotated) -> tuple[list, list[str], pd.DataFrame]:
-    """For each top factor the image that most models miss, what to write below it, and the rows `id, factor, wrong`."""
-    rows = []
+    """For each top factor the image that most models miss, what to write below it, and the rows `id, factor, wrong`.
+
+    No images where only their labels are known.
+    """
+    clean, rows = page.role("clean"), []
     for factor in images.top:
         wrong = (~images.right.loc[images.top.index[images.top[factor] == 1]]).sum(axis=1)
         rows += [(wrong.idxmax(), _plain(factor), wrong.max())] if len(wrong) else []
     shown = pd.DataFrame(rows, columns=["id", "factor", "wrong"])
-    found = [page.image(page.role("clean"), name) for name in shown["id"]]
+    here = page.dataset(page.outputs.base(clean)).load is not None
+    found = [page.image(clean, name) for name in shown["id"] if here]
     return found, [f"{row.factor}\n{row.wrong} of {images.right.shape[1]} wrong" for row in shown.itertuples()], shown
 
 

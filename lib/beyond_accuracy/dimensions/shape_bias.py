@@ -294,6 +294,6 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
 def claim(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     """The range of the models' shape bias, in a few words; at either end all that are not told from the last."""
     values = rows[rows["metric"] == "shape_bias"].set_index("model")["value"]
-    ends = [verdicts.leaders(values, judged, better) for better in ("down", "up")]
-    first, last = (f"{values[end[0]]:.2f} ({' or '.join(page.labels[m] for m in end)})" for end in ends)
-    return f"Shape bias runs from {first} to {last}" if len(values) > 1 else f"Shape bias is {first}"
+    if len(values) == 1:
+        return f"Shape bias is {values.iloc[0]:.2f} ({page.labels[values.index[0]]})"
+    return f"Shape bias runs from {verdicts.span(values, judged, page.labels, '{:.2f}'.format)}"

@@ -10,7 +10,7 @@ metric. The p-values of a family (`main`: the headline numbers of a page; `choic
 - ``open``: not told from zero.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -95,6 +95,19 @@ def leaders(values: pd.Series, judged: pd.DataFrame, better: str = "up") -> list
     best, *others = values.sort_values(ascending=better == "down", kind="stable").index
     rows = {name: between(judged, best, name) for name in others}
     return [best, *(name for name, row in rows.items() if row is None or row["verdict"] == OPEN)]
+
+
+def span(values: pd.Series, judged: pd.DataFrame, labels: Mapping[str, str], write: Callable[[float], str]) -> str:
+    """The lowest and the highest of values by model, each with all models not told from it; no name where all tie.
+
+    Such as `0.92 (A) to 0.99 (B or C)`, of judged comparisons of one metric on one set.
+    """
+    ends = [leaders(values, judged, better) for better in ("down", "up")]
+    low, high = (write(values[end[0]]) for end in ends)
+    if all(len(end) == len(values) for end in ends):
+        return f"{low} to {high}, not told apart"
+    first, last = (" or ".join(labels[model] for model in end) for end in ends)
+    return f"{low} ({first}) to {high} ({last})"
 
 
 def tells_apart(judged: pd.DataFrame) -> tuple[int, int]:

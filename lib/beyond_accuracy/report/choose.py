@@ -412,6 +412,7 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str], 
         weights = ", ".join(f"{words[key]} {weight}" for key, weight in preset.weights.items())
         shares = sorted(led(choice, preset.weights, seed).items(), key=lambda item: -item[1])
         leads = ", ".join(f"{labels[name]} {_chance(share)}" for name, share in shares if share > 0)
+        leads = leads if len(preset.weights) > 1 else "–"  # a single number can't be weighed otherwise
         if ranking.order:
             flip = flip_sentence(ranking, preset.weights, words, labels) + _more_data(choice, preset, ranking)
             rows.append((preset.label, order, leads, flip, weights))
