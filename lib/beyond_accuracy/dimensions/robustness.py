@@ -59,7 +59,7 @@ class Sets:
 def gather(page) -> Sets:
     """Everything the page judges, of the models that answered on every set; InputError if there is none."""
     named = {role: page.role(role) for role in ("clean", *SHIFTS) if page.has_role(role)}
-    here = {page.role("clean"), *page.available([name for role, name in named.items() if role != "clean"])}
+    here = page.available(named.values()) or [page.role("clean")]  # of which nothing can be said: that says why
     dataset = {role: name for role, name in named.items() if name in here}
     if "c" in dataset:
         try:
@@ -70,7 +70,7 @@ def gather(page) -> Sets:
     runs = {role: page.predictions(name) for role, name in dataset.items()}
     grid = {(name, k): f"corrupt:{name}={k}" for name in corruptions.NAMES for k in corruptions.SEVERITIES}
     regenerated = {}
-    if "c" not in runs and page.has_role("corrupt"):
+    if "c" not in runs and page.has_role("corrupt") and page.available([page.role("corrupt")]):
         dataset["c"] = page.role("corrupt")
         regenerated = page.predictions_many(dataset["c"], list(grid.values()))
     models = [m for m in page.models if all(m in found for found in [*runs.values(), *regenerated.values()])]
@@ -88,7 +88,7 @@ def gather(page) -> Sets:
     if cells:
         correct["c"] = {m: np.mean([cell[m] for cell in cells.values()], axis=0, dtype=float) for m in models}
     correct = {role: correct[role] for role in ("clean", *SHIFTS) if role in correct}
-    return Sets(models, dataset, runs, correct, images, cells, len(page.class_names(dataset["clean"])) == 1000)
+    return Sets(models, dataset, runs, correct, images, cells, len(page.class_names(next(iter(dataset.values())))) == 1000)
 
 
 def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
@@ -137,7 +137,12 @@ class Baseline(NamedTuple):
 
 
 def baselines(sets: Sets) -> dict[str, Baseline]:
-    """Clean outcomes on each shifted set's own classes or images, on all where these cannot be told."""
+    """Clean outcomes on each shifted set's own classes or images, on all where these cannot be told.
+
+    None where the clean set is not here.
+    """
+    if "clean" not in sets.runs:
+        return {}
     runs, whole, found = sets.runs["clean"], Baseline("", sets.correct["clean"], sets.images["clean"]), {}
     for role in sets.shifts:
         found[role], columns = whole, sets.runs[role][sets.models[0]].columns if role in sets.runs else None
@@ -209,11 +214,14 @@ def set_names(page, rows: pd.DataFrame) -> pd.Series:
 
 
 def means(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean accuracy and mean loss over the shifted sets, and their differences; of one set there is no average."""
+    """Mean accuracy and mean loss over the shifted sets, and their differences; of one set there is no average.
+
+    Nor is there a loss without the clean set.
+    """
     shifted = {role: sets.correct[role] for role in sets.shifts}
-    if not shifted:
+    asked = [None] * (len(shifted) > 1) + [beside] * bool(beside)
+    if not asked:
         return pd.DataFrame(columns=[*tidy.COLUMNS, "dataset"]), pd.DataFrame(columns=[*tidy.PAIR, "dataset"])
-    asked = [None, beside] if len(shifted) > 1 else [beside]
     tables = [average_table(shifted, resamples, seed, sets.images, against) for against in asked]
     rows, gaps = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
     return rows.assign(dataset="average"), gaps.assign(dataset="average", family="main")
@@ -278,7 +286,7 @@ def differences(sets: Sets, resamples: int, seed: int) -> pd.DataFrame:
 
 def leaderboard(page, sets: Sets) -> pd.DataFrame:
     """Published models with accuracies under the titles of this page's sets; empty beside another clean set."""
-    board = published.leaderboard() if sets.dataset["clean"] == "imagenet_1k" else pd.DataFrame()
+    board = published.leaderboard() if sets.dataset.get("clean") == "imagenet_1k" else pd.DataFrame()
     known = [sets.dataset[role] for role in sets.shifts if role in PUBLISHED and sets.dataset[role] in board]
     return board.rename(columns={name: page.title(name) for name in known}) if known else pd.DataFrame()
 
@@ -293,7 +301,7 @@ def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> 
     shown = [sets.dataset[role] for role in sets.shifts if role != "real"]
     shown = [name for name in shown if board.empty or page.title(name) in board]
     own = rows[rows["metric"].str.startswith(SAME) & (not sets.imagenet)]
-    whole = accuracy[accuracy["dataset"] == sets.dataset["clean"]]
+    whole = accuracy[accuracy["dataset"] == sets.dataset.get("clean")]
     beside = pd.concat([own, *(whole.assign(dataset=name) for name in shown if name not in set(own["dataset"]))])
     ends = {name: {"value": name, "ci_low": f"{name}_low", "ci_high": f"{name}_high"} for name in ("clean", "shifted")}
     clean = beside.rename(columns=ends["clean"])[["dataset", "model", *ends["clean"].values()]]
@@ -338,6 +346,6 @@ def finding(page, sets: Sets, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     each = "; ".join(f"{page.title(sets.dataset[role])} {leader(sets.dataset[role])}" for role in sets.correct)
     said = f"Accuracy in percent: {each}."
     if len(sets.shifts) > 1:
-        mean, loss = leader("average"), leader("average", "accuracy_loss")
-        said = f"Mean accuracy over {len(sets.shifts)} shifted sets: {mean}; mean loss in points: {loss}. {said}"
+        loss = f"; mean loss in points: {leader('average', 'accuracy_loss')}" if "clean" in sets.runs else ""
+        said = f"Mean accuracy over {len(sets.shifts)} shifted sets: {leader('average')}{loss}. {said}"
     return said

@@ -83,7 +83,7 @@ def accuracy_pairs(correct: Mapping[str, ArrayLike], metric: str = "accuracy") -
         share, (low, high), p = stats.accuracy_difference(right[a], right[b])
         return Difference(100 * share, Interval(100 * low, 100 * high), p)
 
-    return pairs(metric, "percent", models, [100 * c.mean() for c in right], len(right[0]), tested=tested)
+    return pairs(metric, "percent", models, [100 * c.mean() for c in right], len(right[0]) if right else 0, tested=tested)
 
 
 def with_gaps(table: NDArray) -> NDArray:
