@@ -226,7 +226,7 @@ def test_two_reports_in_one_root_wait_for_each_other(place, seed):
         assert ran(place.build(models=other, **pause)[1]) == [*PAGES]
 
 
-WHEN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}|\b\d+ s\b")  # date and duration of a run
+WHEN = re.compile(r"( to )?\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}|\d+ s\b")  # dates and durations of runs
 
 
 def shown(place):

@@ -44,6 +44,7 @@ class Sets:
     images: dict[str, ArrayLike]  # the clean images that its images show, where they are known
     cells: Cells
     imagenet: bool  # whether the classes are those of the paper
+    units: dict[str, ArrayLike | None]  # what its images are of, where these are independent
 
     @property
     def shifts(self) -> list[str]:
@@ -54,6 +55,11 @@ class Sets:
     def absent(self) -> list[str]:
         """Those that are not."""
         return [role for role in SHIFTS if role not in self.correct]
+
+    @property
+    def origins(self) -> dict[str, ArrayLike]:
+        """What is resampled of a set: its units, else the clean images that it shows, where they are known."""
+        return self.images | {role: units for role, units in self.units.items() if units is not None}
 
 
 def gather(page) -> Sets:
@@ -88,7 +94,19 @@ def gather(page) -> Sets:
     if cells:
         correct["c"] = {m: np.mean([cell[m] for cell in cells.values()], axis=0, dtype=float) for m in models}
     correct = {role: correct[role] for role in ("clean", *SHIFTS) if role in correct}
-    return Sets(models, dataset, runs, correct, images, cells, len(page.class_names(next(iter(dataset.values())))) == 1000)
+    units = {role: tidy.units_of(found) for role, found in runs.items()}
+    if regenerated:
+        units["c"] = tidy.units_of(next(iter(regenerated.values())))
+    return Sets(
+        models,
+        dataset,
+        runs,
+        correct,
+        images,
+        cells,
+        len(page.class_names(next(iter(dataset.values())))) == 1000,
+        units,
+    )
 
 
 def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
@@ -143,15 +161,15 @@ def baselines(sets: Sets) -> dict[str, Baseline]:
     """
     if "clean" not in sets.runs:
         return {}
-    runs, whole, found = sets.runs["clean"], Baseline("", sets.correct["clean"], sets.images["clean"]), {}
+    runs, whole, found = sets.runs["clean"], Baseline("", sets.correct["clean"], sets.origins["clean"]), {}
     for role in sets.shifts:
         found[role], columns = whole, sets.runs[role][sets.models[0]].columns if role in sets.runs else None
         if columns is not None and all(runs[m].logits is not None for m in sets.models):
             rescored = {m: restrict(runs[m], columns) for m in sets.models}
             right = {m: run.correct for m, run in rescored.items()}
             found[role] = Baseline("classes", right, rescored[sets.models[0]].ids)
-        elif role in SAME_IMAGES and (own := own_images(whole.correct, whole.images, sets.images[role])):
-            found[role] = Baseline("images", own, sets.images[role])
+        elif role in SAME_IMAGES and (own := own_images(whole.correct, sets.images["clean"], sets.images[role])):
+            found[role] = Baseline("images", own, sets.origins[role])
     return found
 
 
@@ -165,14 +183,20 @@ def accuracies(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed:
     """Accuracy on every set, what `corruption_table` tells of the corruptions, and clean accuracy on a set's own."""
     alexnet, tables = published.alexnet_errors() if sets.imagenet else {}, []
     for role, by_model in sets.correct.items():
-        found = [corruption_table(sets.cells, alexnet, resamples, seed) if role == "c" else tidy.accuracy(by_model)]
+        units = sets.units.get(role)
+        if role == "c":
+            found = [corruption_table(sets.cells, alexnet, resamples, seed, units)]
+        else:
+            found = [tidy.accuracy(by_model, units=units)]
         if role in beside and beside[role].what:
-            found.append(tidy.accuracy(beside[role].correct, SAME + beside[role].what))
+            found.append(tidy.accuracy(beside[role].correct, SAME + beside[role].what, units))
         tables += [table.assign(dataset=sets.dataset[role]) for table in found]
     return pd.concat(tables, ignore_index=True)
 
 
-def corruption_table(cells: Cells, baseline: Mapping[str, float], resamples: int, seed: int) -> pd.DataFrame:
+def corruption_table(
+    cells: Cells, baseline: Mapping[str, float], resamples: int, seed: int, units: ArrayLike | None = None
+) -> pd.DataFrame:
     """Mean accuracy over all cells, mCE, and accuracy per corruption and per severity, with intervals.
 
     The same images occur in every cell: they, not their corrupted versions, are what is independent. Accuracies are
@@ -184,20 +208,23 @@ def corruption_table(cells: Cells, baseline: Mapping[str, float], resamples: int
     models = list(next(iter(cells.values())))
     grids = [np.stack([[cells[name, k][m] for k in levels] for name in names]).astype(bool) for m in models]
     n = grids[0].shape[-1]  # a grid is (corruption, severity, image)
+    origin, counted = np.arange(n) if units is None else np.asarray(units), tidy.count(n, units)
     parts = {"accuracy": np.s_[:]}
     parts |= {f"accuracy:corruption={name}": np.s_[i] for i, name in enumerate(names)}
     parts |= {f"accuracy:severity={k}": np.s_[:, i] for i, k in enumerate(levels)}
     tables = []
     for metric, part in parts.items():
         hits = [grid[part].reshape(-1, n) for grid in grids]
-        ends = [100 * np.array(share_interval(h.ravel(), np.tile(np.arange(n), len(h)))) for h in hits]
-        tables.append(tidy.rows(metric, "percent", models, [100 * h.mean() for h in hits], n, ends=ends))
+        ends = [100 * np.array(share_interval(h.ravel(), np.tile(origin, len(h)))) for h in hits]
+        tables.append(tidy.rows(metric, "percent", models, [100 * h.mean() for h in hits], counted, ends=ends))
     if baseline and set(baseline) <= set(names):
         weights = np.array([1 / baseline[name] if name in baseline else 0.0 for name in names])
         relative = [100 * weights @ (1 - grid.mean(axis=1)) / len(baseline) for grid in grids]
-        draws = [bootstrap_means(errors, resamples, np.random.default_rng(seed)) for errors in relative]
+        draws = [bootstrap_means(errors, resamples, np.random.default_rng(seed), units) for errors in relative]
         values = [errors.mean() for errors in relative]
-        tables.append(tidy.rows("mce", "percent of AlexNet", models, values, n, np.stack(draws, axis=1), units=n))
+        tables.append(
+            tidy.rows("mce", "percent of AlexNet", models, values, counted, np.stack(draws, axis=1), units=counted)
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -222,24 +249,24 @@ def means(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int)
     asked = [None] * (len(shifted) > 1) + [beside] * bool(beside)
     if not asked:
         return pd.DataFrame(columns=[*tidy.COLUMNS, "dataset"]), pd.DataFrame(columns=[*tidy.PAIR, "dataset"])
-    tables = [average_table(shifted, resamples, seed, sets.images, against) for against in asked]
+    tables = [average_table(shifted, resamples, seed, sets.origins, against) for against in asked]
     rows, gaps = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
     return rows.assign(dataset="average"), gaps.assign(dataset="average", family="main")
 
 
 def average_table(
     sets: Mapping[str, Correct], resamples: int, seed: int, images: Mapping[str, ArrayLike] | None = None,
-    clean: Mapping[str, Baseline] | None = None,
+    clean: Mapping[str, Baseline] | None = None, units: ArrayLike | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """The average over sets, as the paper forms it (each set counts once), or what is lost, and paired differences.
 
     Sets that show the same `images` are resampled together, others independently; models share the resamples, at least
-    20,000 where there are models to compare. With `clean` outcomes for every set the rows are clean minus shifted,
-    `accuracy_loss`.
+    20,000 where there are models to compare. `units` are what the images of a single set are of. With `clean` outcomes
+    for every set the rows are clean minus shifted, `accuracy_loss`.
     """
     models = list(next(iter(sets.values())))
-    parts = [(-1 if clean else 1, by_model, (images or {}).get(name)) for name, by_model in sets.items()]
-    n = sum(len(by_model[models[0]]) for by_model in sets.values())
+    parts = [(-1 if clean else 1, by_model, (images or {}).get(name, units)) for name, by_model in sets.items()]
+    n = sum(tidy.count(len(by_model[models[0]]), units) for by_model in sets.values())
     compared = [(id(base.correct), base) for base in (clean or {}).values()]
     for same, base in dict(compared).items():
         parts.append((sum(key == same for key, _ in compared), base.correct, base.images))
@@ -279,7 +306,11 @@ def differences(sets: Sets, resamples: int, seed: int) -> pd.DataFrame:
     parts = []
     for role, by_model in sets.correct.items():
         # an outcome there is a share of right versions, which McNemar's test does not know
-        gaps = average_table({role: by_model}, resamples, seed)[1] if role == "c" else tidy.accuracy_pairs(by_model)
+        units = sets.units.get(role)
+        if role == "c":
+            gaps = average_table({role: by_model}, resamples, seed, units=units)[1]
+        else:
+            gaps = tidy.accuracy_pairs(by_model, units=units, seed=seed)
         parts.append(gaps.assign(dataset=sets.dataset[role], family="detail"))
     return pd.concat(parts, ignore_index=True)
 

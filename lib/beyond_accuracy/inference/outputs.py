@@ -284,7 +284,10 @@ class Outputs:
             if wrong:
                 raise InputError(wrong)
             self.left_out |= dict.fromkeys([odd] if odd else [])
-        return Predictions(name, data.name, text, frame, logits, data.columns, entry.meta)
+        units = data.metadata["unit"].loc[frame["id"]].to_numpy() if "unit" in data.metadata else None
+        if units is not None and len(np.unique(units)) == len(units):
+            units = None
+        return Predictions(name, data.name, text, frame, logits, data.columns, entry.meta, units)
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:
