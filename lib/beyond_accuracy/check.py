@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import SAMPLED
 from beyond_accuracy.base.paths import cache_dir, data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import published
@@ -136,6 +137,14 @@ def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, s
     yield from _classes(spec, dataset)
     if dataset.passed:
         yield NOTE, f"passed over {dataset.passed}"
+    if any(found.is_relative_to(resolve(spec.path)) for found in SAMPLED):
+        yield (
+            NOTE,
+            (
+                "more than 16 GB: names, sizes and a sample of the content tell whether it changed, a file replaced by "
+                "one of the same name and size may not be noticed (docs/store.md)"
+            ),
+        )
     if dataset.load is not None:
         yield from _images(spec, dataset)
 

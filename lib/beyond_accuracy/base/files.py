@@ -27,6 +27,7 @@ READERS = 8
 SAMPLED_FILES = 64
 BLOCKS = 16
 BLOCK = 64 * 2**10
+SAMPLED: set[Path] = set()  # folders and files of this process of which only a sample was read
 
 
 def file_stamp(path: Path) -> str:
@@ -61,6 +62,7 @@ def sampled_stamp(path: Path) -> str:
     """Name-independent stamp of one file: its size and 16 blocks of 64 KB, the first and the last among them."""
     import numpy as np  # here: `beyond-accuracy list` reads a profile, and should not wait for it
 
+    SAMPLED.add(path)
     size = path.stat().st_size
     stamp = hashlib.sha256(f"{size}\n".encode())
     starts = np.linspace(0, size - BLOCK, BLOCKS).astype(int).tolist() if size > BLOCKS * BLOCK else [0]
@@ -80,6 +82,7 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int], state: 
 
     total, chosen = sum(sizes), names
     if total > MOST:
+        SAMPLED.add(root)
         at = np.linspace(0, len(names) - 1, min(SAMPLED_FILES, len(names))).round().astype(int)
         chosen = [names[position] for position in np.unique(at)]
 

@@ -22,6 +22,8 @@ class Predictions:
     logits: np.ndarray | None  # float16 (n, all classes), memory-mapped, each row's largest is 0; None = not kept
     columns: np.ndarray | None  # class indices that were scored; None = all
     meta: dict  # what made these numbers: key, weights, preprocessing, device, precision, versions, skipped images
+    # What each image is one of (a group, near-duplicates), where these and not images are independent; else None.
+    units: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -91,7 +93,8 @@ class Predictions:
     def take(self, keep: np.ndarray) -> "Predictions":
         """Rows at positions or under a boolean mask."""
         logits = None if self.logits is None else self.logits[keep]
-        return replace(self, frame=self.frame.iloc[keep].reset_index(drop=True), logits=logits)
+        units = None if self.units is None else self.units[keep]
+        return replace(self, frame=self.frame.iloc[keep].reset_index(drop=True), logits=logits, units=units)
 
     def relabel(self, dataset: str, labels: Mapping[str, Sequence[int]]) -> "Predictions":
         """The same outputs judged by other labels (ReaL); images with an empty or no list are left out.
