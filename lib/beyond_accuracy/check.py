@@ -87,7 +87,11 @@ def _findings(profile: Profile, only: set[str], forward: bool, options: dict) ->
         if finding.status == OK:
             models.append(spec.name)
     if not only and "imagenet_x" in str(profile.dimensions.get("mistakes", {}).get("factors", "")):
-        yield _imagenet_x()
+        try:
+            images = len(published.factors_imagenet_x())
+            yield Finding("imagenet_x", OK, f"{images:,} annotated images (package imagenet-x)")
+        except DataMissing as missing:
+            yield Finding("imagenet_x", MISSING, str(missing))
     if forward:
         yield from check_accuracy(profile, models, ready, options)
 
@@ -193,13 +197,8 @@ def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str
             yield WRONG, _plain(error, spec)
             return
     if turned:
-        yield (
-            NOTE,
-            (
-                f"{turned} of {len(sizes)} images looked at carry a flag that turns them in viewers; it is ignored, as "
-                "benchmarks are read. For photographs of your own turn the pixels first"
-            ),
-        )
+        text = f"{turned} of {len(sizes)} images looked at carry a flag that turns them in viewers; it is ignored, as "
+        yield NOTE, f"{text}benchmarks are read. For photographs of your own turn the pixels first"
     side = SIDE.get(spec.reader)
     if side and (odd := [size for size in sizes if size != (side, side)]):
         yield WRONG, f"images are {odd[0][0]} x {odd[0][1]}, the release has {side} x {side}: they were resized"
@@ -256,15 +255,6 @@ def _imported(spec: ModelSpec) -> Finding:
         return Finding(spec.name, OK if there else MISSING, text)
     command = f"`beyond-accuracy import-predictions FILE.csv --model {spec.name} --dataset imagenet_1k`"
     return Finding(spec.name, MISSING, f"no imported predictions; {command}")
-
-
-def _imagenet_x() -> Finding:
-    try:
-        return Finding(
-            "imagenet_x", OK, f"{len(published.factors_imagenet_x()):,} annotated images (package imagenet-x)"
-        )
-    except DataMissing as missing:
-        return Finding("imagenet_x", MISSING, str(missing))
 
 
 def check_accuracy(profile: Profile, models: list[str], ready: list[str], options: dict) -> Iterator[Finding]:

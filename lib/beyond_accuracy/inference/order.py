@@ -56,20 +56,16 @@ def diagnose(
         return False, "higher than published: are these training images?"
     if accuracy >= (expected - margin if known else 0.5):
         return False, "as published" if known else "no published value"
-    if mistake := _mistake(pred, target, names, columns, accuracy, expected if known else 0.5):
+    counts = np.bincount(pred)
+    if len(pred) >= LEAST and counts.max() >= ONE_ANSWER * len(pred) and len(np.unique(target)) > 1:
+        return True, f"nearly every answer is class {counts.argmax()}: {ALIKE}"
+    if mistake := exchanged(pred, target, names, columns, EXPLAINS * (expected if known else 0.5)):
         return True, mistake
     if not known:  # a weak model is no proof of wrong labels
         return False, "no published value, and no sign of wrong labels"
     return True, (
         "no mapping of the labels explains it: check weights, preprocessing, and whether images were encoded again"
     )
-
-
-def _mistake(pred: NDArray, target: NDArray, names: Sequence[str], columns: NDArray | None, accuracy, expected) -> str:
-    labels, counts = np.unique(target), np.bincount(pred)
-    if len(pred) >= LEAST and counts.max() >= ONE_ANSWER * len(pred) and len(labels) > 1:
-        return f"nearly every answer is class {counts.argmax()}: {ALIKE}"
-    return exchanged(pred, target, names, columns, EXPLAINS * expected)
 
 
 def exchanged(

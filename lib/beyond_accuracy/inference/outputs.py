@@ -141,9 +141,12 @@ class Outputs:
         specs = self.profile.models.values()
         networks = [spec for spec in specs if spec.source != "predictions"]
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
-        for spec in specs:
-            if spec.name in imported and spec.checkpoint:
-                self._bring(spec, data)
+        for spec in [spec for spec in specs if spec.name in imported and spec.checkpoint]:
+            # predictions that the profile names as files, where they are new or the set is another by now
+            file = resolve(spec.checkpoint.replace("{dataset}", data.name))
+            known = self.store.imported(spec.name, data.name)
+            if file.is_file() and (known.meta.get("file_hash") != file_hash(file) or outdated(known, data)):
+                import_predictions(file, spec.name, data, self.store)
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
         for spec in networks:
@@ -169,13 +172,6 @@ class Outputs:
         if self.used.get(key, {}).get("convention", self.convention) == self.convention:
             entry.meta["convention"] = self.convention
             self.used[key] = entry.meta  # else a changed convention left the plain run as it is
-
-    def _bring(self, spec: ModelSpec, data: ImageDataset) -> None:
-        """Import the predictions that the profile names as files, where they are new or the set is another by now."""
-        file = resolve(spec.checkpoint.replace("{dataset}", data.name))
-        known = self.store.imported(spec.name, data.name)
-        if file.is_file() and (known.meta.get("file_hash") != file_hash(file) or outdated(known, data)):
-            import_predictions(file, spec.name, data, self.store)
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
         """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
