@@ -20,8 +20,7 @@ from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
 from beyond_accuracy.data.readers.stimuli import cue_id, parse_name
-from beyond_accuracy.inference.order import judge
-from beyond_accuracy.inference.predictions import score
+from beyond_accuracy.inference.predictions import judge, score
 from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array
 
 NO_ANSWER = -1
@@ -37,7 +36,7 @@ def import_predictions(
 ) -> Entry:
     """Check a CSV of predictions (`COLUMNS`, optionally `logit_0` …) and put it into the store.
 
-    Every image must be there once, and the classes be counted as the dataset counts them (`order.judge`).
+    Every image must be there once, and the classes be counted as the dataset counts them (`judge`).
     Predictions of the same model and dataset are replaced once the new ones are whole.
     """
     if dataset.classes is None:

@@ -19,8 +19,7 @@ from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
 from beyond_accuracy.inference.imports import file_hash, import_predictions, joined, outdated
-from beyond_accuracy.inference.order import judge
-from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.inference.predictions import Predictions, judge
 from beyond_accuracy.inference.store import Entry, Store
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.models.load import read_card
