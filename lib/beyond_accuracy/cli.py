@@ -91,9 +91,8 @@ def parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", parents=[common, running], help="your own images: which backbone")
     compare.add_argument("folder", type=Path, help="class folders, train/ and test/ above them, or a CSV path,label")
-    compare.add_argument(
-        "--models", nargs="+", default=[], metavar="MODEL", help="candidates, timm:NAME, open_clip:NAME/TAG"
-    )
+    named = "candidates, timm:NAME, open_clip:NAME/TAG"
+    compare.add_argument("--models", nargs="+", default=[], metavar="MODEL", help=named)
     compare.add_argument("--depth", default="standard", help="quick, standard or full (default: %(default)s)")
     compare.add_argument("--all", action="store_true", help="take those clearly behind to all stages, too")
     compare.add_argument("--name", default="", help="of the report (default: the folder's)")

@@ -214,18 +214,12 @@ def free_bytes(folder: Path) -> int:
 
 def cannot_read(path: Path, error: OSError) -> InputError | None:
     """What to say where the machine and not the file is at fault (limits, rights); None where the file may be."""
-    cures = {
-        **dict.fromkeys(
-            (errno.EMFILE, errno.ENFILE), "raise the limit (`ulimit -n 4096`), or take fewer models at once"
-        ),
-        **dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to read it"),
-        **dict.fromkeys((errno.ENOMEM, errno.EIO, errno.ESTALE), "look after memory, disk or network, and run again"),
-    }
-    if error.errno not in cures:
+    cures = dict.fromkeys((errno.ENOMEM, errno.EIO, errno.ESTALE), "look after memory, disk or network, and run again")
+    cures |= dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to read it")
+    few = "raise the limit (`ulimit -n 4096`), or take fewer models at once"
+    if (cure := (cures | dict.fromkeys((errno.EMFILE, errno.ENFILE), few)).get(error.errno)) is None:
         return None
-    return InputError(
-        f"cannot read {path} ({os.strerror(error.errno)}); {cures[error.errno]}; the file is not at fault"
-    )
+    return InputError(f"cannot read {path} ({os.strerror(error.errno)}); {cure}; the file is not at fault")
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

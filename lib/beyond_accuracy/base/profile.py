@@ -343,11 +343,9 @@ def typed_model(text: str, known: Iterable[str], checkpoint: str = "") -> ModelS
     name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
     file = expanded(given)
     safe = re.sub(r"[^\w.-]+", "_", rest.rpartition("/")[2] if ":" in rest else rest).lstrip("._~")[-60:]
-    label = safe if ":" in rest else rest.partition(".")[0]
-    paradigm = "clip" if source == "open_clip" else "supervised"
-    return ModelSpec(
-        safe, source, name, tag, str(file.resolve()) if file.is_file() else given, label, "other", paradigm
-    )
+    about = {"label": safe if ":" in rest else rest.partition(".")[0], "pretrained": tag}
+    about["paradigm"] = "clip" if source == "open_clip" else "supervised"
+    return ModelSpec(safe, source, name, checkpoint=str(file.resolve()) if file.is_file() else given, **about)
 
 
 def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:

@@ -29,9 +29,8 @@ CHECKPOINTS = {
     "vit_clip": "ViT-B-16/laion400m_e31",
     "convnext_clip": "convnext_base/laion400m_s13b_b51k",
 }
-REAL_NAMES = dict(
-    zip(CHECKPOINTS.values(), ("DeiT3-B/16", "ConvNeXt-B", "CLIP ViT-B/16", "CLIP ConvNeXt-B"), strict=True)
-)
+_NAMES = ("DeiT3-B/16", "ConvNeXt-B", "CLIP ViT-B/16", "CLIP ConvNeXt-B")
+REAL_NAMES = dict(zip(CHECKPOINTS.values(), _NAMES, strict=True))
 
 
 @lru_cache

@@ -433,10 +433,8 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
         return ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins)
 
     own = [ece_debiased(*one, n_bins).uncut for one in answers]
-    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested).assign(
-        p_floor=1 / (P_VALUE_RESAMPLES + 1)
-    )
-    main = [eces, tidy.against_zero(*gap, draws[:, : len(models)])]
+    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested)
+    main = [eces.assign(p_floor=1 / (P_VALUE_RESAMPLES + 1)), tidy.against_zero(*gap, draws[:, : len(models)])]
     detail = [tidy.estimates(*gap, draws)[1], tidy.accuracy_pairs({model: run.correct for model, run in runs.items()})]
     parts = [rows.assign(family=name) for name, group in (("main", main), ("detail", detail)) for rows in group]
     return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)

@@ -447,9 +447,8 @@ def scaling_fits(clip: pd.DataFrame, least: int) -> pd.DataFrame:
     """Points per doubling of size and data on every benchmark: all models, and those with at least so many pairs."""
     few = f"at least {least / 1e6:,.0f} million pairs"
     samples = {"all CLIP models": clip, few: clip[clip.pretrain_samples >= least]}
-    fits = pd.concat(
-        scaling_fit(part, y, SIZES[:2]).assign(models=name) for name, part in samples.items() for y in ZERO_SHOT
-    )
+    asked = [(name, part, y) for name, part in samples.items() for y in ZERO_SHOT]
+    fits = pd.concat(scaling_fit(part, y, SIZES[:2]).assign(models=name) for name, part, y in asked)
     counts = fits.groupby("models", sort=False).n.first()
     return fits.assign(panel=fits.models + fits.models.map(lambda name: f" (n = {counts[name]})"))
 
