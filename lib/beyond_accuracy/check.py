@@ -219,20 +219,19 @@ def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str
 
 def check_model(profile: Profile, spec: ModelSpec) -> Finding:
     """Whether a model's weights are here and load, and how its images are prepared. Never asks the network."""
+    fetch = f"`beyond-accuracy fetch --profile {profile_argument(profile)} --only models`"
     try:
         weights = locate(spec)
         if weights is None:
             return _imported(spec)
         if weights.path is None:
-            fetch = f"`beyond-accuracy fetch --profile {profile_argument(profile)} --only models`"
             how = fetch if weights.repo else "put them there"
             return Finding(spec.name, MISSING, f"weights of {spec.id} not in {weights.place}; get them: {how}")
         card = read_card(spec, profile.settings, profile.imports, cache_dir())
     except (DataMissing, InputError) as error:
         return Finding(spec.name, MISSING if isinstance(error, DataMissing) else WRONG, _plain(error, spec))
     if lacks := missing_tokenizer(spec):
-        how = SIGLIP if lacks == "package" else f"`beyond-accuracy fetch --profile {profile_argument(profile)}"
-        how += "" if lacks == "package" else " --only models`"
+        how = SIGLIP if lacks == "package" else fetch
         return Finding(spec.name, MISSING, f"its tokenizer ({tokenizer_source(spec)}, read by transformers): {how}")
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (card.mean, card.std))
     text, size = f"{spec.id} {spec.pretrained}".strip(), f"{card.parameters / 1e6:.1f} M parameters"

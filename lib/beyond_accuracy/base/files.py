@@ -35,12 +35,13 @@ def file_stamp(path: Path) -> str:
     if size > MOST:
         return sampled_stamp(path)
     state = hashlib.sha256(f"{path.absolute()}\n{stat_of(path)}".encode(errors="surrogateescape")).hexdigest()
-    return _kept(state, size, lambda: _content(path))
+    return _kept(state, size, lambda: content_hash(path))
 
 
-def _content(path: Path) -> str:
+def content_hash(path: Path, kind: str = "sha256") -> str:
+    """Hash of a whole file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _kept(state: str, size: int, make: Callable[[], str]) -> str:
@@ -85,7 +86,7 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int], state: 
 
     def content(name: str) -> str:
         try:
-            return (sampled_stamp if total > MOST else _content)(root / name)
+            return (sampled_stamp if total > MOST else content_hash)(root / name)
         except OSError:
             return "unreadable"
 

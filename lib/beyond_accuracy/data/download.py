@@ -3,7 +3,6 @@
 import bz2
 import errno
 import gzip
-import hashlib
 import json
 import lzma
 import math
@@ -31,7 +30,7 @@ import yaml
 from tqdm import tqdm
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import read_json
+from beyond_accuracy.base.files import content_hash, read_json
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import DatasetSpec, Profile, available_profiles
 
@@ -318,12 +317,6 @@ def _total(response: requests.Response) -> int:
     """Length of the whole file as the server states it; 0 = unknown."""
     text = response.headers.get("Content-Range", response.headers.get("Content-Length", "")).rsplit("/", 1)[-1]
     return int(text) if text.isdigit() else 0
-
-
-def content_hash(path: Path, kind: str) -> str:
-    """Hash of a file, `md5` or `sha256`."""
-    with open(path, "rb") as content:
-        return hashlib.file_digest(content, kind).hexdigest()
 
 
 def verify(file: Download, path: Path) -> None:

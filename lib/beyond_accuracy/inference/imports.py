@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write, write_atomically
+from beyond_accuracy.base.files import atomic_write, content_hash, write_atomically
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
@@ -67,8 +67,8 @@ def import_predictions(
         wrong, odd = judge(model, dataset.name, *said, dataset.classes.names, columns)
         if wrong or (odd and not any_accuracy):
             raise InputError(f"{path}: {wrong or odd}" + ("" if wrong else "; --any-accuracy imports it all the same"))
-    meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": file_hash(path), "n": len(rows)}
-    meta |= accuracy | _meant(dataset)
+    meta = {"model": model, "dataset": dataset.name, "n": len(rows), "file": path.name}
+    meta |= {"file_hash": content_hash(path)[:24]} | accuracy | _meant(dataset)
 
     def write(entry: Entry) -> None:
         if logits is not None:
@@ -77,12 +77,6 @@ def import_predictions(
         entry.write_rows(rows_table(rows), [] if logits is None else ["logits"])
 
     return store.replace_imported(model, dataset.name, write)
-
-
-def file_hash(path: Path) -> str:
-    """Hash of a file of predictions, kept beside what was imported from it."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:24]
 
 
 def outdated(entry: Entry, dataset: ImageDataset) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import content_hash
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data.dataset import ImageDataset
@@ -18,7 +19,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
-from beyond_accuracy.inference.imports import file_hash, import_predictions, joined, outdated
+from beyond_accuracy.inference.imports import import_predictions, joined, outdated
 from beyond_accuracy.inference.predictions import Predictions, judge
 from beyond_accuracy.inference.store import Entry, Store
 from beyond_accuracy.models.card import Card
@@ -144,7 +145,7 @@ class Outputs:
             # predictions that the profile names as files, where they are new or the set is another by now
             file = resolve(spec.checkpoint.replace("{dataset}", data.name))
             known = self.store.imported(spec.name, data.name)
-            if file.is_file() and (known.meta.get("file_hash") != file_hash(file) or outdated(known, data)):
+            if file.is_file() and (known.meta.get("file_hash") != content_hash(file)[:24] or outdated(known, data)):
                 import_predictions(file, spec.name, data, self.store)
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
