@@ -499,10 +499,8 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
         return ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins, units)
 
     own = [ece_debiased(*one, n_bins, units=units).uncut for one in answers]
-    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested).assign(
-        p_floor=1 / (P_VALUE_RESAMPLES + 1)
-    )
-    main = [eces, tidy.against_zero(*gap, draws[:, : len(models)], few)]
+    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested)
+    main = [eces.assign(p_floor=1 / (P_VALUE_RESAMPLES + 1)), tidy.against_zero(*gap, draws[:, : len(models)], few)]
     right = {model: run.correct for model, run in runs.items()}
     detail = [tidy.estimates(*gap, draws, few)[1], tidy.accuracy_pairs(right, units=units, seed=seed)]
     parts = [rows.assign(family=name) for name, group in (("main", main), ("detail", detail)) for rows in group]

@@ -29,10 +29,7 @@ KINDS = {"accuracy": "percent", "accuracy_change": "percent", "agreement": "frac
          "agreement_given_correct": "fraction", "flip_rate": "fraction", "js_divergence": "bits",
          "target_probability": "fraction", "target_probability_change": "fraction"}  # fmt: skip
 MEANS = ("js_divergence", "target_probability", "target_probability_change")  # no shares of images: bootstrapped
-ABSOLUTE = (
-    "accuracy",
-    "target_probability",
-)  # the others compare the plain run with itself, and estimate nothing there
+ABSOLUTE = ("accuracy", "target_probability")  # the others compare the plain run with itself: nothing to estimate
 STRONGEST = ("accuracy_change", "agreement_given_correct", "flip_rate", "js_divergence", "target_probability_change")
 PAPER = ("scale", "shift", "resolution")
 AXES = {"scale": "zoom factor", "shift": "shift (pixels)", "resolution": "resolution (224: as trained)",
