@@ -50,13 +50,11 @@ def decisions_of(page, dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
 def describe(page, cues: pd.DataFrame, decisions: Decisions) -> str:
     """What the page is made from, and which models are left out."""
     conflicts, absent = (cues["shape"] != cues["texture"]).sum(), [m for m in page.models if m not in decisions]
-    made = (
-        f"{len(cues):,} images, {conflicts:,} with conflicting cues, from {cues['shape_image'].nunique()} shape images"
-    )
-    made += f" and {cues['texture_image'].nunique()} textures"
-    return made + f"; left out for want of logits or decisions: {', '.join(page.labels[m] for m in absent)}" * bool(
-        absent
-    )
+    shapes, textures = (cues[f"{kind}_image"].nunique() for kind in ("shape", "texture"))
+    made = f"{len(cues):,} images, {conflicts:,} with conflicting cues"
+    made += f", from {shapes} shape images and {textures} textures"
+    without = ", ".join(page.labels[m] for m in absent)
+    return f"{made}; left out for want of logits or decisions: {without}" if absent else made
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:

@@ -92,9 +92,8 @@ def by_rule(runs: Mapping, sweeps: Sweeps) -> pd.DataFrame:
 
 def usual_ranges(metadata: pd.DataFrame, factors: Iterable[str]) -> dict[str, tuple[float, float]]:
     """Where ordinary images lie on each factor: the 5 % and 95 % quantiles, for the numeric factors they record."""
-    numbers = metadata.select_dtypes("number").rename(
-        columns={"scale": "object_scale", "light_intensity": "scene_light"}
-    )
+    called = {"scale": "object_scale", "light_intensity": "scene_light"}
+    numbers = metadata.select_dtypes("number").rename(columns=called)
     return {f: tuple(numbers[f].quantile([0.05, 0.95]).tolist()) for f in factors if f in numbers}
 
 
