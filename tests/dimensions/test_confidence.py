@@ -248,7 +248,8 @@ def test_rankings_are_compared_in_pairs():
     rows = con.differences(models, 0.8).set_index(["metric", "model_a", "model_b"])
     table = con.answering(models, 0.8, 20, 0).set_index(["metric", "model"])["value"]
     for metric in ("auroc", "accuracy:coverage=0.8"):
-        assert rows.loc[(metric, "a", "b"), ["difference", "p"]].tolist() == [0, 1]
+        same = rows.loc[(metric, "a", "b")]
+        assert same[["difference", "p"]].tolist() == [0, 1] and same["ci_low"] < 0 < same["ci_high"]
         row = rows.loc[(metric, "a", "luck")]
         assert row["difference"] == pytest.approx(table[metric, "a"] - table[metric, "luck"])
         assert 0 < row["ci_low"] < row["ci_high"] and row["p"] < 1e-4

@@ -286,7 +286,7 @@ def test_of_many_factors_that_may_be_the_hardest_three_are_named():
     ):
         some = factors[factors.index < 4 * count][names[:count]]
         table = mis.factor_table({"a": np.arange(len(some)) % 2 == 0}, some, 50, rng())
-        nothing = pd.DataFrame(columns=["model_a", "model_b", "what", "kind"])
+        nothing = pd.DataFrame(columns=["model_a", "model_b", "what", "kind", "model", "value", "ci_low", "ci_high"])
         (hardest,) = mis.sentences(nothing, table, nothing, "Val", {"a": "A"})
         assert said in hardest and "A: f0 (50 % of 4 wrong) or f1" in hardest
 

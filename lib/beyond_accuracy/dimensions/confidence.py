@@ -276,8 +276,12 @@ def differences(runs: Runs, coverage: float) -> pd.DataFrame:
         known = [i for i, found in enumerate(own) if found[k] is not None]
         points, moved = scale * np.array(values[k])[known], [scale * own[i][k] for i in known]
 
-        def tested(a: int, b: int, points: NDArray = points, moved: list = moved) -> Difference:
-            return linear_difference(points[a] - points[b], moved[a] - moved[b], clusters)
+        def tested(a: int, b: int, points: NDArray = points, moved: list = moved, scale: int = scale) -> Difference:
+            found = linear_difference(points[a] - points[b], moved[a] - moved[b], clusters)
+            if found.interval.low < found.interval.high:
+                return found
+            reach = scale * Z95 / counted  # no image makes a difference: as if one had
+            return Difference(found.estimate, Interval(found.estimate - reach, found.estimate + reach), 1.0)
 
         parts.append(tidy.pairs(metric, unit, [models[i] for i in known], points, count, tested=tested))
     return pd.concat(parts, ignore_index=True).assign(family="choice")
