@@ -105,7 +105,8 @@ def test_a_large_set_is_streamed_to_the_same_optimum(monkeypatch, rng):
 
 def test_a_path_reaches_the_optimum_of_each_c(digits):
     settings = Settings(tolerance=1e-6)
-    for warm in probe.fit_path(*digits, np.arange(600), [0.001, 0.1], settings):
+    fitting = probe.Fitting(*digits, np.arange(600))
+    for warm in (fitting.at(c, settings) for c in (0.001, 0.1)):
         cold = fit_probe(*digits, np.arange(600), warm.c, settings)
         np.testing.assert_allclose(warm.weight, cold.weight, atol=1e-4)
 
