@@ -48,7 +48,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite")
 
-    def slope(log_t: float) -> float:  # d NLL / d log T over b = 1 / T: z of the target minus its mean under the softmax
+    def slope(log_t: float) -> float:  # d NLL / d log T over 1 / T: the target's z minus its mean under the softmax
         return float(_moments(logits, targets, math.exp(-log_t))[1].mean())
 
     middle = min(max(math.log(start), -_LOG_BOUND), _LOG_BOUND)

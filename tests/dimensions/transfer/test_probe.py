@@ -223,10 +223,22 @@ def test_rounding_of_the_features_does_not_move_the_choice(seed):
 
 def test_the_grid_ends_where_the_training_rows_are_told_apart(digits):
     features, labels = digits
-    blind = np.random.default_rng(0).normal(size=(300, 3))  # three features cannot tell a hundred rows apart
-    table, whole = (probe.sweep(f, labels, np.arange(100), np.arange(100, 300)).table for f in (features, blind))
-    assert table.log10_c[0] == -6 and 0 <= table.log10_c.iloc[-1] < 4
-    assert whole.log10_c.tolist() == list(range(-6, 5))
+    table = probe.sweep(features, labels, np.arange(100), np.arange(100, 300)).table
+    assert table.log10_c.tolist() == list(range(-6, int(table.log10_c.iloc[-1]) + 1)) and table.log10_c.iloc[-1] < 4
+    before, last = (fit_probe(features, labels, np.arange(100), 10.0**e).loss for e in table.log10_c[-2:])
+    assert last < probe.SEPARATED * np.log(10) < before
+
+
+def test_behind_the_dip_the_grid_is_only_scouted(digits, rng):
+    """The choice is that of the whole grid, which blind features and wrong labels make rise to its end."""
+    labels = np.where(rng.random(1_797) < 0.6, rng.integers(0, 10, 1_797), digits[1])
+    for features in (digits[0], rng.normal(size=(1_797, 30))):
+        fitting, losses = probe.Fitting(features, labels, np.arange(600)), []
+        for exponent in range(-6, 5):
+            losses.append(fitting.at(10.0**exponent).evaluate(features, labels, np.arange(600, 900))[1])
+        found = probe.sweep(features, labels, np.arange(600), np.arange(600, 900))
+        assert len(found.table) < 10 and found.table.log_loss.argmin() == np.argmin(losses)
+        assert found.table.log_loss.to_numpy() == pytest.approx(losses[: len(found.table)], abs=1e-3)
 
 
 def test_a_probe_is_refitted_on_all_but_the_test_rows(digits):

@@ -31,6 +31,7 @@ ROUNDS = 10  # in which L-BFGS is started again for one optimum
 SEPARATED = 0.01
 """Objective, as a share of the loss of guessing, below which the training rows are told apart: a larger C then enlarges
 the scores and hardly changes their order, at the price of the slowest fits."""
+RISE = 1.02  # times the least log-loss: less may be what a fit has left to gain
 SCOUTING = 1e-2  # tolerance of fits that only look whether a curve turns down again
 AXES_ROWS = 2**13  # behind the principal axes: these decide how fast the optimum is reached, not where it is
 
@@ -138,8 +139,11 @@ class Fitting:
         if len(self.classes) < 2:
             raise ValueError(f"a probe needs at least two classes, the training rows hold {len(self.classes)}")
         self.standardiser = fit_standardiser(features, rows)
-        sample = self.standardiser(features[rows[:: -(-len(rows) // AXES_ROWS)]])
-        variances, axes = np.linalg.eigh(sample.T @ sample / len(sample))
+        sample, gram = rows[:: -(-len(rows) // AXES_ROWS)], 0.0
+        for part in chunks(sample, features.shape[1]):
+            block = self.standardiser(features[part])
+            gram = gram + block.T @ block
+        variances, axes = np.linalg.eigh(gram / len(sample))
         # the bias is one more axis, of variance 1
         self._axes = np.append(np.maximum(variances, 0), 1), block_diag(axes, 1)
         self._data = _Rows(features, targets, rows, self.standardiser, device)
@@ -268,9 +272,9 @@ def sweep(
     grid's lowest log-loss and its neighbours in log C, which moves without a jump where two neighbours change places.
     It is not rounded: at a border of rounding the last bit of a feature would make another probe.
 
-    The fits at large C are the slowest, and most lie far behind the dip. Two values past the best one, the rest of the
-    grid is therefore only scouted with rough fits; where these turn down again, to less than halfway between best and
-    last, it is fitted as closely as the rest. The grid ends early where the training rows are `SEPARATED`.
+    The fits at large C are the slowest, and most lie far behind the dip. Two values or more past the best, once the loss
+    has clearly risen, the rest of the grid is therefore only scouted with rough fits; where these turn down again, to
+    less than halfway between best and last, it is fitted as closely as the rest. The grid ends early where the training rows are `SEPARATED`.
     """
     close = replace(settings, max_iterations=settings.sweep_iterations, tolerance=settings.sweep_tolerance)
     rough = replace(close, tolerance=max(SCOUTING, close.tolerance))
@@ -297,7 +301,7 @@ def sweep(
         losses = [row[2] for row in rows]
         if separated:
             break
-        if not scouted and int(np.argmin(losses)) == at - 2:
+        if not scouted and np.argmin(losses) <= at - 2 and losses[-1] > RISE * min(losses):
             scouted = True
             if not turns_down(settings.exponents[at + 1 :], (min(losses) + losses[-1]) / 2):
                 break
