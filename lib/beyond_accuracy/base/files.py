@@ -36,12 +36,13 @@ def file_stamp(path: Path) -> str:
     if size > MOST:
         return sampled_stamp(path)
     state = hashlib.sha256(f"{path.absolute()}\n{stat_of(path)}".encode(errors="surrogateescape")).hexdigest()
-    return _kept(state, size, lambda: _content(path))
+    return _kept(state, size, lambda: content_hash(path))
 
 
-def _content(path: Path) -> str:
+def content_hash(path: Path, kind: str = "sha256") -> str:
+    """Hash of a whole file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _kept(state: str, size: int, make: Callable[[], str]) -> str:
@@ -88,7 +89,7 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int], state: 
 
     def content(name: str) -> str:
         try:
-            return (sampled_stamp if total > MOST else _content)(root / name)
+            return (sampled_stamp if total > MOST else content_hash)(root / name)
         except OSError:
             return "unreadable"
 
@@ -217,18 +218,12 @@ def free_bytes(folder: Path) -> int:
 
 def cannot_read(path: Path, error: OSError) -> InputError | None:
     """What to say where the machine and not the file is at fault (limits, rights); None where the file may be."""
-    cures = {
-        **dict.fromkeys(
-            (errno.EMFILE, errno.ENFILE), "raise the limit (`ulimit -n 4096`), or take fewer models at once"
-        ),
-        **dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to read it"),
-        **dict.fromkeys((errno.ENOMEM, errno.EIO, errno.ESTALE), "look after memory, disk or network, and run again"),
-    }
-    if error.errno not in cures:
+    cures = dict.fromkeys((errno.ENOMEM, errno.EIO, errno.ESTALE), "look after memory, disk or network, and run again")
+    cures |= dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to read it")
+    few = "raise the limit (`ulimit -n 4096`), or take fewer models at once"
+    if (cure := (cures | dict.fromkeys((errno.EMFILE, errno.ENFILE), few)).get(error.errno)) is None:
         return None
-    return InputError(
-        f"cannot read {path} ({os.strerror(error.errno)}); {cures[error.errno]}; the file is not at fault"
-    )
+    return InputError(f"cannot read {path} ({os.strerror(error.errno)}); {cure}; the file is not at fault")
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

@@ -499,10 +499,8 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
         return ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins, units)
 
     own = [ece_debiased(*one, n_bins, units=units).uncut for one in answers]
-    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested).assign(
-        p_floor=1 / (P_VALUE_RESAMPLES + 1)
-    )
-    main = [eces, tidy.against_zero(*gap, draws[:, : len(models)], few)]
+    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested)
+    main = [eces.assign(p_floor=1 / (P_VALUE_RESAMPLES + 1)), tidy.against_zero(*gap, draws[:, : len(models)], few)]
     right = {model: run.correct for model, run in runs.items()}
     detail = [tidy.estimates(*gap, draws, few)[1], tidy.accuracy_pairs(right, units=units, seed=seed)]
     parts = [rows.assign(family=name) for name, group in (("main", main), ("detail", detail)) for rows in group]
@@ -514,10 +512,10 @@ def claim(page, errors: pd.DataFrame, judged: pd.DataFrame) -> str:
     rows = errors[errors["metric"] == "confidence_gap"]
     rows = rows[rows["dataset"] == rows["dataset"].iloc[-1]]
     values, mine = rows.set_index("model")["value"], judged.merge(rows[["dataset", "metric"]].drop_duplicates())
-    tied = [verdicts.leaders(values, mine, better) for better in ("down", "up")]
-    ends = [f"{100 * values[end[0]]:+.1f} points ({' or '.join(page.labels[m] for m in end)})" for end in tied]
-    said = f"On {page.title(rows['dataset'].iloc[0])}, confidence minus accuracy"
-    return f"{said} runs from {' to '.join(ends)}" if len(rows) > 1 else f"{said} is {ends[0]}"
+    said, written = f"On {page.title(rows['dataset'].iloc[0])}, confidence minus accuracy", "{:+.1f} points".format
+    if len(values) == 1:
+        return f"{said} is {written(100 * values.iloc[0])} ({page.labels[values.index[0]]})"
+    return f"{said} runs from {verdicts.span(100 * values, mine, page.labels, written)}"
 
 
 def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFrame) -> Iterator[str]:
@@ -539,8 +537,7 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
         yield f"On {page.title(dataset)}, {'; '.join(words)} (mean confidence minus accuracy)."
     for dataset, pairs in judged[judged["metric"] == "ece_debiased"].groupby("dataset", sort=False):
         leader = page.leader(errors[(errors["dataset"] == dataset) & (errors["metric"] == "ece_debiased")], judged)
-        told = "{} of {} pairs of models are told apart".format(*verdicts.tells_apart(pairs))
-        yield f"On {page.title(dataset)}, {leader} in debiased ECE; {told}."
+        yield f"On {page.title(dataset)}, {leader} in debiased ECE; {verdicts.told_apart(pairs)}."
     matched = [{*pair[:2]} for pair in verdicts.contrasts(page.specs) if pair.what != "architecture"]
     for row in (row for row in order.to_dict("records") if {row["model_a"], row["model_b"]} in matched):
         clear, configs = row["clear"].split(" of ")

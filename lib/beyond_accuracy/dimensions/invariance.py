@@ -29,14 +29,11 @@ KINDS = {"accuracy": "percent", "accuracy_change": "percent", "agreement": "frac
          "agreement_given_correct": "fraction", "flip_rate": "fraction", "js_divergence": "bits",
          "target_probability": "fraction", "target_probability_change": "fraction"}  # fmt: skip
 MEANS = ("js_divergence", "target_probability", "target_probability_change")  # no shares of images: bootstrapped
-ABSOLUTE = (
-    "accuracy",
-    "target_probability",
-)  # the others compare the plain run with itself, and estimate nothing there
+ABSOLUTE = ("accuracy", "target_probability")  # the others compare the plain run with itself: nothing to estimate
 STRONGEST = ("accuracy_change", "agreement_given_correct", "flip_rate", "js_divergence", "target_probability_change")
 PAPER = ("scale", "shift", "resolution")
 AXES = {"scale": "zoom factor", "shift": "shift (pixels)", "resolution": "resolution (224: as trained)",
-        "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (standard deviation)",
+        "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (std. dev.)",
         "blur": "blur (sigma, pixels)", "jpeg": "JPEG quality", "hflip": "mirrored"}  # fmt: skip
 
 Runs = Mapping[str, Predictions]  # model -> what it said about the images
@@ -235,9 +232,9 @@ def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> st
     """How often models keep their answers, who does most, and how many pairs that tells apart."""
     percent = overall.assign(**(100 * overall[["value", "ci_low", "ci_high"]])).sort_values("value", ascending=False)
     shares = (f"{page.labels[r.model]} {r.value:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}] %" for r in percent.itertuples())
-    told, pairs = verdicts.tells_apart(judged[judged["metric"] == "agreement"])
+    apart = verdicts.told_apart(judged[judged["metric"] == "agreement"])
     said = f"Averaged over {kinds} kinds of transform, models keep their answer: {'; '.join(shares)}."
-    return f"{said} {page.leader(overall, judged)}; {told} of {pairs} pairs are told apart." if pairs else said
+    return f"{said} {page.leader(overall, judged)}; {apart}." if apart else said
 
 
 def strengths(kinds: Mapping[str, str]) -> pd.DataFrame:

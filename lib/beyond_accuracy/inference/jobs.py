@@ -318,9 +318,8 @@ def bf16_gain() -> float:
     torch.set_num_threads(1)  # so that the thread's own processor time is all of it, whatever else is running
     try:
         least = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
-        operands = {
-            kind: (torch.ones(rows, width, dtype=kind), torch.ones(hidden, width, dtype=kind)) for kind in least
-        }
+        sides = (rows, width), (hidden, width)
+        operands = {kind: [torch.ones(side, dtype=kind) for side in sides] for kind in least}
         with torch.inference_mode():
             for _, kind in itertools.product(range(REPEATS), least):
                 start = time.thread_time()

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -194,10 +195,8 @@ class Entry:
             raise InputError(f"{self.meta.get('dataset')}: not one image could be decoded")
         merged = pa.concat_tables(narrow.values())
         for name, width in widths.items():
-            shape = (len(merged), width)
-            atomic_write(
-                self.folder / f"{name}.npy", lambda path, n=name, s=shape: self._stream(path, n, s, list(narrow))
-            )
+            about = {"name": name, "shape": (len(merged), width), "parts": list(narrow)}
+            atomic_write(self.folder / f"{name}.npy", partial(self._stream, **about))
         self.write_rows(merged, list(widths))
 
     def write_rows(self, table: pa.Table, arrays: list[str]) -> None:
