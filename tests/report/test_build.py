@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import parse_profile
+from beyond_accuracy.inference.plan import Filled
 from beyond_accuracy.report import build as report
 from beyond_accuracy.report import front as report_front
 from beyond_accuracy.report import html
@@ -270,6 +271,16 @@ def test_unchanged_pages_are_not_rebuilt(built):
 def test_incomplete_pages_are_tried_again_and_missing_data_may_be_allowed(built):
     for allowed, expected in ((False, 3), (True, 0)):
         assert build(built[0] / "notebooks", only=["robustness"], allow_missing=allowed)[0] == expected
+
+
+@pytest.mark.parametrize(("kind", "codes"), [("missing", (3, 0)), ("wrong", (2, 2))])
+def test_a_page_without_some_of_its_sets_is_built_and_not_called_complete(built, monkeypatch, kind, codes):
+    lacking = {kind: ["imagenet_c: folder not found", "imagenet_a: folder not found"]}
+    monkeypatch.setattr(report, "fill_store", lambda _, pages, *__: {page.name: Filled(**lacking) for page in pages})
+    for allowed, expected in zip((False, True), codes, strict=True):
+        status, said = build(built[0] / "notebooks", only=["calibration"], allow_missing=allowed)
+        assert status == expected and said[-1].startswith(f"incomplete: 2 {kind} (named above")
+        assert any(line.startswith("03_calibration: ok") or line == "03_calibration: unchanged" for line in said)
 
 
 def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path):
