@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,22 @@ import yaml
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Tests start many Pythons: what one has compiled, the library and the tests themselves, the next one finds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# An optional check of jsonschema, behind nbformat: it compiles 39 grammars on import, seconds in every process.
+sys.modules["rfc3987_syntax"] = None
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    """Kernels that tests start are forked from one process (tests/kernels.py)."""
+    from kernels import Nursery
+
+    nursery = Nursery(tmp_path_factory.mktemp("kernels"))
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture(scope="session")

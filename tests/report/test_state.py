@@ -75,7 +75,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
+def first(kernels, tmp_path_factory):
     """A complete report, made once."""
     inputs = tmp_path_factory.mktemp("inputs")
     for name, (dimension, metric) in PAGES.items():
