@@ -20,6 +20,11 @@ sys.dont_write_bytecode = False
 sys.modules["rfc3987_syntax"] = None
 
 
+def pytest_collection_modifyitems(items):
+    """The whole report first: other workers take everything else meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_golden.py")
+
+
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory):
     """Kernels that tests start are forked from one process (tests/kernels.py)."""

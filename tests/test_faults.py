@@ -351,7 +351,7 @@ def test_a_hub_that_refuses(ready, capsys, monkeypatch, source, status):
 # Notebooks ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_notebook_out_of_time(tmp_path, capfd):
+def test_a_notebook_out_of_time(kernels, tmp_path, capfd):
     cells = [nbformat.v4.new_code_cell(f"import time; print({k}); time.sleep(1.1)") for k in range(5)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -366,7 +366,7 @@ def test_a_notebook_out_of_time(tmp_path, capfd):
     assert out == "" and "KeyboardInterrupt" not in err and "Timeout waiting" not in err
 
 
-def test_a_set_of_the_wrong_kind_costs_its_own_part(toy, toy_networks, capsys, monkeypatch):
+def test_a_set_of_the_wrong_kind_costs_its_own_part(kernels, toy, toy_networks, capsys, monkeypatch):
     """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(8)
@@ -418,7 +418,7 @@ study.provenance()
 """
 
 
-def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
+def test_hostile_names_in_the_report(kernels, toy, toy_networks, capsys, monkeypatch):
     """Names of files, models and datasets reach every page as text, whatever they hold."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(2)

@@ -1,31 +1,21 @@
 """Nothing moves a number unnoticed, and no sentence says what the tables do not: whole reports (tools/golden.py)."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 import golden
 import sentences
 from beyond_accuracy.base.profile import load_profile
-
-
-def built(profile: str, root: Path) -> dict:
-    """Tables of a report built in a folder of its own, from an empty store."""
-    environment = {**os.environ, "BEYOND_ACCURACY_ROOT": str(root), "BEYOND_ACCURACY_CACHE": str(root / "store")}
-    command = [sys.executable, "-m", "beyond_accuracy.cli", "report", "--profile", profile, "--device", "cpu"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return golden.collect(root / "report" / profile, root / "figures" / profile)
+from beyond_accuracy.cli import main
 
 
 @pytest.mark.parametrize("profile", ["smoke", pytest.param("mini", marks=pytest.mark.slow)])
-def test_a_report_says_what_it_said_and_what_its_tables_say(profile, tmp_path):
-    assert golden.moved(golden.read(golden.GOLDEN / profile), built(profile, tmp_path)) == []
+def test_a_report_says_what_it_said_and_what_its_tables_say(profile, kernels, apart, capsys):
+    """Built in a folder of its own, from an empty store."""
+    assert main(["report", "--profile", profile, "--device", "cpu"]) == 0, capsys.readouterr()
+    places = apart / profile, apart.with_name("figures") / profile
+    assert golden.moved(golden.read(golden.GOLDEN / profile), golden.collect(*places)) == []
     labels = {name: spec.label for name, spec in load_profile(profile).models.items()}
-    assert sentences.check(tmp_path / "report" / profile, tmp_path / "figures" / profile, labels) == []
+    assert sentences.check(*places, labels) == []
 
 
 def test_a_moved_number_a_lost_row_and_another_sentence_are_seen():

@@ -113,7 +113,7 @@ def build(notebooks, **options):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(kernels, tmp_path_factory):
     """A report of three pages: one complete, one whose notebook fails, one whose data are missing."""
     root = tmp_path_factory.mktemp("root")
     patch = pytest.MonkeyPatch()
@@ -342,7 +342,7 @@ def test_exit_codes(statuses, allowed, expected):
     assert report._exit_code(statuses, allowed) == expected
 
 
-def test_a_kernel_that_dies_marks_the_page(tmp_path, monkeypatch):
+def test_a_kernel_that_dies_marks_the_page(kernels, tmp_path, monkeypatch):
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
     write(
         tmp_path / "notebooks" / "03_calibration.ipynb",
