@@ -74,7 +74,7 @@ class Chromium:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, start_new_session=True, **quiet)
         address = self._address(folder / "DevToolsActivePort")
-        self.socket = websocket.create_connection(address, timeout=30, suppress_origin=True)
+        self.socket = websocket.create_connection(address, timeout=120, suppress_origin=True)
         self.count, self.session, self.trouble, self.loaded = 0, None, [], False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -87,7 +87,7 @@ class Chromium:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
-    def _address(self, port_file: Path, seconds: float = 60) -> str:
+    def _address(self, port_file: Path, seconds: float = 120) -> str:
         """Where it listens: Chromium writes port and path into its profile once it does."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:
@@ -142,7 +142,7 @@ class Chromium:
         self.call("Page.navigate", url=page.resolve().as_uri() + fragment)
         self._wait()
 
-    def _wait(self, seconds: float = 60) -> None:
+    def _wait(self, seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not self.loaded and time.monotonic() < end:
             self._note(json.loads(self.socket.recv()))

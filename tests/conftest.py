@@ -11,6 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from cdp import Chromium  # noqa: E402 - the folder of tests is on no import path
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Tests start many Pythons: what one has compiled, the library and the tests themselves, the next one finds.
@@ -63,6 +65,14 @@ def efficientnet_lite0(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tf_efficientnet_lite0.safetensors"
     save_file(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """A running browser, without a network, for all tests of a worker."""
+    browser = Chromium(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
 
 
 # Small networks and images, whose answers are known -------------------------------------------------------------------

@@ -6,20 +6,13 @@ import pytest
 from test_choose import page as chooser  # noqa: E402
 
 from beyond_accuracy.base.paths import project_root
-from cdp import Chromium, axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
+from cdp import axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
 
 ROOT = project_root()
 # Contrast is checked where every kind of element occurs; on the longest pages it would take most of a minute.
 CONTRAST = {"index", "choose", "03_calibration", "09_landscape", "metrics"}
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    browser = Chromium(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
 
 
 def built(report):

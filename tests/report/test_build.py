@@ -19,7 +19,6 @@ from beyond_accuracy.report import build as report
 from beyond_accuracy.report import front as report_front
 from beyond_accuracy.report import html
 from beyond_accuracy.show import results
-from browser import ask  # noqa: E402 - the folder of tests is on no import path
 
 LIBRARY_DIGEST = report._library_digest
 PARAMETERS = (
@@ -361,29 +360,30 @@ def test_a_kernel_that_dies_marks_the_page(kernels, tmp_path, monkeypatch):
 # In a browser
 
 SCRIPT = """
-  const column = () => [...page.querySelectorAll("#tab-ece tbody td[data-sort]")].filter((_, i) => i % 2 == 0);
-  const found = { width: page.documentElement.scrollWidth, sorted: [] };
-  const button = page.querySelector("#tab-ece thead th:nth-child(5) button");
+  const column = () => [...document.querySelectorAll("#tab-ece tbody td[data-sort]")].filter((_, i) => i % 2 == 0);
+  const found = { width: document.documentElement.scrollWidth, sorted: [] };
+  const button = document.querySelector("#tab-ece thead th:nth-child(5) button");
   for (let i = 0; button && i < 2; i++) { button.click(); found.sorted.push(column().map((c) => c.dataset.sort)); }
-  frame.contentWindow.dispatchEvent(new Event("beforeprint"));
-  const made = [], address = frame.contentWindow.URL, create = address.createObjectURL;
-  address.createObjectURL = (file) => { made.push(file.type); return create.call(address, file); };
-  for (const button of page.querySelectorAll("figure.ba-figure button.ba-csv")) button.click();
+  window.dispatchEvent(new Event("beforeprint"));
+  const made = [], create = URL.createObjectURL;
+  URL.createObjectURL = (file) => { made.push(file.type); return create.call(URL, file); };
+  for (const button of document.querySelectorAll("figure.ba-figure button.ba-csv")) button.click();
   await new Promise((done) => setTimeout(done, 300));
   found.made = made.sort();
-  const folds = [...page.querySelectorAll("main details:not(.ba-code)")];
+  const folds = [...document.querySelectorAll("main details:not(.ba-code)")];
   found.open = folds.map((fold) => fold.open || Boolean(fold.querySelector(".ba-code")));
   return found;
 """
 
 
 @pytest.mark.browser
-def test_pages_fit_a_phone_and_the_script_works(built, tmp_path):
+def test_pages_fit_a_phone_and_the_script_works(built, chromium):
     root, *_ = built
     for name in ("03_calibration", "index"):
-        found, console = ask(root / "report" / "trial" / f"{name}.html", SCRIPT, tmp_path)
+        chromium.open(root / "report" / "trial" / f"{name}.html", width=390)
+        found = chromium.run(SCRIPT)
         assert found["width"] <= 390, name
-        assert console == [], name
+        assert chromium.trouble == [], name
         assert all(found["open"])
         if name == "03_calibration":
             assert len(found["open"]) > 1

@@ -15,7 +15,6 @@ from beyond_accuracy.measure import verdicts
 from beyond_accuracy.report import choose, html
 from beyond_accuracy.show import results
 from beyond_accuracy.show.results import ECE
-from browser import ask  # noqa: E402 - the folder of tests is on no import path
 
 MODELS = ["a", "b", "c"]
 NUMBERS = {  # (dimension, dataset, metric, unit): values of a, b, c and the half width of their intervals
@@ -297,32 +296,32 @@ def test_without_results_the_page_says_so():
 
 SCRIPT = """
   const read = () => ({
-    order: [...page.querySelectorAll("#ranking tbody tr")].map(({ dataset: d }) => [d.model, +d.score, +d.best]),
-    flip: [page.getElementById("flip").dataset.criterion, Number(page.getElementById("flip").dataset.weight)],
-    hash: frame.contentWindow.location.hash,
+    order: [...document.querySelectorAll("#ranking tbody tr")].map(({ dataset: d }) => [d.model, +d.score, +d.best]),
+    flip: [document.getElementById("flip").dataset.criterion, Number(document.getElementById("flip").dataset.weight)],
+    hash: window.location.hash,
   });
   const out = { first: read() };
-  const slider = page.getElementById("w-ece");
+  const slider = document.getElementById("w-ece");
   for (const value of [10, 20, 30, 40, 90]) {
     slider.value = value;
     slider.dispatchEvent(new Event("input", { bubbles: true }));
   }
   out.moved = read();
-  page.querySelector("[data-preset=balanced]").click();
+  document.querySelector("[data-preset=balanced]").click();
   out.preset = read();
-  out.pressed = [...page.querySelectorAll("[aria-pressed=true]")].map((b) => b.dataset.preset);
+  out.pressed = [...document.querySelectorAll("[aria-pressed=true]")].map((b) => b.dataset.preset);
   await new Promise((done) => setTimeout(done, 400));
-  out.said = page.getElementById("choice").textContent;
-  out.wide = page.documentElement.scrollWidth;
+  out.said = document.getElementById("choice").textContent;
+  out.wide = document.documentElement.scrollWidth;
   return out;
 """
 
 
 @pytest.mark.browser
-def test_the_script_ranks_as_python_does(tmp_path):
+def test_the_script_ranks_as_python_does(tmp_path, chromium):
     choice = choose.gather(table(), NONE, profile(), choose.DRAWS, 0)
-    found, console = ask(page(tmp_path), SCRIPT, tmp_path, fragment="#accuracy=50&ece=20&shape=-3")
-    assert "error" not in found, found
+    chromium.open(page(tmp_path), width=390, fragment="#accuracy=50&ece=20&shape=-3")
+    found = chromium.run(SCRIPT)
     weights = {"balanced": next(p.weights for p in choose.offered(choice) if p.key == "balanced")}
     for got, given in (
         (found["first"], {"accuracy": 50, "ece": 20, "shape": -3}),
@@ -336,7 +335,7 @@ def test_the_script_ranks_as_python_does(tmp_path):
         assert got["flip"] == [expected.flips[0].criterion, expected.flips[0].weight]
     assert found["moved"]["hash"] == "#accuracy=50&ece=90&shape=-3"
     assert found["pressed"] == ["balanced"] and found["said"].startswith("A tie of b, c")
-    assert found["wide"] <= 390 and console == []
+    assert found["wide"] <= 390 and chromium.trouble == []
 
 
 def test_speed_is_published_and_measured_or_said_to_be_lacking(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import html, images
-from browser import ask  # noqa: E402 - the folder of tests is on no import path
 
 
 def run(pred, confidence, target=(0, 0, 0, 0, 1, 1)):
@@ -161,24 +160,25 @@ def test_the_page_stays_light(toy, monkeypatch):
 
 
 SCRIPT = """
-  const seen = () => [...page.querySelectorAll(".ba-shot")].filter((s) => s.offsetParent !== null).length;
+  const seen = () => [...document.querySelectorAll(".ba-shot")].filter((s) => s.offsetParent !== null).length;
   const set = (name, value) => {
-    const select = page.querySelector(`#filters [name=${name}]`);
+    const select = document.querySelector(`#filters [name=${name}]`);
     select.value = value;
     select.dispatchEvent(new Event("change", { bubbles: true }));
-    return [seen(), page.getElementById("shown").textContent];
+    return [seen(), document.getElementById("shown").textContent];
   };
   return { all: seen(), none: set("model", "colour"), blind: set("model", "blind"), green: set("truth", "green"),
-           address: frame.contentWindow.location.hash, wide: page.documentElement.scrollWidth };
+           address: window.location.hash, wide: document.documentElement.scrollWidth };
 """
 
 
 @pytest.mark.browser
-def test_filters(toy):
+def test_filters(toy, chromium):
     _, body = page_of(toy, toy_content(toy, synthetic=True))
     view, path = html.PageView("images", body.title, "ok", "", body.lead, body.sections), toy.root / "images.html"
     path.write_text(html.page_html(body, view, [], {"profile": "toy", "title": "Toy", "synthetic": True}), "utf-8")
-    found, console = ask(path, SCRIPT, toy.root)
+    chromium.open(path, width=390)
+    found = chromium.run(SCRIPT)
     soup = bs4.BeautifulSoup(body.html, "html.parser")
     cards = [(card["data-models"].split(), card["data-classes"]) for card in soup.select(".ba-shot")]
 
@@ -190,10 +190,11 @@ def test_filters(toy):
     assert found.pop("address") == "#model=blind&truth=green"
     assert found.pop("wide") <= 390  # less where the page is long enough for a scroll bar
     expected = {"none": count("colour"), "blind": count("blind"), "green": count("blind", "green")}
-    assert found == {"all": len(cards)} | expected and console == []
-    ways = """const large = page.querySelector("dialog"), shot = page.querySelector(".ba-shot:not([hidden])");
+    assert found == {"all": len(cards)} | expected and chromium.trouble == []
+    ways = """const large = document.querySelector("dialog"), shot = document.querySelector(".ba-shot:not([hidden])");
       shot.querySelector(".ba-enlarge").click();
-      return [[...page.querySelectorAll(".ba-shot:not([hidden])")].map((s) => s.dataset.models), large.open,
+      return [[...document.querySelectorAll(".ba-shot:not([hidden])")].map((s) => s.dataset.models), large.open,
               large.textContent.includes(shot.querySelector("code").textContent)];"""
-    shown, large, named = ask(path, ways, toy.root, fragment="#model=blind&section=mistakes")[0]
+    chromium.open(path, width=390, fragment="#model=blind&section=mistakes")
+    shown, large, named = chromium.run(ways)
     assert len(shown) == 4 and set(shown) == {"blind"} and large and named

@@ -10,7 +10,7 @@ import pytest
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.data.published import REAL_NAMES
 from beyond_accuracy.report import PageView, html, real_models
-from cdp import Chromium, axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
+from cdp import axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,6 @@ def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "models.html"
     path.write_text(html.page_html(body, view, [], site), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    browser = Chromium(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
 
 
 def test_intervals_by_hand():
