@@ -31,7 +31,6 @@ from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
 from beyond_accuracy.report import run as report_run
 from beyond_accuracy.report.build import LIBRARY
-from cdp import Chromium  # noqa: E402 - the folder of tests is on no import path
 
 
 def command(toy, *more, dataset="images", model="colour"):
@@ -418,7 +417,7 @@ study.provenance()
 """
 
 
-def test_hostile_names_in_the_report(kernels, toy, toy_networks, capsys, monkeypatch):
+def test_hostile_names_in_the_report(kernels, toy, toy_networks, request, capsys, monkeypatch):
     """Names of files, models and datasets reach every page as text, whatever they hold."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(2)
@@ -452,16 +451,11 @@ def test_hostile_names_in_the_report(kernels, toy, toy_networks, capsys, monkeyp
     page = bs4.BeautifulSoup(pages["03_calibration"], "html.parser")
     assert wrong in page.text and label in page.select_one("p.ba-finding").text
     assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
-    browser = Chromium(toy.root / "chromium")  # last: without one the test ends here, with a reason
-    try:
-        for (
-            name
-        ) in pages:  # a dialog would keep the page from loading; requests are trouble even where they are blocked
-            browser.open(toy.root / "report" / "toy" / f"{name}.html")
-            live = browser.run("return document.querySelectorAll('a[href^=\"javascript\" i], iframe, object').length")
-            assert (browser.trouble, live) == ([], 0), name
-    finally:
-        browser.close()
+    browser = request.getfixturevalue("chromium")  # last: without one the test ends here, with a reason
+    for name in pages:  # a dialog would keep the page from loading; requests are trouble even where they are blocked
+        browser.open(toy.root / "report" / "toy" / f"{name}.html")
+        live = browser.run("return document.querySelectorAll('a[href^=\"javascript\" i], iframe, object').length")
+        assert (browser.trouble, live) == ([], 0), name
 
 
 # Profiles -------------------------------------------------------------------------------------------------------------
