@@ -31,6 +31,7 @@ from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
 from beyond_accuracy.report import run as report_run
 from beyond_accuracy.report.build import LIBRARY
+from builders import code, markdown, write_notebook
 
 
 def command(toy, *more, dataset="images", model="colour"):
@@ -351,10 +352,8 @@ def test_a_hub_that_refuses(ready, capsys, monkeypatch, source, status):
 
 
 def test_a_notebook_out_of_time(kernels, tmp_path, capfd):
-    cells = [nbformat.v4.new_code_cell(f"import time; print({k}); time.sleep(1.1)") for k in range(5)]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, tmp_path / "slow.ipynb")
+    cells = [code(f"import time; print({k}); time.sleep(1.1)") for k in range(5)]
+    write_notebook(tmp_path / "slow.ipynb", *cells)
     report_run.execute(tmp_path / "slow.ipynb", tmp_path / "out.ipynb", {}, 3, tmp_path)
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     outputs = [output for cell in cells for output in cell.outputs if output.output_type == "error"]
@@ -430,13 +429,9 @@ def test_hostile_names_in_the_report(kernels, toy, toy_networks, request, capsys
     content["datasets"][odd] = content["datasets"].pop("images") | {"title": odd, "licence": odd}
     content["dimensions"] = {"calibration": {"clean": odd, "shifted": []}}
     profile = toy.profile(content | {"title": odd, "description": odd, "synthetic": True})
-    parameters = nbformat.v4.new_code_cell('PROFILE = "mini"  # profile\nMODELS = ""  # subset')
-    parameters.metadata["tags"] = ["parameters"]
-    cells = [nbformat.v4.new_markdown_cell("# Calibration\n\nHow sure?"), parameters, nbformat.v4.new_code_cell(PAGE)]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    (toy.root / "notebooks").mkdir()
-    nbformat.write(notebook, toy.root / "notebooks" / "03_calibration.ipynb")
+    parameters = code('PROFILE = "mini"  # profile\nMODELS = ""  # subset', "parameters")
+    cells = markdown("# Calibration\n\nHow sure?"), parameters, code(PAGE)
+    write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", *cells)
     assert build.build(profile, notebooks=toy.root / "notebooks", options={"device": "cpu"}) == 0, capsys.readouterr()
     pages = {path.stem: path.read_text("utf-8") for path in (toy.root / "report" / "toy").glob("*.html")}
     assert {"index", "03_calibration", "images", "choose", "differences"} <= pages.keys()

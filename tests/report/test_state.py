@@ -13,11 +13,11 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.report import build as report
 from beyond_accuracy.report import choose, front, run
+from builders import code, markdown, write_notebook
 
 PARAMETERS = 'PROFILE = "mini"  # profile\nMODELS = ""  # subset\nVALUE = 0.25  # recorded\nPAUSE = 0.0  # seconds'
 PAGE = """
@@ -37,12 +37,8 @@ page.finding(f"{{page.labels[page.models[0]]}} has {{VALUE}}.")
 PAGES = {"00_overview": ("models", "accuracy"), "03_calibration": ("calibration", "ece_debiased")}
 
 
-def write_notebook(path, *sources):
-    cells = [new_markdown_cell(f"# {path.stem}\n\nWhy?"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
-    notebook = new_notebook(cells=[*cells, *map(new_code_cell, sources)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path.parent.mkdir(exist_ok=True)
-    nbformat.write(notebook, path)
+def write_page(path, source):
+    write_notebook(path, markdown(f"# {path.stem}\n\nWhy?"), code(PARAMETERS, "parameters"), code(source))
 
 
 class Place:
@@ -79,7 +75,7 @@ def first(kernels, tmp_path_factory):
     """A complete report, made once."""
     inputs = tmp_path_factory.mktemp("inputs")
     for name, (dimension, metric) in PAGES.items():
-        write_notebook(inputs / "notebooks" / f"{name}.ipynb", PAGE.format(dimension=dimension, metric=metric))
+        write_page(inputs / "notebooks" / f"{name}.ipynb", PAGE.format(dimension=dimension, metric=metric))
     place = Place(tmp_path_factory.mktemp("first"), inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEYOND_ACCURACY_ROOT", str(place.root))
@@ -296,8 +292,9 @@ print(json.dumps(found))
 """
 
 
-def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(tmp_path, monkeypatch):
+def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(kernels, tmp_path, monkeypatch):
     """A kernel `python3` of another Python on JUPYTER_PATH; folders that the environment names relatively."""
+    monkeypatch.setattr(kernels.factory, "default_provisioner_name", "local-provisioner")  # started, not forked
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     other = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
@@ -308,7 +305,7 @@ def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(t
     for name, value in {**names, "PYTHONPATH": f"mine{os.pathsep}{report.LIBRARY.parent}", "HF_HOME": "hub"}.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "mine").mkdir()
-    write_notebook(tmp_path / "notebooks" / "03_calibration.ipynb", WHERE)
+    write_page(tmp_path / "notebooks" / "03_calibration.ipynb", WHERE)
     (tmp_path / "x.yaml").write_text("dimensions: {calibration: {}}")
     assert report.build("x.yaml", notebooks=Path("notebooks"), echo=lambda _: None) == 0
     copy = nbformat.read(tmp_path / "root" / "report" / "x" / "executed" / "03_calibration.ipynb", 4)
