@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
+from beyond_accuracy.base import files
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, load_profile, parse_profile
 from beyond_accuracy.check import (
@@ -23,6 +25,7 @@ from beyond_accuracy.check import (
     check_model,
     published_accuracy,
 )
+from beyond_accuracy.data import readers
 from beyond_accuracy.data.classes import imagenet_subset, imagenet_wnids
 
 WNIDS = imagenet_wnids()
@@ -42,6 +45,22 @@ def wrong(name, folder, *texts, reader="", **more):
     """Whether a set of the paper is called wrong for a reason that holds all the texts."""
     found = statuses(DatasetSpec(name, reader or name.removesuffix("_1k"), str(folder), **more))
     return any(status == WRONG and all(text in said for text in texts) for status, said in found)
+
+
+def test_a_set_of_which_only_a_sample_is_read_says_so(tmp_path, monkeypatch):
+    root, images = tmp_path / "own", np.random.default_rng(0).integers(0, 255, (3, 9, 9, 3), dtype=np.uint8)
+    for k, pixels in enumerate(images):
+        (root / "abc"[k]).mkdir(parents=True)
+        Image.fromarray(pixels).save(root / "abc"[k] / "a.png")
+    spec = DatasetSpec("own", "own", str(root))
+    whole = statuses(spec)
+    assert [status for status, _ in whole] == [OK]
+    monkeypatch.setattr(files, "MOST", 100)
+    monkeypatch.setattr(files, "SAMPLED", set())
+    monkeypatch.setattr("beyond_accuracy.check.SAMPLED", files.SAMPLED)
+    monkeypatch.setattr(readers, "LOADED", {})
+    same, (status, text) = statuses(spec)
+    assert same == whole[0] and status == NOTE and "a sample of the content" in text
 
 
 # ---------------------------------------------------------------------------------------------------- without any data

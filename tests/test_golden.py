@@ -1,5 +1,7 @@
 """Nothing moves a number unnoticed, and no sentence says what the tables do not: whole reports (tools/golden.py)."""
 
+from pathlib import Path
+
 import pytest
 
 import golden
@@ -7,15 +9,39 @@ import sentences
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.cli import main
 
+pytestmark = pytest.mark.usefixtures("apart", "kernels")
+
+
+def collected(root: Path, profile: str) -> dict:
+    """Tables of a report built in a folder of its own, from an empty store."""
+    return golden.collect(root / "report" / profile, root / "figures" / profile)
+
+
+def unsupported(profile: str, root: Path, models: str = "") -> list[str]:
+    """What the findings of a built report say that its tables do not."""
+    labels = {name: spec.label for name, spec in load_profile(profile).select(models).models.items()}
+    return sentences.check(root / "report" / profile, root / "figures" / profile, labels)
+
 
 @pytest.mark.parametrize("profile", ["smoke", pytest.param("mini", marks=pytest.mark.slow)])
-def test_a_report_says_what_it_said_and_what_its_tables_say(profile, kernels, apart, capsys):
-    """Built in a folder of its own, from an empty store."""
+def test_a_report_says_what_it_said_and_what_its_tables_say(profile, apart, capsys):
     assert main(["report", "--profile", profile, "--device", "cpu"]) == 0, capsys.readouterr()
-    places = apart / profile, apart.with_name("figures") / profile
-    assert golden.moved(golden.read(golden.GOLDEN / profile), golden.collect(*places)) == []
-    labels = {name: spec.label for name, spec in load_profile(profile).models.items()}
-    assert sentences.check(*places, labels) == []
+    assert golden.moved(golden.read(golden.GOLDEN / profile), collected(apart.parent, profile)) == []
+    assert unsupported(profile, apart.parent) == []
+
+
+@pytest.mark.slow
+def test_a_report_on_imported_predictions_says_what_its_tables_say(shared_dir, apart, capsys):
+    """The two models whose predictions ImageNet-X publishes, all 50,000 images of each."""
+    pytest.importorskip("imagenet_x", reason="the validation labels come with the optional package imagenet-x")
+    for model in ("ResNet50", "ViT"):
+        path = shared_dir / "data" / "predictions" / f"{model}.csv"
+        assert main(["import-predictions", str(path), "--model", model, "--dataset", "imagenet_1k"]) == 0
+    command = ["report", "--profile", "predictions", "--models", "ResNet50,ViT"]
+    assert main(command) == 0, capsys.readouterr()
+    said = collected(apart.parent, "predictions")["findings"]
+    assert set(said["dimension"]) == {"models", "mistakes", "calibration", "robustness"}
+    assert unsupported("predictions", apart.parent, "ResNet50,ViT") == []
 
 
 def test_a_moved_number_a_lost_row_and_another_sentence_are_seen():

@@ -70,6 +70,8 @@ def test_open_study(toy):
     assert study.predictions("images")["colour"].correct.all()
     with pytest.raises(InputError, match="profile toy: unknown dimension 'robustness'"):
         open_page(str(toy.root / "toy.yaml"), "robustness")
+    with pytest.raises(InputError, match="unknown option 'devise'; did you mean device"):
+        open_page(str(toy.root / "toy.yaml"), "calibration", devise="cpu")
 
 
 def test_predictions_of_networks_and_imports_side_by_side(toy):
@@ -84,7 +86,7 @@ def test_predictions_of_networks_and_imports_side_by_side(toy):
     assert list(many["hflip=1"]) == ["colour"] and list(many["scale=1"]) == ["mine", "colour"]
     assert many["scale=1"]["colour"].transform == "none"
     assert list(study.features("images")) == ["colour"]
-    assert len(study.used) == 3  # two of the network's, one import
+    assert len(study.outputs.used) == 3  # two of the network's, one import
 
 
 def test_models_are_judged_on_the_same_images(toy):

@@ -113,6 +113,35 @@ def test_every_page_is_built(here):
 
 
 @pytest.mark.slow
+def test_without_the_validation_set_only_what_needs_it_is_lost(here, small_paper, tmp_path, monkeypatch):
+    """The set that needs an agreement: pages with other sets are built from these, and the exit code says it lacks."""
+    content = yaml.safe_load((small_paper / "small.yaml").read_text(encoding="utf-8"))
+    for name in ("imagenet_1k", "imagenet_few"):
+        content["datasets"][name] |= {"path": "nowhere"}
+    content["datasets"]["imagenet_few"]["reader"] = "imagenet"
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content | {"name": "without"}), encoding="utf-8")
+    monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path / "out"))
+    _, (_, _, *arguments) = here
+    command = [sys.executable, "-m", "beyond_accuracy.cli", "report", "--profile", str(tmp_path / "small.yaml")]
+    only = ["models", "mistakes", "calibration", "robustness", "invariance", "conventions"]
+    command += [*arguments, "--device", "cpu", "--only", ",".join(only)]
+    done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    folder = tmp_path / "out" / "report" / "without"
+    states = [json.loads(path.read_text()) for path in sorted((folder / ".state" / "pages").glob("*.json"))]
+    lost = {state["name"] for state in states if state["status"] == "missing"}
+    assert lost == {"01_mistakes", "07_invariance"}, (done.stdout[-3000:], done.stderr[-3000:])
+    assert {state["status"] for state in states if state["name"] not in lost} == {"ok"} and done.returncode == 3
+    results = pd.read_csv(folder / "results.csv")
+    accuracy = results[(results["dimension"] == "robustness") & (results["metric"] == "accuracy")]
+    assert {f"imagenet_{name}" for name in ("v2", "a", "r", "sketch", "c", "hard")} < set(accuracy["dataset"])
+    assert set(results[results["dimension"] == "calibration"]["dataset"]) == {"imagenet_r"}
+    assert set(results[results["dimension"] == "conventions"]["dataset"]) == {"imagenet_a", "imagenet_r"}
+    assert {"params", "gflops"} <= set(results[results["dimension"] == "models"]["metric"])
+    text = (folder / "04_robustness.html").read_text(encoding="utf-8")
+    assert "imagenet_1k" in text and "mean loss" not in text
+
+
+@pytest.mark.slow
 def test_models_of_the_real_size(small_paper, monkeypatch, tmp_path):
     """ViT-B/16 and ConvNeXt-B with random weights, supervised and CLIP: the real graphs, input sizes and heads."""
     import open_clip

@@ -8,6 +8,10 @@ from beyond_accuracy.base.paths import project_root
 HEADER = """\
 # Exact versions everything was tested with (Python 3.11, Linux x86_64); `make lock` writes it anew.
 # Used as pip constraints: a package that is not installed on a platform is simply not constrained there.
+# Versions, not hashes: pip's hash mode refuses a project installed editable and every file that has no hash, and files
+# differ by platform and, for torch without CUDA, by index. To pin files too, install what `pip-compile
+# --generate-hashes -c constraints.txt` writes for your platform with `--require-hashes`, then the project with
+# `--no-deps`.
 """
 
 

@@ -4,7 +4,8 @@ What is checked, each with the digits that are printed:
 
 - ``value [low, high]`` stands as one row in a table of the page;
 - ``A (x) leads`` and ``A (x) and B (y) tie`` agree with the verdicts of one metric on one set, and name all that tie;
-- ``k of n pairs`` are what the comparisons of one metric on one set (or of one family) tell apart;
+- ``k of n pairs (j of them beyond training noise)`` are what the comparisons of one metric on one set, or of a family,
+  tell apart, and none lies beyond training noise where none is said to;
 - a superlative stands before a number that is an extreme of a column, or in a sentence that says what is open;
 - every other number stands in a table of the page, in a row of the model that is named before it, if one is.
 """
@@ -25,7 +26,8 @@ from beyond_accuracy.show import metrics
 
 NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
 TRIPLE = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
-PAIRS = re.compile(r"(\d+) of (\d+) pairs")
+NOISE = r"(?: of models are told apart(?: \((\d+|none) of them beyond training noise\))?)?"
+PAIRS = re.compile(rf"(\d+) of (\d+) pairs{NOISE}")
 SUPERLATIVE = re.compile(r"\b(best|worst|highest|lowest|largest|smallest|hardest|widest|most|least|strongest)\b")
 HEDGED = re.compile(r"\b(open|not told apart|not told from chance|tie|leads|undecided)\b")
 WORDS = re.compile(
@@ -101,11 +103,12 @@ def told(sentence: str, tables: Tables) -> list[str]:
         said = {models[label]: text for label, text in re.findall(rf"({names}) \(({NUMBER})\)", match[1])}
         if not any(_led(said, *found) for found in tables.groups()):
             wrong.append(f"verdicts do not say: {match[0]}")
-    for apart, count in PAIRS.findall(sentence):
+    for match in PAIRS.finditer(sentence):
+        apart, count, beyond = (int(part) if (part or "").isdigit() else 0 for part in match.groups())
         judged = [found[1] for found in tables.groups() if len(found[1])]
         judged += [rows for _, rows in tables.comparisons.groupby("family")] if len(tables.comparisons) else []
-        if (int(apart), int(count)) not in [verdicts.tells_apart(rows) for rows in judged]:
-            wrong.append(f"comparisons do not say: {apart} of {count} pairs")
+        if (apart, count, beyond) not in [(*verdicts.tells_apart(rows), _beyond(rows)) for rows in judged]:
+            wrong.append(f"comparisons do not say: {match[0]}")
     rest = PAIRS.sub("", TRIPLE.sub("", WORDS.sub("", sentence)))
     for match in SUPERLATIVE.finditer(rest):
         after = re.search(NUMBER, rest[match.end() :])
@@ -121,6 +124,10 @@ def told(sentence: str, tables: Tables) -> list[str]:
         if not (fits(tables.values(model), match[0]).any() or fits(tables.values(), match[0]).any()):
             wrong.append(f"no table holds {match[0]}")
     return wrong
+
+
+def _beyond(rows: pd.DataFrame) -> int:
+    return int((rows.loc[rows["model_b"] != "", "verdict"] == verdicts.BEYOND_NOISE).sum())
 
 
 def _led(said: dict[str, str], values: pd.Series, judged: pd.DataFrame, about: dict) -> bool:
@@ -143,7 +150,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile")
-    profile = load_profile(parser.parse_args().profile)
+    parser.add_argument("--models", default="", help="as the report was asked for them")
+    arguments = parser.parse_args()
+    profile = load_profile(arguments.profile).select(arguments.models)
     labels = {name: spec.label for name, spec in profile.models.items()}
     problems = check(report_dir(profile.name), figures_dir(profile.name), labels)
     print(*problems or ["every sentence is borne out"], sep="\n")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import SAMPLED
 from beyond_accuracy.base.paths import cache_dir, data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import published
@@ -20,9 +21,9 @@ from beyond_accuracy.data.download import how_to_get, profile_argument, source_o
 from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
-from beyond_accuracy.inference.order import diagnose
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.plan import disk_lines, forward_passes
+from beyond_accuracy.inference.predictions import diagnose
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.inference.throughput import projection
 from beyond_accuracy.models.card import SIGLIP, locate, missing_tokenizer, tokenizer_source
@@ -87,7 +88,11 @@ def _findings(profile: Profile, only: set[str], forward: bool, options: dict) ->
         if finding.status == OK:
             models.append(spec.name)
     if not only and "imagenet_x" in str(profile.dimensions.get("mistakes", {}).get("factors", "")):
-        yield _imagenet_x()
+        try:
+            images = len(published.factors_imagenet_x())
+            yield Finding("imagenet_x", OK, f"{images:,} annotated images (package imagenet-x)")
+        except DataMissing as missing:
+            yield Finding("imagenet_x", MISSING, str(missing))
     if forward:
         yield from check_accuracy(profile, models, ready, options)
 
@@ -136,6 +141,14 @@ def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, s
     yield from _classes(spec, dataset)
     if dataset.passed:
         yield NOTE, f"passed over {dataset.passed}"
+    if any(found.is_relative_to(resolve(spec.path)) for found in SAMPLED):
+        yield (
+            NOTE,
+            (
+                "more than 16 GB: names, sizes and a sample of the content tell whether it changed, a file replaced by "
+                "one of the same name and size may not be noticed (docs/store.md)"
+            ),
+        )
     if dataset.load is not None:
         yield from _images(spec, dataset)
 
@@ -193,13 +206,8 @@ def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str
             yield WRONG, _plain(error, spec)
             return
     if turned:
-        yield (
-            NOTE,
-            (
-                f"{turned} of {len(sizes)} images looked at carry a flag that turns them in viewers; it is ignored, as "
-                "benchmarks are read. For photographs of your own turn the pixels first"
-            ),
-        )
+        text = f"{turned} of {len(sizes)} images looked at carry a flag that turns them in viewers; it is ignored, as "
+        yield NOTE, f"{text}benchmarks are read. For photographs of your own turn the pixels first"
     side = SIDE.get(spec.reader)
     if side and (odd := [size for size in sizes if size != (side, side)]):
         yield WRONG, f"images are {odd[0][0]} x {odd[0][1]}, the release has {side} x {side}: they were resized"
@@ -220,20 +228,19 @@ def _images(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str
 
 def check_model(profile: Profile, spec: ModelSpec) -> Finding:
     """Whether a model's weights are here and load, and how its images are prepared. Never asks the network."""
+    fetch = f"`beyond-accuracy fetch --profile {profile_argument(profile)} --only models`"
     try:
         weights = locate(spec)
         if weights is None:
             return _imported(spec)
         if weights.path is None:
-            fetch = f"`beyond-accuracy fetch --profile {profile_argument(profile)} --only models`"
             how = fetch if weights.repo else "put them there"
             return Finding(spec.name, MISSING, f"weights of {spec.id} not in {weights.place}; get them: {how}")
         card = read_card(spec, profile.settings, profile.imports, cache_dir())
     except (DataMissing, InputError) as error:
         return Finding(spec.name, MISSING if isinstance(error, DataMissing) else WRONG, _plain(error, spec))
     if lacks := missing_tokenizer(spec):
-        how = SIGLIP if lacks == "package" else f"`beyond-accuracy fetch --profile {profile_argument(profile)}"
-        how += "" if lacks == "package" else " --only models`"
+        how = SIGLIP if lacks == "package" else fetch
         return Finding(spec.name, MISSING, f"its tokenizer ({tokenizer_source(spec)}, read by transformers): {how}")
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (card.mean, card.std))
     text, size = f"{spec.id} {spec.pretrained}".strip(), f"{card.parameters / 1e6:.1f} M parameters"
@@ -256,15 +263,6 @@ def _imported(spec: ModelSpec) -> Finding:
         return Finding(spec.name, OK if there else MISSING, text)
     command = f"`beyond-accuracy import-predictions FILE.csv --model {spec.name} --dataset imagenet_1k`"
     return Finding(spec.name, MISSING, f"no imported predictions; {command}")
-
-
-def _imagenet_x() -> Finding:
-    try:
-        return Finding(
-            "imagenet_x", OK, f"{len(published.factors_imagenet_x()):,} annotated images (package imagenet-x)"
-        )
-    except DataMissing as missing:
-        return Finding("imagenet_x", MISSING, str(missing))
 
 
 def check_accuracy(profile: Profile, models: list[str], ready: list[str], options: dict) -> Iterator[Finding]:

@@ -34,10 +34,7 @@ EPILOG = "Documentation: README.md and docs/. Exit codes: 0 complete, 1 a notebo
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parser().parse_args(argv)
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # a name that the terminal's encoding lacks is no reason to fail after the work
+    for stream in (sys.stdout, sys.stderr):  # a name that their encoding lacks is no reason to fail after the work
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     _environment(args)
@@ -94,9 +91,8 @@ def parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", parents=[common, running], help="your own images: which backbone")
     compare.add_argument("folder", type=Path, help="class folders, train/ and test/ above them, or a CSV path,label")
-    compare.add_argument(
-        "--models", nargs="+", default=[], metavar="MODEL", help="candidates, timm:NAME, open_clip:NAME/TAG"
-    )
+    named = "candidates, timm:NAME, open_clip:NAME/TAG"
+    compare.add_argument("--models", nargs="+", default=[], metavar="MODEL", help=named)
     compare.add_argument("--depth", default="standard", help="quick, standard or full (default: %(default)s)")
     compare.add_argument("--all", action="store_true", help="take those clearly behind to all stages, too")
     compare.add_argument("--name", default="", help="of the report (default: the folder's)")
@@ -178,8 +174,14 @@ def _report(args: argparse.Namespace) -> int:
     from beyond_accuracy.report.build import build
 
     stay_offline_without_network(load_profile(args.profile).select(args.models).models.values())
-    if args.fetch and (code := _fetch_first(args)):
-        return code
+    if args.fetch:  # say how long a report will take, and get what it lacks
+        from beyond_accuracy.inference.throughput import projection
+
+        profile = load_profile(args.profile).select(args.models)
+        print(*projection(profile), sep="\n")
+        if code := _get(profile, _names(args.only), True, args.yes):
+            print("Run the same command again to continue, or without --fetch to report on what is here.")
+            return code
     only = [page for value in args.only for page in value.split(",")]
     how = {"allow_missing": args.allow_missing, "force": args.force, "parameters": dict(args.parameter)}
     return build(args.profile, models=args.models, only=only, options=_options(args), **how)
@@ -190,18 +192,6 @@ def _compare(args: argparse.Namespace) -> int:
 
     choice = {"depth": args.depth, "everything": args.all, "name": args.name, "options": _options(args)}
     return compare(args.folder, args.models, **choice)
-
-
-def _fetch_first(args: argparse.Namespace) -> int:
-    """Say how long a report will take and get what it lacks; the exit code that ends it, 0 to go on."""
-    from beyond_accuracy.inference.throughput import projection
-
-    profile = load_profile(args.profile).select(args.models)
-    print(*projection(profile), sep="\n")
-    code = _get(profile, _names(args.only), True, args.yes)
-    if code:
-        print("Run the same command again to continue, or without --fetch to report on what is here.")
-    return code
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from beyond_accuracy.data.dataset import opened, to_rgb
 from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES, is_image
 from beyond_accuracy.dimensions.calibration import ece, reliability
 from beyond_accuracy.inference.predictions import Predictions
-from beyond_accuracy.measure.stats import wilson
+from beyond_accuracy.measure import tidy
 from beyond_accuracy.page import Page, classify
 from beyond_accuracy.show import theme
 
@@ -39,23 +39,17 @@ def reliability_panel(study: Page) -> widgets.Widget:
     binning = widgets.Dropdown(options=[("equal width", "width"), ("equal mass", "mass")], description="binning")
 
     def show():
-        found = study.predictions(dataset.value)[model.value]
-        return _reliability(found, bins.value, binning.value, theme.style(study.spec(model.value)))
+        """Accuracy against confidence per bin with Wilson intervals; the title gives ECE, accuracy and n."""
+        found, look = study.predictions(dataset.value)[model.value], theme.style(study.spec(model.value))
+        cut = found.confidence, found.correct, bins.value, binning.value
+        table, (fig, ax) = reliability(*cut), plt.subplots(figsize=(5, 4.2))
+        ax.plot([0, 1], [0, 1], color=theme.GREY, linestyle=":")
+        theme.errorbar(ax, table.assign(model="", value=table["accuracy"]), "confidence", {"": look}, capsize=2)
+        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
+        ax.set_title(f"{look.label}: ECE {ece(*cut):.4f}, accuracy {found.correct.mean():.1%}, n = {len(found):,}")
+        return fig
 
     return _panel([model, dataset, bins, binning], show)
-
-
-def _reliability(found: Predictions, n_bins: int, binning: str, look: theme.ModelStyle) -> plt.Figure:
-    """Accuracy against confidence per bin with Wilson intervals; the title gives ECE, accuracy and n."""
-    table = reliability(found.confidence, found.correct, n_bins=n_bins, binning=binning).query("n > 0")
-    error = ece(found.confidence, found.correct, n_bins=n_bins, binning=binning)
-    fig, ax = plt.subplots(figsize=(5, 4.2))
-    ax.plot([0, 1], [0, 1], color=theme.GREY, linestyle=":")
-    reach = [np.abs(table["accuracy"] - table[end]) for end in ("ci_low", "ci_high")]
-    ax.errorbar(table["confidence"], table["accuracy"], yerr=reach, fmt=look.marker, color=look.color, capsize=2)
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
-    ax.set_title(f"{look.label}: ECE {error:.4f}, accuracy {found.correct.mean():.1%}, n = {len(found):,}")
-    return fig
 
 
 def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
@@ -109,21 +103,15 @@ def factor_panel(study: Page, dataset: str) -> widgets.Widget:
     chosen = widgets.Dropdown(options=factors, description="factor")
 
     def show():
-        fig, ax = plt.subplots(figsize=(6.4, 3.6))
-        for name, found in study.predictions(dataset).items():
-            rows = study.metadata(dataset).loc[found.ids].assign(hit=found.correct)
-            levels = rows[rows["factor"] == chosen.value].groupby("level", sort=False)["hit"].agg(["sum", "count"])
-            curve, ends = levels["sum"] / levels["count"], np.array([wilson(*level) for level in levels.to_numpy()]).T
-            look = theme.style(study.spec(name), study.specs)
-            options = {"color": look.color, "markerfacecolor": look.markerfacecolor, "label": look.label}
-            options |= {
-                "fmt": look.marker + look.linestyle,
-                "yerr": 100 * np.abs(ends - curve.to_numpy()),
-                "capsize": 2,
-            }
-            ax.errorbar(curve.index.astype(str), 100 * curve, **options)
+        runs, parts = study.predictions(dataset), []
+        about = study.metadata(dataset).loc[next(iter(runs.values())).ids].reset_index(drop=True)
+        for level, images in about[about["factor"] == chosen.value].groupby("level", sort=False):
+            right = {name: run.correct[images.index] for name, run in runs.items()}
+            parts.append(tidy.accuracy(right).assign(level=str(level)))
+        rows, (fig, ax) = pd.concat(parts), plt.subplots(figsize=(6.4, 3.6))
+        theme.errorbar(ax, rows, "level", theme.styles(study.specs), line=True, capsize=2)
         ax.set(xlabel=chosen.value, ylabel="accuracy (%)", ylim=(0, 100))
-        ax.set_title(f"n = {levels['count'].min():,} to {levels['count'].max():,} images a level")
+        ax.set_title(f"n = {rows['n'].min():,} to {rows['n'].max():,} images a level")
         ax.tick_params(axis="x", rotation=45)
         ax.legend()
         return fig

@@ -108,7 +108,14 @@ class Page:
 
     def class_names(self, dataset: str) -> tuple[str, ...]:
         """Name of every class index of the dataset's class space."""
-        return _class_space(self, dataset).names
+        return self.classes(dataset).names
+
+    def classes(self, dataset: str) -> ClassSpace:
+        """The dataset's class space."""
+        classes = self.dataset(self.outputs.base(dataset)).classes
+        if classes is None:
+            raise InputError(f"{dataset}: has no class space")
+        return classes
 
     def available(self, datasets: Iterable[str]) -> list[str]:
         """Those datasets whose data is here and whole; the others are listed on the page as left out."""
@@ -159,18 +166,18 @@ class Page:
         """Results that other pages of this run have written; none where they have not run."""
         return results.read_results(self.report_folder, dimensions)
 
-    def compare(self, rows: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
+    def compare(self, *frames: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
         """Record all differences between models that this page asks about; the rows with verdicts (`verdicts.judge`).
 
         Called once, with every row of `tidy.pairs`: the p-values of a `family` are corrected together. It is `main` (a
-        page's headline numbers, the default) or `detail`.
+        page's headline numbers, the default), `choice` or `detail` (see `verdicts`).
         """
         if self._compared:
             raise InputError(f"page {self.dimension}: its comparisons are recorded once, all together")
-        usual = {"family": "main", "p_floor": 0.0}
+        usual, rows = {"family": "main", "p_floor": 0.0}, pd.concat(frames, ignore_index=True)
         given = {"dataset": dataset} if dataset else {}
         given |= {name: value for name, value in usual.items() if name not in rows}
-        rows = rows.assign(dimension=self.dimension, **given).reset_index(drop=True).fillna(usual)
+        rows = rows.assign(dimension=self.dimension, **given).fillna(usual)
         if missing := set(results.COMPARISON_COLUMNS) - set(rows.columns) - {"p_holm", "verdict"}:
             raise InputError(f"comparisons: missing columns {', '.join(sorted(missing))}")
         if (twice := rows.duplicated(["dataset", "metric", "model_a", "model_b"])).any():
@@ -241,7 +248,7 @@ class Page:
         if not len(frame):
             return
         name, shown = _file_name(name), self.named(frame)
-        text = results.csv_text(shown, index=bool(options.get("index")))
+        text = results.csv_text(shown.drop(columns="format", errors="ignore"), index=bool(options.get("index")))
         results.write_atomically(self._folder / f"table-{name}.csv", text.encode())
         tables.display_table(shown, caption, name=name, **options)
 
@@ -380,11 +387,6 @@ class Page:
     def _folder(self) -> Path:
         return (self.records / "figures" if self._own else figures_dir(self.profile.name)) / self.dimension
 
-    @property
-    def used(self) -> list[str]:
-        """Keys of the store entries this page has read so far: a page is unchanged while they are."""
-        return sorted(self.outputs.used)
-
 
 def _file_name(name: str) -> str:
     """A name that holds a dataset's or model's own, which may be in any script, as one for files and links."""
@@ -417,7 +419,7 @@ def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.D
     from beyond_accuracy.inference import run as inference
     from beyond_accuracy.models.load import model_for
 
-    classes = _class_space(page, dataset).prompted(page.settings.prompts)
+    classes = page.classes(dataset).prompted(page.settings.prompts)
     device, rows = inference.pick_device(page.outputs.device), []
     for name, card in [(name, card) for name in page.models if (card := page.card(name)) is not None]:
         model = model_for(card, page.settings, page.profile.imports).to(device).at_size(card.geometry.crop)
@@ -428,13 +430,6 @@ def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.D
         probabilities, best = logits.float().softmax(-1)[0].topk(min(top, len(classes)))
         rows += [(name, classes.names[k], float(p)) for k, p in zip(best.tolist(), probabilities, strict=True)]
     return pd.DataFrame(rows, columns=["model", "label", "probability"])
-
-
-def _class_space(page: Page, dataset: str) -> ClassSpace:
-    classes = page.dataset(page.outputs.base(dataset)).classes
-    if classes is None:
-        raise InputError(f"{dataset}: has no class space")
-    return classes
 
 
 def _described(meta: dict) -> dict[str, object]:

@@ -187,7 +187,7 @@ def dataset(**content):
         ({"modles": {}}, "unknown key 'modles'; did you mean models"),
         ({"models": ["a"]}, "models: expected a mapping"),
         ({"models": {"m": "resnet"}}, "models.m: expected a mapping"),
-        (model(source="tim"), "unknown source 'tim'; did you mean timm"),
+        (model(source="tim"), "models.m.source: unknown value 'tim'; did you mean timm"),
         ({"models": {"m": {"name": "resnet18"}}}, "m: missing 'source'"),
         ({"models": {"m": {"source": "timm"}}}, "models.m: 'name' is missing"),
         (model(chekpoint="x"), "unknown key 'chekpoint'; did you mean checkpoint"),

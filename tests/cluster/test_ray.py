@@ -142,6 +142,22 @@ def test_an_error_in_a_worker_reads_as_it_does_here(ready, cluster, capsys):
     assert "24/24 correct" in out and err == "images: left out 1 images that cannot be decoded\n"
 
 
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_what_a_network_cannot_take_is_told_as_here(ready, cluster, handed_over):
+    """Refusals come back from workers that share the store, and from those that hand their parts over."""
+    ready.checkpoint("fixed", architecture="toy_fixed")
+    told = {}
+    for engine in ("local", "ray"):
+        ready.store = ready.root / engine
+        settings = {"exchange": (ready.root / "bucket").as_uri()} if handed_over and engine == "ray" else {}
+        content = content_of(ready, **settings)
+        content["models"]["fixed"] = {"source": "timm", "name": f"local-dir:{ready.root / 'fixed'}"}
+        outputs = ready.outputs(content, options={"engine": engine})
+        rungs = outputs.predictions("images", ["none", "resolution=112"])
+        told[engine] = {text: list(by_model) for text, by_model in rungs.items()}, list(outputs.left_out)
+    assert told["ray"] == told["local"] and "fixed: does not run on inputs of side 8" in told["ray"][1][0]
+
+
 def test_a_worker_killed_in_the_middle_changes_nothing(ready, cluster, log, monkeypatch):
     local, before = fill(ready, "local", "local"), seen(log)
     monkeypatch.setenv("TOY_DELAY", "0.02")

@@ -221,3 +221,37 @@ def test_answering(runs):
             con.answering(runs, coverage, 10, 0)
     with pytest.raises(ValueError):
         con.Ranked([], [])
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_influence_has_the_spread_of_a_bootstrap(decimals):
+    """The standard error of both numbers, and of their paired differences, against 1,000 resamples."""
+    one, other = ((p, right) for p, right in (sample(600, decimals=decimals), sample(600, seed=1, decimals=decimals)))
+    mixed = np.where(np.arange(600) % 3 == 0, other, one)  # two models that agree on two images in three
+    found = [con.Ranked(*each) for each in (one, mixed)]
+    moved = np.array([each.influence(0.8) for each in found])
+    assert np.abs(moved.sum(axis=2)).max() < 1e-12
+    draws = []
+    for row in rng().multinomial(600, np.full(600, 1 / 600), 1000):
+        drawn = [con.Ranked(np.repeat(p, row), np.repeat(right, row)) for p, right in (one, mixed)]
+        draws.append([(each.areas()[0, 0], 1 - float(each.errors(0.8)) / 480) for each in drawn])
+    draws = np.array(draws)
+    assert np.sqrt((moved**2).sum(axis=2)) == pytest.approx(draws.std(axis=0), rel=0.1)
+    between = np.sqrt(((moved[0] - moved[1]) ** 2).sum(axis=1))
+    assert between == pytest.approx((draws[:, 0] - draws[:, 1]).std(axis=0), rel=0.1)
+
+
+def test_rankings_are_compared_in_pairs():
+    p, right = sample(600)
+    by_luck = rng(5).permutation(p)
+    models = {name: SimpleNamespace(confidence=c, correct=right) for name, c in (("a", p), ("b", p), ("luck", by_luck))}
+    rows = con.differences(models, 0.8).set_index(["metric", "model_a", "model_b"])
+    table = con.answering(models, 0.8, 20, 0).set_index(["metric", "model"])["value"]
+    for metric in ("auroc", "accuracy:coverage=0.8"):
+        assert rows.loc[(metric, "a", "b"), ["difference", "p"]].tolist() == [0, 1]
+        row = rows.loc[(metric, "a", "luck")]
+        assert row["difference"] == pytest.approx(table[metric, "a"] - table[metric, "luck"])
+        assert 0 < row["ci_low"] < row["ci_high"] and row["p"] < 1e-4
+    assert set(rows["family"]) == {"choice"} and set(rows["n"]) == {600, 480}
+    sure = {"a": models["a"], "right": SimpleNamespace(confidence=p, correct=np.ones(600, bool))}
+    assert con.differences(sure, 0.8)["metric"].tolist() == ["accuracy:coverage=0.8"]  # nothing wrong to rank

@@ -276,3 +276,14 @@ def test_components_name_their_share(rng):
     assert len(rows) == 16 and rows.component.str.match(r"(supervised|CLIP), (1st|2nd): \d+ \[\d+, \d+\] %").all()
     largest = rows[rows.component.str.startswith("supervised, 2nd")].set_index("benchmark").value.abs().idxmax()
     assert largest == "A" and 0.85 < left.value[0] < 1
+
+
+def test_published_figure_has_marks_and_own_runs():
+    own = pd.DataFrame({"model": ["mine"], "imagenet_1k": [80.0], "imagenet_r": [50.0]})
+    baseline = (BOARD.paradigm == "supervised") & (BOARD.pretrain_data == "in1k")
+    fig, words = landscape.published(BOARD[landscape.DRAWN], None, baseline, own)
+    names = [landscape.NAMES[y] for y in landscape.ROBUSTNESS]
+    stars = {n: [li for li in ax.lines if li.get_marker() == "*"] for n, ax in zip(names, fig.axes, strict=True)}
+    assert len(stars["R"]) == 1 and not stars["A"] and stars["R"][0].get_ydata()[0] == approx(0)  # 50 %
+    labels = {text.get_text() for text in fig.legends[0].get_texts()}
+    assert {"DeiT3-B/16", "CLIP ConvNeXt-B", "this run", "CLIP, zero-shot"} <= labels and "CLIP ViT-B/16" in words

@@ -234,6 +234,18 @@ def test_confused_pairs_by_hand():
     assert cranes[["label", "taken for"]].values.tolist() == [["crane (0)", "crane (1)"]]
 
 
+def test_pictures_are_shown_where_there_are_any():
+    right = pd.DataFrame({"a": [True, False, False], "b": [True, True, False]}, index=list("xyz"))
+    top = pd.DataFrame({"pose": [1, 1, 0], "partial_view": [0, 0, 1], "style": 0}, index=list("xyz"))
+    images = mis.Annotated("val", "Val", right, top, top, "class", np.array(["c"] * 3))
+    for load, shown in ((len, ["val y", "val z"]), (None, [])):  # None: only labels are known
+        page = SimpleNamespace(role=lambda role: "val", image=lambda dataset, name: f"{dataset} {name}")
+        page.outputs, page.dataset = SimpleNamespace(base=str), lambda name, load=load: SimpleNamespace(load=load)
+        found, texts, rows = mis.pictures(page, images)
+        assert found == shown and texts == ["pose\n1 of 2 wrong", "partial view\n2 of 2 wrong"]
+        assert rows["id"].tolist() == ["y", "z"]
+
+
 OWN = [("a", "transformer", "supervised"), ("b", "transformer", "clip")]
 SPECS = [SimpleNamespace(name=name, label=name.upper(), family=f, paradigm=p) for name, f, p in OWN]
 

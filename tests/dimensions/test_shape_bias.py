@@ -384,11 +384,11 @@ def test_figure_has_a_line_per_model_and_one_for_people():
 
 def test_finding_names_open_pairs_and_a_set_at_its_ceiling():
     rows = tidy.rows("shape_bias", "fraction", list("abc"), [0.95, 0.96, 0.99], 80, ends=[(0.9, 1.0)] * 3)
-    judged = pd.DataFrame({"model_a": list("aab"), "model_b": list("bcc")})
+    judged = pd.DataFrame({"model_a": list("aab"), "model_b": list("bcc"), "replicated": False})
     judged["verdict"] = [verdicts.OPEN, verdicts.THESE, verdicts.THESE]
     text = sb.sentence(page_of(dict.fromkeys("abc"), ()), "set", rows, judged, pd.Series({"all": 0.96}))
-    assert text.startswith("Shape bias on Set: A 0.950 [0.900, 1.000], B") and "2 of 3 pairs" in text
-    assert "Not told apart: A and B. All follow the shape" in text and text.endswith("reach 0.96.")
+    assert text.startswith("All follow the shape in nine of ten") and text.endswith("reach 0.96.")
+    assert " Shape bias on Set: A 0.950 [0.900, 1.000], B" in text and "; open: A and B." in text
     judged = judged.assign(ci_low=-0.1, ci_high=0.1, difference=0.0)
     assert sb.claim(page_of(dict.fromkeys("abc"), ()), rows, judged) == "Shape bias runs from 0.95 (A or B) to 0.99 (C)"
     assert sb.claim(page_of({"a": None}, ()), rows.iloc[:1], judged) == "Shape bias is 0.95 (A)"

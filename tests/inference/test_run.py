@@ -16,6 +16,7 @@ from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import Geometry, parse
 from beyond_accuracy.inference import jobs
+from beyond_accuracy.inference import outputs as outputs_
 from beyond_accuracy.inference import run as inference
 from beyond_accuracy.models.network import Model
 
@@ -101,11 +102,33 @@ def test_the_batch_is_halved_when_memory_runs_out(toy, toy_networks, monkeypatch
     assert found.correct.all() and max(toy_networks.CALLS) == 3 and sum(toy_networks.CALLS) == 12
 
 
-def test_memory_that_never_suffices_is_one_message(toy, toy_networks, monkeypatch):
-    error = RuntimeError("MPS backend out of memory (allocated 3 GB)")
-    monkeypatch.setattr(toy_networks.ToyColour, "forward_features", lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(InputError, match="colour: out of memory with a batch of one"):
-        colour(toy.outputs())
+def test_memory_that_never_suffices_costs_that_model_until_another_time(toy, toy_networks, monkeypatch):
+    toy.checkpoint("second", scale=1.0)
+    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "second")}
+    original, asked = toy_networks.ToyColour.forward_features, []
+
+    def full(self, x):
+        if self.head.weight.max() > 2 and len(toy_networks.CALLS) > 2:  # the first part still fits
+            asked.append(len(x))
+            raise RuntimeError("MPS backend out of memory (allocated 3 GB)")
+        return original(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_networks.ToyColour, "forward_features", full)
+        outputs = toy.outputs(toy.content(models), chunk=4)
+        assert list(outputs.predictions("images", ["none"])["none"]) == ["second"]
+        assert list(outputs.left_out) == ["colour: out of memory with a batch of one; try --device cpu (images)"]
+        count = len(asked)
+        assert list(toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]) == ["second"]
+        assert len(asked) == count  # asked again by the same command it is not tried again
+        with pytest.raises(InputError, match="colour: out of memory with a batch of one"):
+            colour(toy.outputs())
+    monkeypatch.setattr(outputs_, "ASKED", set())  # another command, of whose notebooks none tries
+    monkeypatch.setenv("BEYOND_ACCURACY_REPORT", "x")
+    assert list(toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]) == ["second"]
+    monkeypatch.delenv("BEYOND_ACCURACY_REPORT")
+    toy_networks.CALLS.clear()
+    assert colour(toy.outputs(toy.content(models))).correct.all() and sum(toy_networks.CALLS) < 12
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

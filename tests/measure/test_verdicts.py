@@ -85,7 +85,32 @@ def test_leaders_tie_unless_told_apart():
     assert verdicts.leaders(values, judged) == ["a", "b"]
     assert verdicts.leaders(values, judged, better="down") == ["c"]
     assert verdicts.tells_apart(judged) == (2, 3)
+    labels = {"a": "A", "b": "B", "c": "C"}
+    assert verdicts.span(values, judged, labels, "{:.1f}".format) == "51.0 (C) to 60.0 (A or B)"
+    tied = verdicts.span(values[:2], judged[:1], labels, "{:.1f}".format)
+    assert tied == "59.0 to 60.0, not told apart"
     assert verdicts.joined(["a", "b", "c"]) == "a, b and c"
+
+
+def test_pairs_told_apart_in_words():
+    rows = comparisons(
+        ("accuracy", "a", "b", 1, 2, 0.4, "main"),
+        ("accuracy", "a", "c", 9, 2, 0.001, "main"),
+        ("accuracy", "b", "c", 3, 2, 0.001, "main"),
+        ("accuracy", "c", "", 50, 2, 0.001, "main"),
+    )
+    labels = {"a": "A", "b": "B", "c": "C"}
+    assert verdicts.told_apart(verdicts.judge(rows)) == "2 of 3 pairs of models are told apart"
+    judged = verdicts.judge(rows, noise(a=0.5, b=0.5, c=0.5))
+    assert judged["replicated"].all()
+    few = "2 of 3 pairs of models are told apart (1 of them beyond training noise)"
+    assert verdicts.told_apart(judged) == few
+    assert verdicts.told_apart(judged, labels) == f"{few}; open: A and B"
+    assert "(none of them beyond training noise)" in verdicts.told_apart(verdicts.judge(rows, noise(a=9, b=9, c=9)))
+    partly = verdicts.judge(rows, noise(a=0.5, c=0.5))
+    assert partly["replicated"].tolist() == [False, True, False, True]
+    assert verdicts.told_apart(judged[judged["p_holm"] > 0.05], labels) == "0 of 1 pairs of models are told apart"
+    assert verdicts.told_apart(judged[3:]) == ""
 
 
 def spec(name, family="", paradigm=""):

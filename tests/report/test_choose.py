@@ -176,18 +176,21 @@ def test_the_page_is_complete_without_a_script_and_escaped(tmp_path):
 
 def test_advice_names_the_first_model_and_how_sure_that_is():
     auroc = {("calibration", "val", "auroc", "fraction"): ([0.90, 0.85, 0.80], 0.01)}
-    rows = advised(table(NUMBERS | auroc))
+    ece = paired("b", "a", -0.04, 0.01, dimension="calibration", metric="ece_debiased")
+    rows = advised(table(NUMBERS | auroc), ece)
     assert list(rows) == ["A bit of everything", "Trustworthy confidence"]
     trust = rows["Trustworthy confidence"]
     # 50 x AUROC (a step is 0.05) + 30 x ECE (0.02): a 50*1000 - 30*1667, b 30*333, c 30*1333 - 50*1000
     assert trust["model"] == "b" and trust["href"].startswith("choose.html#auroc=50&")
     assert trust["numbers"].startswith("Decides: Calibration error (ECE) ↓: 0.040 [0.030, 0.050] against 0.080 [")
     assert (
-        trust["sure"].startswith("by its intervals: first in ")
+        trust["sure"].startswith("these checkpoints: first in ")
         and "of all weightings of these numbers" in trust["sure"]
     )
+    assert advised(table(NUMBERS | auroc))["Trustworthy confidence"]["sure"].startswith("open: ")  # nothing was tested
     equal = table({("models", "val", "accuracy", "percent"): ([80, 79.9, 70], 2.0)})
-    (row,) = advised(equal, paired("b", "a", -0.1, 1.0, verdicts.OPEN)).values()
+    told = pd.concat([paired("b", "a", -0.1, 1.0, verdicts.OPEN), paired("a", "c", 10, 3)])
+    (row,) = advised(equal, told).values()
     assert row["model"] == "a or b" and row["sure"].startswith("open: first in 5")
     assert row["numbers"].endswith("against 79.9 [77.9, 81.9] (b), open")
     far = table({("models", "val", "accuracy", "percent"): ([80, 60, 70], 1.0)})
@@ -210,7 +213,7 @@ def test_equal_cost_is_a_tie():
     assert found.scores[0] == found.scores[1] > 0 and found.tied == 2 and found.runner_up == "c"
     assert sorted(found.best) == pytest.approx([0, 0.5, 0.5])
     only = {key: value for key, value in COSTS.items() if key[2] != "images_per_second"}
-    rows = advised(table(only))
+    rows = advised(table(only), pd.concat([paired("a", "c", 10, 1), paired("b", "c", 10, 1)]))
     assert (rows["Cheap"]["model"], rows["Cheap"]["sure"]) == ("a or b", "a tie: equal in all that is weighed")
     assert rows["Cheap"]["numbers"].endswith("; GMACs ↓: 0.023 against 0.047 (c)")
     body = body_of(table(only), profile())
@@ -231,28 +234,32 @@ def test_the_number_shown_is_the_one_that_decides():
         ("models", "val", "accuracy", "percent"): ([92, 86, 70], 0.5),
         ("transfer", "average", "accuracy", "percent"): ([57.7, 57.6, 50], 1.3),
     }
-    row = advised(table(numbers))["A bit of everything"]
+    told = pd.concat([paired("a", "b", 6, 0.7), paired("a", "c", 22, 0.7)])
+    row = advised(table(numbers), told)["A bit of everything"]
     assert row["model"] == "a" and row["numbers"] == (
-        "Decides: Accuracy, clean (%) ↑: 92.0 [91.5, 92.5] against 86.0 [85.5, 86.5] (b), by its intervals"
+        "Decides: Accuracy, clean (%) ↑: 92.0 [91.5, 92.5] against 86.0 [85.5, 86.5] (b), these checkpoints"
     )
-    row = advised(table(numbers))["Features for other tasks"]  # 57.7 against 57.6: not told apart
+    told = pd.concat([paired("a", "b", 0.1, 1.3, verdicts.OPEN), paired("a", "c", 7.7, 1.3)])
+    told = told.assign(dimension="transfer", dataset="average")
+    row = advised(table(numbers), told)["Features for other tasks"]
     assert row["model"] == "a or b" and row["sure"].startswith("open: first in 5")
     choice = gathered(numbers)
     ranking = choose.rank(choice, {})
     assert ranking.tied == 3 and choose.decisive(choice, {}, ranking) is None
 
 
-def test_small_data_is_the_mean_over_tasks_at_ten_images_a_class():
-    few = {("transfer", task, "accuracy:shots=10", "percent"): (values, 3.0) for task, values in
-           {"x": [60, 50, 40], "y": [40, 50, 30]}.items()}  # fmt: skip
+def test_small_data_is_decided_by_the_tested_mean_over_tasks_at_ten_images_a_class():
+    few = {("transfer", dataset, "accuracy:shots=10", "percent"): (values, 3.0) for dataset, values in
+           {"x": [60, 50, 40], "y": [40, 40, 30], "average": [50, 45, 35]}.items()}  # fmt: skip
     choice = gathered(few)
     (rows,) = choice.rows
     assert [criterion.key for criterion in choice.criteria] == ["few"]
-    assert rows["value"].tolist() == [50, 50, 35] and rows["dataset"].tolist() == ["average"] * 3
-    half = (rows["ci_high"] - rows["ci_low"]) / 2  # sqrt(3**2 + 3**2) / 2
-    assert half.tolist() == pytest.approx([4.5**0.5] * 3) and rows["n"].tolist() == [800] * 3
-    row = advised(table(few))["Small data (10 images per class)"]
-    assert row["model"] == "a or b" and row["sure"] == "a tie: equal in all that is weighed"
+    assert rows["value"].tolist() == [50, 45, 35] and rows["dataset"].tolist() == ["average"] * 3
+    told = pd.concat([paired("a", name, gap, 1, verdict) for name, gap, verdict in
+                      (("b", 5, verdicts.OPEN), ("c", 15, verdicts.THESE))])  # fmt: skip
+    told = told.assign(dimension="transfer", dataset="average", metric="accuracy:shots=10", family="choice")
+    row = advised(table(few), told)["Small data (10 images per class)"]
+    assert row["model"] == "a or b" and row["sure"].startswith("open: first in ")
 
 
 def test_how_often_a_model_leads_at_random_weights():

@@ -1,13 +1,15 @@
 """Words under figures: every figure has a kind or is a picture, every kind is used, everything is text."""
 
 import ast
+import re
 from pathlib import Path
 
 import bs4
 import nbformat
 import pytest
 
-from beyond_accuracy.report import build, html
+from beyond_accuracy.report import build, front, html
+from beyond_accuracy.show import metrics
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -67,8 +69,42 @@ def test_pictures_and_unknown_figures_stay_alone():
 
 
 def test_papers_named_by_their_number_are_links_once():
-    text = "Guo et al. 2017 (arXiv\n1706.04599), and [arXiv 2311.09215](https://arxiv.org/abs/2311.09215)."
+    text = "Someone 2017 (arXiv\n1706.04599), and [arXiv 2311.09215](https://arxiv.org/abs/2311.09215)."
     links = bs4.BeautifulSoup(html.markdown_html(text), "html.parser").select("a")
     assert [(link.text, link["href"]) for link in links] == [
         (f"arXiv {number}", f"https://arxiv.org/abs/{number}") for number in ("1706.04599", "2311.09215")
     ]
+
+
+def test_works_cited_lead_to_their_list():
+    text = "Kumar, Liang and\nMa 2019 and (ECE, Guo et al. 2017); Wilson (1927), Haldane's (1956), Guo 2018."
+    links = bs4.BeautifulSoup(html.markdown_html(text), "html.parser").select("a")
+    assert [(" ".join(link.text.split()), link["href"]) for link in links] == [
+        ("Kumar, Liang and Ma 2019", "metrics.html#work-kumar-2019"),
+        ("Guo et al. 2017", "metrics.html#work-guo-2017"),
+        ("Wilson (1927)", "metrics.html#work-wilson-1927"),
+        ("Haldane's (1956)", "metrics.html#work-haldane-1956"),
+    ]
+
+
+CITED = re.compile(r"\b[^\W\d_a-z][\w-]+(?: et al\.|'s|(?:(?:,| and) [A-Z][\w-]+)*),? \(?(?:19|20)\d\d\b")
+
+
+def test_every_author_and_year_on_the_pages_is_a_known_work():
+    document = metrics.document()
+    texts = [document["intro"], *(section.get("lead", "") for section in document["sections"])]
+    texts += [entry["text"] for entry in metrics.described().values()]
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        texts += [cell.source for cell in cells if cell.cell_type == "markdown"]
+    cited = {}
+    for text in texts:
+        plain = re.sub(r"\[.*?\]\(.*?\)|\barXiv \d{4}", "", " ".join(text.split()))
+        for found in CITED.finditer(plain):
+            cited[found[0]] = bs4.BeautifulSoup(html.markdown_html(found[0] + ")" * ("(" in found[0])), "html.parser").a
+    assert len(cited) > 20 and [text for text, link in cited.items() if link is None] == []
+    listed = set(map(html.work_id, document["works"]))
+    assert len(listed) == len(document["works"])
+    assert {link["href"].partition("#")[2] for link in cited.values()} == listed
+    items = bs4.BeautifulSoup(front.metrics_body().html, "html.parser").select("#works ~ ul li")
+    assert {item["id"] for item in items} == listed and all(item.a["href"].startswith("https://") for item in items)

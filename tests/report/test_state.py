@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import bs4
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -18,6 +20,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.report import build as report
 from beyond_accuracy.report import choose, front, run
 from builders import code, markdown, write_notebook
+from disks import may_mount, mount
 
 PARAMETERS = 'PROFILE = "mini"  # profile\nMODELS = ""  # subset\nVALUE = 0.25  # recorded\nPAUSE = 0.0  # seconds'
 PAGE = """
@@ -91,6 +94,12 @@ def place(first, tmp_path, monkeypatch):
     found = Place(tmp_path / "root", first.inputs)
     found.profile()
     return found
+
+
+@pytest.fixture
+def started_kernels(kernels, monkeypatch):
+    """Kernels as in a report, each a Python of its own that inherits limits and disks of whoever starts it."""
+    monkeypatch.setattr(kernels.factory, "default_provisioner_name", "local-provisioner")
 
 
 def ran(said):
@@ -198,19 +207,73 @@ def started(place, **options):
     return process
 
 
-def test_two_reports_in_one_root_wait_for_each_other(place):
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+def test_two_reports_in_one_root_wait_for_each_other(place, seed):
+    """The second starts at any moment of the first."""
     place.build()
-    pair = [started(place, models=name, parameters={"PAUSE": 1.0}) for name in "ab"]
+    pause = {"parameters": {"PAUSE": 0.5}}
+    pair = [started(place, models="a", **pause)]
+    time.sleep(np.random.default_rng(seed).uniform(0, 4) if seed else 0)
+    pair.append(started(place, models="b", **pause))
     for process in pair:
         process.join(600)
     assert [process.exitcode for process in pair] == [0, 0]
     table = pd.read_csv(place.folder / "results.csv")
     (last,) = set(table["model"])  # one set of models has all pages
     assert len(table) == 2
-    status, said = place.build(models=last, parameters={"PAUSE": 1.0})
+    status, said = place.build(models=last, **pause)
     assert (status, ran(said)) == (0, [])
-    (other,) = {"a", "b"} - {last}
-    assert ran(place.build(models=other, parameters={"PAUSE": 1.0})[1]) == [*PAGES]
+    if not seed:
+        (other,) = {"a", "b"} - {last}
+        assert ran(place.build(models=other, **pause)[1]) == [*PAGES]
+
+
+WHEN = re.compile(r"( to )?\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}|\d+ s\b")  # dates and durations of runs
+
+
+def shown(place):
+    """What every page says and what every record holds, but for when it was made."""
+    pages = {path.name: WHEN.sub("", place.page(path.stem).text) for path in place.folder.glob("*.html")}
+    return pages | {name: content for name, content in place.files().items() if "/figures/" not in name}
+
+
+@pytest.fixture(scope="module")
+def second(first, tmp_path_factory):
+    """What an undisturbed report of other models and values shows."""
+    place = Place(tmp_path_factory.mktemp("second"), first.inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEYOND_ACCURACY_ROOT", str(place.root))
+        assert place.build(**OTHER)[0] == 0
+    return shown(place), place.files()
+
+
+OTHER = {"models": "b", "parameters": {"VALUE": 0.5}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_reports_killed_at_any_moment(first, second, place, seed):
+    """Ten kills of two reports in one root: no page is ever a mixture, and an undisturbed run is right."""
+    rng, hows = np.random.default_rng(seed), ({}, OTHER)
+    right, whole = (shown(first), second[0]), (first.files(), second[1])
+    duration, kills = 10.0, 0
+    while kills < 10:
+        began, process = time.monotonic(), started(place, **hows[rng.integers(2)])
+        process.join(rng.uniform(0.02, 1.0) * duration)
+        process.kill()
+        process.join(600)
+        kills += process.exitcode == -9
+        if process.exitcode == 0:
+            duration = min(duration, time.monotonic() - began)
+        for name, content in shown(place).items():
+            assert content in (right[0].get(name), right[1].get(name)), name
+        if kills % 5 == 0:
+            last = int(rng.integers(2))
+            began = time.monotonic()
+            assert place.build(**hows[last])[0] == 0
+            duration = max(2.0, time.monotonic() - began)
+            assert shown(place) == right[last] and place.files() == whole[last]
+            assert not [path for path in place.root.rglob("*") if path.name.startswith((".tmp", ".0"))]
 
 
 def test_a_killed_second_report_leaves_nothing_that_looks_finished(place):
@@ -232,7 +295,7 @@ def test_a_killed_second_report_leaves_nothing_that_looks_finished(place):
 # Disks ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(place, tmp_path):
+def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(started_kernels, place, tmp_path):
     before = place.files()
     shutil.rmtree(place.root / "report")
     said = tmp_path / "said"
@@ -252,6 +315,38 @@ def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(place, tmp
     left = [path for path in place.root.rglob("*") if path.name.startswith((".tmp", ".03", ".00"))]
     assert not left
     assert place.build()[0] == 0 and place.files() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_report_on_a_disk_that_fills_up_anywhere(started_kernels, first, place, tmp_path, seed):
+    """A real one: the report stops or says what failed, and a rerun with room shows what an undisturbed one does."""
+    may_mount(tmp_path / "try")
+    shutil.rmtree(place.root)
+    place.root.mkdir()
+    said = tmp_path / "said"
+
+    def small():
+        size = 4096 * int(np.random.default_rng(seed).integers(2, 120))
+        mount(place.root, f"size={size},mode=755")
+        try:
+            status, lines = place.build()
+        except InputError as error:
+            status, lines = 2, [str(error)]
+        said.write_text("\n".join(lines))
+        mount(place.root, "remount,size=64m")
+        again = place.build()[0]
+        shutil.copytree(place.root, tmp_path / "copy")
+        os._exit(10 * status + again)
+
+    process = multiprocessing.get_context("fork").Process(target=small)
+    process.start()
+    process.join(600)
+    text = said.read_text()
+    assert process.exitcode in (0, 10, 20), text
+    assert not process.exitcode or "No space left on device" in text or "cannot write" in text, text
+    copy = Place(tmp_path / "copy", first.inputs)
+    assert shown(copy) == shown(first) and copy.files() == first.files()
 
 
 # One piece ------------------------------------------------------------------------------------------------------------
@@ -292,9 +387,8 @@ print(json.dumps(found))
 """
 
 
-def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(kernels, tmp_path, monkeypatch):
+def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(started_kernels, tmp_path, monkeypatch):
     """A kernel `python3` of another Python on JUPYTER_PATH; folders that the environment names relatively."""
-    monkeypatch.setattr(kernels.factory, "default_provisioner_name", "local-provisioner")  # started, not forked
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     other = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}

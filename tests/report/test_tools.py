@@ -62,5 +62,7 @@ def test_the_error_browser_is_picked_again_only_where_something_changed(tmp_path
     for inputs, count in ((["one"], 1), (["one"], 1), (["two"], 2)):
         assert images.kept_body(tmp_path, inputs, profile, {}) == body
         assert len(calls) == count
-    (tmp_path / ".state" / "images.json").write_text("{")
-    assert images.kept_body(tmp_path, ["two"], profile, {}) == body and len(calls) == 3
+    kept = tmp_path / ".state" / "images.json"
+    for count, damaged in enumerate(("{", kept.read_text().replace("inside", "edited")), 3):
+        kept.write_text(damaged)
+        assert images.kept_body(tmp_path, ["two"], profile, {}) == body and len(calls) == count

@@ -1,6 +1,7 @@
 """The kinds of figure: what is drawn is what the rows hold, and the words say the same; pictures."""
 
 import io
+import itertools
 import warnings
 
 import matplotlib.pyplot as plt
@@ -62,6 +63,39 @@ def test_lines_go_through_the_values_in_order():
         assert any(np.allclose(line.get_ydata(), [1, 2, 3]) for line in curves)
         assert any(np.allclose(line.get_ydata(), [3, 2, 1]) for line in curves)
         assert "Model A 1 to 3" in alt and "Model B 3 to 1" in alt
+
+
+def ladder(models: int, **columns) -> tuple[pd.DataFrame, dict]:
+    looks = {f"m{k}": ModelStyle("#fc8e62", "o", "-", "", f"Model {k}, kind") for k in range(models)}
+    frame = rows(model=[m for m in looks for _ in range(3)], x=[1.0, 2.0, 4.0] * models, value=[0.0, 1.0, 9.0] * models)
+    return frame.assign(**columns), looks
+
+
+def test_lines_are_named_at_their_right_end_where_there_is_room():
+    frame, looks = ladder(4, panel=["left", "right", "left"] * 4)
+    both = pd.concat([frame.assign(panel=side) for side in ("left", "right")])
+    fig, _ = figures.lines(both, "x", looks, "x", "y", panel="panel")
+    assert not fig.legends and [len(ax.texts) for ax in fig.axes] == [0, 4]
+    fig.draw_without_rendering()
+    boxes = sorted((plt.Text.get_window_extent(text) for text in fig.axes[1].texts), key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes)), "four lines end at one place"
+    assert min(box.x0 for box in boxes) >= fig.axes[1].bbox.x1
+    assert {text.get_text() for text in fig.axes[1].texts} == {f"Model {k},\nkind" for k in range(4)}
+    assert {text.xy for text in fig.axes[1].texts} == {(4.0, 9.0)}
+
+
+def test_lines_have_a_legend_where_labels_would_collide():
+    for frame, looks, options in (
+        (*ladder(7), {}),  # too many
+        (*ladder(4), {"height": 0.5}),  # too low
+        (*ladder(2, panel=["left"] * 3 + ["right"] * 3), {}),  # one is not in the panel beside which there is room
+    ):
+        panel = {"panel": "panel"} if "panel" in frame else {}
+        if options:
+            frame, panel = pd.concat([frame.assign(panel=side) for side in "ab"]), {"panel": "panel"}
+        fig, _ = figures.lines(frame, "x", looks, "x", "y", **panel, **options)
+        assert [text.get_text() for text in fig.legends[0].get_texts()] == [look.label for look in looks.values()]
+        assert not any(ax.texts for ax in fig.axes)
 
 
 def test_arrows_point_from_before_to_value():

@@ -1,5 +1,6 @@
 """The paper's numbers with the intervals that its test sets allow: worked by hand, drawn, found by their words."""
 
+import bs4
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -67,6 +68,10 @@ def test_differences_by_hand(differences):
     assert "of 54 differences" in paper.told(at) and paper.told(at[:0]).startswith("No intervals")
 
 
+def parsed(frame):
+    return bs4.BeautifulSoup(tables.table_html(frame, "The numbers", name="reported"), "html.parser")
+
+
 def test_a_run_stands_below_the_paper(numbers):
     shown = paper.lookup(numbers, published.compare(NOTHING))
     labels = [spec.label for spec in published.checkpoint_specs()]
@@ -80,6 +85,9 @@ def test_a_run_stands_below_the_paper(numbers):
     assert both.index[at + 1] == "ImageNet-A, accuracy (%), this run" and len(both) == 97
     own = both.iloc[at + 1]
     assert own["n"] == "120" and own["read"] == "measured" and own[labels[0]] == 59.0 and pd.isna(own[labels[1]])
+    cells = {row.th.text: row.select("td.num") for row in parsed(both.reset_index()).select("tbody tr")}
+    assert cells["ImageNet-A, accuracy (%), this run"][0].text.startswith("59.0")
+    assert cells["ImageNet-1K, ECE"][0].text.startswith("0.0") and cells["parameters (M)"][0].text == "87"
     assert both.iloc[at]["n"] == "7,500" and both.loc["Cue conflict, shape bias"]["n"] == "86 to 126"
 
 

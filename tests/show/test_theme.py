@@ -100,6 +100,20 @@ def test_missing_intervals_draw_no_whisker_and_outside_estimates_no_error(ax):
     np.testing.assert_allclose(drawn[-1][:, 1], [2.0, 2.4])
 
 
+def test_places_are_spread_as_little_as_possible():
+    assert theme.spread([0.5, 0.5, 0.9], 0.2, 0, 1) == pytest.approx([0.4, 0.6, 0.9])
+    assert theme.spread([0.9, 0.1], 0.2, 0, 1) == pytest.approx([0.9, 0.1])  # in the order given, not sorted
+    assert theme.spread([1.0, 1.0, 1.0], 0.2, 0, 1) == pytest.approx([0.6, 0.8, 1.0])
+
+
+def test_text_in_a_models_colour_can_be_read():
+    assert theme.legible(theme.PURPLE) == to_rgb(theme.PURPLE)  # dark enough as it is
+    red, green, blue = theme.legible(theme.ORANGE)
+    assert red / green == pytest.approx(0xFC / 0x8E) and red > green > blue  # the same hue
+    light = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (red, green, blue)]
+    assert 4.5 <= 1.05 / (np.dot(light, (0.2126, 0.7152, 0.0722)) + 0.05) < 5
+
+
 @pytest.mark.parametrize("kind", ["point", "line"])
 def test_legend_names_every_model(ax, kind):
     looks = theme.styles(OWN)

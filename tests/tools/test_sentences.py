@@ -17,7 +17,8 @@ def tables(tmp_path):
     rows = [("set", "accuracy", m, v, v - 1, v + 1) for m, v in zip("abc", (90.04, 89.5, 70.0), strict=True)]
     columns = ["dataset", "metric", "model", "value", "ci_low", "ci_high"]
     pd.DataFrame(rows, columns=columns).to_csv(report / "results" / "page.csv", index=False)
-    pairs = [("a", "b", 0.54, "open"), ("a", "c", 20.04, "these checkpoints"), ("b", "c", 19.5, "these checkpoints")]
+    pairs = [("a", "b", 0.54, "open"), ("b", "c", 19.5, "these checkpoints")]
+    pairs.append(("a", "c", 20.04, "beyond training noise"))
     compared = pd.DataFrame(pairs, columns=["model_a", "model_b", "difference", "verdict"])
     compared = compared.assign(dataset="set", metric="accuracy", family="main", ci_low=-1.0, ci_high=25.0)
     compared.to_csv(report / "comparisons" / "page.csv", index=False)
@@ -28,12 +29,18 @@ def tables(tmp_path):
 @pytest.mark.parametrize(
     ("sentence", "problem"),
     [
-        ("Model A (90.0) and Model B (89.5) tie; 2 of 3 pairs are told apart.", ""),
+        (
+            "Model A (90.0) and Model B (89.5) tie; 2 of 3 pairs of models are told apart (1 of them beyond training "
+            "noise); open: Model A and Model B.",
+            "",
+        ),
         ("Model A (90.0) leads.", "verdicts do not say"),
         ("Model B (89.5) and Model A (90.0) tie.", ""),
         ("Model A (90.0), Model B (89.5) and Model C (70.0) tie.", "verdicts do not say"),
         ("Model A (90.1) and Model B (89.5) tie.", "verdicts do not say"),
-        ("3 of 3 pairs are told apart.", "comparisons do not say"),
+        ("3 of 3 pairs of models are told apart (1 of them beyond training noise).", "comparisons do not say"),
+        ("2 of 3 pairs of models are told apart (2 of them beyond training noise).", "comparisons do not say"),
+        ("2 of 3 pairs of models are told apart.", "comparisons do not say"),
         ("Model C has 70.0 [69.0, 71.0] %.", ""),
         ("Model C has 70.0 [69.0, 71.1] %.", "no row holds"),
         ("Model A is 20.0 [−1.0, +25.0] points ahead.", ""),

@@ -48,13 +48,10 @@ def closure(source: str, name: str) -> str:
 @lru_cache
 def modules(names: tuple[str, ...]) -> str:
     """Of modules and of those they import, without installed libraries; once per process, as Python imports them."""
-    texts, todo = {}, list(names)
+    texts, todo, own = {}, list(names), {name.partition(".")[0] for name in names}
     while todo:
         name = todo.pop()
-        if (
-            name in texts
-            or (file := _file(name, name.partition(".")[0] in {n.partition(".")[0] for n in names})) is None
-        ):
+        if name in texts or (file := _file(name, name.partition(".")[0] in own)) is None:
             continue
         try:
             tree = ast.parse(file.read_bytes())
@@ -98,9 +95,8 @@ def _definitions(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
             yield node.name, node
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (
-                (part.id, node) for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)
-            )
+            parts = [part for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            yield from ((part.id, node) for part in parts)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             for alias in node.names:
                 one = ast.Import([ast.alias(f"{getattr(node, 'module', '')}.{alias.name}", alias.asname)])

@@ -27,6 +27,7 @@ READERS = 8
 SAMPLED_FILES = 64
 BLOCKS = 16
 BLOCK = 64 * 2**10
+SAMPLED: set[Path] = set()  # folders and files of this process of which only a sample was read
 
 
 def file_stamp(path: Path) -> str:
@@ -35,12 +36,13 @@ def file_stamp(path: Path) -> str:
     if size > MOST:
         return sampled_stamp(path)
     state = hashlib.sha256(f"{path.absolute()}\n{stat_of(path)}".encode(errors="surrogateescape")).hexdigest()
-    return _kept(state, size, lambda: _content(path))
+    return _kept(state, size, lambda: content_hash(path))
 
 
-def _content(path: Path) -> str:
+def content_hash(path: Path, kind: str = "sha256") -> str:
+    """Hash of a whole file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _kept(state: str, size: int, make: Callable[[], str]) -> str:
@@ -61,6 +63,7 @@ def sampled_stamp(path: Path) -> str:
     """Name-independent stamp of one file: its size and 16 blocks of 64 KB, the first and the last among them."""
     import numpy as np  # here: `beyond-accuracy list` reads a profile, and should not wait for it
 
+    SAMPLED.add(path)
     size = path.stat().st_size
     stamp = hashlib.sha256(f"{size}\n".encode())
     starts = np.linspace(0, size - BLOCK, BLOCKS).astype(int).tolist() if size > BLOCKS * BLOCK else [0]
@@ -80,12 +83,13 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int], state: 
 
     total, chosen = sum(sizes), names
     if total > MOST:
+        SAMPLED.add(root)
         at = np.linspace(0, len(names) - 1, min(SAMPLED_FILES, len(names))).round().astype(int)
         chosen = [names[position] for position in np.unique(at)]
 
     def content(name: str) -> str:
         try:
-            return (sampled_stamp if total > MOST else _content)(root / name)
+            return (sampled_stamp if total > MOST else content_hash)(root / name)
         except OSError:
             return "unreadable"
 
@@ -214,18 +218,12 @@ def free_bytes(folder: Path) -> int:
 
 def cannot_read(path: Path, error: OSError) -> InputError | None:
     """What to say where the machine and not the file is at fault (limits, rights); None where the file may be."""
-    cures = {
-        **dict.fromkeys(
-            (errno.EMFILE, errno.ENFILE), "raise the limit (`ulimit -n 4096`), or take fewer models at once"
-        ),
-        **dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to read it"),
-        **dict.fromkeys((errno.ENOMEM, errno.EIO, errno.ESTALE), "look after memory, disk or network, and run again"),
-    }
-    if error.errno not in cures:
+    cures = dict.fromkeys((errno.ENOMEM, errno.EIO, errno.ESTALE), "look after memory, disk or network, and run again")
+    cures |= dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to read it")
+    few = "raise the limit (`ulimit -n 4096`), or take fewer models at once"
+    if (cure := (cures | dict.fromkeys((errno.EMFILE, errno.ENFILE), few)).get(error.errno)) is None:
         return None
-    return InputError(
-        f"cannot read {path} ({os.strerror(error.errno)}); {cures[error.errno]}; the file is not at fault"
-    )
+    return InputError(f"cannot read {path} ({os.strerror(error.errno)}); {cure}; the file is not at fault")
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

@@ -57,13 +57,12 @@ def own_run_dir(profile: str) -> Path | None:
     return None if ours else project_root() / "runs" / profile
 
 
-def resolve(path: str | Path, base: Path | None = None) -> Path:
-    """A path from a profile: `assets:…` ships with the package, relative ones lie under the data folder or `base`."""
+def resolve(path: str | Path) -> Path:
+    """A path from a profile: `assets:…` ships with the package, relative ones lie under the data folder."""
     text = str(path)
     if text.startswith("assets:"):
         return ASSETS / text.removeprefix("assets:")
-    path = expanded(text)  # joined to a folder, an absolute path stays itself
-    return base / path if base is not None and (base / path).exists() else data_dir() / path
+    return data_dir() / expanded(text)  # joined to a folder, an absolute path stays itself
 
 
 def in_notebook() -> bool:

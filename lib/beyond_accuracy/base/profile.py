@@ -48,6 +48,7 @@ PLAIN = {"name": str, "title": str, "description": str, "replicates": str, "synt
 SECTIONS = {"settings", "models", "datasets", "dimensions", "imports"}
 ENGINES = ("local", "ray")
 CHOICES = {
+    "source": SOURCES,
     "preset": ("library", "paper"),
     "side": ("trained", "published"),
     "interpolation": ("own", "bicubic", "bilinear"),
@@ -319,9 +320,7 @@ def _model(name: str, content: dict, source: Path) -> ModelSpec:
     check_name("model", name, f"{source}: ")
     if "name" in content:  # in YAML the library's name is called `name`; ours is the key
         content = {**content, "id": content["name"]}
-    spec = _record(ModelSpec, {"label": name, **content, "name": name}, f"{source}: {name}")
-    if spec.source not in SOURCES:
-        raise InputError(f"{source}: models.{name}: {unknown('source', spec.source, SOURCES)}")
+    spec = _record(ModelSpec, {"label": name, **content, "name": name}, f"{source}: models.{name}")
     unfit = {"timm": ["zero_shot"], "open_clip": ["own"], "predictions": HEADS[1:]}[spec.source]
     if spec.head not in HEADS or spec.head in unfit:
         fit = [head for head in HEADS[1:] if head not in unfit]
@@ -344,26 +343,22 @@ def typed_model(text: str, known: Iterable[str], checkpoint: str = "") -> ModelS
     name, _, tag = rest.partition("/") if source == "open_clip" and ":" not in rest else (rest, "", "")
     file = expanded(given)
     safe = re.sub(r"[^\w.-]+", "_", rest.rpartition("/")[2] if ":" in rest else rest).lstrip("._~")[-60:]
-    label = safe if ":" in rest else rest.partition(".")[0]
-    paradigm = "clip" if source == "open_clip" else "supervised"
-    return ModelSpec(
-        safe, source, name, tag, str(file.resolve()) if file.is_file() else given, label, "other", paradigm
-    )
+    about = {"label": safe if ":" in rest else rest.partition(".")[0], "pretrained": tag}
+    about["paradigm"] = "clip" if source == "open_clip" else "supervised"
+    return ModelSpec(safe, source, name, checkpoint=str(file.resolve()) if file.is_file() else given, **about)
 
 
 def _dataset(name: str, content: dict, source: Path) -> DatasetSpec:
     check_name("dataset", name, f"{source}: ")
     if "name" in content:
         raise InputError(f"{source}: datasets.{name}: a dataset's name is its key; remove 'name'")
-    spec = _record(DatasetSpec, {**content, "name": name}, f"{source}: {name}")
-    _in_range(spec, f"{source}: datasets.{name}")
-    return spec
+    return _record(DatasetSpec, {**content, "name": name}, f"{source}: datasets.{name}")
 
 
 def _settings(content: dict, source: Path) -> Settings:
-    settings = _record(Settings, content, f"{source}: settings")
-    where, scale = f"{source}: settings", settings.logit_scale
-    _in_range(settings, where)
+    where = f"{source}: settings"
+    settings = _record(Settings, content, where)
+    scale = settings.logit_scale
     if scale != "learned" and not _positive(scale):
         raise InputError(f"{where}.logit_scale: expected `learned` or a positive number, got {scale!r}")
     if settings.prompts != "default" and not all("{c}" in line for line in settings.prompts.splitlines() or [""]):
@@ -372,13 +367,19 @@ def _settings(content: dict, source: Path) -> Settings:
 
 
 def _record(kind: type, content: dict, where: str):
-    """A `ModelSpec`, `DatasetSpec` or `Settings` of values of the right type."""
+    """A `ModelSpec`, `DatasetSpec` or `Settings` of values of the right type and in range."""
     types = {field.name: field.type for field in fields(kind)}
     _known_keys(content, types.keys(), where)
     try:
-        return kind(**_typed(content, types, where))
+        record = kind(**_typed(content, types, where))
     except TypeError as error:
         raise InputError(f"{where}: missing {str(error).rpartition(': ')[2]}") from error
+    for key, value in vars(record).items():
+        if key in CHOICES and value not in CHOICES[key]:
+            raise InputError(f"{where}.{key}: {unknown('value', value, CHOICES[key])}")
+        if key in LEAST and value < LEAST[key]:
+            raise InputError(f"{where}.{key}: expected at least {LEAST[key]}, got {value}")
+    return record
 
 
 def _typed(content: dict, types: dict[str, type], where: str) -> dict:
@@ -391,14 +392,6 @@ def _typed(content: dict, types: dict[str, type], where: str) -> dict:
             raise InputError(f"{where}: {key}: expected {EXPECTED[wanted]}, got {value!r}")
         values[key] = wanted(value)
     return values
-
-
-def _in_range(record: DatasetSpec | Settings, where: str) -> None:
-    for key, value in vars(record).items():
-        if key in CHOICES and value not in CHOICES[key]:
-            raise InputError(f"{where}.{key}: {unknown('value', value, CHOICES[key])}")
-        if key in LEAST and value < LEAST[key]:
-            raise InputError(f"{where}.{key}: expected at least {LEAST[key]}, got {value}")
 
 
 def _positive(text: str) -> bool:

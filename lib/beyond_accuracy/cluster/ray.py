@@ -78,7 +78,7 @@ class Done:
     """What a task reports: images it left out, models that have no outputs, and where it ran."""
 
     skipped: int
-    refused: dict[str, str]  # why a model has no outputs, by entry key
+    refused: dict[str, dict]  # `Entry.refusal` where a model has no outputs, by entry key
     facts: dict[str, str]
 
 
@@ -145,7 +145,7 @@ class _Cluster:
             with closing(self._finished(pending)) as finished:
                 for share, done in finished:
                     for job in [job for job in jobs_of(share) if job.entry.key in done.refused]:
-                        job.entry.refuse(done.refused[job.entry.key])
+                        job.entry.refuse(**done.refused[job.entry.key])
                     self._arrived(share)
                     for job in jobs_of(share):
                         job.entry.start(done.facts, locked=False)  # others still write: half-written files are theirs
@@ -237,7 +237,7 @@ def _compute(setup: Setup, dataset: ImageDataset, heads: dict[str, bytes], share
         facts = run_facts(pick_device(setup.options.device))
         left = lacking(share)  # a task that is run anew goes on where its worker died
         skipped = compute(left, dataset, store, setup.settings, setup.options, setup.image_bytes) if left else 0
-        refused = {job.entry.key: reason for job in jobs_of(share) if (reason := job.entry.refused)}
+        refused = {job.entry.key: job.entry.refusal for job in jobs_of(share) if job.entry.refused}
         return Done(skipped, refused, facts)
 
 

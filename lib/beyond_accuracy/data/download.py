@@ -3,7 +3,6 @@
 import bz2
 import errno
 import gzip
-import hashlib
 import json
 import lzma
 import math
@@ -31,7 +30,7 @@ import yaml
 from tqdm import tqdm
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import read_json
+from beyond_accuracy.base.files import content_hash, read_json
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import DatasetSpec, Profile, available_profiles
 
@@ -320,12 +319,6 @@ def _total(response: requests.Response) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def content_hash(path: Path, kind: str) -> str:
-    """Hash of a file, `md5` or `sha256`."""
-    with open(path, "rb") as content:
-        return hashlib.file_digest(content, kind).hexdigest()
-
-
 def verify(file: Download, path: Path) -> None:
     """Compare a downloaded file with its size and checksums; a wrong one is removed."""
     size = path.stat().st_size
@@ -343,16 +336,8 @@ def verify(file: Download, path: Path) -> None:
 # Archives ------------------------------------------------------------------------------------------------------------
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")  # unpacked; plain .tar archives are read in place
-_DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    OSError,
-)
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_DAMAGED += (EOFError, ValueError, RuntimeError, OSError)
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import free_bytes, read_json
+from beyond_accuracy.base.files import content_hash, free_bytes, read_json
 from beyond_accuracy.base.paths import data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import download
@@ -190,7 +190,7 @@ def _get_file(file: Download, before: dict, most: float, folder: Path) -> tuple[
     if file.at(folder).is_file():
         download.verify(file, file.at(folder))  # put there by hand, or left by an interrupted run
     path = download.download(file, folder, most=most)
-    sha256 = file.sha256 or download.content_hash(path, "sha256")
+    sha256 = file.sha256 or content_hash(path)
     return [path], {"bytes": path.stat().st_size, "md5": file.md5, "sha256": sha256}
 
 

@@ -29,9 +29,8 @@ CHECKPOINTS = {
     "vit_clip": "ViT-B-16/laion400m_e31",
     "convnext_clip": "convnext_base/laion400m_s13b_b51k",
 }
-REAL_NAMES = dict(
-    zip(CHECKPOINTS.values(), ("DeiT3-B/16", "ConvNeXt-B", "CLIP ViT-B/16", "CLIP ConvNeXt-B"), strict=True)
-)
+_NAMES = ("DeiT3-B/16", "ConvNeXt-B", "CLIP ViT-B/16", "CLIP ConvNeXt-B")
+REAL_NAMES = dict(zip(CHECKPOINTS.values(), _NAMES, strict=True))
 
 
 @lru_cache
@@ -150,13 +149,12 @@ def compare(results: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.
     return merged[[*columns, "reference", "tolerance", "source", "difference", "agrees", "target", "caveat"]]
 
 
-def summarise_agreement(compared: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
+def summarise_agreement(compared: pd.DataFrame) -> pd.DataFrame:
     """Agreements per dimension: ``dimension, numbers, measured, agree, differ, not_a_target``; none of no numbers."""
-    reference = paper() if reference is None else reference
     ours = compared.assign(agree=compared.target & compared.agrees, differ=compared.target & ~compared.agrees)
     ours = ours.assign(measured=True, not_a_target=~compared.target).groupby("dimension")
     counts = ours[["measured", "agree", "differ", "not_a_target"]].sum()
-    table = reference.groupby("dimension", sort=False).size().rename("numbers").to_frame().join(counts)
+    table = paper().groupby("dimension", sort=False).size().rename("numbers").to_frame().join(counts)
     return table.fillna(0).astype(int).reset_index().iloc[: len(table) if len(compared) else 0]
 
 

@@ -641,14 +641,11 @@ def least_table(noise: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     """What the accuracies of two single runs have to differ by, points: a row per pair of cells, a column per set."""
     noise = noise[(noise["metric"] == "accuracy") & ~noise["dataset"].isin(list(MEANS))]
     least = labelled(least_differences(noise, TWO), titles)
-    least["two single runs"] = [_pair_name(r.first, r.second) for r in least.itertuples()]
+    cells = least[["first", "second"]].map(lambda cell: ", ".join(NOUNS[level] for level in cell.split()))
+    two = "two of " + cells["first"], cells["first"] + " and " + cells["second"]
+    least["two single runs"] = np.where(least["first"] == least["second"], *two)
     wide = least.pivot(index="two single runs", columns="row", values="value")
     return wide.loc[least["two single runs"].unique(), least["row"].unique()].rename_axis(columns=None).reset_index()
-
-
-def _pair_name(first: str, second: str) -> str:
-    names = [", ".join(NOUNS[level] for level in cell.split()) for cell in (first, second)]
-    return f"two of {names[0]}" if first == second else " and ".join(names)
 
 
 def seed_sentence(least: pd.DataFrame, clean: str) -> str:

@@ -24,7 +24,17 @@ from scipy.stats import norm
 
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import tidy, verdicts
-from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, Z95, Difference, Interval, bootstrap_means, wilson
+from beyond_accuracy.measure.stats import (
+    P_VALUE_RESAMPLES,
+    Z95,
+    Difference,
+    Interval,
+    bootstrap_means,
+    design_effect,
+    share_interval,
+    standard_error,
+    wilson,
+)
 from beyond_accuracy.show.figures import Drawn
 from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import GREY, INK, WIDTH, ModelStyle
@@ -68,8 +78,13 @@ def bin_index(confidence: ArrayLike, edges: ArrayLike) -> NDArray[np.intp]:
     return np.searchsorted(np.asarray(edges)[1:-1], np.asarray(confidence, float), side="left")
 
 
-def reliability(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: str = "width") -> pd.DataFrame:
-    """The reliability diagram: a row per bin that holds images, with the interval of its accuracy (Wilson)."""
+def reliability(
+    confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: str = "width", units: ArrayLike | None = None
+) -> pd.DataFrame:
+    """The reliability diagram: a row per bin that holds images, with the interval of its accuracy (Wilson).
+
+    With `units` all bins have the design effect of all images: few units fall into a bin.
+    """
     confidence, correct = checked(confidence, correct)
     edges = bin_edges(confidence, n_bins, binning)
     index = bin_index(confidence, edges)
@@ -78,7 +93,11 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, bin
     mean, accuracy = (np.bincount(index, values)[held] / n[held] for values in (confidence, correct))
     columns = {"low": edges[held], "high": edges[held + 1], "n": n[held], "share": n[held] / n.sum()}
     table = pd.DataFrame(columns | {"confidence": mean, "accuracy": accuracy})
-    table[["ci_low", "ci_high"]] = [wilson(round(a * m), m) for a, m in zip(accuracy, n[held], strict=True)]
+    if units is None:
+        table[["ci_low", "ci_high"]] = [wilson(round(a * m), m) for a, m in zip(accuracy, n[held], strict=True)]
+        return table
+    effect, parts = design_effect(correct, units), [index == b for b in held]
+    table[["ci_low", "ci_high"]] = [share_interval(correct[part], units[part], effect=effect) for part in parts]
     return table
 
 
@@ -120,6 +139,7 @@ class Debiased(NamedTuple):
 
     signed: Values  # residuals whose mean is the plain ECE
     bias: float  # part of it that is noise if the bins' true gaps are as large as the observed ones
+    units: NDArray | None = None  # what the images are of, where these are independent
 
     @property
     def plain(self) -> float:
@@ -143,14 +163,16 @@ class Debiased(NamedTuple):
         standard errors further at each end, and down to 0 unless the ECE exceeds what calibrated models show (draws of
         `null_ece` with the same bins).
         """
-        half = Z95 * self.signed.std() / np.sqrt(len(self.signed))
+        half = Z95 * standard_error(self.signed, self.units)
         low = max(self.plain - CALIBRATED * self.bias - half, 0.0)
         if null_draws is not None and self.plain <= np.quantile(null_draws, 0.975):
             low = 0.0
         return Interval(float(low), float(min(max(self.plain - self.bias, 0.0) + half, 1.0)))
 
 
-def ece_debiased(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: str = "width") -> Debiased:
+def ece_debiased(
+    confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: str = "width", units: ArrayLike | None = None
+) -> Debiased:
     """ECE without the upward bias of finite bins (after Kumar, Liang, Ma 2019, arXiv 1909.10155).
 
     Kumar et al. subtract the bias that bins with the observed gaps would have. Being noisy themselves, the gaps of a
@@ -160,7 +182,12 @@ def ece_debiased(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, bi
     """
     signed = signed_residuals(confidence, correct, n_bins, binning)
     index, n = bin_index(confidence, bin_edges(confidence, n_bins, binning)), len(signed)
-    return Debiased(signed, float(noise_bias(np.bincount(index, signed) / n, np.bincount(index, signed**2) / n**2)))
+    gap, square = np.bincount(index, signed), np.bincount(index, signed**2)
+    if units is not None:  # the sums of a unit are what varies independently
+        _, codes = np.unique(units, return_inverse=True)
+        cells = np.bincount(index * (codes.max() + 1) + codes, signed, len(gap) * (codes.max() + 1))
+        square = (cells.reshape(len(gap), -1) ** 2).sum(axis=1)
+    return Debiased(signed, float(noise_bias(gap / n, square / n**2)), units)
 
 
 def noise_bias(gap: Values, variance: Values) -> Values:
@@ -229,24 +256,44 @@ def score(probabilities: NDArray, targets: NDArray[np.intp]) -> dict[str, Values
     return {"nll": nll(own), "brier": np.einsum("ij,ij->i", probabilities, probabilities) + 1 - 2 * own}
 
 
-def null_ece(confidence: ArrayLike, simulations: int, rng: np.random.Generator, n_bins: int = 15) -> Values:
+def intraclass(values: ArrayLike, units: ArrayLike) -> float:
+    """How alike the images of a unit are, 0..1: mean product of two of them over the mean square, both centred."""
+    values = np.asarray(values, float) - np.mean(values)
+    _, codes, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    pairs, square = float((sizes * (sizes - 1)).sum()), float((values**2).sum())
+    shared = float((np.bincount(codes, values) ** 2).sum()) - square
+    return float(np.clip(shared / pairs / (square / len(values)), 0, 1)) if pairs and square else 0.0
+
+
+def null_ece(
+    confidence: ArrayLike, simulations: int, rng: np.random.Generator, n_bins: int = 15,
+    units: ArrayLike | None = None, alike: float = 0.0,
+) -> Values:  # fmt: skip
     """(simulations,) ECEs that a perfectly calibrated model with these confidences would show at this number of images.
 
     Correctness is drawn as Bernoulli(confidence) (consistency resampling; Broecker and Smith 2007, Vaicenavicius et
     al. 2019, arXiv 1902.06977). An observed ECE inside the bulk of these values is no evidence of miscalibration.
+    Images of one of the `units` share their luck as often as makes their outcomes `alike` (`intraclass`).
     """
-    p, draws = np.sort(np.asarray(confidence, float)), np.empty(simulations)
+    order = np.argsort(np.asarray(confidence, float), kind="stable")
+    p, draws = np.asarray(confidence, float)[order], np.empty(simulations)
+    _, codes = (None, None) if units is None else np.unique(np.asarray(units)[order], return_inverse=True)
     starts = np.flatnonzero(np.diff(bin_index(p, bin_edges(p, n_bins)), prepend=-1))
     expected = np.add.reduceat(p, starts)
     for s in range(simulations):
-        right = np.add.reduceat(rng.random(len(p), dtype=np.float32) < p, starts, dtype=np.int64)
+        luck = rng.random(len(p), dtype=np.float32)
+        if codes is not None:
+            common = rng.random(codes.max() + 1, dtype=np.float32)[codes]
+            luck = np.where(rng.random(len(p)) < np.sqrt(alike), common, luck)
+        right = np.add.reduceat(luck < p, starts, dtype=np.int64)
         draws[s] = np.abs(right - expected).sum() / len(p)
     return draws
 
 
 def ece_difference(
-    first: ArrayLike, second: ArrayLike, swaps: int, rng: np.random.Generator, n_bins: int = 15
-) -> Difference:
+    first: ArrayLike, second: ArrayLike, swaps: int, rng: np.random.Generator, n_bins: int = 15,
+    units: ArrayLike | None = None,
+) -> Difference:  # fmt: skip
     """Difference of the debiased ECE (equal-width bins) of two models, from their (2, n) confidences and outcomes.
 
     A permutation test within images: the models' answers are swapped at random, and the difference is measured in
@@ -271,6 +318,14 @@ def ece_difference(
     # Products of residuals by pair of bins, symmetric: the same for every swap.
     shared = np.bincount(index[:, 0] * bins + index[:, 1], residual.prod(axis=1), bins**2).reshape(bins, -1)
     shared, total = (shared + shared.T) / 2, (own + other)[1].sum()
+    if units is not None:  # one row per unit, of which all answers are swapped or none: its sums vary, not its images
+        _, codes = np.unique(units, return_inverse=True)
+        a, b = np.zeros((2, codes.max() + 1, 2, bins))
+        for k, table in enumerate((a, b)):
+            np.add.at(table[:, 0], (codes, index[:, k]), residual[:, k])
+            table[:, 1] = table[:, 0] ** 2
+        own, other = a.sum(axis=0), b.sum(axis=0)
+    moved = (b - a).reshape(len(a), -1)
 
     def measured(own: NDArray, other: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """(..., 2, bins) sums of both models -> difference of ECE and of bias, and standard error, each times n."""
@@ -282,11 +337,11 @@ def ece_difference(
         return plain - CORRECTION * bias, bias, np.sqrt(np.maximum(total - 2 * common - plain**2 / n, tiny))
 
     difference, bias, error = measured(own, other)
-    apart, moved, width = [], (b - a).reshape(n, -1), max(1, _BATCH // n)
+    apart, free, width = [], len(moved), max(1, _BATCH // len(moved))
     for start in range(0, swaps, width):
         size = min(width, swaps - start)
-        bits = np.frombuffer(rng.bytes(size * -(-n // 8)), np.uint8).reshape(size, -1)
-        step = (np.unpackbits(bits, axis=1, count=n).astype(float) @ moved).reshape(size, 2, bins)
+        bits = np.frombuffer(rng.bytes(size * -(-free // 8)), np.uint8).reshape(size, -1)
+        step = (np.unpackbits(bits, axis=1, count=free).astype(float) @ moved).reshape(size, 2, bins)
         swapped, _, its_error = measured(own + step, other - step)
         apart.append(np.abs(swapped) / its_error)
     apart = np.concatenate(apart)
@@ -323,7 +378,8 @@ def diagrams(runs: Runs, n_bins: int = 15) -> pd.DataFrame:
     """Rows of `reliability` of every model, with its errors in `ece` and `ece_debiased`."""
     parts = []
     for model, run in runs.items():
-        found, table = (measure(run.confidence, run.correct, n_bins) for measure in (ece_debiased, reliability))
+        asked = {"n_bins": n_bins, "units": tidy.units_of({model: run})}
+        found, table = (measure(run.confidence, run.correct, **asked) for measure in (ece_debiased, reliability))
         parts.append(table.assign(model=model, ece=found.plain, ece_debiased=found.value))
     return pd.concat(parts, ignore_index=True)
 
@@ -338,7 +394,7 @@ def errors(runs: Runs, resamples: int, seed: int, n_bins: int = 15) -> pd.DataFr
     """
     parts = []
     for model, run in runs.items():
-        p, right = checked(run.confidence, run.correct)
+        (p, right), units = checked(run.confidence, run.correct), tidy.units_of({model: run})
         means = {"confidence": p, "confidence_gap": p - right}
         signed = {"ece": signed_residuals(p, right, n_bins), "ece_sweep": ece_sweep(p, right)}
         signed["ece_smooth"], _ = ece_smooth(p, right)
@@ -346,33 +402,39 @@ def errors(runs: Runs, resamples: int, seed: int, n_bins: int = 15) -> pd.DataFr
             probabilities, targets = distribution(run), run.target_positions
             means |= score(probabilities, targets)
             signed["ece_classwise"] = ece_classwise(probabilities, targets, n_bins)
-        parts += [tidy.accuracy({model: run.correct}), mean_rows(model, means, resamples, seed)]
-        parts.append(debiased_rows(model, p, right, resamples, seed, n_bins))
+        parts += [tidy.accuracy({model: run.correct}, units=units), mean_rows(model, means, resamples, seed, units)]
+        parts.append(debiased_rows(model, p, right, resamples, seed, n_bins, units))
         for metric, residuals in signed.items():
-            ends = [plain_interval(residuals)]
-            parts.append(tidy.rows(metric, "fraction", [model], [residuals.mean()], len(p), ends=ends))
+            ends, n = [plain_interval(residuals, units)], tidy.count(len(p), units)
+            parts.append(tidy.rows(metric, "fraction", [model], [residuals.mean()], n, ends=ends))
     return pd.concat(parts, ignore_index=True)
 
 
-def plain_interval(signed: Values) -> Interval:
+def plain_interval(signed: Values, units: ArrayLike | None = None) -> Interval:
     """Interval of an error that is the mean of signed residuals: of what as many other images would show."""
-    half = Z95 * signed.std() / np.sqrt(len(signed))
+    half = Z95 * standard_error(signed, units)
     return Interval(float(max(signed.mean() - half, 0.0)), float(signed.mean() + half))
 
 
-def debiased_rows(model: str, p: Values, right: Values, resamples: int, seed: int, n_bins: int = 15) -> pd.DataFrame:
+def debiased_rows(
+    model: str, p: Values, right: Values, resamples: int, seed: int, n_bins: int = 15, units: ArrayLike | None = None
+) -> pd.DataFrame:
     """A model's own error, and what it would be if it were calibrated."""
-    found, null = ece_debiased(p, right, n_bins), null_ece(p, resamples, np.random.default_rng(seed), n_bins)
-    own = tidy.rows("ece_debiased", "fraction", [model], [found.value], len(p), ends=[found.interval(null)])
-    return pd.concat([own, tidy.rows("ece_null", "fraction", [model], [null.mean()], len(p), null[:, None])])
+    found, alike = ece_debiased(p, right, n_bins, units=units), 0.0 if units is None else intraclass(right - p, units)
+    null, n = null_ece(p, resamples, np.random.default_rng(seed), n_bins, units, alike), tidy.count(len(p), units)
+    own = tidy.rows("ece_debiased", "fraction", [model], [found.value], n, ends=[found.interval(null)])
+    return pd.concat([own, tidy.rows("ece_null", "fraction", [model], [null.mean()], n, null[:, None])])
 
 
-def mean_rows(model: str, columns: Mapping[str, Values], resamples: int, seed: int) -> pd.DataFrame:
+def mean_rows(
+    model: str, columns: Mapping[str, Values], resamples: int, seed: int, units: ArrayLike | None = None
+) -> pd.DataFrame:
     """Means over images of one model with bootstrap intervals, from metric -> values."""
-    draws = bootstrap_means(np.column_stack(list(columns.values())), resamples, np.random.default_rng(seed))
-    units = {"nll": "nats", "brier": "score"}
+    table, of = np.column_stack(list(columns.values())), {"nll": "nats", "brier": "score"}
+    draws, n = bootstrap_means(table, resamples, np.random.default_rng(seed), units), tidy.count(len(table), units)
+    few = None if units is None else n
     return pd.concat(
-        tidy.rows(metric, units.get(metric, "fraction"), [model], [v.mean()], len(v), draws[:, [k]])
+        tidy.rows(metric, of.get(metric, "fraction"), [model], [v.mean()], n, draws[:, [k]], units=few)
         for k, (metric, v) in enumerate(columns.items())
     )
 
@@ -382,7 +444,9 @@ InBins = Mapping[str, Mapping[Bins, Debiased]]
 
 def in_all_bins(runs: Runs, configs: Sequence[Bins] = MANY) -> InBins:
     """Model -> its debiased ECE under every configuration of bins, all on the same images."""
-    return {m: {bins: ece_debiased(run.confidence, run.correct, *bins) for bins in configs} for m, run in runs.items()}
+    units = tidy.units_of(runs)
+    answers = {m: (run.confidence, run.correct) for m, run in runs.items()}
+    return {m: {bins: ece_debiased(*said, *bins, units) for bins in configs} for m, said in answers.items()}
 
 
 def over_bins(found: InBins) -> pd.DataFrame:
@@ -406,7 +470,7 @@ def ordering(found: InBins) -> pd.DataFrame:
     rows = []
     for a, b in combinations(found, 2):
         pairs = [(one, found[b][bins]) for bins, one in found[a].items()]
-        errors = [(one.signed - other.signed).std() / np.sqrt(len(one.signed)) for one, other in pairs]
+        errors = [standard_error(one.signed - other.signed, one.units) for one, other in pairs]
         gaps = [other.uncut - one.uncut for one, other in pairs]
         wins = norm.cdf(np.divide(gaps, np.maximum(errors, 1e-12)))
         if wins.mean() < 0.5:
@@ -425,19 +489,20 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
     """
     models, answers = list(runs), [(run.confidence, np.asarray(run.correct, float)) for run in runs.values()]
     off = np.column_stack([p - right for p, right in answers])
-    n = len(off)
-    draws = bootstrap_means(tidy.with_gaps(off), P_VALUE_RESAMPLES, np.random.default_rng(seed))
+    units = tidy.units_of(runs)
+    n = tidy.count(len(off), units)
+    few = None if units is None else n
+    draws = bootstrap_means(tidy.with_gaps(off), P_VALUE_RESAMPLES, np.random.default_rng(seed), units)
     gap = "confidence_gap", "fraction", models, off.mean(axis=0), n
 
     def tested(a: int, b: int) -> Difference:
-        return ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins)
+        return ece_difference(answers[a], answers[b], P_VALUE_RESAMPLES, np.random.default_rng(seed), n_bins, units)
 
-    own = [ece_debiased(*one, n_bins).uncut for one in answers]
-    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested).assign(
-        p_floor=1 / (P_VALUE_RESAMPLES + 1)
-    )
-    main = [eces, tidy.against_zero(*gap, draws[:, : len(models)])]
-    detail = [tidy.estimates(*gap, draws)[1], tidy.accuracy_pairs({model: run.correct for model, run in runs.items()})]
+    own = [ece_debiased(*one, n_bins, units=units).uncut for one in answers]
+    eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested)
+    main = [eces.assign(p_floor=1 / (P_VALUE_RESAMPLES + 1)), tidy.against_zero(*gap, draws[:, : len(models)], few)]
+    right = {model: run.correct for model, run in runs.items()}
+    detail = [tidy.estimates(*gap, draws, few)[1], tidy.accuracy_pairs(right, units=units, seed=seed)]
     parts = [rows.assign(family=name) for name, group in (("main", main), ("detail", detail)) for rows in group]
     return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)
 
@@ -447,10 +512,10 @@ def claim(page, errors: pd.DataFrame, judged: pd.DataFrame) -> str:
     rows = errors[errors["metric"] == "confidence_gap"]
     rows = rows[rows["dataset"] == rows["dataset"].iloc[-1]]
     values, mine = rows.set_index("model")["value"], judged.merge(rows[["dataset", "metric"]].drop_duplicates())
-    tied = [verdicts.leaders(values, mine, better) for better in ("down", "up")]
-    ends = [f"{100 * values[end[0]]:+.1f} points ({' or '.join(page.labels[m] for m in end)})" for end in tied]
-    said = f"On {page.title(rows['dataset'].iloc[0])}, confidence minus accuracy"
-    return f"{said} runs from {' to '.join(ends)}" if len(rows) > 1 else f"{said} is {ends[0]}"
+    said, written = f"On {page.title(rows['dataset'].iloc[0])}, confidence minus accuracy", "{:+.1f} points".format
+    if len(values) == 1:
+        return f"{said} is {written(100 * values.iloc[0])} ({page.labels[values.index[0]]})"
+    return f"{said} runs from {verdicts.span(100 * values, mine, page.labels, written)}"
 
 
 def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFrame) -> Iterator[str]:
@@ -472,8 +537,7 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
         yield f"On {page.title(dataset)}, {'; '.join(words)} (mean confidence minus accuracy)."
     for dataset, pairs in judged[judged["metric"] == "ece_debiased"].groupby("dataset", sort=False):
         leader = page.leader(errors[(errors["dataset"] == dataset) & (errors["metric"] == "ece_debiased")], judged)
-        told = "{} of {} pairs of models are told apart".format(*verdicts.tells_apart(pairs))
-        yield f"On {page.title(dataset)}, {leader} in debiased ECE; {told}."
+        yield f"On {page.title(dataset)}, {leader} in debiased ECE; {verdicts.told_apart(pairs)}."
     matched = [{*pair[:2]} for pair in verdicts.contrasts(page.specs) if pair.what != "architecture"]
     for row in (row for row in order.to_dict("records") if {row["model_a"], row["model_b"]} in matched):
         clear, configs = row["clear"].split(" of ")

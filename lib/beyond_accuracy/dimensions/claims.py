@@ -264,7 +264,7 @@ def beside_paper(
     shown["its n"] = told
     shown[["here", "here_low", "here_high"]] = judged[EFFECT]
     shown["unit"] = judged["unit"].where(judged["unit"] != "", theirs["unit"])
-    return shown.assign(verdict=judged["verdict"].str.removesuffix(" here"))
+    return shown.assign(verdict=judged["verdict"].str.removesuffix(" here"), format=metrics.digits(shown["unit"]))
 
 
 def supported(beside: pd.DataFrame) -> str:

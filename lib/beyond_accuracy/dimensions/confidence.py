@@ -20,9 +20,10 @@ from statsmodels.stats.proportion import proportion_confint
 from beyond_accuracy.dimensions import calibration
 from beyond_accuracy.dimensions.calibration import Runs, Values, has_distribution, logits_of
 from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import Z95, Interval, bootstrap, wilson
+from beyond_accuracy.measure.stats import Z95, Difference, Interval, bootstrap, design_effect, linear_difference, wilson
 
 _LOG_BOUND = math.log(100)  # temperatures from 1/100 to 100; a separable set would otherwise ask for 0
+_NEAR = 0.1  # share of the images whose accuracy is taken for that at a threshold of confidence
 _CHUNK = 2**21  # float16 logits are widened part by part: memory does not grow with the number of images
 
 
@@ -70,28 +71,35 @@ def _moments(logits: NDArray, targets: NDArray[np.intp], b: float) -> Values:
     return np.concatenate(found, axis=1).astype(float)
 
 
-def temperature_interval(logits: NDArray, targets: NDArray[np.intp], temperature: float) -> Interval:
+def temperature_interval(
+    logits: NDArray, targets: NDArray[np.intp], temperature: float, units: ArrayLike | None = None
+) -> Interval:
     """Interval of a fitted temperature over other images: sandwich standard error of log T (White 1982)."""
     _, gaps, variance = _moments(logits, targets, 1 / temperature)
     total = variance.sum()
+    if units is not None:
+        gaps = np.bincount(np.unique(units, return_inverse=True)[1], gaps)
     spread = Z95 * temperature * math.sqrt((gaps**2).sum()) / total if total > 0 else _LOG_BOUND
     low, high = np.exp(np.clip(math.log(temperature) + spread * np.array([-1, 1]), -_LOG_BOUND, _LOG_BOUND))
     return Interval(float(low), float(high))
 
 
 def fit_temperatures(clean: Runs, folds: int, seed: int) -> dict[str, Fitted]:
-    """Temperatures of every model with logits."""
+    """Temperatures of every model with logits; nothing of a unit stands on both sides of a fold."""
     fitted = {}
     for model, run in clean.items():
         if not has_distribution(run):
             continue
         logits, targets = logits_of(run), run.target_positions
+        units = tidy.units_of({model: run})
         start = fit_temperature(logits, targets)  # all folds end near it: only a warm start, fitted anew below
         state, crossed = int(np.random.default_rng(seed).integers(2**32)), np.empty(len(targets))
-        for others, fold in KFold(folds, shuffle=True, random_state=state).split(targets):
+        names, unit = np.unique(np.arange(len(targets)) if units is None else units, return_inverse=True)
+        for others, fold in KFold(folds, shuffle=True, random_state=state).split(names):
+            others, fold = np.isin(unit, others), np.isin(unit, fold)
             crossed[fold] = fit_temperature(logits[others], targets[others], start)
         whole = fit_temperature(logits, targets, float(np.median(crossed)))
-        fitted[model] = Fitted(crossed, whole, temperature_interval(logits, targets, whole))
+        fitted[model] = Fitted(crossed, whole, temperature_interval(logits, targets, whole, units))
     return fitted
 
 
@@ -108,9 +116,10 @@ def rescaled(
         run, (crossed, whole, ends) = runs[model], fitted[model]
         probabilities = calibration.distribution(run, crossed if runs is clean else whole)
         p = probabilities.max(axis=1).astype(float)
-        own = calibration.debiased_rows(model, p, run.correct, resamples, seed, n_bins)[:1]
+        units = tidy.units_of({model: run})
+        own = calibration.debiased_rows(model, p, run.correct, resamples, seed, n_bins, units)[:1]
         scores = {"confidence_gap": p - run.correct} | calibration.score(probabilities, run.target_positions)
-        means = calibration.mean_rows(model, scores, resamples, seed)
+        means = calibration.mean_rows(model, scores, resamples, seed, units)
         parts.append(tidy.rows("temperature", "ratio", [model], [whole], len(crossed), ends=[ends]))
         parts += [rows.assign(metric=rows["metric"] + ":scaled") for rows in (own, means)]
     return pd.concat(parts[1:] or parts, ignore_index=True)
@@ -150,6 +159,35 @@ class Ranked:
         steps = [np.concatenate([[0], np.cumsum(counts)]) for counts in (sizes, errors)]
         return np.interp(np.asarray(coverage) * len(self.order), *steps)
 
+    def influence(self, coverage: float) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+        """What each image, in the order given, moves AUROC and the accuracy among the most confident share.
+
+        Each is the derivative with respect to the image's weight; None for AUROC where all are right or all wrong. That
+        of AUROC is the placement of an image among those of the other outcome (DeLong et al. 1988), that of the
+        accuracy holds the accuracy at the threshold, taken over the `_NEAR` of all images around it, for an image more
+        above the threshold pushes another one below.
+        """
+        n, wrong = len(self.order), self.wrong.astype(float)
+        right = 1 - wrong
+        group = np.repeat(np.arange(len(self.starts)), np.diff(self.starts, append=n))
+        below = {}  # of every image: the share of the right, of the wrong ones with less confidence, ties half
+        for outcome, mine in ((1, right), (0, wrong)):
+            counts = np.add.reduceat(mine, self.starts)
+            below[outcome] = (counts[::-1].cumsum()[::-1] - counts / 2)[group] / max(mine.sum(), 1)
+        auroc = None
+        if 0 < right.sum() < n:
+            placed = np.where(right, below[0], 1 - below[1])
+            share = np.where(right, right.sum(), n - right.sum())
+            auroc = (placed - placed[right > 0].mean()) / share
+        kept = max(1, round(coverage * n))
+        answered = np.clip((kept - self.starts) / np.diff(self.starts, append=n), 0, 1)[group]
+        ends = group[np.clip([kept - 1 - _NEAR * n / 2, kept - 1 + _NEAR * n / 2], 0, n - 1).astype(int)]
+        at = right[(group >= ends[0]) & (group <= ends[1])].mean()
+        accuracy = ((right - at) * answered - (right @ answered - at * kept) / n) / kept
+        back = np.empty(n, np.intp)
+        back[self.order] = np.arange(n)
+        return None if auroc is None else auroc[back], accuracy[back]
+
     def areas(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
         """(batch, 3) AUROC, AURC and AUGRC of (batch, n) counts of resampled images (default: each once).
 
@@ -183,14 +221,15 @@ class Ranked:
 def risk_coverage(runs: Runs, points: int = 200) -> pd.DataFrame:
     """Error rate (percent) among the most confident of every model, at `coverage` (percent) in up to `points` steps.
 
-    Bands: Wilson, among as many answered images.
+    Bands: Wilson, among as many answered images (with units: as these are worth).
     """
     parts = []
     for model, run in runs.items():
         n = len(run.correct)
         coverage = np.arange(1, min(points, n) + 1) / min(points, n)
         errors, answered = Ranked(run.confidence, run.correct).errors(coverage), coverage * n
-        low, high = proportion_confint(errors, answered, method="wilson")
+        effect = design_effect(run.correct, tidy.units_of({model: run}))
+        low, high = proportion_confint(errors / effect, answered / effect, method="wilson")
         columns = {"coverage": coverage, "value": errors / answered, "ci_low": low, "ci_high": high}
         parts.append(pd.DataFrame({name: 100 * values for name, values in columns.items()}).assign(model=model))
     return pd.concat(parts, ignore_index=True)
@@ -205,12 +244,40 @@ def answering(runs: Runs, coverage: float, resamples: int, seed: int) -> pd.Data
         raise ValueError(f"coverage must lie above 0 and up to 1, got {coverage}")
     parts = []
     for model, run in runs.items():
-        ranked, n = Ranked(run.confidence, run.correct), len(run.correct)
-        draws = bootstrap(ranked.areas, n, resamples, np.random.default_rng(seed))
+        ranked, n, units = Ranked(run.confidence, run.correct), len(run.correct), tidy.units_of({model: run})
+        draws = bootstrap(ranked.areas, n, resamples, np.random.default_rng(seed), units)
+        counted, effect = tidy.count(n, units), design_effect(run.correct, units)
         for k, metric in enumerate(("auroc", "aurc", "augrc")):
-            parts.append(tidy.rows(metric, "fraction", [model], ranked.areas()[:, k], n, draws[:, [k]]))
+            parts.append(tidy.rows(metric, "fraction", [model], ranked.areas()[:, k], counted, draws[:, [k]]))
         kept = max(1, round(coverage * n))
         right = 1 - float(ranked.errors(kept / n)) / kept
         ends = [100 * np.array(wilson(round(right * kept), kept))]
+        if units is not None:
+            few = proportion_confint(right * kept / effect, kept / effect, method="wilson")
+            ends, kept = [100 * np.array(few)], max(1, round(coverage * counted))
         parts.append(tidy.rows(f"accuracy:coverage={coverage:g}", "percent", [model], [100 * right], kept, ends=ends))
     return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)
+
+
+def differences(runs: Runs, coverage: float) -> pd.DataFrame:
+    """Differences between every two models in `auroc` and `accuracy:coverage=<x>`, as rows of `Page.compare`.
+
+    Paired over images, or over what several of them share, by their influence (`Ranked.influence`), in a family of
+    their own; no row of an AUROC that either model does not have.
+    """
+    models, n, units = list(runs), len(next(iter(runs.values())).correct), tidy.units_of(runs)
+    counted, clusters = tidy.count(n, units), np.arange(n) if units is None else units
+    ranked = [Ranked(run.confidence, run.correct) for run in runs.values()]
+    kept, own, parts = max(1, round(coverage * n)), [each.influence(coverage) for each in ranked], []
+    values = [[each.areas()[0, 0] for each in ranked], [1 - float(each.errors(kept / n)) / kept for each in ranked]]
+    few = kept if units is None else max(1, round(coverage * counted))
+    asked = (("auroc", "fraction", 1, counted), (f"accuracy:coverage={coverage:g}", "percent", 100, few))
+    for k, (metric, unit, scale, count) in enumerate(asked):
+        known = [i for i, found in enumerate(own) if found[k] is not None]
+        points, moved = scale * np.array(values[k])[known], [scale * own[i][k] for i in known]
+
+        def tested(a: int, b: int, points: NDArray = points, moved: list = moved) -> Difference:
+            return linear_difference(points[a] - points[b], moved[a] - moved[b], clusters)
+
+        parts.append(tidy.pairs(metric, unit, [models[i] for i in known], points, count, tested=tested))
+    return pd.concat(parts, ignore_index=True).assign(family="choice")

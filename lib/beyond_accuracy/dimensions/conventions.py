@@ -119,23 +119,20 @@ def effects(
                 raise InputError(f"{dataset}: {pair.model} saw other images under {pair.convention}")
         resampled = _resampled(mine, np.random.default_rng(seed), factors, resamples)
         for k, pair in enumerate(mine):
-            kinds = {FLIPS: _flips(pair), "accuracy": _accuracy(pair)}
+            n, changed = len(pair.plain.pred), int((pair.plain.pred != pair.changed.pred).sum())
+            ends = (100 * end for end in stats.wilson(changed, n))
+            kinds = {FLIPS: (np.nan, np.nan, 100 * changed / n, *ends, np.nan, np.nan), "accuracy": _accuracy(pair)}
             kinds |= {kind: column[k] for kind, column in resampled.items()}
             kinds["ece_debiased"] = _ece(pair, seed, resamples)
             for kind, numbers in kinds.items():
                 metric = f"{kind if kind == FLIPS else kind.replace(':', '_') + '_change'}:{pair.convention}"
                 unit = METRICS.get(kind, "percent")
-                found.append((*pair[:4], kind, metric, *numbers, len(pair.plain.pred), unit))
+                found.append((*pair[:4], kind, metric, *numbers, n, unit))
     return pd.DataFrame(found, columns=COLUMNS).dropna(subset="value", ignore_index=True)
 
 
-def _flips(pair: Pair) -> tuple:
-    """Before, after, change, interval, p-value and the smallest one that its test can give."""
-    changed, n = int((pair.plain.pred != pair.changed.pred).sum()), len(pair.plain.pred)
-    return np.nan, np.nan, 100 * changed / n, *(100 * end for end in stats.wilson(changed, n)), np.nan, np.nan
-
-
 def _accuracy(pair: Pair) -> tuple:
+    """Before, after, change, interval, p-value and the smallest one that its test can give."""
     before, after = (run.correct for run in (pair.plain, pair.changed))
     change, ends, p = stats.accuracy_difference(after, before)
     p = np.nan if np.array_equal(before, after) else p

@@ -29,14 +29,11 @@ KINDS = {"accuracy": "percent", "accuracy_change": "percent", "agreement": "frac
          "agreement_given_correct": "fraction", "flip_rate": "fraction", "js_divergence": "bits",
          "target_probability": "fraction", "target_probability_change": "fraction"}  # fmt: skip
 MEANS = ("js_divergence", "target_probability", "target_probability_change")  # no shares of images: bootstrapped
-ABSOLUTE = (
-    "accuracy",
-    "target_probability",
-)  # the others compare the plain run with itself, and estimate nothing there
+ABSOLUTE = ("accuracy", "target_probability")  # the others compare the plain run with itself: nothing to estimate
 STRONGEST = ("accuracy_change", "agreement_given_correct", "flip_rate", "js_divergence", "target_probability_change")
 PAPER = ("scale", "shift", "resolution")
 AXES = {"scale": "zoom factor", "shift": "shift (pixels)", "resolution": "resolution (224: as trained)",
-        "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (standard deviation)",
+        "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (std. dev.)",
         "blur": "blur (sigma, pixels)", "jpeg": "JPEG quality", "hflip": "mirrored"}  # fmt: skip
 
 Runs = Mapping[str, Predictions]  # model -> what it said about the images
@@ -126,7 +123,8 @@ def curve(
         Tidy rows with metric `<kind>:<transform>=<strength>`, and columns `kind`, `transform`, `strength`; n counts the
         images that were right before, where only they count.
     """
-    parts = []
+    parts, units = [], tidy.units_of(plain)
+    few = None if units is None else tidy.count(0, units)
     for i, step in enumerate(steps):
         before = steps[i - 1].outputs if i else plain
         seen = {m: per_image(plain[m], out, before.get(m)) for m, out in step.outputs.items()}
@@ -134,24 +132,36 @@ def curve(
         draws = {}
         if means:
             table = np.stack(list(means.values()), axis=1)
-            draws = dict(zip(means, bootstrap_means(table, resamples, np.random.default_rng(seed)).T, strict=True))
+            drawn = bootstrap_means(table, resamples, np.random.default_rng(seed), units)
+            draws = dict(zip(means, drawn.T, strict=True))
         for kind, unit in KINDS.items():
-            columns = {m: values[kind][~np.isnan(values[kind])] for m, values in seen.items() if kind in values}
+            known = {m: ~np.isnan(values[kind]) for m, values in seen.items() if kind in values}
+            columns = {m: seen[m][kind][held] for m, held in known.items()}
             found, ends = [column.mean() if len(column) else np.nan for column in columns.values()], []
             for m, column in columns.items():
                 if not len(column) or (step.strength == identity and kind not in ABSOLUTE):
                     ends.append(tidy.NONE)
                 elif kind in MEANS:
-                    ends.append(stats.percentile_interval(draws[m, kind]))
+                    ends.append(stats.percentile_interval(draws[m, kind], few))
                 elif kind == "accuracy_change":
-                    both = step.outputs[m].correct, plain[m].correct
-                    ends.append(100 * np.array(stats.accuracy_difference(*both).interval))
+                    ends.append(_change(step.outputs[m].correct, plain[m].correct, units))
                 else:
-                    ends.append((100 if unit == "percent" else 1) * np.array(share_interval(column > 0)))
-            sizes, metric = [len(column) for column in columns.values()], f"{kind}:{transform}={step.strength:g}"
+                    own = None if units is None else units[known[m]]
+                    ends.append((100 if unit == "percent" else 1) * np.array(share_interval(column > 0, own)))
+            sizes = [tidy.count(len(c), None if units is None else units[known[m]]) for m, c in columns.items()]
+            metric = f"{kind}:{transform}={step.strength:g}"
             rows = tidy.rows(metric, unit, list(columns), found, sizes, ends=ends)
             parts.append(rows.assign(kind=kind, transform=transform, strength=float(step.strength)))
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def _change(after: NDArray, before: NDArray, units: NDArray | None) -> NDArray[np.float64]:
+    if units is None:
+        return 100 * np.array(stats.accuracy_difference(after, before).interval)
+    change = after.astype(float) - before
+    return 100 * np.array(
+        stats.linear_difference(change.mean(), (change - change.mean()) / len(change), units).interval
+    )
 
 
 def recorded(curves: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +173,8 @@ def recorded(curves: pd.DataFrame) -> pd.DataFrame:
 def accuracy_gaps(transform: str, steps: Sequence[Step], identity: float | None) -> pd.DataFrame:
     """Paired differences of accuracy between every two models at every strength but the identity, the clean run."""
     right = {s: {m: out.correct for m, out in outputs.items()} for s, outputs in steps if s != identity and outputs}
-    parts = [tidy.accuracy_pairs(by_model, f"accuracy:{transform}={s:g}") for s, by_model in right.items()]
+    units = tidy.units_of(steps[0].outputs)
+    parts = [tidy.accuracy_pairs(by_model, f"accuracy:{transform}={s:g}", units) for s, by_model in right.items()]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -179,21 +190,26 @@ def answers_kept(plain: Runs, steps: Sequence[Step], identity: float | None) -> 
 
 
 def agreement(
-    kept: Mapping[str, Mapping[str, NDArray[np.bool_]]], seed: int, resamples: int = stats.P_VALUE_RESAMPLES
+    kept: Mapping[str, Mapping[str, NDArray[np.bool_]]],
+    seed: int,
+    resamples: int = stats.P_VALUE_RESAMPLES,
+    units: NDArray | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Agreement of each transform over the strengths that change the image, its mean over transforms, and differences.
 
     An image counts with all its versions, every transform once; models that miss a transform are left out of the mean.
     """
     parts, tables = list(kept.values()), []
+    whole = len(next(iter(parts[0].values())))
+    origin, n = np.arange(whole) if units is None else units, tidy.count(whole, units)
     for name, part in kept.items():
-        ends = [share_interval(k.ravel(), np.repeat(np.arange(len(k)), k.shape[1])) for k in part.values()]
-        values, sizes = [same.mean() for same in part.values()], [len(same) for same in part.values()]
-        rows = tidy.rows(f"agreement:{name}", "fraction", list(part), values, sizes, ends=ends)
+        ends = [share_interval(k.ravel(), np.repeat(origin, k.shape[1])) for k in part.values()]
+        values = [same.mean() for same in part.values()]
+        rows = tidy.rows(f"agreement:{name}", "fraction", list(part), values, n, ends=ends)
         tables.append(rows.assign(transform=name))
     models = [model for model in parts[0] if all(model in part for part in parts)]
     shares = np.stack([np.mean([part[m].mean(axis=1) for part in parts], axis=0) for m in models], axis=1)
-    draws, n = bootstrap_means(tidy.with_gaps(shares), resamples, np.random.default_rng(seed)), len(shares)
+    draws = bootstrap_means(tidy.with_gaps(shares), resamples, np.random.default_rng(seed), units)
     mean = tidy.estimates("agreement", "fraction", models, shares.mean(axis=0), n, draws, units=n)
     return pd.concat(tables, ignore_index=True), *mean
 
@@ -216,9 +232,9 @@ def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> st
     """How often models keep their answers, who does most, and how many pairs that tells apart."""
     percent = overall.assign(**(100 * overall[["value", "ci_low", "ci_high"]])).sort_values("value", ascending=False)
     shares = (f"{page.labels[r.model]} {r.value:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}] %" for r in percent.itertuples())
-    told, pairs = verdicts.tells_apart(judged[judged["metric"] == "agreement"])
+    apart = verdicts.told_apart(judged[judged["metric"] == "agreement"])
     said = f"Averaged over {kinds} kinds of transform, models keep their answer: {'; '.join(shares)}."
-    return f"{said} {page.leader(overall, judged)}; {told} of {pairs} pairs are told apart." if pairs else said
+    return f"{said} {page.leader(overall, judged)}; {apart}." if apart else said
 
 
 def strengths(kinds: Mapping[str, str]) -> pd.DataFrame:

@@ -7,22 +7,24 @@ listed; they do not extend it to models nobody has trained.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
 import pandas as pd
 import statsmodels.formula.api as smf
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from scipy.stats import rankdata, t
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
-from beyond_accuracy.data.published import leaderboard, paper
+from beyond_accuracy.data.published import REAL_NAMES, checkpoint_specs, leaderboard, paper
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import clustered_variance, linear_difference, odds, percentile_interval
 from beyond_accuracy.show import figures, results
 from beyond_accuracy.show.tables import format_interval
-from beyond_accuracy.show.theme import GREY, INK, ModelStyle
+from beyond_accuracy.show.theme import GREY, HALO, INK, ORANGE, PURPLE, ModelStyle, style
 
 ROBUSTNESS = ("imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch")
 TRANSFER = ("vtab_natural", "vtab_specialized", "vtab_structured")
@@ -47,6 +49,17 @@ Parts = dict[str, tuple[pd.DataFrame, Sequence[str]]]  # name of a set of models
 RANKS = {"x": "a", "y": "b", "panel": "models", "label": "rank correlation", "free": True}
 LOADINGS = {"x": "benchmark", "y": "component", "label": "loading", "limits": (-1, 1), "cmap": "PuOr_r"}
 PAIRS = "ConvNet − Transformer, matched pairs"
+DRAWN = ["model", "family", "paradigm", "imagenet_1k", *ROBUSTNESS]
+# Marks of published models: of an architecture, and how its face tells the pretraining (empty: the family's colour).
+FAMILIES = {"transformer": (ORANGE, "o"), "convnet": (PURPLE, "^"), "hybrid": ("#1b7f6b", "s"),
+            "other": ("#5b5f66", "D")}  # fmt: skip
+KINDS = {"supervised": ("supervised", "", 1), "clip": ("CLIP, zero-shot", "white", 1),
+         "other": ("other pretraining", "", 0.4)}  # fmt: skip
+STAR = ModelStyle("#b3261e", "*", "-", "", "this run")
+PAPERS = {
+    name: replace(style(spec), label=label)
+    for spec, (name, label) in zip(checkpoint_specs(), REAL_NAMES.items(), strict=True)
+}
 
 Statistic = Callable[[NDArray[np.int64]], ArrayLike]  # positions of rows, with repeats -> k numbers, NaN for no answer
 
@@ -279,6 +292,54 @@ def standings(board: pd.DataFrame, own: pd.DataFrame, labels: dict[str, str], le
     return readable(pd.DataFrame(rows, columns=columns))
 
 
+def published(board: pd.DataFrame, styles: object, baseline: pd.Series, own: pd.DataFrame) -> figures.Drawn:
+    """Robustness against ImageNet on log-odds axes, with the line of the baseline models and the paper's checkpoints.
+
+    Args:
+        board: Published models, the columns `DRAWN`; below 45 % on ImageNet they are not drawn.
+        styles: Not used: a mark tells family and paradigm.
+        baseline: (n,) booleans: models that define the line; it is dotted where none of them lies.
+        own: Rows of this run with the same columns, drawn as stars.
+    """
+    x, names = "imagenet_1k", ("label", "marker", "color", "markerfacecolor", "alpha", "markersize")
+    seen = board[board[x] >= 45]
+    kinds = seen.paradigm.where(seen.paradigm.isin(list(KINDS)), "other")
+    fig, axes = figures.panels([NAMES[y] for y in ROBUSTNESS], 3.0, 2)
+    for y, ax in zip(ROBUSTNESS, axes.values(), strict=True):
+        known = seen[seen[y].notna()]
+        for (family, kind), part in known.groupby(["family", kinds[known.index]]):
+            (color, marker), (_, face, alpha) = FAMILIES[family], KINDS[kind]
+            look = {"markerfacecolor": face or color, "markersize": 4.5, "markeredgewidth": 0.9, "alpha": 0.8 * alpha}
+            ax.plot(odds(part[x]), odds(part[y]), marker, color=color, **look)
+        fitted = known[baseline[known.index]]
+        slope, start = np.polyfit(odds(fitted[x]), odds(fitted[y]), 1)
+        for part, line in ((known, {"color": GREY, "linestyle": ":"}), (fitted, {"color": INK, "linestyle": "-"})):
+            ends = odds([part[x].min(), part[x].max()])
+            ax.plot(ends, start + slope * ends, **line, linewidth=1.5, zorder=1)
+        for name, look in PAPERS.items():
+            row = board[board.model == name].iloc[0]
+            large = {"markersize": 10, "markeredgewidth": 2.2, "path_effects": HALO, "color": look.color}
+            ax.plot(odds(row[x]), odds(row[y]), look.marker, markerfacecolor=look.markerfacecolor, **large)
+        if y in own:
+            ax.plot(odds(own[x]), odds(own[y]), STAR.marker, color=STAR.color, markersize=12, zorder=5)
+        for axis, limits, values in ((ax.xaxis, ax.set_xlim, known[x]), (ax.yaxis, ax.set_ylim, known[y])):
+            low, high = odds([values.min(), values.max()]) + [-0.2, 0.25]
+            ticks = [p for p in (2, 10, 30, 50, 70, 80, 90) if low <= odds(p) <= high]
+            axis.set_ticks(odds(ticks), ticks)
+            limits(low, high)
+    fig.supxlabel(f"{NAMES[x]} accuracy (%), log-odds scale", fontsize=11.5)
+    fig.supylabel("accuracy (%), log-odds scale", fontsize=11.5)
+    keys = [(name, mark, color, color, 1, 6) for name, (color, mark) in FAMILIES.items() if name in set(board.family)]
+    keys += [(name, "o", INK, face or INK, alpha, 6) for k, (name, face, alpha) in KINDS.items() if k in set(kinds)]
+    large = [*[STAR] * bool(len(own)), *PAPERS.values()]
+    keys += [(look.label, look.marker, look.color, look.markerfacecolor, 1, 10) for look in large]
+    handles = [Line2D([], [], linestyle="none", **dict(zip(names, key, strict=True))) for key in keys]
+    fig.legend(handles=handles, loc="outside upper left", ncols=2)
+    rows = board[board.model.isin(list(PAPERS))].melt(["model"], list(ROBUSTNESS), "benchmark")
+    words = figures.spell(rows, ["model", "benchmark"], figures.labels_of(PAPERS) | NAMES, ".1f")
+    return fig, f"Accuracy under shift of {len(board)} models against their ImageNet accuracy; the paper's: {words}."
+
+
 def size_associations(band: pd.DataFrame, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
     """`associations` of `size` with robustness at equal accuracy, also with what still differs `held` constant."""
     band = band.assign(more_data=(band.pretrain_data != "in1k").astype(float))
@@ -386,9 +447,8 @@ def scaling_fits(clip: pd.DataFrame, least: int) -> pd.DataFrame:
     """Points per doubling of size and data on every benchmark: all models, and those with at least so many pairs."""
     few = f"at least {least / 1e6:,.0f} million pairs"
     samples = {"all CLIP models": clip, few: clip[clip.pretrain_samples >= least]}
-    fits = pd.concat(
-        scaling_fit(part, y, SIZES[:2]).assign(models=name) for name, part in samples.items() for y in ZERO_SHOT
-    )
+    asked = [(name, part, y) for name, part in samples.items() for y in ZERO_SHOT]
+    fits = pd.concat(scaling_fit(part, y, SIZES[:2]).assign(models=name) for name, part, y in asked)
     counts = fits.groupby("models", sort=False).n.first()
     return fits.assign(panel=fits.models + fits.models.map(lambda name: f" (n = {counts[name]})"))
 

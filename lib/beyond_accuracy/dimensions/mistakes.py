@@ -58,9 +58,8 @@ def annotated(page, runs: Mapping) -> Annotated:
     clean, source = page.role("clean"), page.role("factors") if page.has_role("factors") else None
     first, names = next(iter(runs.values())), page.class_names(clean)
     try:
-        top, multi = (
-            published.factor_frame(first.ids, page.metadata(clean), source, kind) for kind in ("top", "multi")
-        )
+        about = first.ids, page.metadata(clean), source
+        top, multi = (published.factor_frame(*about, kind) for kind in ("top", "multi"))
     except InputError as error:
         page.skipped.append(f"no part about factors: {error}")
         top = multi = pd.DataFrame(index=pd.Index(first.ids, name="id"))
@@ -131,12 +130,9 @@ def _measure(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.ra
     factors = factors.loc[:, factors.any()]
     right, n = np.column_stack(list(correct.values())), len(factors)
     parts = _shares(right, factors), _shares(right, factors, resamples, rng)
-    kinds = {
-        "error_ratio": [_ratios(*part) for part in parts],
-        "factor_effect": [_effects(n, *part[1:]) for part in parts],
-    }
+    kinds = [_ratios(*part) for part in parts], [_effects(n, *part[1:]) for part in parts]
     found = {}
-    for kind, values in kinds.items():
+    for kind, values in zip(KINDS, kinds, strict=True):
         point, draws = (np.concatenate([v, v.mean(axis=-1, keepdims=True)], axis=-1) for v in values)
         found[kind] = point[0], draws
     marks = np.column_stack([factors.to_numpy(int), np.ones(n, int)])
@@ -326,13 +322,10 @@ def confused_pairs(runs: Mapping, names: Sequence[str], top: int = 20) -> pd.Dat
     names = names.where(~names.duplicated(keep=False), names + " (" + names.index.astype(str) + ")")
     target, pred = (wrong.index.get_level_values(level) for level in ("target", "pred"))
     images = next(iter(said.values()))["target"].value_counts()
-    columns = {
-        "label": names[target].to_numpy(),
-        "taken for": names[pred].to_numpy(),
-        "images": images[target].to_numpy(),
-    }
-    back = table.mean(axis=1).reindex(pd.MultiIndex.from_arrays([pred, target]), fill_value=0.0).to_numpy()
-    return pd.DataFrame({**columns, **{m: wrong[m].to_numpy() for m in runs}, "other way": back})
+    columns = {"label": names[target], "taken for": names[pred], "images": images[target]}
+    columns |= {m: wrong[m] for m in runs}
+    columns["other way"] = table.mean(axis=1).reindex(pd.MultiIndex.from_arrays([pred, target]), fill_value=0.0)
+    return pd.DataFrame({name: column.to_numpy() for name, column in columns.items()})
 
 
 # ------------------------------------------------------------------------------------------------- figure and sentences
@@ -372,13 +365,17 @@ def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequenc
 
 
 def pictures(page, images: Annotated) -> tuple[list, list[str], pd.DataFrame]:
-    """For each top factor the image that most models miss, what to write below it, and the rows `id, factor, wrong`."""
-    rows = []
+    """For each top factor the image that most models miss, what to write below it, and the rows `id, factor, wrong`.
+
+    No images where only their labels are known.
+    """
+    clean, rows = page.role("clean"), []
     for factor in images.top:
         wrong = (~images.right.loc[images.top.index[images.top[factor] == 1]]).sum(axis=1)
         rows += [(wrong.idxmax(), _plain(factor), wrong.max())] if len(wrong) else []
     shown = pd.DataFrame(rows, columns=["id", "factor", "wrong"])
-    found = [page.image(page.role("clean"), name) for name in shown["id"]]
+    here = page.dataset(page.outputs.base(clean)).load is not None
+    found = [page.image(clean, name) for name in shown["id"] if here]
     return found, [f"{row.factor}\n{row.wrong} of {images.right.shape[1]} wrong" for row in shown.itertuples()], shown
 
 
@@ -407,13 +404,10 @@ def sentences(
     for (a, b, what), rows in judged.groupby(["model_a", "model_b", "what"], sort=False):
         rows = rows.set_index("factor")
         single, mean = rows.drop(AVERAGE), rows.loc[AVERAGE]
-        sure = (
-            single[single["verdict"] != verdicts.OPEN]["difference"].abs().sort_values(ascending=False, kind="stable")
-        )
-        percent = ([rates.loc[(model, name), "value"] for model in (a, b)] for name in sure.index)
-        named = [
-            f"{_plain(f)} ({x:.0f} against {y:.0f} % errors)" for f, (x, y) in zip(sure.index, percent, strict=True)
-        ]
+        sure = single[single["verdict"] != verdicts.OPEN]
+        sure = sure["difference"].abs().sort_values(ascending=False, kind="stable").index
+        errors = {name: [rates.loc[(model, name), "value"] for model in (a, b)] for name in sure}
+        named = [f"{_plain(name)} ({x:.0f} against {y:.0f} % errors)" for name, (x, y) in errors.items()]
         held = {"objective": " (same architecture)", "architecture": " (same objective)"}.get(what, "")
         yield (
             f"{labels[a]} and {labels[b]}{held}, beyond their overall error rates: {len(sure)} of {len(single)} "
@@ -421,11 +415,8 @@ def sentences(
             f"{format_interval(mean['difference'], mean['ci_low'], mean['ci_high'], '+.2f')} in log-odds"
             f"{', not decided' if mean['verdict'] == verdicts.OPEN else ''}."
         )
-    noise = shares[shares["kind"] == "label noise"].itertuples()
-    words = [
-        f"{format_interval(100 * r.value, 100 * r.ci_low, 100 * r.ci_high, '.1f')} % for {labels[r.model]}"
-        for r in noise
-    ]
+    noise = shares[shares["kind"] == "label noise"].set_index("model")[["value", "ci_low", "ci_high"]]
+    words = [f"{format_interval(*row, '.1f')} % for {labels[model]}" for model, *row in (100 * noise).itertuples()]
     if words:
         yield f"Errors whose prediction ReaL raters call right, so that the label is at fault: {', '.join(words)}."
 

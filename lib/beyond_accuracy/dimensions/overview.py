@@ -119,13 +119,9 @@ def sentence(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     """The finding: who is most accurate, over which range, and how many pairs of models accuracy tells apart."""
     title, ordered = page.title(rows["dataset"].iloc[0]), rows.sort_values("value")
     said = [f"{row.value:.1f} % ({page.labels[row.model]})" for row in ordered.itertuples()]
-    apart, pairs = verdicts.tells_apart(judged)
-    if not pairs:
+    if not (apart := verdicts.told_apart(judged)):
         return f"Accuracy on {title} is {said[0]}."
-    beyond = (judged["verdict"] == verdicts.BEYOND_NOISE).sum()
-    noise = f" ({beyond} of them beyond training noise)" if beyond else ""
-    told = f"tells {apart} of {pairs} pairs of models apart{noise}: {page.leader(rows, judged)}"
-    return f"Accuracy on {title} runs from {said[0]} to {said[-1]} and {told}."
+    return f"Accuracy on {title} runs from {said[0]} to {said[-1]}: {page.leader(rows, judged)}; {apart}."
 
 
 @contextmanager

@@ -34,12 +34,6 @@ Runs = Mapping[str, Predictions]
 # Right and wrong ------------------------------------------------------------------------------------------------------
 
 
-def units_of(about: pd.DataFrame, runs: Runs) -> NDArray | None:
-    """The unit of every image from the metadata; None where every image is one of its own."""
-    units = about.loc[next(iter(runs.values())).ids, "unit"].to_numpy()
-    return units if len(np.unique(units)) < len(units) else None
-
-
 def class_weights(targets: NDArray) -> NDArray[np.float64]:
     """Weights that give every class the same say."""
     classes, place, sizes = np.unique(targets, return_inverse=True, return_counts=True)
@@ -49,7 +43,7 @@ def class_weights(targets: NDArray) -> NDArray[np.float64]:
 def accuracies(runs: Runs, units: NDArray | None) -> pd.DataFrame:
     """Rows of `accuracy` and `balanced_accuracy`, the mean over classes."""
     targets = next(iter(runs.values())).targets
-    weights, n = class_weights(targets), len(np.unique(units)) if units is not None else len(targets)
+    weights, n = class_weights(targets), tidy.count(len(targets), units)
     each = np.arange(len(targets)) if units is None else units
     balanced = [100 * weights @ run.correct for run in runs.values()]
     ends = [100 * np.array(share_interval(run.correct, each, weights=weights)) for run in runs.values()]
@@ -69,11 +63,11 @@ def differences(runs: Runs, units: NDArray | None, seed: int) -> pd.DataFrame:
 
 def gaps(metric: str, right: Mapping[str, NDArray], units: NDArray | None, seed: int, weights=None) -> pd.DataFrame:
     """Differences in points: McNemar's test where every image counts once and for itself, else units are resampled."""
-    if units is None and weights is None:
-        return tidy.accuracy_pairs(right, metric)
-    table = 100 * np.stack(list(right.values()), axis=1) * (1.0 if weights is None else weights[:, None])
+    if weights is None:
+        return tidy.accuracy_pairs(right, metric, units, seed)
+    table = 100 * np.stack(list(right.values()), axis=1) * weights[:, None]
     draws = bootstrap_means(tidy.with_gaps(table), P_VALUE_RESAMPLES, np.random.default_rng(seed), units)
-    n = len(table) if units is None else len(np.unique(units))
+    n = tidy.count(len(table), units)
     return tidy.estimates(metric, "percent", list(right), table.mean(axis=0), n, draws, n)[1]
 
 

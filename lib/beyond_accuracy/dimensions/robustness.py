@@ -44,6 +44,7 @@ class Sets:
     images: dict[str, ArrayLike]  # the clean images that its images show, where they are known
     cells: Cells
     imagenet: bool  # whether the classes are those of the paper
+    units: dict[str, ArrayLike | None]  # what its images are of, where these are independent
 
     @property
     def shifts(self) -> list[str]:
@@ -55,11 +56,16 @@ class Sets:
         """Those that are not."""
         return [role for role in SHIFTS if role not in self.correct]
 
+    @property
+    def origins(self) -> dict[str, ArrayLike]:
+        """What is resampled of a set: its units, else the clean images that it shows, where they are known."""
+        return self.images | {role: units for role, units in self.units.items() if units is not None}
+
 
 def gather(page) -> Sets:
     """Everything the page judges, of the models that answered on every set; InputError if there is none."""
     named = {role: page.role(role) for role in ("clean", *SHIFTS) if page.has_role(role)}
-    here = {page.role("clean"), *page.available([name for role, name in named.items() if role != "clean"])}
+    here = page.available(named.values()) or [page.role("clean")]  # of which nothing can be said: that says why
     dataset = {role: name for role, name in named.items() if name in here}
     if "c" in dataset:
         try:
@@ -70,7 +76,7 @@ def gather(page) -> Sets:
     runs = {role: page.predictions(name) for role, name in dataset.items()}
     grid = {(name, k): f"corrupt:{name}={k}" for name in corruptions.NAMES for k in corruptions.SEVERITIES}
     regenerated = {}
-    if "c" not in runs and page.has_role("corrupt"):
+    if "c" not in runs and page.has_role("corrupt") and page.available([page.role("corrupt")]):
         dataset["c"] = page.role("corrupt")
         regenerated = page.predictions_many(dataset["c"], list(grid.values()))
     models = [m for m in page.models if all(m in found for found in [*runs.values(), *regenerated.values()])]
@@ -88,7 +94,19 @@ def gather(page) -> Sets:
     if cells:
         correct["c"] = {m: np.mean([cell[m] for cell in cells.values()], axis=0, dtype=float) for m in models}
     correct = {role: correct[role] for role in ("clean", *SHIFTS) if role in correct}
-    return Sets(models, dataset, runs, correct, images, cells, len(page.class_names(dataset["clean"])) == 1000)
+    units = {role: tidy.units_of(found) for role, found in runs.items()}
+    if regenerated:
+        units["c"] = tidy.units_of(next(iter(regenerated.values())))
+    return Sets(
+        models,
+        dataset,
+        runs,
+        correct,
+        images,
+        cells,
+        len(page.class_names(next(iter(dataset.values())))) == 1000,
+        units,
+    )
 
 
 def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
@@ -137,16 +155,21 @@ class Baseline(NamedTuple):
 
 
 def baselines(sets: Sets) -> dict[str, Baseline]:
-    """Clean outcomes on each shifted set's own classes or images, on all where these cannot be told."""
-    runs, whole, found = sets.runs["clean"], Baseline("", sets.correct["clean"], sets.images["clean"]), {}
+    """Clean outcomes on each shifted set's own classes or images, on all where these cannot be told.
+
+    None where the clean set is not here.
+    """
+    if "clean" not in sets.runs:
+        return {}
+    runs, whole, found = sets.runs["clean"], Baseline("", sets.correct["clean"], sets.origins["clean"]), {}
     for role in sets.shifts:
         found[role], columns = whole, sets.runs[role][sets.models[0]].columns if role in sets.runs else None
         if columns is not None and all(runs[m].logits is not None for m in sets.models):
             rescored = {m: restrict(runs[m], columns) for m in sets.models}
             right = {m: run.correct for m, run in rescored.items()}
             found[role] = Baseline("classes", right, rescored[sets.models[0]].ids)
-        elif role in SAME_IMAGES and (own := own_images(whole.correct, whole.images, sets.images[role])):
-            found[role] = Baseline("images", own, sets.images[role])
+        elif role in SAME_IMAGES and (own := own_images(whole.correct, sets.images["clean"], sets.images[role])):
+            found[role] = Baseline("images", own, sets.origins[role])
     return found
 
 
@@ -160,14 +183,20 @@ def accuracies(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed:
     """Accuracy on every set, what `corruption_table` tells of the corruptions, and clean accuracy on a set's own."""
     alexnet, tables = published.alexnet_errors() if sets.imagenet else {}, []
     for role, by_model in sets.correct.items():
-        found = [corruption_table(sets.cells, alexnet, resamples, seed) if role == "c" else tidy.accuracy(by_model)]
+        units = sets.units.get(role)
+        if role == "c":
+            found = [corruption_table(sets.cells, alexnet, resamples, seed, units)]
+        else:
+            found = [tidy.accuracy(by_model, units=units)]
         if role in beside and beside[role].what:
-            found.append(tidy.accuracy(beside[role].correct, SAME + beside[role].what))
+            found.append(tidy.accuracy(beside[role].correct, SAME + beside[role].what, units))
         tables += [table.assign(dataset=sets.dataset[role]) for table in found]
     return pd.concat(tables, ignore_index=True)
 
 
-def corruption_table(cells: Cells, baseline: Mapping[str, float], resamples: int, seed: int) -> pd.DataFrame:
+def corruption_table(
+    cells: Cells, baseline: Mapping[str, float], resamples: int, seed: int, units: ArrayLike | None = None
+) -> pd.DataFrame:
     """Mean accuracy over all cells, mCE, and accuracy per corruption and per severity, with intervals.
 
     The same images occur in every cell: they, not their corrupted versions, are what is independent. Accuracies are
@@ -179,20 +208,23 @@ def corruption_table(cells: Cells, baseline: Mapping[str, float], resamples: int
     models = list(next(iter(cells.values())))
     grids = [np.stack([[cells[name, k][m] for k in levels] for name in names]).astype(bool) for m in models]
     n = grids[0].shape[-1]  # a grid is (corruption, severity, image)
+    origin, counted = np.arange(n) if units is None else np.asarray(units), tidy.count(n, units)
     parts = {"accuracy": np.s_[:]}
     parts |= {f"accuracy:corruption={name}": np.s_[i] for i, name in enumerate(names)}
     parts |= {f"accuracy:severity={k}": np.s_[:, i] for i, k in enumerate(levels)}
     tables = []
     for metric, part in parts.items():
         hits = [grid[part].reshape(-1, n) for grid in grids]
-        ends = [100 * np.array(share_interval(h.ravel(), np.tile(np.arange(n), len(h)))) for h in hits]
-        tables.append(tidy.rows(metric, "percent", models, [100 * h.mean() for h in hits], n, ends=ends))
+        ends = [100 * np.array(share_interval(h.ravel(), np.tile(origin, len(h)))) for h in hits]
+        tables.append(tidy.rows(metric, "percent", models, [100 * h.mean() for h in hits], counted, ends=ends))
     if baseline and set(baseline) <= set(names):
         weights = np.array([1 / baseline[name] if name in baseline else 0.0 for name in names])
         relative = [100 * weights @ (1 - grid.mean(axis=1)) / len(baseline) for grid in grids]
-        draws = [bootstrap_means(errors, resamples, np.random.default_rng(seed)) for errors in relative]
+        draws = [bootstrap_means(errors, resamples, np.random.default_rng(seed), units) for errors in relative]
         values = [errors.mean() for errors in relative]
-        tables.append(tidy.rows("mce", "percent of AlexNet", models, values, n, np.stack(draws, axis=1), units=n))
+        tables.append(
+            tidy.rows("mce", "percent of AlexNet", models, values, counted, np.stack(draws, axis=1), units=counted)
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -209,29 +241,32 @@ def set_names(page, rows: pd.DataFrame) -> pd.Series:
 
 
 def means(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean accuracy and mean loss over the shifted sets, and their differences; of one set there is no average."""
+    """Mean accuracy and mean loss over the shifted sets, and their differences; of one set there is no average.
+
+    Nor is there a loss without the clean set.
+    """
     shifted = {role: sets.correct[role] for role in sets.shifts}
-    if not shifted:
+    asked = [None] * (len(shifted) > 1) + [beside] * bool(beside)
+    if not asked:
         return pd.DataFrame(columns=[*tidy.COLUMNS, "dataset"]), pd.DataFrame(columns=[*tidy.PAIR, "dataset"])
-    asked = [None, beside] if len(shifted) > 1 else [beside]
-    tables = [average_table(shifted, resamples, seed, sets.images, against) for against in asked]
+    tables = [average_table(shifted, resamples, seed, sets.origins, against) for against in asked]
     rows, gaps = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
     return rows.assign(dataset="average"), gaps.assign(dataset="average", family="main")
 
 
 def average_table(
     sets: Mapping[str, Correct], resamples: int, seed: int, images: Mapping[str, ArrayLike] | None = None,
-    clean: Mapping[str, Baseline] | None = None,
+    clean: Mapping[str, Baseline] | None = None, units: ArrayLike | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """The average over sets, as the paper forms it (each set counts once), or what is lost, and paired differences.
 
     Sets that show the same `images` are resampled together, others independently; models share the resamples, at least
-    20,000 where there are models to compare. With `clean` outcomes for every set the rows are clean minus shifted,
-    `accuracy_loss`.
+    20,000 where there are models to compare. `units` are what the images of a single set are of. With `clean` outcomes
+    for every set the rows are clean minus shifted, `accuracy_loss`.
     """
     models = list(next(iter(sets.values())))
-    parts = [(-1 if clean else 1, by_model, (images or {}).get(name)) for name, by_model in sets.items()]
-    n = sum(len(by_model[models[0]]) for by_model in sets.values())
+    parts = [(-1 if clean else 1, by_model, (images or {}).get(name, units)) for name, by_model in sets.items()]
+    n = sum(tidy.count(len(by_model[models[0]]), units) for by_model in sets.values())
     compared = [(id(base.correct), base) for base in (clean or {}).values()]
     for same, base in dict(compared).items():
         parts.append((sum(key == same for key, _ in compared), base.correct, base.images))
@@ -271,14 +306,18 @@ def differences(sets: Sets, resamples: int, seed: int) -> pd.DataFrame:
     parts = []
     for role, by_model in sets.correct.items():
         # an outcome there is a share of right versions, which McNemar's test does not know
-        gaps = average_table({role: by_model}, resamples, seed)[1] if role == "c" else tidy.accuracy_pairs(by_model)
+        units = sets.units.get(role)
+        if role == "c":
+            gaps = average_table({role: by_model}, resamples, seed, units=units)[1]
+        else:
+            gaps = tidy.accuracy_pairs(by_model, units=units, seed=seed)
         parts.append(gaps.assign(dataset=sets.dataset[role], family="detail"))
     return pd.concat(parts, ignore_index=True)
 
 
 def leaderboard(page, sets: Sets) -> pd.DataFrame:
     """Published models with accuracies under the titles of this page's sets; empty beside another clean set."""
-    board = published.leaderboard() if sets.dataset["clean"] == "imagenet_1k" else pd.DataFrame()
+    board = published.leaderboard() if sets.dataset.get("clean") == "imagenet_1k" else pd.DataFrame()
     known = [sets.dataset[role] for role in sets.shifts if role in PUBLISHED and sets.dataset[role] in board]
     return board.rename(columns={name: page.title(name) for name in known}) if known else pd.DataFrame()
 
@@ -293,7 +332,7 @@ def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> 
     shown = [sets.dataset[role] for role in sets.shifts if role != "real"]
     shown = [name for name in shown if board.empty or page.title(name) in board]
     own = rows[rows["metric"].str.startswith(SAME) & (not sets.imagenet)]
-    whole = accuracy[accuracy["dataset"] == sets.dataset["clean"]]
+    whole = accuracy[accuracy["dataset"] == sets.dataset.get("clean")]
     beside = pd.concat([own, *(whole.assign(dataset=name) for name in shown if name not in set(own["dataset"]))])
     ends = {name: {"value": name, "ci_low": f"{name}_low", "ci_high": f"{name}_high"} for name in ("clean", "shifted")}
     clean = beside.rename(columns=ends["clean"])[["dataset", "model", *ends["clean"].values()]]
@@ -338,6 +377,6 @@ def finding(page, sets: Sets, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     each = "; ".join(f"{page.title(sets.dataset[role])} {leader(sets.dataset[role])}" for role in sets.correct)
     said = f"Accuracy in percent: {each}."
     if len(sets.shifts) > 1:
-        mean, loss = leader("average"), leader("average", "accuracy_loss")
-        said = f"Mean accuracy over {len(sets.shifts)} shifted sets: {mean}; mean loss in points: {loss}. {said}"
+        loss = f"; mean loss in points: {leader('average', 'accuracy_loss')}" if "clean" in sets.runs else ""
+        said = f"Mean accuracy over {len(sets.shifts)} shifted sets: {leader('average')}{loss}. {said}"
     return said

@@ -50,13 +50,11 @@ def decisions_of(page, dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
 def describe(page, cues: pd.DataFrame, decisions: Decisions) -> str:
     """What the page is made from, and which models are left out."""
     conflicts, absent = (cues["shape"] != cues["texture"]).sum(), [m for m in page.models if m not in decisions]
-    made = (
-        f"{len(cues):,} images, {conflicts:,} with conflicting cues, from {cues['shape_image'].nunique()} shape images"
-    )
-    made += f" and {cues['texture_image'].nunique()} textures"
-    return made + f"; left out for want of logits or decisions: {', '.join(page.labels[m] for m in absent)}" * bool(
-        absent
-    )
+    shapes, textures = (cues[f"{kind}_image"].nunique() for kind in ("shape", "texture"))
+    made = f"{len(cues):,} images, {conflicts:,} with conflicting cues"
+    made += f", from {shapes} shape images and {textures} textures"
+    without = ", ".join(page.labels[m] for m in absent)
+    return f"{made}; left out for want of logits or decisions: {without}" if absent else made
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
@@ -282,23 +280,18 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
     """The finding: every model's bias, which pairs are told apart, whether the set can order them at all."""
     overall, labels = rows[rows["metric"] == "shape_bias"], page.labels
     spoken = (f"{labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples())
-    text = f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."
-    apart, asked = verdicts.tells_apart(judged)
-    if asked:
-        text += f" {apart} of {asked} pairs of models differ beyond chance (Holm, 5 %)."
-    if 0 < apart < asked:
-        unsure = judged[judged["verdict"] == verdicts.OPEN].itertuples()
-        text += f" Not told apart: {'; '.join(f'{labels[r.model_a]} and {labels[r.model_b]}' for r in unsure)}."
+    text = ""
     if overall["value"].min() > 0.9:
-        text += (
-            " All follow the shape in nine of ten decisions or more: so near the ceiling this set hardly orders them."
-        )
+        text = "All follow the shape in nine of ten decisions or more: near this ceiling the set hardly orders them. "
+    text += f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."
+    if apart := verdicts.told_apart(judged, labels):
+        text += f" {apart}."
     return text + (f" People, on the same images, reach {people['all']:.2f}." if len(people) else "")
 
 
 def claim(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     """The range of the models' shape bias, in a few words; at either end all that are not told from the last."""
     values = rows[rows["metric"] == "shape_bias"].set_index("model")["value"]
-    ends = [verdicts.leaders(values, judged, better) for better in ("down", "up")]
-    first, last = (f"{values[end[0]]:.2f} ({' or '.join(page.labels[m] for m in end)})" for end in ends)
-    return f"Shape bias runs from {first} to {last}" if len(values) > 1 else f"Shape bias is {first}"
+    if len(values) == 1:
+        return f"Shape bias is {values.iloc[0]:.2f} ({page.labels[values.index[0]]})"
+    return f"Shape bias runs from {verdicts.span(values, judged, page.labels, '{:.2f}'.format)}"

@@ -92,9 +92,8 @@ def by_rule(runs: Mapping, sweeps: Sweeps) -> pd.DataFrame:
 
 def usual_ranges(metadata: pd.DataFrame, factors: Iterable[str]) -> dict[str, tuple[float, float]]:
     """Where ordinary images lie on each factor: the 5 % and 95 % quantiles, for the numeric factors they record."""
-    numbers = metadata.select_dtypes("number").rename(
-        columns={"scale": "object_scale", "light_intensity": "scene_light"}
-    )
+    called = {"scale": "object_scale", "light_intensity": "scene_light"}
+    numbers = metadata.select_dtypes("number").rename(columns=called)
     return {f: tuple(numbers[f].quantile([0.05, 0.95]).tolist()) for f in factors if f in numbers}
 
 
@@ -240,12 +239,8 @@ def mean_sentence(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     spoken = ((r.model, format_interval(r.value, r.ci_low, r.ci_high, ".1f")) for r in means.itertuples())
     words = [f"{page.labels[model]} {value}" for model, value in spoken]
     text = f"Mean accuracy over {rows['factor'].nunique() - 1} factors, percent: {'; '.join(words)}"
-    if len(asked):
-        told, pairs = verdicts.tells_apart(asked)
-        still = asked[asked["verdict"] == verdicts.OPEN]
-        names = [f"{page.labels[r.model_a]} and {page.labels[r.model_b]}" for r in still.itertuples()]
-        text += f". {page.leader(means, asked)}; {told} of {pairs} pairs of models are told apart"
-        text += f", not {', '.join(names)}" if 0 < told < pairs else ""
+    if apart := verdicts.told_apart(asked, page.labels):
+        text += f". {page.leader(means, asked)}; {apart}"
     return f"{text}."
 
 

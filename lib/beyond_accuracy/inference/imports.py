@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write, write_atomically
+from beyond_accuracy.base.files import atomic_write, content_hash, write_atomically
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
 from beyond_accuracy.data.readers.stimuli import cue_id, parse_name
-from beyond_accuracy.inference.order import judge
-from beyond_accuracy.inference.predictions import score
+from beyond_accuracy.inference.predictions import judge, score
 from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array
 
 NO_ANSWER = -1
@@ -37,7 +36,7 @@ def import_predictions(
 ) -> Entry:
     """Check a CSV of predictions (`COLUMNS`, optionally `logit_0` …) and put it into the store.
 
-    Every image must be there once, and the classes be counted as the dataset counts them (`order.judge`).
+    Every image must be there once, and the classes be counted as the dataset counts them (`judge`).
     Predictions of the same model and dataset are replaced once the new ones are whole.
     """
     if dataset.classes is None:
@@ -68,8 +67,8 @@ def import_predictions(
         wrong, odd = judge(model, dataset.name, *said, dataset.classes.names, columns)
         if wrong or (odd and not any_accuracy):
             raise InputError(f"{path}: {wrong or odd}" + ("" if wrong else "; --any-accuracy imports it all the same"))
-    meta = {"model": model, "dataset": dataset.name, "file": path.name, "file_hash": file_hash(path), "n": len(rows)}
-    meta |= accuracy | _meant(dataset)
+    meta = {"model": model, "dataset": dataset.name, "n": len(rows), "file": path.name}
+    meta |= {"file_hash": content_hash(path)[:24]} | accuracy | _meant(dataset)
 
     def write(entry: Entry) -> None:
         if logits is not None:
@@ -78,12 +77,6 @@ def import_predictions(
         entry.write_rows(rows_table(rows), [] if logits is None else ["logits"])
 
     return store.replace_imported(model, dataset.name, write)
-
-
-def file_hash(path: Path) -> str:
-    """Hash of a file of predictions, kept beside what was imported from it."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:24]
 
 
 def outdated(entry: Entry, dataset: ImageDataset) -> list[str]:

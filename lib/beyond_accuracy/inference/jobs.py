@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from beyond_accuracy.base import code
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.paths import cache_dir, in_notebook
-from beyond_accuracy.base.profile import Settings
+from beyond_accuracy.base.profile import Settings, unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.corruptions import PARAMETERS
 from beyond_accuracy.data.dataset import ImageDataset
@@ -81,6 +81,9 @@ class Options:
         """Options as asked for; else as the command line left them in the environment, for notebooks; else as above."""
         inherited = {n: os.environ.get(f"BEYOND_ACCURACY_{n.upper()}") for n in ("device", "engine", "skip_bad")}
         inherited["skip_bad"] = inherited["skip_bad"] not in (None, "", "0")
+        known = [field.name for field in fields(cls)]
+        for name in asked.keys() - set(known):
+            raise InputError(unknown("option", name, known))
         given = {name: value for name, value in asked.items() if value or name == "progress"}
         options = cls(**{name: value for name, value in inherited.items() if value} | given)
         check_device(options.device)
@@ -315,9 +318,8 @@ def bf16_gain() -> float:
     torch.set_num_threads(1)  # so that the thread's own processor time is all of it, whatever else is running
     try:
         least = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
-        operands = {
-            kind: (torch.ones(rows, width, dtype=kind), torch.ones(hidden, width, dtype=kind)) for kind in least
-        }
+        sides = (rows, width), (hidden, width)
+        operands = {kind: [torch.ones(side, dtype=kind) for side in sides] for kind in least}
         with torch.inference_mode():
             for _, kind in itertools.product(range(REPEATS), least):
                 start = time.thread_time()

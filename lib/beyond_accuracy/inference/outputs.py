@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import content_hash
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data.dataset import ImageDataset
@@ -18,9 +20,8 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import heads
 from beyond_accuracy.inference import jobs as jobs_
-from beyond_accuracy.inference.imports import file_hash, import_predictions, joined, outdated
-from beyond_accuracy.inference.order import judge
-from beyond_accuracy.inference.predictions import Predictions
+from beyond_accuracy.inference.imports import import_predictions, joined, outdated
+from beyond_accuracy.inference.predictions import Predictions, judge
 from beyond_accuracy.inference.store import Entry, Store
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.models.load import read_card
@@ -42,6 +43,7 @@ class Features:
 
 # Engines besides this process, by name: functions like `inference.run`. `engine_ray` puts itself here.
 RUN_BY: dict[str, Callable] = {}
+ASKED: set[str] = set()  # entries whose refusals are of this process, or hold for good
 
 
 class Outputs:
@@ -141,9 +143,12 @@ class Outputs:
         specs = self.profile.models.values()
         networks = [spec for spec in specs if spec.source != "predictions"]
         imported = [spec.name for spec in specs if spec.source == "predictions" and not networks_only]
-        for spec in specs:
-            if spec.name in imported and spec.checkpoint:
-                self._bring(spec, data)
+        for spec in [spec for spec in specs if spec.name in imported and spec.checkpoint]:
+            # predictions that the profile names as files, where they are new or the set is another by now
+            file = resolve(spec.checkpoint.replace("{dataset}", data.name))
+            known = self.store.imported(spec.name, data.name)
+            if file.is_file() and (known.meta.get("file_hash") != content_hash(file)[:24] or outdated(known, data)):
+                import_predictions(file, spec.name, data, self.store)
         if not networks_only:
             self._check_imported(imported, data.name, bool(networks))
         for spec in networks:
@@ -169,13 +174,6 @@ class Outputs:
         if self.used.get(key, {}).get("convention", self.convention) == self.convention:
             entry.meta["convention"] = self.convention
             self.used[key] = entry.meta  # else a changed convention left the plain run as it is
-
-    def _bring(self, spec: ModelSpec, data: ImageDataset) -> None:
-        """Import the predictions that the profile names as files, where they are new or the set is another by now."""
-        file = resolve(spec.checkpoint.replace("{dataset}", data.name))
-        known = self.store.imported(spec.name, data.name)
-        if file.is_file() and (known.meta.get("file_hash") != file_hash(file) or outdated(known, data)):
-            import_predictions(file, spec.name, data, self.store)
 
     def _check_imported(self, names: list[str], dataset: str, others: bool) -> None:
         """Tell a misspelt model of the profile from one whose predictions have yet to be imported."""
@@ -223,6 +221,10 @@ class Outputs:
                 self.left_out[str(error)] = None
         precision = jobs_.choose_precision(self.profile.settings.precision, self.device)
         jobs = jobs_.plan(cards, data, transforms, self.store, self.profile.settings, precision)
+        for job in jobs if self.run and not os.environ.get("BEYOND_ACCURACY_REPORT") else ():
+            if job.entry.key not in ASKED:  # once a command: its notebooks take what it found
+                ASKED.add(job.entry.key)
+                job.entry.retry()
         lacking = [job for job in jobs if not job.entry.settled]
         if lacking and not self.run:
             raise DataMissing(f"{data.name}: no stored predictions of {lacking[0].card.name}; build its page first")
@@ -278,7 +280,10 @@ class Outputs:
             if wrong:
                 raise InputError(wrong)
             self.left_out |= dict.fromkeys([odd] if odd else [])
-        return Predictions(name, data.name, text, frame, logits, data.columns, entry.meta)
+        units = data.metadata["unit"].loc[frame["id"]].to_numpy() if "unit" in data.metadata else None
+        if units is not None and len(np.unique(units)) == len(units):
+            units = None
+        return Predictions(name, data.name, text, frame, logits, data.columns, entry.meta, units)
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:

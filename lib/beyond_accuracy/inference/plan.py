@@ -151,8 +151,12 @@ def conventions(profile: Profile, dataset: str, device: str = "auto") -> list[Co
     found += [_one("precision", kind, kind) for kind in usable_precisions(device) if kind != now.precision]
     scale = "100" if now.logit_scale == "learned" else "learned"
     found.append(Convention(f"logit_scale={scale}", "logit_scale", scale, (("logit_scale", scale),), rescored=True))
-    if now.prompts == "default" and (template := _plainest(profile, dataset)):
-        found.append(Convention("prompts=one", "prompts", "one template", (("prompts", template),)))
+    classes = profile.datasets[dataset].classes
+    templates = class_space(classes).templates if classes and now.prompts == "default" else ()
+    photos = [template for template in templates if "photo" in template]
+    if photos and len(templates) > 1:  # the shortest that speaks of a photo (`a photo of a {c}.`)
+        shortest = (("prompts", min(photos, key=len)),)
+        found.append(Convention("prompts=one", "prompts", "one template", shortest))
     return found
 
 
@@ -164,13 +168,6 @@ def left_out(device: str) -> str:
 
 def _one(setting: str, value: object, label: str) -> Convention:
     return Convention(f"{setting}={str(value).lower()}", setting, label, ((setting, value),))
-
-
-def _plainest(profile: Profile, dataset: str) -> str:
-    """The shortest template that speaks of a photo (`a photo of a {c}.`); empty where there is but one template."""
-    classes = profile.datasets[dataset].classes
-    templates = class_space(classes).templates if classes else ()
-    return min((t for t in templates if "photo" in t), key=len, default="") if len(templates) > 1 else ""
 
 
 def cuts(profile: Profile, dimension: str) -> list[str]:

@@ -298,9 +298,19 @@ class _Pass:
             return {}
         views = [view[0] if len(view) == 1 else torch.cat(view) for view in zip(*stacks, strict=True)]
         view = self.view_of
-        found = {j.entry.key: lanes.submit(self._outputs, j, views[view[j.entry.key]]) for j in self.todo[rows]}
+        found = {j.entry.key: lanes.submit(self._answer, j, views[view[j.entry.key]]) for j in self.todo[rows]}
         lanes.batch_done()
         return found
+
+    def _answer(self, job: Job, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """`_outputs`; a network that not even one image leaves room for costs itself only, and may fit another time."""
+        try:
+            return self._outputs(job, images)
+        except InputError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._refuse(job, str(error), passing=True)
+            return {}
 
     def _outputs(self, job: Job, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """What is stored of some images, on the device, each with a mask of the rows that were finite."""
@@ -377,10 +387,10 @@ class _Pass:
                 fetched.setdefault(name, []).append(values.cpu().numpy())
         return {} if job.entry.key in self.refused else {n: np.concatenate(v) for n, v in fetched.items()}
 
-    def _refuse(self, job: Job, reason: str) -> None:
-        """The model has no outputs for this job, now and when it is asked again; the others go on."""
+    def _refuse(self, job: Job, reason: str, passing: bool = False) -> None:
+        """The model has no outputs for this job, now and (unless `passing`) when asked again; the others go on."""
         self.refused.add(job.entry.key)
-        job.entry.refuse(reason)
+        job.entry.refuse(reason, passing)
 
     def _write(self, rows: Range, jobs: list[Job], groups: list, tell: Callable[[int], object]) -> int:
         """Write a part of every job; returns how many of its images could not be decoded."""
@@ -405,7 +415,7 @@ class _Pass:
         return sum(bad for _, _, bad in groups)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out; MPS and the CPU allocator raise a plain RuntimeError."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text

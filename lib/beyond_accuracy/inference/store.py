@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,18 +79,33 @@ class Entry:
     @property
     def refused(self) -> str:
         """Why the model has no outputs here (it cannot take this input side, …); empty where it has, or may have."""
-        return "" if self.complete else str(read_json(self.folder / "refused.json").get("reason", ""))
+        return "" if self.complete else str(self.refusal.get("reason", ""))
 
     @property
     def settled(self) -> bool:
         """Whether there is nothing left to compute."""
         return self.complete or bool(self.refused)
 
-    def refuse(self, reason: str) -> None:
-        """Write down that the model has no outputs here: asked again, it is not run again."""
-        write_atomically(self.folder / "refused.json", json.dumps({"reason": reason}, indent=1).encode())
-        for part in self.folder.glob("part-*.parquet"):
+    def refuse(self, reason: str, passing: bool = False) -> None:
+        """Write down that the model has no outputs here: asked again, it is not run again.
+
+        `passing`: it may have some another time, when more memory is free (`retry`); what was computed stays.
+        """
+        content = {"reason": reason, "passing": passing}
+        write_atomically(self.folder / "refused.json", json.dumps(content, indent=1).encode())
+        for part in [] if passing else self.folder.glob("part-*.parquet"):
             part.unlink(missing_ok=True)
+
+    @property
+    def refusal(self) -> dict:
+        """What `refuse` was told; empty where nothing was refused."""
+        found = read_json(self.folder / "refused.json")
+        return {"reason": found["reason"], "passing": bool(found.get("passing"))} if found.get("reason") else {}
+
+    def retry(self) -> None:
+        """Forget a refusal that was of its moment."""
+        if self.refusal.get("passing"):
+            (self.folder / "refused.json").unlink(missing_ok=True)
 
     def missing(self, ranges: list[Range]) -> list[Range]:
         """What of these ranges is in no part yet; parts may have been cut in any way."""
@@ -179,10 +195,8 @@ class Entry:
             raise InputError(f"{self.meta.get('dataset')}: not one image could be decoded")
         merged = pa.concat_tables(narrow.values())
         for name, width in widths.items():
-            shape = (len(merged), width)
-            atomic_write(
-                self.folder / f"{name}.npy", lambda path, n=name, s=shape: self._stream(path, n, s, list(narrow))
-            )
+            about = {"name": name, "shape": (len(merged), width), "parts": list(narrow)}
+            atomic_write(self.folder / f"{name}.npy", partial(self._stream, **about))
         self.write_rows(merged, list(widths))
 
     def write_rows(self, table: pa.Table, arrays: list[str]) -> None:

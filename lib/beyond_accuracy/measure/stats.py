@@ -118,6 +118,31 @@ def share_interval(
     return Interval(*map(float, ends))
 
 
+def design_effect(hits: ArrayLike, clusters: ArrayLike | None) -> float:
+    """How many images of a share are worth one independent image, at least 1: see `share_interval`.
+
+    A share without spread: as many as there are per cluster.
+    """
+    hits = _finite(hits, "hits")
+    n, share = len(hits), float(hits.mean())
+    if clusters is None:
+        return 1.0
+    units = _units(clusters)
+    if not 0 < share < 1:
+        return n / units
+    spread, tail = clustered_variance((hits - share) / n, clusters), 0.025
+    few = (norm.isf(tail) / t.isf(tail, _freedom(units))) ** 2
+    return max(1.0, n * spread / (share * (1 - share)) / few)
+
+
+def standard_error(values: ArrayLike, clusters: ArrayLike | None = None) -> float:
+    """Of the mean of (n,) values; with clusters these are what is independent."""
+    values = _finite(values, "values")
+    if clusters is None:
+        return float(values.std() / math.sqrt(len(values)))
+    return math.sqrt(clustered_variance((values - values.mean()) / len(values), clusters))
+
+
 def clustered_variance(influence: ArrayLike, clusters: ArrayLike, crossed: ArrayLike | None = None) -> float:
     """Variance of a sum over images that share origins: one kind of cluster, or two kinds that cross.
 

@@ -43,8 +43,24 @@ def rows(
     return frame.assign(n=n, unit=unit)[COLUMNS][np.isfinite(values)]
 
 
-def accuracy(correct: Mapping[str, ArrayLike], metric: str = "accuracy") -> pd.DataFrame:
-    """Percent right of every model with Wilson's interval."""
+def units_of(runs: Mapping[str, object]) -> NDArray | None:
+    """The independent units that the images of some runs are of (`Predictions.units`); None where images are."""
+    return next((getattr(run, "units", None) for run in runs.values()), None)
+
+
+def count(images: int, units: ArrayLike | None) -> int:
+    """What n counts: units, where there are any, else images."""
+    return images if units is None else len(np.unique(units))
+
+
+def accuracy(
+    correct: Mapping[str, ArrayLike], metric: str = "accuracy", units: ArrayLike | None = None
+) -> pd.DataFrame:
+    """Percent right of every model with Wilson's interval, at the number of images that their units are worth."""
+    if units is not None:
+        ends = [100 * np.array(stats.share_interval(c, units)) for c in correct.values()]
+        values = [100 * np.mean(c) for c in correct.values()]
+        return rows(metric, "percent", list(correct), values, count(0, units), ends=ends)
     shares = {model: (int(np.sum(c)), len(c)) for model, c in correct.items()}
     ends = [Interval(*(100 * end for end in stats.wilson(*share))) for share in shares.values()]
     values, sizes = [100 * k / n for k, n in shares.values()], [n for _, n in shares.values()]
@@ -75,15 +91,27 @@ def pairs(
     return pd.DataFrame(found, columns=PAIR)
 
 
-def accuracy_pairs(correct: Mapping[str, ArrayLike], metric: str = "accuracy") -> pd.DataFrame:
-    """Differences of accuracy in points between every two models on the same images: score interval, McNemar's test."""
+def accuracy_pairs(
+    correct: Mapping[str, ArrayLike], metric: str = "accuracy", units: ArrayLike | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Differences of accuracy in points between every two models on the same images: score interval, McNemar's test.
+
+    With `units` these are resampled.
+    """
     models, right = list(correct), [np.asarray(c, bool) for c in correct.values()]
+    if units is not None:
+        table, n = 100.0 * np.stack(right, axis=1), count(0, units)
+        rng = np.random.default_rng(seed)
+        draws = stats.bootstrap_means(with_gaps(table), stats.P_VALUE_RESAMPLES, rng, units)
+        return estimates(metric, "percent", models, table.mean(axis=0), n, draws, n)[1]
 
     def tested(a: int, b: int) -> Difference:
         share, (low, high), p = stats.accuracy_difference(right[a], right[b])
         return Difference(100 * share, Interval(100 * low, 100 * high), p)
 
-    return pairs(metric, "percent", models, [100 * c.mean() for c in right], len(right[0]), tested=tested)
+    return pairs(
+        metric, "percent", models, [100 * c.mean() for c in right], len(right[0]) if right else 0, tested=tested
+    )
 
 
 def with_gaps(table: NDArray) -> NDArray:

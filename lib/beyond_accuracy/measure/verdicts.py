@@ -1,8 +1,8 @@
 """One verdict per question: which differences between models are real, decided once and read everywhere.
 
 A question is one row of comparisons: a difference between two models (or of one model from zero) on one set in one
-metric. The p-values of a family (`main`: the headline numbers of a page; `detail`: everything else it compares) are
-corrected together by Holm's method. Three levels of a difference:
+metric. The p-values of a family (`main`: the headline numbers of a page; `choice`: what the chooser weighs beside them;
+`detail`: everything else it compares) are corrected together by Holm's method. Three levels of a difference:
 
 - ``beyond training noise``: also larger than two training runs differ by the luck of their seeds, images included
   (each difference judged by itself at 5 %: with three runs a model, a correction would leave nothing to be seen).
@@ -10,7 +10,7 @@ corrected together by Holm's method. Three levels of a difference:
 - ``open``: not told from zero.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -28,20 +28,30 @@ NOISE = ["dataset", "metric", "model", "sd", "df"]
 
 
 def judge(rows: pd.DataFrame, noise: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Adds `p_holm` and `verdict`.
+    """Adds `p_holm`, `verdict`, and `replicated`: whether the noise of training of both models is known.
 
     `rows` are comparisons with `dataset, metric, model_a, model_b, difference, ci_low, ci_high, p, family`. `noise` is
     the standard deviation of a metric between training runs that differ in nothing but the seed, and its degrees of
     freedom: columns `NOISE`, one row per (dataset, metric, model); None where no replicate runs are known.
     """
-    judged = rows.assign(p_holm=np.nan, verdict=OPEN)
+    judged = rows.assign(p_holm=np.nan, verdict=OPEN, replicated=False)
     for _, part in judged.groupby("family", sort=False):
         judged.loc[part.index, "p_holm"] = holm(part["p"].to_numpy(float))
     sure = judged["p_holm"] < LEVEL
     judged.loc[sure, "verdict"] = THESE
     if noise is not None and len(noise):
+        judged["replicated"] = np.isfinite(_deviations(judged, noise)[0]).all(axis=1)
         judged.loc[sure & exceeds_noise(judged, noise), "verdict"] = BEYOND_NOISE
     return judged
+
+
+def _deviations(rows: pd.DataFrame, noise: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Standard deviations between training runs of both models and their degrees of freedom, each (rows, 2)."""
+    known, parts = noise.set_index(NOISE[:3]), []
+    for side in ("model_a", "model_b"):
+        part = known.reindex(pd.MultiIndex.from_frame(rows[["dataset", "metric", side]])).to_numpy(float)
+        parts.append(np.where((rows[side] == "").to_numpy()[:, None], (0.0, 1.0), part))  # compared with zero
+    return tuple(np.stack(parts, axis=-1).swapaxes(0, 1))
 
 
 def exceeds_noise(rows: pd.DataFrame, noise: pd.DataFrame) -> NDArray[np.bool_]:
@@ -50,11 +60,7 @@ def exceeds_noise(rows: pd.DataFrame, noise: pd.DataFrame) -> NDArray[np.bool_]:
     |d| > t(df) sqrt(sd_a^2 + sd_b^2 + se^2), se from the interval of the difference; df by Welch and Satterthwaite over
     the two training variances. Not where the noise of either model is unknown.
     """
-    known, parts = noise.set_index(NOISE[:3]), []
-    for side in ("model_a", "model_b"):
-        part = known.reindex(pd.MultiIndex.from_frame(rows[["dataset", "metric", side]])).to_numpy(float)
-        parts.append(np.where((rows[side] == "").to_numpy()[:, None], (0.0, 1.0), part))  # compared with zero
-    deviation, freedom = np.stack(parts, axis=-1).swapaxes(0, 1)
+    deviation, freedom = _deviations(rows, noise)
     variance = deviation**2
     total = variance.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -91,10 +97,42 @@ def leaders(values: pd.Series, judged: pd.DataFrame, better: str = "up") -> list
     return [best, *(name for name, row in rows.items() if row is None or row["verdict"] == OPEN)]
 
 
+def span(values: pd.Series, judged: pd.DataFrame, labels: Mapping[str, str], write: Callable[[float], str]) -> str:
+    """The lowest and the highest of values by model, each with all models not told from it; no name where all tie.
+
+    Such as `0.92 (A) to 0.99 (B or C)`, of judged comparisons of one metric on one set.
+    """
+    ends = [leaders(values, judged, better) for better in ("down", "up")]
+    low, high = (write(values[end[0]]) for end in ends)
+    if all(len(end) == len(values) for end in ends):
+        return f"{low} to {high}, not told apart"
+    first, last = (" or ".join(labels[model] for model in end) for end in ends)
+    return f"{low} ({first}) to {high} ({last})"
+
+
 def tells_apart(judged: pd.DataFrame) -> tuple[int, int]:
     """How many pairs of models a set of comparisons tells apart, and how many there are."""
     pairs = judged[judged["model_b"] != ""]
     return int((pairs["verdict"] != OPEN).sum()), len(pairs)
+
+
+def told_apart(judged: pd.DataFrame, labels: Mapping[str, str] | None = None) -> str:
+    """`tells_apart` in words; empty without pairs.
+
+    Where replicate runs are known, with those that lie beyond training noise; with `labels`, with the pairs that stay
+    open, if others are told apart.
+    """
+    apart, count = tells_apart(judged)
+    if not count:
+        return ""
+    said, pairs = f"{apart} of {count} pairs of models are told apart", judged[judged["model_b"] != ""]
+    if apart and pairs["replicated"].any():
+        said += f" ({(pairs['verdict'] == BEYOND_NOISE).sum() or 'none'} of them beyond training noise)"
+    if labels is not None and 0 < apart < count:
+        still = pairs[pairs["verdict"] == OPEN]
+        names = [f"{labels[a]} and {labels[b]}" for a, b in zip(still["model_a"], still["model_b"], strict=True)]
+        said += f"; open: {'; '.join(names)}"
+    return said
 
 
 def joined(names: Sequence[str]) -> str:

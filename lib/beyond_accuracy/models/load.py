@@ -78,10 +78,8 @@ def read_card(spec: ModelSpec, settings: Settings, imports: tuple[str, ...], roo
 def _remembered(file: Path, spec: ModelSpec) -> Card | None:
     try:
         content = read_json(file)
-        if (
-            content.pop("seal") != _seal(file, content)
-            or [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]
-        ):
+        sealed = content.pop("seal") == _seal(file, content)
+        if not sealed or [_stamp(Path(path)) for path, *_ in content["files"]] != content["files"]:
             return None
         card = {name: tuple(v) if isinstance(v, list) else v for name, v in content["card"].items()}
         for name in ("geometry", "published"):

@@ -29,7 +29,7 @@ DRAWS = 1000
 UNIT = 1000  # utilities are integers, thousandths of a step: Python and the page then rank by the same numbers
 WEIGHTINGS = 2000  # random ones of a purpose's numbers
 HIGHEST = 100  # weight; the lowest is 0, or -100 where the reader chooses which end is wanted
-COST, DRAWN = "by cost", "by its intervals"  # what stands where no page asked: no verdict, the draws alone
+COST = "by cost"  # what stands where nothing is asked of images: no verdict
 
 
 @dataclass(frozen=True)
@@ -287,12 +287,13 @@ def guessing(comparisons: pd.DataFrame) -> set[str]:
 
 
 def _verdict(choice: Choice, i: int, ranking: Ranking, other: str) -> str:
-    """What the comparisons say of the first model and another in one criterion, or else the draws of both."""
-    if row := verdicts.between(choice.judged[i], ranking.order[0], other):
-        return row["verdict"]
+    """What the comparisons say of the first model and another in one criterion; a cost differs beyond its draws."""
+    if not choice.criteria[i].log:
+        row = verdicts.between(choice.judged[i], ranking.order[0], other)
+        return row["verdict"] if row else verdicts.OPEN
     a, b = (choice.draws[i][choice.models.index(name)] for name in (ranking.order[0], other))
     low, high = np.percentile(a - b, [2.5, 97.5])
-    return verdicts.OPEN if low <= 0 <= high else COST if choice.criteria[i].log else DRAWN
+    return verdicts.OPEN if low <= 0 <= high else COST
 
 
 def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]) -> str:
@@ -411,6 +412,7 @@ def _purposes(choice: Choice, presets: list[Preset], labels: Mapping[str, str], 
         weights = ", ".join(f"{words[key]} {weight}" for key, weight in preset.weights.items())
         shares = sorted(led(choice, preset.weights, seed).items(), key=lambda item: -item[1])
         leads = ", ".join(f"{labels[name]} {_chance(share)}" for name, share in shares if share > 0)
+        leads = leads if len(preset.weights) > 1 else "–"  # a single number can't be weighed otherwise
         if ranking.order:
             flip = flip_sentence(ranking, preset.weights, words, labels) + _more_data(choice, preset, ranking)
             rows.append((preset.label, order, leads, flip, weights))

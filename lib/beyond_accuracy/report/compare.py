@@ -32,7 +32,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.dimensions import own
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.measure import verdicts
+from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.models.card import locate, may_need_hub, stay_offline_without_network
 from beyond_accuracy.models.load import model_for
 from beyond_accuracy.report.build import build
@@ -111,7 +111,7 @@ def prepare(
     runs = outputs.predictions("images", ["none"])["none"]
     for model, run in runs.items():
         echo(f"  {profile.models[model].label}: {100 * run.correct.mean():.1f} % right")
-    if not everything and (dropped := behind(runs, own.units_of(data.metadata, runs))):
+    if not everything and (dropped := behind(runs, tidy.units_of(runs))):
         kept = [model for model in runs if model not in dropped]
         for page in ("robustness", "invariance"):
             content["dimensions"][page]["models"] = kept

@@ -100,23 +100,11 @@ def headline_rows(
     for headline in headlines:
         rows = table[(table["dimension"] == headline.page) & (table["metric"] == headline.metric)]
         rows = rows[rows["model"].isin(profile.models)]
-        rows = mean_over_sets(rows) if headline.role == "mean" else rows
         dataset = _dataset(headline, list(dict.fromkeys(rows["dataset"])), profile)
         if dataset is not None:
             rows = rows[rows["dataset"] == dataset].set_index("model")
             chosen.append((headline, rows.loc[[n for n in profile.models if n in rows.index]].reset_index()))
     return chosen
-
-
-def mean_over_sets(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a model, `average`: the mean of its rows over sets, whose intervals are taken as independent."""
-    if not len(rows):
-        return rows
-    squares = rows.assign(half=((rows["ci_high"] - rows["ci_low"]) / 2) ** 2).groupby("model", sort=False)
-    half = squares["half"].sum() ** 0.5 / squares["half"].count()
-    means = rows.groupby("model", sort=False).agg({c: "first" for c in ("dimension", "metric", "unit")} | {"n": "sum"})
-    means = means.assign(value=rows.groupby("model", sort=False)["value"].mean(), dataset="average")
-    return means.assign(ci_low=means["value"] - half, ci_high=means["value"] + half).reset_index()
 
 
 def _dataset(headline: Headline, have: Sequence[str], profile: Profile) -> str | None:
@@ -250,5 +238,5 @@ def metrics_body() -> Body:
     sections = [(re.sub(r"[^a-z]+", "-", s["title"].lower()).strip("-"), s) for s in document["sections"]]
     inside = fragment("metrics.html.j2", document=document, sections=sections)
     lead = "Each metric of this report: formula, unit, better direction, interval, source."
-    anchors = [(anchor, section["title"]) for anchor, section in sections]
+    anchors = [*((anchor, section["title"]) for anchor, section in sections), ("works", "Works cited")]
     return Body("What the numbers mean", lead, anchors, str(bs4.BeautifulSoup(inside, "html.parser")))

@@ -30,7 +30,7 @@ from traitlets.config import Config
 from beyond_accuracy import __version__
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.arrange import arrange, fold, without_empty_sections
-from beyond_accuracy.show import results, tables
+from beyond_accuracy.show import metrics, results, tables
 
 TEMPLATE = Path(__file__).parent / "template"
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
@@ -95,8 +95,23 @@ class _Renderer(IPythonRenderer):
         return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
+@cache
+def _citation() -> re.Pattern[str]:
+    """`Guo et al. 2017`, `Kumar, Liang and Ma 2019`, `Wilson (1927)` of a known work: first author, year."""
+    works = [work.rsplit(" ", 1) for work in metrics.document()["works"]]
+    others = r"(?:\s+et\s+al\.|'s|(?:(?:,|\s+and)\s+[A-Z][\w-]+)+)?"
+    return re.compile("|".join(rf"\b{author}{others}\s+(?:\({year}\)|{year})" for author, year in works))
+
+
+def work_id(cited: str) -> str:
+    """Id of a work on the page of metrics, from how it is cited: `work-guo-2017`."""
+    author, *_, year = re.findall(r"[^\W_]+", cited)
+    return f"work-{author.lower()}-{year}".encode("ascii", "ignore").decode()
+
+
 def markdown_html(text: str, **options: object) -> str:
-    """Our own Markdown (never a reader's) as HTML, formulas as MathML, `arXiv 1706.04599` as a link to it."""
+    """Our own Markdown (never a reader's) as HTML, formulas as MathML, `arXiv 1706.04599` and works cited as links."""
+    text = _citation().sub(lambda found: f"[{found[0]}](metrics.html#{work_id(found[0])})", text)
     text = re.sub(r"(?<!\[)\barXiv\s+(\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
     usual = {"attachments": {}, "embed_images": False, "path": ""}
     return MarkdownWithMath(_Renderer(escape=False, exclude_anchor_links=True, **usual | options)).render(text)
@@ -303,7 +318,7 @@ def _source(name: str) -> Markup:
 @cache
 def _environment() -> jinja2.Environment:
     environment = results.environment(TEMPLATE)
-    environment.filters["codes"] = results.code_spans
+    environment.filters |= {"codes": results.code_spans, "work_id": work_id}
     environment.globals |= {
         "version": __version__,
         "style": _source("style.css"),

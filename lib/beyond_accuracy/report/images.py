@@ -315,10 +315,14 @@ def kept_body(folder: Path, inputs: Sequence[str], profile: Profile, options: Ma
     kept, sources = folder / ".state" / "images.json", [Path(__file__), *sorted(TEMPLATE.glob("images.*"))]
     key = hashlib.sha256(b"".join([json.dumps(list(inputs)).encode(), *(path.read_bytes() for path in sources)]))
     content = read_json(kept)
-    if content.pop("key", "") == key.hexdigest():
-        return Body(**content | {"sections": [tuple(pair) for pair in content["sections"]]})
+    sealed = hashlib.sha256(str(content.get("body")).encode()).hexdigest()
+    if (content.get("key"), content.get("seal")) == (key.hexdigest(), sealed):
+        inside = json.loads(content["body"])
+        return Body(**inside | {"sections": [tuple(pair) for pair in inside["sections"]]})
     found = body(profile, options)
-    write_atomically(kept, json.dumps({"key": key.hexdigest(), **asdict(found)}).encode())
+    text = json.dumps(asdict(found))
+    content = {"key": key.hexdigest(), "seal": hashlib.sha256(text.encode()).hexdigest(), "body": text}
+    write_atomically(kept, json.dumps(content).encode())
     return found
 
 

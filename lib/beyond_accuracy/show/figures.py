@@ -17,7 +17,18 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from beyond_accuracy.data.transforms import parse
-from beyond_accuracy.show.theme import GREY, HALO, INK, WIDTH, ModelStyle, category_axis, errorbar, legend, paper_points
+from beyond_accuracy.show.theme import (
+    GREY,
+    HALO,
+    INK,
+    WIDTH,
+    ModelStyle,
+    category_axis,
+    direct_labels,
+    errorbar,
+    legend,
+    paper_points,
+)
 
 Drawn = tuple[Figure, str]
 PHOTO_SIDE = 160  # pixels: sharp at three columns on a phone, and light in the page
@@ -164,7 +175,16 @@ def lines(
     first = next(iter(axes.values()))
     first.set_ylim(bottom=ymin)
     fig.supylabel(ylabel, fontsize=11.5)
-    legend(fig, looks, kind="line")
+    across, rightmost = min(columns, len(keys)), {}  # the last panel of each row has room at its right
+    for key in keys[across - 1 :: across] if across <= 2 else ():
+        mine = frame[frame[panel] == key] if panel else frame
+        steps = list(dict.fromkeys(mine[x])) if equal else None
+        last = mine.sort_values(x, kind="stable").groupby("model").tail(1).set_index("model")
+        at = last[x].map(steps.index) if equal else last[x]
+        rightmost[axes[key]] = {m: (at[m], last.loc[m, "value"]) for m in looks if m in last.index}
+    named = set().union(*rightmost.values()) == set(looks)
+    if not (named and direct_labels(fig, rightmost, looks)):
+        legend(fig, looks, kind="line")
     if len(spoken):
         named = frame[np.isclose(frame[x].to_numpy(float)[:, None], spoken).any(axis=1)]
         return fig, f"{ylabel} against {xlabel}: {spell(named, [panel, 'model', x], labels_of(looks))}."

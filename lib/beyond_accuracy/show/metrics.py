@@ -4,15 +4,18 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 FILE = Path(__file__).with_name("metrics.yaml")
 ARROWS = {"up": "↑", "down": "↓"}
+# How numbers of one unit are written where rows of several stand in one column
+UNITS = {"percent": ".1f", "points": ".1f", "ratio": ".2f", "log-odds": ".2f", "millions": ".0f", "gflops": ".1f"}
 
 
 @cache
 def document() -> dict:
-    """The whole file: `intro`, `sections` (title, lead, metrics) and `headlines`."""
+    """The whole file: `intro`, `sections` (title, lead, metrics), `headlines`, `presets`, `works`."""
     return yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
 
@@ -31,6 +34,11 @@ def about(metric: str) -> dict:
         if name in described():
             return described()[name]
     return {"heading": metric.replace("_", " "), "format": ".3g"}
+
+
+def digits(units: pd.Series) -> pd.Series:
+    """The column `format` of a table whose rows have these units; three decimals where nothing else is known."""
+    return units.map(UNITS).fillna(".3f")
 
 
 def headed(names: Iterable[str]) -> dict[str, dict[str, str]]:

@@ -95,7 +95,8 @@ def lookup(rows: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
     about = both.groupby(index, sort=False)
     few, many = about["n"].min().map("{:,.0f}".format), about["n"].max().map("{:,.0f}".format)
     n = few.where(few == many, few + " to " + many).where(about["n"].count() > 0, "–")
-    shown = pd.DataFrame({"n": n, "read": about["tolerance"].max()}).reset_index()
+    shown = pd.DataFrame({"n": n, "read": about["tolerance"].max(), "format": metrics.digits(about["unit"].first())})
+    shown = shown.reset_index()
     shown["read"] = (shown["figure"] + shown["read"].map(", ±{:g}".format, na_action="ignore")).fillna("measured")
     names = {spec.name: spec.label for spec in published.checkpoint_specs()}
     return tidy.pivot(both.replace({"model": names}), index, "model").merge(shown).drop(columns="figure")

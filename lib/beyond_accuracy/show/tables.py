@@ -17,8 +17,8 @@ def table_html(
     """A table as HTML: escaped, captioned, sortable, with its full-precision numbers to download.
 
     Columns `value`, `ci_low`, `ci_high` become one cell "12.3 [11.9, 12.8]"; so do `X`, `X_low`, `X_high`. A p-value at
-    its `X_floor` is shown as a bound. `labels`, `formats`: per column; `decimals`: of float columns without a format.
-    Ids depend on `name` only.
+    its `X_floor` is shown as a bound. `labels`, `formats`: per column; `decimals`: of float columns without a format. A
+    column `format` holds that of its row's other numbers, where rows have different units. Ids depend on `name` only.
     """
     check_name(name, "table")
     if not caption.strip():
@@ -29,13 +29,17 @@ def table_html(
     labels, formats = labels or {}, formats or {}
     ends = {c: ["ci_low", "ci_high"] if c == "value" else [f"{c}_low", f"{c}_high"] for c in frame}
     ends = {c: pair for c, pair in ends.items() if set(pair) <= set(frame)}
-    hidden = {f"{c}_floor" for c in frame}.union(*ends.values())
+    hidden = {"format", *(f"{c}_floor" for c in frame)}.union(*ends.values())
     shown = [c for c in frame if c not in hidden]
     numeric = {c: pd.api.types.is_numeric_dtype(frame[c]) and frame[c].dtype != bool for c in shown}
     specs = {c: formats.get(c) or _format(frame[c], decimals) for c in shown}
-    rows = [[_cell(row, c, ends.get(c, []), specs[c], numeric[c]) for c in shown] for row in frame.to_dict("records")]
+    own = {c for c in shown if "format" in frame and c not in formats and pd.api.types.is_float_dtype(frame[c])}
+    rows = [
+        [_cell(row, c, ends.get(c, []), row["format"] if c in own else specs[c], numeric[c]) for c in shown]
+        for row in frame.to_dict("records")
+    ]
     heads = [(labels.get(c) or _HEADINGS.get(c, str(c).replace("_", " ")), numeric[c]) for c in shown]
-    given = {"fit": _fit(heads, rows), "link": csv_data_link(csv_text(frame))}
+    given = {"fit": _fit(heads, rows), "link": csv_data_link(csv_text(frame.drop(columns="format", errors="ignore")))}
     return fragment("table.html.j2", name=name, caption=caption, heads=heads, rows=rows, **given)
 
 

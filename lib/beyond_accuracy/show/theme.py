@@ -16,8 +16,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation, Text
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from beyond_accuracy.base.profile import ModelSpec
 
@@ -131,6 +135,62 @@ def legend(fig: Figure, styles: Mapping[str, ModelStyle], kind: str = "point") -
     ]
     handles = [Line2D([], [], **look) for look in looks]
     fig.legend(handles=handles, loc="outside upper left", ncols=2)
+
+
+def direct_labels(fig: Figure, ends: Mapping[Axes, Mapping[str, tuple]], styles: Mapping[str, ModelStyle]) -> bool:
+    """Name the lines of some axes behind their right ends, in the models' colours; whether that was done.
+
+    `ends`: the last (x, y) of every model's line, in data. Labels that would overlap are moved apart; where that leaves
+    them without room (or there are more than six lines) nothing is drawn, and a legend is to name the lines.
+    """
+    if not ends or max(map(len, ends.values())) > 6:
+        return False
+    drawn = {ax: [_end_label(ax, styles[name], end) for name, end in mine.items()] for ax, mine in ends.items()}
+    fig.draw_without_rendering()  # lays the axes out beside the labels: only then are heights known
+    places = {}
+    for ax, labels in drawn.items():
+        heights = [Text.get_window_extent(label).height for label in labels]  # without their threads
+        tall = 1.12 * max(heights) / ax.bbox.height
+        at = [ax.transAxes.inverted().transform(ax.transData.transform(label.xy))[1] for label in labels]
+        places[ax] = None if len(labels) * tall > 1.2 else spread(at, tall, tall / 2 - 0.1, 1.1 - tall / 2)
+    fits = all(at is not None for at in places.values())
+    for ax, labels in drawn.items():
+        for k, label in enumerate(labels):
+            label.set_position((1.05, places[ax][k])) if fits else label.remove()
+    return fits
+
+
+def _end_label(ax: Axes, look: ModelStyle, end: tuple) -> Annotation:
+    """A label right of the axes, broken at a comma, with a thin line from where the model's line ends."""
+    thread = {"arrowstyle": "-", "color": look.color, "linewidth": 0.8, "alpha": 0.7, "shrinkA": 1, "shrinkB": 4}
+    where = {"xycoords": "data", "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
+    text, color = look.label.replace(", ", ",\n"), legible(look.color)
+    return ax.annotate(text, end, (1.05, 0.5), **where, arrowprops=thread, color=color, fontsize=10, linespacing=1.0)
+
+
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> NDArray[np.float64]:
+    """Places moved as little as possible (least squares) so that they lie at least `gap` apart within low to high.
+
+    >>> spread([0.5, 0.5, 0.9], 0.2, 0.0, 1.0).round(3).tolist()
+    [0.4, 0.6, 0.9]
+    """
+    order, steps = np.argsort(places, kind="stable"), gap * np.arange(len(places))
+    found = isotonic_regression(np.asarray(places, float)[order] - steps).x
+    moved = np.empty(len(places))
+    moved[order] = np.clip(found, low, max(low, high - steps[-1])) + steps
+    return moved
+
+
+def legible(color: str) -> tuple[float, float, float]:
+    """A colour darkened until text in it has a contrast of 4.5 to a white ground (WCAG 2.1)."""
+    shade = np.array(to_rgb(color))
+
+    def luminance(rgb: NDArray) -> float:
+        return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722))
+
+    while 1.05 / (luminance(shade) + 0.05) < 4.5:
+        shade = shade * 0.97
+    return tuple(shade.tolist())
 
 
 def _point_options(look: ModelStyle) -> dict[str, object]:

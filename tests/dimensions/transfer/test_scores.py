@@ -157,6 +157,19 @@ def test_averages_are_plain_means_and_differences_are_theirs():
     assert 0 < row.ci_low < row.difference < row.ci_high and row.p < 0.001
 
 
+def test_few_shot_probes_are_compared_in_a_family_of_their_own():
+    rng, ease = np.random.default_rng(0), {"good": 0.8, "poor": 0.4}
+    few = [made({m: rng.random((2, 300)) < p for m, p in ease.items()}, name=n, setting="shots=10") for n in "tu"]
+    means = scores.few_average(few).set_index("model")
+    assert set(means.metric) == {"accuracy:shots=10"} and set(means.dataset) == {"average"}
+    gaps = scores.differences(few[:1], few)
+    (row,) = gaps[gaps.family == "choice"].itertuples()
+    assert (row.dataset, row.metric) == ("average", "accuracy:shots=10")
+    assert row.difference == pytest.approx(means.value["good"] - means.value["poor"]) and row.ci_low > 0
+    assert gaps[gaps.family != "choice"].metric.eq("accuracy").all()
+    assert len(scores.few_average([])) == 0
+
+
 def test_few_shot_curves_average_tasks_that_have_every_point():
     rng, kinds = np.random.default_rng(0), {"t": "natural", "u": "natural", "v": "structured"}
     tasks = {1: "tuv", 5: "tu", 50: ""}

@@ -36,10 +36,8 @@ from beyond_accuracy.data.readers import tables
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # What lies beside images without anybody taking it for one; other files that are passed over are named
-COMPANIONS = frozenset(
-    {"", ".txt", ".md", ".csv", ".json", ".xml", ".html", ".yaml", ".pdf", ".py", ".parquet", ".tar"}
-)
-COMPANIONS |= {".cls", ".npy", ".npz", ".mat", ".gz", ".tgz", ".zip"}
+COMPANIONS = frozenset({"", ".txt", ".md", ".csv", ".json", ".xml", ".html", ".yaml", ".pdf", ".py"})
+COMPANIONS |= {".parquet", ".tar", ".cls", ".npy", ".npz", ".mat", ".gz", ".tgz", ".zip"}
 VAL_ID = re.compile(r"ILSVRC2012_val_\d{8}")
 MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of symbolic links
 NO_LABEL = np.iinfo(np.int64).min

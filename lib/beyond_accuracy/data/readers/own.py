@@ -193,9 +193,8 @@ def read_table(path: Path, spec: DatasetSpec) -> Listing:
     names = table[column].astype(str).str.replace("\\", "/")
     labels = table[label] if label else names.map(lambda name: os.path.basename(os.path.dirname(name)))
     known = labels.notna() & (labels.astype(str).str.strip() != "")
-    splits = (
-        table["split"].astype(str).str.strip().str.lower() if "split" in table else pd.Series("", index=table.index)
-    )
+    splits = table["split"] if "split" in table else pd.Series("", index=table.index)
+    splits = splits.astype(str).str.strip().str.lower()
     if len(strange := sorted(set(splits) - set(SPLITS) - {"", "nan", "none"})):
         raise InputError(f"{spec.name}: {path}: split {strange[0]!r}: expected train, val or test")
     frame = table.drop(columns=[column, *({label} & set(table)), *({"split"} & set(table))])

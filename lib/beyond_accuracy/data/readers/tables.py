@@ -51,9 +51,8 @@ class _Cursor:
         try:
             if group != self.group or offset < self.start:
                 self.group, self.start, self.values = group, 0, pa.array([], pa.binary())
-                self.batches = self.file.iter_batches(
-                    BATCH_ROWS, row_groups=[group], columns=[self.column], use_threads=False
-                )
+                how = {"row_groups": [group], "columns": [self.column], "use_threads": False}
+                self.batches = self.file.iter_batches(BATCH_ROWS, **how)
             while offset >= self.start + len(self.values):
                 self.start += len(self.values)
                 values = next(self.batches).column(0)

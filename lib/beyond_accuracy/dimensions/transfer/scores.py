@@ -16,6 +16,7 @@ from beyond_accuracy.dimensions.transfer.tasks import GROUPS, PROTOCOLS, Task
 from beyond_accuracy.measure import tidy
 from beyond_accuracy.measure.stats import Interval
 
+FEW = 10  # images per class at which models are compared: the point of the few-shot curves that the chooser weighs
 DOUBTFUL = ("sun397",)  # published values of this task are not to be matched; averages are given without it too
 
 
@@ -134,6 +135,11 @@ def averages(runs: Iterable[Runs]) -> pd.DataFrame:
     return _scored(sets_of_tasks(runs).items(), "accuracy")
 
 
+def few_average(runs: Sequence[Runs]) -> pd.DataFrame:
+    """As `averages`, of all tasks that allow the one few-shot setting of these probes."""
+    return _scored([("average", runs)] if runs else [], f"accuracy:{runs[0].setting}" if runs else "")
+
+
 def _scored(sets: Iterable[tuple[str, Sequence[Runs]]], metric: str) -> pd.DataFrame:
     frames = [pd.DataFrame(columns=[*tidy.COLUMNS, "dataset", "task", "protocol", "chance"])]
     for name, runs in sets:
@@ -149,16 +155,22 @@ def _title(name: str, runs: Sequence[Runs]) -> str:
     return runs[0].task.label if name == runs[0].task.name else name.replace("_", " ")
 
 
-def differences(runs: Sequence[Runs]) -> pd.DataFrame:
-    """Paired differences between all models, of every task (`detail`) and of every average (`main`)."""
-    rows, means = [], sets_of_tasks(runs)
-    for name, members in ({run.task.name: [run] for run in runs} | means).items():
-        where = (name, _title(name, members), "main" if name in means else "detail")
+def differences(runs: Sequence[Runs], few: Sequence[Runs] = ()) -> pd.DataFrame:
+    """Paired differences between all models, of every task (`detail`) and of every average (`main`).
+
+    With few-shot probes of one setting also of the average over their tasks (`choice`).
+    """
+    means = sets_of_tasks(runs)
+    asked = [("accuracy", run.task.name, [run], "detail") for run in runs]
+    asked += [("accuracy", name, members, "main") for name, members in means.items()]
+    asked += [(f"accuracy:{few[0].setting}", "average", few, "choice")] if few else []
+    rows = []
+    for metric, name, members, family in asked:
         for a, b in combinations(members[0].correct, 2):
             found = spread(members, {a: 1.0, b: -1.0})
             low, high, p = difference_of(found)
             numbers = (100 * found.value, 100 * low, 100 * high, p, 0.0, found.units)
-            rows.append(("accuracy", a, b, *numbers, "percent", *where))
+            rows.append((metric, a, b, *numbers, "percent", name, _title(name, members), family))
     return pd.DataFrame(rows, columns=[*tidy.PAIR, "dataset", "task", "family"])
 
 

@@ -76,7 +76,9 @@ addEventListener("DOMContentLoaded", () => {
       item.append(button, small);
       return item;
     }));
-    byId("rest").textContent = ranked.length > shown.length ? `${ranked.length - shown.length} more in the table below.` : "";
+    const [more, unknown] = [ranked.length - shown.length, fitting.length - ranked.length];
+    const parts = [more && `${more} more`, unknown && `${unknown} without a value on ${axes[form.y.value].label}`].filter(Boolean);
+    byId("rest").textContent = parts.length ? `${parts.join(", and ")} in the table below.` : "";
   };
   const rows = () => {
     let shown = 0;

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from beyond_accuracy.data.classes import class_space, imagenet_subset
-from beyond_accuracy.inference.order import diagnose, judge
+from beyond_accuracy.inference.predictions import diagnose, judge
 
 NAMES = class_space("imagenet_1k").names
 
