@@ -28,11 +28,11 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def kernels(tmp_path_factory):
+def kernels():
     """Kernels that tests start are forked from one process (tests/kernels.py)."""
     from kernels import Nursery
 
-    nursery = Nursery(tmp_path_factory.mktemp("kernels"))
+    nursery = Nursery()
     yield nursery
     nursery.close()
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -39,14 +40,13 @@ def serve(server: socket.socket) -> None:
             os._exit(_wait(connection, installed))
         waiting.append(pid)
         connection.close()
-    for pid in waiting:
-        os.waitpid(pid, 0)
 
 
 def _wait(connection: socket.socket, installed: list[str]) -> int:
     with connection.makefile("rw") as talk:
         asked = json.loads(talk.readline())
         if (kernel := os.fork()) == 0:
+            talk.close()
             connection.close()
             os._exit(_kernel(installed, **asked))
         print(kernel, file=talk, flush=True)
@@ -119,13 +119,20 @@ class Provisioner(LocalProvisioner):
 
 
 class Nursery:
-    """The process that forks. While it is open, every kernel that this process starts is from there."""
+    """The process that forks. While it is open, every kernel that this process starts is from there.
+
+    On Linux alone: elsewhere libraries of the system do not survive a fork, and kernels are started as in a report.
+    """
 
     address: Path
     factory = KernelProvisionerFactory.instance()
 
-    def __init__(self, folder: Path):
-        Nursery.address = folder / "socket"
+    def __init__(self):
+        if sys.platform != "linux":
+            self.process = None
+            return
+        self.folder = tempfile.TemporaryDirectory()  # the path of a socket has about 100 letters at most
+        Nursery.address = Path(self.folder.name) / "socket"
         with socket.socket(socket.AF_UNIX) as server, kernel_environment():
             # threads and backends are chosen when numpy and matplotlib are imported
             server.bind(str(Nursery.address))
@@ -137,9 +144,11 @@ class Nursery:
         self.factory.default_provisioner_name = "forked"
 
     def close(self) -> None:
-        self.factory.default_provisioner_name = "local-provisioner"
-        self.process.stdin.close()
-        self.process.wait()
+        if self.process:
+            self.factory.default_provisioner_name = "local-provisioner"
+            self.process.stdin.close()
+            self.process.wait()
+            self.folder.cleanup()
 
 
 if __name__ == "__main__":
