@@ -277,6 +277,20 @@ def test_findings_and_figure_follow_the_verdicts(world):
     plt.close(fig)
 
 
+def test_of_many_factors_that_may_be_the_hardest_three_are_named():
+    names = [f"f{k}" for k in range(6)]
+    factors = pd.DataFrame(np.eye(6, dtype=int).repeat(4, axis=0), columns=names)
+    for count, said in (
+        (6, "f2 (50 % of 4 wrong) or one of 3 others, not told apart."),
+        (4, "or f3 (50 % of 4 wrong), not"),
+    ):
+        some = factors[factors.index < 4 * count][names[:count]]
+        table = mis.factor_table({"a": np.arange(len(some)) % 2 == 0}, some, 50, rng())
+        nothing = pd.DataFrame(columns=["model_a", "model_b", "what", "kind"])
+        (hardest,) = mis.sentences(nothing, table, nothing, "Val", {"a": "A"})
+        assert said in hardest and "A: f0 (50 % of 4 wrong) or f1" in hardest
+
+
 def test_factors_are_shown_hardest_first_and_the_average_last(world):
     correct, factors = world
     table = mis.factor_table(correct, factors[["pose", "texture"]], 50, rng())

@@ -397,8 +397,10 @@ def sentences(
     rates, words = table[table["kind"] == "error_rate"].set_index(["model", "factor"]), []
     for model, names in hardest(table).items():
         rows = [(name, rates.loc[(model, name)]) for name in names]
-        shown = " or ".join(f"{_plain(name)} ({row['value']:.0f} % of {row['n']:,} wrong)" for name, row in rows)
-        words.append(f"{labels[model]}: {shown}{', not told apart' * (len(rows) > 1)}")
+        shown = [f"{_plain(name)} ({row['value']:.0f} % of {row['n']:,} wrong)" for name, row in rows]
+        if len(shown) > 4:
+            shown[3:] = [f"one of {len(shown) - 3} others"]
+        words.append(f"{labels[model]}: {' or '.join(shown)}{', not told apart' * (len(rows) > 1)}")
     if words:
         yield f"Hardest factor on {title}, by error rate. {'; '.join(words)}."
     for (a, b, what), rows in judged.groupby(["model_a", "model_b", "what"], sort=False):

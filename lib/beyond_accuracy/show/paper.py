@@ -122,8 +122,8 @@ _DRAWN = (
     ("synthetic", "accuracy", "Accuracy by factor on PUG: ImageNet.",
      {"kind": figures.dots, "y": "variant", "xlabel": "accuracy (%)"}),
     ("invariance", "accuracy", "Accuracy on transformed images.",
-     {"kind": figures.lines, "x": "strength", "panel": "transform", "columns": 3, "equal": True, "sharey": False,
-      "xlabel": "strength", "ylabel": "accuracy (%)", "height": 2.6}),
+     {"kind": figures.lines, "x": "strength", "panel": "transform", "columns": 1, "equal": True, "sharey": False,
+      "xlabel": "strength", "ylabel": "accuracy (%)"}),
 )  # fmt: skip
 
 

@@ -141,12 +141,12 @@ def test_unfinished_fit_says_so(digits):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_set(tmp_path):
-    """Six times the rows: 100 MB more of float16 features (400 MB as float64), but hardly more memory."""
+    """Six times the rows: 80 MB more of float16 features (340 MB as float64), but hardly more memory."""
     script = f"""
         import numpy as np, threading, time
         from beyond_accuracy.dimensions.transfer import probe
         probe.CHUNK_BYTES = 2**22
-        n, d = 120_000, 512
+        n, d = 96_000, 512
         features = np.lib.format.open_memmap({str(tmp_path / "f.npy")!r}, "w+", np.float16, (n, d))
         features[:] = np.tile(np.random.default_rng(0).normal(size=(1_000, d)).astype(np.float16), (n // 1_000, 1))
         features.flush()
