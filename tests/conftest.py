@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,27 @@ from PIL import Image
 from cdp import Chromium  # noqa: E402 - the folder of tests is on no import path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Tests start many Pythons: what one has compiled, the library and the tests themselves, the next one finds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# An optional check of jsonschema, behind nbformat: it compiles 39 grammars on import, seconds in every process.
+sys.modules["rfc3987_syntax"] = None
+
+
+def pytest_collection_modifyitems(items):
+    """The whole report first: other workers take everything else meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_golden.py")
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    """Kernels that tests start are forked from one process (tests/kernels.py)."""
+    from kernels import Nursery
+
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture(scope="session")

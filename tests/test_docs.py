@@ -4,12 +4,14 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from beyond_accuracy.base.paths import project_root
 from beyond_accuracy.base.profile import load_profile
-from beyond_accuracy.cli import parser
+from beyond_accuracy.cli import main, parser
 from beyond_accuracy.data.readers import READERS, load_dataset
 from beyond_accuracy.dimensions.transfer.tasks import parse_tasks
 from beyond_accuracy.models.card import locate
@@ -54,10 +56,49 @@ def test_printed_profiles_load(tmp_path, page, block):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_printed_commands_parse(page):
-    text = "\n".join(blocks(page, "bash") + blocks(page, "sh") + re.findall(r"`(beyond-accuracy [^`…]+)`", page))
-    commands = [line for line in text.replace("\\\n", " ").splitlines() if "beyond-accuracy " in line.partition("#")[0]]
-    for line in commands:
+    inline = re.findall(r"`beyond-accuracy ([a-z-]+ [^`…]+)`", (project_root() / page).read_text(encoding="utf-8"))
+    for words in [*commands(page), *(shlex.split(line) for line in inline)]:
+        parser().parse_args(words)
+
+
+def commands(page: str) -> list[list[str]]:
+    """Words behind `beyond-accuracy` in the blocks of a page."""
+    text = "\n".join(blocks(page, "bash") + blocks(page, "sh")).replace("\\\n", " ")
+    found = []
+    for line in [line for line in text.splitlines() if "beyond-accuracy " in line.partition("#")[0]]:
         words = shlex.split(line, comments=True)
         at = next(i for i, word in enumerate(words) if word.endswith("beyond-accuracy"))
-        words = [word for word in words[at + 1 :] if word not in ("&", "&&")]
-        parser().parse_args(words)
+        found.append([word for word in words[at + 1 :] if word not in ("&", "&&")])
+    return found
+
+
+@pytest.mark.slow
+def test_commands_of_extending_do_what_they_say(tmp_path, monkeypatch, apart, shared_dir, efficientnet_lite0, capsys):
+    """Every one is run; what it names as an example (files, a network of the hub) is replaced by what is here."""
+    pytest.importorskip("imagenet_x", reason="labels of the validation set are an optional extra")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BEYOND_ACCURACY_DATA", str(tmp_path / "data"))
+    own = {"extends": "smoke", "name": "mine", "dimensions": dict.fromkeys(load_profile("smoke").dimensions)}
+    own["dimensions"]["models"] = {"clean": "world_val"}
+    Path("my.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    for folder in sorted((shared_dir / "data" / "imagenet_sample").iterdir())[:12]:
+        (tmp_path / "val" / folder.name).mkdir(parents=True)
+        for image in folder.iterdir():
+            (tmp_path / "val" / folder.name / image.name).symlink_to(image)
+    labels = load_dataset(load_profile("predictions").datasets["imagenet_1k"])
+    wrong = np.random.default_rng(0).random(len(labels)) < 0.2
+    rows = {"file_name": labels.ids, "predicted_class": (labels.targets + wrong) % 1000, "predicted_probability": 0.8}
+    pd.DataFrame(rows).to_csv("resnet50.csv", index=False)
+    here = {"timm:resnet50.a1_in1k": "timm:tf_efficientnet_lite0", "/data/imagenet/val": str(tmp_path / "val")}
+    done = []
+    for words in commands("docs/extending.md"):
+        words = [here.get(word, word) for word in words]
+        words += ["--checkpoint", str(efficientnet_lite0)] * (words[0] == "predict")
+        assert main([*words, *["--device", "cpu"] * (words[0] != "import-predictions")]) == 0, capsys.readouterr()
+        done.append(words[0])
+    assert {"report", "predict", "import-predictions"} <= set(done)
+    right = int(re.search(r"on val, transform none: (\d+)/12 correct", capsys.readouterr().out)[1])
+    assert right >= 9  # of the sample 176 of 200
+    accuracy = pd.read_csv(apart / "predictions" / "results.csv").query("metric == 'accuracy' and model == 'resnet50'")
+    assert accuracy["value"].iloc[0] == pytest.approx(100 * (1 - wrong.mean()))
+    assert (apart / "mine" / "00_overview.html").is_file()

@@ -33,7 +33,7 @@ from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
 from beyond_accuracy.report import run as report_run
 from beyond_accuracy.report.build import LIBRARY
-from cdp import Chromium
+from builders import code, markdown, write_notebook
 from conftest import TOY_CLASSES
 from disks import may_mount, mount
 
@@ -423,11 +423,9 @@ def test_a_hub_that_refuses(ready, capsys, monkeypatch, source, status):
 # Notebooks ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_notebook_out_of_time(tmp_path, capfd):
-    cells = [nbformat.v4.new_code_cell(f"import time; print({k}); time.sleep(1.1)") for k in range(5)]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, tmp_path / "slow.ipynb")
+def test_a_notebook_out_of_time(kernels, tmp_path, capfd):
+    cells = [code(f"import time; print({k}); time.sleep(1.1)") for k in range(5)]
+    write_notebook(tmp_path / "slow.ipynb", *cells)
     report_run.execute(tmp_path / "slow.ipynb", tmp_path / "out.ipynb", {}, 3, tmp_path)
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     outputs = [output for cell in cells for output in cell.outputs if output.output_type == "error"]
@@ -438,7 +436,7 @@ def test_a_notebook_out_of_time(tmp_path, capfd):
     assert out == "" and "KeyboardInterrupt" not in err and "Timeout waiting" not in err
 
 
-def test_a_set_of_the_wrong_kind_costs_its_own_part(toy, toy_networks, capsys, monkeypatch):
+def test_a_set_of_the_wrong_kind_costs_its_own_part(kernels, toy, toy_networks, capsys, monkeypatch):
     """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(8)
@@ -490,7 +488,7 @@ study.provenance()
 """
 
 
-def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
+def test_hostile_names_in_the_report(kernels, toy, toy_networks, request, capsys, monkeypatch):
     """Names of files, models and datasets reach every page as text, whatever they hold."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(2)
@@ -503,13 +501,9 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     content["datasets"][odd] = content["datasets"].pop("images") | {"title": odd, "licence": odd}
     content["dimensions"] = {"calibration": {"clean": odd, "shifted": []}}
     profile = toy.profile(content | {"title": odd, "description": odd, "synthetic": True})
-    parameters = nbformat.v4.new_code_cell('PROFILE = "mini"  # profile\nMODELS = ""  # subset')
-    parameters.metadata["tags"] = ["parameters"]
-    cells = [nbformat.v4.new_markdown_cell("# Calibration\n\nHow sure?"), parameters, nbformat.v4.new_code_cell(PAGE)]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    (toy.root / "notebooks").mkdir()
-    nbformat.write(notebook, toy.root / "notebooks" / "03_calibration.ipynb")
+    parameters = code('PROFILE = "mini"  # profile\nMODELS = ""  # subset', "parameters")
+    cells = markdown("# Calibration\n\nHow sure?"), parameters, code(PAGE)
+    write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", *cells)
     assert build.build(profile, notebooks=toy.root / "notebooks", options={"device": "cpu"}) == 0, capsys.readouterr()
     pages = harmless(toy)
     assert {"index", "03_calibration", "images", "choose", "differences"} <= pages.keys()
@@ -517,10 +511,10 @@ def test_hostile_names_in_the_report(toy, toy_networks, capsys, monkeypatch):
     page = bs4.BeautifulSoup(pages["03_calibration"], "html.parser")
     assert wrong in page.text and label in page.select_one("p.ba-finding").text
     assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
-    in_a_browser(toy, pages)
+    in_a_browser(request, toy, pages)
 
 
-def test_hostile_factors_levels_and_materials_in_the_report(toy, toy_networks, capsys, monkeypatch):
+def test_hostile_factors_levels_and_materials_in_the_report(kernels, toy, toy_networks, request, capsys, monkeypatch):
     """What a table of images may say of them, through the shipped pages that speak of it."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     names = [
@@ -550,7 +544,7 @@ def test_hostile_factors_levels_and_materials_in_the_report(toy, toy_networks, c
     text = {name: bs4.BeautifulSoup(page, "html.parser").text for name, page in pages.items()}
     assert all(name in text["images"] for name in names)
     assert all(level in text["06_synthetic"] for level in levels[:2])
-    in_a_browser(toy, pages)
+    in_a_browser(request, toy, pages)
 
 
 def harmless(toy):
@@ -567,18 +561,13 @@ def harmless(toy):
     return pages
 
 
-def in_a_browser(toy, pages):
+def in_a_browser(request, toy, pages):
     """Nothing of them runs or asks for anything."""
-    browser = Chromium(toy.root / "chromium")  # last: without one the test ends here, with a reason
-    try:
-        for (
-            name
-        ) in pages:  # a dialog would keep the page from loading; requests are trouble even where they are blocked
-            browser.open(toy.root / "report" / "toy" / f"{name}.html")
-            live = browser.run("return document.querySelectorAll('a[href^=\"javascript\" i], iframe, object').length")
-            assert (browser.trouble, live) == ([], 0), name
-    finally:
-        browser.close()
+    browser = request.getfixturevalue("chromium")  # last: without one the test ends here, with a reason
+    for name in pages:  # a dialog would keep the page from loading; requests are trouble even where they are blocked
+        browser.open(toy.root / "report" / "toy" / f"{name}.html")
+        live = browser.run("return document.querySelectorAll('a[href^=\"javascript\" i], iframe, object').length")
+        assert (browser.trouble, live) == ([], 0), name
 
 
 # Profiles -------------------------------------------------------------------------------------------------------------

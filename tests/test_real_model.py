@@ -21,7 +21,7 @@ def test_efficientnet_on_the_imagenet_sample(shared_dir, efficientnet_lite0, tmp
     assert len(rows["logits"][0]) == 1000
 
 
-def test_the_report_of_a_profile_of_ones_own(shared_dir, efficientnet_lite0, tmp_path, monkeypatch, capsys):
+def test_the_report_of_a_profile_of_ones_own(shared_dir, efficientnet_lite0, kernels, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
     monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path / "store"))
     sample = {"reader": "class_folder", "path": str(shared_dir / "data" / "imagenet_sample"), "title": "Sample"}

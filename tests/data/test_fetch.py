@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -340,6 +341,9 @@ def test_the_command_lists_the_plan_without_downloading(tmp_path, monkeypatch, c
     assert code == 3 and "Nothing was downloaded" in out
     assert "https://huggingface.co/datasets/ILSVRC/imagenet-1k" in out and "hf auth login" in out
     assert "GB are free" in out and not (tmp_path / "none").exists()
+    if "weights of ViT-B-16 " in out:  # else they are in the hub's cache of this machine
+        assert re.search(r"vit_clip +about 0\.6 GB +weights of ViT-B-16 laion400m_e31\n", out)
+        assert "Weights need about" in out and "in the hub's cache (HF_HOME)." in out
 
 
 # ------------------------------------------------------------------------------------------------------------- the hub

@@ -16,7 +16,6 @@ from matplotlib import pyplot as plt
 from scipy.special import softmax
 from scipy.stats import foldnorm, norm
 from sklearn.metrics import brier_score_loss, log_loss
-from torchmetrics.functional.classification import binary_calibration_error
 
 from beyond_accuracy.dimensions import calibration as cal
 from beyond_accuracy.measure import stats, verdicts
@@ -66,6 +65,8 @@ class TestECE:
 
     @pytest.mark.parametrize("n_bins", [1, 10, 15, 37])
     def test_matches_torchmetrics(self, n_bins):
+        from torchmetrics.functional.classification import binary_calibration_error  # slow import
+
         confidence, correct = sample()
         expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct.astype(int)), n_bins=n_bins)
         assert cal.ece(confidence, correct, n_bins) == pytest.approx(float(expected), abs=1e-6)

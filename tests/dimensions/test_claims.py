@@ -133,12 +133,11 @@ def asked_of(rows):
     """Comparisons that pages would record of some results: every pair, and gaps against zero."""
     found = []
     for (dimension, dataset, metric), part in rows.groupby(["dimension", "dataset", "metric"], sort=False):
-        part = part.set_index("model")
-        for a, b in combinations(part.index, 2):
-            half = np.hypot(*(part.loc[[a, b], "ci_high"] - part.loc[[a, b], "value"]))
-            gap = part.value[a] - part.value[b]
-            p = 2 * norm.sf(abs(gap) / half * Z) if half > 0 else float(gap == 0)
-            found.append(compared(a, b, gap, half, p, metric, dataset, dimension))
+        value, half = (dict(zip(part.model, of, strict=True)) for of in (part.value, part.ci_high - part.value))
+        for a, b in combinations(value, 2):
+            gap, reach = value[a] - value[b], np.hypot(half[a], half[b])
+            p = 2 * norm.sf(abs(gap) / reach * Z) if reach > 0 else float(gap == 0)
+            found.append(compared(a, b, gap, reach, p, metric, dataset, dimension))
     return pd.DataFrame(found)
 
 
@@ -152,8 +151,13 @@ def judged_by_name(rows):
     return claims.judge(paper_claims(load_profile("paper").dimensions, rows), rows, asked_of(rows)).set_index("name")
 
 
-def test_the_papers_numbers_give_the_papers_claims(paper_rows):
-    table = judged_by_name(paper_rows)
+@pytest.fixture(scope="module")
+def judged_paper(paper_rows):
+    return judged_by_name(paper_rows)
+
+
+def test_the_papers_numbers_give_the_papers_claims(judged_paper):
+    table = judged_paper
     unasked = table[table.verdict == "not asked here"].index
     # The paper prints no signed gap, and ratios of errors, which accuracy alone moves, but no odds.
     assert set(unasked) == {"clip_overconfident", "supervised_underconfident", "clip_lower_error_ratio"}
@@ -161,12 +165,13 @@ def test_the_papers_numbers_give_the_papers_claims(paper_rows):
     assert table.holding["supervised_robust"] == "10 of 10" and table.holding["texture_hardest"] == "15 of 15"
 
 
-def test_what_the_papers_own_test_sets_support_beside_a_run(paper_rows):
+def test_what_the_papers_own_test_sets_support_beside_a_run(judged_paper):
     """CLIP leads on Sketch by 52.0 - 48.6 = 3.4 points, read to 0.1 and 0.05, of 50,889 images: 3.4 +- 0.77."""
     numbers = paper.numbers()
     asked = paper_claims(load_profile("paper").dimensions, numbers)
-    run = claims.judge(asked, paper_rows, asked_of(paper_rows))
-    beside = claims.beside_paper(run, asked, numbers, paper.differences(numbers)).set_index(run["name"])
+    assert [claim.name for claim in asked] == judged_paper.index.tolist()
+    beside = claims.beside_paper(judged_paper.reset_index(), asked, numbers, paper.differences(numbers))
+    beside = beside.set_index(judged_paper.index)
     sketch = beside.loc["clip_r_sketch"]
     half = Z * 100 * np.sqrt((0.52 * 0.48 + 0.486 * 0.514) / 50889) + 0.15
     assert [sketch[k] for k in ("paper", "paper_low", "paper_high")] == pytest.approx(
@@ -216,8 +221,7 @@ def test_calibration_is_judged_by_the_estimate_without_bias_where_there_is_one()
     assert (judged_by(ECE), judged_by("ece")) == (ECE, "ece")  # the paper's own numbers have the plain one only
 
 
-def test_losses_under_transforms_are_those_of_the_figures(paper_rows):
-    table = judged_by_name(paper_rows)
+def test_losses_under_transforms_are_those_of_the_figures(paper_rows, judged_paper):
     asked = {c.name: c for c in paper_claims(load_profile("paper").dimensions, paper_rows)}
     first = asked["convnext_scale"].questions[0]
     rows = paper_rows[paper_rows.dimension == "invariance"]
@@ -226,7 +230,7 @@ def test_losses_under_transforms_are_those_of_the_figures(paper_rows):
     convnext = 85.52 - np.mean([84.40, 82.60, 78.05, 67.58])
     assert first.words == "ConvNeXt, supervised loses less than ViT, supervised under scale"
     assert claims.answer(first, rows, NO_COMPARISONS)["value"] == pytest.approx(vit - convnext)
-    assert table.effect["convnext_scale"] <= vit - convnext + 1e-9
+    assert judged_paper.effect["convnext_scale"] <= vit - convnext + 1e-9
 
 
 def test_the_untouched_images_are_one_number_whatever_the_page_calls_them():

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import nbformat
 import pytest
 
 from beyond_accuracy.base.errors import InputError
@@ -12,6 +11,7 @@ from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.plan import Request, requests
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report.build import build
+from builders import code, write_notebook
 
 
 def with_dimensions(toy, **dimensions):
@@ -220,15 +220,13 @@ def test_room_is_told_and_compared(toy):
     assert len(list(plan.disk_lines(load_profile("paper"), ["models"], 0.1, free=0.05))) == 2
 
 
-def test_a_large_report_says_so_before_it_starts(toy):
+def test_a_large_report_says_so_before_it_starts(toy, kernels):
     toy.images(1)
     toy.checkpoint()
     content = toy.content()
     content["datasets"]["images"].update(expected=1_330_000)
     content["dimensions"] = {"calibration": {"clean": "images"}}
-    told, notebooks = [], toy.root / "notebooks"
-    notebooks.mkdir()
-    cell = nbformat.v4.new_code_cell('PROFILE = ""\nMODELS = ""', metadata={"tags": ["parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), notebooks / "03_calibration.ipynb")
-    build(toy.profile(content), notebooks=notebooks, echo=told.append)
+    told, parameters = [], code('PROFILE = ""\nMODELS = ""', "parameters")
+    notebook = write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", parameters)
+    build(toy.profile(content), notebooks=notebook.parent, echo=told.append)
     assert told and told[0].startswith("The store (") and "about 7.0 GB" in told[0]

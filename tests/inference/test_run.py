@@ -239,6 +239,22 @@ def test_worker_processes_give_the_same_rows(toy):
     pd.testing.assert_frame_equal(alone.frame, helped.frame)
 
 
+def test_room_for_joining_outputs_may_lack_as_well(toy, monkeypatch):
+    expected = colour(toy.outputs())
+    tried, cat = set(), torch.cat
+
+    def poor(parts, *rest, **named):
+        if isinstance(parts, list) and id(parts[0]) not in tried:  # what main memory is asked for is the same tensor
+            tried.add(id(parts[0]))
+            raise torch.OutOfMemoryError("out of memory")
+        return cat(parts, *rest, **named)
+
+    monkeypatch.setattr(torch, "cat", poor)
+    toy.store = toy.root / "other"
+    pd.testing.assert_frame_equal(colour(toy.outputs()).frame, expected.frame)
+    assert tried
+
+
 def test_what_worker_processes_are_given_survives_pickling(toy):
     """Where processes are spawned and not forked (macOS, Windows) everything is pickled on the way."""
     data = load_dataset(toy.profile().datasets["images"]).limit(3)

@@ -126,6 +126,8 @@ def test_timm_at_another_size(vit, size):
     with torch.inference_mode():
         close(resized.outputs(x, None)["logits"], theirs(x))
         model.outputs(torch.rand(1, 3, 160, 160), None)  # the original is untouched
+    own = dict(model.network.named_parameters())
+    assert [name for name, p in resized.network.named_parameters() if p is not own[name]] == ["pos_embed"]
     assert resized.geometry.text == f"Resize({int(size / 0.95)}, bicubic) CenterCrop({size})"
 
 

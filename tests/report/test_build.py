@@ -11,14 +11,15 @@ import nbformat
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import parse_profile
+from beyond_accuracy.inference.plan import Filled
 from beyond_accuracy.report import build as report
 from beyond_accuracy.report import front as report_front
 from beyond_accuracy.report import html
 from beyond_accuracy.show import results
+from builders import code, markdown, write_notebook
 
 LIBRARY_DIGEST = report._library_digest
 PARAMETERS = (
@@ -46,28 +47,13 @@ tables.display_table(rows, "Calibration error", name="ece")
 """
 
 
-def code(source, *tags):
-    cell = new_code_cell(source.strip())
-    cell.metadata["tags"] = list(tags)
-    return cell
-
-
-def write(path, *cells):
-    notebook = new_notebook(cells=list(cells))
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    for i, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell{i}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
-
-
 def write_notebooks(folder):
-    write(
+    write_notebook(
         folder / "03_calibration.ipynb",
-        new_markdown_cell("# Calibration\n\nCan confidence be trusted?"),
+        markdown("# Calibration\n\nCan confidence be trusted?"),
         code(PARAMETERS, "parameters"),
         code("import sys\nhidden_setup = 1", "hide"),
-        new_markdown_cell("## Method\n\nThe error $x^2 < y$ is\n\n$$\\sum_{m} \\frac{|B_m|}{N}$$\n\n## Method"),
+        markdown("## Method\n\nThe error $x^2 < y$ is\n\n$$\\sum_{m} \\frac{|B_m|}{N}$$\n\n## Method"),
         code(FIGURE),
         code('print("noise", file=sys.stderr)\nprint("said <aloud>")\nimport warnings; warnings.warn("careful")'),
         code("secret_code = 2\nprint('shown')", "hide-input"),
@@ -76,23 +62,23 @@ def write_notebooks(folder):
         code("results.display_html(f'<p class=\"ba-finding\">It rises by {SEED} of {BINS}.</p>', '')"),
         code("2 * 171717171"),
     )
-    write(
+    write_notebook(
         folder / "01_mistakes.ipynb",
-        new_markdown_cell("# Mistakes\n\nWhat goes wrong?"),
+        markdown("# Mistakes\n\nWhat goes wrong?"),
         code(PARAMETERS, "parameters"),
-        new_markdown_cell("## Before"),
+        markdown("## Before"),
         code('print("before the failure")\nraise ValueError("no <such> factor")'),
-        new_markdown_cell("## After"),
+        markdown("## After"),
         code("print('never')"),
     )
     missing = "raise DataMissing('imagenet_r: no images; get them with `beyond-accuracy fetch --profile paper`')"
-    write(
+    write_notebook(
         folder / "04_robustness.ipynb",
-        new_markdown_cell("# Robustness\n\nWhat does a shift do?"),
+        markdown("# Robustness\n\nWhat does a shift do?"),
         code(PARAMETERS, "parameters"),
         code(f"from beyond_accuracy.base.errors import DataMissing\n{missing}"),
     )
-    write(folder / "explore.ipynb", code("raise RuntimeError('not a page')"))
+    write_notebook(folder / "explore.ipynb", code("raise RuntimeError('not a page')"))
 
 
 def trial_profile(**changes):
@@ -112,7 +98,7 @@ def build(notebooks, **options):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(kernels, tmp_path_factory):
     """A report of three pages: one complete, one whose notebook fails, one whose data are missing."""
     root = tmp_path_factory.mktemp("root")
     patch = pytest.MonkeyPatch()
@@ -272,6 +258,16 @@ def test_incomplete_pages_are_tried_again_and_missing_data_may_be_allowed(built)
         assert build(built[0] / "notebooks", only=["robustness"], allow_missing=allowed)[0] == expected
 
 
+@pytest.mark.parametrize(("kind", "codes"), [("missing", (3, 0)), ("wrong", (2, 2))])
+def test_a_page_without_some_of_its_sets_is_built_and_not_called_complete(built, monkeypatch, kind, codes):
+    lacking = {kind: ["imagenet_c: folder not found", "imagenet_a: folder not found"]}
+    monkeypatch.setattr(report, "fill_store", lambda _, pages, *__: {page.name: Filled(**lacking) for page in pages})
+    for allowed, expected in zip((False, True), codes, strict=True):
+        status, said = build(built[0] / "notebooks", only=["calibration"], allow_missing=allowed)
+        assert status == expected and said[-1].startswith(f"incomplete: 2 {kind} (named above")
+        assert any(line.startswith("03_calibration: ok") or line == "03_calibration: unchanged" for line in said)
+
+
 def test_a_changed_parameter_or_notebook_rebuilds_its_page_only(built, tmp_path):
     root, *_ = built
     notebooks = tmp_path / "notebooks"
@@ -318,7 +314,7 @@ def test_misspelt_parameters_and_pages_are_refused_before_anything_runs(built):
 
 def test_a_notebook_without_the_common_parameters_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
-    write(tmp_path / "03_calibration.ipynb", new_markdown_cell("# A"), code('PROFIL = "mini"', "parameters"))
+    write_notebook(tmp_path / "03_calibration.ipynb", markdown("# A"), code('PROFIL = "mini"', "parameters"))
     with pytest.raises(InputError, match=r"03_calibration\.ipynb: its parameters cell must set PROFILE"):
         build(tmp_path)
     (tmp_path / "03_calibration.ipynb").write_text("{}")
@@ -341,11 +337,11 @@ def test_exit_codes(statuses, allowed, expected):
     assert report._exit_code(statuses, allowed) == expected
 
 
-def test_a_kernel_that_dies_marks_the_page(tmp_path, monkeypatch):
+def test_a_kernel_that_dies_marks_the_page(kernels, tmp_path, monkeypatch):
     monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(tmp_path))
-    write(
+    write_notebook(
         tmp_path / "notebooks" / "03_calibration.ipynb",
-        new_markdown_cell("# Calibration\n\nWhy?"),
+        markdown("# Calibration\n\nWhy?"),
         code(PARAMETERS, "parameters"),
         code("print('alive')"),
         code("import os\nos._exit(1)"),
@@ -517,8 +513,8 @@ def test_pages_one_after_the_other_give_the_same_results(built, tmp_path, monkey
 
 def test_the_finding_also_stands_first_and_provenance_is_folded():
     cells = [
-        new_markdown_cell("# Title\n\nWhy?"),
-        new_markdown_cell("## Finding"),
+        markdown("# Title\n\nWhy?"),
+        markdown("## Finding"),
         nbformat.v4.new_code_cell(
             "x",
             outputs=[

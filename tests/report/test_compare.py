@@ -36,7 +36,7 @@ print(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, re
 """
 QUICK = {"depth": "quick", "options": {"device": "cpu"}}
 
-pytestmark = pytest.mark.usefixtures("apart")
+pytestmark = pytest.mark.usefixtures("apart", "kernels")
 
 
 def test_candidates_are_named_or_clear(monkeypatch):

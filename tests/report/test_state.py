@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.report import build as report
 from beyond_accuracy.report import choose, front, run
+from builders import code, markdown, write_notebook
 from disks import may_mount, mount
 
 PARAMETERS = 'PROFILE = "mini"  # profile\nMODELS = ""  # subset\nVALUE = 0.25  # recorded\nPAUSE = 0.0  # seconds'
@@ -40,12 +40,8 @@ page.finding(f"{{page.labels[page.models[0]]}} has {{VALUE}}.")
 PAGES = {"00_overview": ("models", "accuracy"), "03_calibration": ("calibration", "ece_debiased")}
 
 
-def write_notebook(path, *sources):
-    cells = [new_markdown_cell(f"# {path.stem}\n\nWhy?"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
-    notebook = new_notebook(cells=[*cells, *map(new_code_cell, sources)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path.parent.mkdir(exist_ok=True)
-    nbformat.write(notebook, path)
+def write_page(path, source):
+    write_notebook(path, markdown(f"# {path.stem}\n\nWhy?"), code(PARAMETERS, "parameters"), code(source))
 
 
 class Place:
@@ -78,11 +74,11 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
+def first(kernels, tmp_path_factory):
     """A complete report, made once."""
     inputs = tmp_path_factory.mktemp("inputs")
     for name, (dimension, metric) in PAGES.items():
-        write_notebook(inputs / "notebooks" / f"{name}.ipynb", PAGE.format(dimension=dimension, metric=metric))
+        write_page(inputs / "notebooks" / f"{name}.ipynb", PAGE.format(dimension=dimension, metric=metric))
     place = Place(tmp_path_factory.mktemp("first"), inputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEYOND_ACCURACY_ROOT", str(place.root))
@@ -98,6 +94,12 @@ def place(first, tmp_path, monkeypatch):
     found = Place(tmp_path / "root", first.inputs)
     found.profile()
     return found
+
+
+@pytest.fixture
+def started_kernels(kernels, monkeypatch):
+    """Kernels as in a report, each a Python of its own that inherits limits and disks of whoever starts it."""
+    monkeypatch.setattr(kernels.factory, "default_provisioner_name", "local-provisioner")
 
 
 def ran(said):
@@ -293,7 +295,7 @@ def test_a_killed_second_report_leaves_nothing_that_looks_finished(place):
 # Disks ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(place, tmp_path):
+def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(started_kernels, place, tmp_path):
     before = place.files()
     shutil.rmtree(place.root / "report")
     said = tmp_path / "said"
@@ -317,7 +319,7 @@ def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(place, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_a_report_on_a_disk_that_fills_up_anywhere(first, place, tmp_path, seed):
+def test_a_report_on_a_disk_that_fills_up_anywhere(started_kernels, first, place, tmp_path, seed):
     """A real one: the report stops or says what failed, and a rerun with room shows what an undisturbed one does."""
     may_mount(tmp_path / "try")
     shutil.rmtree(place.root)
@@ -385,7 +387,7 @@ print(json.dumps(found))
 """
 
 
-def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(tmp_path, monkeypatch):
+def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(started_kernels, tmp_path, monkeypatch):
     """A kernel `python3` of another Python on JUPYTER_PATH; folders that the environment names relatively."""
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
@@ -397,7 +399,7 @@ def test_kernels_are_of_this_python_and_places_stay_where_the_command_had_them(t
     for name, value in {**names, "PYTHONPATH": f"mine{os.pathsep}{report.LIBRARY.parent}", "HF_HOME": "hub"}.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "mine").mkdir()
-    write_notebook(tmp_path / "notebooks" / "03_calibration.ipynb", WHERE)
+    write_page(tmp_path / "notebooks" / "03_calibration.ipynb", WHERE)
     (tmp_path / "x.yaml").write_text("dimensions: {calibration: {}}")
     assert report.build("x.yaml", notebooks=Path("notebooks"), echo=lambda _: None) == 0
     copy = nbformat.read(tmp_path / "root" / "report" / "x" / "executed" / "03_calibration.ipynb", 4)

@@ -10,7 +10,7 @@ from scipy.stats import norm
 from beyond_accuracy.data import published
 from beyond_accuracy.report import PageView, html
 from beyond_accuracy.show import paper, tables
-from cdp import Chromium, axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
+from cdp import axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
 
 NOTHING = paper.numbers().iloc[:0][[*published.KEY, "value", "ci_low", "ci_high", "n", "unit"]]
 
@@ -103,13 +103,6 @@ def test_figures_2_to_8_draw_with_this_run_as_ticks(numbers, differences):
         figure, words = kind(rows, styles=styles, **arguments)
         assert "ConvNeXt, CLIP" in words
         plt.close(figure)
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    browser = Chromium(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")

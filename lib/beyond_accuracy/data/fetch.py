@@ -14,7 +14,7 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import content_hash, free_bytes, read_json
 from beyond_accuracy.base.paths import data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
-from beyond_accuracy.data import download
+from beyond_accuracy.data import download, published
 from beyond_accuracy.data.dataset import evenly
 from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, source_of
 from beyond_accuracy.data.readers import load_dataset
@@ -127,8 +127,14 @@ def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None
             echo(f"  {'':22} or: {source.by_hand}")
     for spec in plan.by_hand:
         echo(f"  {spec.name:22} no download is known: put it at {resolve(spec.path)} (docs/datasets.md)")
+    sizes = {spec.name: published.weight_gigabytes(spec) for spec in plan.models}
     for spec in plan.models:
-        echo(f"  {spec.name:22} weights of {spec.id} {spec.pretrained}".rstrip())
+        size = f"about {sizes[spec.name]:.2g} GB" if sizes[spec.name] else "size unknown"
+        echo(f"  {spec.name:22} {size:14} weights of {spec.id} {spec.pretrained}".rstrip())
+    if total := sum(sizes.values()):
+        unknown_sizes = sum(not size for size in sizes.values())
+        more = f", and those of {unknown_sizes} more models" if unknown_sizes else ""
+        echo(f"Weights need about {total:.1f} GB in the hub's cache (HF_HOME){more}.")
     if plan.wanted:
         echo(f"Needs about {plan.gigabytes:.1f} GB; {free_bytes(data_dir()) / GIGABYTE:.1f} GB are free.")
 

@@ -62,6 +62,18 @@ def leaderboard() -> pd.DataFrame:
     return _table("leaderboard.csv").copy()
 
 
+def weight_gigabytes(spec: ModelSpec) -> float:
+    """About the size of a checkpoint's file, four bytes a parameter (both towers of CLIP); 0 where nobody published it.
+
+    >>> round(weight_gigabytes(ModelSpec("m", "open_clip", "ViT-B-16", pretrained="laion400m_e31")), 2)
+    0.6
+    """
+    board = leaderboard()
+    rows = board[board["model"] == (f"{spec.id}/{spec.pretrained}" if spec.source == "open_clip" else spec.id)]
+    counts = rows["total_params_m"].fillna(rows["params_m"] if spec.source == "timm" else np.nan).dropna()
+    return float(counts.iloc[0]) * 4e6 / 1e9 if len(counts) else 0.0
+
+
 def caveat(dimension: str, dataset: str, metric: str, model: str) -> tuple[bool, str]:
     """Whether one of the paper's numbers is a target to match (SUN397 is not), and what is odd about it, or ""."""
     table = _table("caveats.csv")

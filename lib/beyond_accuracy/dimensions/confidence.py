@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
+from scipy.optimize import brentq
 from sklearn.model_selection import KFold
 from statsmodels.stats.proportion import proportion_confint
 
@@ -38,7 +38,7 @@ class Fitted(NamedTuple):
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -> float:
     """Temperature T that minimises the negative log-likelihood of softmax(logits / T) of (n, classes) logits.
 
-    Convex in 1/T, so that the optimum is unique; found by L-BFGS over log T within 1/100 to 100.
+    Convex in 1/T, so that its slope has one root; found by Brent's method over log T within 1/100 to 100, from a start.
     """
     logits, targets = np.asarray(logits), np.asarray(targets)
     if logits.ndim != 2 or targets.shape != logits.shape[:1] or targets.size == 0:
@@ -48,14 +48,18 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite")
 
-    def loss(log_t: NDArray) -> tuple[float, NDArray]:
-        b = math.exp(-log_t[0])  # d NLL / d log T = b * (z_target - mean of z under the softmax)
-        losses, gaps, _ = _moments(logits, targets, b)
-        return losses.mean(), b * gaps.mean(keepdims=True)
+    def slope(log_t: float) -> float:  # d NLL / d log T over 1 / T: the target's z minus its mean under the softmax
+        return float(_moments(logits, targets, math.exp(-log_t))[1].mean())
 
-    bound = [(-_LOG_BOUND, _LOG_BOUND)]
-    found = minimize(loss, [math.log(start)], jac=True, method="L-BFGS-B", bounds=bound, options={"ftol": 1e-12})
-    return math.exp(float(found.x[0]))
+    middle = min(max(math.log(start), -_LOG_BOUND), _LOG_BOUND)
+    above, reach = slope(middle) < 0, 0.25
+    while True:
+        far = min(max(middle + (reach if above else -reach), -_LOG_BOUND), _LOG_BOUND)
+        if (slope(far) < 0) != above:
+            return math.exp(brentq(slope, middle, far, xtol=1e-7))
+        if abs(far) == _LOG_BOUND:
+            return math.exp(far)
+        middle, reach = far, 2 * reach
 
 
 def _moments(logits: NDArray, targets: NDArray[np.intp], b: float) -> Values:

@@ -8,6 +8,7 @@ stopped, without repetition.
 """
 
 import ctypes
+import math
 import multiprocessing
 import os
 import platform
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from threading import BoundedSemaphore, Lock
 
 import numpy as np
@@ -189,15 +190,16 @@ class Lanes:
             future.set_exception(error)
         return future
 
-    def batch_done(self) -> None:
-        """After each loader batch: wait until a GPU has at most `QUEUED` of them still to do."""
+    def batch_done(self) -> torch.cuda.Event | None:
+        """After each loader batch: wait until a GPU has at most `QUEUED` of them still to do; when this one is done."""
         if self._device.type != "cuda":
-            return
+            return None
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self._device))
         self._events.append(event)
         if len(self._events) > QUEUED:
             self._events.popleft().synchronize()
+        return event
 
 
 class _Pass:
@@ -206,6 +208,7 @@ class _Pass:
     def __init__(self, todo: Todo, dataset, store, settings, options, image_bytes):
         self.dataset, self.settings, self.options = dataset, settings, options
         self.device = device = pick_device(options.device)
+        self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.refused: set[str] = set()  # keys of entries that their model has no outputs for
         whole = jobs_of(todo)
         self.models: dict[tuple, Model] = {}
@@ -266,24 +269,24 @@ class _Pass:
         workers, piped = shared_memory(workers, workers * (ahead + 2) * size * view_bytes)
         how = {"worker_init_fn": _die_with_parent, "pin_memory": self.device.type == "cuda"}
         how |= {"num_workers": workers, "prefetch_factor": ahead if workers else None}
-        how |= {"collate_fn": _packed if piped else _collate}
+        how |= {"collate_fn": _collate if piped else _collated}
         loader = DataLoader(Views(self.dataset, self.views), batch_sampler=[there for _, there, _ in slices], **how)
         crops = guarded(iter(loader))  # the decoding processes start here
         if piped:
-            crops = ((there, list(map(torch.from_numpy, arrays)), bad) for there, arrays, bad in crops)
+            crops = ((there, torch.from_numpy(flat), shapes, bad) for there, flat, shapes, bad in crops)
         return ((rows, end, items) for (rows, _, end), items in zip(slices, crops, strict=True))
 
     def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list[Job], list]]:
         """Parts in order, each with its jobs and its forward batches, which may still be running."""
         done, positions, stacks, bad = [], [], [], 0
         first, began = None, time.monotonic()
-        for rows, end, (there, crops, errors) in loaded:
+        for rows, end, (there, flat, shapes, errors) in loaded:
             for _, message, skippable in errors:
                 if not (skippable and self.options.skip_bad):
                     raise InputError(message)
             positions, bad = positions + there, bad + len(errors)
             if there:
-                stacks.append([crop.to(self.device, non_blocking=True) for crop in crops])
+                stacks.append([crop.permute(0, 3, 1, 2) for crop in _divided(self._placed(flat), shapes)])
             if not end:
                 continue
             done.append((positions, self._forward(rows, stacks, lanes), bad))
@@ -292,15 +295,23 @@ class _Pass:
                 yield (rows[0] if first is None else first, end), self.todo[rows], done
                 done, first, began = [], None if end == rows[1] else end, time.monotonic()
 
-    def _forward(self, rows: Range, stacks: list[list[torch.Tensor]], lanes: Lanes) -> dict[str, Future]:
-        """Outputs of every job of the part for one forward batch, by entry key."""
+    def _forward(self, rows: Range, stacks: list[list[torch.Tensor]], lanes: Lanes) -> tuple[dict[str, Future], object]:
+        """Outputs of every job of the part for one forward batch, by entry key, and what `Lanes.batch_done` says."""
         if not stacks:
-            return {}
-        views = [view[0] if len(view) == 1 else torch.cat(view) for view in zip(*stacks, strict=True)]
+            return {}, None
+        views = [view[0] if len(view) == 1 else _joined(view) for view in zip(*stacks, strict=True)]
         view = self.view_of
         found = {j.entry.key: lanes.submit(self._answer, j, views[view[j.entry.key]]) for j in self.todo[rows]}
-        lanes.batch_done()
-        return found
+        return found, lanes.batch_done()
+
+    def _placed(self, crops: torch.Tensor) -> torch.Tensor:
+        """On the device, or left where they are if there is no room for all: `_try` takes them along bit by bit."""
+        try:
+            return crops.to(self.device, non_blocking=True)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return crops
 
     def _answer(self, job: Job, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """`_outputs`; a network that not even one image leaves room for costs itself only, and may fit another time."""
@@ -343,22 +354,22 @@ class _Pass:
         if job.entry.key in self.refused:
             return {}
         with torch.inference_mode():
-            joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-            finite = {name: values.isfinite().all(dim=1) for name, values in joined.items()}
-            if "logits" in joined:
+            whole = {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+            finite = {name: values.isfinite().all(dim=1) for name, values in whole.items()}
+            if "logits" in whole:
                 # Softmax does not see a constant added to a row. With the largest logit at 0, float16 is finest where
                 # classes compete, so what is judged from the stored logits is what the run itself would say.
-                shifted = joined["logits"] - joined["logits"].amax(dim=1, keepdim=True)
-                joined["logits"] = shifted.clamp_min_(FLOAT16_LOWEST).half()
+                shifted = whole["logits"] - whole["logits"].amax(dim=1, keepdim=True)
+                whole["logits"] = shifted.clamp_min_(FLOAT16_LOWEST).half()
             # Features stay float32: a probe turns what float16 makes of a last bit into other answers.
-            return {name: (values, finite[name]) for name, values in joined.items()}
+            return {name: (values, finite[name]) for name, values in whole.items()}
 
     def _try(self, model: Model, job: Job, images: torch.Tensor) -> dict[str, torch.Tensor] | None:
         """One forward pass, or None when memory ran out (outside the handler, so that its tensors are gone)."""
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, kind) if kind else nullcontext():
-                x = model.normalize(images).contiguous(memory_format=torch.channels_last)
+                x = model.normalize(images.to(self.device)).contiguous(memory_format=torch.channels_last)
                 out = model.outputs(x, self.heads[job.card], logits=job.scored, features=job.features)
                 out = {name: value.float() for name, value in out.items()}
                 for name, value in out.items():
@@ -374,9 +385,14 @@ class _Pass:
     def _fetch(self, job: Job, groups: list) -> dict[str, np.ndarray]:
         """Outputs of a job for one part by name, once they are computed."""
         fetched: dict[str, list[np.ndarray]] = {}
-        for positions, futures, _ in groups:
+        for positions, (futures, event), _ in groups:
             for name, (values, finite) in (futures[job.entry.key].result() if futures else {}).items():
-                bad = np.flatnonzero(~finite.cpu().numpy())
+                # On a stream of its own: on the networks' the copy would wait for all kernels that are queued by now.
+                with torch.cuda.stream(self.copies) if event else nullcontext():
+                    if event:
+                        self.copies.wait_event(event)
+                    values, finite = values.cpu().numpy(), finite.cpu().numpy()
+                bad = np.flatnonzero(~finite)
                 if len(bad):
                     self._refuse(
                         job,
@@ -384,7 +400,7 @@ class _Pass:
                         f"({self.dataset.name}, transform {job.transform.text}) are not finite; the checkpoint may be "
                         f"damaged, or {self.precision} too narrow for it: try precision fp32",
                     )
-                fetched.setdefault(name, []).append(values.cpu().numpy())
+                fetched.setdefault(name, []).append(values)
         return {} if job.entry.key in self.refused else {n: np.concatenate(v) for n, v in fetched.items()}
 
     def _refuse(self, job: Job, reason: str, passing: bool = False) -> None:
@@ -413,6 +429,17 @@ class _Pass:
             job.entry.write_part(rows, frame, arrays)
         tell(rows[1] - rows[0])
         return sum(bad for _, _, bad in groups)
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One tensor where the parts are, or in main memory where the device has no room for all of it."""
+    if len({part.device for part in parts}) == 1:
+        try:
+            return torch.cat(parts)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+    return torch.cat([part.cpu() for part in parts])
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -453,29 +480,41 @@ class Views(Dataset):
             return position, None, (position, str(error), isinstance(error, BadImage))
         image_id = str(self.dataset.ids[position])
         plain = cache(lambda geometry: geometry.apply(image))
-        crops = []
-        for geometry, transform in self.views:
-            rng = transform.generator(image_id)
+        source = lru_cache(1)(lambda transform: transform.apply_source(image, transform.generator(image_id)))
+        crops = {}
+        for geometry, transform in sorted(self.views, key=lambda view: view[1].text):  # one source for all geometries
             if transform.place == "source":
-                crop = geometry.apply(transform.apply_source(image, rng))
+                crop = geometry.apply(source(transform))
             else:
-                crop = transform.apply_input(plain(geometry), rng)
-            crops.append(np.asarray(crop, dtype=np.uint8))
-        return position, crops, None
+                crop = transform.apply_input(plain(geometry), transform.generator(image_id))
+            crops[geometry, transform] = np.asarray(crop, dtype=np.uint8)
+        return position, [crops[view] for view in self.views], None
 
 
 def _collate(items):
-    # Positions of good images, uint8 (b, 3, side, side) per view, and position, message and kind of the bad ones.
+    """Positions of good images, all their crops in one uint8 array, its shapes by view, and what is said of bad images.
+
+    One array a slice, not one a view: each would take a file descriptor and a copy to the device of its own.
+    """
     good = [(position, crops) for position, crops, error in items if error is None]
-    views = zip(*(crops for _, crops in good), strict=True)
-    stacks = [torch.from_numpy(np.stack(view)).permute(0, 3, 1, 2) for view in views]
-    return [position for position, _ in good], stacks, [error for _, _, error in items if error is not None]
+    views = list(zip(*(crops for _, crops in good), strict=True))
+    shapes = [(len(view), *view[0].shape) for view in views]
+    flat = np.empty(sum(map(math.prod, shapes)), np.uint8)
+    for view, part in zip(views, _divided(flat, shapes), strict=True):
+        np.stack(view, out=part)
+    return [position for position, _ in good], flat, shapes, [error for _, _, error in items if error is not None]
 
 
-def _packed(items):
-    """As arrays, which are pickled through a pipe, where tensors would lie in shared memory."""
-    there, stacks, bad = _collate(items)
-    return there, [np.ascontiguousarray(stack.numpy()) for stack in stacks], bad
+def _collated(items):
+    """As a tensor, which other processes see in shared memory; an array is pickled through a pipe."""
+    there, flat, shapes, bad = _collate(items)
+    return there, torch.from_numpy(flat), shapes, bad
+
+
+def _divided(flat, shapes):
+    """Views of consecutive parts of a flat array or tensor, by shape."""
+    ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+    return [flat[start:end].reshape(shape) for start, end, shape in zip(ends, ends[1:], shapes, strict=False)]
 
 
 def shared_memory(workers: int, needed: int) -> tuple[int, bool]:

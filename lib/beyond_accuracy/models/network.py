@@ -47,8 +47,12 @@ class Model:
         network = self.network
         if self.card.patch > 1:
             device = next((p.device for p in network.parameters()), torch.device("cpu"))
-            # On the CPU: MPS cannot interpolate so, and the embeddings are then the same wherever the network runs.
-            network = copy.deepcopy(network).cpu()
+            # All rungs of a ladder share the weights but for positions. These are resampled on the CPU: MPS
+            # cannot interpolate so, and the embeddings are then the same wherever the network runs.
+            shared = {id(p): p for name, p in network.named_parameters() if "pos" not in name.rpartition(".")[2]}
+            network = copy.deepcopy(network, dict(shared))
+            for parameter in (p for p in network.parameters() if id(p) not in shared):
+                parameter.data = parameter.data.cpu()
             try:
                 _resample_positions(network.visual if self.is_clip else network, size)
                 network.to(device, memory_format=torch.channels_last)

@@ -4,16 +4,18 @@ Nothing here was measured by this run, so that the page is the same in every pro
 independent proportions does not tell them apart: their images are the same, but no paired outcomes are published.
 """
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportions_ztest
+from numpy.typing import ArrayLike, NDArray
+from statsmodels.stats.proportion import proportion_confint, proportions_ztest
 
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data import published
 from beyond_accuracy.dimensions.landscape import IMAGES
 from beyond_accuracy.inference import throughput
-from beyond_accuracy.measure import stats
 from beyond_accuracy.measure.verdicts import LEVEL, joined
 from beyond_accuracy.report.html import Body, fragment
 from beyond_accuracy.show import results
@@ -51,20 +53,18 @@ def models() -> pd.DataFrame:
         **{key: published_speed(board, card) for key, (card, _) in CARDS.items()},
     )
     for key in SETS:
-        ends = [interval(value, IMAGES[key]) for value in board[key]]
-        board[[f"{key}_low", f"{key}_high"]] = pd.DataFrame(ends, index=board.index)
+        board[f"{key}_low"], board[f"{key}_high"] = interval(board[key], IMAGES[key])
     return board
 
 
-def interval(percent: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a published accuracy in percent.
+def interval(percent: ArrayLike, n: int) -> tuple[NDArray, NDArray]:
+    """Wilson's 95 % intervals of published accuracies in percent; none where none is published.
 
-    >>> [round(end, 1) for end in interval(50.0, 7500)]
+    >>> [round(float(end), 1) for end in interval(50.0, 7500)]
     [48.9, 51.1]
     """
-    if np.isnan(percent):
-        return np.nan, np.nan
-    low, high = stats.wilson(round(percent / 100 * n), n)
+    hits = np.round(np.asarray(percent, float) / 100 * n)
+    low, high = proportion_confint(hits, n, alpha=0.05, method="wilson")
     return 100 * low, 100 * high
 
 
@@ -92,6 +92,7 @@ def answer(board: pd.DataFrame) -> str:
     return f"With up to {BUDGET} M parameters, {said} {'tie' if len(first) > 1 else 'leads'} on {SETS[MEASURE][0]}."
 
 
+@cache
 def body(landscape: str = "") -> Body:
     """The inside of `models.html`, with a link to the page of the landscape where that was built."""
     board = models()

@@ -7,7 +7,7 @@ stretched by the root of the objective's curvature along it, which takes a fract
 features take. Large sets are read in chunks from the (memory-mapped, float32) features: memory does not grow with them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
@@ -31,6 +31,8 @@ ROUNDS = 10  # in which L-BFGS is started again for one optimum
 SEPARATED = 0.01
 """Objective, as a share of the loss of guessing, below which the training rows are told apart: a larger C then enlarges
 the scores and hardly changes their order, at the price of the slowest fits."""
+RISE = 1.02  # times the least log-loss: less may be what a fit has left to gain
+SCOUTING = 1e-2  # tolerance of fits that only look whether a curve turns down again
 AXES_ROWS = 2**13  # behind the principal axes: these decide how fast the optimum is reached, not where it is
 
 
@@ -127,31 +129,40 @@ def fit_standardiser(features: NDArray, rows: NDArray) -> Standardiser:
     return Standardiser(mean, np.where(scale > 1e-7 * np.maximum(1.0, np.abs(mean)), scale, 1.0))
 
 
-def fit_path(
-    features: NDArray, labels: NDArray, rows: NDArray, path: Sequence[float], settings: Settings = DEFAULT
-) -> Iterator[Probe]:
-    """Fit a probe to some rows at several C, best in ascending order, each from the one before."""
-    rows = np.sort(rows)
-    classes, targets = np.unique(labels[rows], return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"a probe needs at least two classes, the training rows hold {len(classes)}")
-    standardiser = fit_standardiser(features, rows)
-    sample = standardiser(features[rows[:: -(-len(rows) // AXES_ROWS)]])
-    variances, axes = np.linalg.eigh(sample.T @ sample / len(sample))
-    # the bias is one more axis, of variance 1
-    variances, axes = np.append(np.maximum(variances, 0), 1), block_diag(axes, 1)
-    data = _Rows(features, targets, rows, standardiser, settings.device)
-    weights = np.zeros((1 if len(classes) == 2 else len(classes), features.shape[1] + 1))
-    threads = 1 if len(rows) * features.shape[1] <= SMALL else None  # a product is over before a second has woken up
-    for c in path:
-        with _threads().limit(limits=threads):
-            weights, loss, converged = _minimise(data, 1 / (c * len(rows)), weights, variances, axes, settings)
-        yield Probe(standardiser, classes, weights[:, :-1], weights[:, -1], c, loss, converged)
+class Fitting:
+    """Probes of one set of rows at any C: what all fits share is computed once, and each starts from the one before."""
+
+    def __init__(self, features: NDArray, labels: NDArray, rows: NDArray, device: str = "cpu"):
+        """Features (n, d), labels (n,), the rows to fit on; ValueError where these hold fewer than two classes."""
+        rows = np.sort(rows)
+        self.classes, targets = np.unique(labels[rows], return_inverse=True)
+        if len(self.classes) < 2:
+            raise ValueError(f"a probe needs at least two classes, the training rows hold {len(self.classes)}")
+        self.standardiser = fit_standardiser(features, rows)
+        sample, gram = rows[:: -(-len(rows) // AXES_ROWS)], 0.0
+        for part in chunks(sample, features.shape[1]):
+            block = self.standardiser(features[part])
+            gram = gram + block.T @ block
+        variances, axes = np.linalg.eigh(gram / len(sample))
+        # the bias is one more axis, of variance 1
+        self._axes = np.append(np.maximum(variances, 0), 1), block_diag(axes, 1)
+        self._data = _Rows(features, targets, rows, self.standardiser, device)
+        self.weights = np.zeros((1 if len(self.classes) == 2 else len(self.classes), features.shape[1] + 1))
+        # a product of few rows is over before a second thread has woken up
+        self._threads = 1 if len(rows) * features.shape[1] <= SMALL else None
+
+    def at(self, c: float, settings: Settings = DEFAULT) -> Probe:
+        """The probe at one C."""
+        with _threads().limit(limits=self._threads):
+            penalty = 1 / (c * self._data.count)
+            weights, loss, converged = _minimise(self._data, penalty, self.weights, *self._axes, settings)
+        self.weights = weights
+        return Probe(self.standardiser, self.classes, weights[:, :-1], weights[:, -1], c, loss, converged)
 
 
 def fit_probe(features: NDArray, labels: NDArray, rows: NDArray, c: float, settings: Settings = DEFAULT) -> Probe:
-    """Fit a probe at one regularisation; see `fit_path`."""
-    return next(fit_path(features, labels, rows, [c], settings))
+    """Fit a probe at one regularisation; see `Fitting`."""
+    return Fitting(features, labels, rows, settings.device).at(c, settings)
 
 
 _threads = cache(ThreadpoolController)  # looks for libraries once, not at each fit
@@ -259,17 +270,41 @@ def sweep(
     The validation accuracy of one or two hundred images has several peaks and jumps when one image changes sides. The
     log-loss (`Probe.evaluate`) is smooth in C and in the features. The choice is the vertex of the parabola through the
     grid's lowest log-loss and its neighbours in log C, which moves without a jump where two neighbours change places.
-    It is not rounded: at a border of rounding the last bit of a feature would make another probe. The grid ends early
-    where the training rows are `SEPARATED`.
+    It is not rounded: at a border of rounding the last bit of a feature would make another probe.
+
+    The fits at large C are the slowest, and most lie far behind the dip. Two values or more past the best, once the loss
+    has clearly risen, the rest of the grid is therefore only scouted with rough fits; where these turn down again, to
+    less than halfway between best and last, it is fitted as closely as the rest. The grid ends early where the training rows are `SEPARATED`.
     """
-    rough = replace(settings, max_iterations=settings.sweep_iterations, tolerance=settings.sweep_tolerance)
-    path = fit_path(features, labels, train, [10.0**e for e in settings.exponents], rough)
-    rows = []
-    for exponent, probe in zip(settings.exponents, path, strict=True):
+    close = replace(settings, max_iterations=settings.sweep_iterations, tolerance=settings.sweep_tolerance)
+    rough = replace(close, tolerance=max(SCOUTING, close.tolerance))
+    fitting, rows, scouted = Fitting(features, labels, train, settings.device), [], False
+
+    def tried(exponent: float, how: Settings) -> tuple[tuple[float, float, float, bool], bool]:
+        probe = fitting.at(10.0**exponent, how)
         correct, loss = probe.evaluate(features, labels, validation)
-        rows.append((exponent, float(correct.mean()), loss, probe.converged))
-        if probe.loss < SEPARATED * np.log(len(probe.classes)):
+        row = exponent, float(correct.mean()), loss, probe.converged
+        return row, probe.loss < SEPARATED * np.log(len(probe.classes))
+
+    def turns_down(exponents: tuple[float, ...], level: float) -> bool:
+        kept = fitting.weights
+        for exponent in exponents:
+            (_, _, loss, _), separated = tried(exponent, rough)
+            if separated or loss < level:
+                break
+        fitting.weights = kept
+        return bool(exponents) and loss < level
+
+    for at, exponent in enumerate(settings.exponents):
+        row, separated = tried(exponent, close)
+        rows.append(row)
+        losses = [row[2] for row in rows]
+        if separated:
             break
+        if not scouted and np.argmin(losses) <= at - 2 and losses[-1] > RISE * min(losses):
+            scouted = True
+            if not turns_down(settings.exponents[at + 1 :], (min(losses) + losses[-1]) / 2):
+                break
     table = pd.DataFrame(rows, columns=["log10_c", "accuracy", "log_loss", "converged"])
     best = int(table.log_loss.argmin())
     exponent = table.log10_c[best]
