@@ -272,9 +272,10 @@ def sweep(
     grid's lowest log-loss and its neighbours in log C, which moves without a jump where two neighbours change places.
     It is not rounded: at a border of rounding the last bit of a feature would make another probe.
 
-    The fits at large C are the slowest, and most lie far behind the dip. Two values or more past the best, once the loss
-    has clearly risen, the rest of the grid is therefore only scouted with rough fits; where these turn down again, to
-    less than halfway between best and last, it is fitted as closely as the rest. The grid ends early where the training rows are `SEPARATED`.
+    The fits at large C are the slowest, and most lie far behind the dip. Two values or more past the best, once the
+    loss has clearly risen, the rest of the grid is therefore only scouted with rough fits; where these turn down again,
+    to less than halfway between best and last, it is fitted as closely as the rest. The grid ends early where the
+    training rows are `SEPARATED`.
     """
     close = replace(settings, max_iterations=settings.sweep_iterations, tolerance=settings.sweep_tolerance)
     rough = replace(close, tolerance=max(SCOUTING, close.tolerance))
