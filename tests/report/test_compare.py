@@ -18,9 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.cli import main
+from beyond_accuracy.dimensions import invariance, robustness
 from beyond_accuracy.inference import heads
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.store import Store
+from beyond_accuracy.page import open_page
 from beyond_accuracy.report import compare
 from beyond_accuracy.report.build import build
 from own_images import UGLY, noise, toys  # noqa: E402 - the folder of tests is on no import path
@@ -193,3 +195,30 @@ def test_twenty_thousand_images_in_less_than_four_gigabytes(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"BEYOND_ACCURACY_QUIET": "1"})
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 4e6  # kB
+
+
+def test_groups_count_on_every_page(toy):
+    """Three pictures a group: from the table to the rows of robustness and invariance."""
+    rows = [(f"images/{p.parent.name}/{p.name}", p.parent.name) for p in sorted(toy.images(9).rglob("*.png"))]
+    table = pd.DataFrame(rows, columns=["path", "label"]).assign(group=[f"g{i // 3}" for i in range(len(rows))])
+    table.to_csv(toy.data / "toys.csv", index=False)
+    toy.checkpoint()
+    toy.checkpoint("weak", scale=0.5)
+    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}", "head": "probe"} for n in ("colour", "weak")}
+    content = toy.content(models)
+    content["datasets"] = {"images": {"reader": "own", "path": str(toy.data / "toys.csv"), "classes": ""}}
+    content["dimensions"] = {
+        "robustness": {"clean": "images"},
+        "invariance": {"clean": "images", "transforms": ["hflip"]},
+    }
+    toy.profile(content)
+    page = open_page(str(toy.root / "toy.yaml"), "robustness", device="cpu", progress=False)
+    sets = robustness.gather(page)
+    assert len(set(sets.units["clean"])) == 9
+    rows = robustness.accuracies(sets, robustness.baselines(sets), 100, 0)
+    assert set(rows["n"]) == {9} == set(robustness.differences(sets, 100, 0)["n"])
+    page = open_page(str(toy.root / "toy.yaml"), "invariance", device="cpu", progress=False)
+    curves, gaps, kept = invariance.measure(page, "images", invariance.kinds_of(page))
+    assert set(curves[curves["kind"] == "accuracy"]["n"]) == {9} == set(gaps["n"])
+    units = page.predictions("images")["colour"].units
+    assert {n for part in invariance.agreement(kept, 0, 100, units) for n in part["n"]} == {9}
