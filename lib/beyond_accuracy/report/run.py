@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,6 +119,8 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
     An error stops the notebook and stays in the copy, at its cell; nothing is raised. So does a kernel that died or a
     notebook out of time (`timeout` seconds). papermill only warns about unknown parameters: the caller checks them.
     """
+    # An optional check of jsonschema, behind nbformat: it compiles 39 grammars on import, seconds of every report.
+    sys.modules.setdefault("rfc3987_syntax", None)
     import nbformat
     import papermill
     from nbclient.exceptions import CellTimeoutError
