@@ -29,9 +29,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def kernels():
-    """Kernels that tests start are forked from one process (tests/kernels.py)."""
-    from kernels import Nursery
+    """One process from which the kernels of all tests of a worker are forked, as those of one report are."""
+    from beyond_accuracy.report.kernels import Nursery
 
+    if sys.platform != "linux":  # there kernels are started one by one
+        return (yield None)
     nursery = Nursery()
     yield nursery
     nursery.close()

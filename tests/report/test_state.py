@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from jupyter_client.provisioning import KernelProvisionerFactory
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.report import build as report
@@ -98,8 +99,8 @@ def place(first, tmp_path, monkeypatch):
 
 @pytest.fixture
 def started_kernels(kernels, monkeypatch):
-    """Kernels as in a report, each a Python of its own that inherits limits and disks of whoever starts it."""
-    monkeypatch.setattr(kernels.factory, "default_provisioner_name", "local-provisioner")
+    """Kernels of a report of its own, which inherit limits and disks of whoever starts it."""
+    monkeypatch.setattr(KernelProvisionerFactory.instance(), "default_provisioner_name", "local-provisioner")
 
 
 def ran(said):

@@ -49,8 +49,11 @@ def build_pages(
     Whatever a page or the user (Ctrl-C) raises first is raised, and kernels under way are ended. `at_once`: how many at
     the same time; 0 = two, or one on a single core. `folder`: of the report, into which the kernels' pages write.
     """
+    from beyond_accuracy.report.kernels import forked
+
     futures: dict[str, Future] = {}
-    with kernel_environment(folder), ThreadPoolExecutor(at_once or min(AT_ONCE, cores()), "page") as pool:
+    at_once = at_once or min(AT_ONCE, cores())
+    with kernel_environment(folder), forked(len(pages)), ThreadPoolExecutor(at_once, "page") as pool:
         try:
             for page in sorted(pages, key=lambda page: page.dimension not in LONGEST):
                 wanted = list(futures) if page.dimension in LATE else READS.get(page.dimension, ())
@@ -97,9 +100,9 @@ def _end_kernels() -> None:
     # A kernel runs in a session of its own, where Ctrl-C does not reach it; a page waits for its kernel.
     import psutil  # comes with ipykernel
 
-    for child in psutil.Process().children():
+    for child in psutil.Process().children(recursive=True):
         try:
-            if any("ipykernel" in word for word in child.cmdline()):
+            if any("ipykernel" in word or word == "beyond_accuracy.report.kernels" for word in child.cmdline()):
                 child.kill()
         except psutil.Error:  # gone already
             continue

@@ -1,7 +1,7 @@
-"""Kernels of notebooks for tests: forked from one process that has imported the library, not started one by one.
+"""Kernels of notebooks, forked from one process that has imported the library, not started one by one.
 
-A kernel takes seconds of CPU to import what a page needs, and the tests build a hundred pages. Everything else is as in
-a report: papermill, the messages, the environment, the folder, signals, and a kernel that ends with who asked for it.
+A kernel takes seconds of CPU to import what a page needs, and what is imported before a fork is in memory once. All
+else is jupyter_client's: messages, environment, folder, signals, and a kernel that ends with who asked for it.
 """
 
 import importlib
@@ -13,12 +13,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from threading import Lock
 
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
-
-from beyond_accuracy.report.run import kernel_environment
 
 IMPORTED = ("ipykernel.kernelapp", "beyond_accuracy.page", "beyond_accuracy.inference.plan")
 
@@ -70,7 +71,7 @@ def _kernel(installed: list[str], cmd: list[str], env: dict[str, str], cwd: str)
     return 0
 
 
-# In the tests ---------------------------------------------------------------------------------------------------------
+# In the process that asks ---------------------------------------------------------------------------------------------
 
 
 class Forked:
@@ -78,7 +79,8 @@ class Forked:
 
     stdin = stdout = stderr = None
 
-    def __init__(self, address: Path, **asked):
+    def __init__(self, address: Path, **asked: object):
+        """OSError or ValueError where nobody forks any more."""
         self.connection = socket.socket(socket.AF_UNIX)
         self.connection.connect(str(address))
         self.talk = self.connection.makefile("rw")
@@ -86,11 +88,13 @@ class Forked:
         self.pid, self.status = int(self.talk.readline()), None
 
     def poll(self) -> int | None:
+        """Exit status, or None while it runs."""
         if self.status is None and select.select([self.connection], [], [], 0)[0]:
             self.wait()
         return self.status
 
     def wait(self) -> int:
+        """Exit status, once it has ended."""
         if self.status is None:
             self.status = int(self.talk.readline() or -signal.SIGKILL)
             self.talk.close()
@@ -98,57 +102,81 @@ class Forked:
         return self.status
 
     def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
+        """End it at once."""
         self.send_signal(signal.SIGKILL)
 
     def terminate(self) -> None:
+        """Ask it to end."""
         self.send_signal(signal.SIGTERM)
 
 
 class Provisioner(LocalProvisioner):
-    """Starts the kernels of jupyter_client in that way."""
+    """Starts the kernels of jupyter_client in that way, or one by one where that fails."""
 
-    async def launch_kernel(self, cmd: list[str], **given) -> dict:
+    async def launch_kernel(self, cmd: list[str], **given: object) -> dict:
+        """Connection of a new kernel."""
         where = {"env": dict(given["env"]), "cwd": str(given.get("cwd") or os.getcwd())}
-        self.process = Forked(Nursery.address, cmd=cmd, **where)
+        try:
+            self.process = Forked(Nursery.opened.address(), cmd=cmd, **where)
+        except (OSError, ValueError):
+            return await super().launch_kernel(cmd, **given)
         self.pid = self.pgid = self.process.pid
         return self.connection_info
 
 
 class Nursery:
-    """The process that forks. While it is open, every kernel that this process starts is from there.
+    """The process that forks, from the first kernel on. While it is open, this process has its kernels from there.
 
-    On Linux alone: elsewhere libraries of the system do not survive a fork, and kernels are started as in a report.
+    It inherits the environment of then: threads and backends are chosen when numpy and matplotlib are imported. On
+    Linux alone: elsewhere libraries of the system do not survive a fork, and kernels are started one by one.
     """
 
-    address: Path
+    opened: "Nursery"
     factory = KernelProvisionerFactory.instance()
 
     def __init__(self):
-        if sys.platform != "linux":
-            self.process = None
-            return
-        self.folder = tempfile.TemporaryDirectory()  # the path of a socket has about 100 letters at most
-        Nursery.address = Path(self.folder.name) / "socket"
-        with socket.socket(socket.AF_UNIX) as server, kernel_environment():
-            # threads and backends are chosen when numpy and matplotlib are imported
-            server.bind(str(Nursery.address))
-            server.listen()
-            command = [sys.executable, __file__, str(server.fileno())]
-            share = {"stdin": subprocess.PIPE, "pass_fds": [server.fileno()], "start_new_session": True}
-            self.process = subprocess.Popen(command, **share)
-        self.factory.provisioners["forked"] = EntryPoint("forked", "kernels:Provisioner", self.factory.GROUP_NAME)
+        Nursery.opened, self.process, self.starting = self, None, Lock()
+        self.factory.provisioners["forked"] = EntryPoint("forked", f"{__name__}:Provisioner", self.factory.GROUP_NAME)
         self.factory.default_provisioner_name = "forked"
 
+    def address(self) -> Path:
+        """The socket where it listens; OSError where it cannot be started (a full disk)."""
+        with self.starting:
+            if self.process is None:
+                self.folder = tempfile.TemporaryDirectory()  # the path of a socket has about 100 letters at most
+                self.socket = Path(self.folder.name) / "socket"
+                with socket.socket(socket.AF_UNIX) as server:
+                    server.bind(str(self.socket))
+                    server.listen()
+                    command = [sys.executable, "-m", __name__, str(server.fileno())]
+                    share = {"stdin": subprocess.PIPE, "pass_fds": [server.fileno()], "start_new_session": True}
+                    self.process = subprocess.Popen(command, **share)
+        return self.socket
+
     def close(self) -> None:
-        if self.process:
-            self.factory.default_provisioner_name = "local-provisioner"
-            self.process.stdin.close()
-            self.process.wait()
+        """End it; kernels under way end with those who asked for them."""
+        self.factory.default_provisioner_name = "local-provisioner"
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
             self.folder.cleanup()
+
+
+@contextmanager
+def forked(pages: int) -> Iterator[None]:
+    """Kernels are forked for several pages, where that can be, and unless they are already."""
+    wanted = pages > 1 and sys.platform == "linux" and Nursery.factory.default_provisioner_name != "forked"
+    nursery = Nursery() if wanted else None
+    try:
+        yield
+    finally:
+        if nursery is not None:
+            nursery.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+"""Kernels that one process forks: what they inherit, how they end, and what happens when nobody forks any more."""
+
+import os
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from beyond_accuracy.report.kernels import Forked, Nursery, forked
+from builders import code, write_notebook
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
+
+
+@pytest.fixture
+def nursery(monkeypatch):
+    monkeypatch.setattr(Nursery.factory, "default_provisioner_name", "local-provisioner")
+    with forked(2):
+        yield Nursery.opened
+
+
+def executed(source, tmp_path):
+    """What a notebook of one cell prints, run as a page is."""
+    from beyond_accuracy.report.run import execute
+
+    write_notebook(tmp_path / "one.ipynb", code("", "parameters"), code(source))
+    execute(tmp_path / "one.ipynb", tmp_path / "out" / "one.ipynb", {}, 120, tmp_path)
+    import nbformat
+
+    outputs = nbformat.read(tmp_path / "out" / "one.ipynb", as_version=4).cells[-1].outputs
+    return "".join(output.get("text", output.get("evalue", "")) for output in outputs)
+
+
+def test_a_forked_kernel_is_a_process_of_its_own(nursery, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_PLACE", "there")
+    asked = (
+        "import os, sys; print(os.environ['A_PLACE'], os.getcwd(), os.getpid(), 'beyond_accuracy.page' in sys.modules)"
+    )
+    place, folder, first, imported = executed(asked, tmp_path).split()
+    assert (place, folder, imported) == ("there", str(tmp_path), "True")
+    assert nursery.process.poll() is None and not psutil.pid_exists(int(first))
+    assert (
+        executed("import sys; print('pandas' in sys.modules, 'left' in dir())\nleft = 1", tmp_path).split()[1]
+        == "False"
+    )
+    assert executed("print('left' in dir())", tmp_path).strip() == "False"  # nothing of one page is in the next
+
+
+def test_where_nobody_forks_kernels_are_started(nursery, tmp_path):
+    nursery.address()
+    nursery.process.kill()
+    nursery.process.wait()
+    assert executed("import sys; print('beyond_accuracy.page' in sys.modules)", tmp_path).strip() == "False"
+
+
+def test_a_kernel_ends_with_who_asked_for_it_and_says_how(nursery, tmp_path):
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", str(tmp_path / "connection.json")]
+    one, other = (Forked(nursery.address(), cmd=command, env=dict(os.environ), cwd=str(tmp_path)) for _ in range(2))
+    assert one.poll() is None and psutil.pid_exists(one.pid)
+    one.terminate()
+    assert one.wait() == -signal.SIGTERM
+    other.talk.close()
+    other.connection.close()
+    end = time.monotonic() + 60
+    while psutil.pid_exists(other.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(other.pid)
+
+
+def test_one_page_and_an_open_nursery_start_no_other(nursery):
+    with forked(5):
+        assert Nursery.opened is nursery
+    assert Nursery.factory.default_provisioner_name == "forked"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Nursery.factory, "default_provisioner_name", "local-provisioner")
+        with forked(1):
+            assert Nursery.factory.default_provisioner_name == "local-provisioner"
