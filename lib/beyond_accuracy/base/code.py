@@ -30,8 +30,7 @@ def digest(*places: str) -> str:
 
 def closure(source: str, name: str) -> str:
     """The text of one definition of a module and of all that it uses there; KeyError where there is none."""
-    tree = _Bare().visit(ast.parse(source))
-    known = dict(_definitions(tree))
+    known = _known(source)
     outer, _, inner = name.partition(".")
     first = known[outer]
     if inner:
@@ -43,6 +42,11 @@ def closure(source: str, name: str) -> str:
             found[used] = ast.unparse(known[used])
             todo |= _names(known[used])
     return "\n".join(found[used] for used in sorted(found))
+
+
+@lru_cache  # one file answers for many definitions
+def _known(source: str) -> dict[str, ast.AST]:
+    return dict(_definitions(_Bare().visit(ast.parse(source))))
 
 
 @lru_cache

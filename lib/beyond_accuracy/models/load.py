@@ -18,7 +18,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -106,9 +106,14 @@ def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
         "named": named,
         "where": [str(resolve(name.removeprefix("local-dir:"))) for name in named[1:]],
         "imports": [imports, code.modules(imports)],
-        "libraries": {name: importlib.metadata.version(name) for name in ("timm", "open_clip_torch")},
+        "libraries": _versions(importlib.metadata.version),
         "code": _own_code(),
     }
+
+
+@lru_cache  # it reads a whole file of metadata, for every model of every set
+def _versions(version: Callable[[str], str]) -> dict[str, str]:
+    return {name: version(name) for name in ("timm", "open_clip_torch")}
 
 
 @lru_cache
