@@ -236,7 +236,7 @@ def test_a_view_is_this_page_under_other_settings(study):
     assert [len(p) for p in view.predictions("images").values()] == [9, 9]
     assert [len(p) for p in plain.values()] == [12, 12]
     assert view.card("colour").geometry.text == "Resize(20, bilinear, no antialias) CenterCrop(16)"
-    assert set(view.used) == set(study.used) and len(study.used) == 4
+    assert set(view.outputs.used) == set(study.outputs.used) and len(study.outputs.used) == 4
     view.finding("found under another convention")  # a view's findings, results and figures are the page's
     assert study._findings == ["found under another convention"]
     again = study.under(limit=9).under(antialias=False)
@@ -255,7 +255,7 @@ def test_everything_runs_before_the_page_and_once(toy, study, toy_networks):
     assert filled.missing == []
     ran = sum(toy_networks.CALLS)
     pairs = conventions.compared(study.under(limit=9), "images")
-    assert set(study.used) == set(filled.keys) and sum(toy_networks.CALLS) == ran
+    assert set(study.outputs.used) == set(filled.keys) and sum(toy_networks.CALLS) == ran
     touched = {(p.convention, p.model) for p in pairs}
     # the toy's own preprocessing is bilinear, the CLIP model's bicubic; prompts and logit scale are CLIP's
     assert touched == {
