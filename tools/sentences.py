@@ -28,6 +28,7 @@ NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
 TRIPLE = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
 NOISE = r"(?: of models are told apart(?: \((\d+|none) of them beyond training noise\))?)?"
 PAIRS = re.compile(rf"(\d+) of (\d+) pairs{NOISE}")
+TWO = re.compile(r"the two are (not )?told apart(?: \((not )?(beyond training noise)\))?")  # of one pair
 SUPERLATIVE = re.compile(r"\b(best|worst|highest|lowest|largest|smallest|hardest|widest|most|least|strongest)\b")
 HEDGED = re.compile(r"\b(open|not told apart|not told from chance|tie|leads|undecided)\b")
 WORDS = re.compile(
@@ -85,9 +86,15 @@ class Tables:
         return np.concatenate(parts)
 
 
+def _counted(two: re.Match[str]) -> str:
+    """What is said of one pair, in the words for several."""
+    beyond = f" ({'none' if two[2] else 1} of them {two[3]})" if two[3] else ""
+    return f"{0 if two[1] else 1} of 1 pairs of models are told apart{beyond}"
+
+
 def told(sentence: str, tables: Tables) -> list[str]:
     """What a sentence says that its page's tables do not, one line each."""
-    wrong, names = [], "|".join(map(re.escape, tables.labels.values()))
+    wrong, names, sentence = [], "|".join(map(re.escape, tables.labels.values())), TWO.sub(_counted, sentence)
     models = {label: name for name, label in tables.labels.items()}
     for match in TRIPLE.finditer(sentence):
         columns = [("value", "ci_low", "ci_high"), ("difference", "ci_low", "ci_high"), ("difference", "low", "high")]

@@ -202,7 +202,7 @@ def test_imported_models_are_left_out_where_images_are_transformed():
     assert set(inv.ladder(curves, "accuracy", True).panel) == {"zoom factor", "shift (pixels)"}
     assert set(inv.ladder(curves, "agreement", False).panel) == {"JPEG quality"}
     last = inv.strongest(curves)
-    assert set(last["transform"]) == {"scale 3", "shift 100", "jpeg 10"} and set(last["metric"]) == set(inv.STRONGEST)
+    assert set(last["transform"]) == {"scale 3", "shift 100", "JPEG 10"} and set(last["metric"]) == set(inv.STRONGEST)
     _, rows, none = inv.agreement(kept, 0, 100)
     assert rows.model.tolist() == ["own"] and none.empty
 

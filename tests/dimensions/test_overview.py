@@ -84,8 +84,8 @@ def test_the_finding_counts_pairs_by_verdict():
     rows = tidy.accuracy(correct).assign(dataset="set")
     judged = verdicts.judge(tidy.accuracy_pairs(correct).assign(family="main"))
     page = SimpleNamespace(labels={"a": "A", "b": "B"}, title=str.title, leader=lambda rows, judged: "A (90.0) leads")
-    said = "runs from 0.0 % (B) to 90.0 % (A): A (90.0) leads; 1 of 1 pairs of models are told apart."
+    said = "runs from 0.0 % (B) to 90.0 % (A): A (90.0) leads; the two are told apart."
     assert overview.sentence(page, rows, judged) == f"Accuracy on Set {said}"
     beyond = overview.sentence(page, rows, judged.assign(verdict=verdicts.BEYOND_NOISE, replicated=True))
-    assert beyond.endswith("1 of 1 pairs of models are told apart (1 of them beyond training noise).")
+    assert beyond.endswith("the two are told apart (beyond training noise).")
     assert overview.sentence(page, rows.iloc[:1], judged.iloc[:0]) == "Accuracy on Set is 90.0 % (A)."

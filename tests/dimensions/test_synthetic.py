@@ -269,7 +269,7 @@ def test_ranges_are_compared_with_chance_and_findings_follow_the_verdicts():
     assert "2 of 4 model and factor" in syn.range_sentence(effects) and "light" in syn.range_sentence(effects)
     page = SimpleNamespace(labels={"a": "A", "b": "B"}, leader=lambda *_: "A and B tie")
     sentence = syn.mean_sentence(page, rows, judged)
-    assert "over 2 factors" in sentence and sentence.endswith("A and B tie; 0 of 1 pairs of models are told apart.")
+    assert "over 2 factors" in sentence and sentence.endswith("A and B tie; the two are not told apart.")
     wide, noise = syn.widest_first(syn.effect_rows(effects))
     assert wide["factor"].tolist() == ["light", "light", "yaw", "yaw"] and len(noise) == 4
 

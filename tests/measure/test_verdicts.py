@@ -109,7 +109,11 @@ def test_pairs_told_apart_in_words():
     assert "(none of them beyond training noise)" in verdicts.told_apart(verdicts.judge(rows, noise(a=9, b=9, c=9)))
     partly = verdicts.judge(rows, noise(a=0.5, c=0.5))
     assert partly["replicated"].tolist() == [False, True, False, True]
-    assert verdicts.told_apart(judged[judged["p_holm"] > 0.05], labels) == "0 of 1 pairs of models are told apart"
+    assert verdicts.told_apart(judged[judged["p_holm"] > 0.05], labels) == "the two are not told apart"
+    one = judged[(judged["model_a"] == "a") & (judged["model_b"] == "c")]
+    assert verdicts.told_apart(one) == "the two are told apart (beyond training noise)"
+    near = one.assign(verdict=verdicts.THESE)
+    assert verdicts.told_apart(near) == "the two are told apart (not beyond training noise)"
     assert verdicts.told_apart(judged[3:]) == ""
 
 

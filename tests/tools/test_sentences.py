@@ -41,6 +41,7 @@ def tables(tmp_path):
         ("3 of 3 pairs of models are told apart (1 of them beyond training noise).", "comparisons do not say"),
         ("2 of 3 pairs of models are told apart (2 of them beyond training noise).", "comparisons do not say"),
         ("2 of 3 pairs of models are told apart.", "comparisons do not say"),
+        ("Model A leads; the two are told apart.", "comparisons do not say"),
         ("Model C has 70.0 [69.0, 71.0] %.", ""),
         ("Model C has 70.0 [69.0, 71.1] %.", "no row holds"),
         ("Model A is 20.0 [−1.0, +25.0] points ahead.", ""),
@@ -54,6 +55,13 @@ def tables(tmp_path):
 def test_a_sentence_is_held_against_the_tables(tables, sentence, problem):
     problems = sentences.told(sentence, tables)
     assert (problem in problems[0]) if problem else problems == [], problems
+
+
+def test_one_pair_has_words_of_its_own(tables):
+    tables.comparisons = tables.comparisons[tables.comparisons["model_b"] == "c"].iloc[1:]
+    assert sentences.told("The two differ; the two are told apart (beyond training noise).", tables) == []
+    for wrong in ("not told apart", "told apart", "told apart (not beyond training noise)"):
+        assert "comparisons do not say" in sentences.told(f"The two are two; the two are {wrong}.", tables)[0]
 
 
 def test_digits_signs_and_percent():

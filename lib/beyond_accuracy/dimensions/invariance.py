@@ -35,6 +35,7 @@ PAPER = ("scale", "shift", "resolution")
 AXES = {"scale": "zoom factor", "shift": "shift (pixels)", "resolution": "resolution (224: as trained)",
         "rotation": "rotation (degrees)", "jitter": "colour jitter", "noise": "noise (std. dev.)",
         "blur": "blur (sigma, pixels)", "jpeg": "JPEG quality", "hflip": "mirrored"}  # fmt: skip
+SPOKEN = {"jitter": "colour jitter", "jpeg": "JPEG", "hflip": "mirrored"}  # where a row of a table is named by its kind
 
 Runs = Mapping[str, Predictions]  # model -> what it said about the images
 
@@ -224,7 +225,7 @@ def ladder(curves: pd.DataFrame, kind: str, papers: bool) -> pd.DataFrame:
 def strongest(curves: pd.DataFrame) -> pd.DataFrame:
     """The changes at the last step of every transform, as rows `transform` (with its strength), `metric` (the kind)."""
     last = curves[curves["kind"].isin(STRONGEST)].groupby(["transform", "model", "kind"], sort=False).tail(1)
-    steps = last["transform"] + " " + last["strength"].map("{:g}".format)
+    steps = last["transform"].replace(SPOKEN) + " " + last["strength"].map("{:g}".format)
     return last.assign(transform=steps, metric=last["kind"])
 
 

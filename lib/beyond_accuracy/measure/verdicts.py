@@ -110,6 +110,9 @@ def span(values: pd.Series, judged: pd.DataFrame, labels: Mapping[str, str], wri
     return f"{low} ({first}) to {high} ({last})"
 
 
+TWO = {True: "the two are told apart", False: "the two are not told apart"}  # where there is only one pair
+
+
 def tells_apart(judged: pd.DataFrame) -> tuple[int, int]:
     """How many pairs of models a set of comparisons tells apart, and how many there are."""
     pairs = judged[judged["model_b"] != ""]
@@ -125,9 +128,12 @@ def told_apart(judged: pd.DataFrame, labels: Mapping[str, str] | None = None) ->
     apart, count = tells_apart(judged)
     if not count:
         return ""
-    said, pairs = f"{apart} of {count} pairs of models are told apart", judged[judged["model_b"] != ""]
+    pairs = judged[judged["model_b"] != ""]
+    said = f"{apart} of {count} pairs of models are told apart" if count > 1 else TWO[bool(apart)]
     if apart and pairs["replicated"].any():
-        said += f" ({(pairs['verdict'] == BEYOND_NOISE).sum() or 'none'} of them beyond training noise)"
+        beyond = (pairs["verdict"] == BEYOND_NOISE).sum()
+        who = f"{beyond or 'none'} of them " if count > 1 else "" if beyond else "not "
+        said += f" ({who}beyond training noise)"
     if labels is not None and 0 < apart < count:
         still = pairs[pairs["verdict"] == OPEN]
         names = [f"{labels[a]} and {labels[b]}" for a, b in zip(still["model_a"], still["model_b"], strict=True)]
