@@ -29,3 +29,23 @@ def test_planted_wrong_labels_are_among_the_first_to_check(tmp_path):
     outputs = outputs_of(tmp_path / "toys.csv", {"conv": MINI, "vit": vit})
     found = page_own.suspects(outputs.predictions("images", ["none"])["none"], UGLY)
     assert set(table.loc[wrong, "path"]) <= set(found["id"].head(10))
+
+
+def test_what_every_network_finds_as_alike_as_an_edit_is_a_pair():
+    rng = np.random.default_rng(0)
+    targets, rows = np.repeat(np.arange(4), 50), np.arange(0, 200, 2)
+    features, edited, planted = [], [], [(7, 3), (120, 60)]
+    for width in (64, 200):
+        x = 3 * np.eye(4, width)[targets] + rng.normal(size=(200, width)) + 5  # and a mean that all share
+        for late, early in planted:
+            x[late] = x[early] + 0.2 * rng.normal(size=width)
+        if width == 64:
+            x[150] = x[10] + 0.2 * rng.normal(size=width)  # alike to this network only
+        features.append(x.astype(np.float32))
+        edited.append([(x[rows] + noise * rng.normal(size=(100, width))).astype(np.float32) for noise in (0.2, 0.5)])
+    assert page_own.alike(features, edited, rows, targets).tolist() == [[7, 3], [120, 60]]
+    alone = page_own.alike(features[:1], edited[:1], rows, targets).tolist()
+    assert sorted(alone) == [[7, 3], [120, 60], [150, 10]]
+    # edits that move images further than to any other: nothing can be told by them
+    far = [[np.roll(values[rows], 1, axis=0)] for values in features]
+    assert len(page_own.alike(features, far, rows, np.zeros(200, int))) == 0

@@ -87,6 +87,33 @@ def test_a_profile_is_written_and_its_report_built_by_any_command(tmp_path, apar
         compare.prepare(tmp_path / "My toys", ["mini:vit_sup"], **QUICK)
 
 
+def test_an_edited_copy_is_found_by_features(tmp_path, capsys):
+    toys(tmp_path / "toys", 20)
+    images = sorted((tmp_path / "toys" / UGLY[2]).iterdir())[:4]
+    for i, path in enumerate(images):
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_name(f"turned {i}.png"))
+    profile = load_profile(str(compare.prepare(tmp_path / "toys", ["mini:vit_sup", "mini:vit_clip"], **QUICK)))
+    assert "as alike as an image and its own edit" in capsys.readouterr().out
+    about = Outputs(profile, Store(), {"device": "cpu"}).data("images").metadata
+    turned = about[[name.startswith(f"{UGLY[2]}/turned") for name in about.index]]
+    found = turned[turned["near_by"] == "features"]
+    assert (
+        len(found) >= 2 and (turned["unit"].isin(about.loc[found["near"], "unit"]) == (turned["near_by"] != "")).all()
+    )
+    assert (about["near"] != "").sum() < 30  # of 124
+
+
+def test_nothing_is_grouped_where_whole_classes_look_alike(tmp_path, monkeypatch):
+    for k in range(12):
+        noise(tmp_path / "flat" / f"c{k % 2}" / f"{k}.png", k)
+    outputs = Outputs(load_profile(str(compare.prepare(tmp_path / "flat", ["mini:vit_sup"], **QUICK))), Store())
+    first = np.arange(1, 12)
+    monkeypatch.setattr(compare.own, "alike", lambda *_: np.stack([first, 0 * first], axis=1))
+    assert compare.alike(outputs).empty
+    monkeypatch.setattr(compare.own, "alike", lambda *_: np.array([[1, 0]]))
+    assert len(compare.alike(outputs)) == 1
+
+
 def test_who_is_clearly_behind_is_left_out_of_later_stages_and_told(tmp_path, toy, capsys):
     toys(tmp_path / "toys", 20)
     models = ["mini:convnext_sup", "mini:vit_sup", f"timm:local-dir:{toy.checkpoint()}"]  # it knows three colours

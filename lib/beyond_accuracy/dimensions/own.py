@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import norm
+from sklearn.preprocessing import normalize
 
 from beyond_accuracy.data.readers.own import MEASURED
 from beyond_accuracy.inference import heads
@@ -25,7 +26,7 @@ from beyond_accuracy.measure.stats import (
 
 SHOTS, TEN = (1, 2, 5, 10, 20, 50, 100, 200), 10
 LEVELS, LEAST = 12, 10  # a column of words is a factor with up to so many levels of at least so many images
-BOOKKEEPING = ("split", "near", "near_label", "near_split", "unit", "group")
+BOOKKEEPING = ("split", "near", "near_label", "near_split", "near_by", "unit", "group")
 LARGEST_MATRIX = 12
 
 Runs = Mapping[str, Predictions]
@@ -191,6 +192,44 @@ def by_level(runs: Runs, about: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
 
 
+# What repeats ---------------------------------------------------------------------------------------------------------
+
+
+def alike(
+    features: Sequence[NDArray], edited: Sequence[Sequence[NDArray]], rows: NDArray, targets: NDArray
+) -> NDArray[np.int64]:
+    """Pairs of images that every network finds as alike as an image and its own edit; (k, 2) positions.
+
+    Likeness is the cosine of features less their mean. A network's threshold is the median over `rows` of the edit that
+    moves its features furthest, and no less than what 19 of 20 images have to the nearest image of another class.
+    More pairs than ten per image: these features do not tell copies from others, and none is returned.
+
+    Args:
+        features: Of each network, (n, width).
+        edited: Of each network and edit, (len(rows), width): features of the edited images at `rows`.
+        rows: (m,) positions of the images that were edited.
+        targets: (n,) classes.
+    """
+    pairs, sample = None, np.linspace(0, len(targets) - 1, min(len(targets), 1000)).astype(int)
+    for values, changed in zip(features, edited, strict=True):
+        middle = np.mean(values, axis=0, dtype=np.float64).astype(np.float32)
+        own = normalize(values - middle)
+        level = min(np.median((own[rows] * normalize(x - middle)).sum(axis=1)) for x in changed)
+        other = np.where(targets[sample][:, None] == targets, -1, own[sample] @ own.T).max(axis=1)
+        level = max(level, np.quantile(other, 0.95))
+        if pairs is None:
+            parts = []
+            for start in range(0, len(own), 512):
+                first, second = np.nonzero(np.tril(own[start : start + 512] @ own.T > level, start - 1))
+                parts.append(np.stack([first + start, second], axis=1))
+                if sum(map(len, parts)) > 10 * len(own):
+                    return np.zeros((0, 2), np.int64)
+            pairs = np.concatenate(parts)
+        else:
+            pairs = pairs[(own[pairs[:, 0]] * own[pairs[:, 1]]).sum(axis=1) > level]
+    return pairs
+
+
 # What to check by hand ------------------------------------------------------------------------------------------------
 
 
@@ -217,9 +256,9 @@ def repeats(about: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     found = found.drop_duplicates("pair")
     kinds = [(found["split"] != found["near_split"]), found["label"] != found["near_label"]]
     found = found.assign(what=np.select(kinds, ["across splits", "labels differ"], "same label"))
-    found = found.rename(columns={"near": "repeats", "near_label": "its label"})
+    found = found.rename(columns={"near": "repeats", "near_label": "its label", "near_by": "found by"})
     worst = found.sort_values("what", key=lambda what: what.map({"across splits": 0, "labels differ": 1}).fillna(2))
-    return worst[["id", "label", "repeats", "its label", "what"]].reset_index(drop=True)
+    return worst[["id", "label", "repeats", "its label", "what", "found by"]].reset_index(drop=True)
 
 
 # Saying ---------------------------------------------------------------------------------------------------------------

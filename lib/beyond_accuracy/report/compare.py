@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import write_atomically
@@ -28,8 +31,9 @@ from beyond_accuracy.base.profile import (
 from beyond_accuracy.data import corruptions, transforms
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.download import hub_reachable
-from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.data.readers import LOADED, load_dataset
 from beyond_accuracy.dimensions import own
+from beyond_accuracy.inference import heads
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.measure import tidy, verdicts
@@ -39,6 +43,10 @@ from beyond_accuracy.report.build import build
 
 DEPTHS = {"quick": (24, 60), "standard": (100, 200), "full": (500, 1000)}  # images corrupted, and transformed
 BEHIND = 5.0  # points that a candidate must lie behind the first, told apart, to be left out of later stages
+EDITS, EDITED = (
+    ["hflip=1", "scale=1.25", "shift=16"],
+    100,
+)  # by which images at most it is measured how alike an edit is
 SECONDS = 25  # of a page: kernel, intervals, figures
 HEADER = """# Written by `beyond-accuracy compare`. Edit it, then run
 #   beyond-accuracy report --profile {path}
@@ -108,6 +116,14 @@ def prepare(
         echo(line)
     outputs = Outputs(profile, Store(), options or {})
     echo(estimate(outputs, len(data), depth))
+    if len(pairs := alike(outputs)):
+        file = target.with_name("alike.csv")
+        write_atomically(file, pairs.to_csv(index=False).encode())
+        LOADED.clear()  # sets are read once per process, and this file may have been another
+        for dataset in content["datasets"].values():
+            dataset["options"] = {**dataset.get("options", {}), "alike": str(file)}
+        outputs = Outputs(parse_profile(content, path), Store(), options or {})
+        echo(f"  {len(pairs):,} pairs that every candidate finds as alike as an image and its own edit: {file}")
     runs = outputs.predictions("images", ["none"])["none"]
     for model, run in runs.items():
         echo(f"  {profile.models[model].label}: {100 * run.correct.mean():.1f} % right")
@@ -241,13 +257,47 @@ def estimate(outputs: Outputs, images: int, depth: str) -> str:
     kinds = sum(len(transforms.ladder(kind)) for kind in transforms.LADDERS)
     later = corrupted * 5 * len(corruptions.NAMES) + transformed * kinds
     pages = SECONDS * len(profile.dimensions) / 60
-    first, second = images * pace / 60, later * (pace + 0.01) / 60  # a corruption costs about 10 ms of its own
+    plain = images + min(images, EDITED) * len(EDITS)
+    first, second = plain * pace / 60, later * (pace + 0.01) / 60  # a corruption costs about 10 ms of its own
     parts = f"features {_minutes(first)}, corruptions and transforms {_minutes(second)}, pages {_minutes(pages)}"
     return f"about {_minutes(first + second + pages)} on this machine ({parts}); what is stored is not run again"
 
 
 def _minutes(value: float) -> str:
     return f"{value:.0f} min" if value >= 1.5 else f"{60 * value:.0f} s"
+
+
+def alike(outputs: Outputs) -> pd.DataFrame:
+    """Pairs of images, `image` and `repeats`, by `own.alike` of all candidates' features.
+
+    None where they would join so much that some class has too few images apart to fit heads to.
+    """
+    sets = [outputs.data(name) for name in ("training", "images") if name in outputs.profile.datasets]
+    specs, names = list(outputs.profile.models.values()), np.concatenate([data.ids for data in sets])
+    targets, spread = np.concatenate([data.targets for data in sets]), []
+    for data in sets:
+        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), EDITED)).astype(int))
+        whole, some = outputs.extracted(specs, data, ["none"]), outputs.extracted(specs, data.take(rows), EDITS)
+        spread.append((rows, whole, some))
+
+    def features(found: dict, text: str, spec: ModelSpec) -> NDArray:
+        return np.asarray(found[text, spec.name].array(f"features-{found[text, spec.name].layers()[0]}"), np.float32)
+
+    kept = [set(found) for _, *both in spread for found in both]
+    known = [spec for spec in specs if all(any(name == spec.name for _, name in found) for found in kept)]
+    if not known:
+        return pd.DataFrame(columns=["image", "repeats"])
+    whole = [np.concatenate([features(w, "none", spec) for _, w, _ in spread]) for spec in known]
+    edited = [[np.concatenate([features(m, text, spec) for *_, m in spread]) for text in EDITS] for spec in known]
+    before = np.cumsum([0, *map(len, sets)])
+    rows = np.concatenate([rows + start for (rows, *_), start in zip(spread, before, strict=False)])
+    first, second = own.alike(whole, edited, rows, targets).T
+    links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(len(names),) * 2)
+    unit = connected_components(links, directed=False)[1]
+    apart = pd.DataFrame({"class": targets, "unit": unit}).groupby("class")["unit"].agg(["nunique", "size"])
+    if (apart["nunique"] < (apart["size"] / 2).clip(upper=heads.FOLDS)).any():
+        first = second = first[:0]
+    return pd.DataFrame({"image": names[first], "repeats": names[second]})
 
 
 def behind(runs: own.Runs, units: NDArray | None, points: float = BEHIND) -> dict[str, str]:

@@ -158,6 +158,20 @@ def test_what_repeats_is_found_in_little_memory_however_much_repeats():
     assert (near[np.setdiff1d(alike, 1400)] == 1400).all() and near[4] == -1
 
 
+def test_pairs_that_are_named_belong_together(tmp_path):
+    toys(tmp_path / "toys", 5, 3)
+    ids = read(tmp_path / "toys").ids
+    pairs = pd.DataFrame({"image": [ids[3], ids[7], "gone.jpg"], "repeats": [ids[0], ids[3], ids[1]]})
+    pairs.to_csv(tmp_path / "alike.csv", index=False)
+    about = read(tmp_path / "toys", alike=str(tmp_path / "alike.csv")).metadata
+    assert about["unit"].nunique() == 13 and about.loc[[ids[0], ids[3], ids[7]], "unit"].nunique() == 1
+    assert about["near"][about["near"] != ""].to_dict() == {ids[0]: ids[3], ids[3]: ids[0], ids[7]: ids[3]}
+    assert set(page_own.repeats(about, list(about.index))["found by"]) == {"features"}
+    pairs.rename(columns={"repeats": "copy"}).to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(InputError, match="columns image and repeats"):
+        read(tmp_path / "toys", alike=str(tmp_path / "other.csv"))
+
+
 def test_groups_and_repeats_together_make_units():
     prints = np.random.default_rng(0).integers(0, 255, (6, own.SIDE**2 * 3), np.uint8)
     prints[4] = prints[1]  # of another group: the groups a and b become one unit

@@ -42,6 +42,7 @@ TEMPLATES = ("a photo of a {c}.", "a photo of the {c}.", "an image of a {c}.", "
 MEASURED = ("brightness", "contrast", "sharpness", "colourfulness", "size", "aspect_ratio")
 FORMAT = "1"  # of the survey: another one is made anew
 SIDE = 16  # of the reduced picture by which near-duplicates are found
+NO_LINKS = np.zeros((0, 2), np.int64)
 ALIKE, CLOSE = 0.985, 10.0  # from this correlation, and up to this root mean square of grey levels, two images are one
 
 
@@ -58,10 +59,11 @@ class Listing:
 def own(spec: DatasetSpec) -> ImageDataset:
     """Images of one's own with the class space of their labels.
 
-    Options: `split`: `train`, `val`, `test` or `fit` (train and val); `label`, `group`: names of the table's columns.
+    Options: `split`: `train`, `val`, `test` or `fit` (train and val); `label`, `group`: names of the table's columns;
+    `alike`: a CSV file of pairs `image,repeats` that are near-duplicates whatever their pixels.
     Metadata: every other column of the table, `split`, `MEASURED`, `unit` (what never straddles folds: a group with all
-    near-duplicates), and `near`, an image that this one nearly repeats, with `near_label` and `near_split`. `attrs`
-    count what was `passed` over and what is `odd`.
+    near-duplicates), and `near`, an image that this one nearly repeats, with `near_label`, `near_split` and `near_by`
+    (pixels or features). `attrs` count what was `passed` over and what is `odd`.
     """
     path = resolve(spec.path)
     require(path, spec, "file")
@@ -78,7 +80,7 @@ def own(spec: DatasetSpec) -> ImageDataset:
     bad = zip(frame["name"][~good], seen["error"][~good], strict=True)
     passed = listing.passed + Counter(f"cannot be decoded: {name} ({error})" for name, error in bad)
     labels, classes = _classes(spec, frame["label"])
-    metadata = _described(frame[good], seen[good], str(spec.options.get("group") or "group")).reindex(frame.index)
+    metadata = _described(frame[good], seen[good], spec).reindex(frame.index)
     about = {"content": stamp, "source": str(path), "metadata": metadata}
     data = replace(build_dataset(replace(spec, classes=""), names, labels, load, **about), classes=classes)
     data.metadata.attrs |= {"passed": dict(passed), "odd": dict(Counter(seen["odd"][seen["odd"] != ""]))}
@@ -88,15 +90,35 @@ def own(spec: DatasetSpec) -> ImageDataset:
     return kept
 
 
-def _described(frame: pd.DataFrame, seen: pd.DataFrame, group: str) -> pd.DataFrame:
+def _described(frame: pd.DataFrame, seen: pd.DataFrame, spec: DatasetSpec) -> pd.DataFrame:
     """Metadata of the images that can be decoded."""
+    group = str(spec.options.get("group") or "group")
     prints = np.frombuffer(b"".join(seen["print"]), np.uint8).reshape(-1, SIDE * SIDE * 3)
     here = frame[["name", "label", "split"]].to_numpy(object)
-    near, unit = units(prints, here[:, 1], here[:, 2], frame[group] if group in frame else None)
-    names = ["near", "near_label", "near_split"]
-    shown = np.where((near >= 0)[:, None], here[near], "")
+    links = _links(spec, here[:, 0])
+    near, unit = units(prints, here[:, 1], here[:, 2], frame[group] if group in frame else None, links)
+    names, known = ["near", "near_label", "near_split", "near_by"], near >= 0
+    by = np.where(known, "pixels", "").astype(object)
+    for first, second in (*links, *links[:, ::-1]):  # one across given splits is what matters most
+        if near[first] < 0 or here[first, 2] != here[second, 2] and here[first, 2] == here[near[first], 2]:
+            near[first], by[first] = second, "features"
+    shown = np.column_stack([np.where((near >= 0)[:, None], here[near], ""), by])
     measured = {name: seen[name] for name in MEASURED if name not in frame}
     return frame.drop(columns=["name", "label"]).assign(**dict(zip(names, shown.T, strict=True)), unit=unit, **measured)
+
+
+def _links(spec: DatasetSpec, names: NDArray) -> NDArray[np.int64]:
+    """Positions of the pairs of `options.alike`, (k, 2); images that are no longer there are passed over."""
+    if not (file := spec.options.get("alike")):
+        return NO_LINKS
+    path = resolve(str(file))
+    require(path, spec, "file")
+    try:
+        pairs = pd.read_csv(path, dtype=str, keep_default_na=False)[["image", "repeats"]]
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(f"{spec.name}: {path}: expected a CSV file with the columns image and repeats") from error
+    found = pd.Index(names).get_indexer(pairs.to_numpy().ravel()).reshape(-1, 2)
+    return found[(found >= 0).all(axis=1)]
 
 
 def _classes(spec: DatasetSpec, names: pd.Series) -> tuple[NDArray, ClassSpace]:
@@ -297,7 +319,7 @@ def _measure(image: Image.Image, full: tuple[int, int]) -> tuple:
 
 
 def units(
-    prints: NDArray, labels: NDArray, splits: NDArray, groups: pd.Series | None = None
+    prints: NDArray, labels: NDArray, splits: NDArray, groups: pd.Series | None = None, links: NDArray = NO_LINKS
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each image one that nearly repeats it (-1: none), and its unit.
 
@@ -310,6 +332,7 @@ def units(
         labels: (n,) anything that can be compared.
         splits: (n,) likewise.
         groups: (n,) names; an image without one stands for itself.
+        links: (k, 2) positions of pairs that belong together besides.
     """
     n, values = len(prints), prints.astype(np.float32)
     middle = values - values.mean(axis=1, keepdims=True)
@@ -317,6 +340,7 @@ def units(
     squares = (values**2).sum(axis=1)
     codes = np.full(n, -1) if groups is None else pd.factorize(groups)[0]
     unit = np.where(codes < 0, np.arange(n), pd.Series(np.arange(n)).groupby(codes).transform("first"))
+    unit = _linked(unit, *np.asarray(links).T)
     near, worth = np.full(n, -1), np.zeros(n, np.int8)
     for start in range(0, n, 512):
         rows, stop = slice(start, start + 512), min(start + 512, n)
@@ -330,7 +354,13 @@ def units(
         for mine, other in ((first + start, second), (second, first + start)):
             better = order[said[order] > worth[mine[order]]]
             near[mine[better]], worth[mine[better]] = other[better], said[better]
-        links = np.unique(unit[first + start] * n + unit[second])
-        graph = coo_array((np.ones(len(links), np.int8), np.divmod(links, n)), shape=(n, n))
-        unit = connected_components(graph, directed=False)[1][unit]
+        unit = _linked(unit, first + start, second)
     return near, unit
+
+
+def _linked(unit: NDArray, first: NDArray, second: NDArray) -> NDArray[np.int64]:
+    """Units after some pairs of images have been joined."""
+    n = len(unit)
+    links = np.unique(unit[first] * n + unit[second])
+    graph = coo_array((np.ones(len(links), np.int8), np.divmod(links, n)), shape=(n, n))
+    return connected_components(graph, directed=False)[1][unit]
