@@ -44,6 +44,15 @@ def test_the_check_finds_what_is_wrong(tmp_path, chromium):
     assert "image-alt" in found and "missing.png" in found
 
 
+def test_a_printed_table_can_repeat_its_head(chromium, tmp_path):
+    """Chromium repeats no head with a button's box in it."""
+    chromium.open(chooser(tmp_path))
+    shown = "return getComputedStyle(document.querySelector('th button')).display"
+    assert chromium.run(shown) != "contents"
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    assert chromium.run(shown) == "contents"
+
+
 def test_the_chooser_from_the_keyboard(chromium, tmp_path):
     """Tab reaches the weights, arrows move them, address and spoken answer follow; an address brings its weights."""
     chromium.open(chooser(tmp_path))
