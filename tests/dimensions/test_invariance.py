@@ -210,7 +210,7 @@ def test_imported_models_are_left_out_where_images_are_transformed():
 def test_ladders_are_pictured():
     image = Image.new("RGB", (60, 80), (9, 99, 199))
     fig, alt = inv.pictured(image, inv.strengths({"scale": "scale", "hflip": "hflip", "shift@paper": "shift"}), 48, "a")
-    assert [len(ax.images) for ax in fig.axes] == [1] * 5 + [1, 1, 0, 0, 0] and alt.endswith("scale, hflip.")
+    assert [len(ax.images) for ax in fig.axes] == [1] * 5 + [1, 1, 0, 0, 0] and alt.endswith("scale, mirrored.")
     plt.close(fig)
 
 

@@ -256,5 +256,10 @@ def pictured(image: Image.Image, ladders: pd.DataFrame, size: int, image_id: str
         for ax, strength in zip(row, strengths, strict=False):
             ax.imshow(np.asarray(transformed(image, f"{name}={strength:g}", size, image_id)), interpolation="nearest")
             ax.set_title(f"{strength:g}", fontsize=9, fontweight="normal", loc="center", pad=2)
-        row[0].text(-0.12, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=10)
-    return fig, f"One image under every transform at every strength: {', '.join(name for name, _ in rows)}."
+        row[0].text(
+            -0.12, 0.5, SPOKEN.get(name, name), transform=row[0].transAxes, ha="right", va="center", fontsize=10
+        )
+    return (
+        fig,
+        f"One image under every transform at every strength: {', '.join(SPOKEN.get(name, name) for name, _ in rows)}.",
+    )
