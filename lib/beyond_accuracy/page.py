@@ -296,7 +296,7 @@ class Page:
         shown = shown[shown["model_b"] != ""]
         if not len(shown):
             return
-        floor = shown["p_holm"].where(shown["p"] <= shown["p_floor"] * (1 + 1e-9))
+        floor = shown["p_holm"].where(verdicts.is_bound(shown))
         shown = shown.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
         varied = [c for c in ("dataset", "metric") if shown[c].nunique() > 1 and c not in also]
         columns = [*also, *varied, "model_a", "model_b", "difference", "difference_low", "difference_high"]

@@ -235,7 +235,7 @@ def _judged(claim: Claim, answers: Sequence[tuple[str, dict | None]]) -> dict:
     against = [pair for pair, told in zip(answers, sure, strict=True) if told and pair[1]["value"] < 0]
     verdict = REVERSED if against else SAME if all(sure) else OPEN
     decisive, found = min(against or answers, key=lambda pair: _scaled(*(pair[1][k] for k in ("value", "low", "high"))))
-    floor = found["p_holm"] if found["p"] <= found["p_floor"] * (1 + 1e-9) else np.nan
+    floor = found["p_holm"] if verdicts.is_bound(found) else np.nan
     return row | {
         "verdict": verdict, "holding": f"{sum(each['value'] > 0 for _, each in answers)} of {len(answers)}",
         "decisive": decisive, "effect": found["value"], "effect_low": found["low"], "effect_high": found["high"],

@@ -202,7 +202,7 @@ def effects_table(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, name: 
         labels[kind], formats[kind] = about["heading"], about["format"]
         wide = wide.merge(tidy.pivot(rows[rows["kind"] == kind], index, "kind"), how="left")
         if len(mine := judged[judged["kind"] == kind]):
-            mine = mine.assign(floor=mine["p_holm"].where(mine["p"] <= mine["p_floor"] * (1 + 1e-9)))
+            mine = mine.assign(floor=mine["p_holm"].where(verdicts.is_bound(mine)))
             p = mine[[*index, "p_holm", "floor"]].set_axis([*index, f"p_{kind}", f"p_{kind}_floor"], axis=1)
             labels[f"p_{kind}"], formats[f"p_{kind}"] = "p (Holm)", ".3f"
             wide = wide.merge(p, how="left")
@@ -265,7 +265,7 @@ def _largest(rows: pd.DataFrame, kind: str) -> pd.Series:
 def _p(row: pd.Series) -> str:
     if np.isnan(row["p_holm"]):
         return ""
-    bound = row["p"] <= row["p_floor"] * (1 + 1e-9)  # as small as the resamples can tell
+    bound = verdicts.is_bound(row)
     return f"; corrected p {'< ' + at_most(row['p_holm'], '.2g') if bound else '= ' + format(row['p_holm'], '.2g')}"
 
 

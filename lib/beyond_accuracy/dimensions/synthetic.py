@@ -224,7 +224,7 @@ def against_chance(effects: pd.DataFrame) -> pd.DataFrame:
 def judged_effects(effects: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """Rows of `sensitivity` with `p_holm` (`p_holm_floor` where a bound), `verdict` of the comparison with chance."""
     own = judged[judged["model_b"] == ""].rename(columns={"model_a": "model"})
-    own = own.assign(p_holm_floor=own["p_holm"].where(own["p"] <= own["p_floor"] * (1 + 1e-9)))
+    own = own.assign(p_holm_floor=own["p_holm"].where(verdicts.is_bound(own)))
     return effects.merge(own[["model", "factor", "p_holm", "p_holm_floor", "verdict"]], on=["model", "factor"])
 
 

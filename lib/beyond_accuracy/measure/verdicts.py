@@ -110,6 +110,11 @@ def span(values: pd.Series, judged: pd.DataFrame, labels: Mapping[str, str], wri
     return f"{low} ({first}) to {high} ({last})"
 
 
+def is_bound(found: pd.DataFrame | Mapping) -> pd.Series | bool:
+    """Whether p is as small as its resamples can tell, so that it is an upper bound: of one comparison or of many."""
+    return found["p"] <= found["p_floor"] * (1 + 1e-9)
+
+
 TWO = {True: "the two are told apart", False: "the two are not told apart"}  # where there is only one pair
 
 

@@ -12,7 +12,7 @@ from statsmodels.stats.power import normal_sample_size_one_tail
 from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.measure import stats
-from beyond_accuracy.measure.verdicts import BEYOND_NOISE, LEVEL, OPEN, THESE
+from beyond_accuracy.measure.verdicts import BEYOND_NOISE, LEVEL, OPEN, THESE, is_bound
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.html import Body, fragment
 from beyond_accuracy.show import metrics, results, tables
@@ -133,7 +133,7 @@ def _unit(unit: str) -> str:
 def _cell(row: dict, spec: str, units: str) -> dict[str, object]:
     text = tables.format_interval(row["difference"], row["ci_low"], row["ci_high"], spec)
     estimate, _, interval = text.partition(" ")
-    p, bound = row["p_holm"], row["p"] <= row["p_floor"] * (1 + 1e-9)
+    p, bound = row["p_holm"], is_bound(row)
     told = "< 0.001" if p < 0.001 else f"< {tables.at_most(p, '.3f')}" if bound else f"= {p:.3f}"
     shown = "" if pd.isna(p) else f"p {told}"
     return row | {
