@@ -137,7 +137,7 @@ def test_what_is_said_of_the_images_is_stamped(toy):
         pq.write_table(pa.table(rows), toy.root / "task.parquet")
         readers.LOADED.clear()
         profile = toy.profile(content)
-        found.append(plan.metadata_stamp(profile.datasets["task"]))
+        found.append(readers.load_dataset(profile.datasets["task"]).described)
     assert found[0] == found[2] != found[1]
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,13 @@ class ImageDataset:
                 f"{where} cannot be decoded ({reason or type(error).__name__}); replace the file, or leave bad "
                 "images out and count them with --skip-bad"
             ) from error
+
+    @cached_property
+    def described(self) -> str:
+        """Digest of what is said of the images (factors, scenes, class names): pages read it, no network does."""
+        rows = pd.util.hash_pandas_object(self.metadata.astype(str)).to_numpy().tobytes()
+        names = self.classes.names if self.classes else ()
+        return hashlib.sha256(rows + json.dumps([list(self.metadata), names]).encode()).hexdigest()[:24]
 
     def position(self, image_id: str) -> int:
         """Position of an id."""

@@ -3,6 +3,8 @@
 One rule: an image is answered by a head that never saw it, nor anything of its unit (its group, its near-duplicates).
 On the images that heads are fitted to this is the head of the other folds, also where they are transformed; any other
 image is answered by the head fitted to all of them. What heads say is stored like the answers of a network.
+
+scikit-learn is imported where heads are fitted: it takes a second, and most commands need none.
 """
 
 import warnings
@@ -13,12 +15,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, normalize
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write
@@ -72,6 +68,8 @@ def folds_of(targets: NDArray, units: NDArray, seed: int, k: int = FOLDS) -> NDA
         )
     k = max(2, min(k, int(sizes.iloc[1]), int(pd.Series(targets).value_counts().max())))
     fold = np.zeros(len(targets), np.int64)
+    from sklearn.model_selection import StratifiedGroupKFold
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
         for i, (_, test) in enumerate(
@@ -83,10 +81,16 @@ def folds_of(targets: NDArray, units: NDArray, seed: int, k: int = FOLDS) -> NDA
 
 def probe(features: NDArray, targets: NDArray, c: float):
     """Logistic regression on standardised features."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return _fit(make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)), features, targets)
 
 
 def _fit(model, features: NDArray, targets: NDArray):
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features, targets)
@@ -97,6 +101,10 @@ def choose_c(features: NDArray, targets: NDArray, units: NDArray, seed: int, hel
 
     Of more than `CHOOSING` images a sample decides, and C is carried over at equal regularisation per image.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.preprocessing import StandardScaler
+
     rows, classes = np.arange(len(targets)), np.unique(targets)
     if held is None and len(rows) > CHOOSING:
         rows = np.sort(np.random.default_rng(seed).choice(rows, CHOOSING, replace=False))
@@ -152,6 +160,8 @@ def answer_linear(weights: NDArray, seen: NDArray) -> Answer:
 
 def answer_knn(features: NDArray, targets: NDArray, k: int) -> Answer:
     """A vote of the nearest images by cosine, closer ones counting more; smoothed, so that no class is impossible."""
+    from sklearn.preprocessing import normalize
+
     known, marks = normalize(features), np.eye(k)[targets]
 
     def answer(asked: NDArray) -> NDArray:
@@ -266,6 +276,8 @@ def _fitted(outputs, spec: ModelSpec, data: ImageDataset, home: ImageDataset, so
 
 
 def _answer_text(outputs, spec: ModelSpec, data: ImageDataset) -> Answer:
+    from sklearn.preprocessing import normalize
+
     from beyond_accuracy.inference import run  # here: it imports torch
     from beyond_accuracy.models.load import model_for
 

@@ -1,11 +1,7 @@
 """What each page needs from the networks, so that all of it runs before the first notebook, and what that will take."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-
-import pandas as pd
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import free_bytes
@@ -13,7 +9,6 @@ from beyond_accuracy.base.paths import cache_dir
 from beyond_accuracy.base.profile import DatasetSpec, Profile, unknown
 from beyond_accuracy.data import corruptions, transforms
 from beyond_accuracy.data.classes import class_space
-from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference.jobs import Options, usable_precisions
 from beyond_accuracy.inference.outputs import Outputs
@@ -105,21 +100,13 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
         try:
             asked = outputs.under(dict(request.settings), request.limit)
             asked.fill(request.dataset, list(request.transforms), networks_only=request.features)
-            filled.metadata[request.dataset] = metadata_stamp(profile.datasets[asked.base(request.dataset)])
+            filled.metadata[request.dataset] = asked.data(asked.base(request.dataset)).described
         except (DataMissing, InputError) as error:
             told = filled.missing if isinstance(error, DataMissing) else filled.wrong
             if str(error) not in told:  # several requests may lack the same
                 told.append(str(error))
     filled.keys, filled.left_out = sorted(outputs.used), list(outputs.left_out)
     return filled
-
-
-def metadata_stamp(spec: DatasetSpec) -> str:
-    """What is said of a dataset's images: factors, scenes, class names. Pages read it, no network does."""
-    data = load_dataset(spec)
-    rows = pd.util.hash_pandas_object(data.metadata.astype(str)).to_numpy().tobytes()
-    names = data.classes.names if data.classes else ()
-    return hashlib.sha256(rows + json.dumps([list(data.metadata), names]).encode()).hexdigest()[:24]
 
 
 # Conventions ----------------------------------------------------------------------------------------------------------

@@ -149,14 +149,14 @@ def digits(spec: DatasetSpec) -> ImageDataset:
 
     data = load_digits()
     pages = (255 * (1 - data.images / 16)).round().astype(np.uint8)
-    ids, images = [f"digit_{row:04d}" for row in range(len(pages))], [_png(page) for page in pages]
+    ids = [f"digit_{row:04d}" for row in range(len(pages))]
     content = f"{DIGIT_SIDE} {np.packbits(pages.ravel() > 127).tobytes().hex()[:256]} {int(pages.sum())}"
     kept = {"content": content, "source": f"scikit-learn {__version__}"}
-    return build_dataset(replace(spec, classes=""), ids, data.target.astype(np.int64), images.__getitem__, **kept)
+    return build_dataset(replace(spec, classes=""), ids, data.target.astype(np.int64), partial(_png, pages), **kept)
 
 
-def _png(page: np.ndarray) -> bytes:
-    large = Image.fromarray(page).resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC)
+def _png(pages: np.ndarray, position: int) -> bytes:
+    large = Image.fromarray(pages[position]).resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     large.convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
