@@ -68,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="mini", help="shipped profile or YAML file (default: %(default)s)")
     running = argparse.ArgumentParser(add_help=False)
-    running.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")
+    running.add_argument(
+        "--device", default="auto", help="auto, cuda, cuda:0,1 (several cards), all, mps or cpu (default: %(default)s)"
+    )
     running.add_argument("--engine", choices=ENGINES, help="this machine, or a Ray cluster (default: the profile's)")
     running.add_argument("--batch-size", type=_count, default=0, help="images per forward pass (default: by device)")
     running.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be decoded, count them")

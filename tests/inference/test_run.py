@@ -185,6 +185,33 @@ def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_
     np.testing.assert_array_equal(resumed.logits, whole.logits)
 
 
+def test_several_devices_share_the_parts(toy, monkeypatch, capsys):
+    """Here two processors: the same rows, each part by one of them; bad images are counted over all."""
+    (toy.data / "images" / "blue" / "blue003.png").write_bytes(b"")
+    whole = toy.outputs(options={"skip_bad": True}, chunk=2).predictions("images", ["none", "hflip=1"])
+    toy.store = toy.root / "shared"
+    monkeypatch.setattr(inference, "devices_of", lambda name: ["cpu", "cpu"] if name == "cpu" else [name])
+    capsys.readouterr()
+    shared = toy.outputs(options={"skip_bad": True}, chunk=2).predictions("images", ["none", "hflip=1"])
+    assert "left out 1 images" in capsys.readouterr().err
+    for text in whole:
+        pd.testing.assert_frame_equal(shared[text]["colour"].frame, whole[text]["colour"].frame)
+        np.testing.assert_array_equal(shared[text]["colour"].logits, whole[text]["colour"].logits)
+    toy.store = toy.root / "stopped"
+    with pytest.raises(InputError, match="'blue/blue003' .* cannot be decoded"):
+        toy.outputs(chunk=2).predictions("images", ["none"])
+
+
+def test_cards_that_are_named(monkeypatch):
+    assert inference.devices_of("cuda:0,2") == ["cuda:0", "cuda:2"] and inference.devices_of("cuda:1") == ["cuda:1"]
+    for count, expected in ((0, ["auto"]), (2, ["cuda:0", "cuda:1"])):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert inference.devices_of("all") == expected
+    for name in ("cuda:0,", "cuda:a,1", "cpu,cpu"):
+        with pytest.raises(InputError, match="unknown device"):
+            inference.devices_of(name)
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_last_image_of_a_part_may_be_bad(toy, batch):
     (toy.data / "images" / "blue" / "blue003.png").write_bytes(b"")

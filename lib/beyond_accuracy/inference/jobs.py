@@ -69,7 +69,7 @@ class Job:
 class Options:
     """How to run; only the device can change a number, through `precision: auto`."""
 
-    device: str = "auto"  # `auto`, `cuda`, `cuda:N`, `mps` or `cpu`
+    device: str = "auto"  # `auto`, `cuda`, `cuda:N`, several cards (`cuda:0,1`, or `all` there are), `mps` or `cpu`
     engine: str = ""  # `local` or `ray`; empty = as the profile says
     batch_size: int = 0  # images per forward pass; 0 = chosen from the device, halved on out-of-memory
     skip_bad: bool = False  # leave images out that cannot be decoded, and count them
@@ -250,8 +250,8 @@ def report_skipped(dataset: ImageDataset, skipped: int) -> None:
 
 def check_device(name: str) -> str:
     """The device option as given."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise InputError(f"unknown device {name!r}; expected auto, cuda, cuda:0, mps or cpu")
+    if not re.fullmatch(r"auto|all|cpu|mps|cuda(:\d+(,\d+)*)?", name):
+        raise InputError(f"unknown device {name!r}; expected auto, cuda, cuda:0, cuda:0,1, all, mps or cpu")
     return name
 
 
@@ -274,7 +274,7 @@ def choose_precision(wanted: str, device: str) -> str:
 
 def _kind(device: str) -> str:
     """`mps`, `cpu`, `cuda`, `old cuda` (without bf16), or `absent`: a CUDA device that was asked for is not here."""
-    if device == "mps" or (device == "auto" and sys.platform == "darwin"):
+    if device == "mps" or (device in ("auto", "all") and sys.platform == "darwin"):
         return "mps"
     surely_none = sys.platform == "linux" and not accelerators()
     if device == "cpu" or ("torch" not in sys.modules and (surely_none or sys.platform == "darwin")):
@@ -282,7 +282,7 @@ def _kind(device: str) -> str:
     import torch
 
     if not torch.cuda.is_available():
-        return "cpu" if device == "auto" else "absent"
+        return "cpu" if device in ("auto", "all") else "absent"
     return "cuda" if torch.cuda.is_bf16_supported(including_emulation=False) else "old cuda"
 
 

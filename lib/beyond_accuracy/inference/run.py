@@ -18,8 +18,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache, lru_cache
 from threading import BoundedSemaphore, Lock
 
@@ -72,9 +73,17 @@ QUEUED = 2  # forward passes per lane, or loader batches on a GPU, that wait or 
 FLOAT16_LOWEST = np.finfo(np.float16).min
 
 
+def devices_of(name: str) -> list[str]:
+    """Every card that a device option names: `cuda:0,1`, or `all` of this machine; else that one device."""
+    if check_device(name) == "all":
+        return [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["auto"]
+    first, *others = name.split(",")
+    return [first, *(f"cuda:{k}" for k in others)]
+
+
 def pick_device(name: str = "auto") -> torch.device:
-    """CUDA, else MPS, else CPU."""
-    if check_device(name) == "auto":
+    """CUDA, else MPS, else CPU; of several cards the first."""
+    if (name := devices_of(name)[0]) == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         if name == "cpu" and (unused := accelerators()):
             _say_unused(unused[0])
@@ -131,7 +140,32 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
     facts = run_facts(pick_device(options.device))
     with filling(jobs, dataset, settings, facts) as todo:
         if todo:
-            report_skipped(dataset, compute(todo, dataset, store, settings, options))
+            several = len(devices := devices_of(options.device)) > 1
+            skipped = _shared_out(devices, todo, dataset, store, settings, options) if several else None
+            report_skipped(dataset, compute(todo, dataset, store, settings, options) if skipped is None else skipped)
+
+
+def _shared_out(devices: list[str], todo: Todo, dataset, store: Store, settings: Settings, options: Options) -> int:
+    """`compute`, every device its share of the parts in a process of its own.
+
+    Prompts are encoded first, on one device, and batches cut as if all parts were computed there: no number depends on
+    how many devices share them.
+    """
+    jobs, ranges = jobs_of(todo), list(todo)
+    classes, first = dataset.classes and dataset.classes.prompted(settings.prompts), pick_device(devices[0])
+    for card in dict.fromkeys(job.card for job in jobs if job.scored and job.card.is_clip):
+        text_head(model_for(card, settings, options.imports).to(first), classes, first, store)
+    workers = settings.workers
+    if workers < 0 and first.type == "cuda":
+        workers = max(1, ((os.cpu_count() or 1) - 1) // len(devices))
+    given, size = (dataset, store, replace(settings, workers=workers)), image_bytes_of(jobs)
+    positions = np.array_split(np.arange(len(ranges)), min(len(devices), len(ranges)))
+    blocks = [[ranges[k] for k in block] for block in positions]
+    how = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _die_with_parent, "initargs": (0,)}
+    with ProcessPoolExecutor(len(blocks), **how) as pool:
+        shares = [({rows: todo[rows] for rows in block}, *given, replace(options, device=name, progress=k == 0), size)
+                  for k, (name, block) in enumerate(zip(devices, blocks, strict=False))]  # fmt: skip
+        return sum(pool.map(compute, *zip(*shares, strict=True)))
 
 
 def run_facts(device: torch.device) -> dict[str, str]:
