@@ -21,8 +21,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write, folder_stamp, stat_of
@@ -360,6 +358,9 @@ def units(
 
 def _linked(unit: NDArray, first: NDArray, second: NDArray) -> NDArray[np.int64]:
     """Units after some pairs of images have been joined."""
+    from scipy.sparse import coo_array  # here: most commands need it not
+    from scipy.sparse.csgraph import connected_components
+
     n = len(unit)
     links = np.unique(unit[first] * n + unit[second])
     graph = coo_array((np.ones(len(links), np.int8), np.divmod(links, n)), shape=(n, n))
