@@ -1,7 +1,9 @@
 """Kernels that one process forks: what they inherit, how they end, and what happens when nobody forks any more."""
 
+import json
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -67,6 +69,28 @@ def test_a_kernel_ends_with_who_asked_for_it_and_says_how(nursery, tmp_path):
     while psutil.pid_exists(other.pid) and time.monotonic() < end:
         time.sleep(0.05)
     assert not psutil.pid_exists(other.pid)
+
+
+def test_no_kernel_outlives_who_asked_for_it_whenever_that_ends(nursery, tmp_path):
+    """Killed before it has read the answer, or together with the process that waits for the kernel."""
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", str(tmp_path / "connection.json")]
+    asked = json.dumps({"cmd": command, "env": dict(os.environ), "cwd": str(tmp_path)}) + "\n"
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(nursery.address()))
+        connection.sendall(asked.encode())
+    started = Forked(nursery.address(), **json.loads(asked))
+    end = time.monotonic() + 60
+    while not (tmp_path / "connection.json").is_file() and time.monotonic() < end:
+        time.sleep(0.05)  # it is a kernel by now
+    psutil.Process(started.pid).parent().kill()
+    here = psutil.Process(nursery.process.pid)
+
+    def alive():
+        return [child for child in here.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+
+    while (alive() or psutil.pid_exists(started.pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert alive() == [] and not psutil.pid_exists(started.pid)
 
 
 def test_one_page_and_an_open_nursery_start_no_other(nursery):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from threading import Lock
@@ -44,13 +44,14 @@ def serve(server: socket.socket) -> None:
 
 
 def _wait(connection: socket.socket, installed: list[str]) -> int:
-    with connection.makefile("rw") as talk:
+    with suppress(BrokenPipeError), connection.makefile("rw") as talk:
         asked = json.loads(talk.readline())
         if (kernel := os.fork()) == 0:
             talk.close()
             connection.close()
             os._exit(_kernel(installed, **asked))
-        print(kernel, file=talk, flush=True)
+        with suppress(BrokenPipeError):  # who asked may have ended meanwhile
+            print(kernel, file=talk, flush=True)
         while (ended := os.waitpid(kernel, os.WNOHANG))[0] == 0:
             if select.select([connection], [], [], 0.05)[0]:  # nobody asks any more
                 os.kill(kernel, signal.SIGKILL)
@@ -64,10 +65,11 @@ def _kernel(installed: list[str], cmd: list[str], env: dict[str, str], cwd: str)
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
-    os.environ |= env | {"JPY_PARENT_PID": str(os.getppid())}
+    os.environ |= env
     sys.path[:] = [*filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *installed]
     sys.argv = cmd[2:]  # python -m ipykernel_launcher
-    IPKernelApp.launch_instance(sys.argv[1:])
+    # JPY_PARENT_PID was read when ipykernel was imported: the kernel is to end with the process that waits for it.
+    IPKernelApp.launch_instance([*sys.argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
     return 0
 
 
