@@ -73,24 +73,31 @@ def test_a_kernel_ends_with_who_asked_for_it_and_says_how(nursery, tmp_path):
 
 def test_no_kernel_outlives_who_asked_for_it_whenever_that_ends(nursery, tmp_path):
     """Killed before it has read the answer, or together with the process that waits for the kernel."""
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", str(tmp_path / "connection.json")]
-    asked = json.dumps({"cmd": command, "env": dict(os.environ), "cwd": str(tmp_path)}) + "\n"
+
+    def asked(name):
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", str(tmp_path / name)]
+        return {"cmd": command, "env": dict(os.environ), "cwd": str(tmp_path)}
+
+    def alive():  # wherever they hang by now; a fork has the words of the process it was forked from
+        like = [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["cmdline"] == words]
+        return {p.pid for p in like if p.info["status"] != psutil.STATUS_ZOMBIE} - {nursery.process.pid}
+
+    def within(seconds, so):
+        end = time.monotonic() + seconds
+        while not so() and time.monotonic() < end:
+            time.sleep(0.05)
+        return so()
+
+    address = str(nursery.address())
+    words = psutil.Process(nursery.process.pid).cmdline()
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(nursery.address()))
-        connection.sendall(asked.encode())
-    started = Forked(nursery.address(), **json.loads(asked))
-    end = time.monotonic() + 60
-    while not (tmp_path / "connection.json").is_file() and time.monotonic() < end:
-        time.sleep(0.05)  # it is a kernel by now
+        connection.connect(address)
+        connection.sendall((json.dumps(asked("first")) + "\n").encode())
+    started = Forked(nursery.address(), **asked("second"))
+    assert within(60, (tmp_path / "second").is_file)  # it is a kernel by now
+    assert within(30, lambda: alive() == {started.pid, psutil.Process(started.pid).ppid()})
     psutil.Process(started.pid).parent().kill()
-    here = psutil.Process(nursery.process.pid)
-
-    def alive():
-        return [child for child in here.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
-
-    while (alive() or psutil.pid_exists(started.pid)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert alive() == [] and not psutil.pid_exists(started.pid)
+    assert within(30, lambda: not alive())
 
 
 def test_one_page_and_an_open_nursery_start_no_other(nursery):
