@@ -28,6 +28,7 @@ def digest(*places: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:24]
 
 
+@lru_cache
 def closure(source: str, name: str) -> str:
     """The text of one definition of a module and of all that it uses there; KeyError where there is none."""
     known = _known(source)

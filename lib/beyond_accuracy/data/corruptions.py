@@ -24,9 +24,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import scipy  # its parts are imported where they are used: most commands use none
 import yaml
 from PIL import Image
-from scipy.ndimage import correlate1d, gaussian_filter, gaussian_filter1d
 
 from beyond_accuracy.base.paths import ASSETS
 
@@ -79,12 +79,10 @@ def impulse_noise(pixels: np.ndarray, amount: float, rng: np.random.Generator) -
 
 def defocus_blur(pixels: np.ndarray, parameters: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
     """Convolve with an antialiased disk; parameters: radius, sigma of the antialiasing."""
-    from scipy.signal import fftconvolve  # here: it costs every page a second to import
-
     kernel = _disk(*parameters)
     radius = kernel.shape[0] // 2
     padded = np.pad(pixels, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
-    return fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
+    return scipy.signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
 
 
 def glass_blur(pixels: np.ndarray, parameters: tuple[float, int, int], rng: np.random.Generator) -> np.ndarray:
@@ -94,7 +92,7 @@ def glass_blur(pixels: np.ndarray, parameters: tuple[float, int, int], rng: np.r
     neighbour's value, as the released files show.
     """
     sigma, step, passes = parameters
-    blurred = (gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest") * 255).astype(np.uint8)
+    blurred = (scipy.ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest") * 255).astype(np.uint8)
     height, width = blurred.shape[:2]
     rows, columns = np.arange(height - step, step, -1), np.arange(width - step, step, -1)
     here = (rows[:, None] * width + columns).ravel()
@@ -106,7 +104,7 @@ def glass_blur(pixels: np.ndarray, parameters: tuple[float, int, int], rng: np.r
         for target, neighbour in zip(here.tolist(), there.tolist(), strict=True):
             source[target] = source[neighbour]
     shuffled = blurred.reshape(-1, 3)[source].reshape(blurred.shape).astype(np.float32) / 255
-    return gaussian_filter(shuffled, (sigma, sigma, 0), mode="nearest")
+    return scipy.ndimage.gaussian_filter(shuffled, (sigma, sigma, 0), mode="nearest")
 
 
 def motion_blur(pixels: np.ndarray, parameters: tuple[int, float], rng: np.random.Generator) -> np.ndarray:
@@ -222,7 +220,7 @@ def _disk(radius: float, sigma: float) -> np.ndarray:
     smooth = np.exp(-(taps**2) / (2 * sigma**2))
     smooth /= smooth.sum()
     for axis in (0, 1):
-        disk = correlate1d(disk, smooth, axis=axis, mode="mirror")
+        disk = scipy.ndimage.correlate1d(disk, smooth, axis=axis, mode="mirror")
     # where the disk fills its grid the mirrored border adds up to 1 %; the generators leave that in
     return disk
 
@@ -278,7 +276,7 @@ def _smoother(side: int, sigma: float) -> np.ndarray:
     """The Gaussian filter as a matrix: as exact as filtering, and fast even where sigma is as large as the image."""
     if sigma == 0:
         return np.eye(side)
-    return gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=3)
+    return scipy.ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=3)
 
 
 def _smooth_field(side: int, sigma: float, rng: np.random.Generator) -> np.ndarray:

@@ -44,8 +44,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy
 from PIL import Image, ImageEnhance
-from scipy.ndimage import gaussian_filter
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import unknown
@@ -137,7 +137,9 @@ class Transform:
             return _to_image(pixels + rng.normal(0.0, 255.0 * self.strength, pixels.shape))
         if self.name == "blur":
             sigma = self.strength * side / REFERENCE
-            return _to_image(gaussian_filter(np.asarray(image, dtype=np.float32), (sigma, sigma, 0), mode="reflect"))
+            return _to_image(
+                scipy.ndimage.gaussian_filter(np.asarray(image, dtype=np.float32), (sigma, sigma, 0), mode="reflect")
+            )
         if self.name == "jpeg":
             return corruptions.jpeg(image, int(self.strength))
         return corruptions.corrupt_image(image, self.corruption, int(self.strength), rng)
