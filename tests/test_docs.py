@@ -16,11 +16,12 @@ from beyond_accuracy.data.readers import READERS, load_dataset
 from beyond_accuracy.dimensions.transfer.tasks import parse_tasks
 from beyond_accuracy.models.card import locate
 
+ROOT = project_root()  # before a test has a place of its own
 PAGES = ("README.md", "docs/extending.md", "docs/datasets.md", "docs/scaling.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
-    text = (project_root() / page).read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
@@ -56,7 +57,7 @@ def test_printed_profiles_load(tmp_path, page, block):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_printed_commands_parse(page):
-    inline = re.findall(r"`beyond-accuracy ([a-z-]+ [^`…]+)`", (project_root() / page).read_text(encoding="utf-8"))
+    inline = re.findall(r"`beyond-accuracy ([a-z-]+ [^`…]+)`", (ROOT / page).read_text(encoding="utf-8"))
     for words in [*commands(page), *(shlex.split(line) for line in inline)]:
         parser().parse_args(words)
 
