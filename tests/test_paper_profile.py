@@ -156,7 +156,7 @@ def test_models_of_the_real_size(small_paper, monkeypatch, tmp_path):
         network = timm.create_model(spec.id, num_classes=1000) if own else open_clip.create_model(spec.id)
         file = tmp_path / f"{name}.safetensors"
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, file)
-        models[name] = {"checkpoint" if own else "pretrained": str(file)}
+        models[name] = {"checkpoint": str(file)}  # prepared as the profile's tag says
     content = {"extends": "paper", "name": "real-size", "models": models, "settings": {"prompts": "a photo of a {c}."}}
     content["datasets"] = {"imagenet_1k": {"expected": 0, "limit": 4}}
     (tmp_path / "real.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
