@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +80,10 @@ def drawn(targets: np.ndarray, right: float, rng: np.random.Generator) -> np.nda
     return logits - logits.max(axis=1, keepdims=True)
 
 
-def fill(profile: Profile, device: str = "cpu") -> None:
-    """Random outputs for everything that the pages ask for."""
+def fill(profile: Profile, pages: Sequence[str] = PAGES, device: str = "cpu") -> None:
+    """Random outputs for everything that some pages ask for."""
     outputs, rng = Outputs(profile, Store(), {"device": device}), np.random.default_rng(0)
-    wanted = {(request.dataset, text): None for page in PAGES for request in plan.requests(profile, page)
+    wanted = {(request.dataset, text): None for page in pages for request in plan.requests(profile, page)
               for text in request.transforms}  # fmt: skip
     cards = [outputs.card(spec) for spec in profile.models.values()]
     precision = jobs.choose_precision(profile.settings.precision, device)
@@ -130,7 +131,7 @@ def main() -> None:
         folder = (given.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         os.environ |= {"BEYOND_ACCURACY_ROOT": str(folder), "BEYOND_ACCURACY_CACHE": str(folder / "store")}
-        fill(profile_of(folder, given.images))
+        fill(profile_of(folder, given.images), given.pages)
         for page in given.pages:
             seconds, peak = built(folder, page)
             print(f"{page}: {seconds:.0f} s, {peak:.1f} GB", flush=True)
