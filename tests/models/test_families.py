@@ -11,14 +11,14 @@ from beyond_accuracy.data.classes import imagenet_wnids
 from beyond_accuracy.data.transforms import ladder
 from beyond_accuracy.models import load
 
-# A small one of every module of timm that has image classifiers.
+# A small one of every module of timm that has image classifiers (of mobilenetv5 there are backbones only).
 FAMILIES = """
 beit_base_patch16_224 eca_botnext26ts_256 test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
 test_convnext crossvit_tiny_240 csatv2 cs3darknet_focus_s davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn68
 edgenext_xx_small efficientformer_l1 efficientformerv2_s0 test_efficientnet efficientvit_b0 efficientvit_m0
 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100 hardcorenas_b hgnetv2_b0 hiera_tiny_224
 hrnet_w18_small inception_next_atto inception_resnet_v2 inception_v3 inception_v4 levit_128s
-mambaout_femto maxvit_rmlp_pico_rw_256 gmixer_24_224 mobilenetv5_300m mobilevit_xxs mvitv2_tiny
+mambaout_femto maxvit_rmlp_pico_rw_256 gmixer_24_224 mobilevit_xxs mvitv2_tiny
 naflexvit_base_patch16_gap nasnetalarge nest_tiny_jx nextvit_small nf_regnet_b1 pit_ti_224 pnasnet5large
 poolformer_s12 pvt_v2_b0 rdnet_tiny regnetx_002 repghostnet_050 repvit_m0_9 res2net50_14w_8s resnest14d test_resnet
 resnetv2_50 rexnet_100 selecsls42b seresnext26t_32x4d shvit_s1 skresnet18 starnet_s1 swiftformer_xs
@@ -63,7 +63,8 @@ def check(toy, monkeypatch, names):
         with torch.inference_mode():
             theirs = network(x)[0]
         ours = torch.tensor(found["none"][name].logits[0]).float()
-        torch.testing.assert_close(ours, theirs - theirs.max(), rtol=2e-3, atol=2e-3)
+        kept = (theirs - theirs.max()).clamp(min=torch.finfo(torch.float16).min)  # random weights may say 1e12
+        torch.testing.assert_close(ours, kept, rtol=2e-3, atol=2e-3)
         assert all(layer.ndim == 2 and len(layer) == 1 for layer in features[name].layers.values())
     return lines
 
