@@ -188,6 +188,22 @@ def test_bootstrap_matches_an_explicit_loop(decimals):
         assert draw == pytest.approx(areas(confidence[rows], correct[rows]), abs=1e-6)
 
 
+def test_resampled_groups_may_hold_more_images_than_there_are():
+    """Groups of unequal size: counts of a resample do not sum to n; areas are those of the images so often repeated."""
+    rng = np.random.default_rng(0)
+    units = np.r_[np.repeat(np.arange(4), 12), np.arange(4, 40)]
+    confidence, correct = rng.random(len(units)), rng.random(len(units)) < 0.7
+    ranked = con.Ranked(confidence, correct)
+    draws = bootstrap(ranked.areas, len(units), 200, np.random.default_rng(1), units)
+    assert np.isfinite(draws).all()
+    repeats = np.ones(len(units), int)
+    repeats[:12] = 5
+    again = con.Ranked(np.repeat(confidence, repeats), np.repeat(correct, repeats)).areas()
+    np.testing.assert_allclose(
+        con.Ranked(confidence, correct).areas(repeats[None].astype(np.float32)), again, rtol=1e-6
+    )
+
+
 def test_risk_coverage_curve():
     confidence, correct = sample(1000)
     found = SimpleNamespace(confidence=confidence, correct=correct)

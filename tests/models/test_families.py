@@ -82,10 +82,15 @@ def test_every_family(toy, monkeypatch, name):
     load.LOADED.clear()
 
 
+CLIP = """
+RN50 RN101 RN50x4 ViT-B-32 ViT-B-32-256 ViT-B-32-quickgelu ViT-B-16 ViT-B-16-plus-240 convnext_base convnext_base_w
+coca_ViT-B-32 EVA02-B-16 MobileCLIP-S1 MobileCLIP-S2 MobileCLIP-B MobileCLIP2-S0 ViTamin-S ViTamin-S-LTT ViTamin-B
+PE-Core-T-16-384
+""".split()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["RN50", "ViTamin-S", "ViT-B-32", "coca_ViT-B-32", "convnext_base", "MobileCLIP-S1", "EVA02-B-16"]
-)
+@pytest.mark.parametrize("name", CLIP)
 def test_clip_models_on_every_rung(toy, monkeypatch, name):
     """A value or a line on each rung; at its own side what open_clip itself says."""
     import open_clip

@@ -155,7 +155,7 @@ class Ranked:
         self.order = np.argsort(-confidence, kind="stable")
         self.starts = np.flatnonzero(np.diff(confidence[self.order], prepend=np.inf))
         self.wrong = (1 - correct[self.order]).astype(np.float32)
-        self.harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, len(correct) + 1))])
+        self.harmonic = _harmonic(len(correct))
 
     def errors(self, coverage: ArrayLike) -> NDArray[np.float64]:
         """Expected number of errors among the most confident share; linear inside a tie."""
@@ -211,6 +211,8 @@ class Ranked:
         rate = np.divide(wrong, size, out=np.zeros_like(wrong), where=size > 0)
         accepted, errors = np.cumsum(size, dtype=float), np.cumsum(wrong, dtype=float)
         n, failed = accepted[-1], errors[-1]
+        if n >= len(self.harmonic):  # resampled groups may hold more images than there are
+            self.harmonic = _harmonic(2 * int(n))
         # Trapezoids: inside a group of equal confidence errors come at a constant rate.
         augrc = (size @ errors - size @ wrong / 2) / n**2
         share = failed / n
@@ -220,6 +222,11 @@ class Ranked:
         steps = np.diff(self.harmonic[accepted.astype(np.intp)], prepend=0.0)
         aurc = ((errors - wrong - rate * (accepted - size)) @ steps + failed) / n
         return auroc, aurc, augrc
+
+
+def _harmonic(n: int) -> NDArray[np.float64]:
+    """Harmonic numbers H(0) to H(n)."""
+    return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
 
 
 def risk_coverage(runs: Runs, points: int = 200) -> pd.DataFrame:
