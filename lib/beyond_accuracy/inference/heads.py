@@ -60,6 +60,8 @@ def folds_of(targets: NDArray, units: NDArray, seed: int, k: int = FOLDS) -> NDA
     Raises:
         InputError: Fewer than two classes have two units: whatever was fitted could not be asked about an unseen image.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     sizes = pd.Series(units).groupby(targets).nunique().sort_values(ascending=False)
     if len(sizes) < 2 or sizes.iloc[1] < 2:
         raise InputError(
@@ -68,8 +70,6 @@ def folds_of(targets: NDArray, units: NDArray, seed: int, k: int = FOLDS) -> NDA
         )
     k = max(2, min(k, int(sizes.iloc[1]), int(pd.Series(targets).value_counts().max())))
     fold = np.zeros(len(targets), np.int64)
-    from sklearn.model_selection import StratifiedGroupKFold
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
         for i, (_, test) in enumerate(

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from threading import BoundedSemaphore, Lock
 
 import numpy as np
@@ -141,8 +141,8 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
     with filling(jobs, dataset, settings, facts) as todo:
         if todo:
             several = len(devices := devices_of(options.device)) > 1
-            skipped = _shared_out(devices, todo, dataset, store, settings, options) if several else None
-            report_skipped(dataset, compute(todo, dataset, store, settings, options) if skipped is None else skipped)
+            computed = partial(_shared_out, devices) if several else compute
+            report_skipped(dataset, computed(todo, dataset, store, settings, options))
 
 
 def _shared_out(devices: list[str], todo: Todo, dataset, store: Store, settings: Settings, options: Options) -> int:
@@ -163,8 +163,10 @@ def _shared_out(devices: list[str], todo: Todo, dataset, store: Store, settings:
     blocks = [[ranges[k] for k in block] for block in positions]
     how = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _die_with_parent, "initargs": (0,)}
     with ProcessPoolExecutor(len(blocks), **how) as pool:
-        shares = [({rows: todo[rows] for rows in block}, *given, replace(options, device=name, progress=k == 0), size)
-                  for k, (name, block) in enumerate(zip(devices, blocks, strict=False))]  # fmt: skip
+        parts = [{rows: todo[rows] for rows in block} for block in blocks]
+        told = [options.progress, *[False] * len(parts)]  # the first share's progress stands for all
+        each = [replace(options, device=name, progress=tell) for name, tell in zip(devices, told, strict=False)]
+        shares = [(part, *given, its, size) for part, its in zip(parts, each, strict=False)]
         return sum(pool.map(compute, *zip(*shares, strict=True)))
 
 

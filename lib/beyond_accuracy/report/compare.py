@@ -29,7 +29,7 @@ from beyond_accuracy.base.profile import (
     unknown,
 )
 from beyond_accuracy.data import corruptions, transforms
-from beyond_accuracy.data.dataset import ImageDataset
+from beyond_accuracy.data.dataset import ImageDataset, evenly
 from beyond_accuracy.data.download import hub_reachable
 from beyond_accuracy.data.readers import LOADED, load_dataset
 from beyond_accuracy.dimensions import own
@@ -43,10 +43,7 @@ from beyond_accuracy.report.build import build
 
 DEPTHS = {"quick": (24, 60), "standard": (100, 200), "full": (500, 1000)}  # images corrupted, and transformed
 BEHIND = 5.0  # points that a candidate must lie behind the first, told apart, to be left out of later stages
-EDITS, EDITED = (
-    ["hflip=1", "scale=1.25", "shift=16"],
-    100,
-)  # by which images at most it is measured how alike an edit is
+EDITS, EDITED = ["hflip=1", "scale=1.25", "shift=16"], 100  # of so many images, to tell how alike an edited copy is
 SECONDS = 25  # of a page: kernel, intervals, figures
 HEADER = """# Written by `beyond-accuracy compare`. Edit it, then run
 #   beyond-accuracy report --profile {path}
@@ -276,15 +273,15 @@ def alike(outputs: Outputs) -> pd.DataFrame:
     specs, names = list(outputs.profile.models.values()), np.concatenate([data.ids for data in sets])
     targets, spread = np.concatenate([data.targets for data in sets]), []
     for data in sets:
-        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), EDITED)).astype(int))
+        rows = evenly(len(data), EDITED)
         whole, some = outputs.extracted(specs, data, ["none"]), outputs.extracted(specs, data.take(rows), EDITS)
         spread.append((rows, whole, some))
 
     def features(found: dict, text: str, spec: ModelSpec) -> NDArray:
         return np.asarray(found[text, spec.name].array(f"features-{found[text, spec.name].layers()[0]}"), np.float32)
 
-    kept = [set(found) for _, *both in spread for found in both]
-    known = [spec for spec in specs if all(any(name == spec.name for _, name in found) for found in kept)]
+    runs = [(text, found) for _, w, m in spread for text, found in (("none", w), *((edit, m) for edit in EDITS))]
+    known = [spec for spec in specs if all((text, spec.name) in found for text, found in runs)]
     if not known:
         return pd.DataFrame(columns=["image", "repeats"])
     whole = [np.concatenate([features(w, "none", spec) for _, w, _ in spread]) for spec in known]
