@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -95,7 +96,9 @@ def test_an_edited_copy_is_found_by_features(tmp_path, capsys):
     images = sorted((tmp_path / "toys" / UGLY[2]).iterdir())[:4]
     for i, path in enumerate(images):
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_name(f"turned {i}.png"))
-    profile = load_profile(str(compare.prepare(tmp_path / "toys", ["mini:vit_sup", "mini:vit_clip"], **QUICK)))
+    models = ["mini:vit_sup", "mini:vit_clip"]
+    written = compare.prepare(tmp_path / "toys", models, **QUICK)
+    profile = load_profile(str(written))
     assert "as alike as an image and its own edit" in capsys.readouterr().out
     about = Outputs(profile, Store(), {"device": "cpu"}).data("images").metadata
     turned = about[[name.startswith(f"{UGLY[2]}/turned") for name in about.index]]
@@ -104,6 +107,12 @@ def test_an_edited_copy_is_found_by_features(tmp_path, capsys):
         len(found) >= 2 and (turned["unit"].isin(about.loc[found["near"], "unit"]) == (turned["near_by"] != "")).all()
     )
     assert (about["near"] != "").sum() < 30  # of 124
+    pairs = written.with_name("alike.csv")
+    assert str(pairs) in written.read_text()
+    shutil.rmtree(tmp_path / "toys")
+    toys(tmp_path / "toys", 5)
+    assert str(pairs) not in compare.prepare(tmp_path / "toys", models, **QUICK).read_text()
+    assert not pairs.exists()
 
 
 def test_nothing_is_grouped_where_whole_classes_look_alike(tmp_path, monkeypatch):

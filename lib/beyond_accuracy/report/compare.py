@@ -113,8 +113,8 @@ def prepare(
         echo(line)
     outputs = Outputs(profile, Store(), options or {})
     echo(estimate(outputs, len(data), depth))
+    file = target.with_name("alike.csv")
     if len(pairs := alike(outputs)):
-        file = target.with_name("alike.csv")
         write_atomically(file, pairs.to_csv(index=False).encode())
         LOADED.clear()  # sets are read once per process, and this file may have been another
         for dataset in content["datasets"].values():
@@ -133,6 +133,8 @@ def prepare(
             echo(f"  {profile.models[model].label}: not taken to corruptions and transforms ({why}); --all keeps it")
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
     write_atomically(target, (HEADER.format(path=target, digest=_digest(text)) + text).encode())
+    if not len(pairs):
+        file.unlink(missing_ok=True)  # of an earlier run
     return target
 
 
