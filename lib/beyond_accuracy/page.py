@@ -297,11 +297,12 @@ class Page:
         if not len(shown):
             return
         floor = shown["p_holm"].where(verdicts.is_bound(shown))
+        spec = metrics.about(shown["metric"].iloc[0])["format"].lstrip("+")
         shown = shown.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
+        shown["metric"] = shown["metric"].map(metrics.plain)
         varied = [c for c in ("dataset", "metric") if shown[c].nunique() > 1 and c not in also]
         columns = [*also, *varied, "model_a", "model_b", "difference", "difference_low", "difference_high"]
         columns += ["n", "p_holm", "verdict"]
-        spec = metrics.about(shown["metric"].iloc[0])["format"].lstrip("+")
         formats = {"difference": f"+{spec}", "p_holm": ".3f"}
         self.table(shown[columns].assign(p_holm_floor=floor), name, caption, formats=formats)
 

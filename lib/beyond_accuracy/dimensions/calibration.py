@@ -57,6 +57,7 @@ SHARE, LEAST = "share of all (%)", "least favourable (%)"
 _GRID = 2**14  # cells of the smooth ECE; a tenth of the smallest bandwidth that 50,000 images can resolve
 _MIN_BANDWIDTH = 1e-3
 _BATCH = 2**22  # 32 MB of swaps at a time
+_CHUNK = 2**17  # logits at a time
 
 
 def bin_edges(confidence: ArrayLike, n_bins: int = 15, binning: str = "width") -> Values:
@@ -359,7 +360,18 @@ def has_distribution(run: Predictions) -> bool:
 
 def distribution(run: Predictions, temperature: ArrayLike = 1.0) -> NDArray[np.float32]:
     """(n, scored classes) softmax(logits / temperature), not kept; temperature: one number, or one per image."""
-    return softmax(logits_of(run).astype(np.float32) / np.float32(temperature).reshape(-1, 1), axis=1)
+    logits = logits_of(run)
+    temperature = np.broadcast_to(np.float32(temperature), len(logits))[:, None]
+    found = np.empty(logits.shape, np.float32)
+    for rows in chunks(logits):
+        found[rows] = softmax(logits[rows].astype(np.float32) / temperature[rows], axis=1)
+    return found
+
+
+def chunks(logits: NDArray) -> list[slice]:
+    """Rows of (n, classes) logits, part by part: what is made of a part stays in the processor's cache."""
+    step = max(1, _CHUNK // logits.shape[1])
+    return [slice(start, start + step) for start in range(0, len(logits), step)]
 
 
 def logits_of(run: Predictions) -> NDArray:

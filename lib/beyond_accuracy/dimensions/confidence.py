@@ -8,6 +8,7 @@ rate among them.
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,6 @@ from beyond_accuracy.measure.stats import Z95, Difference, Interval, bootstrap, 
 
 _LOG_BOUND = math.log(100)  # temperatures from 1/100 to 100; a separable set would otherwise ask for 0
 _NEAR = 0.1  # share of the images whose accuracy is taken for that at a threshold of confidence
-_CHUNK = 2**21  # float16 logits are widened part by part: memory does not grow with the number of images
 
 
 class Fitted(NamedTuple):
@@ -48,29 +48,31 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite")
 
+    @cache  # brentq asks for the ends of its interval again
     def slope(log_t: float) -> float:  # d NLL / d log T over 1 / T: the target's z minus its mean under the softmax
         return float(_moments(logits, targets, math.exp(-log_t))[1].mean())
 
     middle = min(max(math.log(start), -_LOG_BOUND), _LOG_BOUND)
-    above, reach = slope(middle) < 0, 0.25
+    above, reach = slope(middle) < 0, 0.05
     while True:
         far = min(max(middle + (reach if above else -reach), -_LOG_BOUND), _LOG_BOUND)
         if (slope(far) < 0) != above:
             return math.exp(brentq(slope, middle, far, xtol=1e-7))
         if abs(far) == _LOG_BOUND:
             return math.exp(far)
-        middle, reach = far, 2 * reach
+        middle, reach = far, 4 * reach
 
 
 def _moments(logits: NDArray, targets: NDArray[np.intp], b: float) -> Values:
     """(3, n) NLL under softmax(b * z) of logits z, z of the target minus its mean, and the variance of z."""
     found = []
-    for rows in np.array_split(np.arange(len(targets)), max(1, -(-logits.size // _CHUNK))):
+    for rows in calibration.chunks(logits):
         z = logits[rows].astype(np.float32)
         z -= z.max(axis=1, keepdims=True)
-        own, p = z[np.arange(len(rows)), targets[rows]], np.exp(b * z)
+        own, p = z[np.arange(len(z)), targets[rows]], np.exp(b * z)
         norm = p.sum(axis=1)
-        mean, square = np.einsum("ij,ij->i", p, z) / norm, np.einsum("ij,ij,ij->i", p, z, z) / norm
+        p *= z
+        mean, square = p.sum(axis=1) / norm, np.einsum("ij,ij->i", p, z) / norm
         found.append([np.log(norm) - b * own, own - mean, square - mean**2])
     return np.concatenate(found, axis=1).astype(float)
 

@@ -111,7 +111,7 @@ def _section(dimension: str, title: str, rows: pd.DataFrame, sizes: pd.Series, p
         under = [datasets.get(dataset, dataset.replace("_", " ")), _unit(part["unit"].iloc[0])]
         under += [f"n = {counts[0]:,} {units}"] if len(counts) == 1 else []
         cells = {row["pair"]: _cell(row, spec, units) for row in part.to_dict("records")}
-        name = metric.replace("_", " ").replace(":", ": ")
+        name = metrics.plain(metric)
         lines.append({"name": name, "under": " · ".join(under), "cells": [(p, cells.get(p)) for p in pairs]})
     return {
         "id": f"dim-{dimension}",

@@ -25,6 +25,7 @@ from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.data import published, transforms
 from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.dimensions import invariance
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
@@ -265,7 +266,9 @@ def _flips(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
         ends = outputs.predictions(dataset, list(dict.fromkeys([ladder[0], ladder[-1]])))
         if ends := {text: runs for text, runs in ends.items() if runs}:
             hardest = min(ends, key=lambda text: np.mean([p.correct.mean() for p in ends[text].values()]))
-            chosen = flips(plain, ends[hardest], FLIPS, hardest.replace("=", " ").replace("@", " at "))
+            name, _, strength = hardest.partition("=")
+            factor = f"{invariance.SPOKEN.get(name, name)} {strength}".replace("@", " at ")
+            chosen = flips(plain, ends[hardest], FLIPS, factor)
             yield from _shots(outputs, dataset, ends[hardest], chosen, hardest)
 
 

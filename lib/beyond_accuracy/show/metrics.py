@@ -36,6 +36,15 @@ def about(metric: str) -> dict:
     return {"heading": metric.replace("_", " "), "format": ".3g"}
 
 
+def plain(metric: str) -> str:
+    """A metric's own name as words, where a heading would hide what tells rows apart.
+
+    >>> plain("accuracy_change:brightness")
+    'accuracy change: brightness'
+    """
+    return metric.replace("_", " ").replace(":", ": ")
+
+
 def digits(units: pd.Series) -> pd.Series:
     """The column `format` of a table whose rows have these units; three decimals where nothing else is known."""
     return units.map(UNITS).fillna(".3f")
