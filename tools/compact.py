@@ -29,6 +29,7 @@ _DRAWING = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 _PATH = re.compile(r'\bd="[^"]*"')
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _CODE = re.compile(r'<details class="ba-code">.*?</details>', re.DOTALL)
+_EMPTY = re.compile(r'<details class="ba-fold"><summary>[^<]*</summary>\s*</details>\s*')  # where only code was
 _DATA = re.compile(r'<a\b(?![^>]*\bid="csv")[^>]*href="data:text/csv[^"]{2048,}"[^>]*>CSV</a>')
 _PARQUET = re.compile(r',\s*<a href="results\.parquet">results\.parquet</a>')
 
@@ -61,7 +62,7 @@ def rounder(match: re.Match[str]) -> str:
 
 def compact_page(text: str) -> str:
     """One page with light pictures, without code and without links to what the copy leaves out."""
-    for pattern, change in ((_CODE, ""), (_DATA, ""), (_PARQUET, ""), (_PICTURE, lighter), (_DRAWING, rounder)):
+    for pattern, change in ((_CODE, ""), (_EMPTY, ""), (_DATA, ""), (_PARQUET, ""), (_PICTURE, lighter), (_DRAWING, rounder)):
         text = pattern.sub(change, text)
     return text
 

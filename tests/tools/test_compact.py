@@ -31,7 +31,8 @@ def report(tmp_path):
     folder.mkdir()
     tiny, photo = png(np.zeros((4, 4, 3))), png(photograph())
     (folder / "index.html").write_text(
-        '<details class="ba-code"><summary>Code</summary>x</details>'
+        '<details class="ba-fold"><summary>All code</summary>\n'
+        '<details class="ba-code"><summary>Code</summary>x</details></details>'
         f'<img src="{photo}"><img src="{tiny}"><img src="data:image/svg+xml;base64,PHN2Zy8+">'
         '<a href="results.csv">results.csv</a>, <a href="results.parquet">results.parquet</a>.'
     )
@@ -48,7 +49,7 @@ def test_pictures_become_light_and_stay_the_same_picture(report, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["index.html", "results.csv"]
     assert size == sum(path.stat().st_size for path in out.iterdir())
     text = (out / "index.html").read_text()
-    assert "parquet" not in text and "Code" not in text
+    assert "parquet" not in text and "Code" not in text and "All code" not in text
     assert "data:image/svg+xml;base64,PHN2Zy8+" in text and text.count("data:image/png") == 1
     (webp,) = re.findall(r"data:image/webp;base64,([^\"]+)", text)
     seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(webp))), float)
