@@ -1,5 +1,6 @@
 """Shared fixtures: the folder of real test material, where it is beside the checkout; small networks and images."""
 
+import copy
 import importlib
 import json
 import os
@@ -194,7 +195,7 @@ class Toy:
         (folder / "config.json").write_text(json.dumps(content))
         return folder
 
-    def clip(self, name: str = "clip", seed: int = 0) -> Path:
+    def clip(self, name: str = "clip", seed: int = 0, vision: dict | None = None, preprocess: dict | None = None):
         """A folder that open_clip loads with `local-dir:`: its own ViT over 4 x 4 patches, and a small text tower."""
         import open_clip
         import torch
@@ -202,13 +203,14 @@ class Toy:
 
         folder = self.root / name
         folder.mkdir()
-        vision = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
+        vision = vision or {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
         text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
         model = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
         torch.manual_seed(seed)
-        save_file(open_clip.CLIP(**model).state_dict(), folder / "open_clip_model.safetensors")
-        preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic"}
-        content = {"model_cfg": model, "preprocess_cfg": preprocess}
+        state = open_clip.CLIP(**copy.deepcopy(model)).state_dict()
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
+        usual = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic"}
+        content = {"model_cfg": model, "preprocess_cfg": preprocess or usual}
         (folder / "open_clip_config.json").write_text(json.dumps(content))
         return folder
 
