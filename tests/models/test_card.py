@@ -1,6 +1,5 @@
 """Weights are found without the network, and a machine without network is noticed at once."""
 
-import functools
 import os
 import socket
 import subprocess
@@ -8,6 +7,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import ModelSpec, load_profile
@@ -57,26 +57,21 @@ def test_local_files_and_folders(tmp_path):
     assert card.locate(ModelSpec("m", "open_clip", "ViT-B-16", pretrained="w.safetensors")).path == file
 
 
-def test_the_hubs_cache_is_looked_into(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    folder = tmp_path / "models--some--model"
-    snapshot = folder / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("abc")
-    (snapshot / "pytorch_model.bin").write_bytes(b"x")
-    look = functools.partial(huggingface_hub.try_to_load_from_cache, cache_dir=tmp_path)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", look)
-    assert card.locate(ModelSpec("m", "timm", "hf-hub:some/model")).path == snapshot / "pytorch_model.bin"
-    assert card.locate(ModelSpec("m", "timm", "hf-hub:some/other")).path is None
-
-
-def test_names_without_weights():
-    with pytest.raises(InputError, match="timm knows no downloadable weights"):
-        card.locate(ModelSpec("m", "timm", "nothing_like_this"))
-    with pytest.raises(InputError, match="open_clip knows no downloadable weights 'nothing'"):
-        card.locate(ModelSpec("m", "open_clip", "ViT-B-16", pretrained="nothing"))
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (ModelSpec("m", "timm", "nothing_like_this"), "timm knows no downloadable weights"),
+        (ModelSpec("m", "open_clip", "ViT-B-16", "nothing"), "open_clip knows no downloadable weights 'nothing'"),
+        (ModelSpec("m", "timm", "resnet50.tv2_in1l"), "did you mean resnet50.tv2_in1k"),
+        *(
+            (ModelSpec("m", "timm", f"hf-hub:{name}"), "m: .* is no repository of the hub; expected hf-hub:OWNER/NAME")
+            for name in ("../../etc", "", "a/b/c", "owner/na me")
+        ),
+    ],
+)
+def test_names_without_weights(spec, message):
+    with pytest.raises(InputError, match=message):
+        card.locate(spec)
 
 
 def test_a_hub_that_answers_or_does_not(monkeypatch):
@@ -117,8 +112,6 @@ def test_missing_weights_without_network_take_no_retries(tmp_path):
     """The whole command, in a process of its own: one clear message, exit code 3, no half minute per file."""
     images = tmp_path / "images" / "n01440764"
     images.mkdir(parents=True)
-    from PIL import Image
-
     Image.new("RGB", (32, 32)).save(images / "a.png")
     environment = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
@@ -127,17 +120,6 @@ def test_missing_weights_without_network_take_no_retries(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 3, (done.stdout, done.stderr)
     assert "Retrying" not in done.stderr and "fetch --only models" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["hf-hub:../../etc", "hf-hub:", "hf-hub:a/b/c", "hf-hub:owner/na me"])
-def test_what_is_no_repository(name):
-    with pytest.raises(InputError, match="m: .* is no repository of the hub; expected hf-hub:OWNER/NAME"):
-        card.locate(ModelSpec("m", "timm", name))
-
-
-def test_one_wrong_letter_in_a_tag_is_one_message_with_the_right_one():
-    with pytest.raises(InputError, match="did you mean resnet50.tv2_in1k"):
-        card.locate(ModelSpec("m", "timm", "resnet50.tv2_in1l"))
 
 
 def test_tokenizers_that_transformers_reads():

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import ModelSpec, Settings
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.models import load
+from beyond_accuracy.models.card import locate
 from beyond_accuracy.models.load import load_model
 from beyond_accuracy.models.network import tokenizer
 
@@ -69,8 +72,12 @@ def convnext(folders):
     return folders["convnext"]
 
 
-def spec_of(folder, source="timm", **more):
-    return ModelSpec("m", source, id=f"local-dir:{folder}", **more)
+def spec_of(folder, source="timm"):
+    return ModelSpec("m", source, id=f"local-dir:{folder}")
+
+
+def loaded(folder, source="timm", settings=LIBRARY):
+    return load_model(spec_of(folder, source), settings, ("toy_networks",) if folder.name == "colour" else ())
 
 
 # timm ----------------------------------------------------------------------------------------------------------------
@@ -101,12 +108,11 @@ def test_timm_preprocessing_logits_and_features(name, folders):
 
 
 def test_paper_preset_is_for_supervised_models(vit, toy):
-    paper = load_model(spec_of(vit), Settings(preset="paper"))
-    assert paper.geometry.text == "Resize(182, bilinear) CenterCrop(160)"  # int(160 * 256 / 224)
-    assert load_model(spec_of(vit), LIBRARY).geometry.text == "Resize(168, bicubic) CenterCrop(160)"
-    toy.clip()
-    clip = spec_of(toy.root / "clip", "open_clip")
-    assert load_model(clip, Settings(preset="paper")).geometry == load_model(clip, LIBRARY).geometry
+    paper = Settings(preset="paper")
+    assert loaded(vit, settings=paper).geometry.text == "Resize(182, bilinear) CenterCrop(160)"  # int(160 * 256 / 224)
+    assert loaded(vit).geometry.text == "Resize(168, bicubic) CenterCrop(160)"
+    folder = toy.clip()
+    assert loaded(folder, "open_clip", paper).geometry == loaded(folder, "open_clip").geometry
 
 
 @pytest.mark.parametrize("size", [96, 224])
@@ -115,7 +121,7 @@ def test_timm_at_another_size(vit, size):
     import timm
 
     theirs = timm.create_model(f"local-dir:{vit}", pretrained=True, img_size=size).eval()
-    model = load_model(spec_of(vit), LIBRARY)
+    model = loaded(vit)
     resized = model.at_size(size)
     x = torch.rand(1, 3, size, size)
     close(resized.network.pos_embed, theirs.pos_embed)
@@ -129,8 +135,8 @@ def test_timm_at_another_size(vit, size):
 
 def test_sizes_that_cannot_be(vit, convnext):
     with pytest.raises(InputError, match="no multiple of the patch size 16"):
-        load_model(spec_of(vit), LIBRARY).at_size(100)
-    model = load_model(spec_of(convnext), LIBRARY)
+        loaded(vit).at_size(100)
+    model = loaded(convnext)
     assert model.at_size(100).outputs(torch.rand(1, 3, 100, 100), None)["logits"].shape == (1, 5)
     fixed = replace(model, network=torch.nn.Identity(), card=replace(model.card, patch=16))
     with pytest.raises(InputError, match="m: cannot take inputs of side 320"):
@@ -148,7 +154,7 @@ def test_open_clip_preprocessing_head_logits_and_features(toy):
     folder = toy.clip()
     network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     network.eval()
-    model = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    model = loaded(folder, "open_clip")
     x = preprocess(photograph())[None]
     assert torch.equal(prepared(model), x)
     head = model.head(COLOURS, torch.device("cpu"))
@@ -175,7 +181,7 @@ def test_open_clip_with_a_timm_tower(toy):
     preprocess = {"interpolation": "bilinear", "resize_mode": "squash"}
     folder = toy.clip("tower", vision=vision | {"image_size": 64}, preprocess=preprocess)
     network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    model = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    model = loaded(folder, "open_clip")
     x = preprocess(photograph())[None]
     assert torch.equal(prepared(model), x)
     assert model.geometry.mode == "squash" and model.card.patch == 16
@@ -196,7 +202,7 @@ def test_open_clip_at_another_size(toy, size):
 
     folder = toy.clip()
     theirs = open_clip.create_model(f"local-dir:{folder}", force_image_size=size).eval()
-    model = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    model = loaded(folder, "open_clip")
     x = torch.rand(1, 3, size, size)
     with torch.inference_mode():
         out = model.at_size(size).outputs(x, torch.rand(16, 3), features=True)
@@ -208,14 +214,13 @@ def test_open_clip_at_another_size(toy, size):
 
 def test_logit_scale_is_a_convention(toy):
     folder = toy.clip()
-    learned = load_model(spec_of(folder, "open_clip"), LIBRARY)
-    hundred = load_model(spec_of(folder, "open_clip"), Settings(logit_scale="100"))
+    learned, hundred = (loaded(folder, "open_clip", how) for how in (LIBRARY, Settings(logit_scale="100")))
     x, head = torch.rand(2, 3, 32, 32), torch.nn.functional.normalize(torch.rand(16, 3), dim=0)
     with torch.inference_mode():
         ratio = hundred.outputs(x, head)["logits"] / learned.outputs(x, head)["logits"]
     torch.testing.assert_close(ratio, torch.full_like(ratio, 100 / learned.card.logit_scale))
-    assert hundred.card.key_parts(COLOURS)["logit_scale"] == 100.0
-    assert learned.card.key_parts(COLOURS)["logit_scale"] == learned.card.logit_scale
+    scales = [card.key_parts(COLOURS)["logit_scale"] for card in (learned.card, hundred.card)]
+    assert scales == [learned.card.logit_scale, 100.0]
     assert learned.card.key_parts(None)["logit_scale"] is None  # features know no scale
 
 
@@ -278,9 +283,8 @@ def test_every_tag_of_open_clip_has_its_own_preprocessing_and_activation(asked, 
             assert hub["force_preprocess_cfg"] == json.loads(json.dumps(wanted)), (name, tag)
             kinds.add(json.dumps([wanted, bool(config.get("quick_gelu"))]))
         if len(kinds) == 1:
-            assert asked(ModelSpec("m", "open_clip", name, str(file)))["force_preprocess_cfg"] == json.loads(
-                json.dumps(wanted)
-            )
+            alone = asked(ModelSpec("m", "open_clip", name, str(file)))
+            assert alone["force_preprocess_cfg"] == hub["force_preprocess_cfg"]
         else:
             refused.append(name)
             with pytest.raises(InputError, match="differ in preprocessing or activation.*`checkpoint:`"):
@@ -307,12 +311,8 @@ def test_every_model_of_the_board_that_timm_has(monkeypatch):
     for name in board:
         card = load_model(ModelSpec("m", "timm", name), LIBRARY).card
         theirs = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
-        assert (card.geometry.crop, card.geometry.crop_pct) == (theirs["input_size"][-1], theirs["crop_pct"])
-        assert (card.geometry.interpolation, card.mean, card.std) == (
-            theirs["interpolation"],
-            theirs["mean"],
-            theirs["std"],
-        )
+        ours = (card.geometry.crop, card.geometry.crop_pct, card.geometry.interpolation, card.mean, card.std)
+        assert ours == (theirs["input_size"][-1], *(theirs[k] for k in ("crop_pct", "interpolation", "mean", "std")))
         if card.published:
             published[name] = card.published.text
     assert len(board) > 150 and published["resnet50.tv2_in1k"] == "Resize(232, bilinear) CenterCrop(224)"
@@ -362,7 +362,7 @@ def test_what_a_library_warns_of_is_passed_on_or_refused(toy, toy_networks, monk
 
 def test_a_prompt_that_the_text_tower_cannot_read_whole(toy):
     folder = toy.clip()
-    model = load_model(spec_of(folder, "open_clip"), LIBRARY)
+    model = loaded(folder, "open_clip")
     assert model.card.context == 77 and model.card.activation == "GELU"
     device = torch.device("cpu")
     fits = ClassSpace("c", ("r",), ("red " * 70,), ("{c}",))  # 70 tokens and the two ends
@@ -371,21 +371,28 @@ def test_a_prompt_that_the_text_tower_cannot_read_whole(toy):
         model.head(replace(fits, names=("red " * 76,)), device)
 
 
+def edited(file, section, **changes):
+    """A section of a JSON file with other values."""
+    content = json.loads(file.read_text())
+    (content[section] if section else content).update(changes)
+    file.write_text(json.dumps(content))
+
+
 def test_code_that_comes_with_a_model_is_refused(toy):
     folder = toy.clip()
-    spec, config = spec_of(folder, "open_clip"), folder / "open_clip_config.json"
-    content = json.loads(config.read_text())
-    for key, value in (("tokenizer_kwargs", {"trust_remote_code": True}), ("hf_model_config", {"auto_map": {}})):
-        text = {**content["model_cfg"]["text_cfg"], "hf_tokenizer_name": "x", key: value}
-        config.write_text(json.dumps({**content, "model_cfg": {**content["model_cfg"], "text_cfg": text}}))
+    config = folder / "open_clip_config.json"
+    before = config.read_text()
+    text = {**json.loads(before)["model_cfg"]["text_cfg"], "hf_tokenizer_name": "x"}
+    for asks in ({"tokenizer_kwargs": {"trust_remote_code": True}}, {"hf_model_config": {"auto_map": {}}}):
+        edited(config, "model_cfg", text_cfg=text | asks)
         with pytest.raises(InputError, match="asks to run code that comes with it .*; it was not loaded"):
-            load_model(spec, LIBRARY)
-    config.write_text(json.dumps(content))
+            loaded(folder, "open_clip")
+    config.write_text(before)
     (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["evil.Tokenizer", null]}}')
     with pytest.raises(InputError, match="asks to run code"):
-        load_model(spec, LIBRARY)
+        loaded(folder, "open_clip")
     with pytest.raises(InputError, match="brings its weights; drop 'w.pt'"):
-        load_model(replace(spec, pretrained="w.pt"), LIBRARY)
+        load_model(replace(spec_of(folder, "open_clip"), pretrained="w.pt"), LIBRARY)
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------
@@ -403,6 +410,8 @@ def test_code_that_comes_with_a_model_is_refused(toy):
 def test_what_has_no_weights(spec, error, message):
     with pytest.raises(error, match=message):
         load_model(spec, LIBRARY)
+    with pytest.raises(InputError, match="'no_such_module' of the profile's `imports`"):
+        load_model(spec, LIBRARY, ("no_such_module",))
 
 
 @pytest.mark.parametrize("source", ["timm", "open_clip"])
@@ -420,11 +429,6 @@ def test_weights_that_the_hub_would_have(monkeypatch, source, wrapped):
         load_model(spec, LIBRARY)
 
 
-def test_modules_to_import():
-    with pytest.raises(InputError, match="'no_such_module' of the profile's `imports`"):
-        load_model(ModelSpec("m", "timm", id="x"), LIBRARY, ("no_such_module",))
-
-
 def test_checkpoints_that_do_not_fit_or_are_damaged(convnext, tmp_path):
     save_file({"stem.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     (tmp_path / "half.safetensors").write_bytes((convnext / "model.safetensors").read_bytes()[:5000])
@@ -434,23 +438,17 @@ def test_checkpoints_that_do_not_fit_or_are_damaged(convnext, tmp_path):
     for name, message in said.items():
         with pytest.raises(InputError, match=message):
             load_model(ModelSpec("m", "timm", id="test_convnext", checkpoint=str(tmp_path / name)), LIBRARY)
-    # Weights of five classes in a folder that promises seven
-    folder = tmp_path / "seven"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes((convnext / "model.safetensors").read_bytes())
-    content = json.loads((convnext / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**content, "num_classes": 7}))
+    folder = shutil.copytree(convnext, tmp_path / "seven")  # weights of five classes in a folder that promises seven
+    edited(folder / "config.json", None, num_classes=7)
     with pytest.raises(InputError, match="do not load.*(7|5)"):
-        load_model(spec_of(folder), LIBRARY)
+        loaded(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match="do not load"):
-        load_model(spec_of(folder), LIBRARY)
-
-
-def test_networks_that_are_not_square_rgb(tmp_path):
-    folder = timm_folder(tmp_path, "test_resnet", input_size=[3, 160, 128])
+        loaded(folder)
+    folder = shutil.copytree(convnext, tmp_path / "oblong")
+    edited(folder / "config.json", "pretrained_cfg", input_size=[3, 160, 128])
     with pytest.raises(InputError, match="expected square RGB"):
-        load_model(spec_of(folder), LIBRARY)
+        loaded(folder)
 
 
 class Exploit:
@@ -524,8 +522,7 @@ def test_a_card_is_read_without_the_network_until_something_changes(toy, monkeyp
     assert len(loaded) == 2 and changed.weights != first.weights and changed.architecture == first.architecture
     os.utime(weights, ns=(1, 1))  # touched, not changed: read again, found the same
     assert card() == changed and len(loaded) == 3
-    config = toy.root / "colour" / "config.json"
-    config.write_text(config.read_text().replace('"crop_pct": 0.8', '"crop_pct": 0.5'))
+    edited(toy.root / "colour" / "config.json", "pretrained_cfg", crop_pct=0.5)
     assert card().geometry.resize == 32 and len(loaded) == 4
     monkeypatch.setattr("importlib.metadata.version", lambda name: "another")
     assert card().geometry.resize == 32 and len(loaded) == 5
@@ -537,36 +534,34 @@ def test_a_card_is_read_without_the_network_until_something_changes(toy, monkeyp
 
 
 def test_a_checkpoint_replaced_by_one_of_the_same_size_and_time_is_noticed(toy):
-    weights = toy.checkpoint() / "model.safetensors"
-    spec, before = spec_of(toy.root / "colour"), weights.stat()
-    first = load.read_card(spec, LIBRARY, ("toy_networks",), toy.store)
-    save_file({"head.weight": 3 * torch.eye(3)}, toy.root / "other.safetensors")
-    os.replace(toy.root / "other.safetensors", weights)
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    second = load.read_card(spec, LIBRARY, ("toy_networks",), toy.store)
-    assert second.weights != first.weights
-    save_file({"head.weight": 5 * torch.eye(3)}, toy.root / "other.safetensors")
-    weights.write_bytes((toy.root / "other.safetensors").read_bytes())  # in place
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert load.read_card(spec, LIBRARY, ("toy_networks",), toy.store).weights != second.weights
+    weights, other = toy.checkpoint() / "model.safetensors", toy.root / "other.safetensors"
+    before, seen = weights.stat(), set()
+
+    def in_place(source, target):
+        target.write_bytes(source.read_bytes())
+
+    for scale, put in ((0, None), (3, os.replace), (5, in_place)):
+        if put:
+            save_file({"head.weight": scale * torch.eye(3)}, other)
+            put(other, weights)
+            os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        seen.add(load.read_card(spec_of(toy.root / "colour"), LIBRARY, ("toy_networks",), toy.store).weights)
+    assert len(seen) == 3
 
 
 def test_cards_of_hub_models_follow_the_hub_cache(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    repository = tmp_path / "models--timm--resnet"
-    snapshot = repository / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
+    spec, repository = ModelSpec("m", "timm", "hf-hub:timm/resnet"), tmp_path / "models--timm--resnet"
+    current, weights = repository / "refs" / "main", repository / "snapshots" / "abc" / "model.safetensors"
     assert load.hub_files("timm/resnet") == []
-    (repository / "refs" / "main").write_text("abc")
+    fixtures.write(current, "abc")
     assert load.hub_files("timm/resnet") == []
-    (snapshot / "model.safetensors").write_bytes(b"1")
-    assert load.hub_files("timm/resnet") == [repository / "refs" / "main", snapshot / "model.safetensors"]
-    spec = ModelSpec("m", "timm", "hf-hub:timm/resnet")
-    assert load.source_files(spec) == load.hub_files("timm/resnet")
+    fixtures.write(weights, b"1")
+    assert load.hub_files("timm/resnet") == load.source_files(spec) == [current, weights]
+    assert locate(spec).path == weights and locate(replace(spec, id="hf-hub:timm/other")).path is None
     for other in ("hf-hub:timm/resnet@v2", "hf-hub:timm/other", "nothing_that_timm_knows"):
         assert load.source_files(replace(spec, id=other)) == []
     assert load.source_files(replace(spec, checkpoint="w.safetensors")) == []  # its configuration is the hub's
@@ -581,17 +576,14 @@ def test_weights_hash_ignores_format_and_sees_every_value(toy, tmp_path):
     assert load_model(spec, LIBRARY).card.weights == safe.weights
     state["head.weight"][2, 2] += 1e-6
     save_file(state, folder / "model.safetensors")
-    assert load_model(spec_of(folder), LIBRARY).card.weights != safe.weights
+    assert loaded(folder).card.weights != safe.weights
 
 
 def test_the_same_weights_under_another_activation_are_another_model(toy):
     folder = toy.clip()
-    plain = load_model(spec_of(folder, "open_clip"), LIBRARY).card
-    config = folder / "open_clip_config.json"
-    content = json.loads(config.read_text())
-    content["model_cfg"]["quick_gelu"] = True
-    config.write_text(json.dumps(content))
-    quick = load_model(spec_of(folder, "open_clip"), LIBRARY).card
+    plain = loaded(folder, "open_clip").card
+    edited(folder / "open_clip_config.json", "model_cfg", quick_gelu=True)
+    quick = loaded(folder, "open_clip").card
     assert quick.weights == plain.weights and quick.architecture != plain.architecture
 
 
