@@ -5,10 +5,9 @@ arXiv 1903.12261; constants from the authors' generators (github.com/hendrycks/r
 
 **Image size.** Blur radii, streak lengths and displacements are in pixels, and pixel noise averages out when an image
 is made smaller, so a severity means something only at the size it was tuned for. The authors tuned two: 224 px
-(ImageNet-C) and 64 px (Tiny ImageNet-C and ImageNet-64-C, same constants). A corruption is computed at the smaller of
-these frames that holds the model's input: at 64 px for inputs up to 64 px, else at 224 px. An input of another size is
-resampled (bicubic, antialiased) to the frame and back. So a 64-px and a 224-px model each see the severities published
-for their size, and a severity is not the same physical change for both.
+(ImageNet-C) and 64 px (Tiny ImageNet-C and ImageNet-64-C, same constants). A corruption is computed at 64 px for model
+inputs up to 64 px, else at 224 px; an input of another size is resampled (bicubic, antialiased) there and back. So a
+severity is not the same physical change for a 64-px and a 224-px model, but the one published for its size.
 
 **Differences from the released files**: no JPEG step at the end (`corrupt:NAME=k@paper` adds it); other random numbers;
 motion blur and snow use ImageMagick's kernel without calling it; the frost textures are the first five of the authors'
@@ -180,7 +179,8 @@ def elastic_transform(pixels: np.ndarray, parameters: tuple[float, ...], rng: np
     y, x = np.mgrid[:side, :side].astype(np.float64)
     source = np.stack([x, y, np.ones_like(x)], axis=-1) @ back
     warped = _sample(pixels, source[..., 1], source[..., 0], whole_sample=True)
-    dx, dy = (_smooth_field(side, sigma, rng) * alpha for _ in range(2))
+    smooth = _smoother(side, sigma)
+    dx, dy = (smooth @ rng.uniform(-1, 1, size=(side, side)) @ smooth.T * alpha for _ in range(2))
     return _sample(warped, y + dy, x + dx, whole_sample=False)
 
 
@@ -277,11 +277,6 @@ def _smoother(side: int, sigma: float) -> np.ndarray:
     if sigma == 0:
         return np.eye(side)
     return scipy.ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=3)
-
-
-def _smooth_field(side: int, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    matrix = _smoother(side, sigma)
-    return matrix @ rng.uniform(-1, 1, size=(side, side)) @ matrix.T
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,30 +1,22 @@
 """The image transformations of the invariance and robustness studies, each defined exactly.
 
-A transform is written as text, `name=strength`, optionally with `@paper`: `scale=1.5`, `shift=30`, `shift=30@paper`,
-`corrupt:gaussian_noise=3`. The text is part of the cache key and of the metric names, so it has one spelling
-(`parse(text).text`). At a strength that leaves the picture alone (`scale=1`, `shift=0`, ...) `parse` returns the
-identity, whose text is `none`: such a run *is* the untransformed run, bit for bit.
+A transform is written `name=strength`, optionally with `@paper`: `scale=1.5`, `shift=30@paper`,
+`corrupt:gaussian_noise=3`. The text is part of cache keys and metric names, so it has one spelling
+(`parse(text).text`). At a strength that leaves the picture alone (`scale=1`, `shift=0`, ...) it is `none`: such a run
+*is* the untransformed run, bit for bit. `@library` may be written and is dropped.
 
-Each transform acts at one of three places in a model's pipeline:
+It acts at one of three places: *source*, the decoded RGB image, before the model resizes and crops it; *input*, the
+resized and cropped one, S x S pixels, before normalisation; *size*, the side S that the model is given.
 
-- *source*: the decoded RGB image, before the model resizes and crops it (`apply_source`);
-- *input*: the resized and cropped RGB image, S x S pixels, before normalisation (`apply_input`);
-- *size*: the side S the model is given (`input_size`); the model's preprocessing is rebuilt for that side with the same
-  crop fraction, and the model adapter resamples a ViT's position embeddings.
-
-text (place): definition, S being the side of the model's input:
-
-- `none`: the image as it is.
 - `scale=s` (source): zoom by s about the centre at constant crop, the central 1/s of width and height; s < 1 zooms out
-  with mirrored borders. The paper enlarges the resize by s before a fixed crop, which is the same view to within a
-  source pixel, so `scale=s@paper` is spelled `scale=s`.
+  with mirrored borders. The paper enlarges the resize by s before a fixed crop, the same view to within a source pixel,
+  so `scale=s@paper` is spelled `scale=s`.
 - `shift=p` (input): the content moves right by round(p * S / 224) pixels, left if p < 0; the vacated strip takes the
   mean colour of the image, which invents no content (a mirrored strip would show half of the object a second time).
 - `shift=p@paper` (source): as in the paper's code, the view moves by p *source* pixels along the longer side (right in
   a landscape image, else down), so the content moves the other way; zeros where the view leaves the image.
-- `resolution=r` (size): S becomes S * r / 224, rounded to a multiple the model accepts. r is relative to 224, so
-  `resolution=224` is the identity for every model. The paper: resize to int(r * 256 / 224), crop r; the same under the
-  `paper` preset, so `@paper` is dropped here too.
+- `resolution=r` (size): S becomes S * r / 224, rounded to a multiple the model accepts; 224 is the identity for every
+  model. The paper: resize to int(r * 256 / 224), crop r; the same under the preset `paper`, so `@paper` is dropped.
 - `rotation=d` (source): d degrees counter-clockwise about the centre, bicubic, borders mirrored.
 - `jitter=j` (input): brightness, contrast, saturation, in this order, each by a factor uniform in [1 - j, 1 + j].
 - `noise=t` (input): Gaussian noise of standard deviation t on the 0..1 scale, per pixel and channel, clipped.
@@ -35,8 +27,8 @@ text (place): definition, S being the side of the model's input:
 - `corrupt:NAME=k@paper` (source): Resize(256), CenterCrop(224), the corruption, JPEG quality 85, as in the released
   files; the model's own preprocessing follows (for the paper's supervised models a second resize).
 
-`@library` may be written and is dropped. Randomness (jitter, noise, corruptions) comes from a generator seeded by the
-image id and the transform text, so it does not depend on order, batch size, workers or model.
+Randomness (jitter, noise, corruptions) comes from a generator seeded by the image id and the transform's text, so it
+does not depend on order, batch size, workers or model.
 """
 
 import hashlib
@@ -118,8 +110,12 @@ class Transform:
         if self.name == "rotation":
             return _rotate(image, self.strength)
         if self.name == "shift":
-            return _shift_view(image, round(self.strength))
-        return _released(image, self.corruption, int(self.strength), rng)
+            width, height = image.size
+            left, top = (round(self.strength), 0) if width > height else (0, round(self.strength))
+            return image.crop((left, top, left + width, top + height))  # what lies outside the image is zero
+        # the pipeline that made the released ImageNet-C files, up to and including their JPEG compression
+        image = Geometry(256, 224, "bilinear").apply(image)
+        return corruptions.jpeg(corruptions.corrupt_image(image, self.corruption, int(self.strength), rng), 85)
 
     def apply_input(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Apply to the RGB image at model input size; returns `image` itself when this transform does not act there."""
@@ -131,15 +127,15 @@ class Transform:
         if self.name == "hflip":
             return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.name == "jitter":
-            return _jitter(image, self.strength, rng)
+            for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+                image = enhancer(image).enhance(rng.uniform(1 - self.strength, 1 + self.strength))
+            return image
+        pixels = np.asarray(image, dtype=np.float32)
         if self.name == "noise":
-            pixels = np.asarray(image, dtype=np.float32)
             return _to_image(pixels + rng.normal(0.0, 255.0 * self.strength, pixels.shape))
         if self.name == "blur":
             sigma = self.strength * side / REFERENCE
-            return _to_image(
-                scipy.ndimage.gaussian_filter(np.asarray(image, dtype=np.float32), (sigma, sigma, 0), mode="reflect")
-            )
+            return _to_image(scipy.ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="reflect"))
         if self.name == "jpeg":
             return corruptions.jpeg(image, int(self.strength))
         return corruptions.corrupt_image(image, self.corruption, int(self.strength), rng)
@@ -248,29 +244,11 @@ def _rotate(image: Image.Image, degrees: float) -> Image.Image:
     return turned.crop((margin, margin, margin + width, margin + height))
 
 
-def _shift_view(image: Image.Image, pixels: int) -> Image.Image:
-    width, height = image.size
-    left, top = (pixels, 0) if width > height else (0, pixels)
-    return image.crop((left, top, left + width, top + height))  # what lies outside the image is zero
-
-
 def _shift_content(image: Image.Image, pixels: int) -> Image.Image:
     mean = np.asarray(image, dtype=np.float64).mean(axis=(0, 1))
     moved = Image.new("RGB", image.size, tuple(int(round(channel)) for channel in mean))
     moved.paste(image, (pixels, 0))
     return moved
-
-
-def _jitter(image: Image.Image, amount: float, rng: np.random.Generator) -> Image.Image:
-    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = enhancer(image).enhance(rng.uniform(1 - amount, 1 + amount))
-    return image
-
-
-def _released(image: Image.Image, corruption: str, severity: int, rng: np.random.Generator) -> Image.Image:
-    """The pipeline that made the released ImageNet-C files, up to and including their JPEG compression."""
-    image = Geometry(256, 224, "bilinear").apply(image)
-    return corruptions.jpeg(corruptions.corrupt_image(image, corruption, severity, rng), 85)
 
 
 # Resize and crop ------------------------------------------------------------------------------------------------------
