@@ -155,7 +155,7 @@ def _check_split(spec: DatasetSpec, split: str, part: Samples) -> None:
     limit = int(spec.options.get("n_classes") or len(part.class_names))
     if part.class_names and len(part.class_names) != limit:
         raise InputError(f"{spec.name}: {part.root} names {len(part.class_names)} classes, the task has {limit}")
-    for bad in part.labels[(part.labels < 0) | (bool(limit) & (part.labels >= limit))][:1]:
+    for bad in part.labels[(part.labels < 0) | (part.labels >= (limit or np.inf))][:1]:
         raise InputError(f"{spec.name}: label {bad} among the {split} images in {part.root}, expected 0..{limit - 1}")
 
 
@@ -191,32 +191,25 @@ def _flat_labels(spec: DatasetSpec, samples: Samples) -> np.ndarray:
 def _targets(spec: DatasetSpec, samples: Samples, columns: np.ndarray | None = None) -> np.ndarray:
     space = class_space(spec.classes)
     if samples.in_folders:
-        targets = _by_id(spec, samples, _folders(samples), space.index)
-    elif samples.table is not None and "wnid" in samples.table.column_names:
-        targets = _by_id(spec, samples, samples.table["wnid"].to_pylist(), space.index)
-    elif samples.labels is None:
+        return _by_id(spec, samples, _folders(samples), space.index)
+    if samples.table is not None and "wnid" in samples.table.column_names:
+        return _by_id(spec, samples, samples.table["wnid"].to_pylist(), space.index)
+    if samples.labels is None:
         raise InputError(
             f"{spec.name}: the shards in {samples.root} have no whole-number label and no wnid column "
             f"(they have {', '.join(samples.table.column_names)})"
         )
-    elif samples.class_names and all(name in space.index for name in samples.class_names):
+    if samples.class_names and all(name in space.index for name in samples.class_names):
         _check_range(spec, samples, len(samples.class_names))
-        targets = np.array([space.index[name] for name in samples.class_names], np.int64)[samples.labels]
-    else:
-        targets = _by_number(spec, samples, columns, len(space))
-    if columns is not None and len(outside := np.setdiff1d(targets, columns)):
-        raise InputError(
-            f"{spec.name}: class {space.ids[outside[0]]} in {samples.root} is not one of the {len(columns)} classes "
-            "this set is scored on"
-        )
-    return targets
+        return np.array([space.index[name] for name in samples.class_names], np.int64)[samples.labels]
+    return _by_number(spec, samples, columns, len(space))
 
 
 def _by_id(spec: DatasetSpec, samples: Samples, class_ids: Sequence[str], index: dict[str, int]) -> np.ndarray:
-    strange = next((class_id for class_id in class_ids if class_id not in index), None)
-    if strange is None:
+    try:
         return np.array([index[class_id] for class_id in class_ids], dtype=np.int64)
-    example = next(iter(index))
+    except KeyError as error:
+        strange, example = error.args[0], next(iter(index))
     if not strange:
         raise InputError(
             f"{spec.name}: {samples.root} holds images without class folders: sort them into folders named by class id "

@@ -16,7 +16,7 @@ import re
 import stat
 import sys
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -228,8 +228,7 @@ def scan_tars(paths: list[Path]) -> Samples:
         images = sorted((name, i) for i, name in enumerate(index.names) if is_image(name))
         chosen.append([i for _, i in images])
         names += [name for name, _ in images]
-        visible = [name for name in index.names if not name.rsplit("/", 1)[-1].startswith(".")]
-        others += [name for name in visible if not is_image(name)]
+        others += [n for n in index.names if not is_image(n) and not n.rsplit("/", 1)[-1].startswith(".")]
     return replace(_members("tar", paths, indices, chosen, names), passed=passed_over(others))
 
 
@@ -237,31 +236,27 @@ def scan_webdataset(paths: list[Path]) -> Samples:
     """Samples of webdataset shards, in the order of the archives."""
     keys, labels, indices, chosen = [], [], [index_tar(path) for path in paths], []
     for path, index in zip(paths, indices, strict=True):
-        samples: dict[str, dict[str, int]] = {}
+        samples = defaultdict(dict)
         for position, name in enumerate(index.names):
             folder, _, base = name.rpartition("/")
             key, _, suffix = base.partition(".")
-            if base.startswith("."):
-                continue
-            members = samples.setdefault(f"{folder}/{key}" if folder else key, {})
-            if members.setdefault(suffix.lower(), position) != position:
+            if key and samples[f"{folder}/{key}" if folder else key].setdefault(suffix.lower(), position) != position:
                 raise InputError(f"{path}: {name!r} occurs twice; the archive is damaged, fetch it again")
         chosen.append([])
         for key, members in samples.items():
             images = [at for suffix, at in members.items() if is_image(f"x.{suffix}")]
-            image = images[0] if images else None
             if len(images) > 1:
                 raise InputError(f"{path}: sample {key!r} has {len(images)} images; give each a sample of its own")
             if "npy" in members and "cls" not in members:
                 raise InputError(f"{path}: sample {key!r} has several labels (.npy), expected one class (.cls)")
-            if image is None and "cls" not in members:
+            if not images and "cls" not in members:
                 continue  # a file that belongs to no sample, such as a README
-            if image is None or "cls" not in members:
-                missing = "image" if image is None else "label (.cls)"
+            if not images or "cls" not in members:
+                missing = "label (.cls)" if images else "image"
                 raise InputError(f"{path}: sample {key!r} has no {missing}; the archive is damaged, fetch it again")
             keys.append(key)
             labels.append(index.label[members["cls"]])
-            chosen[-1].append(image)
+            chosen[-1] += images
     if not keys:
         raise InputError(f"{paths[0].parent}: the archives hold no samples")
     return _members("webdataset", paths, indices, chosen, keys, np.array(labels, np.int64))
@@ -293,18 +288,13 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
         return found
     if shards:
         return replace(scan_tars(shards), root=root)
-    if packed := sorted(path.name for path in root.iterdir() if path.name.endswith(ARCHIVES)):
-        raise InputError(
-            f"{spec.name}: {root} holds {', '.join(packed)} but no images; unpack it there, or run "
-            f"`beyond-accuracy fetch --only {spec.name}` to verify and unpack it"
-        )
+    fetch, known = f"`beyond-accuracy fetch --only {spec.name}`", " ".join(sorted(IMAGE_SUFFIXES))
+    why = f"no images, .tar or .parquet files in {root}; get them with {fetch}, or point --data-dir to where they are"
     if found.passed:
-        known = " ".join(sorted(IMAGE_SUFFIXES))
-        raise InputError(f"{spec.name}: no images in {root}, but {found.passed}; what is read: {known}, .tar, .parquet")
-    raise InputError(
-        f"{spec.name}: no images, .tar or .parquet files in {root}; get them with "
-        f"`beyond-accuracy fetch --only {spec.name}`, or point --data-dir to where they are"
-    )
+        why = f"no images in {root}, but {found.passed}; what is read: {known}, .tar, .parquet"
+    if packed := sorted(path.name for path in root.iterdir() if path.name.endswith(ARCHIVES)):
+        why = f"{root} holds {', '.join(packed)} but no images; unpack it there, or run {fetch} to verify and unpack it"
+    raise InputError(f"{spec.name}: {why}")
 
 
 def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more) -> ImageDataset:
@@ -313,10 +303,9 @@ def assemble(spec: DatasetSpec, samples: Samples, ids, targets: Targets, **more)
     note = count_note(spec, len(ids))
     if note and spec.options.get("strict"):
         raise InputError(f"{spec.name}: {source}: {note}; fetch it again, or drop `strict` from the profile")
-    if note and not in_notebook():  # pages show the number of images with every result
-        print(f"{spec.name}: {note}", file=sys.stderr)
-    if samples.passed and not in_notebook():
-        print(f"{spec.name}: passed over {samples.passed}", file=sys.stderr)
+    for said in filter(None, (note, samples.passed and f"passed over {samples.passed}")):
+        if not in_notebook():  # pages show the number of images with every result
+            print(f"{spec.name}: {said}", file=sys.stderr)
     more |= {"content": samples.stamp, "source": source, "passed": samples.passed}
     return build_dataset(spec, ids, targets, samples.load, **more)
 
@@ -397,8 +386,8 @@ def _complete_tars(spec: DatasetSpec, root: Path, shards: list[Path]) -> None:
         expected = int(text)
     elif info.is_file():
         try:
-            listed = json.loads(info.read_text(encoding="utf-8"))["splits"]
-            expected = {name: len(split["filenames"]) for name, split in listed.items()}.get(_split_of(shards[0], root))
+            split = json.loads(info.read_text(encoding="utf-8"))["splits"].get(_split_of(shards[0], root))
+            expected = len(split["filenames"]) if split else 0
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{spec.name}: {info} does not list the shards ({error})") from error
     if expected and len(shards) != expected:

@@ -63,13 +63,15 @@ def own(spec: DatasetSpec) -> ImageDataset:
     near-duplicates), and `near`, an image that this one nearly repeats, with `near_label`, `near_split` and `near_by`
     (pixels or features). `attrs` count what was `passed` over and what is `odd`.
     """
-    path = resolve(spec.path)
-    require(path, spec, "file")
+    path = require(resolve(spec.path), spec, "file")
     listing = read_table(path, spec) if path.is_file() else read_folder(path, spec)
     if not len(listing.frame):
         raise InputError(f"{spec.name}: no images found in {path}; expected class/image.jpg, or a table path,label")
     frame, names = listing.frame, list(listing.frame["name"])
-    states = [_state(listing.root / name, spec) for name in names]
+    try:
+        states = [stat_of(listing.root / name) for name in names]
+    except OSError as error:
+        raise InputError(f"{spec.name}: {error.filename} is listed but cannot be read ({error.strerror})") from error
     state = hashlib.sha256(repr((str(listing.root), names, states)).encode(errors="surrogateescape")).hexdigest()
     stamp = folder_stamp(listing.root, names, [size for _, size, *_ in states], state)
     load = partial(read_upright, str(listing.root), pack(names))
@@ -82,7 +84,11 @@ def own(spec: DatasetSpec) -> ImageDataset:
     about = {"content": stamp, "source": str(path), "metadata": metadata}
     data = replace(build_dataset(replace(spec, classes=""), names, labels, load, **about), classes=classes)
     data.metadata.attrs |= {"passed": dict(passed), "odd": dict(Counter(seen["odd"][seen["odd"] != ""]))}
-    kept = data.take(np.flatnonzero(good & _in_split(spec, frame["split"])))
+    wanted = str(spec.options.get("split") or "")
+    if wanted not in ("", "fit", "train", "val", "test"):
+        raise InputError(f"{spec.name}: options.split: expected train, val, test or fit, got {wanted!r}")
+    inside = frame["split"].isin(["train", "val"] if wanted == "fit" else [wanted]).to_numpy() | (not wanted)
+    kept = data.take(np.flatnonzero(good & inside))
     if not len(kept):
         raise InputError(f"{spec.name}: none of the {len(data)} images in {path} can be used: {next(iter(passed), '')}")
     return kept
@@ -109,8 +115,7 @@ def _links(spec: DatasetSpec, names: NDArray) -> NDArray[np.int64]:
     """Positions of the pairs of `options.alike`, (k, 2); images that are no longer there are passed over."""
     if not (file := spec.options.get("alike")):
         return NO_LINKS
-    path = resolve(str(file))
-    require(path, spec, "file")
+    path = require(resolve(str(file)), spec, "file")
     try:
         pairs = pd.read_csv(path, dtype=str, keep_default_na=False)[["image", "repeats"]]
     except (ValueError, KeyError, OSError) as error:
@@ -126,20 +131,6 @@ def _classes(spec: DatasetSpec, names: pd.Series) -> tuple[NDArray, ClassSpace]:
         raise InputError(f"{where}: there is nothing to tell apart; expected one folder per class (or two labels)")
     spoken = tuple(" ".join(name.replace("_", " ").replace("-", " ").split()) or name for name in known)
     return np.searchsorted(known, names), ClassSpace(spec.name, tuple(known), tuple(known), TEMPLATES, spoken)
-
-
-def _in_split(spec: DatasetSpec, splits: pd.Series) -> NDArray:
-    wanted = str(spec.options.get("split") or "")
-    if wanted not in ("", "fit", "train", "val", "test"):
-        raise InputError(f"{spec.name}: options.split: expected train, val, test or fit, got {wanted!r}")
-    return np.ones(len(splits), bool) if not wanted else splits.isin(["train", "val"] if wanted == "fit" else [wanted])
-
-
-def _state(path: Path, spec: DatasetSpec) -> list[int]:
-    try:
-        return stat_of(path)
-    except OSError as error:
-        raise InputError(f"{spec.name}: {path} is listed but cannot be read ({error.strerror})") from error
 
 
 # Listing --------------------------------------------------------------------------------------------------------------
@@ -188,8 +179,7 @@ def walk(root: Path, passed: Counter) -> Iterator[str]:
 
 
 def _dropping(name: str, passed: Counter) -> bool:
-    found = name.startswith(".") or name.lower() in DROPPINGS
-    if found:
+    if found := name.startswith(".") or name.lower() in DROPPINGS:
         passed["left by the system: " + ("._*" if name.startswith("._") else name)] += 1
     return found
 

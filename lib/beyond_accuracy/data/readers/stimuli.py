@@ -27,6 +27,7 @@ PUG_FACTORS = {
     **{"object_yaw": "character_rotation_yaw", "object_roll": "character_rotation_roll"},
     **{"object_scale": "character_scale", "object_texture": "character_texture", "scene_light": "scene_light"},
 }
+CUES = ["shape", "texture", "cluster", "texture_image"]  # columns of metadata, in the order of `Cues`
 UNTOLD = "default"
 PUG_TABLE = "labels_pug_imagenet.csv"
 PUG_MAPPING = "class_to_imagenet_idx.json"
@@ -63,24 +64,19 @@ def cue_conflict(spec: DatasetSpec) -> ImageDataset:
     Targets are the classes of the shape's category; metadata: `shape`, `texture`, `cluster` (the shape image),
     `texture_image`.
     """
-    samples = find(spec)
-    categories = cue_categories()
-    cues = []
-    for name in samples.names:
-        try:
-            cue = parse_name(name)
-        except ValueError as error:
-            raise InputError(f"{spec.name}: {samples.root}: {error}") from error
+    samples, categories = find(spec), cue_categories()
+    try:
+        cues = [parse_name(name) for name in samples.names]
+    except ValueError as error:
+        raise InputError(f"{spec.name}: {samples.root}: {error}") from error
+    for name, cue in zip(samples.names, cues, strict=True):
         folder = name.split("/")[-2] if "/" in name else cue.shape
         if folder != cue.shape:
             raise InputError(f"{spec.name}: {name} in {samples.root} lies in folder {folder!r} but shows {cue.shape!r}")
-        for category in (cue.shape, cue.texture):
-            if category not in categories:
-                raise InputError(f"{spec.name}: {name} in {samples.root}: {category!r} is not one of the 16 categories")
-        cues.append(cue)
-    metadata = pd.DataFrame(cues, columns=["shape", "texture", "cluster", "texture_image"])
+        if strange := sorted({cue.shape, cue.texture} - categories.keys()):
+            raise InputError(f"{spec.name}: {name} in {samples.root}: {strange[0]!r} is not one of the 16 categories")
     ids, targets = [cue_id(cue) for cue in cues], [categories[cue.shape] for cue in cues]
-    return assemble(spec, samples, ids, targets, metadata=metadata)
+    return assemble(spec, samples, ids, targets, metadata=pd.DataFrame(cues, columns=CUES))
 
 
 @reader
@@ -91,10 +87,9 @@ def cue_decisions(spec: DatasetSpec) -> ImageDataset:
     if not tables:
         raise DataMissing(f"{spec.name}: no table of decisions in {root}; `beyond-accuracy fetch --only {spec.name}`")
     cues = sorted({parse_name(name) for name in pd.concat(tables)["imagename"]})
-    metadata = pd.DataFrame(cues, columns=["shape", "texture", "cluster", "texture_image"])
     ids, index = [cue_id(cue) for cue in cues], class_space(spec.classes).index
-    kept = {"content": "cue decisions", "source": str(root)}
-    return build_dataset(spec, ids, [[index[cue.shape]] for cue in cues], None, metadata=metadata, **kept)
+    about = {"content": "cue decisions", "source": str(root), "metadata": pd.DataFrame(cues, columns=CUES)}
+    return build_dataset(spec, ids, [[index[cue.shape]] for cue in cues], None, **about)
 
 
 def cue_id(cue: Cues) -> str:
@@ -170,27 +165,26 @@ def _pug_table(spec: DatasetSpec, samples: Samples) -> tuple[pd.DataFrame, list[
     if absent := [c for c in ("filename", "character_name", *PUG_FACTORS.values()) if c not in table.columns]:
         raise InputError(f"{spec.name}: {path} has no column {absent[0]!r} (it has {', '.join(table.columns)})")
     pieces = [name.split("/")[-3:] for name in samples.names]
-    for name, parts in zip(samples.names, pieces, strict=True):
-        if len(parts) < 3 or parts[0].lower() not in PUG_FACTORS:
-            raise InputError(
-                f"{spec.name}: {name} in {samples.root}: expected <factor>/<class>/<image> with a factor of "
-                f"{', '.join(factor.title() for factor in PUG_FACTORS)}"
-            )
+    if strange := ["/".join(parts) for parts in pieces if len(parts) < 3 or parts[0].lower() not in PUG_FACTORS]:
+        raise InputError(
+            f"{spec.name}: {strange[0]} in {samples.root}: expected <factor>/<class>/<image> with a factor of "
+            f"{', '.join(factor.title() for factor in PUG_FACTORS)}"
+        )
     rows = _match(spec, path, table["filename"], pieces)
     return table.iloc[rows], [parts[0].lower() for parts in pieces], [parts[1] for parts in pieces]
 
 
-def _match(spec: DatasetSpec, path: Path, listed: pd.Series, names: list[list[str]]) -> list[int]:
+def _match(spec: DatasetSpec, path: Path, listed: pd.Series, names: list[list[str]]) -> np.ndarray:
     """Row of the table for every image: by factor, class and file name, else by as much of it as the table gives."""
     for depth in (3, 2, 1):
         key = listed.str.replace("\\", "/", regex=False).str.split("/").str[-depth:].str.join("/")
         if key.duplicated().any() or (key.str.count("/") < depth - 1).any():
             continue
-        row_of = {value: row for row, value in enumerate(key)}
-        short = ["/".join(parts[-depth:]) for parts in names]
-        if absent := ["/".join(parts) for parts, part in zip(names, short, strict=True) if part not in row_of]:
-            raise InputError(f"{spec.name}: {absent[0]} is not listed in {path} (which lists names like {listed[0]})")
-        return [row_of[part] for part in short]
+        rows = pd.Index(key).get_indexer(["/".join(parts[-depth:]) for parts in names])
+        for absent in np.flatnonzero(rows < 0)[:1]:
+            name = "/".join(names[absent])
+            raise InputError(f"{spec.name}: {name} is not listed in {path} (which lists names like {listed[0]})")
+        return rows
     raise InputError(f"{spec.name}: file names in {path} are not unique (such as {listed[0]})")
 
 
@@ -306,10 +300,8 @@ def _check_cells(spec: DatasetSpec, root: Path, rows: pd.DataFrame) -> None:
     if not different.any():
         cells = np.sort(rows["source"].to_numpy().reshape(len(counts), -1), axis=1)
         different = (cells != cells[0]).any(axis=1)
-        if not different.any():
-            return
-    (name, level), count = counts.index[different][0], counts[different].iloc[0]
-    raise InputError(
-        f"{spec.name}: {name}/{level} in {root} has {count:,} images, not the same ones as other cells (up to "
-        f"{counts.max():,}): an interrupted download or unpacking; `beyond-accuracy fetch --only {spec.name}`"
-    )
+    for (name, level), count in counts[different][:1].items():
+        raise InputError(
+            f"{spec.name}: {name}/{level} in {root} has {count:,} images, not the same ones as other cells (up to "
+            f"{counts.max():,}): an interrupted download or unpacking; `beyond-accuracy fetch --only {spec.name}`"
+        )
