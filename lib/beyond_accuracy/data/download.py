@@ -18,8 +18,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -204,11 +202,7 @@ def hub_refusal(error: BaseException, repo: str, terms: str = "") -> str:
 
 
 class _Again(Exception):
-    """The transfer broke in a way that trying again may mend, after as many seconds as the server asks for."""
-
-    def __init__(self, reason: str, seconds: float = 0.0):
-        super().__init__(reason)
-        self.seconds = seconds
+    """The transfer broke in a way that trying again may mend: why, and the seconds that the server asks to wait."""
 
 
 def download(file: Download, folder: Path, wait: Callable[[float], None] = time.sleep, most: float = math.inf) -> Path:
@@ -227,10 +221,10 @@ def download(file: Download, folder: Path, wait: Callable[[float], None] = time.
             _transfer(file, part, file.bytes or most)
             break
         except (_Again, requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            asked = getattr(error, "seconds", 0.0)
+            why, asked = error.args if isinstance(error, _Again) else (error, 0.0)
             if attempt == ATTEMPTS - 1 or asked > PATIENCE:
                 raise DataMissing(
-                    f"{file.url} could not be downloaded ({' '.join(str(error).split())[:200]}); {_size(part):,} bytes "
+                    f"{file.url} could not be downloaded ({' '.join(str(why).split())[:200]}); {_size(part):,} bytes "
                     "are kept, run the command again to continue"
                 ) from error
             wait(max(asked, 1.0 if _size(part) > before else 2.0**attempt))
@@ -267,7 +261,7 @@ def _transfer(file: Download, part: Path, most: float) -> None:
         if status == 200:
             start = 0  # no resuming here, or another file than last time
         elif int(response.headers.get("Content-Range", "bytes 0-").split()[1].split("-")[0]) != start:
-            raise _Again("the server sent another range than asked for")
+            raise _Again("the server sent another range than asked for", 0.0)
         # Some servers compress whatever is asked for: their length is that of what travels. Others say so of any .gz.
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         decode = encoded and not file.url.endswith((".gz", ".tgz"))
@@ -291,16 +285,13 @@ def _transfer(file: Download, part: Path, most: float) -> None:
                 out.write(block)
                 bar.update(len(block))
         if total and _size(part) != total:
-            raise _Again(f"the transfer ended after {_size(part):,} of {total:,} bytes")
+            raise _Again(f"the transfer ended after {_size(part):,} of {total:,} bytes", 0.0)
 
 
 def _retry_after(response: requests.Response) -> float:
     """Seconds that a busy server asks to wait, given as a number or a date; 0 = it does not say."""
-    text = response.headers.get("Retry-After", "")
-    if text.isdigit():
-        return float(text)
-    with suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    with suppress(urllib3.exceptions.InvalidHeader):
+        return float(urllib3.Retry().parse_retry_after(response.headers.get("Retry-After", "")))
     return 0.0
 
 
@@ -323,10 +314,10 @@ def verify(file: Download, path: Path) -> None:
     """Compare a downloaded file with its size and checksums; a wrong one is removed."""
     size = path.stat().st_size
     wrong = f"{size:,} bytes, expected {file.bytes:,}" if file.bytes and size != file.bytes else ""
-    for kind, expected in (("md5", file.md5), ("sha256", file.sha256)):
-        if expected and not wrong:
-            found = content_hash(path, kind)
-            wrong = f"{kind} {found}, expected {expected}" if found != expected else ""
+    for kind in ("md5", "sha256"):
+        expected = getattr(file, kind)
+        if expected and not wrong and (found := content_hash(path, kind)) != expected:
+            wrong = f"{kind} {found}, expected {expected}"
     if wrong:
         path.unlink()
         _stamp_of(path).unlink(missing_ok=True)

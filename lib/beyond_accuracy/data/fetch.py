@@ -152,34 +152,32 @@ def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".fetch.lock", timeout=0):
-            _fetch_locked(spec, source, folder, echo)
+            for origin, get in _steps(source, folder, echo).items():
+                echo(f"{spec.name}: downloading {origin}")
+                arrived, facts = get(folder)
+                for archive in arrived if source.unpack else ():
+                    if archive.name.endswith(download.ARCHIVES):
+                        echo(f"{spec.name}: unpacking {archive.name}")
+                        download.unpack(archive, folder)
+                        archive.unlink()
+                # what came from where: a finished download is not started again, and provenance is kept
+                facts = {key: value for key, value in facts.items() if value}
+                facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+                content = json.dumps(read_json(folder / RECORD) | {origin: facts}, indent=1)
+                (folder / RECORD).write_text(content + "\n", encoding="utf-8")
+            echo(f"{spec.name}: done, {folder}")
     except Timeout:
         raise DataMissing(f"another run is downloading to {folder}; wait for it") from None
     except PermissionError as error:
         raise InputError(f"{folder}: not writable ({error.strerror}); choose another --data-dir") from error
 
 
-def _fetch_locked(spec: DatasetSpec, source: Source, folder: Path, echo: Callable[[str], None]) -> None:
-    known = done = read_json(folder / RECORD)
-    most = MARGIN * (source.gigabytes + source.transient) * GIGABYTE
-    steps = {source.hub.repo: partial(_get_hub, source, known.get(source.hub.repo, {}), echo)} if source.hub else {}
-    steps |= {file.url: partial(_get_file, file, known.get(file.url, {}), most) for file in source.files}
-    if steps.keys() <= done.keys():
-        done = {}  # all was here once, and is not whole any more: get it again
-    for origin in [origin for origin in steps if origin not in done]:
-        echo(f"{spec.name}: downloading {origin}")
-        arrived, facts = steps[origin](folder)
-        for archive in arrived if source.unpack else ():
-            if archive.name.endswith(download.ARCHIVES):
-                echo(f"{spec.name}: unpacking {archive.name}")
-                download.unpack(archive, folder)
-                archive.unlink()
-        # what came from where: a finished download is not started again, and provenance is kept
-        facts = {key: value for key, value in facts.items() if value}
-        facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-        content = json.dumps(read_json(folder / RECORD) | {origin: facts}, indent=1)
-        (folder / RECORD).write_text(content + "\n", encoding="utf-8")
-    echo(f"{spec.name}: done, {folder}")
+def _steps(source: Source, folder: Path, echo: Callable[[str], None]) -> dict[str, Callable]:
+    """What is still to be got, by repository or address; all, where all was here once and is not whole any more."""
+    done, most = read_json(folder / RECORD), MARGIN * (source.gigabytes + source.transient) * GIGABYTE
+    steps = {source.hub.repo: partial(_get_hub, source, done.get(source.hub.repo, {}), echo)} if source.hub else {}
+    steps |= {file.url: partial(_get_file, file, done.get(file.url, {}), most) for file in source.files}
+    return {origin: get for origin, get in steps.items() if origin not in done} or steps
 
 
 def _get_hub(source: Source, before: dict, echo: Callable[[str], None], folder: Path) -> tuple[list[Path], dict]:
