@@ -152,7 +152,7 @@ def locate(spec: ModelSpec) -> Weights | None:
 
 def _repository(spec: ModelSpec) -> tuple[str, str, tuple[str, ...]]:
     """Repository, revision and candidate files of a hub model."""
-    file, config = "", None
+    file = ""
     if spec.id.startswith("hf-hub:"):
         repo = spec.id.removeprefix("hf-hub:")
         if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?", repo):
@@ -160,8 +160,7 @@ def _repository(spec: ModelSpec) -> tuple[str, str, tuple[str, ...]]:
     elif spec.source == "timm":
         import timm
 
-        with suppress(RuntimeError):  # the architecture is known, the tag is not
-            config = timm.get_pretrained_cfg(spec.id) if timm.is_model(spec.id) else None
+        config = timm_config(spec.id)
         if config is None or not config.hf_hub_id:
             raise InputError(
                 f"{spec.name}: timm knows no downloadable weights for {spec.id!r}; give `checkpoint:` a file, or: "
@@ -176,6 +175,14 @@ def _repository(spec: ModelSpec) -> tuple[str, str, tuple[str, ...]]:
             raise InputError(f"{spec.name}: open_clip knows no downloadable weights {spec.pretrained!r} of {spec.id}")
     repo, _, revision = repo.partition("@")
     return repo, revision, (file,) if file else WEIGHT_FILES[spec.source]
+
+
+def timm_config(name: str):
+    """The configuration in timm of an architecture with a tag, or its usual one; None where it knows no such model."""
+    import timm
+
+    with suppress(RuntimeError):  # the architecture is known, the tag is not
+        return timm.get_pretrained_cfg(name) if timm.is_model(name) else None
 
 
 def tokenizer_source(spec: ModelSpec) -> str:

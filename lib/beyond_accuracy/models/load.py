@@ -36,7 +36,7 @@ from beyond_accuracy.data import transforms
 from beyond_accuracy.data.download import hub_refusal
 from beyond_accuracy.data.transforms import Geometry
 from beyond_accuracy.models import card as cards
-from beyond_accuracy.models.card import Card, local_dir, local_folder, locate
+from beyond_accuracy.models.card import Card, local_dir, local_folder, locate, timm_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,21 +106,16 @@ def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
         "named": named,
         "where": [str(resolve(name.removeprefix("local-dir:"))) for name in named[1:]],
         "imports": [imports, code.modules(imports)],
-        "libraries": _versions(importlib.metadata.version),
-        "code": _own_code(),
+        **_makers(importlib.metadata.version),
     }
 
 
-@lru_cache  # it reads a whole file of metadata, for every model of every set
-def _versions(version: Callable[[str], str]) -> dict[str, str]:
-    return {name: version(name) for name in ("timm", "open_clip_torch")}
-
-
-@lru_cache
-def _own_code() -> str:
-    """Hash of the code that fills a card in: a card of older code is not trusted."""
+@lru_cache  # it reads files of metadata, for every model of every set
+def _makers(version: Callable[[str], str]) -> dict:
+    """Versions of the libraries, and a hash of the code that fills a card in: a card of older code is not trusted."""
     files = [__file__, cards.__file__, transforms.__file__, paths.__file__]
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+    own = hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+    return {"libraries": {name: version(name) for name in ("timm", "open_clip_torch")}, "code": own}
 
 
 def source_files(spec: ModelSpec) -> list[Path]:
@@ -164,11 +159,10 @@ def load_model(spec: ModelSpec, settings: Settings, imports: tuple[str, ...] = (
                 f"{spec.name}: module {module!r} of the profile's `imports` cannot be imported "
                 f"({type(error).__name__}: {error})"
             ) from error
-    builders = {"timm": _load_timm, "open_clip": _load_open_clip}
-    if spec.source not in builders:
+    if spec.source == "predictions":
         raise InputError(f"{spec.name}: a model with source {spec.source!r} has no network to run")
     with _listening(spec) as notes:
-        network, facts = builders[spec.source](spec, notes)
+        network, facts = (_load_timm if spec.source == "timm" else _load_open_clip)(spec, notes)
     for note in notes:
         print(f"{spec.name}: {note}", file=sys.stderr)
     network.eval().requires_grad_(False)
@@ -241,8 +235,9 @@ def _load_timm(spec: ModelSpec, notes: list[str]) -> tuple[nn.Module, dict]:
 
     options: dict = {"pretrained": True}
     name = local_dir(spec)
-    if ":" not in name:
-        _known_timm(spec, name)
+    if ":" not in name and timm_config(name) is None:
+        known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
+        raise InputError(f"{spec.name}: {unknown('timm model', name, known)}"[:600])
     try:
         if spec.checkpoint:
             options = {"pretrained": False, "checkpoint_path": str(_file(spec, spec.checkpoint))}
@@ -279,16 +274,6 @@ def _as_in_checkpoint(spec: ModelSpec, file: str, notes: list[str]) -> dict:
     if weight is not None and classes != 1000:
         notes.append(f"{classes} classes, as in {Path(file).name}")
     return {} if classes == 1000 or (weight is None and classes) else {"num_classes": classes}
-
-
-def _known_timm(spec: ModelSpec, name: str) -> None:
-    import timm
-
-    with suppress(RuntimeError):  # the architecture is known, the tag is not
-        if timm.is_model(name) and timm.get_pretrained_cfg(name) is not None:
-            return
-    known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
-    raise InputError(f"{spec.name}: {unknown('timm model', name, known)}"[:600])
 
 
 def _load_open_clip(spec: ModelSpec, notes: list[str]) -> tuple[nn.Module, dict]:
@@ -347,8 +332,8 @@ def _refuse_code(spec: ModelSpec, config: object) -> None:
 def _activation(network: nn.Module) -> str:
     """Names of the activations among the layers, for readers."""
     kinds = {type(layer) for layer in network.modules()}
-    kinds = {kind.__name__ for kind in kinds if "activation" in kind.__module__ or kind.__name__.endswith("GELU")}
-    return ", ".join(sorted(kinds - {"MultiheadAttention", "Softmax"}))
+    names = {kind.__name__ for kind in kinds if "activation" in kind.__module__ or kind.__name__.endswith("GELU")}
+    return ", ".join(sorted(names - {"MultiheadAttention", "Softmax"}))
 
 
 def _square(spec: ModelSpec, sides, channels: int) -> int:
@@ -410,7 +395,6 @@ def _weights_hash(network: nn.Module) -> str:
 
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(uint8).numpy().tobytes())
     return digest.hexdigest()[:24]

@@ -40,7 +40,7 @@ class Model:
 
     def at_size(self, size: int) -> "Model":
         """The same weights at another input side; a ViT's position embeddings are resampled."""
-        if size == (self.own_card or self.card).geometry.crop:
+        if size == self.own_card.geometry.crop:
             return replace(self, card=replace(self.card, geometry=self.geometry.at(size)))
         if size % self.card.patch:
             raise InputError(f"{self.card.name}: input side {size} is no multiple of the patch size {self.card.patch}")
