@@ -238,23 +238,28 @@ def clip_benchmark(root: Path, splits: dict[str, list[int]], names: list[str], s
 def imagenet_c(root: Path, grouped: bool = False, classes=(0, 207), per_class: int = 2, size=(224, 224)) -> list[str]:
     """`[<group>/]<corruption>/<severity>/<wnid>/<validation name>`; returns the source images."""
     images = val_images(classes, per_class, size)
-    for group, corruptions in GROUPS.items():
-        for corruption, severity, (name, label, content) in product(corruptions, range(1, 6), images):
-            folder = root / group / corruption if grouped else root / corruption
-            write(folder / str(severity) / WNIDS[label] / f"{name}.JPEG", content)
+    for group, members in _corrupted(images).items():
+        for name, content in members.items():
+            write(root / group / name if grouped else root / name, content)
     return [name for name, _, _ in images]
 
 
 def imagenet_c_tars(root: Path, classes=(0, 207)) -> list[str]:
     """The released archives, not unpacked."""
     images = val_images(classes, 1, (32, 32))
-    for group, corruptions in GROUPS.items():
-        members = {
+    for group, members in _corrupted(images).items():
+        write_tar(root / f"{group}.tar", members)
+    return [name for name, _, _ in images]
+
+
+def _corrupted(images) -> dict[str, dict[str, bytes]]:
+    return {
+        group: {
             f"{corruption}/{severity}/{WNIDS[label]}/{name}.JPEG": content
             for corruption, severity, (name, label, content) in product(corruptions, range(1, 6), images)
         }
-        write_tar(root / f"{group}.tar", members)
-    return [name for name, _, _ in images]
+        for group, corruptions in GROUPS.items()
+    }
 
 
 def imagenet_hard(root: Path, labels=((1, 5), (7,), (999, 0, 0)), row_group: int = 2) -> None:
@@ -375,11 +380,8 @@ def vtab_parquet(root: Path, splits: dict[str, list[int]], n_classes: int) -> No
     """`data/<split>-*.parquet` with class names in the schema."""
     names = [f"place {i}" for i in range(n_classes)]
     for order, (split, labels) in enumerate(splits.items()):
-        path, images = (
-            root / "data" / f"{split}-00000-of-00001.parquet",
-            range(1000 * order, 1000 * order + len(labels)),
-        )
-        images = [image_bytes(i, (50, 40)) for i in images]
+        path = root / "data" / f"{split}-00000-of-00001.parquet"
+        images = [image_bytes(1000 * order + i, (50, 40)) for i in range(len(labels))]
         write_hub_parquet(path, images, [None] * len(labels), 7, names, label=pa.array(labels, pa.int64()))
 
 

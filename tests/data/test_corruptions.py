@@ -14,6 +14,8 @@ except ImportError as error:  # pragma: no cover
     oracle, why = None, str(error)
 else:
     why = ""
+    shuffle = oracle._shuffle_pixels_njit_glass_blur.py_func  # compiling it takes longer, and it draws its own seed
+    oracle._shuffle_pixels_njit_glass_blur = lambda *arguments: shuffle(*arguments[:4], seed=0)
 needs_oracle = pytest.mark.skipif(oracle is None, reason=f"imagecorruptions cannot be imported: {why}")
 
 
@@ -40,10 +42,15 @@ def smooth(side=224, seed=0):
 
 def both(name, severity, seed=3):
     image = smooth()
-    ours = np.asarray(corruptions.corrupt_image(image, name, severity, Legacy(seed)), dtype=int)
+    if name == "glass_blur":  # the oracle's loop is slow: a smaller picture, with the parameters of a large one
+        image = smooth(80)
+        parameters = corruptions.PARAMETERS[224][name][severity - 1]
+        ours = 255 * corruptions.glass_blur(np.asarray(image, np.float32) / 255, parameters, Legacy(seed))
+    else:
+        ours = np.asarray(corruptions.corrupt_image(image, name, severity, Legacy(seed)), dtype=int)
     np.random.seed(seed)  # noqa: NPY002
     theirs = np.uint8(getattr(oracle, name)(image, severity)).astype(int)
-    return ours, theirs
+    return np.asarray(image, float), ours, theirs
 
 
 # The same numbers, up to rounding and float32.
@@ -55,22 +62,21 @@ def both(name, severity, seed=3):
     + ["jpeg_compression"],
 )
 def test_equals_the_oracle(name, severity):
-    ours, theirs = both(name, severity)
+    _, ours, theirs = both(name, severity)
     assert np.abs(ours - theirs).max() <= (0 if name == "jpeg_compression" else 1)
 
 
 # Where the oracle departs from the authors' generator (zoom and snow are trimmed off-centre there), or draws in another
 # order, the amount of change must still be the same.
 @needs_oracle
-@pytest.mark.parametrize("severity", [1, 3, 5])
+@pytest.mark.parametrize("severity", [1, 5])
 @pytest.mark.parametrize(
     "name, tolerance",
     [("impulse_noise", 0.03), ("glass_blur", 0.05), ("zoom_blur", 0.25), ("snow", 0.15), ("frost", 0.5)],
 )
 def test_changes_as_much_as_the_oracle(name, tolerance, severity):
-    clean = np.asarray(smooth(), dtype=float)
-    ours, theirs = zip(*(both(name, severity, seed) for seed in range(8 if name == "frost" else 3)), strict=True)
-    change = [np.mean([np.abs(image - clean).mean() for image in images]) for images in (ours, theirs)]
+    seen = [both(name, severity, seed) for seed in range(8 if name == "frost" else 2)]
+    change = [np.mean([np.abs(pictures[k] - pictures[0]).mean() for pictures in seen]) for k in (1, 2)]
     assert change[0] == pytest.approx(change[1], rel=tolerance)
 
 
@@ -158,10 +164,6 @@ def test_smoother_equals_filtering_even_where_sigma_exceeds_the_image():
         assert np.allclose(matrix @ noise @ matrix.T, gaussian_filter(noise, sigma, mode="reflect", truncate=3))
 
 
-def test_frames():
-    assert [corruptions.frame_for(side) for side in (32, 64, 65, 224, 288)] == [64, 64, 224, 224, 224]
-
-
 @pytest.mark.parametrize("side", [48, 64, 224, 256])
 @pytest.mark.parametrize("name", corruptions.NAMES)
 def test_every_corruption_keeps_size_and_gets_worse(name, side):
@@ -183,3 +185,4 @@ def test_two_sets_of_fifteen():
     assert len(corruptions.NAMES) == len(set(corruptions.NAMES)) == 15
     for table in corruptions.PARAMETERS.values():
         assert tuple(table) == corruptions.NAMES and all(len(levels) == 5 for levels in table.values())
+    assert [corruptions.frame_for(side) for side in (32, 64, 65, 224, 288)] == [64, 64, 224, 224, 224]

@@ -82,8 +82,7 @@ def test_shift_moves_the_content_right_by_pixels_of_a_224_frame():
     assert np.array_equal(out[:, 15:], source[:, :-15])
     assert (out[:, :15] == np.rint(source.mean(axis=(0, 1)))).all()
     left = run("shift=-30", image)
-    assert np.array_equal(left[:, :-15], source[:, 15:])
-    assert (left[:, -15:] == np.rint(source.mean(axis=(0, 1)))).all()
+    assert np.array_equal(left[:, :-15], source[:, 15:]) and (left[:, -15:] == out[:, :15]).all()
     assert len(np.unique(run("shift=300", image).reshape(-1, 3), axis=0)) == 1  # nothing of the image is left
 
 
@@ -95,14 +94,6 @@ def test_paper_shift_moves_the_view_along_the_longer_side_over_zeros(size):
         source, out = source.transpose(1, 0, 2), out.transpose(1, 0, 2)
     assert np.array_equal(out[:, :-8], source[:, 8:])
     assert (out[:, -8:] == 0).all()
-
-
-def test_paper_shift_equals_cropping_at_the_shifted_place():
-    """The paper crops the source at an offset and resizes; here: 224 of 256 parts of the height, scale 1."""
-    image = picture(300, 256)
-    ours = Image.fromarray(run("shift=5@paper", image)).crop((38, 16, 262, 240))
-    theirs = image.crop((int((300 - 224) / 2) + 5, 16, int((300 - 224) / 2) + 5 + 224, 240))
-    assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
 def test_resolution_is_relative_to_224_and_rounded_to_the_patch():
@@ -127,26 +118,17 @@ def test_rotation_leaves_no_empty_corner(degrees, width, height):
     assert (run(f"rotation={degrees}", white) == 255).all()
 
 
-def test_hflip_mirrors():
+def test_changes_of_pixels_have_the_stated_size():
     assert np.array_equal(run("hflip=1", picture()), np.asarray(picture())[:, ::-1])
-
-
-def test_noise_has_the_stated_deviation():
     grey = Image.new("RGB", (200, 200), (128, 128, 128))
     assert np.std(run("noise=0.1", grey) / 255) == pytest.approx(0.1, rel=0.02)
-
-
-def test_blur_sigma_is_in_pixels_of_a_224_frame():
+    jittered = np.unique(run("jitter=0.5", grey))  # of a grey image only the level changes
+    assert len(jittered) == 1 and 64 <= jittered[0] <= 192
     dot = np.zeros((112, 112, 3), dtype=np.uint8)
     dot[56, 56] = 255
     out = run("blur=2", Image.fromarray(dot))[..., 0].astype(float)  # sigma is 1 pixel at 112
     assert out[56, 56] == pytest.approx(255 / (2 * np.pi), abs=1.5)
     assert out[56, 57] / out[56, 56] == pytest.approx(np.exp(-0.5), abs=0.02)
-
-
-def test_jitter_of_a_grey_image_only_changes_its_level():
-    out = run("jitter=0.5", Image.new("RGB", (20, 20), (100, 100, 100)))
-    assert len(np.unique(out)) == 1 and 50 <= out[0, 0, 0] <= 150
 
 
 def test_jpeg_loses_more_at_lower_quality():
@@ -164,11 +146,6 @@ def test_randomness_depends_on_the_image_id_and_nothing_else(text):
     assert not np.array_equal(first, other)
     transform = parse(text)
     assert transform.generator("one").integers(2**60) != transform.generator("one", seed=1).integers(2**60)
-
-
-def test_paper_corruption_yields_a_224_source_image():
-    out = parse("corrupt:contrast=5@paper").apply_source(picture(300, 500), np.random.default_rng(0))
-    assert out.size == (224, 224) and out.mode == "RGB"
 
 
 def test_paper_corruption_crops_as_torchvision_does(monkeypatch):
