@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/api/") or "/resolve/" in self.path:
             return self._hub()
         self.server.seen.append((self.path, self.headers.get("Range", "")))
-        self._file(self.server.files.get(self.path.lstrip("/")), '"{}"'.format)
+        self._file(self.server.files.get(self.path.lstrip("/")))
 
     def _hub(self, send: bool = True) -> None:
         server, path = self.server, unquote(self.path.split("?")[0]).lstrip("/")
@@ -86,23 +86,20 @@ class Handler(BaseHTTPRequestHandler):
                 digest = hashlib.sha256(content).hexdigest()
                 headers = {"ETag": f'"{digest}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(content))}
                 return self._answer(200, b"", headers)
-            return self._file(content, '"{}"'.format)
+            return self._file(content)
         revision = rest.partition("revision/")[2]
-        if revision not in ("", "main", COMMIT) and revision.startswith("no-such"):
+        if revision.startswith("no-such"):
             return self._error(404, "RevisionNotFound", "Revision not found")
-        if rest.startswith("tree/"):
-            listing = [{"type": "file", "path": n, "size": len(body), "oid": "0"} for n, body in names.items()]
-            return self._answer(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
         siblings, sha = [{"rfilename": name} for name in names], revision if len(revision) == 40 else COMMIT
         about = {"id": repo.removeprefix("datasets/"), "sha": sha, "siblings": siblings, "private": False, "tags": []}
         self._answer(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
 
-    def _file(self, content: bytes | None, quoted) -> None:
+    def _file(self, content: bytes | None) -> None:
         server, wanted = self.server, self.headers.get("Range", "")
         status = server.status.pop(0) if server.status else 404 if content is None else 200
         if status != 200:
             return self._answer(status, b"", {})
-        etag = quoted(hashlib.sha256(content).hexdigest()[:8])
+        etag = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
         start, condition = 0, self.headers.get("If-Range")
         if server.ranges and wanted and condition in (None, etag):
             start = int(wanted.removeprefix("bytes=").split("-")[0])

@@ -90,9 +90,17 @@ def test_wrong_checksum_and_wrong_size(server, tmp_path):
     assert not list(tmp_path.glob("set.bin*"))
 
 
-@pytest.mark.parametrize(("status", "text"), [(403, "refuses .403"), (401, "refuses .401"), (404, "404.*moved")])
-def test_refusals_say_what_helps(server, tmp_path, status, text):
-    server.status = [status]
+@pytest.mark.parametrize(
+    ("status", "asks", "text"),
+    [
+        (403, None, "refuses .403"),
+        (401, None, "refuses .401"),
+        (404, None, "404.*moved"),
+        (503, "7200", "503 .*run the command again"),  # nobody waits for hours
+    ],
+)
+def test_refusals_say_what_helps(server, tmp_path, status, asks, text):
+    server.status, server.more = [status], {"Retry-After": asks}
     with pytest.raises(DataMissing, match=text):
         get(server, tmp_path)
     assert len(server.seen) == 1
@@ -105,20 +113,12 @@ def test_a_server_without_ranges_and_a_busy_one_are_asked_again(server, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("says", "waits"),
-    [("7", [7.0]), ("Wed, 21 Oct 2015 07:28:00 GMT", [1.0]), ("soon", [1.0]), ("0", [1.0])],
+    ("says", "waits"), [("7", 7.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 1.0), ("soon", 1.0), ("0", 1.0)]
 )
 def test_a_busy_server_says_when_to_come_back(server, tmp_path, says, waits):
     server.status, server.more, waited = [429], {"Retry-After": says}, []
     download(Download(server.url("set.bin")), tmp_path, wait=waited.append)
-    assert waited == waits and len(server.seen) == 2
-
-
-def test_nobody_waits_for_hours(server, tmp_path):
-    server.status, server.more = [503], {"Retry-After": "7200"}
-    with pytest.raises(DataMissing, match="503 .*run the command again"):
-        get(server, tmp_path)
-    assert len(server.seen) == 1
+    assert waited == [waits] and len(server.seen) == 2
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -227,9 +227,19 @@ def catalogue(server, tmp_path, monkeypatch):
     return parse_profile(content, tmp_path / "test.yaml")
 
 
-def test_fetch_downloads_verifies_and_unpacks(catalogue, server, tmp_path):
-    lines = []
-    assert fetch(catalogue, ["robustness"], yes=True, echo=lines.append) == 0
+@pytest.fixture
+def run(catalogue):
+    """`fetch` of the profile without asking: its exit code, and what it says."""
+
+    def run(*only: str) -> tuple[int, list[str]]:
+        said = []
+        return fetch(catalogue, only, yes=True, echo=said.append), said
+
+    return run
+
+
+def test_fetch_downloads_verifies_and_unpacks(catalogue, run, server, tmp_path):
+    assert run("robustness")[0] == 0
     assert len(load_dataset(catalogue.datasets["set_a"])) == 8
     assert len(load_dataset(catalogue.datasets["set_v2"])) == 6
     assert (tmp_path / "data" / "set_a" / "imagenet-a.tar").is_file()  # read in place
@@ -237,8 +247,8 @@ def test_fetch_downloads_verifies_and_unpacks(catalogue, server, tmp_path):
     record = json.loads((tmp_path / "data" / "set_v2" / ".fetched.json").read_text())
     assert set(record) == {server.url("v2.tar.gz")}
     requests = len(server.seen)
-    assert fetch(catalogue, ["robustness"], yes=True, echo=lines.append) == 0
-    assert len(server.seen) == requests  # nothing is downloaded twice
+    code, lines = run("robustness")
+    assert code == 0 and len(server.seen) == requests  # nothing is downloaded twice
     assert any("set_a" in line and line.endswith("here") for line in lines)
 
 
@@ -252,36 +262,32 @@ def test_fetch_asks_first_and_says_what_has_no_download(catalogue, server):
     assert fetch(catalogue, ["set_a"], echo=lines.append, ask=lambda _: "y") == 0
 
 
-def test_one_failure_does_not_stop_the_rest(catalogue, server):
+def test_one_failure_does_not_stop_the_rest(catalogue, run, server):
     server.files["imagenet-a.tar"] = b"something else"
-    lines = []
-    assert fetch(catalogue, ["robustness"], yes=True, echo=lines.append) == 2
-    assert any("md5" in line for line in lines)
+    code, lines = run("robustness")
+    assert code == 2 and any("md5" in line for line in lines)
     assert len(load_dataset(catalogue.datasets["set_v2"])) == 6
     del server.files["imagenet-a.tar"]
-    assert fetch(catalogue, ["robustness"], yes=True, echo=lines.append) == 3
+    assert run("robustness")[0] == 3
 
 
-def test_a_set_that_was_deleted_is_fetched_again(catalogue, tmp_path):
-    assert fetch(catalogue, ["set_a"], yes=True, echo=lambda _: None) == 0
+def test_a_set_that_was_deleted_is_fetched_again(catalogue, run, tmp_path):
+    assert run("set_a")[0] == 0
     (tmp_path / "data" / "set_a" / "imagenet-a.tar").unlink()
     assert [spec.name for spec in make_plan(catalogue, ["set_a"]).wanted] == ["set_a"]
-    assert fetch(catalogue, ["set_a"], yes=True, echo=lambda _: None) == 0
-    assert (tmp_path / "data" / "set_a" / "imagenet-a.tar").is_file()
+    assert run("set_a")[0] == 0 and (tmp_path / "data" / "set_a" / "imagenet-a.tar").is_file()
 
 
-def test_without_a_published_checksum_that_of_the_first_time_holds(catalogue, server, tmp_path):
-    said, folder = [], tmp_path / "data" / "set_v2"
-    assert fetch(catalogue, ["set_v2"], yes=True, echo=said.append) == 0
-    for image in folder.rglob("*.jpeg"):
+def test_without_a_published_checksum_that_of_the_first_time_holds(catalogue, run, server, tmp_path):
+    assert run("set_v2")[0] == 0
+    for image in (tmp_path / "data" / "set_v2").rglob("*.jpeg"):
         image.unlink()
     right, server.files["v2.tar.gz"] = server.files["v2.tar.gz"], gzip.compress(b"another archive")
-    assert fetch(catalogue, ["set_v2"], yes=True, echo=said.append) == 2
+    code, said = run("set_v2")
     expected = f"expected {hashlib.sha256(right).hexdigest()}; it was removed, run the command again"
-    assert "v2.tar.gz: the downloaded file has sha256" in said[-1] and said[-1].endswith(expected)
+    assert code == 2 and "v2.tar.gz: the downloaded file has sha256" in said[-1] and said[-1].endswith(expected)
     server.files["v2.tar.gz"] = right
-    assert fetch(catalogue, ["set_v2"], yes=True, echo=said.append) == 0
-    assert len(load_dataset(catalogue.datasets["set_v2"])) == 6
+    assert run("set_v2")[0] == 0 and len(load_dataset(catalogue.datasets["set_v2"])) == 6
 
 
 def test_unknown_name_and_no_room(catalogue, monkeypatch):
@@ -292,23 +298,18 @@ def test_unknown_name_and_no_room(catalogue, monkeypatch):
         fetch(catalogue, ["set_a"], yes=True, echo=lambda _: None)
 
 
-def test_gated_set_names_page_and_command():
-    assert sources()["imagenet_1k"].gated in how_to_get("imagenet_1k", load_profile("paper"))
-    assert "fetch --profile paper --only imagenet_1k" in how_to_get("imagenet_1k", load_profile("paper"))
-
-
 def test_every_dataset_of_the_paper_has_a_source():
     profile = load_profile("paper")
-    views = {"imagenet_real"}
-    assert all(source_of(spec) for name, spec in profile.datasets.items() if name not in views)
+    assert all(source_of(spec) for name, spec in profile.datasets.items() if name != "imagenet_real")
     cut = load_profile("open").datasets
     assert {source_of(spec).name for spec in cut.values() if needs_data(spec)} <= {*sources()}
     assert source_of(cut["imagenet_v2_few"]).name == "imagenet_v2"  # by its folder
     assert source_of(cut["pug_imagenet"]).hub.shards == 6 and source_of(cut["pug_imagenet"]).gigabytes == 3
     for source in sources().values():
         assert source.gigabytes > 0 and source.hub or source.files
-        for file in source.files:
-            assert file.url.startswith("https://")
+        assert all(file.url.startswith("https://") for file in source.files)
+    gated = how_to_get("imagenet_1k", profile)
+    assert sources()["imagenet_1k"].gated in gated and "fetch --profile paper --only imagenet_1k" in gated
 
 
 def test_the_command_lists_the_plan_without_downloading(tmp_path, monkeypatch, capsys):

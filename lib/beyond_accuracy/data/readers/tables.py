@@ -26,24 +26,18 @@ DIGIT_SIDE = 64
 
 def read_row(path: str, column: str, row: int) -> bytes:
     """Image bytes of a row of a Parquet file, streamed from where the last one was read: in order, one pass."""
-    return _cursor(os.getpid(), path, column).read(row)
+    return _Cursor(os.getpid(), path, column).read(row)
 
 
-@lru_cache(maxsize=4)
-def _cursor(process: int, path: str, column: str) -> "_Cursor":
-    # Keyed by the process: a forked worker must not share its parent's open file.
-    return _Cursor(path, column)
-
-
+@lru_cache(maxsize=4)  # also keyed by the process: a forked worker must not share its parent's open file
 class _Cursor:
     """Reading position in one column of one file."""
 
-    def __init__(self, path: str, column: str):
-        self.path, self.column = path, column
+    def __init__(self, process: int, path: str, column: str):
+        self.path, self.column, self.group = path, column, -1
         self.file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         sizes = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
-        self.first = np.concatenate([[0], np.cumsum(sizes)])
-        self.group = -1
+        self.first = np.cumsum([0, *sizes])
 
     def read(self, row: int) -> bytes:
         group = int(np.searchsorted(self.first, row, side="right")) - 1
@@ -151,8 +145,8 @@ def digits(spec: DatasetSpec) -> ImageDataset:
     pages = (255 * (1 - data.images / 16)).round().astype(np.uint8)
     ids = [f"digit_{row:04d}" for row in range(len(pages))]
     content = f"{DIGIT_SIDE} {np.packbits(pages.ravel() > 127).tobytes().hex()[:256]} {int(pages.sum())}"
-    kept = {"content": content, "source": f"scikit-learn {__version__}"}
-    return build_dataset(replace(spec, classes=""), ids, data.target.astype(np.int64), partial(_png, pages), **kept)
+    about = {"content": content, "source": f"scikit-learn {__version__}"}
+    return build_dataset(replace(spec, classes=""), ids, data.target, partial(_png, pages), **about)
 
 
 def _png(pages: np.ndarray, position: int) -> bytes:
