@@ -20,9 +20,9 @@ from beyond_accuracy.check import NOTE, check_dataset
 from beyond_accuracy.data.classes import imagenet_subset, imagenet_wnids
 from beyond_accuracy.data.corruptions import NAMES
 from beyond_accuracy.data.published import cue_categories
-from beyond_accuracy.data.readers import READERS, files, tables
+from beyond_accuracy.data.readers import READERS, files
+from beyond_accuracy.data.readers.family import digits
 from beyond_accuracy.data.readers.stimuli import UNTOLD
-from beyond_accuracy.data.readers.tables import digits
 
 WNIDS = imagenet_wnids()
 
@@ -427,12 +427,12 @@ def test_parquet_rows_are_streamed(tmp_path):
     images = [fixtures.image_bytes(i, (20, 20)) for i in range(50)]
     path = tmp_path / "train-00000-of-00001.parquet"
     fixtures.write_hub_parquet(path, images, [None] * 50, row_group=40, label=list(range(50)))
-    load = tables.read_shards([path], "a_set")[2]
+    load = files.read_shards([path], "a_set")[2]
     for position in [0, 1, 17, 39, 40, 49, 3, 3, 48]:
         assert load(position) == images[position]
     with pytest.raises(InputError, match="no column 'image'"):
         pd.DataFrame({"label": [1]}).to_parquet(tmp_path / "x.parquet")
-        tables.read_shards([tmp_path / "x.parquet"], "a_set")
+        files.read_shards([tmp_path / "x.parquet"], "a_set")
 
 
 # -------------------------------------------------------------------------------------------------- Files as they come

@@ -12,7 +12,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec, unknown
 from beyond_accuracy.data.dataset import READERS, ImageDataset
-from beyond_accuracy.data.readers import family, own, stimuli, tables  # noqa: F401 - each registers its readers
+from beyond_accuracy.data.readers import family, own, stimuli  # noqa: F401 - each registers its readers
 
 MAX_LOADED = 64
 LOADED: dict[str, ImageDataset] = {}

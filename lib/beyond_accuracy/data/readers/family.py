@@ -1,22 +1,29 @@
-"""The ImageNet family (validation, V2, A, R, Sketch; Hard with several labels), and sets in splits that are probed."""
+"""The ImageNet family (validation, V2, A, R, Sketch; Hard with several labels), sets that are probed, small ones."""
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import file_stamp
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec
 from beyond_accuracy.data.classes import class_space
-from beyond_accuracy.data.dataset import ImageDataset, build_dataset, join, reader, scored_columns
+from beyond_accuracy.data.dataset import ImageDataset, build_dataset, join, reader, require, scored_columns
+from beyond_accuracy.data.readers import files
 from beyond_accuracy.data.readers.files import VAL_ID, Samples, assemble, available_splits, find, image_id, image_ids
 
 WNID_SUFFIX = re.compile(r"_(n\d{8})(?=\.|$)")
+DIGIT_SIDE = 64
 FIRST_NAME = "tench"  # of the 1000 classes in sorted-wnid order
 
 
@@ -117,6 +124,53 @@ def imagenet_labels(spec: DatasetSpec) -> ImageDataset:
     table, path = _label_table(spec)
     kept = {"content": file_stamp(path), "source": "imagenet-x annotations"}
     return build_dataset(spec, table.index.to_numpy(), table.to_numpy(), None, **kept)
+
+
+@reader
+def parquet(spec: DatasetSpec) -> ImageDataset:
+    """One small Parquet file with `id`, `image` (encoded bytes), `label` (int, or list of int) and metadata columns.
+
+    Options: `label`: another label column; `where`: column -> value(s), keeps matching rows; `columns` as elsewhere.
+    """
+    path = require(resolve(spec.path), spec, "file")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise files.damaged(spec.name, path, error) from error
+    label = str(spec.options.get("label", "label"))
+    for column in ("id", "image", label):
+        if column not in table.column_names:
+            raise InputError(f"{spec.name}: {path} has no column {column!r} (it has {', '.join(table.column_names)})")
+    for column, wanted in (spec.options.get("where") or {}).items():
+        keep = table[column].to_pandas().isin(wanted if isinstance(wanted, list) else [wanted])
+        table = table.filter(pa.array(keep.to_numpy()))
+    ids, images, targets = (table[column].to_pylist() for column in ("id", "image", label))
+    more = {"columns": scored_columns(spec), "metadata": table.drop_columns(["image"]).to_pandas()}
+    return build_dataset(spec, ids, targets, images.__getitem__, content=file_stamp(path), source=str(path), **more)
+
+
+@reader
+def digits(spec: DatasetSpec) -> ImageDataset:
+    """scikit-learn's handwritten digits: 1,797 scans, dark on light, enlarged to 64 pixels (bicubic).
+
+    Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), its test part; CC BY 4.0.
+    """
+    from sklearn import __version__
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pages = (255 * (1 - data.images / 16)).round().astype(np.uint8)
+    ids = [f"digit_{row:04d}" for row in range(len(pages))]
+    content = f"{DIGIT_SIDE} {np.packbits(pages.ravel() > 127).tobytes().hex()[:256]} {int(pages.sum())}"
+    about = {"content": content, "source": f"scikit-learn {__version__}"}
+    return build_dataset(replace(spec, classes=""), ids, data.target, partial(_png, pages), **about)
+
+
+def _png(pages: np.ndarray, position: int) -> bytes:
+    large = Image.fromarray(pages[position]).resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    large.convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @reader

@@ -1,12 +1,10 @@
 """The images of a dataset's folder, in whichever form they are stored, and what changes when they change.
 
-Forms: folders of images; the same inside plain tar archives; Parquet shards; webdataset shards. A reader asks `find`
-for the samples and turns names and labels into ids and targets; where the bytes come from is settled here.
-
-An archive is read in place: it is listed once, then each image is one seek and one read. That serves plain archives of
-folders (`imagenet-a.tar`, the five of ImageNet-C), which need no unpacking, and the webdataset form, in which files of
-one sample share their name up to the first dot (`s0000000.webp`, `s0000000.cls`). No sample order, shard split or
-worker count of another library is involved, so every image is seen exactly once.
+Forms: folders of images; the same inside plain tar archives; Parquet shards; webdataset shards, in which files of one
+sample share their name up to the first dot. A reader asks `find` for the samples and turns names and labels into ids
+and targets; where the bytes come from is settled here. Archives are read in place: listed once, then each image is one
+seek and one read. No sample order, shard split or worker count of another library is involved: every image is seen
+exactly once.
 """
 
 import hashlib
@@ -20,19 +18,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import MOST, file_stamp, folder_stamp, load_arrays, sampled_stamp, save_arrays, stat_of
 from beyond_accuracy.base.paths import cache_dir, in_notebook, resolve
 from beyond_accuracy.base.profile import DatasetSpec
-from beyond_accuracy.data.dataset import ImageDataset, Targets, build_dataset, require
-from beyond_accuracy.data.readers import tables
+from beyond_accuracy.data.dataset import ImageDataset, Targets, build_dataset, join, require
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # What lies beside images without anybody taking it for one; other files that are passed over are named
@@ -40,6 +38,8 @@ COMPANIONS = frozenset({"", ".txt", ".md", ".csv", ".json", ".xml", ".html", ".y
 COMPANIONS |= {".parquet", ".tar", ".cls", ".npy", ".npz", ".mat", ".gz", ".tgz", ".zip"}
 VAL_ID = re.compile(r"ILSVRC2012_val_\d{8}")
 MAX_DEPTH = 8  # of folders below a dataset's root; also what ends a loop of symbolic links
+BATCH_ROWS = 16  # of a Parquet file decoded at once: bounds memory whatever the row groups' size
+BUFFER_BYTES = 2**20
 NO_LABEL = np.iinfo(np.int64).min
 INDEX_FORMAT = "2"
 EVALUATION = ("validation", "val", "test", "train")  # the split that is scored: the first of these that is there
@@ -262,6 +262,95 @@ def scan_webdataset(paths: list[Path]) -> Samples:
     return _members("webdataset", paths, indices, chosen, keys, np.array(labels, np.int64))
 
 
+# Parquet shards -------------------------------------------------------------------------------------------------------
+
+
+def read_row(path: str, column: str, row: int) -> bytes:
+    """Image bytes of a row of a Parquet file, streamed from where the last one was read: in order, one pass."""
+    return _Cursor(os.getpid(), path, column).read(row)
+
+
+@lru_cache(maxsize=4)  # also keyed by the process: a forked worker must not share its parent's open file
+class _Cursor:
+    """Reading position in one column of one file."""
+
+    def __init__(self, process: int, path: str, column: str):
+        self.path, self.column, self.group = path, column, -1
+        self.file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        sizes = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+        self.first = np.cumsum([0, *sizes])
+
+    def read(self, row: int) -> bytes:
+        group = int(np.searchsorted(self.first, row, side="right")) - 1
+        offset = row - int(self.first[group])
+        try:
+            if group != self.group or offset < self.start:
+                self.group, self.start, self.values = group, 0, pa.array([], pa.binary())
+                how = {"row_groups": [group], "columns": [self.column], "use_threads": False}
+                self.batches = self.file.iter_batches(BATCH_ROWS, **how)
+            while offset >= self.start + len(self.values):
+                self.start += len(self.values)
+                values = next(self.batches).column(0)
+                self.values = values.field("bytes") if pa.types.is_struct(values.type) else values
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            self.group = -1
+            raise OSError(f"{self.path}, row {row}: {error or 'the file ends early'}") from error
+        content = self.values[offset - self.start].as_py()
+        if content is None:
+            raise OSError(f"{self.path}, row {row}: holds no image bytes")
+        return content
+
+
+def read_shards(files: list[Path], name: str) -> tuple[pa.Table, dict[str, list[str]], Callable[[int], bytes]]:
+    """All columns but the images (with `image.path` where kept), names of label values by column, loader of images."""
+    tables, loads = [], []
+    for path in files:
+        try:
+            file = pq.ParquetFile(path)
+            schema = file.schema_arrow
+            image = _image_column(schema, path, name)
+            wanted = [field.name for field in schema if field.name != "image"]
+            if image == "image.bytes" and schema.field("image").type.get_field_index("path") >= 0:
+                wanted.append("image.path")
+            tables.append(file.read(columns=wanted, use_threads=False).flatten())
+            loads.append((partial(read_row, str(path), image), file.metadata.num_rows))
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(name, path, error) from error
+    try:
+        joined = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    except pa.ArrowException as error:
+        raise InputError(f"{name}: the Parquet files in {files[0].parent} differ in their columns ({error})") from error
+    try:  # the hub's writer puts the names of label values into the schema
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        class_names = {column: list(map(str, kind["names"])) for column, kind in features.items() if "names" in kind}
+    except (KeyError, TypeError, ValueError):
+        class_names = {}
+    return joined, class_names, join(loads)
+
+
+def is_plain_table(path: Path) -> bool:
+    """Whether a file is Parquet without images."""
+    try:
+        return "image" not in pq.read_schema(path).names
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def damaged(name: str, path: Path, error: Exception) -> InputError:
+    """What is said of a Parquet file that cannot be read."""
+    return InputError(f"{name}: {path} is damaged or not Parquet ({error}); fetch it again")
+
+
+def _image_column(schema: pa.Schema, path: Path, name: str) -> str:
+    if "image" in schema.names:
+        kind = schema.field("image").type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return "image.bytes"
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return "image"
+    raise InputError(f"{name}: {path} has no column 'image' with encoded images (it has {', '.join(schema.names)})")
+
+
 # Which form ----------------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +358,7 @@ def find(spec: DatasetSpec, splits: tuple[str, ...] = EVALUATION) -> Samples:
     """The samples of a dataset's folder, of the first of `splits` that is there."""
     root = require(resolve(spec.path), spec)
     shards = _choose(root, "*.parquet", splits)
-    with_images = [path for path in shards if not tables.is_plain_table(path)]  # not a table of results beside them
+    with_images = [path for path in shards if not is_plain_table(path)]  # not a table of results beside them
     if with_images or (shards and not scan(root).names):
         return _from_parquet(spec, root, with_images or shards)
     shards = _choose(root, "*.tar", splits)
@@ -350,7 +439,7 @@ def _choose(root: Path, pattern: str, splits: tuple[str, ...]) -> list[Path]:
 
 def _from_parquet(spec: DatasetSpec, root: Path, shards: list[Path]) -> Samples:
     _complete(spec, shards)
-    table, class_names, load = tables.read_shards(shards, spec.name)
+    table, class_names, load = read_shards(shards, spec.name)
     present = table.column_names
     label = str(spec.options.get("label", next((c for c in ("label", "labels", "cls") if c in present), "")))
     labels = None
