@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -452,51 +453,41 @@ def test_checkpoints_that_do_not_fit_or_are_damaged(convnext, tmp_path):
 
 
 class Exploit:
-    """What a malicious pickle does: run a command when it is loaded."""
+    """What a malicious pickle does: run something when it is loaded."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-def exploits(folder, target):
-    plain, zipped, wrapped = folder / "plain.pth", folder / "zipped.pth", folder / "wrapped.pth"
-    plain.write_bytes(pickle.dumps(Exploit(target)))
-    torch.save(Exploit(target), zipped)
-    torch.save({"state_dict": {"head.weight": torch.zeros(1)}, "epoch": Exploit(target)}, wrapped)
-    return [plain, zipped, wrapped]
+        return Path.touch, (self.path,)
 
 
 def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, toy):
     import open_clip
 
     target = tmp_path / "executed"
+    plain, zipped, wrapped = files = [tmp_path / f"{name}.pth" for name in ("plain", "zipped", "wrapped")]
+    plain.write_bytes(pickle.dumps(Exploit(target)))
+    torch.save(Exploit(target), zipped)
+    torch.save({"state_dict": {"head.weight": torch.zeros(1)}, "epoch": Exploit(target)}, wrapped)
     small = json.loads((toy.clip("small") / "open_clip_config.json").read_text())["model_cfg"]
     (tmp_path / "toy-clip.json").write_text(json.dumps(small))
     open_clip.add_model_config(tmp_path / "toy-clip.json")
-    for path in exploits(tmp_path, target):
-        for spec in (
-            ModelSpec("m", "timm", id="test_convnext", checkpoint=str(path)),
-            ModelSpec("m", "open_clip", id="toy-clip", pretrained=str(path)),
-        ):
-            with pytest.raises(InputError, match="was not loaded and nothing in it was run .* safetensors"):
-                load_model(spec, LIBRARY)
-        assert not target.exists()
+    specs = [ModelSpec("m", "timm", id="test_convnext", checkpoint=str(path)) for path in files]
+    specs += [ModelSpec("m", "open_clip", id="toy-clip", pretrained=str(path)) for path in files]
     # as the only weights of a local folder
     for folder, source, name in (
         (toy.checkpoint(), "timm", "pytorch_model.bin"),
         (toy.clip(), "open_clip", "open_clip_pytorch_model.bin"),
     ):
         next(folder.glob("*.safetensors")).unlink()
-        (folder / name).write_bytes(exploits(tmp_path, target)[1].read_bytes())
-        with pytest.raises(InputError, match="was not loaded and nothing in it was run"):
-            load_model(spec_of(folder, source), LIBRARY, ("toy_networks",))
-    assert not target.exists()
-    with pytest.raises(ModuleNotFoundError):  # the fixture itself does what it says
-        pickle.loads(b"cno_such_module\nx\n.")
-    pickle.loads(pickle.dumps(Exploit(target)))
+        (folder / name).write_bytes(zipped.read_bytes())
+        specs.append(spec_of(folder, source))
+    for spec in specs:
+        with pytest.raises(InputError, match="was not loaded and nothing in it was run .* safetensors"):
+            load_model(spec, LIBRARY, ("toy_networks",))
+        assert not target.exists()
+    pickle.loads(plain.read_bytes())  # the fixture itself does what it says
     assert target.exists()
 
 
@@ -567,24 +558,11 @@ def test_cards_of_hub_models_follow_the_hub_cache(tmp_path, monkeypatch):
     assert load.source_files(replace(spec, checkpoint="w.safetensors")) == []  # its configuration is the hub's
 
 
-def test_weights_hash_ignores_format_and_sees_every_value(toy, tmp_path):
+def test_weights_hash_ignores_format(toy, tmp_path):
     folder = toy.checkpoint()
-    safe = load_model(spec_of(folder), LIBRARY, ("toy_networks",)).card
-    state = load_file(folder / "model.safetensors")
-    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    torch.save({"state_dict": load_file(folder / "model.safetensors")}, tmp_path / "w.pth")
     spec = ModelSpec("n", "timm", id="toy_colour", checkpoint=str(tmp_path / "w.pth"))
-    assert load_model(spec, LIBRARY).card.weights == safe.weights
-    state["head.weight"][2, 2] += 1e-6
-    save_file(state, folder / "model.safetensors")
-    assert loaded(folder).card.weights != safe.weights
-
-
-def test_the_same_weights_under_another_activation_are_another_model(toy):
-    folder = toy.clip()
-    plain = loaded(folder, "open_clip").card
-    edited(folder / "open_clip_config.json", "model_cfg", quick_gelu=True)
-    quick = loaded(folder, "open_clip").card
-    assert quick.weights == plain.weights and quick.architecture != plain.architecture
+    assert load_model(spec, LIBRARY).card.weights == loaded(folder).card.weights
 
 
 def test_networks_in_memory_are_used_again_and_checked(toy):
