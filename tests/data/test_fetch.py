@@ -392,28 +392,28 @@ def test_some_files_of_a_repository(server, hub, tmp_path):
     assert kept == [f"p-{i:05d}-of-00010.parquet" for i in (0, 4, 9)]
 
 
+GATED, LOGIN = {"datasets/some/set"}, ["(403)", "hf auth login", "https://huggingface.co/datasets/some/set"]
+WAIT = ["asks to wait (429", "some minutes"]
+
+
 # Wherever the hub refuses, at its description or at the files, nothing is called done and the way out is named.
-@pytest.mark.parametrize("listing", [True, False])
-def test_a_gated_repository(server, hub, tmp_path, listing):
-    server.gated, server.gated_listing = {"datasets/some/set"}, listing
-    out = hub()
-    assert "DataMissing" in out and "done" not in out
-    assert "(403)" in out and "hf auth login" in out and "https://huggingface.co/datasets/some/set" in out
+@pytest.mark.parametrize(
+    ("state", "asked", "says"),
+    [
+        ({"gated": GATED, "gated_listing": True}, {}, LOGIN),
+        ({"gated": GATED, "gated_listing": False}, {}, LOGIN),
+        ({"busy": "api"}, {}, WAIT),
+        ({"busy": "resolve"}, {}, WAIT),
+        ({}, {"revision": "no-such-commit"}, ["no such revision any more (404)"]),
+        ({}, {"files": ["data/x-*.parquet"]}, ["no file like data/x-*.parquet any more"]),
+        ({"repos": {}}, {}, ["(401)", "check the name"]),
+    ],
+)
+def test_a_hub_that_refuses(server, hub, tmp_path, state, asked, says):
+    vars(server).update(state)
+    out = hub(**asked)
+    assert "DataMissing" in out and "done" not in out and all(words in out for words in says)
     assert not (tmp_path / "task" / ".fetched.json").exists()
-
-
-@pytest.mark.parametrize("busy", ["api", "resolve"])
-def test_a_hub_that_asks_to_wait(server, hub, busy):
-    server.busy = busy
-    out = hub()
-    assert "DataMissing" in out and "asks to wait (429" in out and "some minutes" in out
-
-
-def test_what_the_hub_has_no_more(server, hub):
-    assert "no such revision any more (404)" in hub(revision="no-such-commit")
-    assert "no file like data/x-*.parquet any more" in hub(files=["data/x-*.parquet"])
-    del server.repos["datasets/some/set"]
-    assert "(401)" in (out := hub()) and "check the name" in out
 
 
 def test_weights_go_into_the_hubs_cache(server, hub_client):
