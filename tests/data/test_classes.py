@@ -16,12 +16,8 @@ def digest(lines):
 
 
 def test_imagenet_is_open_clips():
-    import open_clip
-
     space = class_space("imagenet_1k")
-    assert space.names == tuple(open_clip.IMAGENET_CLASSNAMES)
-    assert space.templates == tuple(t("{c}") for t in open_clip.OPENAI_IMAGENET_TEMPLATES)
-    # the hashes of the contract sheet
+    # the hashes of the contract sheet: timm's order, open_clip's names and templates
     assert digest(space.ids) == "385e0240499426c0"
     assert digest(space.names) == "571ae1c583b4be7d" and digest(space.templates) == "c078f4d4ced9e360"
     assert len(space) == 1000 and space.ids[0] == "n01440764" and space.index["n15075141"] == 999
