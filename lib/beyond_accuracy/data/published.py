@@ -92,11 +92,7 @@ def cue_categories(class_names: tuple[str, ...] | None = None) -> dict[str, list
 
 
 def human_shape_bias() -> pd.Series:
-    """Human shape bias by category, observers pooled, and overall under the name `all`; source: `HUMAN_CITATION`.
-
-    The table has a row per observer and shape: `shape_hits`, `texture_hits` are decisions for a cue among the
-    `conflicts` images, `correct` of `n` is over all images.
-    """
+    """Human shape bias by category, observers pooled, and overall under the name `all`; source: `HUMAN_CITATION`."""
     counts = _table("human_cue_conflict.csv").groupby("shape")[["shape_hits", "texture_hits"]].sum()
     counts.loc["all"] = counts.sum()
     return counts["shape_hits"] / counts.sum(axis=1)
@@ -191,8 +187,7 @@ def factors_imagenet_x(which: Which = "top", filter_prototypes: bool = True) -> 
     """ImageNet-X annotations of the validation set (Idrissi et al. 2022, arXiv 2211.01866; CC BY-NC 4.0).
 
     `top` marks the one factor that sets an image most apart, `multi` all that raters named; prototypical images are
-    left out as in the paper (46,110 of 48,868 stay). Index `id`; the 16 factors (0/1), `metaclass`, `target`. Shared:
-    do not modify it.
+    left out as in the paper. Index `id`; the 16 factors (0/1), `metaclass`, `target`. Shared: do not modify it.
     """
     try:
         from imagenet_x import load_annotations
