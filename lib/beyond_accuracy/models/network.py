@@ -4,7 +4,6 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,7 +12,7 @@ from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.transforms import Geometry
-from beyond_accuracy.models.card import SIGLIP, Card, local_dir
+from beyond_accuracy.models.card import SIGLIP, Card, local_dir, local_folder
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,10 @@ def tokenizer(spec: ModelSpec) -> Callable:
             f"{spec.name}: its tokenizer is not on this machine ({text}); get it with `beyond-accuracy fetch --only "
             "models`"
         ) from error
-    reads = plain.context_length
+    reads, kept, folder = plain.context_length, None, local_folder(spec)
+    if folder and (table := folder / "token_table.json").is_file():
+        # A small text tower keeps only the tokens that occur in its captions: ids are ranks in a sorted table.
+        kept = torch.tensor(json.loads(table.read_text(encoding="utf-8")))
 
     def tokenize(texts):
         if long := [text for text in texts if len(text.encode()) + 2 > reads]:  # a token is a byte at least
@@ -170,19 +172,12 @@ def tokenizer(spec: ModelSpec) -> Callable:
                     f"{spec.name}: its text tower reads {reads} tokens, and would not see the end of the prompt "
                     f"{long[int(cut.nonzero()[0])]!r}; shorten the template or the class name"
                 )
-        return plain(texts)
-
-    table = Path(local_dir(spec).removeprefix("local-dir:")) / "token_table.json"
-    if not spec.id.startswith("local-dir:") or not table.is_file():
-        return tokenize
-    # A small text tower keeps only the tokens that occur in its captions: ids are ranks in a sorted table.
-    kept = torch.tensor(json.loads(table.read_text(encoding="utf-8")))
-
-    def compact(texts):
-        tokens = tokenize(texts)
+        tokens = plain(texts)
+        if kept is None:
+            return tokens
         ranks = torch.searchsorted(kept, tokens)
         if not torch.equal(kept[ranks.clamp(max=len(kept) - 1)], tokens):
             raise InputError(f"{spec.name}: a prompt uses a word outside the model's vocabulary: {texts}")
         return ranks
 
-    return compact
+    return tokenize
