@@ -1,6 +1,5 @@
 """Shared fixtures: the folder of real test material, where it is beside the checkout; small networks and images."""
 
-import copy
 import importlib
 import json
 import os
@@ -197,22 +196,15 @@ class Toy:
 
     def clip(self, name: str = "clip", seed: int = 0, vision: dict | None = None, preprocess: dict | None = None):
         """A folder that open_clip loads with `local-dir:`: its own ViT over 4 x 4 patches, and a small text tower."""
-        import open_clip
         import torch
-        from safetensors.torch import save_file
 
-        folder = self.root / name
-        folder.mkdir()
-        vision = vision or {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
-        text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-        model = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+        import fixtures_datasets as fixtures
+
         torch.manual_seed(seed)
-        state = open_clip.CLIP(**copy.deepcopy(model)).state_dict()
-        save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
+        vision = vision or {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
         usual = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic"}
-        content = {"model_cfg": model, "preprocess_cfg": preprocess or usual}
-        (folder / "open_clip_config.json").write_text(json.dumps(content))
-        return folder
+        fixtures.clip_folder(self.root / name, vision, preprocess or usual)
+        return self.root / name
 
     def content(self, models: dict | None = None, **settings) -> dict:
         """A profile's content: one model, one dataset, 4 images a part, no worker processes."""

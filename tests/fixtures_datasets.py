@@ -4,6 +4,7 @@ Each builder fills one folder and returns what a reader must find there. Images 
 and containers matter.
 """
 
+import copy
 import io
 import json
 import tarfile
@@ -398,8 +399,8 @@ def paper_models(root: Path) -> dict[str, dict]:
     return {
         "vit_sup": _timm_folder(root / "vit_sup", "deit3_base_patch16_224", vit, 1.0),
         "convnext_sup": _timm_folder(root / "convnext_sup", "convnext_base", convnext, 0.875),
-        "vit_clip": _clip_folder(root / "vit_clip", clip_vit),
-        "convnext_clip": _clip_folder(root / "convnext_clip", clip_convnext),
+        "vit_clip": clip_folder(root / "vit_clip", clip_vit),
+        "convnext_clip": clip_folder(root / "convnext_clip", clip_convnext),
     }
 
 
@@ -418,15 +419,16 @@ def _timm_folder(folder: Path, architecture: str, arguments: dict, crop: float) 
     return {"source": "timm", "name": f"local-dir:{folder}"}
 
 
-def _clip_folder(folder: Path, vision: dict) -> dict:
+def clip_folder(folder: Path, vision: dict, preprocess: dict | None = None) -> dict:
+    """A CLIP model with random weights and a small text tower, which open_clip loads with `local-dir:`."""
     import open_clip
     from safetensors.torch import save_file
 
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    preprocess = {"mean": [0.481, 0.458, 0.408], "std": [0.269, 0.261, 0.276], "interpolation": "bicubic"}
-    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": preprocess}
+    usual = {"mean": [0.481, 0.458, 0.408], "std": [0.269, 0.261, 0.276], "interpolation": "bicubic"}
+    model = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    config = {"model_cfg": model, "preprocess_cfg": preprocess or usual}
     write(folder / "open_clip_config.json", json.dumps(config))
-    network = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file(state, folder / "open_clip_model.safetensors")
+    state = open_clip.CLIP(**copy.deepcopy(model)).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
     return {"source": "open_clip", "name": f"local-dir:{folder}"}
