@@ -57,20 +57,13 @@ def timm_folder(root, name, n_classes=5, **overrides):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("timm")
-    vit = timm_folder(root, "test_vit", crop_pct=0.95, mean=[0.5, 0.4, 0.3])
-    return {"vit": vit, "convnext": timm_folder(root, "test_convnext")}
+def vit(tmp_path_factory):
+    return timm_folder(tmp_path_factory.mktemp("timm"), "test_vit", crop_pct=0.95, mean=[0.5, 0.4, 0.3])
 
 
-@pytest.fixture
-def vit(folders):
-    return folders["vit"]
-
-
-@pytest.fixture
-def convnext(folders):
-    return folders["convnext"]
+@pytest.fixture(scope="module")
+def convnext(tmp_path_factory):
+    return timm_folder(tmp_path_factory.mktemp("timm"), "test_convnext")
 
 
 def spec_of(folder, source="timm"):
@@ -85,12 +78,13 @@ def loaded(folder, source="timm", settings=LIBRARY):
 
 
 @pytest.mark.parametrize("name", ["vit", "convnext"])
-def test_timm_preprocessing_logits_and_features(name, folders):
+def test_timm_preprocessing_logits_and_features(name, request):
     import timm
     from timm.data import create_transform, resolve_model_data_config
 
-    network = timm.create_model(f"local-dir:{folders[name]}", pretrained=True).eval()
-    model = load_model(spec_of(folders[name]), LIBRARY)
+    folder = request.getfixturevalue(name)
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model = loaded(folder)
     x = create_transform(**resolve_model_data_config(network))(photograph())[None]
     assert torch.equal(prepared(model), x)
     with torch.inference_mode():
