@@ -2,14 +2,20 @@
 
 import json
 
+import bs4
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.data import readers
+from beyond_accuracy.data.dataset import build_dataset
+from beyond_accuracy.inference import outputs
 from beyond_accuracy.inference.imports import import_predictions
 from beyond_accuracy.inference.store import Store
+from beyond_accuracy.models import load as models
 from beyond_accuracy.page import Page, classify, open_page
 from beyond_accuracy.show.results import COMPARISON_COLUMNS
 
@@ -35,9 +41,7 @@ def study_of(toy, content=None, options=None, models="", dimension="calibration"
 
 def imported(toy, name="mine", wrong=0):
     """Predictions of the labels, with probability 0.5, the first `wrong` of them wrong."""
-    from beyond_accuracy.data.readers import load_dataset
-
-    data = load_dataset(toy.profile().datasets["images"])
+    data = readers.load_dataset(toy.profile().datasets["images"])
     pred = data.targets.copy()
     pred[:wrong] = (pred[:wrong] + 1) % 3
     frame = pd.DataFrame({"file_name": data.ids, "predicted_class": pred, "predicted_probability": 0.5})
@@ -55,6 +59,7 @@ def test_models_roles_and_data(toy):
     assert repr(study).startswith("<calibration of toy: models colour; roles {'clean': 'images'")
     shown = repr(study.predictions("images")["colour"])
     assert shown == "<colour on images, transform none: 12 images, top-1 100.0%>"
+    assert study.rng().integers(10**9) == study.rng(0).integers(10**9) != study.rng(1).integers(10**9)
     with pytest.raises(InputError, match="dimensions.calibration has no 'cleen' .it has clean, shifted"):
         study.role("cleen")
     with pytest.raises(InputError, match="unknown model 'color'; did you mean colour"):
@@ -136,9 +141,6 @@ def test_features(toy):
 
 
 def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypatch):
-    from beyond_accuracy.data import readers
-    from beyond_accuracy.data.dataset import build_dataset
-
     folder = toy.data / "images"
 
     def probe(spec):
@@ -152,21 +154,19 @@ def test_a_set_that_is_only_probed_has_features_and_no_predictions(toy, monkeypa
     content["datasets"]["task"] = {"reader": "probe", "classes": ""}
     study = study_of(toy, content)
     features = study.features("task")["colour"]
-    assert features.layers["pre_logits"].shape == (12, 3) and [t.tolist() for t in features.targets[:2]] == [
-        [0, 5],
-        [1, 5],
-    ]
+    assert features.layers["pre_logits"].shape == (12, 3)
+    assert [t.tolist() for t in features.targets[:2]] == [[0, 5], [1, 5]]
     with pytest.raises(InputError, match="has no class space"):
         study.class_names("task")
 
 
 def test_relabelled_sets_share_the_images(toy, monkeypatch):
-    from beyond_accuracy.inference import outputs
-
-    labels = {"red/red000": np.array([0]), "red/red001": np.array([1, 2]), "green/green000": np.array([], int)}
-    monkeypatch.setattr(outputs, "real_labels", lambda: labels)
     content = toy.content()
     content["datasets"]["real"] = {"reader": "imagenet_real", "options": {"of": "images"}, "title": "ReaL"}
+    with pytest.raises(InputError, match="no ReaL label"):
+        study_of(toy, content).predictions("real")
+    labels = {"red/red000": np.array([0]), "red/red001": np.array([1, 2]), "green/green000": np.array([], int)}
+    monkeypatch.setattr(outputs, "real_labels", lambda: labels)
     study = study_of(toy, content)
     found = study.predictions("real")["colour"]
     assert found.dataset == "real" and found.ids.tolist() == ["red/red000", "red/red001"]
@@ -176,8 +176,6 @@ def test_relabelled_sets_share_the_images(toy, monkeypatch):
 
 
 def test_a_second_study_loads_no_network(toy, monkeypatch):
-    from beyond_accuracy.models import load as models
-
     first = study_of(toy).predictions("images")["colour"]
     models.LOADED.clear()
     monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("a network was loaded"))
@@ -185,12 +183,8 @@ def test_a_second_study_loads_no_network(toy, monkeypatch):
     pd.testing.assert_frame_equal(again.predictions("images")["colour"].frame, first.frame)
     assert again.features("images")["colour"].layers["pre_logits"].shape == (12, 3)
     assert again.card("colour").geometry.text == "Resize(20, bilinear) CenterCrop(16)"
-
-
-def test_the_device_of_a_stored_result_is_the_one_that_computed_it(toy):
-    entry_meta = study_of(toy).predictions("images")["colour"].meta
-    file = toy.store / "predictions" / entry_meta["key"] / "meta.json"
-    file.write_text(file.read_text().replace(entry_meta["device"], "an older machine"))
+    file = toy.store / "predictions" / first.meta["key"] / "meta.json"
+    file.write_text(file.read_text().replace(first.meta["device"], "an older machine"))  # what computed it
     assert study_of(toy).predictions("images")["colour"].meta["device"] == "an older machine"
 
 
@@ -247,52 +241,40 @@ def test_only_report_writes_the_report(toy, monkeypatch, capsys):
     assert {name for name in files if name.startswith(("report", "figures"))} == {"report/toy/results/calibration.csv"}
     assert pd.read_csv(report / "results" / "calibration.csv")["value"].tolist() == [50.0]
     assert pd.read_csv(own / "results" / "calibration.csv")["value"].tolist() == [60.0]
-    assert (own / "figures" / "calibration" / "empty.svg").is_file() and (
-        own / "findings" / "calibration.json"
-    ).is_file()
+    assert all((own / name).is_file() for name in ("figures/calibration/empty.svg", "findings/calibration.json"))
 
 
-@pytest.mark.parametrize(
-    "sentence", ["<script>alert(1)</script> leads", "[a](javascript:x) **b** ![c](http://d)", "($0.10, was $0.20_x)"]
-)
-def test_a_finding_shows_names_as_text(toy, monkeypatch, sentence):
-    import bs4
-    import IPython.display
-
-    shown = []
-    monkeypatch.setattr(IPython.display, "display", lambda value, **_: shown.append(value))
-    study_of(toy).finding(sentence)
-    (output,) = shown
-    assert output["text/plain"] == sentence and "text/markdown" not in output
-    (tag,) = bs4.BeautifulSoup(output["text/html"], "html.parser").find_all(True)
-    assert (tag.name, tag.text) == ("p", sentence) and "mathjax_ignore" in tag["class"]
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook displays."""
+    found = []
+    monkeypatch.setattr("IPython.display.display", lambda value, **_: found.append(value))
+    return found
 
 
-def test_provenance_says_what_made_the_numbers(toy, monkeypatch):
-    import IPython.display
+def test_a_finding_shows_names_as_text(toy, shown):
+    for sentence in ("<script>alert(1)</script>", "[a](javascript:x) **b** ![c](http://d)", "($0.10, was $0.20_x)"):
+        study_of(toy).finding(sentence)
+        output = shown.pop()
+        assert output["text/plain"] == sentence and "text/markdown" not in output
+        (tag,) = bs4.BeautifulSoup(output["text/html"], "html.parser").find_all(True)
+        assert (tag.name, tag.text) == ("p", sentence) and "mathjax_ignore" in tag["class"]
 
-    shown = []
-    monkeypatch.setattr(IPython.display, "display", lambda value, **_: shown.append(value["text/plain"]))
+
+def test_provenance_says_what_made_the_numbers(toy, shown):
     folder = toy.data / "images"
     study = study_of(toy)
     study.predictions_many("images", ["none", "hflip=1"])
     study.provenance()
     for text in ("colour", "fp32", "Resize(20, bilinear) CenterCrop(16)", study.card("colour").weights, "cpu"):
-        assert text in shown[0]
-    assert "left out" not in shown[0]
+        assert text in shown[0]["text/plain"]
+    assert "left out" not in shown[0]["text/plain"]
     (folder / "red" / "red000.png").write_bytes(b"")
-    second = study_of(toy, options={"skip_bad": True})
-    from beyond_accuracy.data import readers
-
     readers.LOADED.clear()
+    second = study_of(toy, options={"skip_bad": True})
     second.predictions("images")
     second.provenance()
-    assert "images left out" in shown[1]
-
-
-def test_seeds_and_streams(toy):
-    study = study_of(toy)
-    assert study.rng().integers(10**9) == study.rng(0).integers(10**9) != study.rng(1).integers(10**9)
+    assert "images left out" in shown[1]["text/plain"]
 
 
 def test_the_papers_numbers_stand_beside_the_papers_checkpoints_only(toy):
@@ -303,16 +285,7 @@ def test_the_papers_numbers_stand_beside_the_papers_checkpoints_only(toy):
     assert study_of(toy, content).paper("imagenet_1k", "ece").empty
 
 
-def test_real_labels_that_match_no_image_are_an_error(toy):
-    content = toy.content()
-    content["datasets"]["real"] = {"reader": "imagenet_real", "options": {"of": "images"}}
-    with pytest.raises(InputError, match="no ReaL label"):
-        study_of(toy, content).predictions("real")
-
-
 def test_one_image_of_ones_own(toy):
-    from PIL import Image
-
     answers = classify(study_of(toy, two_networks(toy)), "images", Image.new("RGB", (50, 40), (10, 200, 10)), top=2)
     assert answers["model"].tolist() == ["colour", "colour", "clip", "clip"]
     assert answers["label"][0] == "green" and answers["probability"].between(0, 1).all()

@@ -40,9 +40,8 @@ def test_table_merges_intervals_and_formats_n():
 
 
 def test_named_intervals_missing_values_and_signs():
-    frame = pd.DataFrame(
-        {"pair": ["a", "b", "c"], "gap": [-0.25, np.nan, -0.0001], "gap_low": [-0.5, np.nan, np.nan]}
-    ).assign(gap_high=[0.0, np.nan, np.nan], n=pd.array([10, None, 1_200], dtype="Int64"))
+    frame = pd.DataFrame({"pair": [*"abc"], "gap": [-0.25, np.nan, -0.0001], "gap_low": [-0.5, np.nan, np.nan]})
+    frame = frame.assign(gap_high=[0.0, np.nan, np.nan], n=pd.array([10, None, 1_200], dtype="Int64"))
     table = parse(frame, formats={"gap": "+.2f"})
     texts = [[cell.text for cell in row.select("th, td")] for row in table.select("tbody tr")]
     assert texts == [["a", "−0.25 [−0.50, +0.00]", "10"], ["b", "–", "–"], ["c", "+0.00", "1,200"]]
@@ -75,16 +74,13 @@ def test_big_tables_leave_the_download_to_the_saved_file():
 
 
 def test_p_values_at_their_floor_are_bounds():
-    frame = pd.DataFrame(
-        {"pair": ["a", "b", "c"], "p_holm": [0.0042, 0.0042, 0.0001], "p_holm_floor": [0.0042, np.nan, 1]}
-    )
+    frame = pd.DataFrame({"pair": [*"abc"], "p_holm": [0.0042, 0.0042, 0.0001], "p_holm_floor": [0.0042, np.nan, 1]})
     table = parse(frame, formats={"p_holm": ".4f"})
     assert [head.text for head in table.select("thead th")] == ["pair", "p (Holm)"]
     assert [cell.text for cell in table.select("tbody td")] == ["< 0.0042", "0.0042", "< 0.001"]
     assert table.select("tbody td")[0]["data-sort"] == "0.0042"
-    other = parse(
-        frame.rename(columns={"p_holm": "p (NLL)", "p_holm_floor": "p (NLL)_floor"}), formats={"p (NLL)": ".3f"}
-    )
+    renamed = frame.rename(columns={"p_holm": "p (NLL)", "p_holm_floor": "p (NLL)_floor"})
+    other = parse(renamed, formats={"p (NLL)": ".3f"})
     assert [cell.text for cell in other.select("tbody td")] == ["< 0.005", "0.004", "< 0.001"]
 
 
