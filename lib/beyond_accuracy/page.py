@@ -23,7 +23,7 @@ from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.inference.outputs import Features, Outputs
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.measure import replicates, tidy, verdicts
+from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.show import figures, metrics, results, tables, theme
 
@@ -194,7 +194,7 @@ class Page:
         if not self.profile.replicates:
             return None
         own = [spec.name for spec in self.specs if spec.id.endswith(f"mini_world/models/{spec.name}")]
-        return replicates.noise(resolve(self.profile.replicates), self.dimension, own)
+        return verdicts.training_noise(resolve(self.profile.replicates), self.dimension, own)
 
     # Showing ------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import yaml
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import load_profile
-from beyond_accuracy.measure.replicates import COLUMNS
+from beyond_accuracy.measure.verdicts import RUNS
 from beyond_accuracy.report.build import build
 
 from .train import CACHE, CELLS, MODELS
@@ -58,9 +58,9 @@ def profile_text(runs: dict[tuple[str, int], Path], seed: int) -> str:
 
 
 def replicate_rows(results: pd.DataFrame, seed: int, cells: Collection[str]) -> pd.DataFrame:
-    """Results of such a report as rows of `measure.replicates.COLUMNS`, of the cells that have this seed."""
+    """Results of such a report as rows of `verdicts.RUNS`, of the cells that have this seed."""
     rows = results[results["model"].isin(cells) & ~results["metric"].isin(UNTRAINED)]
-    return rows.assign(seed=seed)[COLUMNS].reset_index(drop=True)
+    return rows.assign(seed=seed)[RUNS].reset_index(drop=True)
 
 
 def main() -> None:

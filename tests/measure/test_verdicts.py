@@ -55,6 +55,16 @@ def test_training_noise_by_hand():
     assert verdicts.judge(comparisons(("nll", *row[1:])), noise(a=0.1, b=0.1))["verdict"].tolist() == [THESE]
 
 
+def test_noise_of_training_is_that_of_a_models_own_runs(tmp_path):
+    rows = [("robustness", "v2", "accuracy", "a", seed, value) for seed, value in enumerate((50.0, 52.0, 54.0))]
+    rows += [("robustness", "v2", "accuracy", "b", 0, 40.0), ("robustness", "v2", "accuracy", "c", 0, 1.0)]
+    rows += [("robustness", "v2", "accuracy", "c", 1, 2.0), ("models", "v2", "accuracy", "a", 0, 3.0)]
+    pd.DataFrame(rows, columns=verdicts.RUNS).to_csv(tmp_path / "t.csv", index=False)
+    found = verdicts.training_noise(tmp_path / "t.csv", "robustness", ["a", "b"])
+    assert found.to_dict("records") == [{"dataset": "v2", "metric": "accuracy", "model": "a", "sd": 2.0, "df": 2}]
+    assert verdicts.training_noise(tmp_path / "t.csv", "transfer", ["a"]).empty
+
+
 def test_equal_recipes_are_seldom_told_apart_by_training_noise():
     """P(beyond noise) for two runs of one recipe, sd from three runs of which the compared one is the first."""
     rng = np.random.default_rng(0)

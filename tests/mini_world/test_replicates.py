@@ -7,7 +7,7 @@ import pytest
 
 from beyond_accuracy.base.errors import DataMissing
 from beyond_accuracy.base.profile import load_profile
-from beyond_accuracy.measure.replicates import COLUMNS
+from beyond_accuracy.measure.verdicts import RUNS
 from mini_world import replicates
 
 
@@ -49,5 +49,5 @@ def test_only_trained_numbers_of_the_cells_of_a_seed_are_kept():
         }
     )
     rows = replicates.replicate_rows(results, 2, ["vit_sup"])
-    assert list(rows.columns) == COLUMNS
+    assert list(rows.columns) == RUNS
     assert rows[["model", "seed", "value"]].to_numpy().tolist() == [["vit_sup", 2, 90.0]]

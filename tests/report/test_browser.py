@@ -10,7 +10,7 @@ from cdp import axe_source, complaints  # noqa: E402 - the folder of tests is on
 
 ROOT = project_root()
 # Contrast is checked where every kind of element occurs; on the longest pages it would take most of a minute.
-CONTRAST = {"index", "choose", "03_calibration", "09_landscape", "metrics"}
+CONTRAST = {"index", "choose", "03_calibration"}
 
 pytestmark = pytest.mark.browser
 

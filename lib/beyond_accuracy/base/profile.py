@@ -129,7 +129,7 @@ class Profile:
     source: Path
     synthetic: bool = False
     description: str = ""
-    replicates: str = ""  # table of further training runs of its models (`measure.replicates`), if known
+    replicates: str = ""  # table of further training runs of its models (`verdicts.RUNS`), if known
 
     def __post_init__(self):
         taken: dict[str, str] = {}

@@ -1,24 +1,17 @@
 """Intervals, paired tests and corrections: the statistics behind every number of the report.
 
 Resampling is over images, or over whole clusters of images that share an origin (a shape image, a source image, a
-scene). A resample is a vector of integer counts, one per image: how often the image was drawn. Any statistic that is a
-function of weighted sums then needs one matrix product for all resamples, so 2,000 resamples of 50,000 images take
-about a second, and several models resampled with the same counts are compared as pairs.
-
-A draw that is zero in exact arithmetic counts as zero on every machine (`settle`), and where few clusters inform,
-interval and p-value are those of Student's t instead of the normal distribution that a percentile bootstrap imitates
-(`units`).
+scene). A resample is a vector of integer counts, one per image, so that statistics of weighted sums need one matrix
+product for all resamples, and models resampled with the same counts are compared as pairs.
 
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 6, 13 and 16; Davison and Hinkley,
 Bootstrap Methods and their Application (1997), chapter 4 for the (1 + k) / (B + 1) p-value; Hesterberg, What Teachers
 Should Know About the Bootstrap (2015), section 5.3 for the expanded percentile interval; Korn and Graubard, Confidence
 Intervals for Proportions with Small Expected Number of Positive Counts (1998) for shares of clusters; Tango,
 Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample Design (1998);
-Fagerland, Lydersen and Laake, The McNemar Test for Binary Matched-Pairs Data (2013). Wilson interval and Holm
-correction are those of statsmodels.
+Fagerland, Lydersen and Laake, The McNemar Test for Binary Matched-Pairs Data (2013).
 
-Every function raises a ValueError where there are no data or some are NaN, where paired lengths differ, and where there
-is a single cluster.
+A ValueError where there are no data or some are NaN, where paired lengths differ, and where there is a single cluster.
 """
 
 import math
@@ -144,11 +137,10 @@ def standard_error(values: ArrayLike, clusters: ArrayLike | None = None) -> floa
 
 
 def clustered_variance(influence: ArrayLike, clusters: ArrayLike, crossed: ArrayLike | None = None) -> float:
-    """Variance of a sum over images that share origins: one kind of cluster, or two kinds that cross.
+    """Variance of a sum over images that share origins: one kind of cluster, or two kinds that cross (shape, texture).
 
-    Where every image has a shape of one origin and a texture of another, neither kind of cluster can be drawn whole
-    without cutting through the other. V = V_clusters + V_crossed - V_images (Cameron, Gelbach and Miller 2011, Robust
-    Inference with Multiway Clustering), and not less than either of the two.
+    V = V_clusters + V_crossed - V_images (Cameron, Gelbach and Miller 2011, Robust Inference with Multiway Clustering),
+    and not less than either of the two.
 
     `influence` (n,) are the terms of the sum, each less its expectation: for a mean (value - mean) / n; `clusters` and
     `crossed` (n,) the images' origins.
@@ -251,8 +243,8 @@ def bootstrap_means(
     """Draws (resamples,) or (resamples, k) of the column means of values (n,) or (n, k).
 
     Columns are resampled together, so their draws are paired. With clusters the mean of a resample is the ratio of its
-    sum to its number of images. Columns with few distinct rows (0/1 outcomes of some models) are drawn as multinomial
-    counts of those rows, which has exactly the same distribution and costs next to nothing.
+    sum to its number of images. Few distinct rows (0/1 outcomes of some models) are drawn as multinomial counts of
+    those rows, which has exactly the same distribution and costs next to nothing.
     """
     table = _finite(values, "values")
     if table.ndim > 2:
@@ -287,10 +279,9 @@ def _draw_means(table: NDArray[np.float64], resamples: int, rng: np.random.Gener
 def bootstrap_p_value(draws_of_difference: ArrayLike, units: int | None = None) -> float:
     """Two-sided p-value of a difference of zero, from (resamples,) bootstrap draws of the difference.
 
-    Twice the smaller share of draws on one side of zero, with the observed sample counted once: (1 + k) / (B + 1),
-    so that it is never 0. It is the level at which the percentile interval just touches zero. Print it only with at
-    least `P_VALUE_RESAMPLES` draws, and the smallest one it can be (`p_value_floor`) as a bound. With few `units`, as
-    in `percentile_interval`, the p-value is Student's.
+    Twice the smaller share of draws on one side of zero, with the observed sample counted once: (1 + k) / (B + 1).
+    Print it only with at least `P_VALUE_RESAMPLES` draws, and the smallest one it can be (`p_value_floor`) as a bound.
+    With few `units`, as in `percentile_interval`, the p-value is Student's.
 
     >>> bootstrap_p_value([0.1, 0.2, 0.3])
     0.5

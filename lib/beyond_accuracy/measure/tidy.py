@@ -57,14 +57,9 @@ def accuracy(
     correct: Mapping[str, ArrayLike], metric: str = "accuracy", units: ArrayLike | None = None
 ) -> pd.DataFrame:
     """Percent right of every model with Wilson's interval, at the number of images that their units are worth."""
-    if units is not None:
-        ends = [100 * np.array(stats.share_interval(c, units)) for c in correct.values()]
-        values = [100 * np.mean(c) for c in correct.values()]
-        return rows(metric, "percent", list(correct), values, count(0, units), ends=ends)
-    shares = {model: (int(np.sum(c)), len(c)) for model, c in correct.items()}
-    ends = [Interval(*(100 * end for end in stats.wilson(*share))) for share in shares.values()]
-    values, sizes = [100 * k / n for k, n in shares.values()], [n for _, n in shares.values()]
-    return rows(metric, "percent", list(shares), values, sizes, ends=ends)
+    ends = [100 * np.array(stats.share_interval(c, units)) for c in correct.values()]
+    values, n = [100 * np.sum(c) / len(c) for c in correct.values()], [count(len(c), units) for c in correct.values()]
+    return rows(metric, "percent", list(correct), values, n, ends=ends)
 
 
 def pairs(

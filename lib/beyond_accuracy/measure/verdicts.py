@@ -10,8 +10,9 @@ metric. The p-values of a family (`main`: the headline numbers of a page; `choic
 - ``open``: not told from zero.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,19 @@ BEYOND_NOISE, THESE, OPEN = "beyond training noise", "these checkpoints", "open"
 LEVEL = 0.05
 POWER = norm.isf(LEVEL / 2) + norm.isf(0.2)  # a difference of so many standard errors is told from zero in 4 of 5 cases
 NOISE = ["dataset", "metric", "model", "sd", "df"]
+RUNS = ["dimension", "dataset", "metric", "model", "seed", "value"]  # a table of training runs, whatever they measured
+
+
+def training_noise(path: Path, dimension: str, models: Collection[str]) -> pd.DataFrame:
+    """Standard deviation of each metric of a page between training runs that differ in nothing but the seed: `NOISE`.
+
+    The table (columns `RUNS`) is made by `python -m mini_world.replicates`. Models with at least two runs, each with a
+    variance of its own: pooled or shrunken ones gave intervals that cover 86 to 90 % (docs/metrics.md).
+    """
+    table = pd.read_csv(path)
+    table = table[(table["dimension"] == dimension) & table["model"].isin(models)]
+    runs = table.groupby(NOISE[:3], sort=False)["value"].agg(sd="std", df="size").reset_index()
+    return runs.assign(df=runs["df"] - 1)[runs["df"] > 1]
 
 
 def judge(rows: pd.DataFrame, noise: pd.DataFrame | None = None) -> pd.DataFrame:

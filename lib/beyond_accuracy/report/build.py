@@ -139,12 +139,9 @@ def build(
 
 def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
     """The numbered notebooks whose dimension the profile enables, in reading order."""
-    pages = []
-    for path in sorted(Path(notebooks).glob("[0-9]*_*.ipynb")):
-        stem = path.stem.split("_", 1)[1]
-        dimension = DIMENSION_OF.get(stem, stem)
-        if dimension in profile.dimensions:
-            pages.append(Notebook(path.stem, dimension, path))
+    stems = {path: path.stem.partition("_")[2] for path in sorted(Path(notebooks).glob("[0-9]*_*.ipynb"))}
+    pages = [Notebook(path.stem, DIMENSION_OF.get(stem, stem), path) for path, stem in stems.items()]
+    pages = [page for page in pages if page.dimension in profile.dimensions]
     # what answers one's own question comes first, what sums up last
     return sorted(pages, key=lambda page: (page.dimension in LATE) - (page.dimension in FIRST))
 
@@ -164,9 +161,8 @@ def fill_store(
         try:
             filled = plan.fill(profile, page.dimension, store, options) if profile.models else plan.Filled()
         except Exception as error:  # one model, one damaged file or the page's roles must not cost the other pages
-            filled = plan.Filled(
-                [os.urandom(8).hex()], wrong=[str(error)]
-            )  # what is behind the page is not known: it runs
+            unknown_key = os.urandom(8).hex()  # what is behind the page is not known: it runs
+            filled = plan.Filled([unknown_key], wrong=[str(error)])
         for message in (*filled.missing, *filled.wrong, *filled.left_out):
             echo(f"{page.name}: {message}")
         found[page.name] = filled
@@ -175,18 +171,14 @@ def fill_store(
 
 def _choose(profile: Profile, pages: list[Notebook], only: Sequence[str]) -> list[Notebook]:
     known = [page.dimension for page in pages]
-    for name in only:
-        if name not in known:
-            raise InputError(f"profile {profile.name} has no such page: {unknown('dimension', name, known)}")
+    if strange := [name for name in only if name not in known]:
+        raise InputError(f"profile {profile.name} has no such page: {unknown('dimension', strange[0], known)}")
     return [page for page in pages if not only or page.dimension in only]
 
 
 def _exit_code(statuses: Sequence[str], allow_missing: bool) -> int:
-    if "failed" in statuses:
-        return 1
-    if "input" in statuses:
-        return 2
-    return 3 if "missing" in statuses and not allow_missing else 0
+    codes = {"failed": 1, "input": 2, "missing": 0 if allow_missing else 3}
+    return next((code for status, code in codes.items() if status in statuses), 0)
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
@@ -197,21 +189,14 @@ def _parameters(
 ) -> dict[str, dict[str, object]]:
     """Parameters of each page by name, checked against what its notebook declares."""
     shipped = available_profiles().get(profile.name)
-    base = {
-        "PROFILE": profile.name if shipped == profile.source else str(profile.source.resolve()),
-        "MODELS": models,
-        "SEED": profile.settings.seed,
-        "RESAMPLES": profile.settings.resamples,
-    }
+    source = profile.name if shipped == profile.source else str(profile.source.resolve())
+    base = {"PROFILE": source, "MODELS": models, "SEED": profile.settings.seed, "RESAMPLES": profile.settings.resamples}
     declared = {page.name: declared_parameters(page.notebook) for page in pages}
     parameters_.check({name: value for found in declared.values() for name, value in found.items()}, overrides)
-    given = {}
     for page in pages:
-        for name in ("PROFILE", "MODELS"):
-            if name not in declared[page.name]:
-                raise InputError(f"{page.notebook.name}: its parameters cell must set {name}")
-        given[page.name] = {k: v for k, v in (base | dict(overrides)).items() if k in declared[page.name]}
-    return given
+        if lacking := [name for name in ("PROFILE", "MODELS") if name not in declared[page.name]]:
+            raise InputError(f"{page.notebook.name}: its parameters cell must set {lacking[0]}")
+    return {name: {k: v for k, v in {**base, **overrides}.items() if k in own} for name, own in declared.items()}
 
 
 def declared_parameters(notebook: Path) -> dict[str, object]:
@@ -245,7 +230,7 @@ def _run_key(page: Notebook, parameters: Mapping[str, object], profile: Profile,
 
 def _render_key(run_key: str) -> str:
     folder = LIBRARY / "report"
-    files = [folder / "html.py", folder / "arrange.py", *sorted((folder / "template").glob("reading.*"))]
+    files = [folder / "html.py", *sorted((folder / "template").glob("reading.*"))]
     files += sorted((folder / "template" / "notebook").iterdir())
     return _digest(run_key.encode(), *(path.read_bytes() for path in files))
 
@@ -254,9 +239,7 @@ def _notebook_source(path: Path) -> list[tuple[str, str, list[str]]]:
     """Everything of a notebook that decides its page; outputs and counts of a run in JupyterLab do not."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        return [
-            (cell["cell_type"], "".join(cell["source"]), cell.get("metadata", {}).get("tags", [])) for cell in cells
-        ]
+        return [(c["cell_type"], "".join(c["source"]), c.get("metadata", {}).get("tags", [])) for c in cells]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a notebook: {error}") from error
 
@@ -380,20 +363,17 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
 
 
 def _assemble(
-    folder: Path,
-    profile: Profile,
-    models: str,
-    pages: Sequence[Notebook],
-    states: Mapping[str, PageState],
-    options: dict,
-    echo: Callable[[str], None],
-) -> list[str]:
+    folder: Path, profile: Profile, models: str, pages: Sequence[Notebook], states: Mapping[str, PageState],
+    options: dict, echo: Callable[[str], None],
+) -> list[str]:  # fmt: skip
     """Write the tool pages, the front page and the shell around every body; equal files are not touched.
 
     What cannot be made says so in its place, and is `failed` in the answer: the other pages are there all the same.
     """
-    shell = [*sorted((LIBRARY / "report").glob("*.py")), *sorted((LIBRARY / "report" / "template").glob("*.*"))]
-    shell += sorted((folder / ".state" / "pages").glob("*"))
+    own = LIBRARY / "report"
+    shell = [
+        path for place in (own, own / "template", folder / ".state" / "pages") for path in sorted(place.glob("*.*"))
+    ]
     said = (_library_digest(), _results_digest(folder), _made_for(profile))
     key = _digest(*(path.read_bytes() for path in shell), *(part.encode() for part in said))
     site_file = folder / ".state" / "site"

@@ -1,8 +1,7 @@
 """From an executed notebook to the inside of a page, and from insides to the pages of a report.
 
-nbconvert renders the cells through our own template (`template/notebook`, extending `basic`); the shell around them
-(navigation, banner, footer) is a plain Jinja template shared with the front page. Nothing here loads anything from
-anywhere: styles and script are written into the page, formulas become MathML, pictures are data.
+nbconvert renders the cells through our own template (`template/notebook`); the shell around them is a Jinja template
+shared with the front page. Nothing is loaded: styles and script are in the page, formulas MathML, pictures data.
 """
 
 from __future__ import annotations
@@ -29,13 +28,17 @@ from traitlets.config import Config
 
 from beyond_accuracy import __version__
 from beyond_accuracy.report import PageView
-from beyond_accuracy.report.arrange import arrange, fold, without_empty_sections
 from beyond_accuracy.show import metrics, results, tables
 
 TEMPLATE = Path(__file__).parent / "template"
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 FEW = 60  # characters that say too little to stand alone as the answer of a page
+SHORT = 5  # rows of a table that stays open where its section has no figure
+FEW_WORDS = 160  # characters of text not worth a fold; formulas are always folded
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_SHOWS = re.compile(r"\.(draw|table|values|differences|beside_paper|figure|gallery|finding|show|estimates)\(")
+_HEADS, LIMITS = {"h1", "h2", "h3", "h4"}, "What this does not show"
+_HEADING = re.compile(r"^(##+) ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -240,8 +243,7 @@ def first_words(said: str) -> str:
 def _fold_provenance(soup: bs4.BeautifulSoup) -> None:
     """Hashes and precisions are for whoever asks: folded, at the end of the page as before."""
     for table in soup.select("figure.ba-table[id^=tab-provenance]"):
-        table.insert_before(mark := soup.new_tag("span"))
-        mark.replace_with(fold(soup, "What made these numbers: weights, data, precision, device", [table]))
+        fold_in_place(soup, "What made these numbers: weights, data, precision, device", table)
 
 
 def _name_headings(soup: bs4.BeautifulSoup) -> list[tuple[str, str]]:
@@ -291,6 +293,97 @@ def linked(inside: str, links: Mapping[str, str]) -> str:
 
     inside = re.sub(r'(<th scope="row"[^>]*>)([^<]+)(?=</th>)', link, inside)
     return inside.replace("</figure>", f"</figure>{fragment('links.html.j2', links=links)}", 1) if links else inside
+
+
+# What is seen first and what is folded -------------------------------------------------------------------------------
+
+# Nothing is left out but sections that came to show something and had nothing to show in this run.
+
+
+def without_empty_sections(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Cells without the sections whose code was to show figures, tables or findings and showed none."""
+    level = [len(m[1]) if c.cell_type == "markdown" and (m := _HEADING.match(c.source)) else 0 for c in cells]
+    dropped: set[int] = set()
+    for i, depth in enumerate(level):
+        end = next((j for j in range(i + 1, len(cells)) if 0 < level[j] <= depth), len(cells))
+        code = [cell for cell in cells[i:end] if cell.cell_type == "code"]
+        if depth and any(_SHOWS.search(cell.source) for cell in code) and not any(map(_shown, code)):
+            dropped |= set(range(i, end))
+    return [cell for i, cell in enumerate(cells) if i not in dropped]
+
+
+def _shown(cell: NotebookNode) -> bool:
+    return any(output.output_type in {"display_data", "error"} for output in cell.outputs)
+
+
+def arrange(soup: bs4.BeautifulSoup, first: str = "*") -> None:
+    """Put the figure or table whose id fits `first` (the last, else the first figure) on top; fold what few ask for.
+
+    After a space `first` may name further tables that stay open.
+    """
+    first, *also = first.split()
+    figures, start = soup.select("figure.ba-figure[id]"), soup.find(True, recursive=False)
+    fitting = [figure for figure in soup.select("figure[id]") if fnmatchcase(figure["id"], first)]
+    chosen = fitting[-1] if fitting and first != "*" else next(iter(figures), None)
+    for part in _sections(soup):
+        _fold_section(soup, part, [chosen, *(table for name in also for table in soup.select(f"#{name}"))])
+    short, code = soup.select_one(".ba-short"), soup.select("details.ba-code")
+    if chosen:
+        reading = chosen.find_next_sibling(True)
+        top = [short, chosen, reading if reading and "ba-reading" in reading.get("class", []) else None]
+        start.insert_before(*(node.extract() for node in top if node))
+    if code:
+        soup.append(fold(soup, "Parameters and code of this page", code))
+
+
+def fold(soup: bs4.BeautifulSoup, summary: str, nodes: Sequence[bs4.Tag]) -> bs4.Tag:
+    """Nodes, taken from where they are, behind a line that opens them."""
+    box, line = soup.new_tag("details", attrs={"class": "ba-fold"}), soup.new_tag("summary")
+    line.string = summary
+    box.extend([line, *(node.extract() for node in nodes)])
+    return box
+
+
+def fold_in_place(soup: bs4.BeautifulSoup, summary: str, node: bs4.Tag) -> None:
+    """A node behind a line that opens it, where it stands."""
+    node.insert_before(mark := soup.new_tag("span"))
+    mark.replace_with(fold(soup, summary, [node]))
+
+
+def _sections(soup: bs4.BeautifulSoup) -> list[list[bs4.Tag]]:
+    """Cells from one heading to the next; the introduction first."""
+    parts: list[list[bs4.Tag]] = [[]]
+    for node in soup.find_all(recursive=False):
+        if node.find(["h2", "h3"]):
+            parts.append([])
+        parts[-1].append(node)
+    return [part for part in parts if part]
+
+
+def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag], kept: Sequence[bs4.Tag | None]) -> None:
+    """Fold tables beside figures or findings; of text stay a section's first paragraph and what it does not show."""
+    heading = part[0].find(["h2", "h3"])
+    shown = [node for cell in part for node in cell.select("figure.ba-figure, p.ba-finding")]
+    for i, table in enumerate(t for cell in part for t in cell.select("figure.ba-table, .ba-scroll:not(.ba-table *)")):
+        caption, stays = table.select_one("figcaption"), any(table is one for one in kept)
+        many = shown or i or len(table.select("tbody tr")) > SHORT
+        if many and not stays and not table.find_parent("details"):
+            fold_in_place(soup, f"Table: {caption.get_text()}" if caption else "Table", table)
+    text = [child for cell in part for child in cell.find_all(recursive=False) if "cell-text" in cell.get("class", [])]
+    text = [child for child in text if child.name not in _HEADS and "ba-short" not in child.get("class", [])]
+    limits = heading is not None and heading.get_text().startswith(LIMITS)
+    kept = 0 if heading is None else len(text) if limits else 1
+    more = [*text[kept:], *(node for cell in part for node in cell.select(".output_stdout"))]
+    words_only = not (shown or limits or any(cell.select("figure") for cell in part))
+    if heading and (heading.name == "h3" or words_only):
+        box = fold(soup, "", [])  # an aside, or nothing but how it was done
+        part[0].insert_before(box)
+        box.summary.append(heading.extract())
+        box.extend([cell.extract() for cell in part])
+        return
+    words, formula = sum(len(node.get_text()) for node in more), any("ba-math" in n.get("class", []) for n in more)
+    if words > (FEW_WORDS if heading else 0) or formula:
+        part[0].append(fold(soup, "More on this" if heading else "What this page asks", more))
 
 
 # The shell -----------------------------------------------------------------------------------------------------------
