@@ -60,13 +60,6 @@ def test_cue_decisions_by_hand():
     assert [(p.position, p.factor) for p in found] == [(0, "by shape"), (1, "by texture"), (2, "by neither")]
 
 
-def test_confidence_of_a_category_is_the_sum_of_its_classes():
-    probabilities = np.array([[0.5, 0.2, 0.3], [0.1, 0.2, 0.7]])
-    categories = {"cat": [0, 1], "dog": [2]}
-    found = images.category_share(probabilities, np.array(["cat", "dog"]), categories)
-    assert found == pytest.approx([0.7, 0.7])
-
-
 def test_hard_levels_by_hand():
     factor = ["yaw", "yaw", "yaw", "yaw", "light_x", "light_x"]
     level = ["0", "0", "90", "90", "dim", "dim"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -250,7 +250,7 @@ def _library_digest() -> str:
     beside = [path for folder in (ASSETS, LIBRARY / "show") for path in sorted(folder.rglob("*"))]
     sources += [path for path in beside if path.suffix in {".csv", ".json", ".txt", ".yaml", ".j2"}]
     parts = [f"{path.relative_to(LIBRARY)}".encode() + path.read_bytes() for path in sources]
-    return _digest(*parts, *(f"{name}={_version(name)}".encode() for name in PACKAGES))
+    return _digest(*parts, *(f"{name}={version(name)}".encode() for name in PACKAGES))
 
 
 def _read_digest(folder: Path, dimension: str) -> str:
@@ -272,13 +272,6 @@ def _digest(*parts: bytes) -> str:
     for part in parts:
         total.update(hashlib.sha256(part).digest())
     return total.hexdigest()[:24]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 # What is there from before --------------------------------------------------------------------------------------------
@@ -371,9 +364,8 @@ def _assemble(
     What cannot be made says so in its place, and is `failed` in the answer: the other pages are there all the same.
     """
     own = LIBRARY / "report"
-    shell = [
-        path for place in (own, own / "template", folder / ".state" / "pages") for path in sorted(place.glob("*.*"))
-    ]
+    places = (own, own / "template", folder / ".state" / "pages")
+    shell = [path for place in places for path in sorted(place.glob("*.*"))]
     said = (_library_digest(), _results_digest(folder), _made_for(profile))
     key = _digest(*(path.read_bytes() for path in shell), *(part.encode() for part in said))
     site_file = folder / ".state" / "site"
@@ -412,12 +404,12 @@ def _assemble(
             bodies[name] = html.Body(name.capitalize(), message, [], html.fragment("plain.html.j2", lead=message))
         tools.append(PageView(name, bodies[name].title, status, message, bodies[name].lead, bodies[name].sections))
     failed = [tool.status for tool in tools if tool.status != "ok"]
+    own_images = any(name in profile.dimensions for name in FIRST)
+    whole = profile.synthetic or own_images  # nothing was published of a rendered world, or of one's own images
+    broken = tools[list(made).index("choose")].message
+    advice = [] if broken else choose.advice(choice(), profile, choose.guessing(comparisons))
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site["own"] = any(name in profile.dimensions for name in FIRST)
-    whole = profile.synthetic or site["own"]  # nothing was published of a rendered world, or of one's own images
-    site["cuts"] = {} if whole else _cuts(profile, pages)
-    broken, guessing = tools[list(made).index("choose")].message, choose.guessing(comparisons)
-    site["advice"] = [] if broken else choose.advice(choice(), profile, guessing)
+    site |= {"own": own_images, "cuts": {} if whole else _cuts(profile, pages), "advice": advice}
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
         inside = html.linked(inside, bodies["images"].links.get(page.dimension, {}))

@@ -76,7 +76,6 @@ class Ranking:
     order: list[str]
     scores: list[int]  # thousandths of a step x weight
     best: list[float]  # share of the draws in which the model is first, equal scores shared
-    unranked: list[str]  # without a number for a criterion that has weight
     flips: list[Flip]  # smallest change per criterion, smallest first; empty if no single weight changes the winner
 
     @property
@@ -179,14 +178,11 @@ def lowest(criterion: Headline) -> int:
 
 
 def rank(choice: Choice, weights: Mapping[str, int]) -> Ranking:
-    """Rank the models; the page's script does the same computation on the same integers.
+    """Rank the models that have a number for all that weighs; the page's script does the same on the same integers.
 
     `weights`: integers by criterion key, `lowest` to `HIGHEST`; others weigh nothing.
     """
     given = [int(weights.get(criterion.key, 0)) for criterion in choice.criteria]
-    for weight, criterion in zip(given, choice.criteria, strict=True):
-        if not lowest(criterion) <= weight <= HIGHEST:
-            raise ValueError(f"weight of {criterion.key} out of range: {weight}")
     weighing = [i for i, weight in enumerate(given) if weight]
     ranked = [m for m in range(len(choice.models)) if all(choice.known[i][m] for i in weighing)]
     score = {m: sum(given[i] * int(choice.means[i][m]) for i in weighing) for m in ranked}
@@ -198,13 +194,8 @@ def rank(choice: Choice, weights: Mapping[str, int]) -> Ranking:
             total += given[i] * choice.draws[i][ranked]
         first = total == total.max(axis=0)
         best = dict(zip(ranked, (first / first.sum(axis=0)).mean(axis=1).tolist(), strict=True))
-    return Ranking(
-        [choice.models[m] for m in order],
-        [score[m] for m in order],
-        [best[m] for m in order],
-        [name for m, name in enumerate(choice.models) if m not in ranked],
-        _flips(choice, given, order, score) if weighing else [],
-    )
+    flips = _flips(choice, given, order, score) if weighing else []
+    return Ranking([choice.models[m] for m in order], [score[m] for m in order], [best[m] for m in order], flips)
 
 
 def decisive(choice: Choice, weights: Mapping[str, int], ranking: Ranking) -> int | None:

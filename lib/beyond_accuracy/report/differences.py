@@ -32,12 +32,8 @@ def difference_table(comparisons: pd.DataFrame, models: Sequence[str]) -> pd.Dat
     rows = rows.drop_duplicates(["dataset", "metric", "model_a", "model_b", "difference", "n"]).reset_index(drop=True)
     numbers = rows[["difference", "ci_low", "ci_high", "n"]].astype(float)
     needed = [needed_units(*row) for row in numbers.itertuples(index=False)]
-    return rows.assign(
-        n=rows["n"].astype("Int64"),
-        basis="paired",
-        real=(rows["verdict"] != OPEN).astype(bool),
-        needed=pd.array(needed, dtype="Int64"),
-    )
+    real = (rows["verdict"] != OPEN).astype(bool)
+    return rows.assign(n=rows["n"].astype("Int64"), basis="paired", real=real, needed=pd.array(needed, dtype="Int64"))
 
 
 def needed_units(difference: float, low: float, high: float, n: float) -> int | None:
@@ -74,14 +70,10 @@ def body(folder: Path, profile: Profile, compared: pd.DataFrame, views: Mapping[
         + (f", {beyond} of them larger than training runs differ by luck" if beyond else "")
         + f", at a level of {LEVEL:.0%} kept over the headline comparisons of each page, and over all its others."
     )
-    parts = {name: part for name, part in rows.groupby("dimension", sort=False)}
+    parts = dict(iter(rows.groupby("dimension", sort=False)))
     pages = [_section(name, titles.get(name, name), part, sizes[name], profile) for name, part in parts.items()]
-    said = {
-        "power": f"{POWER:.0%}",
-        "level": LEVEL,
-        "verdicts": (BEYOND_NOISE, THESE, OPEN),
-        "largest": int(sizes.max()),
-    }
+    said = {"power": f"{POWER:.0%}", "level": LEVEL, "largest": int(sizes.max())}
+    said["verdicts"] = (BEYOND_NOISE, THESE, OPEN)
     shown = {"overview": _overview(parts, titles), "pairs": list(dict.fromkeys(rows["pair"])), "pages": pages}
     inside = fragment("differences.html.j2", lead=lead, **said, **shown)
     return Body(title, lead, [("overview", "Overview"), *((page["id"], page["title"]) for page in pages)], inside)
@@ -108,26 +100,17 @@ def _section(dimension: str, title: str, rows: pd.DataFrame, sizes: pd.Series, p
     for (dataset, metric), part in rows.groupby(["dataset", "metric"], sort=False):
         spec = f"+{metrics.about(metric)['format'].lstrip('+')}"
         counts = sorted(set(part["n"].dropna().astype(int)))
-        under = [datasets.get(dataset, dataset.replace("_", " ")), _unit(part["unit"].iloc[0])]
+        under = [datasets.get(dataset, dataset.replace("_", " ")), part["unit"].iloc[0].replace("percent", "points")]
         under += [f"n = {counts[0]:,} {units}"] if len(counts) == 1 else []
         cells = {row["pair"]: _cell(row, spec, units) for row in part.to_dict("records")}
         name = metrics.plain(metric)
         lines.append({"name": name, "under": " · ".join(under), "cells": [(p, cells.get(p)) for p in pairs]})
-    return {
-        "id": f"dim-{dimension}",
-        "name": f"diff-{dimension.replace('_', '-')}",
-        "title": title,
-        "summary": f"{rows['real'].sum()} of {len(rows)} differences are real",
-        "caption": f"{rows['real'].sum()} of {len(rows)} differences are real. Corrected together: "
-        f"{', '.join(f'{size} ({family})' for family, size in sizes.items())}. Verdict and corrected p; then the "
-        f"{units} needed to see a difference of this size.",
-        "pairs": pairs,
-        "lines": lines,
-    }
-
-
-def _unit(unit: str) -> str:
-    return "points" if unit == "percent" else unit
+    summary = f"{rows['real'].sum()} of {len(rows)} differences are real"
+    together = ", ".join(f"{size} ({family})" for family, size in sizes.items())
+    caption = f"{summary}. Corrected together: {together}. Verdict and corrected p; then the {units} needed to see a "
+    caption += "difference of this size."
+    names = {"id": f"dim-{dimension}", "name": f"diff-{dimension.replace('_', '-')}", "title": title}
+    return names | {"summary": summary, "caption": caption, "pairs": pairs, "lines": lines}
 
 
 def _cell(row: dict, spec: str, units: str) -> dict[str, object]:
@@ -136,8 +119,5 @@ def _cell(row: dict, spec: str, units: str) -> dict[str, object]:
     p, bound = row["p_holm"], is_bound(row)
     told = "< 0.001" if p < 0.001 else f"< {tables.at_most(p, '.3f')}" if bound else f"= {p:.3f}"
     shown = "" if pd.isna(p) else f"p {told}"
-    return row | {
-        "estimate": estimate,
-        "interval": interval,
-        "said": [row["verdict"], shown, "" if pd.isna(row["needed"]) else f"{int(row['needed']):,} {units}"],
-    }
+    needed = "" if pd.isna(row["needed"]) else f"{int(row['needed']):,} {units}"
+    return row | {"estimate": estimate, "interval": interval, "said": [row["verdict"], shown, needed]}

@@ -16,7 +16,6 @@ import bs4
 import pandas as pd
 from markupsafe import Markup
 
-from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import read_json
 from beyond_accuracy.base.paths import figures_dir, project_root
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
@@ -193,10 +192,8 @@ def _findings(folder: Path, built: Mapping[str, PageView]) -> dict[str, list[str
     found = {}
     for dimension in built:
         path = folder / "findings" / f"{dimension}.json"
-        sentences = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
-            raise InputError(f"{path}: expected a list of sentences")
-        found |= {dimension: sentences} if sentences else {}
+        if path.is_file():
+            found[dimension] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -25,7 +25,7 @@ from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.data import published, transforms
 from beyond_accuracy.data.readers import load_dataset
-from beyond_accuracy.dimensions import invariance
+from beyond_accuracy.dimensions import invariance, shape_bias
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
@@ -221,30 +221,25 @@ def _disagreements(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
 
 
 def _cues(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
-    from beyond_accuracy.data.published import cue_categories
-    from beyond_accuracy.dimensions import shape_bias
-
     dataset = _role(profile, "cue_conflict", "shape_bias")
     runs = {m: p for m, p in _runs(outputs, dataset).items() if p.probabilities is not None} if dataset else {}
     if not runs:
         return
     data, ids = load_dataset(outputs.dataset_spec(dataset)), next(iter(runs.values())).ids
     cues = shape_bias.cue_table(ids, data.metadata)
-    categories = cue_categories(data.classes.names)
+    categories = published.cue_categories(data.classes.names)
     decisions = {m: shape_bias.decide(p.probabilities, categories) for m, p in runs.items()}
-    sure = {m: category_share(p.probabilities, decisions[m], categories) for m, p in runs.items()}
+    shares = {name: list(members) for name, members in categories.items()}  # a category's is that of its classes
+    sure = {
+        m: np.array([row[shares[name]].sum() for row, name in zip(p.probabilities, decisions[m], strict=True)])
+        for m, p in runs.items()
+    }
     for pick in cue_decisions(decisions, sure, cues, CUES):
         i, row = pick.position, cues.iloc[pick.position]
         answers = tuple((m, str(d[i]), float(sure[m][i]), None) for m, d in decisions.items())
         truth = f"shape {row['shape']}, texture {row['texture']}"
         classes = (row["shape"], row["texture"])
         yield Shot(dataset, str(ids[i]), "none", pick.models, pick.factor, truth, answers, classes)
-
-
-def category_share(probabilities: np.ndarray, decisions: np.ndarray, categories: Mapping[str, Sequence[int]]):
-    """(n,) probability of the chosen category: the sum over its member classes."""
-    sums = {name: probabilities[:, list(categories[name])].sum(axis=1) for name in set(decisions.tolist())}
-    return np.array([sums[name][i] for i, name in enumerate(decisions.tolist())])
 
 
 def _levels(profile: Profile, outputs: Outputs) -> Iterator[Shot]:
@@ -281,10 +276,8 @@ def _shots(
         i = pick.position
         labels = tuple(classes.names[int(t)] for t in np.atleast_1d(first.targets[i]))
         truth = " or ".join(labels[:3]) + (" or …" if len(labels) > 3 else "")
-        answers = tuple(
-            (m, classes.names[int(p.pred[i])], float(p.confidence[i]), bool(p.correct[i])) for m, p in runs.items()
-        )
-        yield Shot(dataset, str(first.ids[i]), transform, pick.models, pick.factor, truth, answers, labels)
+        said = [(m, classes.names[int(p.pred[i])], float(p.confidence[i]), bool(p.correct[i])) for m, p in runs.items()]
+        yield Shot(dataset, str(first.ids[i]), transform, pick.models, pick.factor, truth, tuple(said), labels)
 
 
 _KINDS: dict[str, tuple[str, str, Callable[[Profile, Outputs], Iterator[Shot]]]] = {
@@ -297,8 +290,6 @@ _KINDS: dict[str, tuple[str, str, Callable[[Profile, Outputs], Iterator[Shot]]]]
     "poses": ("Hardest views", "For each factor of a scene its hardest level: images that most models miss.", _levels),
     "flips": ("Flips", "Right as it is, wrong when transformed: the image, and what the model got.", _flips),
 }  # fmt: skip
-
-
 _BEHIND = {"mistakes": "robustness", "factors": "mistakes", "poses": "synthetic", "flips": "invariance"}  # its page
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -316,16 +307,18 @@ def may_show(profile: Profile, dataset: str) -> bool:
 def kept_body(folder: Path, inputs: Sequence[str], profile: Profile, options: Mapping[str, object]) -> Body:
     """`body`, from the last time if nothing of its inputs changed: decoding hundreds of images takes seconds."""
     kept, sources = folder / ".state" / "images.json", [Path(__file__), *sorted(TEMPLATE.glob("images.*"))]
-    key = hashlib.sha256(b"".join([json.dumps(list(inputs)).encode(), *(path.read_bytes() for path in sources)]))
+    made_of = [json.dumps(list(inputs)).encode(), *(path.read_bytes() for path in sources)]
+
+    def seal(text: str) -> str:
+        return hashlib.sha256(b"".join([*made_of, text.encode()])).hexdigest()
+
     content = read_json(kept)
-    sealed = hashlib.sha256(str(content.get("body")).encode()).hexdigest()
-    if (content.get("key"), content.get("seal")) == (key.hexdigest(), sealed):
+    if content.get("seal") == seal(str(content.get("body"))):
         inside = json.loads(content["body"])
         return Body(**inside | {"sections": [tuple(pair) for pair in inside["sections"]]})
     found = body(profile, options)
     text = json.dumps(asdict(found))
-    content = {"key": key.hexdigest(), "seal": hashlib.sha256(text.encode()).hexdigest(), "body": text}
-    write_atomically(kept, json.dumps(content).encode())
+    write_atomically(kept, json.dumps({"seal": seal(text), "body": text}).encode())
     return found
 
 

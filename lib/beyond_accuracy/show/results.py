@@ -149,11 +149,8 @@ def save_figure(fig: Figure, folder: Path, name: str, alt: str, caption: str, da
     """Save a figure as SVG and PNG with its data (CSV) and its words (JSON) under `<folder>/<name>.*`; its HTML."""
     import matplotlib as mpl
 
-    check_name(name, "figure")
     if not alt.strip() or not caption.strip():
         raise InputError(f"figure {name}: both alt text and caption are needed")
-    if not isinstance(data, pd.DataFrame):
-        raise InputError(f"figure {name}: data must be a DataFrame, not {type(data).__name__}")
     _rasterise_clouds(fig)
     svg, png = BytesIO(), BytesIO()
     with mpl.rc_context({"svg.hashsalt": HASH_SALT, "svg.fonttype": "path"}):
@@ -268,12 +265,6 @@ def code_spans(text: str) -> Markup:
     if len(parts) % 2 == 0:  # an odd backtick: nothing is paired for certain
         return Markup("`".join(parts))  # noqa: S704 (escaped above)
     return Markup("".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)))  # noqa: S704
-
-
-def check_name(name: str, what: str) -> None:
-    """Raise `InputError` for a name that cannot be a file name and an id."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise InputError(f"{what} name {name!r}: use lower-case letters, digits, '_' and '-'")
 
 
 def display_html(page: str, plain: str) -> None:

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pandas as pd
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.show.results import check_name, csv_data_link, csv_text, display_html, fragment
+from beyond_accuracy.show.results import csv_data_link, csv_text, display_html, fragment
 
 
 def table_html(
@@ -20,7 +20,6 @@ def table_html(
     its `X_floor` is shown as a bound. `labels`, `formats`: per column; `decimals`: of float columns without a format. A
     column `format` holds that of its row's other numbers, where rows have different units. Ids depend on `name` only.
     """
-    check_name(name, "table")
     if not caption.strip():
         raise InputError(f"table {name}: a caption is needed")
     frame = frame.reset_index() if index else frame
