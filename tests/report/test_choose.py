@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 
 from beyond_accuracy.base.profile import parse_profile
+from beyond_accuracy.dimensions import calibration
+from beyond_accuracy.dimensions.confidence import Ranked
+from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.report import choose, html
 from beyond_accuracy.show import results
@@ -264,6 +267,42 @@ def test_an_estimate_without_an_interval_is_not_weighed_as_certain():
     bare = NUMBERS | {("calibration", "val", ECE, "fraction"): ([0.08, 0.04, 0.02], None)}
     assert [criterion.key for criterion in gathered(bare).criteria] == ["accuracy", "shape", "params"]
 
+
+# Numbers of the same images
+
+
+def outcomes(seed, n=60):
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"id": [f"i{k}" for k in range(n)], "target": 0, "pred": rng.integers(0, 2, n)})
+    frame = frame.assign(confidence=rng.random(n).round(4), target_probability=0.0)
+    return Predictions("m", "d", "none", frame, None, None, {})
+
+
+@pytest.mark.parametrize("metric", ["accuracy", ECE, "auroc", "accuracy:coverage=0.5"])
+def test_a_statistic_of_counts_is_that_of_the_repeated_images(metric):
+    found, counts = outcomes(1), np.random.default_rng(2).multinomial(60, np.full(60, 1 / 60), 3).astype(np.float32)
+    values = choose.statistic_of(metric)(found)(counts)
+    for value, row in zip(values, counts, strict=True):
+        sure, right = (np.repeat(v, row.astype(int)) for v in (found.confidence, found.correct))
+        expected = {
+            "accuracy": right.mean(),
+            ECE: calibration.ece(sure, right),
+            "auroc": Ranked(sure, right).areas()[0, 0],
+            "accuracy:coverage=0.5": right[np.argsort(-sure, kind="stable")[:30]].mean(),
+        }[metric]
+        # a tie at the cut of the coverage goes with the images before it
+        assert value == pytest.approx(expected, abs=0.03 if "coverage" in metric else 1e-5)
+
+
+def test_metrics_and_models_share_their_images():
+    runs = {"a": outcomes(1), "twin": outcomes(1), "b": outcomes(3)}
+    drawn = {m: choose.draw(runs, m, 400, np.random.default_rng(5)) for m in ("accuracy", "accuracy:coverage=0.5")}
+    assert all((part[0] == part[1]).all() for part in drawn.values()) and drawn["accuracy"].shape == (3, 400)
+    assert np.corrcoef(drawn["accuracy"][0], drawn["accuracy:coverage=0.5"][0])[0, 1] > 0.4
+    assert choose.statistic_of("shape_bias") is None and choose.statistic_of("accuracy:shots=10") is None
+
+
+# The page in a browser, and its tables
 
 SCRIPT = """
   const read = () => ({

@@ -373,7 +373,7 @@ def _assemble(
     if kept.get("key") == f"{key} {models} {built}" and _same(kept.get("files") or {"": ""}):
         return []
 
-    from beyond_accuracy.report import choose, differences, front, html, images, joint, real_models
+    from beyond_accuracy.report import choose, differences, front, html, images, real_models
 
     pages = sorted(pages, key=lambda page: page.dimension not in LATE)  # built last, read first
     views, there = [states[page.name] for page in pages], [page for page in pages if page.name in built]
@@ -384,7 +384,7 @@ def _assemble(
 
     @cache
     def choice() -> choose.Choice:
-        shared = joint.shared_draws(profile, options, front.HEADLINES, choose.DRAWS, profile.settings.seed)
+        shared = choose.shared_draws(profile, options, choose.DRAWS, profile.settings.seed)
         return choose.gather(table, comparisons, profile, choose.DRAWS, profile.settings.seed, shared)
 
     made = {

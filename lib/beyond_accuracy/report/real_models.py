@@ -101,22 +101,14 @@ def body(landscape: str = "") -> Body:
     dates = {name: date for name, (_, date) in SOURCES.items()}
     table = results.csv_text(board[columns].assign(published=board.source.map(dates)))
     choices = {"family": "Family", "kind": "Trained with", "pretrain_data": "Pretraining data", "licence": "Licence"}
-    inside = fragment(
-        "models.html.j2",
-        answer=answer(board),
-        models=board.astype(object).where(board.notna(), None).to_dict("records"),
-        sets={key: (*about, IMAGES[key]) for key, about in SETS.items()},
-        costs=COSTS,
-        cards=CARDS,
-        sources={name: (*about, int((board.source == name).sum())) for name, about in SOURCES.items()},
-        choices={key: (label, board[key].value_counts().to_dict()) for key, label in choices.items()},
-        ranked=[(key, about[0]) for key, about in SETS.items()],
-        axes=[*COSTS.items(), *((key, about[0]) for key, about in SETS.items())],
-        start=(MEASURE, BUDGET),
-        level=LEVEL,
-        csv=table,
-        landscape=landscape,
-    )
+    choices = {key: (label, board[key].value_counts().to_dict()) for key, label in choices.items()}
+    sources = {name: (*about, int((board.source == name).sum())) for name, about in SOURCES.items()}
+    ranked = [(key, about[0]) for key, about in SETS.items()]
+    rows = board.astype(object).where(board.notna(), None).to_dict("records")
+    shown = {"models": rows, "sets": {key: (*about, IMAGES[key]) for key, about in SETS.items()}, "sources": sources}
+    shown |= {"costs": COSTS, "cards": CARDS, "choices": choices, "ranked": ranked, "axes": [*COSTS.items(), *ranked]}
+    said = {"answer": answer(board), "start": (MEASURE, BUDGET), "level": LEVEL, "csv": table, "landscape": landscape}
+    inside = fragment("models.html.j2", **shown, **said)
     anchors = [("answer", "Best of what fits"), ("plot-heading", "Plot"), ("all", "Table"), ("sources", "Sources")]
     lead = f"{len(board)} published models by size, compute, speed, data, licence and robustness. {answer(board)}"
     return Body(TITLE, lead, anchors, inside)

@@ -136,26 +136,19 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
     start = time.monotonic()
     stopped: Exception | None = None
     try:
+        # A kernel is interrupted before it is shut down (jupyter_client), and says so as an error.
+        arguments = ["--log-level=CRITICAL", "--HistoryManager.enabled=False"]
         papermill.execute_notebook(
-            str(source),
-            str(partial),
-            parameters=dict(parameters),
-            kernel_name="python3",
-            kernel_manager_class=_kernel_of_this_python(),
-            progress_bar=False,
-            log_output=False,
+            str(source), str(partial), parameters=dict(parameters), progress_bar=False, log_output=False,
+            kernel_name="python3", kernel_manager_class=_kernel_of_this_python(), extra_arguments=arguments,
             timeout_func=lambda _cell: max(1, math.ceil(start + timeout - time.monotonic())),
             resources={"metadata": {"path": str(cwd)}},  # `cwd=` would move the whole process, other pages included
-            # A kernel is interrupted before it is shut down (jupyter_client), and says so as an error.
-            extra_arguments=["--log-level=CRITICAL", "--HistoryManager.enabled=False"],
-        )
+        )  # fmt: skip
     except PapermillExecutionError:
         pass  # the copy holds the error
     except CellTimeoutError:
-        stopped = TimeoutError(
-            f"the notebook ran longer than {timeout} s; give it more with `settings: {{notebook_timeout: …}}` in the "
-            "profile"
-        )
+        more = "give it more with `settings: {notebook_timeout: …}` in the profile"
+        stopped = TimeoutError(f"the notebook ran longer than {timeout} s; {more}")
     except Exception as error:  # a kernel that died, no kernel at all
         stopped = error
     seconds = time.monotonic() - start
@@ -213,9 +206,9 @@ def _mark_stop(notebook: NotebookNode, error: Exception) -> None:
 
 def _commit() -> str:
     """The checkout's commit, as an ending of the code version; empty where the library runs from elsewhere."""
-    where = ["git", "-C", str(Path(__file__).parent)]
+    describe = ["describe", "--always", "--dirty= (modified)", "--match="]
+    command = ["git", "-C", str(Path(__file__).parent), *describe]
     try:
-        command = [*where, "describe", "--always", "--dirty= (modified)", "--match="]
         found = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
