@@ -76,17 +76,13 @@ def test_utilities_are_steps_above_the_mean_in_thousandths():
     assert choice.draws[3].tolist() == [[-1000], [0], [1000]]
 
 
-def test_draws_have_the_intervals_spread():
-    choice = gathered(draws=20_000)
-    assert choice.draws[0].std(axis=1) == pytest.approx(np.full(3, 1 / 1.96 / 5 * 1000), rel=0.03)
-    assert np.corrcoef(choice.draws[0])[0, 1] == pytest.approx(0, abs=0.03)
-
-
-def test_paired_differences_make_the_draws_move_together():
-    half = 0.5  # of the difference; independent models would have sqrt(2)
-    draws = gathered(comparisons=paired("b", "a", -5, half), draws=20_000).draws[0]
-    assert (draws[0] - draws[1]).std() == pytest.approx(half / 1.96 / 5 * 1000, rel=0.03)
+@pytest.mark.parametrize("half", [None, 0.5])
+def test_draws_have_the_intervals_spread_and_move_as_paired_differences_tell(half):
+    """Of the difference of two models the standard error is sqrt(2) times theirs, unless it is known to be less."""
+    told = NONE if half is None else paired("b", "a", -5, half)
+    draws = gathered(comparisons=told, draws=20_000).draws[0]
     assert draws.std(axis=1) == pytest.approx(np.full(3, 1 / 1.96 / 5 * 1000), rel=0.03)
+    assert (draws[0] - draws[1]).std() == pytest.approx((half or 2**0.5) / 1.96 / 5 * 1000, rel=0.03)
 
 
 def test_an_impossible_covariance_keeps_the_variances():

@@ -35,8 +35,10 @@ COMPARED = pd.DataFrame(
 
 
 def page(folder, rows, **titles):
+    models = {name: {"source": "predictions", "label": f"<i>{name}</i>"} for name in MODELS}
+    content = {"name": "trial", "title": "Trial", "models": models, "dimensions": {"calibration": {}}}
     views = {name: PageView(name, title) for name, title in titles.items()}
-    return pages.body(folder, small_profile(), rows, views)
+    return pages.body(folder, parse_profile(content, Path("trial.yaml")), rows, views)
 
 
 def test_verdicts_are_those_of_the_pages():
@@ -45,6 +47,7 @@ def test_verdicts_are_those_of_the_pages():
     assert rows["p_holm"].tolist() == [0.03, 0.04, 0.6]  # nothing is corrected again
     again = pages.difference_table(COMPARED.assign(p=1e-9, p_holm=1e-9), MODELS)
     assert again["verdict"].tolist() == rows["verdict"].tolist()
+    assert len(pages.difference_table(COMPARED, ["a", "b"])) == 2  # of those two alone
 
 
 def test_a_question_that_two_pages_asked_is_the_first_page_s():
@@ -73,32 +76,13 @@ def test_units_needed_reach_their_power_where_scenes_inform():
     assert np.mean(means > norm.ppf(0.975) * sd / n**0.5) == pytest.approx(0.8, abs=0.03)
 
 
-def test_the_page_says_what_n_counts(tmp_path):
-    row = compared("a", "b", 3, 1, 0.01, metric="accuracy:x", dimension="synthetic")
-    text = page(tmp_path, pd.DataFrame([row]), synthetic="Sweeps").html
+def test_the_page_says_what_n_counts_and_which_p_values_are_bounds(tmp_path):
+    rows = [compared("a", "b", 3, 1, 0.0042, floor=0.0021), compared("b", "c", 7, 1.2, 0.004)]
+    text = page(tmp_path, pd.DataFrame(rows).assign(metric="accuracy:x", dimension="synthetic")).html
     soup = bs4.BeautifulSoup(text, "html.parser")
     assert "n = 400 scenes" in soup.select_one("section tbody th").text and "91 scenes" in text
     assert "then the scenes needed" in soup.select_one("figcaption[id=cap-diff-synthetic]").text
-
-
-def test_p_values_at_the_floor_are_bounds(tmp_path):
-    rows = [compared("a", "b", 3, 1, 0.0042, floor=0.0021), compared("b", "c", 7, 1.2, 0.004)]
-    text = page(tmp_path, pd.DataFrame(rows)).html
     assert "<small>p &lt; 0.005</small>" in text and "<small>p = 0.004</small>" in text
-
-
-def test_models_outside_the_profile_are_left_out():
-    assert len(pages.difference_table(COMPARED, ["a", "b"])) == 2
-    assert not len(pages.difference_table(COMPARED.iloc[:0], MODELS))
-
-
-def small_profile():
-    models = {
-        name: {"source": "predictions", "label": f"<i>{name}</i>", "family": "convnet", "paradigm": "clip"}
-        for name in MODELS
-    }
-    content = {"name": "trial", "title": "Trial", "models": models, "dimensions": {"calibration": {}}}
-    return parse_profile(content, Path("trial.yaml"))
 
 
 def test_the_page(tmp_path):
@@ -125,8 +109,7 @@ def test_the_page(tmp_path):
 
 
 def test_without_comparisons_the_page_says_so(tmp_path):
-    body = page(tmp_path, COMPARED.iloc[:0])
-    assert "No page of this report has compared models yet" in body.html
+    assert "No page of this report has compared models yet" in page(tmp_path, COMPARED.iloc[:0]).html
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -52,34 +52,28 @@ def test_kinds_exist_and_are_used():
         assert all(isinstance(text, str) and 20 < len(text) < 600 for text in paragraphs), name
 
 
-@pytest.mark.parametrize(("figure", "words"), [("reliability-val", "right about 65 %"), ("risk-coverage", "surest")])
-def test_folds_follow_their_figures(figure, words):
-    soup = bs4.BeautifulSoup(f'<figure class="ba-figure" id="fig-{figure}"><img></figure><p>next</p>', "html.parser")
-    html.add_readings(soup, "calibration")
-    fold = soup.find("figure").find_next_sibling()
-    assert fold.name == "details" and fold.summary.text == "How to read this" and words in fold.text
-    assert fold.find_next_sibling().text == "next"
-
-
-def test_pictures_and_unknown_figures_stay_alone():
-    for dimension, figure in (("robustness", "sets"), ("mine", "new")):
-        soup = bs4.BeautifulSoup(f'<figure class="ba-figure" id="fig-{figure}"></figure>', "html.parser")
+def test_folds_follow_their_figures_and_pictures_stay_alone():
+    for dimension, figure, words in (
+        *(("calibration", "reliability-val", "right about 65 %"), ("calibration", "risk-coverage", "surest")),
+        *(("robustness", "sets", ""), ("mine", "new", "")),
+    ):
+        text = f'<figure class="ba-figure" id="fig-{figure}"><img></figure><p>next</p>'
+        soup = bs4.BeautifulSoup(text, "html.parser")
         html.add_readings(soup, dimension)
-        assert not soup.select("details")
+        folds = soup.select("figure + details")
+        assert [fold.summary.text for fold in folds] == ["How to read this"] * bool(words)
+        assert all(words in fold.text and fold.find_next_sibling().text == "next" for fold in folds)
 
 
-def test_papers_named_by_their_number_are_links_once():
-    text = "Someone 2017 (arXiv\n1706.04599), and [arXiv 2311.09215](https://arxiv.org/abs/2311.09215)."
-    links = bs4.BeautifulSoup(html.markdown_html(text), "html.parser").select("a")
-    assert [(link.text, link["href"]) for link in links] == [
-        (f"arXiv {number}", f"https://arxiv.org/abs/{number}") for number in ("1706.04599", "2311.09215")
-    ]
-
-
-def test_works_cited_lead_to_their_list():
-    text = "Kumar, Liang and\nMa 2019 and (ECE, Guo et al. 2017); Wilson (1927), Haldane's (1956), Guo 2018."
+def test_papers_named_by_their_number_are_links_and_works_cited_lead_to_their_list():
+    text = (
+        "Someone 2017 (arXiv\n1706.04599), and [arXiv 2311.09215](https://arxiv.org/abs/2311.09215); Kumar, Liang and\n"
+    )
+    text += "Ma 2019 and (ECE, Guo et al. 2017); Wilson (1927), Haldane's (1956), Guo 2018."
     links = bs4.BeautifulSoup(html.markdown_html(text), "html.parser").select("a")
     assert [(" ".join(link.text.split()), link["href"]) for link in links] == [
+        ("arXiv 1706.04599", "https://arxiv.org/abs/1706.04599"),
+        ("arXiv 2311.09215", "https://arxiv.org/abs/2311.09215"),
         ("Kumar, Liang and Ma 2019", "metrics.html#work-kumar-2019"),
         ("Guo et al. 2017", "metrics.html#work-guo-2017"),
         ("Wilson (1927)", "metrics.html#work-wilson-1927"),

@@ -88,10 +88,8 @@ def test_errorbar_refuses_unknown_models_and_categories(ax):
 
 
 def test_missing_intervals_draw_no_whisker_and_outside_estimates_no_error(ax):
-    looks = theme.styles(OWN[:1])
     frame = pd.DataFrame({"value": [1.0, 2.0], "ci_low": [np.nan, 2.1], "ci_high": [np.nan, 2.4]})
-    frame = frame.assign(model="vit_sup", x=[0, 1])
-    theme.errorbar(ax, frame, x="x", styles=looks)
+    theme.errorbar(ax, frame.assign(model="vit_sup", x=[0, 1]), x="x", styles=theme.styles(OWN[:1]))
     drawn = [s for s in ax.containers[0].lines[2][0].get_segments() if np.isfinite(s).all() and len(s)]
     np.testing.assert_allclose(drawn[-1][:, 1], [2.0, 2.4])
 
