@@ -6,7 +6,6 @@ from pathlib import Path
 
 import bs4
 import nbformat
-import pytest
 
 from beyond_accuracy.report import build, front, html
 from beyond_accuracy.show import metrics
