@@ -53,10 +53,7 @@ class Page:
         return f"<{self.dimension} of {self.profile.name}: models {', '.join(self.models)}; roles {self.roles}>"
 
     def under(self, *, limit: int = 0, **settings) -> "Page":
-        """This page under other conventions (`precision="bf16"`): predictions and cards are theirs, results go here.
-
-        With a `limit`, at most so many images of every dataset, evenly spaced.
-        """
+        """This page under other conventions (`precision="bf16"`), of at most `limit` evenly spaced images a set."""
         view = copy.copy(self)
         view.outputs = self.outputs.under(settings, limit)
         view.profile, view.settings = view.outputs.profile, view.outputs.profile.settings
@@ -129,17 +126,14 @@ class Page:
         return found
 
     def predictions(self, dataset: str, transform: str = "none") -> dict[str, Predictions]:
-        """Predictions of every model; runs what the store lacks, and raises `DataMissing` where that cannot be.
+        """Predictions of every model, imported ones that cover the dataset included; runs what the store lacks.
 
-        Imported models take part where their predictions cover the dataset.
+        DataMissing where that cannot be.
         """
         return self.predictions_many(dataset, [transform])[transform]
 
     def predictions_many(self, dataset: str, transforms: list[str]) -> dict[str, dict[str, Predictions]]:
-        """Predictions under several transforms, by transform text as given; each image is decoded once for all.
-
-        All models are judged on the same images: where some lack an image (left out with `--skip-bad`), all do.
-        """
+        """Predictions by transform text, each image decoded once for all; what one model lacks, all do."""
         return self.outputs.predictions(dataset, transforms)
 
     def features(self, dataset: str) -> dict[str, Features]:
@@ -157,8 +151,8 @@ class Page:
         frames = [frame.assign(dataset=dataset) if dataset else frame for frame in frames]
         rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
         rows = rows.reindex(columns=list(dict.fromkeys(name for frame in frames for name in frame)))
-        columns = [*results.RESULT_COLUMNS]
-        self._results.append(results.validate_results(rows.assign(dimension=self.dimension)[columns]))
+        own = rows.assign(dimension=self.dimension)[[*results.RESULT_COLUMNS]]
+        self._results.append(results.validate_results(own))
         results.write_dimension(self.records, self.dimension, pd.concat(self._results, ignore_index=True))
         return rows
 
@@ -167,10 +161,9 @@ class Page:
         return results.read_results(self.report_folder, dimensions)
 
     def compare(self, *frames: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
-        """Record all differences between models that this page asks about; the rows with verdicts (`verdicts.judge`).
+        """Record all differences between models that this page asks about (`tidy.pairs`); the rows with verdicts.
 
-        Called once, with every row of `tidy.pairs`: the p-values of a `family` are corrected together. It is `main` (a
-        page's headline numbers, the default), `choice` or `detail` (see `verdicts`).
+        Called once: the p-values of a `family` (`main` by default, see `verdicts`) are corrected together.
         """
         if self._compared:
             raise InputError(f"page {self.dimension}: its comparisons are recorded once, all together")
@@ -200,14 +193,9 @@ class Page:
 
     def named(self, frame: pd.DataFrame) -> pd.DataFrame:
         """A frame for readers: datasets, models and factors by their names, where columns hold them."""
-        shown = frame.copy()
-        if "factor" in shown:
-            shown["factor"] = shown["factor"].str.replace("_", " ")
-        for column in [c for c in ("dataset", "set") if c in shown]:
-            shown[column] = shown[column].map(self.title)
-        for column in [c for c in ("model", "model_a", "model_b") if c in shown]:
-            shown[column] = shown[column].map(lambda name: self.labels.get(name, name))
-        return shown
+        names = dict.fromkeys(("dataset", "set"), self.title) | {"factor": lambda name: name.replace("_", " ")}
+        names |= dict.fromkeys(("model", "model_a", "model_b"), lambda name: self.labels.get(name, name))
+        return frame.assign(**{c: frame[c].map(name, na_action="ignore") for c, name in names.items() if c in frame})
 
     def figure(self, drawn, name: str, caption: str, data: pd.DataFrame) -> None:
         """Save a figure and its words as SVG, PNG and CSV (`data`) in `figures/<profile>/<dimension>/`, and show it."""
@@ -224,11 +212,10 @@ class Page:
             self.figure((figures.gallery(images, words, **options), alt), name, caption, data)
 
     def draw(self, kind: Callable, rows: pd.DataFrame, name: str, caption: str, per: str = "", **options) -> None:
-        """Draw tidy rows with a function of `figures` in this report's looks, and keep the figure.
+        """Draw tidy rows in this report's looks, and keep the figure.
 
-        `kind` is `figures.dots`, `figures.lines`, … or a page's own function of a frame and `styles`; `per="dataset"`
-        draws a figure of every dataset, `{title}` in its caption. With `paper=True` the paper's values join as black
-        ticks where this profile has the paper's models; `styles` where the marks are no models of this report.
+        `kind` is a function of `figures`, or a page's own of a frame and `styles`; `per="dataset"` draws every dataset,
+        `{title}` in its caption; `paper=True` adds the paper's values of its own models as black ticks.
         """
         if not len(rows):
             return
@@ -258,9 +245,8 @@ class Page:
     ) -> None:  # fmt: skip
         """A table of tidy rows: one row per value of `down`, one column with its interval per value of `across`.
 
-        `only` picks and orders values of `across`. Headings and formats are those of `metrics.yaml`; n is the last
-        column where it differs between rows, the caption may use `{n}`. `per="dataset"`: a table of every dataset, its
-        name behind that of the files and as `{title}` in the caption. Options as `tables.table_html`.
+        `only` picks and orders values of `across`. n is the last column where it differs between rows, and `{n}` in the
+        caption. `per="dataset"`: a table of every dataset, as in `draw`. Options as `tables.table_html`.
         """
         if per:
             for key, part in rows.groupby(per, sort=False):
@@ -288,10 +274,7 @@ class Page:
     def differences(
         self, judged: pd.DataFrame, name: str, caption: str, also: Sequence[str] = (), only: Sequence[str] = ()
     ) -> None:
-        """The table of what `compare` returned: what, first minus second model, interval, corrected p, verdict.
-
-        `also`: further columns in front; `only`: metrics shown, all by default.
-        """
+        """The table of what `compare` returned, with columns `also` in front; `only`: of some metrics."""
         shown = judged[judged["metric"].isin(only)] if len(only) else judged
         shown = shown[shown["model_b"] != ""]
         if not len(shown):
@@ -351,10 +334,7 @@ class Page:
         results.display_html(f'<p class="ba-finding mathjax_ignore">{results.code_spans(sentence)}</p>', sentence)
 
     def paper(self, dataset: str, metric: str) -> pd.DataFrame:
-        """The paper's values of a metric, for those models of the profile that are the paper's checkpoints.
-
-        Another checkpoint under the same name has none, nor has any model of a profile marked `synthetic`.
-        """
+        """The paper's values of a metric, for its own checkpoints alone; none in a profile marked `synthetic`."""
         values = published.paper_values(self.dimension, dataset, metric)
         known = [] if self.profile.synthetic else [s.name for s in self.specs if published.is_checkpoint(s)]
         return values[values["model"].isin(known)]
@@ -411,10 +391,7 @@ def open_page(profile: str, dimension: str, models: str = "", seed: int = 0, res
 
 
 def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.DataFrame:
-    """What every network says about an RGB image of no dataset: `model, label, probability`, most likely first.
-
-    It is asked about the class space of `dataset`.
-    """
+    """What networks say of an RGB image, of the classes of `dataset`: `model, label, probability`, best first."""
     import torch
 
     from beyond_accuracy.inference import run as inference
@@ -436,15 +413,9 @@ def classify(page: Page, dataset: str, image: Image.Image, top: int = 3) -> pd.D
 def _described(meta: dict) -> dict[str, object]:
     """What made one entry of the store, for readers."""
     key = meta.get("key_parts", {})
-    return {
-        "model": meta.get("model", ""),
-        "weights": meta.get("model_id") or "imported",
-        "weights hash": str(key.get("weights") or meta.get("file_hash", "")),
-        "dataset": meta.get("dataset", ""),
-        "preprocessing": key.get("geometry", "as imported"),
-        "precision": key.get("precision", ""),
-        "changed": meta.get("convention", ""),
-        "logit scale": key.get("logit_scale"),
-        "device": meta.get("device", ""),
-        "images left out": len(meta.get("skipped", [])),
-    }
+    weights = {"weights": meta.get("model_id") or "imported"}
+    weights["weights hash"] = str(key.get("weights") or meta.get("file_hash", ""))
+    how = {"preprocessing": key.get("geometry", "as imported"), "precision": key.get("precision", "")}
+    how |= {"changed": meta.get("convention", ""), "logit scale": key.get("logit_scale")}
+    where = {"device": meta.get("device", ""), "images left out": len(meta.get("skipped", []))}
+    return {"model": meta.get("model", "")} | weights | {"dataset": meta.get("dataset", "")} | how | where

@@ -73,17 +73,17 @@ def test_who_is_clearly_behind():
 
 def test_a_profile_is_written_and_its_report_built_by_any_command(tmp_path, apart, capsys):
     toys(tmp_path / "My toys", 2)  # a small folder has a page, too
-    profile = compare.prepare(tmp_path / "My toys", ["mini:vit_sup", "mini:convnext_sup"], **QUICK)
+    profile = compare.prepare(tmp_path / "My toys", ["mini:vit_sup", "mini:convnext_clip"], **QUICK)
     said = capsys.readouterr().out
     assert said.index("12 images, 6 classes") < said.index("about ") < said.index("% right")
-    assert set(yaml.safe_load(profile.read_text())["models"]) == {"vit_sup", "convnext_sup"}
+    assert set(yaml.safe_load(profile.read_text())["models"]) == {"vit_sup", "convnext_clip"}
     report = ["report", "--profile", str(profile), "--only", "own_images", "--device", "cpu"]
     assert main(report) == 0, capsys.readouterr().out
     html = (apart / "my-toys" / "12_own_images.html").read_text(encoding="utf-8")
     assert "car&amp;&lt;b&gt;van" in html and "car&<b>van" not in html
     results = pd.read_csv(apart / "my-toys" / "results.csv")
     assert {"accuracy", "balanced_accuracy", "accuracy:shots=all"} <= set(results["metric"])
-    compare.prepare(tmp_path / "My toys", ["mini:vit_sup", "mini:convnext_sup"], **QUICK)
+    compare.prepare(tmp_path / "My toys", ["mini:vit_sup", "mini:convnext_clip"], **QUICK)
     capsys.readouterr()
     assert main(report) == 0 and "12_own_images: unchanged" in capsys.readouterr().out
     profile.write_text(profile.read_text().replace("head: probe", "head: knn"))
@@ -96,7 +96,7 @@ def test_an_edited_copy_is_found_by_features(tmp_path, capsys):
     images = sorted((tmp_path / "toys" / UGLY[2]).iterdir())[:4]
     for i, path in enumerate(images):
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_name(f"turned {i}.png"))
-    models = ["mini:vit_sup"]
+    models = ["mini:vit_sup", "mini:vit_clip"]
     written = compare.prepare(tmp_path / "toys", models, **QUICK)
     profile = load_profile(str(written))
     assert "as alike as an image and its own edit" in capsys.readouterr().out
@@ -145,6 +145,7 @@ def test_what_one_can_mistype_is_said_in_one_line(tmp_path):
         compare.prepare(tmp_path, depth="fast")
 
 
+@pytest.mark.slow
 def test_two_classes_have_a_page_too(tmp_path):
     toys(tmp_path / "toys", 15, 2)
     profile = compare.prepare(tmp_path / "toys", ["mini:vit_sup", "mini:convnext_clip"], everything=True, **QUICK)

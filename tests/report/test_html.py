@@ -65,10 +65,8 @@ def test_folds_follow_their_figures_and_pictures_stay_alone():
 
 
 def test_papers_named_by_their_number_are_links_and_works_cited_lead_to_their_list():
-    text = (
-        "Someone 2017 (arXiv\n1706.04599), and [arXiv 2311.09215](https://arxiv.org/abs/2311.09215); Kumar, Liang and\n"
-    )
-    text += "Ma 2019 and (ECE, Guo et al. 2017); Wilson (1927), Haldane's (1956), Guo 2018."
+    text = "Someone 2017 (arXiv\n1706.04599), and [arXiv 2311.09215](https://arxiv.org/abs/2311.09215); "
+    text += "Kumar, Liang and\nMa 2019 and (ECE, Guo et al. 2017); Wilson (1927), Haldane's (1956), Guo 2018."
     links = bs4.BeautifulSoup(html.markdown_html(text), "html.parser").select("a")
     assert [(" ".join(link.text.split()), link["href"]) for link in links] == [
         ("arXiv 1706.04599", "https://arxiv.org/abs/1706.04599"),

@@ -8,6 +8,7 @@ import torch
 import bench
 import bench_loops
 from beyond_accuracy.data.readers import load_dataset
+from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference import throughput
 
 
@@ -22,8 +23,6 @@ def table() -> pd.DataFrame:
 
 
 def test_the_papers_experiments_are_sixteen_passes_of_which_thirteen_differ():
-    from beyond_accuracy.data.transforms import parse
-
     texts = bench_loops.experiments()
     assert len(texts) == 16 and texts[0] == "none"
     assert len({parse(text).text for text in texts}) == 13  # scale=1, shift=0 and resolution=224 are the clean run
@@ -66,11 +65,9 @@ def test_images_are_photo_like_and_the_same_everywhere(tmp_path):
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3 and files[2].read_bytes() == files[0].read_bytes() != files[1].read_bytes()
     assert 20_000 < files[0].stat().st_size < 200_000  # ImageNet's validation images: 130 kB on average
-    pixels = np.asarray(bench_loops.photo_like(np.random.default_rng([bench_loops.SEED, 0])), np.float64)
-    spectrum = np.abs(np.fft.rfft2(pixels.mean(axis=2)))
-    assert spectrum[:20, :20].mean() > 20 * spectrum[100:150, 100:150].mean()
-    again = np.asarray(bench_loops.photo_like(np.random.default_rng([bench_loops.SEED, 0])), np.float64)
-    np.testing.assert_array_equal(again, pixels)
+    one, again = (np.asarray(bench_loops.photo_like(np.random.default_rng([bench_loops.SEED, 0]))) for _ in "12")
+    spectrum = np.abs(np.fft.rfft2(one.mean(axis=2)))
+    assert np.array_equal(one, again) and spectrum[:20, :20].mean() > 20 * spectrum[100:150, 100:150].mean()
 
 
 def test_a_tiny_run(tmp_path, monkeypatch, capsys):
@@ -101,18 +98,11 @@ def test_loops_see_the_same_pixels(tmp_path):
     data = load_dataset(bench._dataset(tmp_path / "set", "mini_world", 2))
     model = model_for(card, profile.settings, profile.imports)
     plain = bench_loops._Transformed(data, model, "none")
+    geometry, quiet = card.geometry, {"use_prefetcher": False, "num_workers": 0, "persistent_workers": False}
     loader = create_loader(
-        create_dataset("", root=str(tmp_path / "set")),
-        input_size=(3, 48, 48),
-        batch_size=2,
-        use_prefetcher=False,
-        interpolation=card.geometry.interpolation,
-        mean=card.mean,
-        std=card.std,
-        crop_pct=card.geometry.crop / card.geometry.resize,
-        num_workers=0,
-        device=torch.device("cpu"),
-        persistent_workers=False,
-    )
+        create_dataset("", root=str(tmp_path / "set")), input_size=(3, 48, 48), batch_size=2, mean=card.mean,
+        std=card.std, interpolation=geometry.interpolation, crop_pct=geometry.crop / geometry.resize,
+        device=torch.device("cpu"), **quiet,
+    )  # fmt: skip
     images, _ = next(iter(loader))
     torch.testing.assert_close(images, torch.stack([plain[0][0], plain[1][0]]))

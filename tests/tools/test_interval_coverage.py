@@ -43,10 +43,8 @@ def test_a_sample_depends_on_its_number_alone(simulations):
 
 def test_the_table_goes_between_its_markers(simulations, tmp_path):
     docs = tmp_path / "metrics.md"
-    before, after = (
-        "# Title\n<!-- coverage: thermometer -->\n",
-        "\n<!-- end -->\nmore\n<!-- coverage: x -->\n<!-- end -->\n",
-    )
+    before = "# Title\n<!-- coverage: thermometer -->\n"
+    after = "\n<!-- end -->\nmore\n<!-- coverage: x -->\n<!-- end -->\n"
     docs.write_text(f"{before}old{after}")
     tool.main(["--only", "thermometer", "--repetitions", "6", "--jobs", "1", "--docs", str(docs)])
     text = docs.read_text()

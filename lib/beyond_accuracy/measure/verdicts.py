@@ -1,8 +1,8 @@
 """One verdict per question: which differences between models are real, decided once and read everywhere.
 
 A question is one row of comparisons: a difference between two models (or of one model from zero) on one set in one
-metric. The p-values of a family (`main`: the headline numbers of a page; `choice`: what the chooser weighs beside them;
-`detail`: everything else it compares) are corrected together by Holm's method. Three levels of a difference:
+metric. The p-values of a family (`main`: headline numbers of a page; `choice`: what the chooser weighs beside them;
+`detail`: all else) are corrected together by Holm's method. Three levels of a difference:
 
 - ``beyond training noise``: also larger than two training runs differ by the luck of their seeds, images included
   (each difference judged by itself at 5 %: with three runs a model, a correction would leave nothing to be seen).
@@ -44,9 +44,8 @@ def training_noise(path: Path, dimension: str, models: Collection[str]) -> pd.Da
 def judge(rows: pd.DataFrame, noise: pd.DataFrame | None = None) -> pd.DataFrame:
     """Adds `p_holm`, `verdict`, and `replicated`: whether the noise of training of both models is known.
 
-    `rows` are comparisons with `dataset, metric, model_a, model_b, difference, ci_low, ci_high, p, family`. `noise` is
-    the standard deviation of a metric between training runs that differ in nothing but the seed, and its degrees of
-    freedom: columns `NOISE`, one row per (dataset, metric, model); None where no replicate runs are known.
+    `rows` are comparisons with `dataset, metric, model_a, model_b, difference, ci_low, ci_high, p, family`; `noise` is
+    that of `training_noise`, None where no replicate runs are known.
     """
     judged = rows.assign(p_holm=np.nan, verdict=OPEN, replicated=False)
     for _, part in judged.groupby("family", sort=False):
@@ -139,11 +138,7 @@ def tells_apart(judged: pd.DataFrame) -> tuple[int, int]:
 
 
 def told_apart(judged: pd.DataFrame, labels: Mapping[str, str] | None = None) -> str:
-    """`tells_apart` in words; empty without pairs.
-
-    Where replicate runs are known, with those that lie beyond training noise; with `labels`, with the pairs that stay
-    open, if others are told apart.
-    """
+    """`tells_apart` in words, with what is beyond a known noise of training and, given `labels`, the open pairs."""
     apart, count = tells_apart(judged)
     if not count:
         return ""
@@ -189,10 +184,7 @@ def contrasts(specs: Iterable) -> list[Contrast]:
 
 
 def lead_pairs(specs: Iterable) -> list[tuple[str, str]]:
-    """Pairs of models to put against each other: transformer left, convnet right, within one paradigm.
-
-    Where a paradigm does not hold exactly one of each, its models are paired in profile order.
-    """
+    """Pairs to put against each other: transformer left, convnet right of one paradigm; else in profile order."""
     pairs, specs = [], list(specs)
     for paradigm in dict.fromkeys(spec.paradigm for spec in specs):
         group = [spec for spec in specs if spec.paradigm == paradigm]

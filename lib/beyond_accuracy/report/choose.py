@@ -113,10 +113,9 @@ def gather(
 ) -> Choice:
     """Criteria, utilities and draws from the results.
 
-    Each number is drawn around its estimate with the standard error that its interval implies: where its images are
-    stored, together with all others of these images (`shared`); else from a normal distribution by itself, models
-    together as far as the interval of their paired difference tells. Costs are compared to three digits: what prints
-    alike is a tie.
+    Each number is drawn around its estimate with the standard error that its interval implies: with all others of the
+    same images (`shared`), or from a normal distribution, models together as far as the interval of their difference
+    tells. Costs are compared to three digits: what prints alike is a tie.
     """
     models = list(profile.models)
     choice = Choice(models, [], [], [], [], [], [], [])
@@ -337,11 +336,10 @@ def _answered(run: Predictions, coverage: float) -> Callable:
 
 
 def advice(choice: Choice, profile: Profile, guessing: Collection[str] = ()) -> list[dict[str, str]]:
-    """Which model comes first for each purpose and how sure that is, for the front page.
+    """Which model comes first for each purpose and how sure that is; none where one that is only `guessing` does.
 
     `href` is the chooser with these weights; `model` all that tie, or that the number that decides does not tell from
-    the first; `sure` the verdict on that number, and the chances; `numbers` the first model against the runner-up: what
-    the purpose is about and, if it is another, what decides. Where a model that is only `guessing` comes first, none.
+    the first; `sure` the verdict on that number, and the chances; `numbers` the first model against the runner-up.
     """
     labels, rows = {name: spec.label for name, spec in profile.models.items()}, []
     for preset in offered(choice):

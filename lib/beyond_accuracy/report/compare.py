@@ -69,15 +69,9 @@ def compare(folder: str | Path, models: Sequence[str] = (), *, options=None, ech
 
 
 def prepare(
-    folder: str | Path,
-    models: Sequence[str] = (),
-    *,
-    depth: str = "standard",
-    everything: bool = False,
-    name: str = "",
-    options: dict | None = None,
-    echo: Callable[[str], None] = print,
-) -> Path:
+    folder: str | Path, models: Sequence[str] = (), *, depth: str = "standard", everything: bool = False,
+    name: str = "", options: dict | None = None, echo: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
     """Say what there is and how long it takes, probe every candidate on all images, and write the profile of the rest.
 
     Args:
@@ -100,10 +94,8 @@ def prepare(
         raise InputError(f"{folder}: there is no such folder or table")
     target = report_dir(report_name(path, name)) / "profile.yaml"
     if edited(target):
-        raise InputError(
-            f"{target} was edited since it was written: run `beyond-accuracy report --profile {target}`, or give "
-            "--name for another report"
-        )
+        run = f"run `beyond-accuracy report --profile {target}`, or give --name for another report"
+        raise InputError(f"{target} was edited since it was written: {run}")
     candidates, imports = chosen(models, echo)
     stay_offline_without_network([candidate.spec for candidate in candidates])
     content = draft(path, [c.spec for c in candidates], imports, depth, name)
@@ -142,8 +134,8 @@ def edited(profile: Path) -> bool:
     """Whether somebody has changed a profile since `prepare` wrote it."""
     if not profile.is_file():
         return False
-    head, _, text = profile.read_text(encoding="utf-8").partition(DIGEST)
-    return _digest(text.partition("\n")[2]) != text.partition("\n")[0]
+    digest, _, text = profile.read_text(encoding="utf-8").partition(DIGEST)[2].partition("\n")
+    return _digest(text) != digest
 
 
 def _digest(text: str) -> str:
@@ -202,22 +194,16 @@ def draft(path: Path, specs: Sequence[ModelSpec], imports: Sequence[str], depth:
     for spec in specs:
         more = {key: value for key, value in asdict(spec).items() if value and key not in ("name", "source", "id")}
         models[spec.name] = {"source": spec.source, "name": spec.id, **more}
-    return {
-        "name": name,
-        "title": path.stem,
-        "description": f"Backbones compared on {path.stem}: each with a head fitted to its frozen features.",
-        "imports": list(imports),
-        "settings": {"resamples": 1000},
-        "models": models,
-        "datasets": datasets,
-        "dimensions": {
-            "own_images": {"clean": "images"} | ({"training": "training"} if asked else {}),
-            "models": {"clean": "images"},
-            "calibration": {"clean": "images", "shifted": []},
-            "robustness": {"clean": "images", "corrupt": "corrupted"},
-            "invariance": {"clean": "transformed"},
-        },
+    about = f"Backbones compared on {path.stem}: each with a head fitted to its frozen features."
+    head = {"name": name, "title": path.stem, "description": about, "imports": list(imports)}
+    dimensions = {
+        "own_images": {"clean": "images"} | ({"training": "training"} if asked else {}),
+        "models": {"clean": "images"},
+        "calibration": {"clean": "images", "shifted": []},
+        "robustness": {"clean": "images", "corrupt": "corrupted"},
+        "invariance": {"clean": "transformed"},
     }
+    return head | {"settings": {"resamples": 1000}, "models": models, "datasets": datasets, "dimensions": dimensions}
 
 
 def report_name(path: str | Path, name: str = "") -> str:

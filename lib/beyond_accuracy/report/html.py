@@ -134,10 +134,7 @@ class _Exporter(HTMLExporter):
 def render_body(
     notebook: NotebookNode, failure: Failure | None = None, folder: Path | None = None, dimension: str = ""
 ) -> Body:
-    """Render the cells of an executed notebook, as far as its `failure`.
-
-    Pictures referred to in Markdown lie in `folder`; the `dimension` decides the words under its figures.
-    """
+    """Render the cells of an executed notebook, as far as its `failure`; pictures of its Markdown lie in `folder`."""
     config = Config(NbConvertBase={"display_data_priority": SHOWN_TYPES})
     ours = {"template_name": "notebook", "extra_template_basedirs": [str(TEMPLATE)]}
     exporter = _Exporter(config=config, embed_images=True, **ours)
@@ -164,10 +161,9 @@ def render_body(
 
 
 def for_reading(notebook: NotebookNode, failure: Failure | None = None) -> NotebookNode:
-    """A copy of a notebook cut down to what a reader wants to see.
+    """A copy of a notebook without hidden cells, papermill's markers, bare reprs and cells after a failure.
 
-    Hidden cells and papermill's markers go; bare reprs of a last expression go, as do cells after a failure; code
-    cells without output are folded together with the next one; ids are numbers, so that a rerun gives the same page.
+    Code cells without output are joined to the next one; ids are numbers, so that a rerun gives the same page.
     """
     cells: list[NotebookNode] = []
     stop = next((i for i, cell in enumerate(notebook.cells) if _error_of(cell)), len(notebook.cells))
@@ -217,10 +213,7 @@ def _error_of(cell: NotebookNode) -> NotebookNode | None:
 
 
 def _say_it_first(soup: bs4.BeautifulSoup, claim: str) -> None:
-    """The page's main finding, which its notebook can only state at the end, also on top: its first sentences.
-
-    What the title claims already is not said again.
-    """
+    """The page's main finding also on top: its first sentences, without what the title claims already."""
     finding, start = soup.select_one("p.ba-finding"), soup.select_one(".cell-text")
     if finding is None or start is None or soup.h2 is None:
         return
@@ -392,8 +385,7 @@ def _fold_section(soup: bs4.BeautifulSoup, part: Sequence[bs4.Tag], kept: Sequen
 def page_html(body: Body, page: PageView, pages: Sequence[PageView], site: Mapping[str, object]) -> str:
     """A whole page: the shell around a body, with all pages for its navigation.
 
-    `site`: facts about the run: `profile`, `title`, `synthetic`, `cuts` (by page), and what is there of `tools` and
-    `advice`.
+    `site`: facts about the run: `profile`, `title`, `synthetic`, `cuts` (by page), `tools`, `advice`.
     """
     inside, heading = Markup(body.html), body.title or page.title  # noqa: S704 (made by our templates and nbconvert)
     return fragment("page.html.j2", body=inside, page=page, pages=pages, site=site, heading=heading)

@@ -296,11 +296,7 @@ _BEHIND = {"mistakes": "robustness", "factors": "mistakes", "poses": "synthetic"
 
 
 def may_show(profile: Profile, dataset: str) -> bool:
-    """Whether pictures of a dataset may go into a page that others may get to see.
-
-    Rendered worlds are ours; most benchmarks' terms do not allow passing their images on, so that whoever builds the
-    report decides (`options: {thumbnails: true}`).
-    """
+    """Whether pictures of a dataset may be passed on: rendered worlds are ours, of others the profile decides."""
     return profile.synthetic or bool(profile.datasets[dataset].options.get("thumbnails"))
 
 

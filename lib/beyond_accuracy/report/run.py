@@ -75,10 +75,9 @@ def _after(first: Iterable[Future], build_one: Callable[[Notebook], PageState], 
 
 @contextmanager
 def kernel_environment(folder: Path | None = None) -> Iterator[None]:
-    """What kernels inherit: which report they write, no figures shown but ours, no progress bars, a share of the cores.
+    """What kernels inherit: which report they write, no progress bars, a share of the cores, places made absolute.
 
-    The share does not depend on how many pages are built at once, so that neither do sums in the last digit. Kernels
-    run in another folder than the command: places that the environment names relatively stay where they were.
+    The share does not depend on how many pages are built at once, so that neither do sums in the last digit.
     """
     before = dict(os.environ)
     places = {"ROOT": project_root(), "DATA": data_dir(), "CACHE": cache_dir(), "REPORT": folder or ""}

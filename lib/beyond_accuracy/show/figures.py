@@ -188,14 +188,9 @@ def lines(
     if len(spoken):
         named = frame[np.isclose(frame[x].to_numpy(float)[:, None], spoken).any(axis=1)]
         return fig, f"{ylabel} against {xlabel}: {spell(named, [panel, 'model', x], labels_of(looks))}."
-    ends = (
-        frame.groupby([panel, "model"] if panel else ["model"], sort=False)["value"]
-        .agg(["first", "last", "min"])
-        .reset_index()
-    )
-    words = []
-    for *names, first, last, low in ends.itertuples(index=False):
-        name = ", ".join(_name(v, labels_of(looks)) for v in names)
+    words, curves = [], frame.groupby([panel, "model"] if panel else ["model"], sort=False)["value"]
+    for names, (first, last, low) in curves.agg(["first", "last", "min"]).T.items():
+        name = ", ".join(_name(v, labels_of(looks)) for v in (names if panel else [names]))
         inside = f" (lowest {low:.3g})" if low < min(first, last) else ""
         words.append(f"{name} {first:.3g} to {last:.3g}{inside}")
     return fig, f"{ylabel} against {xlabel or x.replace('_', ' ')}, first to last: {'; '.join(words)}."

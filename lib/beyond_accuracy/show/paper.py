@@ -1,9 +1,8 @@
 """The paper's numbers with the interval that its test sets allow, and which of its differences those support.
 
-An interval is Wilson's at the size of the test set (`assets/paper_n.csv`): images; source images of ImageNet-C, each
-counted once; assets of PUG, each counted once; for the shape bias as many independent decisions as the stored ones are
-worth. Versions of one image in one unit make an interval too wide at most. Ratios of errors and ECE have none: images
-per factor and per bin are not printed. The reading error of a value widens differences, not its own interval.
+An interval is Wilson's at the size of the test set (`assets/paper_n.csv`, explained in `assets/paper.md`). Ratios of
+errors and ECE have none: images per factor and per bin are not printed. The reading error of a value widens
+differences, not its own interval.
 
 A difference is tested as if the two models had seen different images, since the paper prints no paired answers: with
 the same images it varies less where models tend to err together. Holm over all pairs of a figure.

@@ -1,8 +1,7 @@
 """The report's figures: one theme, one fixed style per model, a few shared drawing helpers.
 
-Every helper draws from a tidy frame (one row per model and category) on an axes it is given and returns nothing that
-must be kept, so a notebook can add to the picture with plain matplotlib. Colour never carries a distinction alone:
-models also differ in marker, CLIP models in dashes, hollow markers and hatches, so that a figure survives greyscale.
+Helpers draw a tidy frame (one row per model and category) on an axes they are given. Colour never carries a distinction
+alone: models also differ in marker, CLIP models in dashes, hollow markers and hatches.
 """
 
 from __future__ import annotations
@@ -130,18 +129,16 @@ def paper_points(
 
 def legend(fig: Figure, styles: Mapping[str, ModelStyle], kind: str = "point") -> None:
     """Put the models' legend above a figure, where it covers no data; handles are `point` or `line`."""
-    looks = [
-        _point_options(look) | {"linestyle": look.linestyle if kind == "line" else "none"} for look in styles.values()
-    ]
-    handles = [Line2D([], [], **look) for look in looks]
+    lines = [(look, look.linestyle if kind == "line" else "none") for look in styles.values()]
+    handles = [Line2D([], [], linestyle=line, **_point_options(look)) for look, line in lines]
     fig.legend(handles=handles, loc="outside upper left", ncols=2)
 
 
 def direct_labels(fig: Figure, ends: Mapping[Axes, Mapping[str, tuple]], styles: Mapping[str, ModelStyle]) -> bool:
     """Name the lines of some axes behind their right ends, in the models' colours; whether that was done.
 
-    `ends`: the last (x, y) of every model's line, in data. Labels that would overlap are moved apart; where that leaves
-    them without room (or there are more than six lines) nothing is drawn, and a legend is to name the lines.
+    `ends`: the last (x, y) of every model's line, in data. Labels that would overlap are moved apart; nothing is drawn
+    where that leaves them without room, or for more than six lines.
     """
     if not ends or max(map(len, ends.values())) > 6:
         return False
