@@ -13,29 +13,19 @@ from beyond_accuracy.show import metrics
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
-def figure_names(notebook):
-    """Names that a notebook's calls of `figure` and `draw` give; the varying part of a name becomes `x`."""
-    names = []
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if called not in ("study.figure", "page.figure", "page.draw"):
-                continue
-            place = 2 if called.endswith("draw") else 1
-            named = [k.value for k in node.keywords if k.arg == "name"]
-            given = node.args[place] if len(node.args) > place else next(iter(named), None)  # None: made by a function
-            if isinstance(given, ast.Constant):
-                names.append(given.value)
-            elif isinstance(given, ast.JoinedStr):
-                parts = [part.value if isinstance(part, ast.Constant) else "x" for part in given.values]
-                names.append("".join(parts))
-    return names
-
-
 def all_figures():
+    """Page and name of what calls of `figure` and `draw` name in notebooks; the varying part of a name becomes `x`."""
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         stem = path.stem.split("_", 1)[1]
-        yield from ((build.DIMENSION_OF.get(stem, stem), name) for name in figure_names(path))
+        source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+            place = {"page.figure": 1, "page.draw": 2}.get(ast.unparse(call.func))
+            named = [k.value for k in call.keywords if k.arg == "name"]
+            for given in [*call.args[place : place + 1], *named] if place else ():
+                if isinstance(given, ast.JoinedStr | ast.Constant):  # else made by a function
+                    parts = given.values if isinstance(given, ast.JoinedStr) else [given]
+                    name = "".join(part.value if isinstance(part, ast.Constant) else "x" for part in parts)
+                    yield build.DIMENSION_OF.get(stem, stem), name
 
 
 def test_every_figure_of_every_notebook_is_known():
