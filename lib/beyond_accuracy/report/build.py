@@ -85,8 +85,7 @@ def build(
     """Build the report of a profile in `report/<profile>/`: all inference (`plan.fill`), then the notebooks (`run`).
 
     An unknown profile, dimension or parameter raises InputError before anything is built. The exit code is 0 complete,
-    1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing. A second report in the same folder waits
-    for the first.
+    1 a notebook failed, 2 a notebook met bad input, 3 data or weights missing.
     """
     loaded = profile if isinstance(profile, Profile) else load_profile(profile)
     loaded = loaded.select(models)
@@ -149,10 +148,7 @@ def find_pages(profile: Profile, notebooks: Path) -> list[Notebook]:
 def fill_store(
     profile: Profile, pages: Sequence[Notebook], options: dict, echo: Callable[[str], None]
 ) -> dict[str, Filled]:
-    """Run what the store lacks; returns what was found for each page, by page name.
-
-    What goes wrong stops its own page only: the page's notebook meets it again and says so there.
-    """
+    """Run what the store lacks; what was found, by page name. What goes wrong is for its own page to meet and say."""
     from beyond_accuracy.inference import plan
     from beyond_accuracy.inference.store import Store
 
@@ -200,11 +196,7 @@ def _parameters(
 
 
 def declared_parameters(notebook: Path) -> dict[str, object]:
-    """What a notebook's cell tagged `parameters` assigns.
-
-    Raises:
-        InputError: Not a notebook, or a parameters cell that is not Python.
-    """
+    """What a notebook's cell tagged `parameters` assigns; InputError for no notebook, or a cell that is not Python."""
     tagged = [text for kind, text, tags in _notebook_source(notebook) if kind == "code" and "parameters" in tags]
     try:
         return parameters_.declared("\n".join(tagged))

@@ -259,23 +259,23 @@ def alike(outputs: Outputs) -> pd.DataFrame:
     """
     sets = [outputs.data(name) for name in ("training", "images") if name in outputs.profile.datasets]
     specs, names = list(outputs.profile.models.values()), np.concatenate([data.ids for data in sets])
-    targets, spread = np.concatenate([data.targets for data in sets]), []
-    for data in sets:
-        rows = evenly(len(data), EDITED)
-        whole, some = outputs.extracted(specs, data, ["none"]), outputs.extracted(specs, data.take(rows), EDITS)
-        spread.append((rows, whole, some))
-
-    def features(found: dict, text: str, spec: ModelSpec) -> NDArray:
-        return np.asarray(found[text, spec.name].array(f"features-{found[text, spec.name].layers()[0]}"), np.float32)
-
-    runs = [(text, found) for _, w, m in spread for text, found in (("none", w), *((edit, m) for edit in EDITS))]
-    known = [spec for spec in specs if all((text, spec.name) in found for text, found in runs)]
+    targets, places = np.concatenate([data.targets for data in sets]), [evenly(len(data), EDITED) for data in sets]
+    found = [
+        outputs.extracted(specs, data, ["none"]) | outputs.extracted(specs, data.take(rows), EDITS)
+        for data, rows in zip(sets, places, strict=True)
+    ]
+    known = [s for s in specs if all((text, s.name) in part for part in found for text in ("none", *EDITS))]
     if not known:
         return pd.DataFrame(columns=["image", "repeats"])
-    whole = [np.concatenate([features(w, "none", spec) for _, w, _ in spread]) for spec in known]
-    edited = [[np.concatenate([features(m, text, spec) for *_, m in spread]) for text in EDITS] for spec in known]
-    before = np.cumsum([0, *map(len, sets)])
-    rows = np.concatenate([rows + start for (rows, *_), start in zip(spread, before, strict=False)])
+
+    def features(text: str, spec: ModelSpec) -> NDArray:
+        runs = [part[text, spec.name] for part in found]
+        return np.concatenate([np.asarray(run.array(f"features-{run.layers()[0]}"), np.float32) for run in runs])
+
+    whole = [features("none", spec) for spec in known]
+    edited = [[features(text, spec) for text in EDITS] for spec in known]
+    starts = np.cumsum([0, *map(len, sets[:-1])])
+    rows = np.concatenate([rows + start for rows, start in zip(places, starts, strict=True)])
     first, second = own.alike(whole, edited, rows, targets).T
     links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(len(names),) * 2)
     unit = connected_components(links, directed=False)[1]

@@ -46,8 +46,8 @@ def build_pages(
 ) -> dict[str, PageState]:
     """Build pages, given in reading order, each once those it reads are done; what `build_one` returned, by page name.
 
-    Whatever a page or the user (Ctrl-C) raises first is raised, and kernels under way are ended. `at_once`: how many at
-    the same time; 0 = two, or one on a single core. `folder`: of the report, into which the kernels' pages write.
+    Whatever a page or the user (Ctrl-C) raises first is raised, and kernels under way are ended. `at_once`: 0 = two, or
+    one on a single core; `folder`: of the report, into which the kernels' pages write.
     """
     from beyond_accuracy.report.kernels import forked
 

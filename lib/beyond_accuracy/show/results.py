@@ -80,23 +80,17 @@ def validate_results(frame: pd.DataFrame) -> pd.DataFrame:
 
 def write_dimension(report_folder: Path, dimension: str, frame: pd.DataFrame) -> Path:
     """Replace the results of one dimension: `<report_folder>/results/<dimension>.csv`."""
-    frame = validate_results(frame)
-    if strangers := sorted(set(frame["dimension"]) - {dimension}):
-        raise InputError(f"results: page {dimension} recorded rows of dimension {', '.join(strangers)}")
     path = Path(report_folder) / "results" / f"{dimension}.csv"
-    write_atomically(path, csv_text(frame).encode())
+    write_atomically(path, csv_text(validate_results(frame)).encode())
     return path
 
 
 def read_results(report_folder: Path, dimensions: Iterable[str] | None = None) -> pd.DataFrame:
     """The results that pages recorded (`Page.record`); those of some dimensions in this order, or all by name."""
-    columns = list(RESULT_COLUMNS)
-    frames = [
-        validate_results(pd.read_csv(path, dtype={"n": "Int64"}))
-        for path in _recorded(report_folder, "results", dimensions)
-    ]
-    frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else validate_results(pd.DataFrame(columns=columns))
+    paths = _recorded(report_folder, "results", dimensions)
+    frames = [validate_results(pd.read_csv(path, dtype={"n": "Int64"})) for path in paths]
+    frames = [frame for frame in frames if len(frame)] or [validate_results(pd.DataFrame(columns=[*RESULT_COLUMNS]))]
+    return pd.concat(frames, ignore_index=True)
 
 
 def _recorded(report_folder: Path, kind: str, dimensions: Iterable[str] | None) -> list[Path]:
@@ -107,7 +101,7 @@ def _recorded(report_folder: Path, kind: str, dimensions: Iterable[str] | None) 
 
 def collect(report_folder: Path, dimensions: Iterable[str] | None = None) -> pd.DataFrame:
     """Join the results of some pages (default: all) into `results.csv` and `.parquet`, and return the table."""
-    table = validate_results(read_results(report_folder, dimensions))
+    table = read_results(report_folder, dimensions)
     write_atomically(Path(report_folder) / "results.csv", csv_text(table).encode())
     write_atomically(Path(report_folder) / "results.parquet", table.to_parquet(index=False))
     return table
@@ -132,9 +126,8 @@ def csv_text(frame: pd.DataFrame, index: bool = False) -> str:
     """
     texts = frame.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]]
     frame = frame.assign(**{name: frame[name].map(_inert) for name in texts if isinstance(name, str)})
-    return frame.rename(columns=_inert, index=_inert if index else None).to_csv(
-        index=index, float_format="%.10g", lineterminator="\n"
-    )
+    frame = frame.rename(columns=_inert, index=_inert if index else None)
+    return frame.to_csv(index=index, float_format="%.10g", lineterminator="\n")
 
 
 def _inert(value: object) -> object:
@@ -201,11 +194,9 @@ def figure_html(name: str, alt: str, caption: str, svg: bytes, png: bytes, csv: 
 
     A light drawing goes in as SVG (inside `<img>` its ids cannot clash), a heavy one as WebP, its SVG packed beside it.
     """
-    # matplotlib writes points; a page has CSS pixels
-    points = (
-        re.search(rf'\b{side}="([\d.]+)pt"', svg[:2000].decode("utf-8", "replace")) for side in ("width", "height")
-    )
-    size = [round(float(found.group(1)) * 4 / 3) for found in points]
+    head = svg[:2000].decode("utf-8", "replace")  # matplotlib writes points; a page has CSS pixels
+    points = [re.search(rf'\b{side}="([\d.]+)pt"', head)[1] for side in ("width", "height")]
+    size = [round(float(number) * 4 / 3) for number in points]
     drawing, packed, photo = _rounded(svg), "", False
     mime, picture = "image/svg+xml", drawing
     if len(drawing) > _INLINE_SVG and len((webp := _webp(png))[0]) < len(drawing):
