@@ -41,9 +41,8 @@ def test_estimates_come_with_the_paired_gaps():
 
 def test_a_column_with_its_interval_per_value():
     cells = [("q", "a", 1.0), ("p", "a", 2.0), ("p", "b", 3.0), ("p", "c", np.nan)]
-    rows = pd.DataFrame(
-        [(s, m, v, v - 1, v + 1) for s, m, v in cells], columns=["set", "model", "value", "ci_low", "ci_high"]
-    )
+    rows = pd.DataFrame(cells, columns=["set", "model", "value"])
+    rows = rows.assign(ci_low=rows["value"] - 1, ci_high=rows["value"] + 1)
     wide = tidy.pivot(rows, "set", "model", ["b", "a", "c"])
     assert list(wide) == ["set", "b", "b_low", "b_high", "a", "a_low", "a_high"]  # c has no value
     assert wide["set"].tolist() == ["q", "p"] and wide["a"].tolist() == [1, 2] and np.isnan(wide["b"][0])

@@ -16,9 +16,8 @@ def shows(markup, source="page.draw(x)"):
 
 
 def page(*cells, dimension="mine"):
-    return bs4.BeautifulSoup(
-        html.render_body(nbformat.v4.new_notebook(cells=list(cells)), dimension=dimension).html, "html.parser"
-    )
+    body = html.render_body(nbformat.v4.new_notebook(cells=list(cells)), dimension=dimension)
+    return bs4.BeautifulSoup(body.html, "html.parser")
 
 
 def closed(soup):
@@ -26,15 +25,14 @@ def closed(soup):
 
 
 def test_the_answer_and_one_figure_come_first_and_the_rest_is_a_click_away():
+    said = '<p class="ba-claim">It rises</p><p class="ba-finding">It rises by one. And so on.</p>'
     soup = page(
         new_markdown_cell("# Title\n\nWhy?"),
         new_code_cell("SEED = 0", metadata={"tags": ["parameters"]}),
         new_markdown_cell(f"## How\n\nOne line.\n\n{LONG}"),
         shows(FIGURE.format("first") + TABLE.format("rates")),
         new_markdown_cell("## Finding"),
-        shows(
-            '<p class="ba-claim">It rises</p><p class="ba-finding">It rises by one. And so on.</p>', "page.finding(x)"
-        ),
+        shows(said, "page.finding(x)"),
         new_markdown_cell("## What this does not show\n\nA.\n\nB."),
     )
     top = [node for node in soup.find_all(recursive=False)][:2]
@@ -59,11 +57,8 @@ def test_a_table_may_open_a_page_and_others_stay_open():
     tables = TABLE.format("more") + TABLE.format("reported")
     said = "Of the paper's findings that could be asked here two hold and one is reversed, in this run at least"
     claim = f'<p class="ba-claim">{said}</p><p class="ba-finding">{said}. Another is open.</p>'
-    soup = page(
-        new_markdown_cell("# T\n\nW?\n\n## One"),
-        shows(FIGURE.format("claims") + tables + TABLE.format("claims") + claim),
-        dimension="summary",
-    )
+    shown = shows(FIGURE.format("claims") + tables + TABLE.format("claims") + claim)
+    soup = page(new_markdown_cell("# T\n\nW?\n\n## One"), shown, dimension="summary")
     assert [node.name for node in soup.find_all(True, recursive=False)[:2]] == ["p", "figure"]
     assert soup.figure["id"] == "tab-reported" and "two hold" not in soup.p.text  # the claim is said once
     folded = [figure["id"] for figure in soup.select("details figure")]
@@ -84,10 +79,8 @@ def test_a_section_that_had_nothing_to_show_vanishes_and_one_of_words_is_folded(
 
 
 def test_rows_lead_to_the_images_behind_them():
-    inside = (
-        FIGURE.format("x")
-        + '<table><tr><th scope="row">odd &amp; pose</th></tr><tr><th scope="row">all</th></tr></table>'
-    )
+    table = '<table><tr><th scope="row">odd &amp; pose</th></tr><tr><th scope="row">all</th></tr></table>'
+    inside = FIGURE.format("x") + table
     soup = bs4.BeautifulSoup(html.linked(inside, {"odd & pose": "images.html#factor=odd"}), "html.parser")
     assert [(link.text, link["href"]) for link in soup.select("th a")] == [("odd & pose", "images.html#factor=odd")]
     assert soup.figure.find_next_sibling("p").a["href"] == "images.html#factor=odd"
@@ -95,7 +88,6 @@ def test_rows_lead_to_the_images_behind_them():
 
 
 def test_first_words_are_whole_sentences_that_say_something():
-    assert html.first_words("A is 3.5 and leads by far, which was not expected of it at all. More.") == (
-        "A is 3.5 and leads by far, which was not expected of it at all."
-    )
+    whole = "A is 3.5 and leads by far, which was not expected of it at all."
+    assert html.first_words(f"{whole} More.") == whole
     assert html.first_words("By rate. A: 1.") == "By rate. A: 1."

@@ -107,9 +107,7 @@ def test_arrows_point_from_before_to_value():
 
 
 def test_stacked_bars_fill_their_row():
-    frame = pd.DataFrame(
-        {"model": ["a", "a", "b", "b"], "kind": ["shape", "texture"] * 2, "value": [70.0, 30.0, 20.0, 80.0]}
-    )
+    frame = pd.DataFrame({"model": [*"aabb"], "kind": ["shape", "texture"] * 2, "value": [70.0, 30.0, 20.0, 80.0]})
     fig, alt = figures.stacked(frame, {"shape": ("#111111", ""), "texture": ("#888888", "//")}, LOOKS, "share (%)")
     ends = {}
     for bar in fig.axes[0].patches:
@@ -173,5 +171,3 @@ def test_gallery():
     assert len(boxes) == 5 and all(0 <= box.x0 < box.x1 <= 1.001 and -0.001 <= box.y0 for box in boxes)
     width, height = fig.get_size_inches()
     assert boxes[0].width * width == pytest.approx(boxes[0].height * height)
-    with pytest.raises(ValueError, match="0 images"):
-        figures.gallery([], [])

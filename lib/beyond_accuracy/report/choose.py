@@ -395,11 +395,7 @@ def _against(choice: Choice, i: int, ranking: Ranking, labels: Mapping[str, str]
 def offered(choice: Choice) -> list[Preset]:
     """The presets whose main criterion has results, cut to the criteria that have."""
     keys = {criterion.key for criterion in choice.criteria}
-    return [
-        replace(preset, weights={k: w for k, w in preset.weights.items() if k in keys})
-        for preset in PRESETS
-        if preset.need in keys
-    ]
+    return [replace(p, weights={k: w for k, w in p.weights.items() if k in keys}) for p in PRESETS if p.need in keys]
 
 
 def flip_sentence(ranking: Ranking, weights: Mapping[str, int], words: Mapping[str, str], labels: Mapping) -> str:
@@ -475,11 +471,8 @@ def page_data(choice: Choice, presets: list[Preset], labels: Mapping[str, str]) 
         numbers = [int(v) if here else None for v, here in zip(means, known, strict=True)]
         words = {"key": criterion.key, "label": criterion.name, "low": lowest(criterion)}
         criteria.append(words | {"means": numbers, "draws": draws.tolist()})
-    content = {
-        "models": [{"name": name, "label": labels.get(name, name)} for name in choice.models],
-        "criteria": criteria,
-        "presets": {preset.key: preset.weights for preset in presets},
-    }
+    models = [{"name": name, "label": labels.get(name, name)} for name in choice.models]
+    content = {"models": models, "criteria": criteria, "presets": {p.key: p.weights for p in presets}}
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

@@ -378,8 +378,6 @@ def gallery(
     images: Sequence[Image.Image], captions: Sequence[str], columns: int = 3, pixelated: bool = False
 ) -> Figure:
     """RGB images as squares of their centre in a grid, each with its caption (lines split by newlines) below."""
-    if not images or len(images) != len(captions):
-        raise ValueError(f"{len(images)} images with {len(captions)} captions")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     lines = max(caption.count("\n") for caption in captions) + 1
