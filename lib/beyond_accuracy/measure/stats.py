@@ -77,9 +77,8 @@ def share_interval(
 ) -> Interval:  # fmt: skip
     """Interval of a share of images: Wilson's, at the number of independent images that the clusters are worth.
 
-    With clusters the number of images is divided by the design effect (variance of the mean over clusters by that of as
-    many independent images) and by (t / z)^2 for the few clusters it was estimated from (Korn and Graubard 1998). A
-    share of exactly 0 or 1 shows no spread to estimate it from: each cluster then counts once.
+    With clusters the number of images is divided by the design effect and by (t / z)^2 for the few clusters that it was
+    estimated from (Korn and Graubard 1998). A share of 0 or 1 shows no spread: each cluster then counts once.
 
     Args:
         hits: (n,) booleans.
@@ -309,10 +308,9 @@ def _two_sided(tail: float, units: int | None) -> float:
 def accuracy_difference(correct_a: ArrayLike, correct_b: ArrayLike) -> Difference:
     """Accuracy of a minus that of b over the same (n,) images, with its score interval and McNemar's p-value.
 
-    The interval holds every difference that the score test does not reject (Tango 1998), so that it excludes zero
-    exactly where p < .05; where the models are right on the same images it has a width, unlike a bootstrap's. The test
-    is neither exact nor has it a continuity correction: both reject too rarely at any number of images (Fagerland,
-    Lydersen and Laake 2013).
+    The interval holds every difference that the score test does not reject (Tango 1998): it excludes zero exactly where
+    p < .05, and has a width where the models are right on the same images. The test is neither exact nor has it a
+    continuity correction: both reject too rarely at any number of images (Fagerland, Lydersen and Laake 2013).
 
     >>> estimate, interval, p = accuracy_difference([True] * 20, [True] * 20)
     >>> estimate, [round(x, 3) for x in interval], p

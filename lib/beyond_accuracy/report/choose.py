@@ -156,9 +156,6 @@ def covariance(sd: NDArray[np.float64], gap_sd: Mapping[tuple[int, int], float])
     """Covariance of the models' estimates from their standard errors (models,) and those of their differences.
 
     var(a - b) = var(a) + var(b) - 2 cov(a, b); pairs without a difference count as uncorrelated.
-
-    >>> covariance(np.array([1.0, 1.0]), {(0, 1): 1.0}).tolist()
-    [[1.0, 0.5], [0.5, 1.0]]
     """
     matrix = np.diag(sd**2)
     for (i, j), gap in gap_sd.items():

@@ -41,9 +41,6 @@ def needed_units(difference: float, low: float, high: float, n: float) -> int | 
 
     n = ((z_{1 - alpha/2} + z_power) * sd / difference)^2, the normal approximation of the paired test, with the sd of a
     unit that the interval implies.
-
-    >>> needed_units(0.01, 0.01 - 1.96 * 0.005, 0.01 + 1.96 * 0.005, 1000)
-    1963
     """
     if not all(np.isfinite([difference, low, high, n])) or difference == 0 or high <= low or n <= 0:
         return None

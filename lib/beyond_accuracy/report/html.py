@@ -259,11 +259,7 @@ def readings() -> Mapping[str, Mapping]:
 
 
 def kind(dimension: str, figure: str) -> str | None:
-    """The kind of a figure; empty for pictures that need no words, None where nothing is known.
-
-    >>> kind("calibration", "reliability-imagenet-1k"), kind("world", "sketch"), kind("mine", "new")
-    ('reliability', '', None)
-    """
+    """The kind of a figure; empty for pictures that need no words, None where nothing is known."""
     name = f"{dimension}/{figure}"
     return next((found for pattern, found in readings()["figures"].items() if fnmatchcase(name, pattern)), None)
 

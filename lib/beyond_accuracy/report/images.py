@@ -117,11 +117,7 @@ def flips(plain: Runs, changed: Runs, per_model: int, factor: str) -> list[Pick]
 
 
 def merge(picks: Sequence[Pick]) -> list[Pick]:
-    """One pick per image and factor, with the models of all, in order of first appearance.
-
-    >>> merge([Pick(3, ("a",)), Pick(1, ("a",)), Pick(3, ("b",))])
-    [Pick(position=3, models=('a', 'b'), factor=''), Pick(position=1, models=('a',), factor='')]
-    """
+    """One pick per image and factor, with the models of all, in order of first appearance."""
     models: dict[tuple[int, str], dict[str, None]] = {}
     for pick in picks:
         models.setdefault((pick.position, pick.factor), {}).update(dict.fromkeys(pick.models))

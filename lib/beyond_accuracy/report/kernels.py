@@ -132,10 +132,9 @@ class Provisioner(LocalProvisioner):
 
 
 class Nursery:
-    """The process that forks, from the first kernel on. While it is open, this process has its kernels from there.
+    """The process that forks, from the first kernel on and with the environment of then, for as long as it is open.
 
-    It inherits the environment of then: threads and backends are chosen when numpy and matplotlib are imported. On
-    Linux alone: elsewhere libraries of the system do not survive a fork, and kernels are started one by one.
+    On Linux alone: elsewhere libraries of the system do not survive a fork, and kernels are started one by one.
     """
 
     opened: "Nursery"

@@ -58,11 +58,7 @@ def models() -> pd.DataFrame:
 
 
 def interval(percent: ArrayLike, n: int) -> tuple[NDArray, NDArray]:
-    """Wilson's 95 % intervals of published accuracies in percent; none where none is published.
-
-    >>> [round(float(end), 1) for end in interval(50.0, 7500)]
-    [48.9, 51.1]
-    """
+    """Wilson's 95 % intervals of published accuracies in percent; none where none is published."""
     hits = np.round(np.asarray(percent, float) / 100 * n)
     low, high = proportion_confint(hits, n, alpha=0.05, method="wilson")
     return 100 * low, 100 * high

@@ -78,11 +78,9 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def lookup(rows: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
-    """One row per number, models across with intervals, n, where it was read; below it this run's, where it has one.
+    """One row per number (of `numbers`), models across with intervals, n, where it was read; below it this run's.
 
-    Args:
-        rows: Of `numbers`.
-        here: Of `published.compare`; may be empty.
+    `here`, of `published.compare`, may be empty.
     """
     key, index = published.KEY, ["number", "figure"]
     later = (rows["dimension"] != "robustness") | (rows["dataset"] == "imagenet_1k")  # shifts are looked up most

@@ -48,21 +48,13 @@ def display_table(frame: pd.DataFrame, caption: str, *, name: str, **options: ob
 
 
 def format_interval(value: float, low: float, high: float, spec: str = ".3g") -> str:
-    """The report's way of writing an estimate: "12.3 [11.9, 12.8]", a minus sign for negative numbers.
-
-    >>> format_interval(-0.5, -0.75, -0.25, ".2f")
-    '−0.50 [−0.75, −0.25]'
-    """
+    """The report's way of writing an estimate: "12.3 [11.9, 12.8]", a minus sign for negative numbers."""
     estimate = _number(value, spec)
     return estimate if _absent(low) or _absent(high) else f"{estimate} [{_number(low, spec)}, {_number(high, spec)}]"
 
 
 def at_most(bound: float, spec: str) -> str:
-    """A bound in so many digits, rounded up: what is said to be below it is.
-
-    >>> at_most(0.00147, ".3f"), at_most(0.0042, ".2g")
-    ('0.002', '0.0042')
-    """
+    """A bound in so many digits, rounded up: what is said to be below it is."""
     text = format(bound, spec)
     step = 0.0 if float(text) >= bound * (1 - 1e-9) else 10.0 ** Decimal(text).as_tuple().exponent
     return format(float(text) + step, spec)

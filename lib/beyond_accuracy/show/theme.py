@@ -166,11 +166,7 @@ def _end_label(ax: Axes, look: ModelStyle, end: tuple) -> Annotation:
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> NDArray[np.float64]:
-    """Places moved as little as possible (least squares) so that they lie at least `gap` apart within low to high.
-
-    >>> spread([0.5, 0.5, 0.9], 0.2, 0.0, 1.0).round(3).tolist()
-    [0.4, 0.6, 0.9]
-    """
+    """Places moved as little as possible (least squares) so that they lie at least `gap` apart within low to high."""
     order, steps = np.argsort(places, kind="stable"), gap * np.arange(len(places))
     found = isotonic_regression(np.asarray(places, float)[order] - steps).x
     moved = np.empty(len(places))
