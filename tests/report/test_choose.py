@@ -15,9 +15,10 @@ from beyond_accuracy.dimensions import calibration
 from beyond_accuracy.dimensions.confidence import Ranked
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import verdicts
-from beyond_accuracy.report import choose, html
+from beyond_accuracy.report import choose
 from beyond_accuracy.show import results
 from beyond_accuracy.show.results import ECE
+from builders import whole_page
 
 MODELS = ["a", "b", "c"]
 NUMBERS = {  # (dimension, dataset, metric, unit): values of a, b, c and the half width of their intervals
@@ -134,11 +135,7 @@ def test_edges():
 
 
 def page(folder, **options):
-    body = body_of(table(), profile(**options))
-    view = html.PageView("choose", body.title, "ok", "", body.lead, body.sections)
-    path = folder / "choose.html"
-    path.write_text(html.page_html(body, view, [], {"profile": "t", "title": "T", "synthetic": False}), "utf-8")
-    return path
+    return whole_page(folder / "choose.html", body_of(table(), profile(**options)))
 
 
 def test_the_page_is_complete_without_a_script_and_escaped(tmp_path):

@@ -12,7 +12,6 @@ from scipy.stats import norm
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import parse_profile
 from beyond_accuracy.measure.verdicts import BEYOND_NOISE, OPEN, THESE
-from beyond_accuracy.report import PageView
 from beyond_accuracy.report import differences as pages
 from beyond_accuracy.show import results
 
@@ -37,8 +36,7 @@ COMPARED = pd.DataFrame(
 def page(folder, rows, **titles):
     models = {name: {"source": "predictions", "label": f"<i>{name}</i>"} for name in MODELS}
     content = {"name": "trial", "title": "Trial", "models": models, "dimensions": {"calibration": {}}}
-    views = {name: PageView(name, title) for name, title in titles.items()}
-    return pages.body(folder, parse_profile(content, Path("trial.yaml")), rows, views)
+    return pages.body(folder, parse_profile(content, Path("trial.yaml")), rows, titles)
 
 
 def test_verdicts_are_those_of_the_pages():

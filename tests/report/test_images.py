@@ -14,7 +14,8 @@ from beyond_accuracy.base.errors import DataMissing
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.report import html, images
+from beyond_accuracy.report import images
+from builders import whole_page
 
 
 def run(pred, confidence, target=(0, 0, 0, 0, 1, 1)):
@@ -92,7 +93,7 @@ def toy_content(toy, **more):
 
 def page_of(toy, content):
     toy.outputs(content).predictions("images", ["none", "hflip=1"])
-    return images.body(toy.profile(content), {"device": "cpu"}, Store(toy.store))
+    return images.body(toy.profile(content), {"device": "cpu"})
 
 
 def test_the_page_shows_pictures_of_a_synthetic_world(toy):
@@ -122,7 +123,7 @@ def test_other_data_stay_out_unless_asked_for(toy):
 
 def test_nothing_is_run_for_the_page(toy, toy_networks):
     content = toy_content(toy, synthetic=True)
-    body = images.body(toy.profile(content), {"device": "cpu"}, Store(toy.store))
+    body = images.body(toy.profile(content), {"device": "cpu"})
     assert toy_networks.CALLS == []
     assert "There are no images to look at yet" in body.html and "images: no stored predictions of colour" in body.html
     outputs = Outputs(toy.profile(content), Store(toy.store), {"device": "cpu"}, run=False)
@@ -153,8 +154,7 @@ SCRIPT = """
 @pytest.mark.browser
 def test_filters(toy, chromium):
     body = page_of(toy, toy_content(toy, synthetic=True))
-    view, path = html.PageView("images", body.title, "ok", "", body.lead, body.sections), toy.root / "images.html"
-    path.write_text(html.page_html(body, view, [], {"profile": "toy", "title": "Toy", "synthetic": True}), "utf-8")
+    path = whole_page(toy.root / "images.html", body, synthetic=True)
     chromium.open(path, width=390)
     found = chromium.run(SCRIPT)
     soup = bs4.BeautifulSoup(body.html, "html.parser")

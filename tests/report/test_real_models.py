@@ -9,7 +9,8 @@ import pytest
 
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.data.published import REAL_NAMES
-from beyond_accuracy.report import PageView, html, real_models
+from beyond_accuracy.report import real_models
+from builders import whole_page
 from cdp import axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
 
 
@@ -20,12 +21,7 @@ def board():
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    body = real_models.body()
-    view = PageView("models", body.title, "ok", "", body.lead, body.sections)
-    site = {"profile": "t", "title": "T", "synthetic": False, "tools": [view], "cuts": {}}
-    path = tmp_path_factory.mktemp("models") / "models.html"
-    path.write_text(html.page_html(body, view, [], site), encoding="utf-8")
-    return path
+    return whole_page(tmp_path_factory.mktemp("models") / "models.html", real_models.body())
 
 
 def test_intervals_by_hand():

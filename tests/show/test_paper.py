@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import norm
 
 from beyond_accuracy.data import published
-from beyond_accuracy.report import PageView, html
+from beyond_accuracy.report import html
 from beyond_accuracy.show import paper, tables
+from builders import whole_page
 from cdp import axe_source, complaints  # noqa: E402 - the folder of tests is on no import path
 
 NOTHING = paper.numbers().iloc[:0][[*published.KEY, "value", "ci_low", "ci_high", "n", "unit"]]
@@ -108,12 +109,8 @@ def test_figures_2_to_8_draw_with_this_run_as_ticks(numbers, differences):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, numbers):
     table = tables.table_html(paper.lookup(numbers, published.compare(NOTHING)), "The numbers", name="reported")
-    view = PageView("10_summary", "The paper", "ok", "", "lead", [])
-    site = {"profile": "<t>", "title": "T", "synthetic": False, "tools": [], "cuts": {}}
-    text = html.page_html(html.Body("The paper", "lead", [], f"<h1>The paper</h1>{table}"), view, [view], site)
-    path = tmp_path_factory.mktemp("paper") / "10_summary.html"
-    path.write_text(text, encoding="utf-8")
-    return path
+    body = html.Body("The paper", "lead", [], f"<h1>The paper</h1>{table}")
+    return whole_page(tmp_path_factory.mktemp("paper") / "10_summary.html", body, pages=True)
 
 
 ROWS = "[...document.querySelectorAll('#tab-reported tbody tr')].filter((row) => row.offsetParent)"

@@ -372,7 +372,7 @@ def _assemble(
     dimensions = [page.dimension for page in there]
     table, comparisons = results.collect(folder, dimensions), results.read_comparisons(folder, dimensions)
     inputs = [profile.digest, models, *(state.run_key for state in states.values())]
-    titles = {page.dimension: states[page.name] for page in pages}
+    titles = {page.dimension: states[page.name].title for page in pages}
 
     @cache
     def choice() -> choose.Choice:

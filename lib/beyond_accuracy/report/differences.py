@@ -13,7 +13,6 @@ from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.measure import stats
 from beyond_accuracy.measure.verdicts import BEYOND_NOISE, LEVEL, OPEN, THESE, is_bound
-from beyond_accuracy.report import PageView
 from beyond_accuracy.report.html import Body, fragment
 from beyond_accuracy.show import metrics, results, tables
 
@@ -49,10 +48,9 @@ def needed_units(difference: float, low: float, high: float, n: float) -> int | 
     return int(np.ceil(needed)) if needed <= _MOST_NEEDED else None
 
 
-def body(folder: Path, profile: Profile, compared: pd.DataFrame, views: Mapping[str, PageView]) -> Body:
-    """The inside of `differences.html`; writes `differences.csv` beside it. `views`: of the pages, by dimension."""
+def body(folder: Path, profile: Profile, compared: pd.DataFrame, titles: Mapping[str, str]) -> Body:
+    """The inside of `differences.html`; writes `differences.csv` beside it. `titles`: of the pages, by dimension."""
     title = "Which differences are real"
-    titles = {name: view.title for name, view in views.items()}
     sizes = compared.groupby(["dimension", "family"], sort=False)["p"].count()  # of what was corrected together
     rows = difference_table(compared, list(profile.models))
     write_atomically(Path(folder) / "differences.csv", results.csv_text(rows).encode())

@@ -314,9 +314,9 @@ def kept_body(folder: Path, inputs: Sequence[str], profile: Profile, options: Ma
     return found
 
 
-def body(profile: Profile, options: Mapping[str, object] | None = None, store: Store | None = None) -> Body:
+def body(profile: Profile, options: Mapping[str, object]) -> Body:
     """The inside of `images.html`, from stored predictions only; options as of `open_page`."""
-    outputs = Outputs(profile, store or Store(), dict(options or {}), run=False)
+    outputs = Outputs(profile, Store(), dict(options), run=False)
     found, weight, left_out, pictures = sections(profile, outputs), 0, 0, {}
     shots = [shot for section in found for shot in section.shots]
     for shot in shots:
