@@ -1,10 +1,9 @@
 """The paper's findings asked of a run: the same here, reversed here, or open here.
 
-A claim (`assets/claims.yaml`) is a set of questions that must all hold ("CLIP models are more shape-biased" is one per
-architecture). Most are comparisons that a page has made and decided; their verdicts are read. Questions about several
-numbers (a mean over models, a loss over a ladder of strengths, a margin) are answered from the numbers recorded, and
-decided together by the same rule (`verdicts.judge`). A claim is the same here if every question is told from zero in
-the claim's direction, reversed if one is told from zero against it, open otherwise.
+A claim (`assets/claims.yaml`) is a set of questions that must all hold. Most are comparisons that a page has decided,
+whose verdicts are read. Questions about several numbers (a mean over models, a loss over a ladder of strengths, a
+margin) are answered from the numbers recorded, and decided together (`verdicts.judge`). A claim is the same here if
+every question is told from zero in its direction, reversed if one is told from zero against it, open otherwise.
 """
 
 import textwrap
@@ -27,6 +26,7 @@ from beyond_accuracy.data.transforms import at_rest
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import Z95, half_width_sd
 from beyond_accuracy.show import metrics
+from beyond_accuracy.show.figures import used
 from beyond_accuracy.show.results import read_comparisons, read_results
 from beyond_accuracy.show.theme import GREY, INK, WIDTH, ModelStyle, legend
 
@@ -93,9 +93,9 @@ def paper_claims(
     """
     claims = []
     for entry in yaml.safe_load((ASSETS / "claims.yaml").read_text(encoding="utf-8"))["claims"]:
-        name, statement, page = (entry[key] for key in ("name", "statement", "page"))
+        page = entry["page"]
         asked = _questions(entry, dimensions.get(page, {}), of_page(results, page), title)
-        claims.append(Claim(name, statement, page, tuple(asked)))
+        claims.append(Claim(entry["name"], entry["statement"], page, tuple(asked)))
     return claims
 
 
@@ -104,6 +104,11 @@ def of_page(rows: pd.DataFrame, page: str) -> pd.DataFrame:
     rows = rows[rows["dimension"] == page]
     rows = rows.assign(metric=[at_rest(name) if name.startswith("accuracy:") else name for name in rows["metric"]])
     return rows.drop_duplicates([name for name in ("dataset", "metric", "model", "model_a", "model_b") if name in rows])
+
+
+def by_metric(rows: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """Rows of every (dataset, metric)."""
+    return dict(iter(rows.groupby(["dataset", "metric"])))
 
 
 def _questions(entry: Mapping, roles: Mapping, own: pd.DataFrame, title: Callable[[str], str]) -> Iterator[Question]:
@@ -161,12 +166,11 @@ def _loss(weight: float, dataset: str, metric: str, strengths: Sequence[str], a:
     yield from (Term(-weight / len(strengths), dataset, name, a, b) for name in strengths)
 
 
-def answer(question: Question, results: pd.DataFrame, comparisons: pd.DataFrame) -> dict | None:
+def answer(question: Question, results: Mapping, comparisons: Mapping) -> dict | None:
     """The left side of a question with its uncertainty; None if its page has not asked it or not recorded its numbers.
 
-    `value, low, high, p, n, unit, basis`, where the page has decided it `p_floor, p_holm, verdict`, too. Of several
-    terms the standard errors are added up: no dependence between them can make the sum vary more, so that its interval
-    is never too narrow.
+    Of rows `by_metric`: `value, low, high, p, n, unit, basis`, where the page has decided it `p_floor, p_holm,
+    verdict`, too. Standard errors of several terms are added up: no dependence can make the sum vary more.
     """
     parts, weights = [_part(term, results, comparisons) for term in question.terms], [t.weight for t in question.terms]
     single = len(parts) == 1 and abs(weights[0]) == 1
@@ -185,15 +189,15 @@ def answer(question: Question, results: pd.DataFrame, comparisons: pd.DataFrame)
     return undecided | {"p": float(p), "basis": "bound" if len(parts) > 1 else "paired"}
 
 
-def _part(term: Term, results: pd.DataFrame, comparisons: pd.DataFrame) -> dict | None:
+def _part(term: Term, results: Mapping, comparisons: Mapping) -> dict | None:
     """One term: as the page compared it, or from the models' own intervals, taken as independent."""
-    same = comparisons[(comparisons["dataset"] == term.dataset) & (comparisons["metric"] == term.metric)]
-    row = verdicts.between(same, term.a, term.b)
+    key = term.dataset, term.metric
+    row = verdicts.between(comparisons[key], term.a, term.b) if key in comparisons else None
     if row and np.isfinite([row["difference"], row["ci_low"], row["ci_high"]]).all():
         kept = {name: row[name] for name in ("n", "unit", "p", "p_floor", "p_holm", "verdict")}
         error = half_width_sd(row["ci_low"], row["ci_high"])
         return kept | dict(value=row["difference"], error=error, low=row["ci_low"], high=row["ci_high"], basis="paired")
-    rows = results[(results["dataset"] == term.dataset) & (results["metric"] == term.metric)].set_index("model")
+    rows = results[key].set_index("model") if key in results else pd.DataFrame()
     names = [model for model in (term.a, term.b) if model]
     if not set(names) <= set(rows.index) or rows.loc[names, ["ci_low", "ci_high"]].isna().any(axis=None):
         return None
@@ -207,14 +211,13 @@ def judge(claims: Sequence[Claim], results: pd.DataFrame, comparisons: pd.DataFr
     """What becomes of claims in a run, from the results and comparisons of all its pages: one row per claim.
 
     `name, statement, dimension, verdict, holding` (questions that hold, "3 of 4"), `decisive` (of those told from zero
-    against the claim, else of all, the one with the smallest effect in units of its interval), `effect, effect_low,
-    effect_high, unit` (of that one, positive in the claim's direction), `certainty` (its verdict), `p, p_holm,
-    p_holm_floor` (p_holm where it is an upper bound), `n, basis, why_not`.
+    against the claim, else of all, the one with the smallest effect in units of its interval), and of that one `effect,
+    effect_low, effect_high, unit` (positive in the claim's direction), `certainty` (its verdict), `p, p_holm,
+    p_holm_floor` (p_holm where it is an upper bound), `n, basis`; `why_not` it was asked.
     """
-    answers = []
-    for claim in claims:
-        own = of_page(results, claim.page), of_page(comparisons, claim.page)
-        answers.append([(question.words, answer(question, *own)) for question in claim.questions])
+    pages = {claim.page for claim in claims}
+    own = {page: [by_metric(of_page(rows, page)) for rows in (results, comparisons)] for page in pages}
+    answers = [[(question.words, answer(question, *own[c.page])) for question in c.questions] for c in claims]
     sums = [found for rows in answers for _, found in rows if found and "verdict" not in found]
     decided = verdicts.judge(pd.DataFrame(sums, columns=["p"], dtype=float).assign(family="sums"))
     for found, row in zip(sums, decided.to_dict("records"), strict=True):
@@ -250,11 +253,8 @@ def beside_paper(
 ) -> pd.DataFrame:
     """One row per claim: its deciding effect in the paper, what the paper's n tells of it, this run's, its verdict.
 
-    Args:
-        judged: This run's claims, as `judge` returns them.
-        asked: The claims, asked of the paper's own numbers.
-        numbers: These, with intervals where they can have one.
-        differences: Between them, decided.
+    `judged` are this run's claims (rows of `judge`), `asked` the same claims asked of the paper's own `numbers`, which
+    have intervals where they can have one; `differences` between these are decided.
     """
     theirs = judge(asked, numbers, differences)
     theirs["effect"] = theirs["effect"].fillna(pd.Series([_smallest(claim, numbers) for claim in asked]))
@@ -269,9 +269,8 @@ def beside_paper(
 
 def supported(beside: pd.DataFrame) -> str:
     """How many findings the paper's own test sets support, in words, from the table of `beside_paper`."""
-    count = beside["its n"].value_counts().reindex([SUPPORT[SAME], SUPPORT[OPEN], SUPPORT[REVERSED]], fill_value=0)
-    yes, undecided, no = count
-    rest = f"{len(beside) - count.sum()}, whose numbers have no interval or are not printed"
+    yes, undecided, no = ((beside["its n"] == SUPPORT[verdict]).sum() for verdict in (SAME, OPEN, REVERSED))
+    rest = f"{len(beside) - yes - undecided - no}, whose numbers have no interval or are not printed"
     said = f"supports {yes} of its {len(beside)} findings, leaves {undecided} open, speaks against {no}"
     return f"The size of the paper's test sets alone {said} and says nothing of {rest}."
 
@@ -279,14 +278,11 @@ def supported(beside: pd.DataFrame) -> str:
 def _smallest(claim: Claim, numbers: pd.DataFrame) -> float:
     """The smallest left side of a claim's questions from the numbers alone; NaN where one is lacking."""
     values = of_page(numbers, claim.page).set_index(["dataset", "metric", "model"])["value"].to_dict()
-    values |= {(term.dataset, term.metric, ""): 0.0 for question in claim.questions for term in question.terms}
 
-    def side(question: Question) -> float:
-        parts = [values.get((t.dataset, t.metric, m), np.nan) * w for t in question.terms
-                 for m, w in ((t.a, t.weight), (t.b, -t.weight))]  # fmt: skip
-        return question.offset + sum(parts)
+    def of(term: Term, model: str) -> float:
+        return values.get((term.dataset, term.metric, model), np.nan) if model else 0.0
 
-    sides = [side(question) for question in claim.questions]
+    sides = [q.offset + sum(t.weight * (of(t, t.a) - of(t, t.b)) for t in q.terms) for q in claim.questions]
     return float(np.min(sides)) if sides else np.nan
 
 
@@ -351,14 +347,13 @@ def agreement_figure(compared: pd.DataFrame, styles: Mapping[str, ModelStyle]) -
     # the reference lies above ours where the difference is negative: then the upper arm of the interval counts
     arm = np.where(compared["difference"] < 0, high, low) + compared["tolerance"]
     places = compared.assign(at=np.clip(compared["difference"] / arm, -_REACH, _REACH))
-    names = [name for name in styles if (compared["model"] == name).any()]
-    for k, name in enumerate(names):
-        look = styles[name]
+    looks = used(styles, compared)
+    for k, (name, look) in enumerate(looks.items()):
         for target, size, color in ((True, 6, look.color), (False, 4, GREY)):
             mine = places[(places["model"] == name) & (places["target"] == target)]
-            rows = mine["dimension"].map(pages.index).to_numpy(float) + (k - (len(names) - 1) / 2) * 0.19
+            rows = mine["dimension"].map(pages.index).to_numpy(float) + (k - (len(looks) - 1) / 2) * 0.19
             face = look.markerfacecolor if target else color
             options = {"markersize": size, "linestyle": "none", "markeredgewidth": 1.2, "alpha": 0.85}
             ax.plot(mine["at"], rows, look.marker, color=color, markerfacecolor=face, **options)
-    legend(fig, {name: styles[name] for name in names})
+    legend(fig, looks)
     return fig, f"{compared['agrees'].sum()} of {len(compared)} numbers agree with the paper's."
