@@ -1,9 +1,8 @@
 """Published models: what differs at equal ImageNet accuracy, what size and data go with, which benchmarks say more.
 
 Everything here takes the frame of `published.leaderboard` (one row per published checkpoint, accuracies in percent) or
-a part of it. Intervals resample models, or whole groups of related models (`lineage`). Published models are not a
-random sample of possible models, so these intervals say how much an answer depends on which models happen to be
-listed; they do not extend it to models nobody has trained.
+a part of it. Intervals resample whole groups of related models (`lineage`): they say how much an answer depends on
+which models happen to be listed, nothing of models nobody has trained.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +19,8 @@ from scipy.stats import rankdata, t
 from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from beyond_accuracy.data.published import REAL_NAMES, checkpoint_specs, leaderboard, paper
-from beyond_accuracy.measure import verdicts
-from beyond_accuracy.measure.stats import clustered_variance, linear_difference, odds, percentile_interval
+from beyond_accuracy.measure import tidy, verdicts
+from beyond_accuracy.measure.stats import clustered_variance, linear_difference, odds
 from beyond_accuracy.show import figures, results
 from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import GREY, HALO, INK, ORANGE, PURPLE, ModelStyle, style
@@ -85,9 +84,8 @@ def peers(board: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
 def lineage(board: pd.DataFrame) -> pd.Series:
     """Group of related models each row belongs to: the unit that is resampled.
 
-    open_clip rows that share their training data are one group (epochs 31 and 32 of one run, resolutions and soups are
-    close to copies); timm rows of one family are, whatever their size: the first word of the name without a depth
-    (`convnext`, `swinv2`, `resnet` for resnet50 and resnet152).
+    Of open_clip rows their training data (epochs and resolutions of one run are close to copies), of timm rows their
+    family: the first word of the name without a depth (`convnext`, `swinv2`, `resnet` for resnet50 and resnet152).
     """
     family = board.model.str.extract(r"^(?:tf_)?([a-z]+?(?:v\d)?)(?:[\d_.]|$)", expand=False)
     return family.where(board.source == "timm", board.pretrain_data).rename("lineage")
@@ -103,22 +101,18 @@ def bootstrap_models(
     return np.array([statistic(np.concatenate([members[i] for i in chosen])) for chosen in drawn], float)
 
 
-def interval(draws: ArrayLike, units: int | None = None) -> tuple[float, float]:
-    """`stats.percentile_interval` of draws of which up to a tenth may be NaN (degenerate); `ValueError` beyond."""
-    draws = np.asarray(draws, float)
-    usable = draws[~np.isnan(draws)]
-    if len(usable) < 0.9 * len(draws):
-        raise ValueError(f"{len(draws) - len(usable)} of {len(draws)} resamples have no answer: too few models")
-    return tuple(percentile_interval(usable, units=units))
-
-
 def estimated(
     part: pd.DataFrame, statistic: Statistic, resamples: int, rng: np.random.Generator, **names: Sequence
 ) -> pd.DataFrame:
-    """The k numbers of a statistic with bootstrap intervals over lineages: `names, value, ci_low, ci_high, n`."""
+    """The k numbers of a statistic with bootstrap intervals over lineages: `names, value, ci_low, ci_high, n`.
+
+    `ValueError` where more than 5 % of the resamples have no answer.
+    """
     groups = lineage(part)
     draws = bootstrap_models(statistic, groups, resamples, rng)
-    ends = np.array([interval(column, groups.nunique()) for column in draws.T])
+    ends = np.array([tidy.interval(column, groups.nunique()) for column in draws.T])
+    if np.isnan(ends).any():
+        raise ValueError(f"{np.isnan(draws).any(axis=1).sum()} of {resamples} resamples have no answer: too few models")
     values = {"value": statistic(np.arange(len(part))), "ci_low": ends[:, 0], "ci_high": ends[:, 1]}
     return pd.DataFrame({**names, **values, "n": len(part)})
 
@@ -126,21 +120,23 @@ def estimated(
 def partial_spearman(table: NDArray, controls: ArrayLike | None = None) -> NDArray[np.float64]:
     """Spearman correlation of the first column with each other; with controls, of what they leave of the ranks.
 
-    Ranks are regressed on the ranks of every control, (n,) or (n, k), plus a constant, and the residuals correlated
-    (Conover, Practical Nonparametric Statistics, section 5.4). A control of 0/1 values is used as it is. NaN when
-    nothing varies.
+    The residuals of ranks on the ranks of every control, (n,) or (n, k), are correlated (Conover, Practical
+    Nonparametric Statistics, section 5.4). A control of 0/1 values is used as it is. NaN when nothing varies.
     """
     ranks = rankdata(table, axis=0)
-    design = np.ones((len(ranks), 1))
-    if controls is not None:
-        held = np.asarray(controls, float).reshape(len(ranks), -1)
-        binary = ((held == 0) | (held == 1)).all(axis=0)
-        design = np.column_stack([design, np.where(binary, held, rankdata(held, axis=0))])
-    rest = ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0]
+    held = np.empty((len(ranks), 0)) if controls is None else np.asarray(controls, float).reshape(len(ranks), -1)
+    binary = ((held == 0) | (held == 1)).all(axis=0)
+    rest = _left(ranks, np.where(binary, held, rankdata(held, axis=0)))
     norms = np.linalg.norm(rest, axis=0)
     flat = norms < 1e-9 * len(ranks)
     products = np.divide(rest[:, 0] @ rest, norms[0] * norms, out=np.full(len(norms), np.nan), where=~(flat | flat[0]))
     return products[1:]
+
+
+def _left(values: NDArray, given: NDArray) -> NDArray[np.float64]:
+    """Residuals of columns regressed on other columns and a constant."""
+    design = np.column_stack([np.ones(len(values)), given])
+    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
 
 
 def associations(
@@ -183,18 +179,16 @@ def group_gap(frame: pd.DataFrame, ys: Iterable[str]) -> pd.DataFrame:
 
     Standard errors are clustered by `lineage`; fewer than 3 models in a group raise a `ValueError`.
     """
-    rows, lines = [], pd.factorize(lineage(frame))[0]
+    rows, lines = [], lineage(frame)
     for y in ys:
-        sides = [((frame.family == family) & frame[y].notna()).to_numpy() for family in ("convnet", "transformer")]
-        sizes = [int(side.sum()) for side in sides]
+        sides = [frame.loc[frame.family == family, y].dropna() for family in ("convnet", "transformer")]
+        sizes = [len(side) for side in sides]
         if min(sizes) < 3:
             raise ValueError(f"{y}: {sizes[0]} and {sizes[1]} models: too few to compare convnet, transformer")
-        values = [frame[y].to_numpy(float)[side] for side in sides]
-        influence = [(v - v.mean()) / len(v) for v in values]
-        spread = np.array([clustered_variance(i, lines[side]) for i, side in zip(influence, sides, strict=True)])
-        units = np.array([len(np.unique(lines[side])) for side in sides])
+        spread = np.array([clustered_variance((v - v.mean()) / len(v), lines[v.index]) for v in sides])
+        units = np.array([lines[v.index].nunique() for v in sides])
         freedom = spread.sum() ** 2 / np.sum(spread**2 / (units - 1))  # Welch, over families
-        gap, error = values[0].mean() - values[1].mean(), spread.sum() ** 0.5
+        gap, error = sides[0].mean() - sides[1].mean(), spread.sum() ** 0.5
         reach = t.ppf(0.975, freedom) * error
         rows.append((y, gap, gap - reach, gap + reach, 2 * t.sf(abs(gap) / error, freedom), sum(sizes)))
     return pd.DataFrame(rows, columns=["benchmark", "value", "ci_low", "ci_high", "p", "n"])
@@ -211,9 +205,8 @@ def match_pairs(
     """
     accuracy = frame.imagenet_1k.to_numpy(float)
     gap = np.abs(accuracy[:, None] - accuracy)
-    fits = (first | first.T) & (gap <= accuracy_within)
-    for column in same:
-        fits &= np.equal.outer(*[frame[column].astype(str).to_numpy(object)] * 2).astype(bool)
+    alike = frame.groupby(list(same), dropna=False).ngroup().to_numpy()
+    fits = (first | first.T) & (gap <= accuracy_within) & np.equal.outer(alike, alike)
     graph = nx.Graph()
     edges = np.argwhere(np.triu(fits, 1)).tolist()
     graph.add_weighted_edges_from((i, j, 1 - gap[i, j] / (accuracy_within + 1e-9)) for i, j in edges)
@@ -486,10 +479,10 @@ def beyond_imagenet(
 ) -> pd.DataFrame:
     """How much of each benchmark ImageNet explains, and how much of the rest could be sampling noise.
 
-    Rows `benchmark, value, ci_low, ci_high, n, residual_points, noise_share`: `value` = R^2 of logit(benchmark) on
-    logit(ImageNet); `residual_points` = typical distance from the line in points; `noise_share` = the largest part of
-    the residual variance that drawing other test images could explain (an upper limit: all models see the same images,
-    which cancels some of it). NaN where the size is unknown.
+    Rows `benchmark, value, ci_low, ci_high, n, residual_points, noise_share`: R^2 of logit(benchmark) on
+    logit(ImageNet), typical distance from the line in points, and the largest part of the residual variance that
+    drawing other test images could explain (all models see the same images, which cancels some); NaN where their number
+    is unknown.
     """
     x, found = "imagenet_1k", []
     for y in columns:
@@ -529,9 +522,7 @@ def principal_components(
 
     def decompose(i: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         values = table[i, : len(columns)]
-        if given:
-            design = np.column_stack([np.ones(len(i)), table[i, -1]])
-            values = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+        values = _left(values, table[i, -1]) if given else values
         spread = values.std(axis=0)
         if np.any(spread == 0):
             return np.full(len(columns), np.nan), np.full((len(columns), len(columns)), np.nan)
