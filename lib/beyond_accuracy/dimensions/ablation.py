@@ -1,25 +1,19 @@
 """Effects of a controlled ablation: architecture, objective and training data of models trained alike but for these.
 
-First the statistics, then what the page says of them: verdicts, tables, the figure of the runs, sentences, in the words
-of `assets/ablation.yaml`.
+First the statistics, then what the page says of them, in the words of `assets/ablation.yaml`.
 
 Every training run gives one value per quantity (a metric on a set), on the same test images. Two kinds of chance lie in
 an effect, crossed: another seed would have given another run, and other images another value. Each factor is -1/2 at
-its first level and +1/2 at its second, and every interaction is in the model: a main effect is a difference of means
-over cells, a two-way interaction what the one factor does at the second level of the other minus what it does at the
-first. Variance of an effect b = sum_r w_r y_r, with w its row of the pseudo-inverse of the design and C the covariance
-over images of the runs' values (clustered where images share an origin):
+its first level and +1/2 at its second, and every interaction is in the model. Variance of an effect b = sum_r w_r y_r,
+with w its row of the pseudo-inverse of the design and C the covariance over images of the runs' values:
 
     var(b) = sum_r w_r^2 s_r^2 + max(0, w'Cw - sum_r w_r^2 c_r)
 
-s_r^2 is the variance between the seeds of the run's own cell: cells differ in it by up to twelve to one in standard
-deviations, and no variance that they share would fit any of them (Welch 1947). It already holds the noise of images
-that a single run adds, c_r (the mean of C within the cell, what all its runs share taken off); so does w'Cw, hence the
-third term, the interaction of runs and images, is taken off once: MS_runs + MS_images - MS_interaction (Cornfield and
-Tukey 1956; the quasi F of Clark 1973, "The language-as-fixed-effect fallacy"). Seeds that happen to lie closer than c_r
-allows count as c_r. Noise that all runs share cancels in w'Cw. Degrees of freedom: Satterthwaite (1946), 2 to 8 for
-three seeds per cell of a 2 x 2 if images add nothing. Under the spreads measured here these intervals cover 95 %, those
-of one pooled variance 91 %, those of variances shrunk towards a common one (Smyth 2004) 88 %.
+s_r^2 is the variance between the seeds of the run's own cell (Welch 1947): cells differ in it by up to twelve to one in
+standard deviations. It already holds the noise of images that a single run adds, c_r (the mean of C within the cell,
+what all its runs share taken off); so does w'Cw, hence the third term: MS_runs + MS_images - MS_interaction (Cornfield
+and Tukey 1956; the quasi F of Clark 1973, "The language-as-fixed-effect fallacy"). Seeds that happen to lie closer than
+c_r allows count as c_r. Degrees of freedom: Satterthwaite (1946).
 """
 
 from __future__ import annotations
@@ -78,12 +72,12 @@ MEANS = {"renditions": "renditions (mean)", "pose_and_light": "pose and light (m
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of some training runs."""
+    """What was measured of some training runs: Q quantities of R runs."""
 
     runs: pd.DataFrame  # a row per run: a column per factor, `seed`, any others
     quantities: pd.DataFrame  # a row per quantity: `dataset, metric, unit, n` (images), `clusters` (independent ones)
-    values: NDArray[np.float64]  # (quantities, runs)
-    covariance: NDArray[np.float64]  # (quantities, runs, runs) of the runs' values over images: `image_covariance`
+    values: NDArray[np.float64]  # (Q, R)
+    covariance: NDArray[np.float64]  # (Q, R, R) of the runs' values over images: `image_covariance`
 
     def where(self, chosen: ArrayLike) -> Measured:
         """Some of the runs; `chosen` is (runs,) bool."""
@@ -125,9 +119,8 @@ def image_covariance(values: ArrayLike, clusters: ArrayLike | None = None) -> ND
     """Covariance, over the choice of images, of the means of several runs over the same images: (runs, runs).
 
     C_rs = G / (G - 1) * sum_g u_rg u_sg / n^2, where u_rg is the sum over the images of cluster g of the deviations of
-    run r from its mean; with every image its own cluster, the sample covariance divided by n.
-
-    `values` (runs, n) are per-image values whose mean is the metric; finite, of at least two clusters (n,).
+    run r from its mean. `values` (runs, n) are per-image values whose mean is the metric; finite, of at least two
+    clusters (n,).
 
     >>> image_covariance([[0, 1, 1, 0], [0, 1, 0, 0]]).round(4).tolist()
     [[0.0833, 0.0417], [0.0417, 0.0625]]
@@ -173,15 +166,14 @@ def seeds_lacking(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) ->
     return ""
 
 
-def check_seeds(runs: pd.DataFrame, factors: Sequence[str], least: int = 2) -> None:
+def check_seeds(runs: pd.DataFrame, factors: Sequence[str]) -> None:
     """`InputError` that says what `seeds_lacking` found."""
-    if lacking := seeds_lacking(runs, factors, least):
+    if lacking := seeds_lacking(runs, factors):
         raise InputError(lacking)
 
 
 def single_values(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
-    """Effects without intervals, for which one run a cell is enough: rows of `KEYS, term, value`."""
-    check_seeds(measured.runs, factors, least=1)
+    """Effects without intervals, for which one run in every cell is enough: rows of `KEYS, term, value`."""
     weights = effect_weights(measured.runs, factors)
     wide = measured.keys.join(pd.DataFrame(measured.values @ weights.T.to_numpy(), columns=weights.index))
     return wide.melt(KEYS, var_name="term").dropna(subset=["value"])
@@ -385,14 +377,12 @@ def recipe_runs(measured: Measured, recipe: str, factors: Sequence[str] = ()) ->
 
 def describe(measured: Measured) -> pd.DataFrame:
     """What the runs cost: `recipe, diversity, architecture, objective, seeds, samples, minutes` (mean), `device`."""
-    keys = ["recipe", DIVERSITY, *TWO]
-    found = measured.runs.groupby(keys, sort=False).agg(
+    runs = measured.runs.astype({factor: pd.CategoricalDtype(levels) for factor, levels in LEVELS.items()})
+    found = runs.groupby(["recipe", DIVERSITY, *TWO], observed=True).agg(
         seeds=("seed", "nunique"), samples=("samples_seen", "first"), minutes=("minutes", "mean"),
         device=("device", "first"),
     )  # fmt: skip
-    order = {level: k for levels in LEVELS.values() for k, level in enumerate(levels)}
-    by_level = {"key": lambda c: c.map(order).fillna(0) if c.name != "recipe" else c, "kind": "stable"}
-    return found.reset_index().sort_values(keys, **by_level)
+    return found.reset_index().astype(dict.fromkeys(LEVELS, object))
 
 
 # What the page says --------------------------------------------------------------------------------------------------
@@ -579,10 +569,9 @@ def accuracies(measured: Measured, sets: Sequence[str], by: Sequence[str]) -> pd
 
 def own_models(recorded: pd.DataFrame, specs: Iterable, titles: Mapping[str, str]) -> pd.DataFrame:
     """Accuracies of a profile's own models that are cells, of what other pages recorded: rows for `slopes`."""
-    kinds = {spec.name: (spec.family, spec.paradigm) for spec in specs}
-    cells = {name: kind for name, kind in kinds.items() if "_".join(kind) in LOOKS}
-    rows = recorded[(recorded["metric"] == "accuracy") & recorded["model"].isin(list(cells))]
-    rows = rows[rows["dataset"].isin(list(titles))].drop_duplicates(["dataset", "model"])
+    cells = {spec.name: kind for spec in specs if "_".join(kind := (spec.family, spec.paradigm)) in LOOKS}
+    rows = recorded[(recorded["metric"] == "accuracy") & recorded["model"].isin(cells)]
+    rows = rows[rows["dataset"].isin(titles)].drop_duplicates(["dataset", "model"])
     kind = rows["model"].map(cells)
     return rows.assign(dataset=rows["dataset"].map(titles), model=kind.str[0], objective=kind.str[1])
 
