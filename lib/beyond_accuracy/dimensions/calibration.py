@@ -1,9 +1,8 @@
 """Can a model's confidence be trusted? Calibration errors, their noise, and what they say of models (figure 4).
 
-Confidence is the largest softmax probability of an image, correct says whether that class is right. A model is
-calibrated when, among the images it is p confident about, a share p is right. All errors are fractions (0.05 = five
-points). A *run* is one model's predictions on one set (`Predictions`); functions of `runs` (model -> run on the same
-images) give tidy rows. `Values` are one number per image, unless said otherwise.
+All errors are fractions (0.05 = five points); what each says and why is in `show/metrics.yaml`. A *run* is one model's
+predictions on one set (`Predictions`); functions of `runs` (model -> run on the same images) give tidy rows. `Values`
+are one number per image, unless said otherwise; `units` (n,) tell what the images are of, where these are independent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +83,7 @@ def reliability(
 ) -> pd.DataFrame:
     """The reliability diagram: a row per bin that holds images, with the interval of its accuracy (Wilson).
 
-    With `units` all bins have the design effect of all images: few units fall into a bin.
+    With `units` each bin has the design effect of all images: too few units fall into a bin to tell its own.
     """
     confidence, correct = checked(confidence, correct)
     edges = bin_edges(confidence, n_bins, binning)
@@ -116,10 +115,7 @@ def checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[Values, Values]:
 
 
 def ece(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15, binning: str = "width") -> float:
-    """Expected calibration error: mean gap between accuracy and confidence over bins of confidence.
-
-    ECE = sum_b n_b / n * |accuracy_b - confidence_b| (Guo et al. 2017, arXiv 1706.04599), in the paper with 15 bins of
-    equal width.
+    """Expected calibration error: sum_b n_b / n * |accuracy_b - confidence_b| (Guo et al. 2017, arXiv 1706.04599).
 
     >>> round(ece([0.95, 0.85, 0.75, 0.65], [True, True, False, True], n_bins=2), 3)
     0.05
@@ -158,11 +154,10 @@ class Debiased(NamedTuple):
         return max(self.uncut, 0.0)
 
     def interval(self, null_draws: ArrayLike | None = None) -> Interval:
-        """Interval of the model's own error; it holds `value`.
+        """Interval of the model's own error, 95 %; it holds `value`.
 
-        It reaches from the error left by the largest correction to that left by the smallest (`CALIBRATED` and 1), two
-        standard errors further at each end, and down to 0 unless the ECE exceeds what calibrated models show (draws of
-        `null_ece` with the same bins).
+        From the error left by the largest correction to that left by the smallest (`CALIBRATED` and 1), two standard
+        errors further at each end; from 0 unless the ECE exceeds `null_draws` (of `null_ece` with the same bins).
         """
         half = Z95 * standard_error(self.signed, self.units)
         low = max(self.plain - CALIBRATED * self.bias - half, 0.0)
@@ -176,10 +171,8 @@ def ece_debiased(
 ) -> Debiased:
     """ECE without the upward bias of finite bins (after Kumar, Liang, Ma 2019, arXiv 1909.10155).
 
-    Kumar et al. subtract the bias that bins with the observed gaps would have. Being noisy themselves, the gaps of a
-    calibrated model show sqrt(2) - 1 of its bias only; subtracting all of it (`CALIBRATED` times theirs) would take too
-    much where gaps are as large as noise. `CORRECTION` times theirs lies halfway: what is left is within a quarter of a
-    bin's noise either way.
+    Kumar et al. subtract the bias that bins with the observed gaps would have; those of a calibrated model show only
+    sqrt(2) - 1 of it. `CORRECTION` times theirs lies halfway between what these two cases need.
     """
     signed = signed_residuals(confidence, correct, n_bins, binning)
     index, n = bin_index(confidence, bin_edges(confidence, n_bins, binning)), len(signed)
@@ -273,8 +266,8 @@ def null_ece(
     """(simulations,) ECEs that a perfectly calibrated model with these confidences would show at this number of images.
 
     Correctness is drawn as Bernoulli(confidence) (consistency resampling; Broecker and Smith 2007, Vaicenavicius et
-    al. 2019, arXiv 1902.06977). An observed ECE inside the bulk of these values is no evidence of miscalibration.
-    Images of one of the `units` share their luck as often as makes their outcomes `alike` (`intraclass`).
+    al. 2019, arXiv 1902.06977). Images of one of the `units` share their luck as often as makes their outcomes `alike`
+    (`intraclass`).
     """
     order = np.argsort(np.asarray(confidence, float), kind="stable")
     p, draws = np.asarray(confidence, float)[order], np.empty(simulations)
@@ -297,36 +290,30 @@ def ece_difference(
 ) -> Difference:  # fmt: skip
     """Difference of the debiased ECE (equal-width bins) of two models, from their (2, n) confidences and outcomes.
 
-    A permutation test within images: the models' answers are swapped at random, and the difference is measured in
-    standard errors, so that it holds approximately where models have equal errors but are not exchangeable (Janssen
-    1997; Chung and Romano 2013). Swapped answers of a clearly too sure and a clearly too unsure model would cancel: the
-    residuals of one are then turned round, which leaves its ECE alone. The end of the interval nearer to zero is that
-    of the test (zero lies outside where p < 0.05); the other one allows for the smallest and the largest correction of
-    noise, as the interval of one model does.
+    A permutation test within images (or units): the models' answers are swapped at random, and the difference is
+    measured in standard errors, so that it holds approximately where models have equal errors but are not exchangeable
+    (Janssen 1997; Chung and Romano 2013). The end of the interval nearer to zero is that of the test (zero lies outside
+    where p < 0.05); the other one allows for another correction of noise, as `Debiased.interval` does.
     """
     confidence, correct = (np.column_stack([a, b]).astype(float) for a, b in zip(first, second, strict=True))
     n, tiny, residual = len(confidence), np.finfo(float).tiny, correct - confidence
     held, index = np.unique(bin_index(confidence, bin_edges(confidence.ravel(), n_bins)), return_inverse=True)
     index, bins = index.reshape(n, 2), len(held)
-    lean = residual.sum(axis=0) / np.sqrt((residual**2).sum(axis=0) + tiny)
+    squares = (residual**2).sum(axis=0)
+    lean = residual.sum(axis=0) / np.sqrt(squares + tiny)
     if lean.prod() < 0 and (np.abs(lean) > Z95).all():
+        # Swapped answers of a too sure and a too unsure model would cancel; turned round, residuals have the same ECE.
         residual[:, 1] *= -1
-    # One row per image: its residual and squared residual, in the columns of their bin.
-    a, b = np.zeros((2, n, 2, bins))
-    for k, table in enumerate((a, b)):
-        table[np.arange(n), 0, index[:, k]], table[np.arange(n), 1, index[:, k]] = residual[:, k], residual[:, k] ** 2
-    own, other = a.sum(axis=0), b.sum(axis=0)
     # Products of residuals by pair of bins, symmetric: the same for every swap.
     shared = np.bincount(index[:, 0] * bins + index[:, 1], residual.prod(axis=1), bins**2).reshape(bins, -1)
-    shared, total = (shared + shared.T) / 2, (own + other)[1].sum()
-    if units is not None:  # one row per unit, of which all answers are swapped or none: its sums vary, not its images
-        _, codes = np.unique(units, return_inverse=True)
-        a, b = np.zeros((2, codes.max() + 1, 2, bins))
-        for k, table in enumerate((a, b)):
-            np.add.at(table[:, 0], (codes, index[:, k]), residual[:, k])
-            table[:, 1] = table[:, 0] ** 2
-        own, other = a.sum(axis=0), b.sum(axis=0)
-    moved = (b - a).reshape(len(a), -1)
+    shared, total = (shared + shared.T) / 2, squares.sum()
+    # One row per unit, of which all answers are swapped or none: its sums and their squares, in the columns of bins.
+    _, codes = np.unique(np.arange(n) if units is None else units, return_inverse=True)
+    a, b = np.zeros((2, codes.max() + 1, 2, bins))
+    for k, table in enumerate((a, b)):
+        np.add.at(table[:, 0], (codes, index[:, k]), residual[:, k])
+        table[:, 1] = table[:, 0] ** 2
+    own, other, moved = a.sum(axis=0), b.sum(axis=0), (b - a).reshape(len(a), -1)
 
     def measured(own: NDArray, other: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """(..., 2, bins) sums of both models -> difference of ECE and of bias, and standard error, each times n."""
@@ -399,10 +386,8 @@ def diagrams(runs: Runs, n_bins: int = 15) -> pd.DataFrame:
 def errors(runs: Runs, resamples: int, seed: int, n_bins: int = 15) -> pd.DataFrame:
     """Accuracy (percent), mean confidence, `confidence_gap` (confidence minus accuracy), errors, and proper scores.
 
-    `ece_debiased` is the model's own error, `ece` that of the paper (noise included, in its interval too, as in those
-    of `ece_sweep`, `ece_smooth` and `ece_classwise`), `ece_null` what a calibrated model with these confidences scores:
-    mean, and the range of 95 % of its values. `ece_classwise`, `brier` and `nll` are of the whole distribution: models
-    without logits (imported predictions) and images with several labels have no row.
+    `ece_classwise`, `brier` and `nll` are of the whole distribution: models without logits (imported predictions) and
+    images with several labels have no row.
     """
     parts = []
     for model, run in runs.items():
@@ -457,16 +442,16 @@ InBins = Mapping[str, Mapping[Bins, Debiased]]
 def in_all_bins(runs: Runs, configs: Sequence[Bins] = MANY) -> InBins:
     """Model -> its debiased ECE under every configuration of bins, all on the same images."""
     units = tidy.units_of(runs)
-    answers = {m: (run.confidence, run.correct) for m, run in runs.items()}
-    return {m: {bins: ece_debiased(*said, *bins, units) for bins in configs} for m, said in answers.items()}
+    return {m: {b: ece_debiased(run.confidence, run.correct, *b, units) for b in configs} for m, run in runs.items()}
 
 
 def over_bins(found: InBins) -> pd.DataFrame:
     """ECE under every configuration, as it is (`plain`) and debiased (`value`) with its interval."""
-    title, rows = {"width": "equal width", "mass": "equal number of images"}, []
-    for model, in_bins in found.items():
-        for bins, one in in_bins.items():
-            rows.append((model, title[bins.binning], bins.n_bins, one.plain, one.value, *one.interval()))
+    title = {"width": "equal width", "mass": "equal number of images"}
+    rows = [
+        (model, title[bins.binning], bins.n_bins, one.plain, one.value, *one.interval())
+        for model, in_bins in found.items() for bins, one in in_bins.items()
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=["model", "binning", "n_bins", "plain", "value", "ci_low", "ci_high"])
 
 
@@ -474,10 +459,9 @@ def ordering(found: InBins) -> pd.DataFrame:
     """How often is one model better calibrated than another, over the noise of the images and configurations of bins?
 
     Under each configuration the difference of two models is drawn around its debiased value, with normal noise of the
-    paired standard error: so the share of draws in which one is lower says no more than a paired test.
-    `model_a` has the lower ECE in more than half of the draws; the least percent over configurations is `at` one; the
-    order is `clear` where it is at least 97.5 %. Percents are rounded here, once, and never up to 100: every reader
-    prints the same digits.
+    paired standard error: the share of draws in which one is lower says no more than a paired test. `model_a` has the
+    lower ECE in more than half of the draws; the least percent over configurations is `at` one; the order is `clear`
+    where it is at least 97.5 %. Percents are rounded here, and never up to 100: every reader prints the same digits.
     """
     rows = []
     for a, b in combinations(found, 2):

@@ -1,7 +1,6 @@
 """What a change of convention does to a model's numbers, over the same images.
 
-Not one of the choices is part of the model: resize and crop, interpolation, precision, the scale of CLIP's logits, the
-classes that compete. Published numbers of one checkpoint differ by them (huggingface/pytorch-image-models #2456,
+Published numbers of one checkpoint differ by them (huggingface/pytorch-image-models #2456,
 hendrycks/natural-adv-examples #15, google-research/robustness_metrics #32).
 """
 
@@ -54,10 +53,7 @@ class Pair(NamedTuple):
 
 
 def compared(page: "Page", dataset: str) -> list[Pair]:
-    """Every model under every convention that touches it, beside the same images under the page's own conventions.
-
-    The page may be a view of some of the images (`Page.under`).
-    """
+    """Every model under every convention that touches it, beside the same images under the page's own conventions."""
     plain, pairs = page.predictions(dataset), []
     for convention in plan.conventions(page.profile, dataset, page.outputs.device):
         view = page.under(**dict(convention.settings))
@@ -104,12 +100,10 @@ def _pair(convention: plan.Convention, model: str, plain: Predictions, changed: 
 def effects(
     pairs: Sequence[Pair], seed: int, factors: pd.DataFrame | None = None, resamples: int = stats.P_VALUE_RESAMPLES
 ) -> pd.DataFrame:
-    """What each convention moves: paired differences, changed minus plain, one row per pair and kind.
+    """What each convention moves: paired differences, changed minus plain, one row (`COLUMNS`) per pair and kind.
 
-    `flip_rate` is the percent of predictions that change (Wilson). `accuracy` in percent (score interval, McNemar),
-    `ece_debiased` (swaps within images), `nll`, and `error_ratio:average` of those images that have `factors` (images,
-    0/1) by their id (bootstrap, all pairs of a dataset together). p-values are uncorrected, NaN where a convention
-    leaves every image as it was.
+    `flip_rate` is the percent of predictions that change; `error_ratio:average` is of those images that have `factors`
+    (images, 0/1) by their id. p-values are uncorrected, NaN where a convention leaves every image as it was.
     """
     found = []
     for dataset in dict.fromkeys(pair.dataset for pair in pairs):
