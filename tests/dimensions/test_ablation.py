@@ -1,7 +1,8 @@
-"""Effects of the ablation: by hand, against independent computations, at the edges, and their coverage."""
+"""Effects of the ablation: by hand, against independent computations, at the edges, their coverage; then the page."""
 
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from pytest import approx
 from scipy import stats as scipy_stats
 
 from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.dimensions import ablation
 from beyond_accuracy.dimensions.ablation import THREE, TWO, Measured
 
@@ -78,12 +80,6 @@ def test_image_covariance_is_that_of_means_and_of_cluster_sums():
         ablation.image_covariance([[0.0, np.nan]])
 
 
-def random_case(factors, seeds):
-    runs = runs_of(factors, seeds)
-    images = np.random.default_rng(1).normal(size=(len(runs), 30))
-    return measured(images.mean(axis=1), runs, [ablation.image_covariance(images)], n=30)
-
-
 def test_two_cells_are_welchs_t_test():
     """One factor, unequal variances and numbers of seeds: the same as scipy's."""
     runs = runs_of(["architecture"], 6).drop(index=[1, 2]).reset_index(drop=True)
@@ -96,43 +92,15 @@ def test_two_cells_are_welchs_t_test():
     assert (row.ci_low, row.ci_high) == approx(tuple(welch.confidence_interval()))
 
 
-def test_standard_errors_are_those_of_a_heteroscedastic_regression():
-    """HC2 (MacKinnon and White 1985) is exact where every cell has a parameter of its own."""
-    case = random_case(THREE, 3)
-    case = replace(case, covariance=0 * case.covariance)
-    data = case.runs.assign(y=case.values[0])
-    fit = smf.ols("y ~ C(architecture, Sum) * C(objective, Sum) * C(diversity, Sum)", data).fit(cov_type="HC2")
-    mine = by_term(case, factors=THREE)
-    assert np.sort(np.abs(mine.value / mine.se)) == approx(np.sort(np.abs(fit.tvalues[1:])))
-
-
-def test_agrees_with_differences_of_cell_means_when_seeds_are_missing():
-    case = random_case(TWO, 4)
-    case = case.where(~np.isin(range(16), [0, 1, 9]))  # 2, 4, 3 and 4 seeds
-    means = case.runs.assign(y=case.values[0]).groupby(list(TWO)).y.mean()
-    convnet, transformer = means["convnet"], means["transformer"]
-    mine = by_term(case)
-    assert mine.value["architecture"] == approx(convnet.mean() - transformer.mean())
-    interaction = (convnet["clip"] - convnet["supervised"]) - (transformer["clip"] - transformer["supervised"])
-    assert mine.value["architecture:objective"] == approx(interaction)
-    variance = 0
-    for at in case.runs.groupby(list(TWO)).indices.values():
-        block, size = case.covariance[0][np.ix_(at, at)], len(at)
-        own = np.trace(block) / size - (block.sum() - np.trace(block)) / size / (size - 1)
-        variance += max(case.values[0][at].var(ddof=1), own) / size / 4
-    assert mine.se_seeds["architecture"] == approx(variance**0.5)
-
-
-def test_image_part_is_that_of_per_image_contrasts():
-    rng, runs = np.random.default_rng(2), runs_of(TWO, 2)
-    images = rng.normal(size=(8, 500)) + 2 * (runs.architecture == "convnet").to_numpy()[:, None] * rng.normal(size=500)
-    case = measured(images.mean(axis=1), runs, [ablation.image_covariance(images)], n=500)
-    sign = np.where(runs.architecture == "convnet", 0.25, -0.25)
-    within = images.reshape(4, 2, 500)
-    within = (within - within.mean(axis=1, keepdims=True)).reshape(8, 500)
-    interaction = np.var(within, axis=1, ddof=1).sum() / 4 / 500  # per run and image, as part of the mean's variance
-    expected = np.var(sign @ images, ddof=1) / 500 - interaction * (sign**2).sum()
-    assert by_term(case).se_images["architecture"] == approx(expected**0.5)
+def test_effects_and_errors_are_those_of_a_heteroscedastic_regression():
+    """HC2 (MacKinnon and White 1985) is exact where every cell has a parameter of its own; cells of 2 to 4 seeds."""
+    runs = runs_of(THREE, 4).drop(index=[0, 1, 9, 30]).reset_index(drop=True)
+    values = np.random.default_rng(1).normal(size=len(runs))
+    coded = runs.assign(y=values, **{f: np.where(runs[f] == ablation.LEVELS[f][1], 0.5, -0.5) for f in THREE})
+    fit = smf.ols("y ~ architecture * objective * diversity", coded).fit(cov_type="HC2")
+    mine = by_term(measured(values, runs), THREE)
+    assert mine.value.to_dict() == approx(fit.params[1:].to_dict())
+    assert mine.se.to_dict() == approx(fit.bse[1:].to_dict())
 
 
 @pytest.mark.parametrize(
@@ -213,10 +181,9 @@ def test_seeds_that_lie_closer_than_images_allow_count_as_the_images():
     assert ablation.effects(case, TWO).se.tolist() == approx([0.2 * 3**-0.5] * 2 + [0.2 * (4 / 3) ** 0.5])
 
 
-@pytest.mark.parametrize("spreads", [SPREADS, np.array([1.4, 1.4, 2.3, 6.4])])
-def test_intervals_cover_where_cells_are_unequally_fickle(spreads):
+def test_intervals_cover_where_cells_are_unequally_fickle():
     """One pooled variance with its 8 degrees of freedom covers 91 % here."""
-    table = ablation.effects(unequal(np.random.default_rng(6), spreads, 3000), TWO)
+    table = ablation.effects(unequal(np.random.default_rng(6), SPREADS, 3000), TWO)
     covered = ((table.ci_low <= 0) & (0 <= table.ci_high)).groupby(table.term).mean()
     assert (covered > 0.93).all() and (covered < 0.98).all()
 
@@ -275,3 +242,161 @@ def test_one_run_per_cell_gives_values_without_intervals():
     alone = measured(WORKED).where(RUNS.seed == 1)
     assert ablation.single_values(alone, TWO).set_index("term").value.to_dict() == approx(EFFECTS)
     assert "2 seeds" in ablation.seeds_lacking(alone.runs, TWO) and not ablation.seeds_lacking(alone.runs, TWO, 1)
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+TITLES = {"world_val": "World val", "world_r": "World R", "world_cue": "World cue", "renditions": "renditions (mean)"}
+GROUPS = {"renditions": ["world_r", "world_sketch"]}
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Architecture +8, objective -4, data +6 on World R alone, nothing else; a little noise of seeds."""
+    runs = runs_of(ablation.LEVELS, 3).assign(samples_seen=64_000)
+    a, o, d = (runs[factor] == high for factor, (_, high) in ablation.LEVELS.items())
+    clean = 70 + 8 * a - 4 * o + 0.1 * (runs.seed - 1)
+    case = measured([clean, clean - 20 + 6 * d], runs, datasets=("world_val", "world_r"))
+    bias = measured(0.5 + 0.05 * a + 0.001 * runs.seed, runs, metrics=("shape_bias",), datasets=("world_cue",))
+    bias = replace(bias, quantities=bias.quantities.assign(unit="fraction"))
+    return ablation.with_gaps(case + bias, "world_val", {"r": ["world_r"]})
+
+
+@pytest.fixture(scope="module")
+def narrow(planted):
+    return planted.where(planted.runs.diversity == "narrow")
+
+
+@pytest.fixture(scope="module")
+def both(planted):
+    return ablation.answer(planted, THREE, TITLES, GROUPS, {"world_r": 6.25})
+
+
+def tables(answered):
+    """What `Answers.tables` shows: name -> frame and caption."""
+    shown = {}
+    page = SimpleNamespace(table=lambda frame, name, caption, **_: shown.update({name: (frame, caption)}))
+    answered.tables(page, "diversity", ", both training sets")
+    return shown
+
+
+def test_effects_in_points_with_verdicts(both):
+    assert list(dict.fromkeys(both.effects.panel)) == [panel["title"] for panel in ablation.PANELS.values()]
+    bias = both.effects[both.effects.row == "shape bias"].set_index("term").value
+    assert bias["architecture"] == approx(5.0)  # points, from a fraction
+    gap = both.sets("gap").set_index("term")
+    assert gap.value["diversity"] == approx(6) and not gap.hollow["diversity"]
+    assert gap.value["architecture"] == approx(0, abs=1e-9) and gap.hollow["architecture"]
+    assert set(both.sets("gap", about="diversity").term) == {name for name in gap.index if "diversity" in name}
+    # Holm goes over one panel
+    part = both.effects[both.effects.panel == "Accuracy (points)"]
+    assert len(part) == 10 and part.p_holm.max() == 1
+    assert part.p_holm.min() == approx(10 * part.p.min())
+
+
+def test_results_name_the_effect_in_the_place_of_the_model(narrow, both):
+    row = ablation.answer(narrow, TWO, TITLES, GROUPS, {}).recorded.set_index("model")
+    row = row.query("dataset == 'world_val' and metric == 'effect:accuracy'")
+    expected = {"convnet_minus_transformer": 8, "clip_minus_supervised": -4, "interaction:architecture_x_objective": 0}
+    assert row.value.to_dict() == approx(expected, abs=1e-9) and set(row.unit) == {"points"}
+    assert set(both.recorded.model) == {w["recorded"] for t, w in ablation.EFFECTS.items() if "diversity" in t}
+
+
+def test_tables_for_readers(both):
+    frame, caption = (shown := tables(both))["diversity-accuracy"]
+    assert frame.on.tolist() == ["World val", "World R"] and caption.startswith("Accuracy, in points, both training")
+    assert frame["ConvNeXt − ViT"].tolist() == approx([8, 8])
+    assert frame["p (Holm)"][1].split(" · ")[0] == "<.001"
+    frame, caption = shown["diversity-gap"]
+    assert frame["accuracy there (%)"].tolist() == ["46.0 to 64.0"] and "at chance" in caption.lower()
+
+
+def test_statements_say_what_is_decided(both):
+    said = both.statement("architecture")
+    assert said.startswith("ConvNeXt instead of ViT, all else equal (points): World val +8.0 [+7.9")
+    assert "undecided" not in said
+    assert both.statement("diversity").endswith("]; undecided on World val.")
+
+
+def test_nothing_is_said_where_a_cell_guesses(planted):
+    silent = ablation.answer(planted, THREE, TITLES, GROUPS, {"world_r": 47.0})  # ViT, CLIP, narrow: 46 %
+    assert silent.silent == {"world_r", "renditions"}
+    gaps = silent.sets("gap", "gap-log-odds")
+    assert (gaps.row == "World R (at chance)").all() and gaps.p_holm.isna().all() and gaps.hollow.all()
+    assert silent.sets("accuracy").p_holm.notna().all()
+    assert set(silent.recorded[silent.recorded.dataset == "world_r"].metric) == {"effect:accuracy"}
+    said = next(ablation.robustness_sentences({"both": silent}, "world_val"))
+    assert said.startswith("Renditions (mean), both: no verdict on robustness, for some cells guess: World R (chance")
+    assert "by ViT, CLIP on narrow data 46.0 [45.8, 46.2] %" in said
+
+
+def test_robustness_needs_both_scales_and_no_loss_of_accuracy():
+    def verdict(there, points, odds, open_=()):
+        numbers = {"there": there, "points": points, "odds": odds}
+        rows = {name: pd.Series({"value": value, "hollow": name in open_}) for name, value in numbers.items()}
+        return ablation.robustness_verdict(*rows.values())
+
+    assert verdict(6, 6, 0.5) == "brings robustness" == verdict(-6, 6, 0.5, ["there"])
+    assert verdict(6, -6, 0.5) == "is undecided" == verdict(6, 6, 0.5, ["odds"])
+    assert verdict(-6, 6, 0.5) == "is less accurate there, but loses less"
+    assert verdict(6, -6, -0.5) == "is more accurate there, but loses more"
+    assert verdict(-6, -6, -0.5) == "costs robustness"
+
+
+def test_robustness_sentence_names_every_cause(both):
+    as_mean = both.effects[both.effects.dataset == "world_r"].assign(dataset="renditions")
+    said = replace(both, effects=as_mean, silent=set()).robustness("renditions", "renditions", "World val")
+    assert "broad instead of narrow data brings robustness (accuracy there +6.0 [" in said
+    assert "ConvNeXt instead of ViT is undecided (accuracy there +8.0" in said  # log-odds alone differ
+
+
+def test_without_seeds_there_are_no_effects(narrow):
+    few = ablation.answer(narrow, THREE, TITLES, GROUPS, {"world_r": 6.25})
+    assert "broad: 0 training runs" in few.lacking
+    assert few.effects.empty and few.recorded.empty and few.sets("accuracy").empty
+    assert tables(few) == {} and list(ablation.robustness_sentences({"": few}, "world_val")) == []
+    assert ablation.accuracies(narrow, [], TWO).empty
+
+
+def test_every_run_and_the_own_models_are_drawn(planted):
+    runs = ablation.accuracies(planted, ["world_r", "world_val"], ["architecture"])
+    own = pd.DataFrame({"dataset": ["world_r"], "model": ["convnet"], "objective": ["clip"], "value": [51.0]})
+    fig, words = ablation.slopes(runs, "objective", ablation.LOOKS, own)
+    assert [ax.get_title("left") or ax.get_title() for ax in fig.axes] == ["world r", "world val"]
+    lines = {line.get_label(): line for line in fig.axes[1].lines}
+    assert lines["ViT"].get_ydata() == approx([70, 66])
+    assert lines["ConvNeXt"].get_ydata() == approx([78, 74])
+    assert sum(len(line.get_xdata()) == 12 for line in fig.axes[1].lines) == 2  # runs of each architecture
+    stars = [line for line in fig.axes[0].lines if line.get_marker() == "*" and len(line.get_xdata())]
+    assert [line.get_ydata().tolist() for line in stars] == [[51.0]]
+    assert "world val, ConvNeXt, CLIP 74.0" in words
+
+
+def test_own_models_of_other_kinds_are_left_out():
+    rows = [("world_r", "accuracy", m, 50.0) for m in "aba"] + [("world_r", "ece", "a", 0.1), ("x", "accuracy", "a", 1)]
+    results = pd.DataFrame(rows, columns=["dataset", "metric", "model", "value"])
+    specs = [ModelSpec("a", "timm", family="convnet", paradigm="clip"), ModelSpec("b", "timm", family="hybrid")]
+    (row,) = ablation.own_models(results, specs, TITLES).to_dict("records")
+    assert row == {"dataset": "World R", "metric": "accuracy", "model": "convnet", "value": 50.0, "objective": "clip"}
+    assert ablation.own_models(results.iloc[:0], specs, TITLES).empty
+
+
+def test_luck_of_the_seed(narrow):
+    noise = ablation.seed_noise(narrow, TWO)
+    rows, keys = ablation.seed_rows(noise), ["dataset", "metric", "model", "unit"]
+    assert rows.iloc[0][keys].tolist() == ["world_val", "seed_sd:accuracy", "convnet_clip", "points"]
+    assert rows.value.iloc[0] == approx(0.1) and not rows.duplicated(["dataset", "metric", "model"]).any()
+    shown = ablation.seed_table(noise, TITLES)
+    assert shown["ViT, supervised"][0] == approx(0.1) and "ViT, supervised_low" in shown
+    least = ablation.least_table(noise, TITLES)
+    assert len(least) == 10 and {"two of ViT, CLIP", "ConvNeXt, CLIP and ViT, CLIP"} <= set(least["two single runs"])
+    said = ablation.seed_sentence(least, "World val")
+    assert "nothing but the seed lie up to 0.6 (" in said and "points apart on World val" in said
+
+
+def test_another_budget_stands_beside(planted, narrow, both):
+    alone = narrow.where(narrow.runs.seed == 0)
+    longer = replace(alone, runs=alone.runs.assign(samples_seen=160_000))
+    budget = ablation.beside_longer(both, planted, longer)
+    assert budget[budget.effect == "CLIP − supervised"]["160,000 samples"].tolist()[:2] == approx([-4, -4])
+    assert ablation.beside_longer(both, planted, longer.where(longer.runs.objective == "clip")).empty
