@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.special import softmax
 from scipy.stats import chi2
 
@@ -79,9 +80,8 @@ def test_agrees_with_each_metric_computed_alone():
 
 def test_pairs_are_resampled_as_pairs():
     # the same outcomes with other confidences: accuracy has no spread, however noisy it is by itself
-    one = random_pair()
-    same = pair(one.plain, altered(one.plain, confidence=one.plain.confidence / 2))
-    table = effects([same], 0, resamples=300).set_index("kind")
+    one = random_pair().plain
+    table = effects([pair(one, altered(one, confidence=one.confidence / 2))], 0, resamples=300).set_index("kind")
     accuracy = table.loc["accuracy"]
     assert accuracy.value == 0 and np.isnan(accuracy.p)
     # no change in 300 images leaves one of 1 % possible
@@ -92,14 +92,10 @@ def test_pairs_are_resampled_as_pairs():
 @pytest.mark.parametrize("seed", range(3))
 def test_one_changed_image_is_no_difference(seed):
     """Resamples without that image are ties, whatever their sums were rounded to."""
-    rng = np.random.default_rng(seed)
-    target, confidence = rng.integers(0, 3, 480), rng.uniform(0.4, 1, 480)
-    pred = np.where(rng.random(480) < 0.8, target, (target + 1) % 3)
-    other = pred.copy()
-    other[seed] = (pred[seed] + 1) % 3 if pred[seed] == target[seed] else target[seed]
-    label = rng.uniform(0.1, 1, 480) / 3
-    one = pair(run(pred, target, confidence, label), run(other, target, confidence, label))
-    factors = pd.DataFrame(rng.random((480, 4)) < 0.3, index=one.plain.ids).astype(int)
+    plain = random_pair(480, seed).plain
+    right = np.where(np.arange(480) == seed, ~plain.correct, plain.correct)
+    one = pair(plain, altered(plain, correct=right))
+    factors = pd.DataFrame(np.random.default_rng(seed).random((480, 4)) < 0.3, index=plain.ids).astype(int)
     table = effects([one], seed, factors, 2000).set_index("kind")
     accuracy, ratio = table.loc["accuracy"], table.loc["error_ratio:average"]
     assert accuracy.ci_low < 0 < accuracy.ci_high and accuracy.p > 0.3
@@ -109,7 +105,7 @@ def test_one_changed_image_is_no_difference(seed):
 
 def test_error_ratios_only_of_annotated_images():
     one, rng = random_pair(), np.random.default_rng(1)
-    factors = pd.DataFrame(rng.random((200, 3)) < 0.4, columns=["x", "y", "never"], index=one.plain.ids[50:250])
+    factors = pd.DataFrame(rng.random((200, 2)) < 0.4, columns=["x", "y"], index=one.plain.ids[50:250])
     factors = factors.assign(never=False).astype(int).sample(frac=1, random_state=0)
     row = effects([one], 0, factors, 2000).set_index("kind").loc["error_ratio:average"]
     ordered = factors.loc[one.plain.ids[50:250]]
@@ -136,13 +132,10 @@ def test_what_is_not_known_has_no_row():
     assert verdicts.judge(conventions.asked(empty)).empty
 
 
-def test_other_images_are_refused():
-    one, two = random_pair(30), random_pair(30, seed=1)
+def test_questions_are_a_models_own_changes_over_the_same_images_and_few_are_headlines():
+    one = random_pair(30).plain
     with pytest.raises(InputError, match="d: a saw other images under precision=bf16"):
-        effects([pair(one.plain, altered(two.plain, ids=two.plain.ids[::-1]))], 0, resamples=10)
-
-
-def test_questions_are_a_models_own_changes_and_few_are_headlines():
+        effects([pair(one, altered(one, ids=one.ids[::-1]))], 0, resamples=10)
     pairs = [random_pair(60, 0), random_pair(60, 1, convention=conventions.CLASSES)]
     rows = effects(pairs, 0, resamples=50)
     assert set(rows["metric"]) >= {"flip_rate:precision=bf16", "nll_change:classes=all", "accuracy_change:classes=all"}
@@ -161,31 +154,24 @@ def test_orders_that_a_convention_turns_round():
     assert conventions.orders(page, pairs[:1], ["a", "b"]).startswith("No single change")
 
 
-@pytest.fixture
-def both(toy):
-    """A profile with a supervised and a CLIP model, both in the toy's folder."""
-    toy.images()
-    toy.checkpoint()
-    toy.clip()
-    content = toy.content()
-    content["models"]["clip"] = {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}", "paradigm": "clip"}
-    return content | {"dimensions": {"conventions": {"clean": "images", "limit": 9}}}
-
-
-def study_of(toy, content):
+def page_of(toy, models, **dataset):
+    content = toy.content(models) | {"dimensions": {"conventions": {"clean": "images", "limit": 9}}}
+    content["datasets"]["images"] |= dataset
     return Page(toy.profile(content), "conventions", Store(toy.store), {"device": "cpu"})
 
 
 @pytest.fixture
-def study(toy, both):
-    return study_of(toy, both)
+def study(toy):
+    """A page of a supervised and a CLIP model, both in the toy's folder."""
+    toy.images()
+    sources = {"colour": ("timm", toy.checkpoint()), "clip": ("open_clip", toy.clip())}
+    return page_of(toy, {name: {"source": kind, "name": f"local-dir:{at}"} for name, (kind, at) in sources.items()})
 
 
 @pytest.fixture
 def page(toy):
     """A page of two models whose networks are never asked."""
-    content = toy.content({name: {"source": "timm", "name": "toy_colour"} for name in ("colour", "clip")})
-    return study_of(toy, content | {"dimensions": {"conventions": {"clean": "images"}}})
+    return page_of(toy, {name: {"source": "timm", "name": "toy_colour"} for name in ("colour", "clip")})
 
 
 def made(logits, targets, columns=None):
@@ -197,7 +183,7 @@ def made(logits, targets, columns=None):
     return Predictions("m", "d", "none", frame, logits, columns, {})
 
 
-def test_the_other_choices_of_a_profile():
+def test_the_other_choices_of_a_profile(monkeypatch):
     paper = load_profile("paper")
     found = {c.name: c for c in plan.conventions(paper, "imagenet_1k", "cpu")}
     assert list(found) == [
@@ -210,17 +196,11 @@ def test_the_other_choices_of_a_profile():
     assert {"preset=library", "logit_scale=learned"} <= names
     # no class space, nothing to name
     assert "prompts=one" not in {c.name for c in plan.conventions(paper, "dtd", "cpu")}
-
-
-def test_precisions_follow_the_device(monkeypatch):
-    torch = pytest.importorskip("torch")
+    # precisions follow the device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    profile = load_profile("paper")
-    fixed = replace(profile, settings=replace(profile.settings, precision="bf16"))
-    for chosen, bf16, kinds in (
-        *((profile, True, ["fp32", "bf16", "fp16"]), (fixed, True, ["fp32", "fp16"])),
-        (profile, False, ["fp32", "fp16"]),
-    ):
+    fixed = replace(paper, settings=replace(paper.settings, precision="bf16"))
+    two = ["fp32", "fp16"]
+    for chosen, bf16, kinds in ((paper, True, ["fp32", "bf16", "fp16"]), (fixed, True, two), (paper, False, two)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, known=bf16, **__: known)
         found = plan.conventions(chosen, "imagenet_1k", "cuda")
         assert [c.name for c in found if c.group == "precision"] == [f"precision={kind}" for kind in kinds]
@@ -243,11 +223,7 @@ def test_a_view_is_this_page_under_other_settings(study):
     again = study.under(limit=9).under(antialias=False)
     assert len(again.dataset("images")) == 9 and not again.settings.antialias
     assert len(study.under(limit=100).dataset("images")) == 12
-
-
-def test_a_limit_keeps_the_smaller_one(toy):
-    profile = toy.profile(toy.content())
-    cut = replace(profile, datasets={"images": replace(profile.datasets["images"], limit=5)})
+    cut = replace(study.profile, datasets={"images": replace(study.profile.datasets["images"], limit=5)})
     assert [cut.under({}, limit).datasets["images"].limit for limit in (9, 3, 0)] == [5, 3, 5]
 
 
@@ -302,9 +278,10 @@ def test_classes_that_compete():
     assert list(misread.targets) == [0, 1, 1] and list(misread.correct) == [False, False, True]
 
 
-def test_factors_and_classes_of_a_sample_of_a_cut_set(toy, both):
-    both["datasets"]["images"]["limit"] = 5  # evenly spaced: other images than the 4 of the page
-    study = study_of(toy, both)
+def test_factors_and_classes_of_a_sample_of_a_cut_set(toy):
+    toy.images()
+    toy.checkpoint()
+    study = page_of(toy, None, limit=5)  # evenly spaced: other images than the 4 of the page
     sample = study.under(limit=4)
     assert conventions.compared_classes(sample, "images") == []  # all classes are scored
     said = ["images: all classes of the models occur, so there is no subset to choose between."]
