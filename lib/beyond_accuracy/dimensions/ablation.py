@@ -270,10 +270,9 @@ def with_gaps(measured: Measured, clean: str, groups: Mapping[str, Sequence[str]
 
 
 def seed_noise(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
-    """How far runs of one cell lie apart that differ in their seed alone, on the same images.
+    """Standard deviation between runs that differ in their seed alone (no less than images alone make runs differ).
 
-    Rows of `KEYS`, the factors, the standard deviation `value` with its chi-square interval, and `df`. Seeds
-    that lie closer than images on which single runs differ allow count as these do.
+    Rows of `KEYS`, the factors, `value` with its chi-square interval, and `df`.
     """
     check_seeds(measured.runs, factors)
     between, images = (part**0.5 for part in cell_variances(measured, factors))
@@ -287,10 +286,9 @@ def seed_noise(measured: Measured, factors: Sequence[str]) -> pd.DataFrame:
 
 
 def least_differences(noise: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """What a difference between two single runs has to exceed to be more than luck of their seeds.
+    """What a difference between two single runs has to exceed to be more than luck of their seeds (95 %).
 
-    t sqrt(sd_a^2 + sd_b^2): two runs of equal expectation differ by less in 95 % of the cases. Degrees of freedom by
-    Welch and Satterthwaite for two cells; two runs of the same cell share one estimate and its degrees of freedom.
+    t sqrt(sd_a^2 + sd_b^2), degrees of freedom by Welch and Satterthwaite; two runs of one cell share one estimate.
     Rows of `KEYS`, `first, second` (cells, their levels joined by a space), `value`.
     """
     cells = {" ".join(names): part for names, part in noise.groupby(list(factors), sort=False)}
@@ -320,9 +318,8 @@ def guessing(targets: Sequence, classes: int) -> float:
 
 
 def at_chance(cells: pd.DataFrame, chance: Mapping[str, float]) -> pd.DataFrame:
-    """Rows of `cell_means` whose accuracy cannot be told from guessing: their interval reaches down to `chance`.
+    """Rows of `cell_means` whose accuracy cannot be told from guessing: such a cell has nothing to lose under a shift.
 
-    What such a cell loses under a shift says how good it was before, not how robust it is: nothing is left to lose.
     `chance` is dataset -> accuracy of guessing, percent; other datasets are left out.
     """
     rows = cells[(cells.metric == "accuracy") & cells.dataset.isin(list(chance))]
@@ -454,12 +451,11 @@ class Answers:
 
     def statement(self, term: str) -> str:
         """What one factor does to accuracy: on which sets it is decided, with numbers, and on which not."""
-        rows = self.sets("accuracy")
-        rows = rows[rows["term"] == term]
-        parts = [f"{row['row']} {_number(row)}" for row in rows[~rows["hollow"]].to_dict("records")]
-        words = [", ".join(parts)] * bool(parts)
-        words += [f"undecided on {joined(rows.loc[rows['hollow'], 'row'].tolist())}"] * int(rows["hollow"].any())
-        return f"{EFFECTS[term]['said']}, all else equal (points): {'; '.join(words)}."
+        rows = self.sets("accuracy").query("term == @term")
+        words = [", ".join(f"{row['row']} {_number(row)}" for row in rows[~rows["hollow"]].to_dict("records"))]
+        if rows["hollow"].any():
+            words.append(f"undecided on {joined(rows.loc[rows['hollow'], 'row'].tolist())}")
+        return f"{EFFECTS[term]['said']}, all else equal (points): {'; '.join(filter(None, words))}."
 
     def claim(self, term: str) -> str:
         """What one factor does to accuracy where it does most, of the sets on which it is decided."""
@@ -470,20 +466,17 @@ class Answers:
     def robustness(self, name: str, shift: str, clean: str) -> str:
         """What brings accuracy under a shift closer to clean accuracy, beside what it does to that accuracy itself.
 
-        What makes a model less accurate under the shift is not called robustness for making it yet less accurate
-        elsewhere. Where a cell guesses there is no verdict. `name` is the mean over the shifted sets, `shift` and
-        `clean` are names for readers.
+        Where a cell guesses there is no verdict. `name` is the mean over the shifted sets, `shift` and `clean` are
+        names for readers.
         """
-        start = f"{shift[0].upper()}{shift[1:]}"
+        start, words = f"{shift[0].upper()}{shift[1:]}", []
         if name in self.silent:
-            parts = []
             weak = self.guessing[self.guessing["dataset"].isin(self.groups[name])]
             for dataset, rows in weak.groupby("dataset", sort=False):
                 found = [f"{cell_name(row)} {_number(row, '.1f')} %" for row in rows.to_dict("records")]
-                chance = rows["chance"].iloc[0]
-                parts.append(f"{self.titles[dataset]} (chance {chance:.1f} %) by {joined(found)}")
-            return f"{start}: no verdict on robustness, for some cells guess: {'; '.join(parts)}."
-        rows, words = self.effects[self.effects["dataset"] == name], []
+                words.append(f"{self.titles[dataset]} (chance {rows['chance'].iloc[0]:.1f} %) by {joined(found)}")
+            return f"{start}: no verdict on robustness, for some cells guess: {'; '.join(words)}."
+        rows = self.effects[self.effects["dataset"] == name]
         for term in [term for term in TWO + THREE[2:] if (rows["term"] == term).any()]:
             mine = rows[rows["term"] == term].set_index("metric")
             there, points, odds = (mine.loc[metric] for metric in ("accuracy", *GAPS))
@@ -524,15 +517,14 @@ def robustness_verdict(there: pd.Series, points: pd.Series, odds: pd.Series) -> 
     """What effects on the accuracy under a shift and on both gaps say; each with `value` and `hollow`.
 
     A gap in points shrinks for less accurate models by arithmetic alone, one in log-odds less so: what holds on one
-    scale only is undecided.
+    scale only is undecided. What makes a model less accurate under the shift is not called robustness.
     """
-    signs = {np.sign(gap["value"]) for gap in (points, odds)}
-    if points["hollow"] or odds["hollow"] or len(signs) > 1:
+    if points["hollow"] or odds["hollow"] or np.sign(points["value"]) != np.sign(odds["value"]):
         return "is undecided"
-    sign = signs.pop()
-    if not there["hollow"] and sign * there["value"] < 0:
-        return "is less accurate there, but loses less" if sign > 0 else "is more accurate there, but loses more"
-    return "brings robustness" if sign > 0 else "costs robustness"
+    less = points["value"] > 0
+    if not there["hollow"] and points["value"] * there["value"] < 0:
+        return "is less accurate there, but loses less" if less else "is more accurate there, but loses more"
+    return "brings robustness" if less else "costs robustness"
 
 
 def robustness_sentences(asked: Mapping[str, Answers], clean: str) -> Iterator[str]:

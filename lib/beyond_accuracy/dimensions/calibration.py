@@ -192,23 +192,18 @@ def noise_bias(gap: Values, variance: Values) -> Values:
 
 
 def ece_sweep(confidence: ArrayLike, correct: ArrayLike) -> Values:
-    """Signed residuals of the ECE with as many equal-mass bins as keep accuracy rising with confidence.
-
-    Roelofs et al. 2022, "Mitigating Bias in Calibration Error Estimation", AISTATS, arXiv 2012.08668.
-    """
+    """Signed residuals of the ECE in as many equal-mass bins as keep accuracy rising (Roelofs et al. 2022, AISTATS)."""
     confidence, correct = checked(confidence, correct)
-    n_bins = 1
-    while n_bins < len(np.unique(confidence)):
-        index = bin_index(confidence, bin_edges(confidence, n_bins + 1, "mass"))
+    for n_bins in range(1, len(np.unique(confidence)) + 1):
+        index = bin_index(confidence, bin_edges(confidence, n_bins, "mass"))
         n = np.bincount(index)
         if (np.diff(np.bincount(index, correct)[n > 0] / n[n > 0]) < 0).any():
-            break
-        n_bins += 1
+            return signed_residuals(confidence, correct, n_bins - 1, "mass")
     return signed_residuals(confidence, correct, n_bins, "mass")
 
 
 def ece_smooth(confidence: ArrayLike, correct: ArrayLike) -> tuple[Values, float]:
-    """Smooth calibration error, without bins and consistent: residuals whose mean is the error, and the bandwidth s.
+    """Smooth calibration error: signed residuals whose mean is the error, and the bandwidth s.
 
     smECE_s = integral over 0..1 of |r_s(t)|, r_s(t) = 1/n sum_i K_s(t, confidence_i) (correct_i - confidence_i), with
     the Gaussian kernel reflected at 0 and 1; s solves smECE_s = s (Blasiok and Nakkiran 2023, arXiv 2309.12236). The
@@ -408,7 +403,7 @@ def errors(runs: Runs, resamples: int, seed: int, n_bins: int = 15) -> pd.DataFr
 
 
 def plain_interval(signed: Values, units: ArrayLike | None = None) -> Interval:
-    """Interval of an error that is the mean of signed residuals: of what as many other images would show."""
+    """Interval, 95 %, of an error that is the mean of signed residuals: of what as many other images would show."""
     half = Z95 * standard_error(signed, units)
     return Interval(float(max(signed.mean() - half, 0.0)), float(signed.mean() + half))
 
