@@ -25,20 +25,6 @@ def models(names=None, **columns):
     return frame.assign(model=names or families)
 
 
-def test_what_the_page_finds_of_published_models(rng):
-    table = landscape.associations(BAND, "params_m", landscape.ROBUSTNESS, 300, rng).set_index("benchmark")
-    expected = {"imagenet_v2": 0.12, "imagenet_a": 0.22, "imagenet_r": -0.02, "imagenet_sketch": -0.14}
-    assert table.value.round(2).to_dict() == expected and (table.n == 40).all()
-    assert ((table.ci_low < 0) & (table.ci_high > 0)).all()
-    gap = landscape.group_gap(BAND, ["imagenet_a"]).iloc[0]
-    assert gap.value == approx(-3.30, abs=0.005) and gap.ci_high < 0 and gap.n == 14 + 15
-    fit = landscape.scaling_fit(CLIP, "imagenet_r", ["params_m", "pretrain_samples"])
-    assert fit.r2.iloc[0] == approx(0.851, abs=0.0006) and fit.n.iloc[0] == 103 and (fit.ci_low > 0).all()
-    shares, loadings = landscape.principal_components(SUPERVISED, landscape.ROBUSTNESS, 50, rng, given="imagenet_1k")
-    assert shares.value.sum() == approx(1)
-    assert loadings.loc[["imagenet_r", "imagenet_sketch"], "component 1"].min() > 0.55  # one axis
-
-
 def test_partial_spearman_against_the_textbook_formula(rng):
     z = rng.normal(size=60)
     x, y = z + rng.normal(size=60), z + rng.normal(size=60)
@@ -46,9 +32,7 @@ def test_partial_spearman_against_the_textbook_formula(rng):
     expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
     assert landscape.partial_spearman(np.column_stack([x, y]), z) == approx([expected], abs=1e-12)
     assert landscape.partial_spearman(np.column_stack([x, y])) == approx([xy], abs=1e-12)
-
-
-def test_spearman_with_ties_and_without_variation():
+    # ties, and no variation
     x, y = [1, 1, 2, 3, 3], [2, 1, 1, 5, 4]
     assert landscape.partial_spearman(np.column_stack([x, y])) == approx([stats.spearmanr(x, y).statistic])
     assert np.isnan(landscape.partial_spearman(np.array([[1, 1], [1, 2], [1, 3]])))
@@ -151,7 +135,9 @@ def test_intervals_cover_where_families_differ_for_reasons_of_their_own(part, se
     assert (found.p < 0.05).mean() == approx(((found.ci_low > 0) | (found.ci_high < 0)).mean())
 
 
-def test_group_gap_needs_enough_models():
+def test_group_gap_is_a_difference_of_means_of_enough_models():
+    gap = landscape.group_gap(BAND, ["imagenet_a"]).iloc[0]
+    assert gap.value == approx(-3.30, abs=0.005) and gap.ci_high < 0 and gap.n == 14 + 15
     with pytest.raises(ValueError, match="2 and 15 models: too few"):
         landscape.group_gap(BAND.drop(index=BAND.index[BAND.family == "convnet"][2:]), ["imagenet_r"])
 
@@ -193,6 +179,10 @@ def test_principal_components_equal_sklearn(rng):
     assert shares.value.to_numpy() == approx(expected.explained_variance_ratio_)
     assert np.abs(loadings["component 1"].to_numpy()) == approx(np.abs(expected.components_[0]))
     assert (loadings.to_numpy()[np.abs(loadings.to_numpy()).argmax(0), range(5)] > 0).all()
+    rows, left = landscape.components(SUPERVISED, CLIP, 20, rng)
+    assert len(rows) == 16 and rows.component.str.match(r"(supervised|CLIP), (1st|2nd): \d+ \[\d+, \d+\] %").all()
+    largest = rows[rows.component.str.startswith("supervised, 2nd")].set_index("benchmark").value.abs().idxmax()
+    assert largest == "A" and 0.85 < left.value[0] < 1
 
 
 def test_standing_among_peers():
@@ -236,13 +226,6 @@ def test_every_pair_is_drawn_beside_its_mean():
     fig, words = landscape.pairs_figure(gaps, None, matched)
     points = next(line for line in fig.axes[0].lines if len(line.get_xdata()) == 7)
     assert sorted(points.get_xdata()) == list(range(7)) and "A, mean" in words
-
-
-def test_components_name_their_share(rng):
-    rows, left = landscape.components(SUPERVISED, CLIP, 20, rng)
-    assert len(rows) == 16 and rows.component.str.match(r"(supervised|CLIP), (1st|2nd): \d+ \[\d+, \d+\] %").all()
-    largest = rows[rows.component.str.startswith("supervised, 2nd")].set_index("benchmark").value.abs().idxmax()
-    assert largest == "A" and 0.85 < left.value[0] < 1
 
 
 def test_published_figure_has_marks_and_own_runs():
