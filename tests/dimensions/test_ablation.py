@@ -154,12 +154,6 @@ def test_gaps_and_averages():
     assert total.quantities.n[total.position("renditions")] == 2000
 
 
-def unequal(rng, spreads, cases):
-    """Runs without any effect, as many quantities as cases."""
-    values = np.repeat(spreads, 3) * rng.normal(size=(cases, 12))
-    return measured(values, metrics=[f"m{k}" for k in range(cases)])
-
-
 def test_seed_noise_is_told_for_each_cell_by_hand():
     values = np.where((RUNS.architecture == "convnet") & (RUNS.objective == "clip"), 80 + 3 * (RUNS.seed - 1), WORKED)
     table = ablation.seed_noise(measured(values), TWO)
@@ -181,17 +175,14 @@ def test_seeds_that_lie_closer_than_images_allow_count_as_the_images():
     assert ablation.effects(case, TWO).se.tolist() == approx([0.2 * 3**-0.5] * 2 + [0.2 * (4 / 3) ** 0.5])
 
 
-def test_intervals_cover_where_cells_are_unequally_fickle():
-    """One pooled variance with its 8 degrees of freedom covers 91 % here."""
-    table = ablation.effects(unequal(np.random.default_rng(6), SPREADS, 3000), TWO)
+def test_intervals_and_least_differences_hold_where_cells_are_unequally_fickle():
+    """Runs without any effect: with one pooled variance intervals cover 91 %, and the most fickle cell exceeds 27 %."""
+    rng, spread = np.random.default_rng(7), dict(zip(map(" ".join, MEANS), SPREADS, strict=True))
+    case = measured(np.repeat(SPREADS, 3) * rng.normal(size=(3000, 12)), metrics=[f"m{k}" for k in range(3000)])
+    table = ablation.effects(case, TWO)
     covered = ((table.ci_low <= 0) & (0 <= table.ci_high)).groupby(table.term).mean()
     assert (covered > 0.93).all() and (covered < 0.98).all()
-
-
-def test_least_differences_hold_for_two_further_runs_of_any_cells():
-    """A pooled one is exceeded in 27 % of the cases by the most fickle cell, never by the calmest."""
-    rng, spread = np.random.default_rng(7), dict(zip(map(" ".join, MEANS), SPREADS, strict=True))
-    least = ablation.least_differences(ablation.seed_noise(unequal(rng, SPREADS, 3000), TWO), TWO)
+    least = ablation.least_differences(ablation.seed_noise(case, TWO), TWO)
     gap = np.hypot(least["first"].map(spread), least["second"].map(spread)) * rng.normal(size=len(least))
     exceeded = (gap.abs() > least.value).groupby([least["first"], least["second"]]).mean()
     assert len(exceeded) == 10 and (exceeded < 0.065).all() and (exceeded > 0.02).all()
@@ -209,23 +200,17 @@ def test_cells_that_cannot_be_told_from_guessing():
     # images that are hard for all runs are noise of the mean, too: 9.0 +- 1.96 * 2 or more
     shared = measured(means, covariance=np.full((1, 12, 12), 4.0), datasets=("sketch",))
     assert len(ablation.at_chance(ablation.cell_means(shared, TWO), {"sketch": 6.25})) == 3
-
-
-def test_guessing():
     assert ablation.guessing(np.array([3, 1, 2]), 16) == 6.25
     assert ablation.guessing([np.array([3, 1]), np.array([2]), np.array([0, 1, 2])], 16) == 12.5
 
 
 def simulate(rng, cases, n=150):
     """Runs x images: effects of images on cells, of runs, and of runs on single images; truth 0, 2, 0."""
-    values, covariances = [], []
-    for _ in range(cases):
-        images = 2.0 * np.where(RUNS.objective == "clip", 0.5, -0.5)[:, None] + np.zeros((12, n))
-        images += 3 * rng.normal(size=n) + np.outer(CONVNET / 2, 8 * rng.normal(size=n))  # ConvNets differ by image
-        images += 0.4 * rng.normal(size=(12, 1)) + 4 * rng.normal(size=(12, n))
-        values.append(images.mean(axis=1))
-        covariances.append(ablation.image_covariance(images))
-    return measured(values, covariance=covariances, n=n, metrics=[f"m{k}" for k in range(cases)])
+    images = 2.0 * np.where(RUNS.objective == "clip", 0.5, -0.5)[:, None] + 3 * rng.normal(size=(cases, 1, n))
+    images = images + CONVNET[:, None] / 2 * 8 * rng.normal(size=(cases, 1, n))  # ConvNets differ by image
+    images += 0.4 * rng.normal(size=(cases, 12, 1)) + 4 * rng.normal(size=(cases, 12, n))
+    covariance = list(map(ablation.image_covariance, images))
+    return measured(images.mean(axis=2), covariance=covariance, n=n, metrics=[f"m{k}" for k in range(cases)])
 
 
 def test_intervals_cover_the_truth():
@@ -302,20 +287,21 @@ def test_results_name_the_effect_in_the_place_of_the_model(narrow, both):
     assert set(both.recorded.model) == {w["recorded"] for t, w in ablation.EFFECTS.items() if "diversity" in t}
 
 
-def test_tables_for_readers(both):
+def test_tables_and_sentences_for_readers(both):
     frame, caption = (shown := tables(both))["diversity-accuracy"]
     assert frame.on.tolist() == ["World val", "World R"] and caption.startswith("Accuracy, in points, both training")
     assert frame["ConvNeXt − ViT"].tolist() == approx([8, 8])
     assert frame["p (Holm)"][1].split(" · ")[0] == "<.001"
     frame, caption = shown["diversity-gap"]
     assert frame["accuracy there (%)"].tolist() == ["46.0 to 64.0"] and "at chance" in caption.lower()
-
-
-def test_statements_say_what_is_decided(both):
     said = both.statement("architecture")
     assert said.startswith("ConvNeXt instead of ViT, all else equal (points): World val +8.0 [+7.9")
     assert "undecided" not in said
     assert both.statement("diversity").endswith("]; undecided on World val.")
+    as_mean = both.effects[both.effects.dataset == "world_r"].assign(dataset="renditions")
+    said = replace(both, effects=as_mean, silent=set()).robustness("renditions", "renditions", "World val")
+    assert "broad instead of narrow data brings robustness (accuracy there +6.0 [" in said
+    assert "ConvNeXt instead of ViT is undecided (accuracy there +8.0" in said  # log-odds alone differ
 
 
 def test_nothing_is_said_where_a_cell_guesses(planted):
@@ -333,21 +319,13 @@ def test_nothing_is_said_where_a_cell_guesses(planted):
 def test_robustness_needs_both_scales_and_no_loss_of_accuracy():
     def verdict(there, points, odds, open_=()):
         numbers = {"there": there, "points": points, "odds": odds}
-        rows = {name: pd.Series({"value": value, "hollow": name in open_}) for name, value in numbers.items()}
-        return ablation.robustness_verdict(*rows.values())
+        return ablation.robustness_verdict(*({"value": v, "hollow": name in open_} for name, v in numbers.items()))
 
     assert verdict(6, 6, 0.5) == "brings robustness" == verdict(-6, 6, 0.5, ["there"])
     assert verdict(6, -6, 0.5) == "is undecided" == verdict(6, 6, 0.5, ["odds"])
     assert verdict(-6, 6, 0.5) == "is less accurate there, but loses less"
     assert verdict(6, -6, -0.5) == "is more accurate there, but loses more"
     assert verdict(-6, -6, -0.5) == "costs robustness"
-
-
-def test_robustness_sentence_names_every_cause(both):
-    as_mean = both.effects[both.effects.dataset == "world_r"].assign(dataset="renditions")
-    said = replace(both, effects=as_mean, silent=set()).robustness("renditions", "renditions", "World val")
-    assert "broad instead of narrow data brings robustness (accuracy there +6.0 [" in said
-    assert "ConvNeXt instead of ViT is undecided (accuracy there +8.0" in said  # log-odds alone differ
 
 
 def test_without_seeds_there_are_no_effects(narrow):

@@ -53,9 +53,7 @@ def test_a_recorded_pair_is_read_in_either_direction_with_its_verdict():
     for question in (above("b", "a"), above("a", "b", weight=-1.0)):
         turned = answer(question, comparisons=pair)
         assert [turned[k] for k in ("value", "low", "high", "verdict")] == [-2, -3, -1, forward["verdict"]]
-
-
-def test_margins_shift_the_interval():
+    # margins shift the interval
     found = answer(above("a", "b", offset=2.0), comparisons=[compared("a", "b", -1.0, Z * 0.25, 0.0001)])
     assert found["value"] == 1.0 and found["low"] == pytest.approx(1 - Z * 0.25) and "verdict" not in found
     assert found["p"] == pytest.approx(2 * norm.sf(4))
@@ -82,23 +80,18 @@ def judge(*questions, results=(), comparisons=()):
 SURE, UNSURE = compared("a", "b", 2, 0.5, 0.0001), compared("c", "d", 1, 2.0, 0.3)
 
 
-def test_all_questions_must_be_told_from_zero_for_a_claim_to_be_the_same():
+def test_all_questions_must_be_told_from_zero_for_a_claim_to_be_the_same_and_one_reverses():
     row = judge(above("a", "b"), comparisons=[SURE])
     assert (row.verdict, row.certainty, row.unit) == ("same here", verdicts.THESE, "points")
     both = judge(above("a", "b"), above("c", "d"), comparisons=[SURE, UNSURE])
     assert both.verdict == "open here" and both.holding == "2 of 2" and both.decisive == "c above d"
     assert both.p == both.p_holm == 0.3
-
-
-def test_one_question_told_from_zero_the_other_way_reverses():
     against = compared("c", "d", -2, 0.5, 0.001)
     row = judge(above("a", "b"), above("c", "d"), above("d", "c"), comparisons=[SURE, against])
     assert row.verdict == "reversed here" and row.holding == "2 of 3"
     assert row.decisive == "c above d" and (row.effect, row.effect_low, row.effect_high) == (-2, -2.5, -1.5)
     assert judge(above("d", "c"), comparisons=[UNSURE]).verdict == "open here"
-
-
-def test_the_page_s_verdict_is_read_and_not_made_again():
+    # the page's verdict is read and not made again
     rows = [compared("a", "b", 2, 0.1, 0.04) | {"verdict": verdicts.OPEN, "p_holm": 0.4, "p_floor": 0.04}]
     row = judge(above("a", "b"), comparisons=rows)
     assert (row.verdict, row.p_holm, row.p_holm_floor) == ("open here", 0.4, 0.4)
@@ -221,9 +214,7 @@ def test_losses_under_transforms_are_those_of_the_figures(papers, paper_rows, ju
     assert first.words == "ConvNeXt, supervised loses less than ViT, supervised under scale"
     assert answer(first, rows.to_dict("records"))["value"] == pytest.approx(vit - convnext)
     assert judged_paper.effect["convnext_scale"] <= vit - convnext + 1e-9
-
-
-def test_the_untouched_images_are_one_number_whatever_the_page_calls_them():
+    # the untouched images are one number, whatever the page calls them
     rows = [result("vit_sup", 90, 1, f"accuracy:{k}", "val", "invariance") for k in ("shift=0", "scale=1", "scale=2")]
     pairs = [compared("vit_sup", "vit_clip", 5, 1, 0.1, "accuracy:shift=0", "val", "invariance")]
     asked = {c.name: c for c in paper_claims({"invariance": {"clean": "val"}}, pd.DataFrame(rows))}
