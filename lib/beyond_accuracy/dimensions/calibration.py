@@ -264,8 +264,8 @@ def null_ece(
     al. 2019, arXiv 1902.06977). Images of one of the `units` share their luck as often as makes their outcomes `alike`
     (`intraclass`).
     """
-    order = np.argsort(np.asarray(confidence, float), kind="stable")
-    p, draws = np.asarray(confidence, float)[order], np.empty(simulations)
+    order, draws = np.argsort(confidence, kind="stable"), np.empty(simulations)
+    p = np.asarray(confidence, float)[order]
     _, codes = (None, None) if units is None else np.unique(np.asarray(units)[order], return_inverse=True)
     starts = np.flatnonzero(np.diff(bin_index(p, bin_edges(p, n_bins)), prepend=-1))
     expected = np.add.reduceat(p, starts)
@@ -479,8 +479,7 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
     McNemar for `accuracy`, 20,000 paired resamples for `confidence_gap`, 20,000 swaps within images for `ece_debiased`.
     """
     models, answers = list(runs), [(run.confidence, np.asarray(run.correct, float)) for run in runs.values()]
-    off = np.column_stack([p - right for p, right in answers])
-    units = tidy.units_of(runs)
+    off, units = np.column_stack([p - right for p, right in answers]), tidy.units_of(runs)
     n = tidy.count(len(off), units)
     few = None if units is None else n
     draws = bootstrap_means(tidy.with_gaps(off), P_VALUE_RESAMPLES, np.random.default_rng(seed), units)

@@ -6,7 +6,7 @@ hendrycks/natural-adv-examples #15, google-research/robustness_metrics #32).
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,6 @@ from beyond_accuracy.inference.predictions import Predictions, all_columns, fold
 from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.show import figures, metrics, theme
 from beyond_accuracy.show.tables import at_most
-
-if TYPE_CHECKING:
-    from beyond_accuracy.page import Page
 
 GROUPS = {
     "preset": "resize and crop", "interpolation": "interpolation", "antialias": "antialiasing",
@@ -52,14 +49,14 @@ class Pair(NamedTuple):
     changed: Predictions
 
 
-def compared(page: "Page", dataset: str) -> list[Pair]:
+def compared(page, dataset: str) -> list[Pair]:
     """Every model under every convention that touches it, beside the same images under the page's own conventions."""
     plain, pairs = page.predictions(dataset), []
     for convention in plan.conventions(page.profile, dataset, page.outputs.device):
         view = page.under(**dict(convention.settings))
         if convention.rescored:
-            cards = {m: (page.card(m), view.card(m)) for m in plain if plain[m].logits is not None and page.card(m)}
-            scales = {m: [card.logit_scale for card in both] for m, both in cards.items()}
+            known = [m for m, run in plain.items() if run.logits is not None and page.card(m)]
+            scales = {m: [at.card(m).logit_scale for at in (page, view)] for m in known}
             changed = {m: rescale(plain[m], new / old) for m, (old, new) in scales.items() if old not in (None, new)}
         else:
             seen = {m: p for m, p in view.predictions(dataset).items() if m in plain}  # one may lack the plain run
@@ -68,7 +65,7 @@ def compared(page: "Page", dataset: str) -> list[Pair]:
     return pairs
 
 
-def compared_classes(page: "Page", dataset: str) -> list[Pair]:
+def compared_classes(page, dataset: str) -> list[Pair]:
     """Every model scored on all its classes, beside the classes that a set with some of them is scored on.
 
     Empty where the set has all classes, and for models whose logits are not known.
@@ -81,13 +78,12 @@ def compared_classes(page: "Page", dataset: str) -> list[Pair]:
     return pairs
 
 
-def factors(page: "Page", pairs: Sequence[Pair]) -> pd.DataFrame | None:
+def factors(page, pairs: Sequence[Pair]) -> pd.DataFrame | None:
     """Factors of the images of `compared` for the average error ratio; None where they or their package are absent."""
     if not pairs:
         return None
-    source = page.role("factors") if page.has_role("factors") else None
     try:
-        return factor_frame(pairs[0].plain.ids, page.metadata(pairs[0].dataset), source)
+        return factor_frame(pairs[0].plain.ids, page.metadata(pairs[0].dataset), page.roles.get("factors"))
     except (DataMissing, InputError):
         return None
 
@@ -187,7 +183,7 @@ def forest(rows: pd.DataFrame, styles: Mapping[str, theme.ModelStyle]) -> figure
     return fig, f"What {count} changes of convention move, with intervals, one mark per model. {'; '.join(words)}."
 
 
-def effects_table(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, name: str, caption: str) -> None:
+def effects_table(page, rows: pd.DataFrame, judged: pd.DataFrame, name: str, caption: str) -> None:
     """Show a row per convention and model: answers changed, then every measure's change with its corrected p-value."""
     index = [*(["dataset"] if rows["dataset"].nunique() > 1 else []), "label", "model"]
     wide, labels, formats = rows[[*index, "n"]].drop_duplicates(), {"label": "change"}, {}
@@ -203,7 +199,7 @@ def effects_table(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, name: 
     page.table(wide.dropna(axis=1, how="all"), name, caption, labels=labels, formats=formats)
 
 
-def findings(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, accuracy: Mapping[str, float]) -> Iterator[str]:
+def findings(page, rows: pd.DataFrame, judged: pd.DataFrame, accuracy: Mapping[str, float]) -> Iterator[str]:
     """What the choices move most, beside the differences between models; what scoring on all classes costs.
 
     The largest change's own interval does not know that it was chosen as the largest, so the sentences give none.
@@ -232,7 +228,7 @@ def findings(page: "Page", rows: pd.DataFrame, judged: pd.DataFrame, accuracy: M
         yield f"{page.title(dataset)}, {mine['label'].iloc[0]}: accuracy changes from {parts}."
 
 
-def _on_accuracy(page: "Page", top: pd.Series, accuracy: Mapping[str, float]) -> str:
+def _on_accuracy(page, top: pd.Series, accuracy: Mapping[str, float]) -> str:
     text = (
         f"The largest effect of a convention on accuracy is {top['value']:+.1f} points ({top['label']}; "
         f"{page.labels[top['model']]}; {int(top['n']):,} images of {page.title(top['dataset'])}{_p(top)})"
@@ -263,7 +259,7 @@ def _p(row: pd.Series) -> str:
     return f"; corrected p {'< ' + at_most(row['p_holm'], '.2g') if bound else '= ' + format(row['p_holm'], '.2g')}"
 
 
-def orders(page: "Page", pairs: Sequence[Pair], names: Sequence[str]) -> str:
+def orders(page, pairs: Sequence[Pair], names: Sequence[str]) -> str:
     """Which choices turn the order of two models' accuracies round (`pairs` of one dataset), in the point estimates."""
     found = []
     for label in dict.fromkeys(pair.label for pair in pairs):
@@ -278,7 +274,7 @@ def orders(page: "Page", pairs: Sequence[Pair], names: Sequence[str]) -> str:
     return f"The choice decides an order of accuracies: {'; '.join(found)}. Each is one point estimate, not a test."
 
 
-def on_subsets(page: "Page", scored: Mapping[str, Sequence[Pair]]) -> Iterator[str]:
+def on_subsets(page, scored: Mapping[str, Sequence[Pair]]) -> Iterator[str]:
     """Sets (with pairs of `compared_classes`) without a choice of classes, left out, and under misread folders."""
     whole = [page.title(dataset) for dataset, found in scored.items() if not found]
     if whole:
