@@ -239,10 +239,10 @@ def average(measured: Measured, datasets: Sequence[str], name: str) -> Measured:
 
 
 def gaps(measured: Measured, clean: str, datasets: Iterable[str], scale: str = "percent") -> Measured:
-    """Accuracy on shifted sets minus that on the clean set, run by run: what is left once accuracy itself is taken off.
+    """Accuracy on shifted sets minus that on the clean set, run by run; the sets hold different images.
 
-    The sets hold different images, so their noise is independent. `scale` is `percent` (`accuracy_gap`, points) or
-    `logit` (`log_odds_gap`, by the delta method; a run without a single right or wrong answer has none).
+    `scale` is `percent` (`accuracy_gap`, points) or `logit` (`log_odds_gap`, by the delta method; a run without a
+    single right or wrong answer has none).
     """
     at = [measured.position(dataset) for dataset in (clean, *datasets)]
     values, spreads = measured.values[at], measured.covariance[at]
@@ -423,10 +423,7 @@ class Answers:
         page.draw(figures.dots, self.sets(*panels, about=about), name, caption, **look, styles=LOOKS)
 
     def tables(self, page, name: str, of: str = "") -> None:
-        """A table per panel: a row per quantity, a column with its interval per effect.
-
-        A gap stands beside the accuracy that it is a gap of; the last column holds p of each effect in order.
-        """
+        """A table per panel: a row per quantity, a column with its interval per effect, p of each in the last one."""
         for slug, panel in PANELS.items():
             mine = self.effects[self.effects["panel"] == panel["title"]]
             if mine.empty:
@@ -571,10 +568,9 @@ def own_models(recorded: pd.DataFrame, specs: Iterable, titles: Mapping[str, str
 def slopes(
     frame: pd.DataFrame, factor: str, styles: Mapping[str, theme.ModelStyle], own: pd.DataFrame | None = None
 ) -> figures.Drawn:
-    """The two levels of a factor side by side, a line per model, every training run a small point.
+    """The two levels of a factor side by side, a line per model, every training run (a row with the factor) a point.
 
-    Lines that are not parallel are an interaction. Rows `dataset, model, value` and the factor, one per run; rows of
-    the report's `own` models are stars.
+    Rows of the report's `own` models are stars.
     """
     looks, places = figures.used(styles, frame), {level: k for k, level in enumerate(LEVELS[factor])}
     fig, axes = figures.panels(list(dict.fromkeys(frame["dataset"])), 2.4, 2)

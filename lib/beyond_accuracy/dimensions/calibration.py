@@ -474,10 +474,7 @@ def ordering(found: InBins) -> pd.DataFrame:
 
 
 def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
-    """Differences between every two models, and every model's confidence gap against zero, as rows of `Page.compare`.
-
-    McNemar for `accuracy`, 20,000 paired resamples for `confidence_gap`, 20,000 swaps within images for `ece_debiased`.
-    """
+    """Differences between every two models, and every confidence gap against zero, as rows of `Page.compare`."""
     models, answers = list(runs), [(run.confidence, np.asarray(run.correct, float)) for run in runs.values()]
     off, units = np.column_stack([p - right for p, right in answers]), tidy.units_of(runs)
     n = tidy.count(len(off), units)
@@ -509,10 +506,7 @@ def claim(page, errors: pd.DataFrame, judged: pd.DataFrame) -> str:
 
 
 def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFrame) -> Iterator[str]:
-    """Who is over- or underconfident on a set, who has the lowest error, and whether orders hold whatever the bins.
-
-    Orders of models that differ in their objective alone (all, where no two differ in one thing).
-    """
+    """Who is over- or underconfident on a set, who has the lowest error, and whether orders hold whatever the bins."""
     labels, own = page.labels, judged[judged["model_b"] == ""].set_index(["dataset", "model_a"])["verdict"]
     for dataset, rows in errors[errors["metric"] == "confidence_gap"].groupby("dataset", sort=False):
         words = []
@@ -528,6 +522,7 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
     for dataset, pairs in judged[judged["metric"] == "ece_debiased"].groupby("dataset", sort=False):
         leader = page.leader(errors[(errors["dataset"] == dataset) & (errors["metric"] == "ece_debiased")], judged)
         yield f"On {page.title(dataset)}, {leader} in debiased ECE; {verdicts.told_apart(pairs)}."
+    # orders of models that differ in their objective alone (all, where no two differ in one thing)
     matched = [{*pair[:2]} for pair in verdicts.contrasts(page.specs) if pair.what != "architecture"]
     for row in (row for row in order.to_dict("records") if {row["model_a"], row["model_b"]} in matched):
         clear, configs = row["clear"].split(" of ")
@@ -540,10 +535,9 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
 
 
 def figure(bins: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Drawn:
-    """The paper's figure 4: per model a histogram of confidence above a reliability diagram.
+    """The paper's figure 4: per model a histogram of confidence above a reliability diagram, from rows of `diagrams`.
 
-    A bar is the accuracy of a bin with its interval; the hatched gap reaches from there to the bin's mean confidence,
-    where a calibrated bar would end. Bins (rows of `diagrams`) of fewer than ten images are faded.
+    The hatched gap reaches from a bin's accuracy to its mean confidence; bins of fewer than ten images are faded.
     """
     parts = {name: bins[bins["model"] == name] for name in styles if (bins["model"] == name).any()}
     columns, words = min(2, len(parts)), []  # at a phone's width a third would be too small to read

@@ -202,9 +202,8 @@ def effects_table(page, rows: pd.DataFrame, judged: pd.DataFrame, name: str, cap
 def findings(page, rows: pd.DataFrame, judged: pd.DataFrame, accuracy: Mapping[str, float]) -> Iterator[str]:
     """What the choices move most, beside the differences between models; what scoring on all classes costs.
 
-    The largest change's own interval does not know that it was chosen as the largest, so the sentences give none.
-    `rows` are of `effects`, `judged` what `Page.compare` made of `asked`; `accuracy` is of every model, in percent,
-    on the same images under the page's conventions.
+    No intervals: that of the largest change does not know that it was chosen as the largest. `rows` are of `effects`,
+    `judged` what `Page.compare` made of `asked`, `accuracy` the models' own on the same images, percent.
     """
     rows, ours = (frame[frame["convention"] != CLASSES] for frame in (rows, judged))
     if len(ours):

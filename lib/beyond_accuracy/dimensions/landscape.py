@@ -229,10 +229,9 @@ def size_pairs(frame: pd.DataFrame, least_ratio: float) -> pd.DataFrame:
 
 
 def pair_differences(frame: pd.DataFrame, pairs: pd.DataFrame, ys: Iterable[str]) -> pd.DataFrame:
-    """Mean difference within matched pairs (first minus second), in points.
+    """Mean difference within matched pairs (first minus second), in points: rows as of `group_gap`, n pairs.
 
-    Rows as of `group_gap`, n pairs; standard errors clustered by the `lineage` of both sides, for the pairs of one
-    family are no independent evidence. Fewer than 5 pairs raise a `ValueError`.
+    Standard errors are clustered by the `lineage` of both sides; fewer than 5 pairs raise a `ValueError`.
     """
     rows, lines = [], pd.factorize(lineage(frame))[0]
     for y in ys:
@@ -249,10 +248,9 @@ def pair_differences(frame: pd.DataFrame, pairs: pd.DataFrame, ys: Iterable[str]
 
 
 def own_rows(table: pd.DataFrame, specs: Iterable) -> pd.DataFrame:
-    """This run's models with an ImageNet accuracy in the leaderboard's columns, by the results of the robustness page.
+    """This run's models with an ImageNet accuracy, by the results of the robustness page, in the leaderboard's columns.
 
-    Rows `model, source, family, paradigm` and the benchmarks measured; none when the run has no ImageNet: its worlds
-    are not on the published axes.
+    Rows `model, source, family, paradigm` and the benchmarks measured.
     """
     kinds = {spec.name: (spec.family, spec.paradigm) for spec in specs}
     rows = table[(table.dimension == "robustness") & (table.metric == "accuracy") & table.model.isin([*kinds])]
@@ -288,11 +286,8 @@ def standings(board: pd.DataFrame, own: pd.DataFrame, labels: dict[str, str], le
 def published(board: pd.DataFrame, styles: object, baseline: pd.Series, own: pd.DataFrame) -> figures.Drawn:
     """Robustness against ImageNet on log-odds axes, with the line of the baseline models and the paper's checkpoints.
 
-    Args:
-        board: Published models, the columns `DRAWN`; below 45 % on ImageNet they are not drawn.
-        styles: Not used: a mark tells family and paradigm.
-        baseline: (n,) booleans: models that define the line; it is dotted where none of them lies.
-        own: Rows of this run with the same columns, drawn as stars.
+    `board` has the columns `DRAWN`; models below 45 % on ImageNet are not drawn. `baseline` (n,) tells which models
+    define the line. Rows of this run's `own` are stars; `styles` is not used: a mark tells family and paradigm.
     """
     x, names = "imagenet_1k", ("label", "marker", "color", "markerfacecolor", "alpha", "markersize")
     seen = board[board[x] >= 45]
@@ -414,12 +409,9 @@ def _plain(sizes: pd.DataFrame) -> pd.DataFrame:
 def scaling_fit(frame: pd.DataFrame, y: str, sizes: Sequence[str], within: str | None = None) -> pd.DataFrame:
     """What one doubling of each size goes with: least squares of accuracy on log2 of the sizes.
 
-    `within` is a column with one intercept per value: only differences inside its groups count (same data, other size).
-    Rows without one of the sizes are left out, fewer than 10 raise a `ValueError`.
-
-    Rows `benchmark, term, value, ci_low, ci_high, p, r2, vif, n, groups`: slope per doubling with errors clustered by
-    `lineage`, R^2 of the whole fit, the variance inflation of the term (above 5 the sizes can hardly be told apart),
-    the number of models, and of groups that vary in the sizes.
+    `within` is a column with one intercept per value: only differences inside its groups count. Fewer than 10 models
+    with all sizes raise a `ValueError`. Rows `benchmark, term, value, ci_low, ci_high, p, r2, vif, n, groups`: slope
+    with errors clustered by `lineage`, R^2 of the whole fit, variance inflation, models, groups that vary in the sizes.
     """
     part = frame.dropna(subset=[y, *sizes])
     if within is not None:  # groups of one model, or without any difference in size, say nothing
@@ -479,10 +471,9 @@ def beyond_imagenet(
 ) -> pd.DataFrame:
     """How much of each benchmark ImageNet explains, and how much of the rest could be sampling noise.
 
-    Rows `benchmark, value, ci_low, ci_high, n, residual_points, noise_share`: R^2 of logit(benchmark) on
-    logit(ImageNet), typical distance from the line in points, and the largest part of the residual variance that
-    drawing other test images could explain (all models see the same images, which cancels some); NaN where their number
-    is unknown.
+    Rows `benchmark, value, ci_low, ci_high, n, residual_points, noise_share`: R^2 of log-odds on those of ImageNet,
+    typical distance from the line in points, and the largest part of the residual variance that drawing other test
+    images could explain; NaN where their number is unknown.
     """
     x, found = "imagenet_1k", []
     for y in columns:
@@ -509,12 +500,10 @@ def _odds_variance(log_odds: NDArray[np.float64], images: int) -> NDArray[np.flo
 def principal_components(
     frame: pd.DataFrame, columns: Sequence[str], resamples: int, rng: np.random.Generator, given: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Principal components of the benchmarks' standardised log-odds, of models that have all benchmarks.
+    """Principal components of the benchmarks' standardised log-odds, less what the benchmark `given` tells of them.
 
-    The linear effect of the benchmark `given` is removed first: what is left when ImageNet is known.
-
-    Returns shares of the variance, rows `component, value, ci_low, ci_high, n`; and loadings, benchmarks x components,
-    with signs such that each component's largest loading is positive.
+    Shares of the variance, rows `component, value, ci_low, ci_high, n`; and loadings, benchmarks x components, with
+    signs such that each component's largest loading is positive.
     """
     needed = [*columns, *[given] * bool(given)]
     part = frame.dropna(subset=needed)
@@ -555,10 +544,9 @@ def information(parts: Parts, resamples: int, rng: np.random.Generator) -> pd.Da
 def components(
     supervised: pd.DataFrame, clip: pd.DataFrame, resamples: int, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What is left of the robustness benchmarks once ImageNet is known.
+    """What is left of the robustness benchmarks once ImageNet is known: loadings of the first two components.
 
-    Loadings of the first two components (`component` names their share of the variance, `benchmark, value`), and the
-    rank correlation of R with Sketch over supervised models of equal ImageNet accuracy.
+    Rows `component` (with its share of the variance), `benchmark, value`; and the rank correlation of R with Sketch.
     """
     rows = []
     for name, part in (("supervised", supervised), ("CLIP", clip)):
