@@ -103,6 +103,18 @@ def test_effects_and_errors_are_those_of_a_heteroscedastic_regression():
     assert mine.se.to_dict() == approx(fit.bse[1:].to_dict())
 
 
+def test_image_part_is_that_of_per_image_contrasts():
+    rng, runs = np.random.default_rng(2), runs_of(TWO, 2)
+    images = rng.normal(size=(8, 500)) + 2 * (runs.architecture == "convnet").to_numpy()[:, None] * rng.normal(size=500)
+    case = measured(images.mean(axis=1), runs, [ablation.image_covariance(images)], n=500)
+    sign = np.where(runs.architecture == "convnet", 0.25, -0.25)
+    within = images.reshape(4, 2, 500)
+    within = (within - within.mean(axis=1, keepdims=True)).reshape(8, 500)
+    interaction = np.var(within, axis=1, ddof=1).sum() / 4 / 500  # per run and image, as part of the mean's variance
+    expected = np.var(sign @ images, ddof=1) / 500 - interaction * (sign**2).sum()
+    assert by_term(case).se_images["architecture"] == approx(expected**0.5)
+
+
 @pytest.mark.parametrize(
     ("runs", "chosen", "message"),
     [

@@ -123,6 +123,18 @@ class TestDebiased:
         noisy = np.abs(rng().normal(gap, sd, (200_000, len(gap)))) @ share
         assert cal.ece_debiased(confidence, correct).bias == pytest.approx(noisy.mean() - np.abs(gap) @ share, rel=0.06)
 
+    def test_observed_gaps_show_part_of_the_bias_of_a_calibrated_model(self):
+        found = [cal.ece_debiased(*sample(3000, 2 * seed, power=1)) for seed in range(200)]
+        plain, bias = (np.mean([getattr(one, name) for one in found]) for name in ("plain", "bias"))
+        assert bias / plain == pytest.approx(np.sqrt(2) - 1, rel=0.04)
+
+    @pytest.mark.parametrize("power", [1.0, 1.1])
+    def test_nearer_to_the_truth_than_the_plain_one(self, power):
+        truth = cal.ece(*sample(1_000_000, power=power)) if power > 1 else 0
+        found = [cal.ece_debiased(*sample(800, seed=100 + 2 * seed, power=power)) for seed in range(100)]
+        plain, debiased = (np.array([getattr(one, name) for one in found]) - truth for name in ("plain", "value"))
+        assert abs(debiased.mean()) < 0.6 * abs(plain.mean()) and (debiased**2).mean() < (plain**2).mean()
+
     @pytest.mark.parametrize(("n", "shape"), [(480, (2, 1)), (1600, (8, 1))])
     def test_interval_covers_and_holds_the_estimate(self, n, shape):
         # Accuracy off by a fixed amount everywhere, or in a few bins only.
@@ -322,6 +334,13 @@ class TestOrdering:
             shares.append(row[cal.SHARE] if row["model_a"] == 0 else 100 - row[cal.SHARE])
             plain.append(errors[0].plain < errors[1].plain)
         assert np.mean(plain) >= 0.9 and np.mean(shares) < 75
+
+    def test_says_what_the_paired_test_says(self):
+        for seed in range(8):
+            runs = paired(1600, rng(seed), off=(0.06, 0.02))
+            row = cal.ordering({k: {PAPER: cal.ece_debiased(*run)} for k, run in enumerate(runs)}).iloc[0]
+            p = cal.ece_difference(*runs, 999, rng()).p_value
+            assert 2 * (1 - row[cal.SHARE] / 100) == pytest.approx(p, abs=0.1)
 
 
 @pytest.mark.parametrize(
