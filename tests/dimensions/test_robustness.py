@@ -13,7 +13,7 @@ from beyond_accuracy.data import corruptions
 from beyond_accuracy.data.published import alexnet_errors, paper_values
 from beyond_accuracy.dimensions import robustness as rb
 from beyond_accuracy.inference.predictions import Predictions
-from beyond_accuracy.measure import stats, tidy
+from beyond_accuracy.measure import stats
 from beyond_accuracy.show import figures, theme
 
 GRID = np.linspace(-7, 9, 4001)
@@ -21,33 +21,10 @@ LOSS = np.average(expit(GRID) - expit(GRID - 1), weights=np.exp(-((GRID - 1.2) *
 """What images of normal ease around 1.2 log-odds lose when each becomes harder by one."""
 
 
-def test_accuracy_at_the_ends():
-    table = tidy.accuracy({"all": np.ones(20, bool), "none": np.zeros(20, bool)}).set_index("model")
-    assert table.loc["all", "value"] == 100 and table.loc["all", "ci_high"] == 100
-    assert table.loc["none", "ci_low"] == 0 and table.loc["none", "ci_high"] == pytest.approx(16.11, abs=0.01)
-    with pytest.raises(ValueError, match="n is 0"):
-        tidy.accuracy({"m": []})
-
-
-@pytest.mark.parametrize(("n", "more"), [(1000, 20), *((480, k) for k in range(9))])
-def test_interval_and_test_of_a_pair_agree(n, more):
-    """One image more is no difference, although no resample has one image less."""
-    base = np.arange(n) % 4 > 0
-    better = base.copy()
-    better[np.flatnonzero(~base)[:more]] = True
-    row = tidy.accuracy_pairs({"a": better, "b": base}).iloc[0]
-    assert row.difference == pytest.approx(100 * more / n) and row.ci_low <= row.difference <= row.ci_high
-    assert (row.ci_low > 0) == (row.p < 0.05) == (more > 3)
-    if more == 0:
-        assert row.ci_low < 0 < row.ci_high and row.p == 1
-    if more == 20:
-        assert row.ci_low > 1 and row.p < 1e-4
-
-
 # Corruptions -------------------------------------------------------------------------------------------------------
 
 
-def alexnet_cells(share=1.0, n=2000):
+def alexnet_cells(share=1.0, n=1000):
     """Outcomes with AlexNet's errors, or a share of them, spread unevenly over severities around the published mean."""
     order = np.random.default_rng(0).permutation(n)
     return {
@@ -63,29 +40,25 @@ def test_mce_of_alexnet_is_100_over_its_fifteen_corruptions():
         return table[table.metric == "mce"].set_index("model")["value"].to_dict()
 
     assert tuple(alexnet_errors()) == corruptions.NAMES
-    assert mce(alexnet_cells()) == pytest.approx({"alexnet": 100}, abs=0.01)
-    assert mce(alexnet_cells(0.5)) == pytest.approx({"alexnet": 50}, abs=0.01)
-    extra = {("saturate", k): {"alexnet": np.zeros(2000, bool)} for k in range(1, 6)}
-    assert mce(alexnet_cells() | extra) == pytest.approx({"alexnet": 100}, abs=0.01)
+    assert mce(alexnet_cells()) == pytest.approx({"alexnet": 100}, abs=0.02)
+    assert mce(alexnet_cells(0.5)) == pytest.approx({"alexnet": 50}, abs=0.02)
+    extra = {("saturate", k): {"alexnet": np.zeros(1000, bool)} for k in range(1, 6)}
+    assert mce(alexnet_cells() | extra) == pytest.approx({"alexnet": 100}, abs=0.02)
     assert mce({cell: right for cell, right in alexnet_cells().items() if cell[0] != "fog"}) == {}
 
 
 def test_corruption_table_agrees_with_the_cells():
     rng, ease = np.random.default_rng(0), {"good": 0.9, "bad": 0.7}
-    cells = {
-        (name, k): {model: rng.random(200) < level - 0.1 * k for model, level in ease.items()}
-        for name in corruptions.NAMES
-        for k in range(1, 6)
-    }
+    keys = [(name, k) for name in corruptions.NAMES for k in range(1, 6)]
+    cells = {(name, k): {m: rng.random(200) < level - 0.1 * k for m, level in ease.items()} for name, k in keys}
     table, each = rb.corruption_table(cells, alexnet_errors(), 500, 0), rb.by_cell(cells)
     value = table.set_index(["metric", "model"])["value"]
     for model in ease:
-        mine = each[each.model == model]
-        assert value["accuracy", model] == pytest.approx(mine.value.mean())
-        errors = (100 - mine.groupby("corruption").value.mean()) / pd.Series(alexnet_errors())
-        assert value["mce", model] == pytest.approx(errors.mean())
-        assert value["accuracy:corruption=snow", model] == pytest.approx(mine[mine.corruption == "snow"].value.mean())
-        assert value["accuracy:severity=5", model] == pytest.approx(mine[mine.severity == 5].value.mean())
+        mine = each[each.model == model].set_index(["corruption", "severity"]).value
+        errors = (100 - mine.groupby("corruption").mean()) / pd.Series(alexnet_errors())
+        expected = {"accuracy": mine.mean(), "mce": errors.mean(), "accuracy:corruption=snow": mine["snow"].mean()}
+        expected["accuracy:severity=5"] = mine.xs(5, level="severity").mean()
+        assert {name: value[name, model] for name in expected} == pytest.approx(expected)
     assert (table.ci_low <= table.value).all() and (table.value <= table.ci_high).all() and (table.n == 200).all()
 
 
@@ -163,14 +136,14 @@ def test_loss_is_measured_against_a_sets_own_images():
 
 def test_intervals_of_a_loss_cover_it():
     hits = 0
-    for seed in range(150):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         ease, ids = rng.normal(1.2, 1, 300), np.arange(300).astype(str)
         clean, shifted = {"m": rng.random(300) < expit(ease)}, {"m": rng.random(150) < expit(ease[:150] - 1)}
         own = {"c": rb.Baseline("images", rb.own_images(clean, ids, ids[:150]), ids[:150])}
         row = rb.average_table({"c": shifted}, 250, seed, {"c": ids[:150]}, own)[0].iloc[0]
         hits += row.ci_low <= 100 * LOSS <= row.ci_high
-    assert 0.9 < hits / 150
+    assert 0.9 < hits / 100
 
 
 def test_the_papers_average_is_reproduced_from_its_own_numbers():
@@ -202,8 +175,7 @@ class Page:
     has_networks, models = True, ["a", "b"]
 
     def __init__(self, runs, classes=3, names="set_{}"):
-        self.skipped = []
-        self.runs, self.classes = runs, [f"class {k}" for k in range(classes)]
+        self.skipped, self.runs, self.classes = [], runs, [f"class {k}" for k in range(classes)]
         self.names = {role: names.format(role).replace("imagenet_clean", "imagenet_1k") for role in runs}
         self.has_role, self.role = runs.__contains__, self.names.__getitem__
         self.by_name = {name: runs[role] for role, name in self.names.items()}
@@ -283,21 +255,6 @@ def test_a_set_of_some_classes_is_compared_with_those_where_logits_are_kept(logi
     assert rb.chance(Page({}), sets) == pytest.approx({"set clean": 100 / 3, "set r": 50})
 
 
-# Figures -----------------------------------------------------------------------------------------------------------
-
-STYLES = theme.styles(
-    SimpleNamespace(name=f"{short}_{way[:4]}", label=f"Label of {short} {way}", family=family, paradigm=way)
-    for way in ("supervised", "clip")
-    for short, family in (("vit", "transformer"), ("convnext", "convnet"))
-)
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
-
-
 def test_published_models_stand_beside_sets_of_imagenet():
     page = Page({role: said("xyzw", [0, 0, 0, 1]) for role in ("clean", "v2", "hard")}, 1000, "imagenet_{}")
     sets = rb.gather(page)
@@ -308,35 +265,10 @@ def test_published_models_stand_beside_sets_of_imagenet():
     assert (points["dataset"] == "imagenet_v2").all() and dict(points[["model", "clean"]].values) == {"a": 75, "b": 100}
     ((role, found),) = rb.effective(page, sets, board, line, 50, 0).items()
     assert role == "v2" and (found["effective_low"] <= found["effective"]).all()
-    shown, looks = points.assign(dataset="imagenet v2"), dict(zip("ab", STYLES.values(), strict=False))
-    fig, _ = figures.scatter(shown, "clean", "shifted", looks, ("x", "y"), "dataset", board, line, to=rb.odds)
+    looks = theme.styles(SimpleNamespace(name=m, label=m, family="transformer", paradigm="clip") for m in "ab")
+    points = points.assign(dataset="imagenet v2", shifted_low=40.0, shifted_high=100.0)
+    fig, _ = figures.scatter(points, "clean", "shifted", looks, ("x", "y"), "dataset", board, line, to=rb.odds)
+    low, high = fig.axes[0].get_ylim()
+    assert low < rb.odds(40.0) and rb.odds(100.0) < high  # all points are in view
     assert len(fig.axes[0].lines) >= 5  # two kinds of published models, two lines, no loss
-
-
-def test_a_lead_of_nothing_and_one_asked_the_other_way_round():
-    """Intervals fit in, and a difference b minus a is turned to the sides shown."""
-    pair = ("vit_supe", "convnext_supe")
-    frame = pd.DataFrame({"dataset": list("abab"), "model": np.repeat(pair, 2), "value": [85.5, 50.0, 85.5, 48.8]})
-    gaps = pd.DataFrame({"dataset": ["a", "b"], "model_a": pair[0], "model_b": pair[1]})
-    gaps = gaps.assign(difference=[0, 1.2], ci_low=[-1, -0.4], ci_high=[1, 6.0])
-    for shown, widths, reach in ((gaps, [0, -1.2], 9.0), (gaps[:1] * [1, 1, 1, 0, 0, 0], [0], 1.0)):
-        part = frame[frame["dataset"].isin(shown["dataset"])]
-        fig, _ = figures.lead(part, "dataset", [pair], STYLES, shown)
-        assert [bar.get_width() for bar in fig.axes[0].patches] == pytest.approx(widths)
-        assert fig.axes[0].get_xlim() == pytest.approx((-reach, reach))
-        sides = {f"← {STYLES[pair[0]].label}", f"{STYLES[pair[1]].label} →", "winner"}
-        assert sides <= {text.get_text() for text in fig.axes[0].texts}
-
-
-@pytest.mark.parametrize("published", [True, False])
-def test_all_points_are_in_view_with_and_without_published_models(published):
-    points = pd.DataFrame([(m, s, 45.0 + k) for k, m in enumerate(STYLES) for s in ("V2", "R")])
-    points.columns = ["model", "dataset", "shifted"]
-    points = points.assign(shifted_low=40.0, shifted_high=100.0, clean=80.0, clean_low=79.0, clean_high=100.0)
-    steps = {"imagenet_1k": np.linspace(60, 85, 9), "V2": np.linspace(50, 78, 9), "R": np.linspace(20, 50, 9)}
-    board = pd.DataFrame(steps if published else {})
-    line = pd.Series(True, index=board.index)
-    fig, _ = figures.scatter(points, "clean", "shifted", STYLES, ("x", "y"), "dataset", board, line, to=rb.odds)
-    for ax in fig.axes[:2]:
-        low, high = ax.get_ylim()
-        assert low < rb.odds(40.0) and rb.odds(100.0) < high
+    plt.close(fig)

@@ -25,14 +25,10 @@ from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.page import Page
 from beyond_accuracy.show import theme
 
-ID = "airplane/airplane1-bicycle2"
 ENDS = ["ci_low", "ci_high"]
 # Per-image decisions from the authors' repository (github.com/kirill-vish/Beyond-INet, MIT licence).
 STORED = pd.read_csv(Path(__file__).parents[1] / "data" / "cue_conflict_decisions.csv")
-
-
-def cues(names):
-    return sb.cue_table(names, pd.DataFrame())
+WHOLE = sb.cue_table(STORED.imagename, pd.DataFrame())
 
 
 def conflicts(shapes, textures, shape_images, texture_images):
@@ -53,7 +49,7 @@ def test_sixteen_categories_share_no_class_and_other_spaces_have_their_own():
     categories = cue_categories()
     flat = [index for indices in categories.values() for index in indices]
     assert list(categories) == sorted(categories) and len(categories) == 16
-    assert len(flat) == len(set(flat)) == 207
+    assert len(flat) == len(set(flat)) == 207 and all(0 <= index < 1000 for index in flat)
     assert {name: len(v) for name, v in categories.items() if len(v) > 8} == {"bird": 49, "dog": 109}
     assert categories["knife"] == [499] and categories["elephant"] == [385, 386]
     assert cue_categories(("mug", "car")) == {"mug": [0], "car": [1]}
@@ -66,21 +62,6 @@ def test_decision_takes_the_mean_not_the_sum_and_the_first_name_of_a_tie():
     probabilities[0, categories["oven"]] = 0.4
     assert sb.decide(probabilities, categories).tolist() == ["oven"]
     assert sb.decide([[0.5, 0.5]], {"zebra": [0], "ant": [1]}).tolist() == ["ant"], "whatever the order of the mapping"
-
-
-@pytest.mark.parametrize(
-    "probabilities, categories, says",
-    [
-        ([[0.5, 0.5]], {"a": [0], "b": [0]}, "share none"),
-        ([[0.5, 0.5]], {"a": [0], "b": []}, "at least one"),
-        ([[0.5, 0.5]], {"a": [0], "b": [7]}, "class 7"),
-        ([[0.5, np.nan]], {"a": [0], "b": [1]}, "without NaN"),
-        (np.empty((0, 2)), {"a": [0], "b": [1]}, "shape"),
-    ],
-)
-def test_bad_input_to_a_decision(probabilities, categories, says):
-    with pytest.raises(ValueError, match=says):
-        sb.decide(probabilities, categories)
 
 
 def test_bias_by_hand():
@@ -100,27 +81,24 @@ def test_no_decision_for_either_cue_is_missing_not_zero():
     assert sb.differences({"m": ["bird"] * 4, "n": four["shape"]}, four).p.isna().all()
 
 
-# Shape hits, texture hits, bias, accuracy of 1,280: recomputed from the paper's stored predictions.
-@pytest.mark.parametrize(
-    "model, shape_hits, texture_hits, bias, accuracy",
-    [
-        ("convnext_sup", 313, 627, 0.3330, 30.55),
-        ("vit_sup", 340, 513, 0.3986, 32.42),
-        ("vit_clip", 421, 485, 0.4647, 38.98),
-        ("convnext_clip", 313, 425, 0.4241, 29.30),
-        ("resnet50", 170, 621, 0.2149, 18.28),
-    ],
-)
-def test_stored_decisions_give_the_published_numbers(model, shape_hits, texture_hits, bias, accuracy):
-    table = cues(STORED.imagename)
-    by_shape, by_texture = sb.hits(STORED[model], table["shape"], table["texture"])
-    assert (by_shape.sum(), by_texture.sum(), len(table)) == (shape_hits, texture_hits, 1280)
-    table = sb.table({model: STORED[model]}, table).set_index("metric")
-    assert table.loc["shape_bias", "value"] == pytest.approx(bias, abs=5e-5)
-    assert table.loc["accuracy", "value"] == pytest.approx(accuracy, abs=5e-3)
-    assert table.loc["accuracy:either_cue", "value"] == pytest.approx((shape_hits + texture_hits) / 12)
-    assert table.loc["shape_bias", "ci_low"] < bias < table.loc["shape_bias", "ci_high"]
-    assert table.loc["shape_bias", "n"] == 160 and table.loc["shape_bias:cat", "n"] == 10
+def test_stored_decisions_give_the_published_numbers():
+    """Shape hits, texture hits, bias, accuracy of 1,280: recomputed from the paper's stored predictions."""
+    published = {
+        "convnext_sup": (313, 627, 0.3330, 30.55), "vit_sup": (340, 513, 0.3986, 32.42),
+        "vit_clip": (421, 485, 0.4647, 38.98), "convnext_clip": (313, 425, 0.4241, 29.30),
+        "resnet50": (170, 621, 0.2149, 18.28),
+    }  # fmt: skip
+    assert len(WHOLE) == 1280
+    table = sb.table({model: STORED[model] for model in published}, WHOLE).set_index(["metric", "model"])
+    for model, (shape_hits, texture_hits, bias, accuracy) in published.items():
+        by_shape, by_texture = sb.hits(STORED[model], WHOLE["shape"], WHOLE["texture"])
+        assert (by_shape.sum(), by_texture.sum()) == (shape_hits, texture_hits)
+        row = table.loc["shape_bias", model]
+        assert row["value"] == pytest.approx(bias, abs=5e-5) and row["ci_low"] < bias < row["ci_high"]
+        assert table.loc[("accuracy", model), "value"] == pytest.approx(accuracy, abs=5e-3)
+        either = table.loc[("accuracy:either_cue", model), "value"]
+        assert either == pytest.approx((shape_hits + texture_hits) / 12)
+        assert row["n"] == 160 and table.loc[("shape_bias:cat", model), "n"] == 10
 
 
 def test_categories_agree_with_the_papers_figure():
@@ -128,17 +106,16 @@ def test_categories_agree_with_the_papers_figure():
     paper = pd.read_csv(Path(sb.__file__).parents[1] / "assets" / "paper.csv")
     paper = paper[(paper.dimension == "shape_bias") & (paper.model != "convnext_clip")]
     decisions = {model: STORED[model] for model in paper.model.unique()}
-    ours = sb.table(decisions, cues(STORED.imagename)).set_index(["metric", "model"]).value
+    ours = sb.table(decisions, WHOLE).set_index(["metric", "model"]).value
     for row in paper.itertuples():
         assert ours[row.metric, row.model] == pytest.approx(row.value, abs=row.tolerance), row.metric
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_agrees_with_an_independent_implementation(seed):
-    rng = np.random.default_rng(seed)
-    names = np.array(["cat", "dog", "owl"])
-    frame = pd.DataFrame({key: rng.choice(names, 30) for key in ("decision", "shape", "texture")})
+    drawn = np.random.default_rng(seed).choice(["cat", "dog", "owl"], (30, 3))
+    frame = pd.DataFrame(drawn, columns=["decision", "shape", "texture"])
     conflict = frame[frame["shape"] != frame["texture"]]
     counts = [(conflict.decision == conflict[cue]).mean() for cue in ("shape", "texture")]
     expected = counts[0] / sum(counts) if len(conflict) and sum(counts) else np.nan
@@ -146,10 +123,15 @@ def test_agrees_with_an_independent_implementation(seed):
     assert ours == pytest.approx(expected, nan_ok=True)
 
 
-REAL = cues(STORED.imagename)
-REAL = REAL[REAL["shape"] != REAL["texture"]].reset_index(drop=True)  # 160 shape x 48 texture images, 1,200 pairs
+def numbered(table):
+    """A cue table whose origins are numbers: quicker to count."""
+    return table.assign(**{name: pd.factorize(table[name])[0] for name in ("shape_image", "texture_image")})
+
+
+# 160 shape x 48 texture images, 1,200 pairs
+REAL = numbered(WHOLE[WHOLE["shape"] != WHOLE["texture"]].reset_index(drop=True))
 _pairs = [(f"class{s:02d}", f"class{t:02d}", i) for s in range(16) for i in range(5) for t in range(16) if t != s]
-MINI = conflicts(*zip(*((s, t, f"{s}-{i}", t) for s, t, i in _pairs), strict=True))  # one material per class
+MINI = numbered(conflicts(*zip(*((s, t, f"{s}-{i}", t) for s, t, i in _pairs), strict=True)))  # a material per class
 
 
 def observers(cues_, rng, level, by_shape, by_texture, own=0.0, count=1, decided=0.85):
@@ -157,7 +139,7 @@ def observers(cues_, rng, level, by_shape, by_texture, own=0.0, count=1, decided
 
     The log-odds of shape against texture are `level` plus a normal effect of each shape image and texture image.
     """
-    ways = [pd.factorize(cues_[name])[0] for name in ("shape_image", "texture_image")]
+    ways = [cues_[name].to_numpy() for name in ("shape_image", "texture_image")]
     shared = [scale * rng.normal(size=way.max() + 1) for way, scale in zip(ways, (by_shape, by_texture), strict=True)]
     answers = []
     for _ in range(count):
@@ -175,14 +157,14 @@ def true_share(level, spread):
 
 def test_a_texture_image_that_decides_is_one_observation_not_twenty_five():
     """Resampling shape images alone sees every shape image half right: it takes 1,200 answers for independent."""
-    decided = pd.factorize(REAL["texture_image"])[0] % 2 == 0
+    decided = REAL["texture_image"] % 2 == 0
     said = {"m": np.where(decided, REAL["shape"], REAL["texture"])}
     turned = REAL.rename(columns={"shape_image": "texture_image", "texture_image": "shape_image"})
     (low, high), other = (sb.table(said, cues_).set_index("metric").loc["shape_bias", ENDS] for cues_ in (REAL, turned))
     assert high - low == pytest.approx(2 * 1.96 / np.sqrt(4 * 48), rel=0.1) and (low, high) == tuple(other)
 
 
-@pytest.mark.parametrize("level, by_shape, by_texture", [(-1.3, 0.6, 0.9), (0.0, 0.6, 0.9), (2.5, 1.0, 0.7)])
+@pytest.mark.parametrize("level, by_shape, by_texture", [(-1.3, 0.6, 0.9), (2.5, 1.0, 0.7)])
 def test_interval_of_the_bias_covers_at_the_released_sets_design(level, by_shape, by_texture):
     """Shape images alone cover .70 to .83 here."""
     truth, inside = true_share(level, np.hypot(by_shape, by_texture)), 0
@@ -196,9 +178,9 @@ def test_interval_of_the_bias_covers_at_the_released_sets_design(level, by_shape
     assert inside / 100 >= 0.92
 
 
-@pytest.mark.parametrize("level", [0.0, 3.0, 5.5])
+@pytest.mark.parametrize("level", [0.0, 5.5])
 def test_interval_of_a_categorys_bias_covers(level):
-    """Five shape images per category; percentile bootstraps cover .83, .76 and, where the bias is .99, .32."""
+    """Five shape images per category; percentile bootstraps cover .83 and, where the bias is .99, .32."""
     truth, inside = true_share(level, np.hypot(1, 0.5)), []
     for seed in range(8):
         (answer,) = observers(MINI, np.random.default_rng(seed), level, 1, 0.5)
@@ -217,20 +199,20 @@ def test_a_model_that_never_errs_is_not_certain_to_be_perfect():
 
 def test_differences_are_paired():
     models = ["vit_sup", "convnext_sup", "resnet50"]
-    rows = sb.differences({m: STORED[m] for m in models}, cues(STORED.imagename))
+    rows = sb.differences({m: STORED[m] for m in models}, WHOLE)
     assert list(zip(rows.model_a, rows.model_b, strict=True)) == list(itertools.combinations(models, 2))
     first = rows.iloc[0]
     assert first.difference == pytest.approx(0.3986 - 0.3330, abs=1e-4)
     assert first.ci_low < first.difference < first.ci_high and first.n == 160
     assert rows.p.max() < 0.03
-    same = sb.differences({"a": STORED.vit_sup, "b": STORED.vit_sup}, cues(STORED.imagename)).iloc[0]
+    same = sb.differences({"a": STORED.vit_sup, "b": STORED.vit_sup}, WHOLE).iloc[0]
     assert same.difference == 0 and same.p == 1
 
 
 def test_influences_are_those_of_dropping_an_image():
     """The error of a difference by an independent route: leave one shape image out, one texture image, one stimulus."""
-    table, models = cues(STORED.imagename), ("vit_clip", "resnet50")
-    a, b = (np.array(sb.hits(STORED[m], table["shape"], table["texture"])) for m in models)
+    models = ("vit_clip", "resnet50")
+    a, b = (np.array(sb.hits(STORED[m], WHOLE["shape"], WHOLE["texture"])) for m in models)
 
     def jackknife(labels):
         groups = pd.factorize(labels)[0]
@@ -240,9 +222,9 @@ def test_influences_are_those_of_dropping_an_image():
             left.append(shape_a / (shape_a + texture_a) - shape_b / (shape_b + texture_b))
         return len(left) / (len(left) - 1) * np.sum((np.array(left) - np.mean(left)) ** 2)
 
-    labels = table["shape_image"], table["texture_image"], np.arange(len(table))
+    labels = WHOLE["shape_image"], WHOLE["texture_image"], np.arange(len(WHOLE))
     error = np.sqrt(np.dot([1, 1, -1], [jackknife(of_one) for of_one in labels]))
-    row = sb.differences({m: STORED[m] for m in models}, table).iloc[0]
+    row = sb.differences({m: STORED[m] for m in models}, WHOLE).iloc[0]
     reach = student(47).isf(0.025) * error
     assert (row.ci_low, row.ci_high) == pytest.approx((row.difference - reach, row.difference + reach), abs=0.004)
     assert row.p == pytest.approx(2 * student(47).sf(row.difference / error), abs=0.003)
@@ -284,12 +266,10 @@ def test_kappa_equals_sklearn_wherever_it_is_defined(pairs):
 
 def test_consistency_table():
     rng = np.random.default_rng(0)
-    a = observers(REAL, rng, 0.5, 0, 0)[0]
-    rows = sb.consistency_table({"a": a, "same": a, "free": observers(REAL, rng, 0.5, 0, 0)[0]}, REAL)
-    rows = rows.set_index(["model_a", "model_b"])
-    assert rows.loc[("a", "same"), "value"] == 1 and rows.loc[("a", "same"), ["ci_low", "ci_high"]].isna().all()
-    free = rows.loc[("a", "free")]
-    assert free.ci_low < 0 < free.ci_high and free.n == 160
+    (a,), (free,) = (observers(REAL, rng, 0.5, 0, 0) for _ in range(2))
+    same, row, _ = sb.consistency_table({"a": a, "same": a, "free": free}, REAL).itertuples()
+    assert same.value == 1 and np.isnan([same.ci_low, same.ci_high]).all()
+    assert row.ci_low < 0 < row.ci_high and row.n == 160
 
 
 @pytest.mark.parametrize("own", [0.0, 1.0])
@@ -315,7 +295,7 @@ def test_cues_come_from_metadata_or_from_the_names():
     assert sb.cue_table(["y", "x"], metadata).values.tolist() == expected
     named = sb.cue_table(["y", "x"], metadata.assign(texture_image=["t1", "t2"]))
     assert named["texture_image"].tolist() == ["t2", "t1"]
-    assert cues(["cat/cat1-dog2"]).values.tolist() == [["cat", "dog", "cat1", "dog2"]]
+    assert sb.cue_table(["cat/cat1-dog2"], pd.DataFrame()).values.tolist() == [["cat", "dog", "cat1", "dog2"]]
     with pytest.raises(InputError, match="expected a name"):
         sb.cue_table(["x"], metadata[["shape"]])
 
@@ -371,7 +351,7 @@ def test_people_stand_only_beside_images_that_they_saw():
 
 def test_figure_has_a_line_per_model_and_one_for_people():
     decisions = {m: STORED[m] for m in ("vit_sup", "convnext_sup")}
-    rows = sb.table(decisions, cues(STORED.imagename))
+    rows = sb.table(decisions, WHOLE)
     bias = rows[rows.metric.str.startswith("shape_bias")]
     specs = [SimpleNamespace(name=m, label=m, family="transformer", paradigm="supervised") for m in decisions]
     fig, alt = sb.bias_dots(bias, theme.styles(specs), bias.iloc[:0], human_shape_bias())
@@ -395,26 +375,23 @@ def test_finding_names_open_pairs_and_a_set_at_its_ceiling():
 
 
 def test_a_real_network_on_real_images(shared_dir, efficientnet_lite0):
-    """320 of the 1,280 images through timm's tf_efficientnet_lite0; its decisions are pinned."""
+    """40 of the 1,280 images through timm's tf_efficientnet_lite0; its decisions are pinned."""
     import timm
     import torch
     from PIL import Image
     from torchvision.transforms import Compose, Normalize, ToTensor
 
     network = timm.create_model("tf_efficientnet_lite0", checkpoint_path=str(efficientnet_lite0)).eval()
-    files = sorted((shared_dir / "data" / "cue_conflict").glob("*/*.png"))
+    files = sorted((shared_dir / "data" / "cue_conflict").glob("*/*.png"))[::8]
     transform = Compose([ToTensor(), Normalize(0.5, 0.5)])
     with torch.inference_mode():
-        batches = [files[i : i + 8] for i in range(0, len(files), 8)]
-        images = (torch.stack([transform(Image.open(f).convert("RGB")) for f in batch]) for batch in batches)
-        probabilities = torch.cat([network(batch).softmax(1) for batch in images]).numpy()
-    table = cues([str(f) for f in files])
+        pixels = torch.stack([transform(Image.open(f).convert("RGB")) for f in files])
+        probabilities = torch.cat([network(batch).softmax(1) for batch in pixels.split(8)]).numpy()
+    table = sb.cue_table([str(f) for f in files], pd.DataFrame())
     decision = sb.decide(probabilities, cue_categories())
     by_shape, by_texture = sb.hits(decision, table["shape"], table["texture"])
-    assert (len(files), int((table["shape"] != table["texture"]).sum())) == (320, 300)
-    # one image of leeway for other processors' rounding
-    assert abs(by_shape.sum() - 43) <= 1 and abs(by_texture.sum() - 158) <= 1
-    assert abs((decision == table["shape"]).sum() - 60) <= 1
+    found = [len(files), by_shape.sum(), by_texture.sum(), (decision == table["shape"]).sum()]
+    assert found == pytest.approx([40, 6, 19, 6], abs=1)  # one image of leeway for other processors' rounding
 
 
 def test_published_decisions_become_a_page(tmp_path, monkeypatch):
@@ -424,23 +401,22 @@ def test_published_decisions_become_a_page(tmp_path, monkeypatch):
     file = tmp_path / "published_predictions" / "cue_decisions-resnet50.csv"
     file.parent.mkdir()
     said = STORED["resnet50"].to_numpy(object)
-    said[0] = "na"  # `bottle` on airplane1-bicycle2: for neither cue
     names = "0001_s5n_s01_0_x_00_" + STORED["imagename"]
-    pd.DataFrame({"subj": "x", "object_response": said, "imagename": names}).to_csv(file, index=False)
     page = Page(load_profile("published"), "shape_bias", Store(tmp_path / "store"), {})
-    cues, decisions = sb.decisions_of(page, "cue_decisions")
-    assert list(decisions) == ["resnet50"] and decisions["resnet50"][list(cues.index).index(ID)] == "none"
-    rows = sb.table(decisions, cues).set_index("metric")
-    assert rows.loc["shape_bias", "value"] == pytest.approx(170 / (170 + 621))
-    assert len(sb.human_bias(page, "cue_decisions", cues)) == 17
-    said[0] = "airplane"  # a new file is taken anew
-    pd.DataFrame({"subj": "x", "object_response": said, "imagename": names}).to_csv(file, index=False)
-    cues, decisions = sb.decisions_of(page, "cue_decisions")
-    assert sb.table(decisions, cues).set_index("metric").loc["shape_bias", "value"] == pytest.approx(171 / (171 + 621))
-    said[0] = "spoon"
-    pd.DataFrame({"subj": "x", "object_response": said, "imagename": names}).to_csv(file, index=False)
+
+    def taken(first):
+        """Bias and decisions of the file; its first one, `bottle`, on airplane1-bicycle2, replaced."""
+        said[0] = first
+        pd.DataFrame({"subj": "x", "object_response": said, "imagename": names}).to_csv(file, index=False)
+        cues, decisions = sb.decisions_of(page, "cue_decisions")
+        assert list(decisions) == ["resnet50"] and len(sb.human_bias(page, "cue_decisions", cues)) == 17
+        bias = sb.table(decisions, cues).set_index("metric").loc["shape_bias", "value"]
+        return bias, decisions["resnet50"][list(cues.index).index("airplane/airplane1-bicycle2")]
+
+    assert taken("na") == (pytest.approx(170 / (170 + 621)), "none")  # for neither cue
+    assert taken("airplane") == (pytest.approx(171 / (171 + 621)), "airplane")  # a new file is taken anew
     with pytest.raises(InputError, match="predicted_class is nan, expected a whole number from 0 to 15"):
-        sb.decisions_of(page, "cue_decisions")
+        taken("spoon")
 
 
 def test_every_published_file_is_some_models():

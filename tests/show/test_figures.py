@@ -128,6 +128,9 @@ def test_a_lead_points_to_the_winner():
         {"set": ["v2", "sketch"], "model_a": "a", "model_b": "b", "difference": [5.0, -5.0],
          "ci_low": [3.0, -9.0], "ci_high": [7.0, -1.0]}
     )  # fmt: skip
+    turned, _ = figures.lead(rows(**PAIRS), "set", [("b", "a")], LOOKS, gaps)  # asked the other way round
+    assert [bar.get_width() for bar in turned.axes[0].patches if bar.get_width()] == [5.0, -5.0]
+    assert turned.axes[0].get_xlim()[0] < -7 and 9 < turned.axes[0].get_xlim()[1]  # intervals fit in
     fig, alt = figures.lead(rows(**PAIRS), "set", [("a", "b")], LOOKS, gaps)
     bars = [bar for bar in fig.axes[0].patches if bar.get_width()]
     assert [bar.get_width() for bar in bars] == [-5.0, 5.0]  # v2: left, to model a; sketch: right, to model b

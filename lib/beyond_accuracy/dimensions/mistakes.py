@@ -3,10 +3,8 @@
 The error ratio of a factor is the error rate on images with that factor over the error rate on all annotated images:
 above 1 the factor makes images harder for this model (Idrissi et al. 2022, ImageNet-X, arXiv 2211.01866). It cannot
 exceed 1 / error rate, so that of two models on which a factor has the same effect the weaker one has the lower ratio.
-Models are therefore compared by the factor's effect on the log-odds of an error, measured from the mean log-odds:
-adding a constant to the log-odds of every factor, which is what being a weaker model amounts to, leaves it as it is.
-(Measured from the log-odds of the overall error rate it would not: that rises above the mean with the spread between
-factors, and the more so the rarer errors are.)
+Models are therefore compared by the factor's effect on the log-odds of an error, measured from the mean log-odds (not
+from those of the overall error rate): being weaker, which adds a constant to all, leaves it as it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +72,7 @@ def annotated(page, runs: Mapping) -> Annotated:
 def error_ratio(correct: ArrayLike, factors: ArrayLike) -> NDArray[np.float64]:
     """(models, factors) error ratios from (n, models) outcomes and (n, factors) 0/1 marks of the annotated images.
 
-    NaN for a factor that no image has, or a model without errors.
+    NaN for a factor that no image has, or a model without errors; ValueError where these are no zeros and ones.
     """
     return _ratios(*_shares(correct, factors))[0]
 
@@ -117,16 +115,12 @@ def _effects(n: int, marks: NDArray, both: NDArray) -> NDArray[np.float64]:
     return np.where(marks > 0, log_odds - usual, np.nan)
 
 
-class _Measured(NamedTuple):
-    """Everything about the factors that occur and, as the last one, their average."""
+def _measure(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.random.Generator) -> tuple:
+    """What is known of the factors that occur and, as the last one, of their average.
 
-    names: list[str]
-    sizes: NDArray  # (names,) images; of the average all
-    errors: NDArray  # (models, names) wrong ones among them
-    found: dict[str, tuple[NDArray, NDArray]]  # kind -> (models, names) values, (resamples, models, names) draws
-
-
-def _measure(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.random.Generator) -> _Measured:
+    Names; (names,) images, of the average all; (models, names) wrong ones among them; of each kind the (models, names)
+    values and (resamples, models, names) draws.
+    """
     factors = factors.loc[:, factors.any()]
     right, n = np.column_stack(list(correct.values())), len(factors)
     parts = _shares(right, factors), _shares(right, factors, resamples, rng)
@@ -136,7 +130,11 @@ def _measure(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.ra
         point, draws = (np.concatenate([v, v.mean(axis=-1, keepdims=True)], axis=-1) for v in values)
         found[kind] = point[0], draws
     marks = np.column_stack([factors.to_numpy(int), np.ones(n, int)])
-    return _Measured([*factors, AVERAGE], marks.sum(axis=0), (1 - right.T.astype(int)) @ marks, found)
+    return [*factors, AVERAGE], marks.sum(axis=0), (1 - right.T.astype(int)) @ marks, found
+
+
+def _erring(correct: Correct) -> Correct:
+    return {model: right for model, right in correct.items() if not np.all(right)}
 
 
 def factor_table(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -148,7 +146,7 @@ def factor_table(correct: Correct, factors: pd.DataFrame, resamples: int, rng: n
     added to each factor (Haldane 1956). The last factor of the latter two is `average`, the plain mean over the factors
     that occur. A factor without images has no rows, nor has a model without errors, for it has no ratios.
     """
-    if not len(factors.columns):
+    if not len(factors.columns) or not (correct := _erring(correct)):
         return tidy.rows("", "", [], [], 0).assign(kind="", factor="", errors=0)
     names, sizes, errors, found = _measure(correct, factors, resamples, rng)
     models, overall, parts = list(correct), errors[:, -1] / sizes[-1], []
@@ -161,12 +159,11 @@ def factor_table(correct: Correct, factors: pd.DataFrame, resamples: int, rng: n
             (values, draws), ends = found[kind], []
             for m, wrong in enumerate(errors[:, f]):
                 # resamples of equal outcomes have no spread, and a log-odds no end
-                bound = rates[m] / overall[m] if kind == "error_ratio" and overall[m] else tidy.NONE
+                bound = rates[m] / overall[m] if kind == "error_ratio" else tidy.NONE
                 ends.append(tidy.interval(draws[:, m, f]) if 0 < wrong < n else bound)
             part = tidy.rows(f"{kind}:{name}", unit, models, np.nan_to_num(values[:, f]), n, ends=ends)
             parts.append(part.assign(kind=kind, **about))
-    table = pd.concat(parts, ignore_index=True)
-    return table[table["model"].map(dict(zip(models, overall > 0, strict=True)))].reset_index(drop=True)
+    return pd.concat(parts, ignore_index=True)
 
 
 def factor_differences(
@@ -178,7 +175,7 @@ def factor_differences(
     alone, as a question is asked once. No rows for models without errors; no p-value where a model is right, or wrong,
     on every image of a factor, or a factor is too rare to resample.
     """
-    if not len(factors.columns):
+    if not len(factors.columns) or not (correct := _erring(correct)):
         return tidy.pairs("", "", [], [], 0, None).assign(kind="", factor="", family="main")
     names, sizes, errors, found = _measure(correct, factors, resamples, rng)
     models, parts = list(correct), []
@@ -194,9 +191,7 @@ def factor_differences(
 
         part = tidy.pairs(f"{kind}:{name}", KINDS[kind], models, values, sizes[f], gap)
         parts.append(part.assign(kind=kind, factor=name, family="main" if name == AVERAGE else "detail"))
-    table = pd.concat(parts, ignore_index=True)
-    flawless = np.array(models)[errors[:, -1] == 0]
-    return table[~table[["model_a", "model_b"]].isin(flawless).any(axis=1)].reset_index(drop=True)
+    return pd.concat(parts, ignore_index=True)
 
 
 def in_one_thing(judged: pd.DataFrame, specs: Sequence) -> pd.DataFrame:
@@ -233,14 +228,13 @@ def hardest(table: pd.DataFrame) -> dict[str, list[str]]:
 
 def errors_by_group(correct: Correct, groups: NDArray) -> pd.DataFrame:
     """Error rate in percent within each group of images (metaclass, class), Wilson intervals; hardest group first."""
-    wrong = {model: ~np.asarray(right) for model, right in correct.items()}
-    parts = [
-        tidy.accuracy({m: w[groups == group] for m, w in wrong.items()}, f"error_rate:{group}").assign(group=group)
-        for group in pd.unique(groups)
-    ]
+    parts = []
+    for group in np.unique(groups):
+        wrong = {model: ~np.asarray(right)[groups == group] for model, right in correct.items()}
+        parts.append(tidy.accuracy(wrong, f"error_rate:{group}").assign(group=group))
     table = pd.concat(parts, ignore_index=True)
-    ordered = table.assign(mean=table.groupby("group")["value"].transform("mean"))
-    return ordered.sort_values(["mean", "group"], ascending=[False, True], kind="stable").drop(columns="mean")
+    means = table.groupby("group")["value"].transform("mean")
+    return table.loc[means.sort_values(ascending=False, kind="stable").index]
 
 
 def ratio_by_group(
@@ -253,11 +247,10 @@ def ratio_by_group(
     """
     outcomes, parts = np.column_stack(list(correct.values())), []
     for group in np.unique(groups):
-        inside = groups == group
-        marks = factors.loc[inside]
-        for name in [name for name in marks if marks[name].sum() >= least]:
-            ratios, n = error_ratio(outcomes[inside], marks[[name]])[:, 0], int(marks[name].sum())
-            rows = tidy.rows(f"error_ratio:{name}", "ratio", list(correct), ratios, n)
+        marks, right = factors.loc[groups == group], outcomes[groups == group]
+        for name, n in marks.sum()[lambda sizes: sizes >= least].items():
+            ratios = error_ratio(right, marks[[name]])[:, 0]
+            rows = tidy.rows(f"error_ratio:{name}", "ratio", list(correct), ratios, int(n))
             parts.append(rows.assign(group=group, factor=name))
     if not parts:
         return pd.DataFrame(columns=[*tidy.COLUMNS, "group", "factor"])
@@ -267,28 +260,21 @@ def ratio_by_group(
 
 
 def real_correct(pred: ArrayLike, real: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """(n,) correctness under n lists of ReaL labels: 1 if the prediction is in the image's list, NaN if that is empty.
-
-    ReaL accuracy is the mean over images that are not NaN (`numpy.nanmean`).
-    """
+    """(n,) correctness under n lists of ReaL labels: 1 if the prediction is in the image's list, NaN if it is empty."""
     return np.array([float(p in r) if len(r) else np.nan for p, r in zip(pred, real, strict=True)])
 
 
 def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike]) -> dict[str, int]:
-    """Number of top-1 errors against the original label, by what the ReaL raters say of the prediction.
-
-    `label noise`: it is a ReaL label; `true mistake`: it is not; `no ReaL label`: raters found no valid label, the
-    image is scored by no one.
-    """
+    """Number of top-1 errors against the original label, by whether the prediction is a ReaL label: `label noise`."""
     outcome, wrong = real_correct(pred, real), np.asarray(pred) != np.asarray(targets)
     masks = {"true mistake": outcome == 0, "label noise": outcome == 1, "no ReaL label": np.isnan(outcome)}
     return {kind: int((wrong & mask).sum()) for kind, mask in masks.items()}
 
 
 def relabelled(page, runs: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Accuracy under the original labels (`accuracy`) and ReaL's (`real`), and shares of errors by `kind`.
+    """Accuracy under the original labels (`accuracy`) and ReaL's (`real`); shares of errors by `kind` of `real_split`.
 
-    `kind`s are those of `real_split`; a profile without the role `real` has no rows.
+    A profile without the role `real` has no rows.
     """
     none = pd.DataFrame(columns=[*tidy.COLUMNS, "kind"])
     if not page.has_role("real"):
@@ -341,8 +327,10 @@ def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequenc
     pairs = {f"{labels[a]}\nminus {labels[b]}": rows for (a, b), rows in parts}
     fig, axes = figures.panels(list(pairs), 0.45 + 0.24 * len(order), min(2, len(pairs)), sharex=True, sharey=True)
     for (name, rows), ax in zip(pairs.items(), axes.values(), strict=True):
+        sure = []
         for row in rows.itertuples():
             told = row.verdict != verdicts.OPEN
+            sure += [f"{_plain(row.factor)} {row.difference:+.2f}"] * told
             reach = np.clip([[row.difference - row.ci_low], [row.ci_high - row.difference]], 0, None)
             look = {"color": INK if told else GREY, "markerfacecolor": INK if told else "white"}
             at = order.index(row.factor)
@@ -350,14 +338,11 @@ def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequenc
         ax.axvline(0, color=INK, linewidth=1)
         ax.set_title(name, fontsize=10.5)
         ax.grid(axis="y", visible=False)
-        sure = rows[rows["verdict"] != verdicts.OPEN]
-        found = ", ".join(f"{_plain(row.factor)} {row.difference:+.2f}" for row in sure.itertuples())
-        words.append(f"{name.replace(chr(10), ' ')}: {found or 'none'}")
+        words.append(f"{name.replace(chr(10), ' ')}: {', '.join(sure) or 'none'}")
     first = next(iter(axes.values()))
     first.set_yticks(range(len(order)), [_plain(name) for name in order])
-    # All but the very widest intervals of the rarest factors; zero is always in sight.
-    low, high = frame["ci_low"].min(), frame["ci_high"].max()
-    low, high = min(0.0, low, frame["difference"].min()), max(0.0, high, frame["difference"].max())
+    ends = frame[["ci_low", "ci_high", "difference"]]
+    low, high = min(0.0, ends.min(axis=None)), max(0.0, ends.max(axis=None))
     first.set(ylim=(len(order) - 0.4, -0.6), xlim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
     first.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     fig.supxlabel("difference of the factor's effect, log-odds (filled: told from zero)", fontsize=11.5)
@@ -365,14 +350,10 @@ def forest(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], order: Sequenc
 
 
 def pictures(page, images: Annotated) -> tuple[list, list[str], pd.DataFrame]:
-    """For each top factor the image that most models miss, what to write below it, and the rows `id, factor, wrong`.
-
-    No images where only their labels are known.
-    """
-    clean, rows = page.role("clean"), []
-    for factor in images.top:
-        wrong = (~images.right.loc[images.top.index[images.top[factor] == 1]]).sum(axis=1)
-        rows += [(wrong.idxmax(), _plain(factor), wrong.max())] if len(wrong) else []
+    """For each top factor the image that most models miss (if there are any), its words, rows `id, factor, wrong`."""
+    clean, wrong = page.role("clean"), (~images.right.loc[images.top.index]).sum(axis=1)
+    each = [(factor, wrong[images.top[factor] == 1]) for factor in images.top]
+    rows = [(missed.idxmax(), _plain(factor), missed.max()) for factor, missed in each if len(missed)]
     shown = pd.DataFrame(rows, columns=["id", "factor", "wrong"])
     here = page.dataset(page.outputs.base(clean)).load is not None
     found = [page.image(clean, name) for name in shown["id"] if here]
@@ -391,8 +372,7 @@ def sentences(
 ) -> Iterator[str]:
     """The page's findings on a set (its `title`), from rows of `in_one_thing`, `factor_table` and `relabelled`.
 
-    Each model's hardest factor, or those among which it is not decided; for each pair of models on which factors they
-    differ beyond their overall error rates; how many errors are errors of the label.
+    Each model's hardest factor; where a pair differs beyond its overall error rates; errors that are the label's.
     """
     rates, words = table[table["kind"] == "error_rate"].set_index(["model", "factor"]), []
     for model, names in hardest(table).items():

@@ -7,7 +7,6 @@ than all.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +32,7 @@ SUMMARY |= {f"accuracy:severity={k}": f"severity {k}" for k in corruptions.SEVER
 SAME = "accuracy:clean_same_"
 
 
-@dataclass(frozen=True)
-class Sets:
+class Sets(NamedTuple):
     """What a page's models say about the clean set and every shifted one that is here; keys are roles, in order."""
 
     models: list[str]
@@ -84,29 +82,20 @@ def gather(page) -> Sets:
         raise InputError(f"no model has predictions on all of {', '.join(dataset.values())}")
     correct = {role: {m: found[m].correct for m in models} for role, found in runs.items()}
     images = {role: runs[role][models[0]].ids for role in ("clean", "real") if role in runs}
+    units = {role: tidy.units_of(found) for role, found in runs.items()}
     cells: Cells = {}
     if "c" in runs:
         about = page.metadata(dataset["c"]).loc[runs["c"][models[0]].ids]
         cells, images["c"] = cells_by_metadata(correct["c"], about), sorted(about["cluster"].astype(str).unique())
     elif regenerated:
         cells = {cell: {m: regenerated[text][m].correct for m in models} for cell, text in grid.items()}
-        images["c"] = next(iter(regenerated.values()))[models[0]].ids
+        first = next(iter(regenerated.values()))
+        images["c"], units["c"] = first[models[0]].ids, tidy.units_of(first)
     if cells:
         correct["c"] = {m: np.mean([cell[m] for cell in cells.values()], axis=0, dtype=float) for m in models}
     correct = {role: correct[role] for role in ("clean", *SHIFTS) if role in correct}
-    units = {role: tidy.units_of(found) for role, found in runs.items()}
-    if regenerated:
-        units["c"] = tidy.units_of(next(iter(regenerated.values())))
-    return Sets(
-        models,
-        dataset,
-        runs,
-        correct,
-        images,
-        cells,
-        len(page.class_names(next(iter(dataset.values())))) == 1000,
-        units,
-    )
+    imagenet = len(page.class_names(next(iter(dataset.values())))) == 1000
+    return Sets(models, dataset, runs, correct, images, cells, imagenet, units)
 
 
 def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
@@ -264,12 +253,11 @@ def average_table(
     20,000 where there are models to compare. `units` are what the images of a single set are of. With `clean` outcomes
     for every set the rows are clean minus shifted, `accuracy_loss`.
     """
-    models = list(next(iter(sets.values())))
+    models, bases = list(next(iter(sets.values()))), list((clean or {}).values())
     parts = [(-1 if clean else 1, by_model, (images or {}).get(name, units)) for name, by_model in sets.items()]
     n = sum(tidy.count(len(by_model[models[0]]), units) for by_model in sets.values())
-    compared = [(id(base.correct), base) for base in (clean or {}).values()]
-    for same, base in dict(compared).items():
-        parts.append((sum(key == same for key, _ in compared), base.correct, base.images))
+    for base in {id(base.correct): base for base in bases}.values():  # the whole clean set, of which several lose
+        parts.append((sum(other.correct is base.correct for other in bases), base.correct, base.images))
     tables = [
         (weight, tidy.with_gaps(np.stack([np.asarray(by_model[m], float) for m in models], axis=1)), names)
         for weight, by_model, names in parts
@@ -305,12 +293,10 @@ def differences(sets: Sets, resamples: int, seed: int) -> pd.DataFrame:
     """Paired differences of accuracy on every set: McNemar's test, of the corruptions bootstrap over source images."""
     parts = []
     for role, by_model in sets.correct.items():
-        # an outcome there is a share of right versions, which McNemar's test does not know
-        units = sets.units.get(role)
-        if role == "c":
-            gaps = average_table({role: by_model}, resamples, seed, units=units)[1]
+        if role == "c":  # an outcome is a share of right versions, which McNemar's test does not know
+            gaps = average_table({role: by_model}, resamples, seed, units=sets.units.get(role))[1]
         else:
-            gaps = tidy.accuracy_pairs(by_model, units=units, seed=seed)
+            gaps = tidy.accuracy_pairs(by_model, units=sets.units.get(role), seed=seed)
         parts.append(gaps.assign(dataset=sets.dataset[role], family="detail"))
     return pd.concat(parts, ignore_index=True)
 
@@ -359,8 +345,8 @@ def effective_table(clean: Correct, shifted: Correct, board: pd.DataFrame, resam
     slope, start = np.polyfit(odds(x), odds(y), 1)
     rng, rows = np.random.default_rng(seed), []
     for model in clean:
-        both = [np.asarray(outcomes[model], float) for outcomes in (clean, shifted)]
-        a, b = (100 * np.append(c.mean(), bootstrap_means(c, resamples, rng)) for c in both)
+        both = (np.asarray(outcomes[model], float) for outcomes in (clean, shifted))
+        a, b = (100 * np.append(c.mean(), bootstrap_means(c, resamples, rng)) for c in both)  # itself, and resamples
         predicted = 100 * expit(start + slope * odds(a))
         above, outside = b - predicted, not x.min() <= a[0] <= x.max()
         rows.append((model, a[0], b[0], predicted[0], above[0], *percentile_interval(above[1:]), outside))

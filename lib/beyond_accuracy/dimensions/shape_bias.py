@@ -49,12 +49,13 @@ def decisions_of(page, dataset: str) -> tuple[pd.DataFrame, dict[str, NDArray]]:
 
 def describe(page, cues: pd.DataFrame, decisions: Decisions) -> str:
     """What the page is made from, and which models are left out."""
-    conflicts, absent = (cues["shape"] != cues["texture"]).sum(), [m for m in page.models if m not in decisions]
-    shapes, textures = (cues[f"{kind}_image"].nunique() for kind in ("shape", "texture"))
-    made = f"{len(cues):,} images, {conflicts:,} with conflicting cues"
-    made += f", from {shapes} shape images and {textures} textures"
-    without = ", ".join(page.labels[m] for m in absent)
-    return f"{made}; left out for want of logits or decisions: {without}" if absent else made
+    conflicts = (cues["shape"] != cues["texture"]).sum()
+    made = (
+        f"{len(cues):,} images, {conflicts:,} with conflicting cues, from {cues['shape_image'].nunique()} shape images "
+    )
+    made += f"and {cues['texture_image'].nunique()} textures"
+    without = ", ".join(page.labels[m] for m in page.models if m not in decisions)
+    return f"{made}; left out for want of logits or decisions: {without}" if without else made
 
 
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
@@ -75,22 +76,14 @@ def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
 def decide(probabilities: ArrayLike, categories: Mapping[str, Sequence[int]]) -> NDArray[np.str_]:
     """Category a model chooses for each image: the one whose member classes have the highest *mean* probability.
 
-    The mean, not the sum: with sums the 109 dog breeds would win over the one oven. Ties go to the first name. From
-    (n, classes) probabilities over all classes; categories are name -> class indices.
+    The mean, not the sum: with sums the 109 dog breeds would win over the one oven. Ties go to the first name. Of
+    (n, classes) probabilities over all classes; categories (name -> class indices) share none.
 
     >>> decide([[0.5, 0.3, 0.2]], {"cat": [0, 1], "dog": [2]}).tolist()
     ['cat']
     """
     probabilities, names = np.asarray(probabilities, dtype=np.float64), sorted(categories)
-    if probabilities.ndim != 2 or not len(probabilities) or np.isnan(probabilities).any():
-        raise ValueError(f"expected (images, classes) probabilities without NaN, got shape {probabilities.shape}")
-    members = [np.asarray(categories[name], dtype=int) for name in names]
-    flat = np.concatenate(members)
-    if not all(len(indices) for indices in members) or len(np.unique(flat)) != len(flat):
-        raise ValueError("categories must hold at least one class each and share none")
-    if flat.min() < 0 or flat.max() >= probabilities.shape[1]:
-        raise ValueError(f"categories name class {flat.max()}, but there are {probabilities.shape[1]} classes")
-    means = np.stack([probabilities[:, indices].mean(axis=1) for indices in members], axis=1)
+    means = np.stack([probabilities[:, list(categories[name])].mean(axis=1) for name in names], axis=1)
     return np.array(names)[means.argmax(axis=1)]
 
 
@@ -118,8 +111,7 @@ def table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     0/0 has no row, one shape image no interval. A category has few shape images, too few to tell how alike their
     stimuli are: the design effect of a category's bias is that of all categories together.
     """
-    shape, conflict = cues["shape"].to_numpy(), (cues["shape"] != cues["texture"]).to_numpy()
-    found = []
+    shape, conflict, found = cues["shape"].to_numpy(), (cues["shape"] != cues["texture"]).to_numpy(), []
     for model, decision in decisions.items():
         by_shape, by_texture = hits(decision, shape, cues["texture"])
         decided = by_shape | by_texture
@@ -130,9 +122,10 @@ def table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
         asked |= {"accuracy:either_cue": (decided, conflict), "accuracy:texture": (by_texture, conflict)}
         for metric, question in asked.items():
             scale, unit = (100, "percent") if metric.startswith("accuracy") else (1, "fraction")
-            share, ends, n = _share(cues, *question)
-            found.append((metric, model, scale * share, *(scale * end for end in ends), n, unit))
-    return pd.DataFrame(found, columns=tidy.COLUMNS).dropna(subset="value", ignore_index=True)
+            if question[1].any():
+                share, ends, n = _share(cues, *question)
+                found.append((metric, model, scale * share, *(scale * end for end in ends), n, unit))
+    return pd.DataFrame(found, columns=tidy.COLUMNS)
 
 
 def differences(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +133,7 @@ def differences(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
 
     NaN where a model decides for neither cue.
     """
-    point, influence, names = [], [], list(decisions)
+    point, influence = [], []
     for decision in decisions.values():
         by_shape, by_texture = hits(decision, cues["shape"], cues["texture"])
         decided = by_shape | by_texture
@@ -151,7 +144,7 @@ def differences(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     def tested(a: int, b: int) -> Difference:
         return _tested(point[a] - point[b], influence[a] - influence[b], cues)
 
-    return tidy.pairs("shape_bias", "fraction", names, point, n, tested=tested)
+    return tidy.pairs("shape_bias", "fraction", list(decisions), point, n, tested=tested)
 
 
 def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
@@ -161,9 +154,9 @@ def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     wrong, and expected = p_a p_b + (1 - p_a)(1 - p_b) for independent observers of the same accuracies.
     1: the same errors (without an interval); 0: independent; NaN when both are always right or both always wrong.
     """
-    rows, right = [], {model: np.asarray(decision) == cues["shape"].to_numpy() for model, decision in decisions.items()}
+    rows, n = [], cues["shape_image"].nunique()
     for a, b in combinations(decisions, 2):
-        right_a, right_b = right[a], right[b]
+        right_a, right_b = (np.asarray(decisions[model]) == cues["shape"].to_numpy() for model in (a, b))
         same = right_a == right_b
         p_a, p_b, observed = right_a.mean(), right_b.mean(), same.mean()
         expected = p_a * p_b + (1 - p_a) * (1 - p_b)
@@ -173,17 +166,16 @@ def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
             slope = (2 * p_b - 1) * (right_a - p_a) + (2 * p_a - 1) * (right_b - p_b)
             moved = ((same - observed) - (1 - kappa) * slope) / (1 - expected) / len(cues)
         low, high = _tested(kappa, moved, cues).interval
-        rows.append((a, b, kappa, low, min(high, 1.0), observed, expected, cues["shape_image"].nunique()))
-    columns = ["model_a", "model_b", "value", "ci_low", "ci_high", "observed", "expected", "n"]
-    return pd.DataFrame(rows, columns=columns)
+        rows.append((a, b, kappa, low, min(high, 1.0), observed, expected, n))
+    return pd.DataFrame(rows, columns=["model_a", "model_b", "value", "ci_low", "ci_high", "observed", "expected", "n"])
 
 
 def _share(cues: pd.DataFrame, hit: NDArray, chosen: NDArray, effect: float | None = None) -> tuple:
     """Share of hits among the chosen images, its interval, and how many shape images they are of."""
     cues, hit, ends = cues[chosen], hit[chosen], tidy.NONE
-    if len(cues) and (effect is not None or _crossed(cues)):
+    if effect is not None or _crossed(cues):
         ends = share_interval(hit, cues["shape_image"], crossed=cues["texture_image"], effect=effect)
-    return hit.mean() if len(cues) else np.nan, ends, cues["shape_image"].nunique()
+    return hit.mean(), ends, cues["shape_image"].nunique()
 
 
 def _pooled_effect(hit: NDArray, cues: pd.DataFrame) -> float:
@@ -245,10 +237,10 @@ def examples(page, dataset: str, decisions: Decisions, cues: pd.DataFrame, count
 
 def human_bias(page, dataset: str, cues: pd.DataFrame) -> pd.Series:
     """People's shape bias by category and overall (`all`), where the set holds the images that they saw; else empty."""
-    people = published.human_shape_bias()
-    known = len(page.class_names(dataset)) == 1000 or [*page.class_names(dataset)] == sorted(published.cue_categories())
-    theirs = known and people.index.isin(cues["shape"].unique()).any()
-    return people[people.index.isin([*cues["shape"].unique(), "all"])] if theirs else people.iloc[:0]
+    people, names = published.human_shape_bias(), page.class_names(dataset)
+    known = len(names) == 1000 or [*names] == sorted(published.cue_categories())
+    shown = people[people.index.isin([*cues["shape"], "all"])]
+    return shown if known and len(shown) > 1 else people.iloc[:0]
 
 
 def bias_dots(
@@ -280,13 +272,14 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
     """The finding: every model's bias, which pairs are told apart, whether the set can order them at all."""
     overall, labels = rows[rows["metric"] == "shape_bias"], page.labels
     spoken = (f"{labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples())
-    text = ""
+    said = [f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."]
     if overall["value"].min() > 0.9:
-        text = "All follow the shape in nine of ten decisions or more: near this ceiling the set hardly orders them. "
-    text += f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."
-    if apart := verdicts.told_apart(judged, labels):
-        text += f" {apart}."
-    return text + (f" People, on the same images, reach {people['all']:.2f}." if len(people) else "")
+        said.insert(
+            0, "All follow the shape in nine of ten decisions or more: near this ceiling the set hardly orders them."
+        )
+    said += [f"{apart}."] if (apart := verdicts.told_apart(judged, labels)) else []
+    said += [f"People, on the same images, reach {people['all']:.2f}."] if len(people) else []
+    return " ".join(said)
 
 
 def claim(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
