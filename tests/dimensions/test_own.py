@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("apart")
 
 
 def test_shuffled_labels_are_answered_at_chance(tmp_path):
-    table = toys(tmp_path / "toys", 25)
+    table = toys(tmp_path / "toys", 12)
     table["label"] = np.random.default_rng(1).permutation(table["label"])
     table.drop(columns="group").to_csv(tmp_path / "toys.csv", index=False)
     runs = outputs_of(tmp_path / "toys.csv").predictions("images", ["none"])["none"]
@@ -21,8 +21,8 @@ def test_shuffled_labels_are_answered_at_chance(tmp_path):
 
 
 def test_planted_wrong_labels_are_among_the_first_to_check(tmp_path):
-    table = toys(tmp_path / "toys", 25)
-    wrong = np.random.default_rng(2).choice(len(table), 5, replace=False)
+    table = toys(tmp_path / "toys", 15)
+    wrong = np.random.default_rng(2).choice(len(table), 3, replace=False)
     table.loc[wrong, "label"] = [UGLY[(UGLY.index(name) + 2) % 6] for name in table.loc[wrong, "label"]]
     table.drop(columns="group").to_csv(tmp_path / "toys.csv", index=False)
     vit = MINI | {"name": "local-dir:assets:mini_world/models/vit_sup"}

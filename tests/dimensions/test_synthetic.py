@@ -35,11 +35,9 @@ def test_official_rule_equals_the_authors_loop():
     assert syn.pug_correct(pred, names, CLASSES).tolist() == slow
 
 
-def test_unknown_rule_or_class():
+def test_unknown_rule():
     with pytest.raises(ValueError, match="'official' or 'membership'"):
         syn.pug_correct([1], ["Wolf"], CLASSES, "strict")
-    with pytest.raises(ValueError, match="'Wolfe' is not in the mapping"):
-        syn.pug_correct([1], ["Wolfe"], CLASSES)
 
 
 def test_mapping_file_is_read_and_checked(tmp_path):
@@ -82,14 +80,12 @@ def test_usual_ranges_of_ordinary_images():
 
 def sweep(scenes=60, seed=0, effect=0.5):
     """Two factors of three levels over the same scenes; `light` hurts at its last level, `yaw` does nothing."""
-    rng = np.random.default_rng(seed)
-    rows = [
-        (f"scene{s}", factor, level, rng.random() < 0.8 - effect * (factor == "light" and level == "dark"))
-        for s in range(scenes)
-        for factor, levels in (("yaw", ("0", "45", "90")), ("light", ("bright", "mid", "dark")))
-        for level in levels
-    ]
-    return pd.DataFrame(rows, columns=["cluster", "factor", "level", "right"])
+    names = [("yaw", level) for level in ("0", "45", "90")] + [("light", level) for level in ("bright", "mid", "dark")]
+    rows = [(f"scene{s}", *name) for s in range(scenes) for name in names]
+    frame = pd.DataFrame(rows, columns=["cluster", "factor", "level"])
+    return frame.assign(
+        right=np.random.default_rng(seed).random(len(frame)) < 0.8 - effect * (frame["level"] == "dark")
+    )
 
 
 def outcomes(factor, level, scene, **correct):
@@ -120,9 +116,8 @@ def test_differences_share_the_scenes():
 
 def test_scenes_are_the_units():
     """All six images of a scene share its fate: the interval is that of 60 scenes, not of 360 images."""
-    fate = FRAME.cluster.map({f"scene{s}": s % 2 == 0 for s in range(60)})
-    table, _ = syn.by_factor(syn.Sweeps({"m": fate}, FRAME))
-    row = table.set_index("metric").loc["accuracy:average"]
+    fate = FRAME.cluster.str[5:].astype(int) % 2 == 0
+    row = syn.by_factor(syn.Sweeps({"m": fate}, FRAME))[0].set_index("metric").loc["accuracy:average"]
     assert row.ci_high - row.ci_low == pytest.approx(2 * 1.96 * 50 / np.sqrt(60), rel=0.1)
 
 
@@ -130,19 +125,16 @@ def test_levels():
     rows = syn.by_level(ONE)
     assert rows.level.tolist() == ["0", "45", "90", "bright", "mid", "dark"]
     dark = rows[rows.metric == "accuracy:light=dark"].iloc[0]
-    part = FRAME[(FRAME.factor == "light") & (FRAME.level == "dark")]
-    assert dark.value == pytest.approx(100 * part.right.mean()) and dark.n == 60
+    assert dark.value == pytest.approx(100 * FRAME[FRAME.level == "dark"].right.mean()) and dark.n == 60
     assert (rows.ci_low <= rows.value).all() and (rows.value <= rows.ci_high).all()
 
 
 def test_sensitivity_tells_an_effect_from_noise():
-    rows = syn.sensitivity(ONE, 0).set_index("factor")
-    assert rows.loc["light", "worst_level"] == "dark"
-    assert rows.loc["light", "range"] > rows.loc["light", "range_chance"]
+    row = syn.sensitivity(ONE, 0, 500).set_index("factor").loc["light"]
     levels = FRAME[FRAME.factor == "light"].groupby("level").right.mean() * 100
-    assert rows.loc["light", "range"] == pytest.approx(levels.max() - levels.min())
-    assert rows.loc["light", "sd"] == pytest.approx(levels.std(ddof=1))
-    assert rows.loc["light", "worst"] == pytest.approx(levels.min())
+    assert row["worst_level"] == "dark" and row["range"] > row["range_chance"]
+    expected = {"range": np.ptp(levels), "sd": levels.std(ddof=1), "worst": levels.min()}
+    assert row[list(expected)].to_dict() == pytest.approx(expected)
 
 
 def test_chance_range_is_exceeded_as_rarely_as_it_says():
@@ -155,15 +147,11 @@ def test_chance_range_is_exceeded_as_rarely_as_it_says():
 def test_a_range_that_chance_reaches_exactly_is_no_more_than_chance():
     """Two levels and one image that differs: every shuffle gives the same range, whatever its last bits."""
     for scenes in (3, 7, 11, 13, 96):
-        right = np.arange(2 * scenes) > 0
         level, scene = np.tile(["x", "y"], scenes), np.repeat(np.arange(scenes), 2)
-        row = syn.sensitivity(outcomes("f", level, scene, m=right), 0, 50).iloc[0]
+        row = syn.sensitivity(outcomes("f", level, scene, m=np.arange(2 * scenes) > 0), 0, 50).iloc[0]
         assert row.p == 1 and row["range"] == pytest.approx(row.range_chance, abs=1e-9)
-
-
-def test_a_factor_of_one_level_has_no_range():
     row = syn.sensitivity(outcomes("f", "x", ["a", "b"], m=[True, False]), 0, 10).iloc[0]
-    assert row["range"] == row.range_high == row.sd == 0
+    assert row["range"] == row.range_high == row.sd == 0  # of one level
 
 
 LEVELS, SCENES = 8, 96
@@ -176,11 +164,10 @@ def drawn(rng, level, effect, like):
     return rng.random((SCENES, LEVELS)) < expit(odds + like * rng.normal(size=(SCENES, 1))), 100 * truth
 
 
-@pytest.mark.parametrize("level, effect", [(1.2, 0.0), (1.2, -0.6), (1.2, -4.0), (4.5, 0.0)])
+@pytest.mark.parametrize("level, effect", [(1.2, 0.0), (1.2, -4.0), (4.5, 0.0)])
 def test_intervals_of_the_worst_level_and_of_the_range_cover(level, effect):
     """Best and worst are picked from the data: the bootstrap of the picked covers 0 to 80 % and 41 to 89 %."""
-    scene, name = np.repeat(np.arange(SCENES), LEVELS), np.tile(np.arange(LEVELS).astype(str), SCENES)
-    found = []
+    scene, name, found = np.repeat(np.arange(SCENES), LEVELS), np.tile(np.arange(LEVELS), SCENES), []
     for seed in range(60):
         right, truth = drawn(np.random.default_rng(seed), level, effect, 1.0)
         row = syn.sensitivity(outcomes("f", name, scene, m=right.ravel()), 0, 2).iloc[0]
@@ -191,24 +178,22 @@ def test_intervals_of_the_worst_level_and_of_the_range_cover(level, effect):
 
 def test_intervals_of_the_widest_factor_cover_and_the_true_one_is_among_the_named():
     """A factor picked for its range has a range that was lucky, too."""
-    scene, name = np.repeat(np.arange(SCENES), LEVELS), np.tile(np.arange(LEVELS).astype(str), SCENES)
-    effects, inside, named = [0.0, -0.8, -1.0, -1.2], [], []
+    scene, name = np.repeat(np.arange(SCENES), LEVELS), np.tile(np.arange(LEVELS), SCENES)
+    factor, inside, named = np.repeat(np.arange(4), SCENES * LEVELS), [], []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        parts = [drawn(rng, 1.2, effect, 1.0) for effect in effects]
+        parts = [drawn(rng, 1.2, effect, 1.0) for effect in (0.0, -0.8, -1.0, -1.2)]
         right = np.concatenate([right.ravel() for right, _ in parts])
-        factor = np.repeat([f"f{k}" for k in range(4)], SCENES * LEVELS)
         rows = syn.sensitivity(outcomes(factor, np.tile(name, 4), np.tile(scene, 4), m=right), 0, 2)
         most = rows.loc[rows["range"].idxmax()]
-        truth = dict(zip(("f0", "f1", "f2", "f3"), (np.ptp(t) for _, t in parts), strict=True))
-        inside.append(most.range_low <= truth[most.factor] <= most.range_high)
-        named.append("f3" in set(syn.widest(rows)["factor"]))
+        inside.append(most.range_low <= np.ptp(parts[most.factor][1]) <= most.range_high)
+        named.append(3 in set(syn.widest(rows)["factor"]))
     assert np.mean(inside) >= 0.9 and np.mean(named) >= 0.9
     clear = rows.assign(range_low=[0, 5, 50, 70], range_high=[10, 60, 65, 90])
-    assert syn.widest(clear)["factor"].tolist() == ["f3"]
+    assert syn.widest(clear)["factor"].tolist() == [3]
 
 
-@pytest.mark.parametrize("share", [0.97, 0.98, 0.99])
+@pytest.mark.parametrize("share", [0.97, 0.99])
 def test_levels_near_a_hundred_percent_have_intervals_that_cover(share):
     """One image per scene: the bootstrap of 96 right answers has no width and covers .62 where .99 is true."""
     scene, inside = np.arange(SCENES), []
@@ -240,17 +225,11 @@ def test_equal_models_tie_whatever_the_order_of_their_errors():
 
 def test_failures_are_at_the_hardest_level_and_missed_by_most():
     frame = sweep().rename(index=str)
-    picked = syn.pick_failures(syn.Sweeps({"a": frame.right, "b": frame.right}, frame), 6, 0)
-    light = picked.set_index("factor").loc["light"]
-    chosen = frame.loc[light.id]
-    assert light.level == chosen.level == "dark" and not chosen.right and light.missed_by == 2
-    assert picked["factor"].tolist()[0] == "light"  # the hardest level of all comes first
+    light = syn.pick_failures(syn.Sweeps({"a": frame.right, "b": frame.right}, frame), 6, 0).iloc[0]
+    chosen = frame.loc[light.id]  # the hardest level of all comes first
+    assert light.factor == "light" and light.level == chosen.level == "dark"
+    assert not chosen.right and light.missed_by == 2
     assert syn.pick_failures(syn.Sweeps({"a": np.ones(len(frame), bool)}, frame), 6, 0).empty
-
-
-def test_no_images():
-    with pytest.raises(ValueError, match="at least one image"):
-        syn.by_factor(outcomes([], [], [], m=[]))
 
 
 def test_ranges_are_compared_with_chance_and_findings_follow_the_verdicts():

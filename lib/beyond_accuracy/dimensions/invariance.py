@@ -157,12 +157,11 @@ def curve(
 
 
 def _change(after: NDArray, before: NDArray, units: NDArray | None) -> NDArray[np.float64]:
-    if units is None:
-        return 100 * np.array(stats.accuracy_difference(after, before).interval)
-    change = after.astype(float) - before
-    return 100 * np.array(
-        stats.linear_difference(change.mean(), (change - change.mean()) / len(change), units).interval
-    )
+    found = stats.accuracy_difference(after, before)
+    if units is not None:
+        change = after.astype(float) - before
+        found = stats.linear_difference(change.mean(), (change - change.mean()) / len(change), units)
+    return 100 * np.array(found.interval)
 
 
 def recorded(curves: pd.DataFrame) -> pd.DataFrame:
@@ -247,19 +246,16 @@ def strengths(kinds: Mapping[str, str]) -> pd.DataFrame:
 def pictured(image: Image.Image, ladders: pd.DataFrame, size: int, image_id: str) -> Drawn:
     """One image under every transform at every strength, at a model's input side of `size` pixels."""
     rows = [(name, list(part["strength"])) for name, part in ladders.groupby("transform", sort=False)]
-    columns = max((len(strengths) for _, strengths in rows), default=1)
+    columns, titles = max((len(strengths) for _, strengths in rows), default=1), []
     height = len(rows) * (WIDTH / (columns + 1.1) + 0.22)
     fig, axes = plt.subplots(len(rows), columns, figsize=(WIDTH, height), squeeze=False, layout="constrained")
-    for ax in axes.flat:
-        ax.axis("off")
     for row, (name, strengths) in zip(axes, rows, strict=True):
+        for ax in row:
+            ax.axis("off")
         for ax, strength in zip(row, strengths, strict=False):
             ax.imshow(np.asarray(transformed(image, f"{name}={strength:g}", size, image_id)), interpolation="nearest")
             ax.set_title(f"{strength:g}", fontsize=9, fontweight="normal", loc="center", pad=2)
-        row[0].text(
-            -0.12, 0.5, SPOKEN.get(name, name), transform=row[0].transAxes, ha="right", va="center", fontsize=10
-        )
-    return (
-        fig,
-        f"One image under every transform at every strength: {', '.join(SPOKEN.get(name, name) for name, _ in rows)}.",
-    )
+        titles.append(SPOKEN.get(name, name))
+        look = {"ha": "right", "va": "center", "fontsize": 10}
+        row[0].text(-0.12, 0.5, titles[-1], transform=row[0].transAxes, **look)
+    return fig, f"One image under every transform at every strength: {', '.join(titles)}."

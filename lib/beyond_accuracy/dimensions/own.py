@@ -48,28 +48,19 @@ def accuracies(runs: Runs, units: NDArray | None) -> pd.DataFrame:
     each = np.arange(len(targets)) if units is None else units
     balanced = [100 * weights @ run.correct for run in runs.values()]
     ends = [100 * np.array(share_interval(run.correct, each, weights=weights)) for run in runs.values()]
-    plain = [100 * np.array(share_interval(run.correct, units)) for run in runs.values()]
-    right = [100 * run.correct.mean() for run in runs.values()]
-    rows = tidy.rows("accuracy", "percent", list(runs), right, n, ends=plain)
-    return pd.concat([rows, tidy.rows("balanced_accuracy", "percent", list(runs), balanced, n, ends=ends)])
+    rows = tidy.rows("balanced_accuracy", "percent", list(runs), balanced, n, ends=ends)
+    return pd.concat([tidy.accuracy({m: run.correct for m, run in runs.items()}, units=units), rows])
 
 
 def differences(runs: Runs, units: NDArray | None, seed: int) -> pd.DataFrame:
-    """Paired differences of accuracy and balanced accuracy between every two models."""
+    """Paired differences of accuracy and balanced accuracy between every two models, units resampled for the latter."""
     right, targets = {m: run.correct for m, run in runs.items()}, next(iter(runs.values())).targets
     weights = class_weights(targets) * len(targets)
-    plain = gaps("accuracy", right, units, seed)
-    return pd.concat([plain, gaps("balanced_accuracy", right, units, seed, weights)]).assign(family="main")
-
-
-def gaps(metric: str, right: Mapping[str, NDArray], units: NDArray | None, seed: int, weights=None) -> pd.DataFrame:
-    """Differences in points: McNemar's test where every image counts once and for itself, else units are resampled."""
-    if weights is None:
-        return tidy.accuracy_pairs(right, metric, units, seed)
     table = 100 * np.stack(list(right.values()), axis=1) * weights[:, None]
     draws = bootstrap_means(tidy.with_gaps(table), P_VALUE_RESAMPLES, np.random.default_rng(seed), units)
     n = tidy.count(len(table), units)
-    return tidy.estimates(metric, "percent", list(right), table.mean(axis=0), n, draws, n)[1]
+    balanced = tidy.estimates("balanced_accuracy", "percent", list(right), table.mean(axis=0), n, draws, n)[1]
+    return pd.concat([tidy.accuracy_pairs(right, units=units, seed=seed), balanced]).assign(family="main")
 
 
 def guessing(runs: Runs) -> dict[str, float]:
@@ -92,18 +83,20 @@ def by_class(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
     targets, tables = next(iter(runs.values())).targets, []
     for k in np.unique(targets):
         found = tidy.accuracy({m: run.correct[targets == k] for m, run in runs.items()}, f"accuracy:class={names[k]}")
-        tables.append(found.assign(**{"class": names[k]}, order=found["value"].mean()))
-    return pd.concat(tables).sort_values("order", kind="stable", ignore_index=True).drop(columns="order")
+        tables.append(found.assign(**{"class": names[k]}))
+    return pd.concat(sorted(tables, key=lambda found: found["value"].mean()), ignore_index=True)
 
 
 def confusion(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
     """Percent of the images of a class (`label`) that got an `answer`, of every model; none of many classes."""
     if len(names) > LARGEST_MATRIX:
         return pd.DataFrame(columns=["model", "label", "answer", "value"])
-    grids = {m: pd.crosstab(run.targets, run.pred, normalize="index") for m, run in runs.items()}
-    both = range(len(names))
-    found = [(m, names[i], names[j], 100 * g.reindex(index=both, columns=both, fill_value=0).iat[i, j])
-             for m, g in grids.items() for i in both for j in both]  # fmt: skip
+    found, both = [], range(len(names))
+    for m, run in runs.items():
+        grid = 100 * pd.crosstab(run.targets, run.pred, normalize="index").reindex(
+            index=both, columns=both, fill_value=0
+        )
+        found += [(m, names[i], names[j], grid.iat[i, j]) for i in both for j in both]
     return pd.DataFrame(found, columns=["model", "label", "answer", "value"])
 
 
@@ -117,7 +110,8 @@ def learning_curve(page, home: str, dataset: str, rows: pd.DataFrame) -> tuple[p
     """
     found, ten, asked, about = [], {}, page.features(dataset), page.metadata(home)
     for model, seen in page.features(home).items():
-        (x, y), (x_asked, y_asked) = _arrays(seen), _arrays(asked[model])
+        x, x_asked = (np.asarray(next(iter(of.layers.values()))) for of in (seen, asked[model]))
+        y, y_asked = np.asarray(seen.targets), np.asarray(asked[model].targets)
         fold = heads.folds_of(y, about.loc[seen.ids, "unit"].to_numpy(), page.seed)
         splits = [(fold != k, fold == k) for k in range(fold.max() + 1)]
         splits = splits if home == dataset else [(fold >= 0, np.ones(len(y_asked), bool))]
@@ -135,12 +129,9 @@ def learning_curve(page, home: str, dataset: str, rows: pd.DataFrame) -> tuple[p
             ten |= {model: hits} if shots == TEN else {}
         whole = rows[(rows["metric"] == "accuracy") & (rows["model"] == model)].assign(metric="accuracy:shots=all")
         found += whole.assign(shots=int(np.median(sizes)))[[*tidy.COLUMNS, "shots"]].to_numpy().tolist()
-    told = gaps(f"accuracy:shots={TEN}", ten, units, page.seed) if ten else pd.DataFrame(columns=tidy.PAIR)
+    asked_ten = ten, f"accuracy:shots={TEN}", units, page.seed
+    told = tidy.accuracy_pairs(*asked_ten) if ten else pd.DataFrame(columns=tidy.PAIR)
     return pd.DataFrame(found, columns=[*tidy.COLUMNS, "shots"]), told.assign(family="detail")
-
-
-def _arrays(seen) -> tuple[NDArray, NDArray]:
-    return np.asarray(next(iter(seen.layers.values()))), np.asarray(seen.targets)
 
 
 # What kind of image ---------------------------------------------------------------------------------------------------
@@ -181,15 +172,14 @@ def as_rows(judged: pd.DataFrame) -> pd.DataFrame:
 
 def by_level(runs: Runs, about: pd.DataFrame) -> pd.DataFrame:
     """Accuracy at every level of one's own columns of words: rows with `level`, such as `site: north`."""
-    names = [c for c in about.columns if c not in (*BOOKKEEPING, *MEASURED)]
-    tables = [pd.DataFrame(columns=[*tidy.COLUMNS, "level"])]
+    names, tables = [c for c in about.columns if c not in (*BOOKKEEPING, *MEASURED)], []
     for name in [c for c in names if not pd.api.types.is_numeric_dtype(about[c])]:
         values = about[name].astype(str)
         sizes = values.value_counts()
         for level in sizes.index[sizes >= LEAST] if 1 < len(sizes) <= LEVELS else ():
             part = {m: run.correct[(values == level).to_numpy()] for m, run in runs.items()}
             tables.append(tidy.accuracy(part, f"accuracy:{name}={level}").assign(level=f"{name}: {level}"))
-    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+    return pd.concat(tables or [pd.DataFrame(columns=[*tidy.COLUMNS, "level"])], ignore_index=True)
 
 
 # What repeats ---------------------------------------------------------------------------------------------------------
@@ -282,9 +272,11 @@ def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curv
     row = verdicts.between(mine, *leaders[:2]) if len(leaders) > 1 else None
     if row and np.isfinite(needed := row["n"] * verdicts.more_images(row)):
         what = "groups" if "group" in page.metadata(dataset) else "images"
+        unit = 10 ** max(0, len(str(int(needed))) - 2)
+        enough = int(-(-needed // unit) * unit)  # upwards to two digits
         said.append(
             f"{verdicts.joined([page.labels[m] for m in leaders[:2]])} differ by {abs(row['difference']):.1f} points on"
-            f" {row['n']:,} {what}. If that is the true difference, about {_round(needed):,} such {what} would show it "
+            f" {row['n']:,} {what}. If that is the true difference, about {enough:,} such {what} would show it "
             "in four of five cases."
         )
     if len(few := curve[curve["metric"] == f"accuracy:shots={TEN}"].assign(dataset=dataset)):
@@ -292,25 +284,15 @@ def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curv
     return said
 
 
-def _round(n: float) -> int:
-    """Upwards to two digits."""
-    size = 10 ** max(0, len(str(int(n))) - 2)
-    return int(-(-n // size) * size)
-
-
 def checks(page, doubted: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     """What to look at by hand, in words; and which candidates were not taken to all pages."""
-    said, across = [], int((pairs["what"] == "across splits").sum())
-    if len(doubted):
-        said.append(
-            f"Taken together, the models doubt the label of {len(doubted):,} images: check the first of them by hand."
-        )
-    if across:
-        said.append(f"{across} images nearly repeat one of another given split: accuracy looks better than it is.")
-    if len(pairs) > across:
-        said.append(
-            f"{len(pairs) - across} pairs of images nearly repeat each other; a pair is never split over folds."
-        )
+    across, said = int((pairs["what"] == "across splits").sum()), []
+    for count, text in (
+        (len(doubted), "Taken together, the models doubt the label of {:,} images: check the first of them by hand."),
+        (across, "{} images nearly repeat one of another given split: accuracy looks better than it is."),
+        (len(pairs) - across, "{} pairs of images nearly repeat each other; a pair is never split over folds."),
+    ):
+        said += [text.format(count)] * (count > 0)
     for model, why in (page.role("dropped") if page.has_role("dropped") else {}).items():
         said.append(f"{page.labels.get(model, model)} was not taken to corruptions and transforms: {why}.")
     return said

@@ -1,10 +1,8 @@
 """Which factor of a scene breaks a model? Sweeps of one factor at a time over the same scenes (figure 7).
 
-Bordes et al., "PUG: Photorealistic and Semantically Controllable Synthetic Data", NeurIPS 2023, arXiv 2308.03977. The
-paper gives one accuracy per factor; here it becomes a curve over the factor's levels, its worst level, and a measure of
-how much the factor matters. Accuracies are percent, their range and standard deviation over levels are points.
-
-Images of one scene are not independent: scenes are the units of every interval and test, and n counts them.
+Bordes et al., "PUG: Photorealistic and Semantically Controllable Synthetic Data", NeurIPS 2023, arXiv 2308.03977.
+Accuracies are percent, their range and standard deviation over levels are points. Images of one scene are not
+independent: scenes are the units of every interval and test, and n counts them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +23,8 @@ from beyond_accuracy.show.theme import ModelStyle, legend
 RULES = ("official", "membership")
 ANGLES = ("yaw", "pitch", "roll")
 AVERAGE = "average"
+EFFECT = ["model", "factor", "levels", "worst_level", "worst", "worst_low", "worst_high", "range", "range_low",
+          "range_high", "range_chance", "p", "p_floor", "sd", "n"]  # fmt: skip
 _SHUFFLES = 2000
 _SHUFFLED = 2**21  # images shuffled at once: 16 MB of random numbers
 
@@ -35,6 +35,11 @@ class Sweeps(NamedTuple):
     correct: Mapping[str, ArrayLike]  # model -> (n,) booleans
     images: pd.DataFrame  # n rows: `factor`, `level`, `cluster` (the scene), for curves `level_value`
     classes: Mapping[str, Sequence[int]] = {}  # PUG class -> ImageNet indices, where answers are of ImageNet
+
+    @property
+    def outcomes(self) -> NDArray[np.float64]:
+        """(models, n) zeros and ones."""
+        return np.stack([np.asarray(right, dtype=float) for right in self.correct.values()])
 
 
 def sweeps_of(runs: Mapping, metadata: pd.DataFrame, rule: str) -> Sweeps:
@@ -61,8 +66,6 @@ def pug_correct(
     """
     if rule not in RULES:
         raise ValueError(f"PUG scoring is 'official' or 'membership', got {rule!r}")
-    if unknown := sorted(set(names) - set(classes)):
-        raise ValueError(f"PUG class {unknown[0]!r} is not in the mapping")
     answers, owner = zip(np.asarray(pred).tolist(), names, strict=True), _owners(classes)
     if rule == "membership":
         return np.array([answer in classes[name] for answer, name in answers], dtype=bool)
@@ -102,7 +105,7 @@ def by_factor(sweeps: Sweeps) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Both with a column `factor`; p-values are Student's t over scenes, differences of the mean are the main family.
     """
-    right, models = _outcomes(sweeps), list(sweeps.correct)
+    right, models = sweeps.outcomes, list(sweeps.correct)
     factor, scene = (sweeps.images[c].to_numpy() for c in ("factor", "cluster"))
     names, place, sizes = np.unique(factor, return_inverse=True, return_counts=True)
     rows, gaps = [], []
@@ -126,14 +129,12 @@ def by_factor(sweeps: Sweeps) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def by_level(sweeps: Sweeps) -> pd.DataFrame:
     """Accuracy at every level of every factor: rows with `factor`, `level` and, where known, `level_value`."""
-    right, parts = _outcomes(sweeps), []
+    parts = []
     images = sweeps.images.reset_index(drop=True)
     for (name, level), part in images.groupby(["factor", "level"], sort=False, observed=True):
-        own, scenes = right[:, part.index], part["cluster"].to_numpy()
-        ends = [100 * np.array(share_interval(hits, scenes)) for hits in own]
-        what = f"accuracy:{name}={level}", "percent", list(sweeps.correct), 100 * own.mean(axis=1)
+        right = {model: np.asarray(said)[part.index] for model, said in sweeps.correct.items()}
+        rows = tidy.accuracy(right, f"accuracy:{name}={level}", part["cluster"].to_numpy())
         value = part["level_value"].iloc[0] if "level_value" in part else np.nan
-        rows = tidy.rows(*what, part["cluster"].nunique(), ends=ends)
         parts.append(rows.assign(factor=name, level=level, level_value=value))
     return pd.concat(parts, ignore_index=True)
 
@@ -154,22 +155,20 @@ def unordered(curve: pd.DataFrame, most: int = 24) -> dict[str, pd.DataFrame]:
 
 
 def sensitivity(sweeps: Sweeps, seed: int, permutations: int = 0) -> pd.DataFrame:
-    """How much each factor moves accuracy, and where it is lowest.
+    """How much each factor moves accuracy, and where it is lowest: rows with the columns `EFFECT`.
 
-    The range of several noisy accuracies is never zero, so it comes with the range that chance alone reaches: levels
-    are shuffled among the images of a scene, and the 95 % quantile of the resulting ranges is given.
+    The range of several noisy accuracies is never zero, so it comes with the range that chance alone reaches: the 95 %
+    quantile with levels shuffled among the images of a scene (p: of a range at least as wide).
 
     Best and worst are picked after seeing the numbers, which a bootstrap of the picked would count as data twice. The
     intervals are simultaneous over all levels (for the range: all pairs of levels) of all factors of a model, by
     Bonferroni: whichever a reader picks, the chance that any misses is 5 %. Between levels they are Bonett and Price's
     (2012, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data).
 
-    Rows `model, factor, levels, worst_level, worst, worst_low, worst_high, range, range_low, range_high, range_chance,
-    p, p_floor, sd, n`: p of a range at least as wide by shuffled levels, n = scenes. `permutations` are the shuffles
-    behind p (behind the chance range 2,000 of them at most); 0: as many as a correction over everything this page
-    compares needs.
+    `permutations` are the shuffles behind p (behind the chance range 2,000 of them at most); 0: as many as a correction
+    over everything this page compares needs.
     """
-    right, rows = _outcomes(sweeps), []
+    right, rows = sweeps.outcomes, []
     factor, level, scene = (sweeps.images[c].to_numpy() for c in ("factor", "level", "cluster"))
     factors = list(dict.fromkeys(factor))
     compared = len(factors) * len(right) * (len(right) + 1) // 2
@@ -186,14 +185,11 @@ def sensitivity(sweeps: Sweeps, seed: int, permutations: int = 0) -> pd.DataFram
             worst, spread = 100 * np.min(ends, axis=0), np.ptp(cells[i])
             low, high = _range_interval(hits[i], member, scenes, misses)
             wide = np.sum(chance[:, i] >= spread - 1e-9)  # equal ranges of other levels differ in their last bits
-            row = {"model": model, "factor": name, "levels": len(levels), "worst_level": levels[int(cells[i].argmin())]}
-            row |= {"worst": cells[i].min(), "worst_low": worst[0], "worst_high": worst[1]}
-            row |= {"range": spread, "range_low": 100 * low, "range_high": 100 * high}
-            row |= {"range_chance": np.quantile(chance[:_SHUFFLES, i], 0.95)}
-            row |= {"p": (1 + wide) / (1 + permutations), "p_floor": 1 / (1 + permutations)}
+            known = np.quantile(chance[:_SHUFFLES, i], 0.95), (1 + wide) / (1 + permutations), 1 / (1 + permutations)
             sd = cells[i].std(ddof=1) if len(levels) > 1 else 0.0
-            rows.append(row | {"sd": sd, "n": len(np.unique(scenes))})
-    return pd.DataFrame(rows)
+            about = model, name, len(levels), levels[int(cells[i].argmin())], cells[i].min(), *worst
+            rows.append((*about, spread, 100 * low, 100 * high, *known, sd, len(np.unique(scenes))))
+    return pd.DataFrame(rows, columns=EFFECT)
 
 
 def effect_rows(effects: pd.DataFrame) -> pd.DataFrame:
@@ -236,12 +232,11 @@ def widest(effects: pd.DataFrame) -> pd.DataFrame:
 def mean_sentence(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     """Mean accuracy over factors, who leads, and which pairs of models are not told apart."""
     means, asked = rows[rows["factor"] == AVERAGE], judged[judged["metric"] == f"accuracy:{AVERAGE}"]
-    spoken = ((r.model, format_interval(r.value, r.ci_low, r.ci_high, ".1f")) for r in means.itertuples())
-    words = [f"{page.labels[model]} {value}" for model, value in spoken]
-    text = f"Mean accuracy over {rows['factor'].nunique() - 1} factors, percent: {'; '.join(words)}"
-    if apart := verdicts.told_apart(asked, page.labels):
-        text += f". {page.leader(means, asked)}; {apart}"
-    return f"{text}."
+    ends = (format_interval(r.value, r.ci_low, r.ci_high, ".1f") for r in means.itertuples())
+    words = [f"{page.labels[model]} {value}" for model, value in zip(means["model"], ends, strict=True)]
+    text = f"Mean accuracy over {rows['factor'].nunique() - 1} factors, percent: {'; '.join(words)}."
+    apart = verdicts.told_apart(asked, page.labels)
+    return f"{text} {page.leader(means, asked)}; {apart}." if apart else text
 
 
 def range_sentence(effects: pd.DataFrame) -> str:
@@ -291,7 +286,7 @@ def pick_failures(sweeps: Sweeps, count: int, seed: int) -> pd.DataFrame:
     At most `count` rows `factor, level, id, missed_by` (number of models), the factor with the hardest level first;
     factors without any failure are left out. Ties are broken by the seed.
     """
-    images, right = sweeps.images, _outcomes(sweeps).mean(axis=0)
+    images, right = sweeps.images, sweeps.outcomes.mean(axis=0)
     factor, level, ids = images["factor"].to_numpy(), images["level"].to_numpy(), images.index.to_numpy()
     known = pd.Series(right).groupby(images["cluster"].to_numpy()).transform("mean").to_numpy()
     tie = np.random.default_rng(seed).random(len(right)) * 1e-6
@@ -319,13 +314,6 @@ def failure_gallery(
         captions.append("\n".join([f"{truth[row.id]}, {row.factor.replace('_', ' ')} {row.level}", *answers]))
     fig = figures.gallery([page.image(dataset, i) for i in frame["id"]], captions, columns=2)
     return fig, f"Failures with each model's answer: {'; '.join(captions)}".replace("\n", ", ")
-
-
-def _outcomes(sweeps: Sweeps) -> NDArray[np.float64]:
-    """(models, n) zeros and ones."""
-    if not len(sweeps.images) or any(len(right) != len(sweeps.images) for right in sweeps.correct.values()):
-        raise ValueError("need one outcome per model and image, and at least one image")
-    return np.stack([np.asarray(right, dtype=float) for right in sweeps.correct.values()])
 
 
 def _range_interval(hits: NDArray, member: NDArray, scenes: NDArray, misses: float) -> Interval:

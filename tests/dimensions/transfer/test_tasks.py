@@ -119,7 +119,7 @@ def test_bins_need_values_that_differ(values, message):
 def world():
     rng, n = np.random.default_rng(0), 400
     ids, order = np.array([f"im{i}" for i in range(n)]), np.arange(n)
-    metadata = pd.DataFrame({"yaw": rng.uniform(-180, 180, n), "camera": rng.uniform(-5, 5, n)}, index=ids)
+    metadata = pd.DataFrame({"yaw": rng.uniform(-180, 180, n)}, index=ids)
     metadata["material"] = np.where(order < 5, "rare", np.where(order % 2, "oak", "tin"))
     metadata["factor"], metadata["scene"] = np.where(order < 200, "a", "b"), [f"s{i // 8}" for i in order]
     return ids, rng.integers(0, 4, n), metadata
@@ -127,18 +127,17 @@ def world():
 
 def test_task_data_from_columns(world):
     ids, targets, metadata = world
-    task = Task("yaw", "structured", "w", column=("yaw", "camera"), bins=4, where={"factor": "a"}, group_by="scene")
+    task = Task("yaw", "structured", "w", column="yaw", bins=4, where={"factor": "a"}, group_by="scene")
     data = task_data(task, ids, targets, metadata)
     assert data.rows.tolist() == list(range(200)) and np.bincount(data.labels).tolist() == [50] * 4
-    summed = (metadata.yaw + metadata.camera).to_numpy()[:200]
-    assert set(np.argsort(summed)[:50]) == set(np.flatnonzero(data.labels == 0))
+    assert set(np.argsort(metadata.yaw.to_numpy()[:200])[:50]) == set(np.flatnonzero(data.labels == 0))
     assert not set(data.groups[data.fold == "train"]) & set(data.groups[data.fold == "test"])
     assert data.chance == 25
 
 
 def test_rare_classes_are_left_out_and_labels_stay_consecutive(world):
     ids, targets, metadata = world
-    data = task_data(Task("m", "natural", "w", column=("material",)), ids, targets, metadata)
+    data = task_data(Task("m", "natural", "w", column="material"), ids, targets, metadata)
     assert data.names == ("oak", "tin") and len(data.rows) == 395 and set(data.labels) == {0, 1}
     assert (metadata.material.to_numpy()[data.rows] == np.array(data.names)[data.labels]).all()
 
@@ -157,10 +156,10 @@ def test_own_labels_and_published_splits(world):
 @pytest.mark.parametrize(
     ("task", "change", "message"),
     [
-        (Task("t", "structured", "w", column=("jaw",), bins=2), {}, "did you mean yaw"),
+        (Task("t", "structured", "w", column="jaw", bins=2), {}, "did you mean yaw"),
         (Task("t", "structured", "w", where={"factor": "z"}), {}, "no image of w"),
         (Task("t", "natural", "w"), {"targets": [np.array([0, 1])] * 400}, "several labels"),
-        (Task("t", "natural", "w", column=("factor",), where={"factor": "a"}), {}, "two classes"),
+        (Task("t", "natural", "w", column="factor", where={"factor": "a"}), {}, "two classes"),
         (Task("o", "natural", "w"), {"split": "train"}, "no test images"),
         (Task("dsprites_orientation", "natural", "w"), {"targets": np.arange(400) % 41}, "label 40 with 40 classes"),
     ],

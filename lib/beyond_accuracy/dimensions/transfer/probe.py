@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from scipy.optimize import minimize
 from scipy.special import log_expit, log_softmax
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
 from beyond_accuracy.dimensions.confidence import fit_temperature
@@ -56,22 +57,11 @@ class Settings:
 DEFAULT = Settings()
 
 
-class Standardiser(NamedTuple):
-    """Per-feature mean and standard deviation of the training rows, 1 for constant features."""
-
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-
-    def __call__(self, features: NDArray) -> NDArray[np.float64]:
-        """Standardised float64 copy of (n, d) features."""
-        return (np.asarray(features, np.float64) - self.mean) / self.scale
-
-
 @dataclass(frozen=True)
 class Probe:
     """A fitted linear probe."""
 
-    standardiser: Standardiser
+    scaler: StandardScaler
     classes: NDArray[np.int64]  # (k,) labels in the order of the scores
     weight: NDArray[np.float64]  # (k, d), or (1, d) for two classes, on standardised features
     bias: NDArray[np.float64]  # (k,) or (1,)
@@ -81,17 +71,16 @@ class Probe:
 
     def log_probabilities(self, features: NDArray) -> NDArray[np.float64]:
         """(n, k) log-probabilities of ``classes``."""
-        scores = self.standardiser(features) @ self.weight.T + self.bias
+        scores = self.scaler.transform(np.asarray(features, np.float64)) @ self.weight.T + self.bias
         if len(self.bias) == 1:
             return np.column_stack([log_expit(-scores[:, 0]), log_expit(scores[:, 0])])
         return log_softmax(scores, axis=1)
 
     def evaluate(self, features: NDArray, labels: NDArray, rows: NDArray) -> tuple[NDArray[np.bool_], float]:
-        """Per-row correctness and the mean log-loss on the given rows, read in chunks.
+        """Per-row correctness and the mean log-loss on the given rows, ascending, read in chunks.
 
         The loss is that under the temperature that suits these rows best: like accuracy, it tells how well the scores
-        order the classes, not how large they are. A label that was not among the training classes counts as wrong and
-        has the loss of probability 1e-12.
+        order the classes, not how large they are. A label that was not trained on is wrong, with probability 1e-12.
         """
         scores = np.concatenate([self.log_probabilities(features[part]) for part in chunks(rows, features.shape[1])])
         truth = labels[np.sort(rows)]
@@ -110,43 +99,37 @@ def chunks(rows: NDArray, width: int) -> Iterator[NDArray]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def fit_standardiser(features: NDArray, rows: NDArray) -> Standardiser:
-    """Mean and standard deviation of the given rows in one pass, merged over chunks in float64 (Chan et al. 1983)."""
-    if len(rows) == 0:
-        raise ValueError("no training rows to standardise with")
-    seen, mean, squares = 0, np.zeros(features.shape[1]), np.zeros(features.shape[1])
+def fit_scaler(features: NDArray, rows: NDArray) -> StandardScaler:
+    """Mean and standard deviation of the given rows, read in chunks; ValueError where a number is not finite."""
+    scaler = StandardScaler()
     for part in chunks(rows, features.shape[1]):
         block = np.asarray(features[part], np.float64)
         if not np.isfinite(block).all():
             raise ValueError(f"features of row {part[~np.isfinite(block).all(axis=1)][0]} are not finite")
-        delta = block.mean(axis=0) - mean
-        total = seen + len(block)
-        squares += ((block - block.mean(axis=0)) ** 2).sum(axis=0) + delta**2 * seen * len(block) / total
-        mean += delta * len(block) / total
-        seen = total
-    scale = np.sqrt(squares / seen)
+        scaler.partial_fit(block)
     # features that never change have a spread of exactly zero or of rounding noise
-    return Standardiser(mean, np.where(scale > 1e-7 * np.maximum(1.0, np.abs(mean)), scale, 1.0))
+    scaler.scale_[np.sqrt(scaler.var_) <= 1e-7 * np.maximum(1.0, np.abs(scaler.mean_))] = 1.0
+    return scaler
 
 
 class Fitting:
-    """Probes of one set of rows at any C: what all fits share is computed once, and each starts from the one before."""
+    """Probes of some rows of (n, d) features at any C: what fits share is computed once, each starts from the last."""
 
     def __init__(self, features: NDArray, labels: NDArray, rows: NDArray, device: str = "cpu"):
-        """Features (n, d), labels (n,), the rows to fit on; ValueError where these hold fewer than two classes."""
+        """ValueError where the rows hold fewer than two classes."""
         rows = np.sort(rows)
         self.classes, targets = np.unique(labels[rows], return_inverse=True)
         if len(self.classes) < 2:
             raise ValueError(f"a probe needs at least two classes, the training rows hold {len(self.classes)}")
-        self.standardiser = fit_standardiser(features, rows)
+        self.scaler = fit_scaler(features, rows)
         sample, gram = rows[:: -(-len(rows) // AXES_ROWS)], 0.0
         for part in chunks(sample, features.shape[1]):
-            block = self.standardiser(features[part])
+            block = self.scaler.transform(np.asarray(features[part], np.float64))
             gram = gram + block.T @ block
         variances, axes = np.linalg.eigh(gram / len(sample))
         # the bias is one more axis, of variance 1
         self._axes = np.append(np.maximum(variances, 0), 1), block_diag(axes, 1)
-        self._data = _Rows(features, targets, rows, self.standardiser, device)
+        self._data = _Rows(features, targets, rows, self.scaler, device)
         self.weights = np.zeros((1 if len(self.classes) == 2 else len(self.classes), features.shape[1] + 1))
         # a product of few rows is over before a second thread has woken up
         self._threads = 1 if len(rows) * features.shape[1] <= SMALL else None
@@ -155,9 +138,8 @@ class Fitting:
         """The probe at one C."""
         with _threads().limit(limits=self._threads):
             penalty = 1 / (c * self._data.count)
-            weights, loss, converged = _minimise(self._data, penalty, self.weights, *self._axes, settings)
-        self.weights = weights
-        return Probe(self.standardiser, self.classes, weights[:, :-1], weights[:, -1], c, loss, converged)
+            self.weights, loss, converged = _minimise(self._data, penalty, self.weights, *self._axes, settings)
+        return Probe(self.scaler, self.classes, self.weights[:, :-1], self.weights[:, -1], c, loss, converged)
 
 
 def fit_probe(features: NDArray, labels: NDArray, rows: NDArray, c: float, settings: Settings = DEFAULT) -> Probe:
@@ -171,12 +153,12 @@ _threads = cache(ThreadpoolController)  # looks for libraries once, not at each 
 class _Rows:
     """Standardised training rows with a column of ones: float64 on the CPU, float32 on an accelerator."""
 
-    def __init__(self, features: NDArray, targets: NDArray, rows: NDArray, standardiser: Standardiser, device: str):
+    def __init__(self, features: NDArray, targets: NDArray, rows: NDArray, scaler: StandardScaler, device: str):
         self.count, self.classes = len(rows), int(targets.max()) + 1
         self.cpu = device == "cpu"
         self.xp, self._device = (np if self.cpu else torch), device
         self._features, self._targets, self._rows = features, targets, rows
-        self._scaling = [self._put(values) for values in (standardiser.mean, standardiser.scale)]
+        self._scaling = [self._put(values) for values in (scaler.mean_, scaler.scale_)]
         size = len(rows) * features.shape[1]
         self._standard = list(map(self._standardised, self._stored())) if self.cpu and size <= SMALL else None
         self._kept = list(self._stored()) if not self.cpu and 4 * size <= RESIDENT_BYTES else None
@@ -256,7 +238,7 @@ def _minimise(data: _Rows, penalty: float, weights: NDArray, variances: NDArray,
 class Sweep(NamedTuple):
     """Validation scores of every C that was tried, ascending, and the choice."""
 
-    table: pd.DataFrame  # log10_c, accuracy, log_loss, converged
+    table: pd.DataFrame  # log10_c, accuracy, log_loss
     best_c: float
     accuracy: float  # on validation rows, at the tried C with the lowest log-loss
     at_edge: bool  # the choice is an end of the grid
@@ -281,32 +263,32 @@ def sweep(
     rough = replace(close, tolerance=max(SCOUTING, close.tolerance))
     fitting, rows, scouted = Fitting(features, labels, train, settings.device), [], False
 
-    def tried(exponent: float, how: Settings) -> tuple[tuple[float, float, float, bool], bool]:
+    def tried(exponent: float, how: Settings) -> tuple[float, float, bool]:
+        """Accuracy, log-loss, and whether the training rows are told apart."""
         probe = fitting.at(10.0**exponent, how)
         correct, loss = probe.evaluate(features, labels, validation)
-        row = exponent, float(correct.mean()), loss, probe.converged
-        return row, probe.loss < SEPARATED * np.log(len(probe.classes))
+        return float(correct.mean()), loss, probe.loss < SEPARATED * np.log(len(probe.classes))
 
     def turns_down(exponents: tuple[float, ...], level: float) -> bool:
-        kept = fitting.weights
+        kept, loss = fitting.weights, np.inf
         for exponent in exponents:
-            (_, _, loss, _), separated = tried(exponent, rough)
+            _, loss, separated = tried(exponent, rough)
             if separated or loss < level:
                 break
         fitting.weights = kept
-        return bool(exponents) and loss < level
+        return loss < level
 
     for at, exponent in enumerate(settings.exponents):
-        row, separated = tried(exponent, close)
-        rows.append(row)
+        accuracy, loss, separated = tried(exponent, close)
+        rows.append((exponent, accuracy, loss))
         losses = [row[2] for row in rows]
         if separated:
             break
-        if not scouted and np.argmin(losses) <= at - 2 and losses[-1] > RISE * min(losses):
+        if not scouted and np.argmin(losses) <= at - 2 and loss > RISE * min(losses):
             scouted = True
-            if not turns_down(settings.exponents[at + 1 :], (min(losses) + losses[-1]) / 2):
+            if not turns_down(settings.exponents[at + 1 :], (min(losses) + loss) / 2):
                 break
-    table = pd.DataFrame(rows, columns=["log10_c", "accuracy", "log_loss", "converged"])
+    table = pd.DataFrame(rows, columns=["log10_c", "accuracy", "log_loss"])
     best = int(table.log_loss.argmin())
     exponent = table.log10_c[best]
     if 0 < best < len(table) - 1:

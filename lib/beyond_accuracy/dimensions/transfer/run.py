@@ -1,7 +1,6 @@
 """Runs the probes of a page, and asks CLIP in words.
 
-A probe is a function of stored features, a task, a setting and a seed, so its outcome is kept in the store under a key
-of all of them; a second run of the page fits nothing.
+A probe's outcome is kept in the store under a key of its features, task, setting and seed: it is fitted once.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ from beyond_accuracy.base.files import load_arrays, save_arrays
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.dimensions.transfer import tasks
-from beyond_accuracy.dimensions.transfer.probe import DEFAULT, Settings, Split, chunks, run_probe
+from beyond_accuracy.dimensions.transfer.probe import Settings, Split, chunks, run_probe
 from beyond_accuracy.dimensions.transfer.scores import Runs
 from beyond_accuracy.dimensions.transfer.tasks import Task, TaskData, vtab
 from beyond_accuracy.inference.store import make_key
@@ -49,8 +48,7 @@ class Bench:
         `protocols`: keys of `tasks.PROTOCOLS`, the main one first; the profile's if empty. Large sets are fitted on the
         device. Lists are separated by commas.
         """
-        known = {task.name: task for task in tasks.parse_tasks(page.role("tasks"))}
-        wanted = _listed(only)
+        known, wanted = {task.name: task for task in tasks.parse_tasks(page.role("tasks"))}, _listed(only)
         if missing := [name for name in wanted if name not in known]:
             raise InputError(unknown("task", missing[0], known))
         chosen = [task for name, task in known.items() if name in (wanted or known)]
@@ -75,12 +73,12 @@ class Bench:
 
     def overview(self) -> pd.DataFrame:
         """Rows `task, group, dataset, classes, train, test, chance, majority`, the last two in percent."""
-        rows = [
-            {"task": d.task.label, "group": d.task.group, "dataset": d.task.dataset, "classes": len(d.names),
-             "train": d.pool, "test": len(d.rows) - d.pool, "chance": d.chance, "majority": d.majority}
-            for d, _ in self.tasks
-        ]  # fmt: skip
-        return pd.DataFrame(rows)
+        columns = ["task", "group", "dataset", "classes", "train", "test", "chance", "majority"]
+        rows = []
+        for d, _ in self.tasks:
+            test = len(d.rows) - d.pool
+            rows.append((d.task.label, d.task.group, d.task.dataset, len(d.names), d.pool, test, d.chance, d.majority))
+        return pd.DataFrame(rows, columns=columns)
 
     def probe(self, setting: str = "", layer: str = PROJECTED) -> list[Runs]:
         """Probes of every task that allows the setting (default: the main protocol); `TRUNK`: of CLIP models alone."""
@@ -123,23 +121,20 @@ def load_task(page: "Page", task: Task) -> tuple[TaskData, dict[str, "Features"]
 
 def possible_setting(data: TaskData, setting: str, seeds: Sequence[int] = (0,)) -> str:
     """The setting; `vtab_full` where VTAB-1k asks for too many images; empty where a class has too few for shots."""
-    if shots := _shots(setting):
+    if setting.startswith("shots="):
+        shots = int(setting.removeprefix("shots="))
         return setting if tasks.has_shots(data.labels, data.groups, data.fold, shots, seeds) else ""
     return "vtab_full" if setting == "vtab_1k" and data.pool < 1000 else setting
 
 
-def _shots(setting: str) -> int:
-    return int(setting.removeprefix("shots=")) if setting.startswith("shots=") else 0
-
-
 def probe_task(
-    data: TaskData, features: Mapping[str, "Features"], setting: str, seeds: Sequence[int],
-    settings: Settings = DEFAULT, layer: str = PROJECTED, folder: Path | None = None,
+    data: TaskData, features: Mapping[str, "Features"], setting: str, seeds: Sequence[int], settings: Settings,
+    layer: str, folder: Path,
 ) -> Runs:  # fmt: skip
     """Probe one task with every model; InputError where the split is impossible or leaks (see `tasks`).
 
     The setting is a key of `tasks.PROTOCOLS`, or `shots=<k>`; seeds are of the splits, which test on the same images;
-    the layer is probed where a model has it; outcomes are kept in the folder, if one is given.
+    the layer is probed where a model has it; outcomes are kept in the folder.
     """
     task, correct, notes = data.task, {}, []
     try:
@@ -147,7 +142,7 @@ def probe_task(
         for model, found in features.items():
             name, right = layer_of(found, layer), []
             for seed, split in splits.items():
-                path = folder and folder / f"{outcome_key(found, name, data, setting, seed, settings)}.npz"
+                path = folder / f"{outcome_key(found, name, data, setting, seed, settings)}.npz"
                 outcome = kept(path, lambda f=found.layers[name], s=split: _fitted(f, data, s, settings))
                 right.append(outcome.pop("correct"))
                 notes.append({"model": model, "layer": name} | {k: v.item() for k, v in outcome.items()})
@@ -159,8 +154,8 @@ def probe_task(
 
 
 def _split(data: TaskData, setting: str, seed: int) -> Split:
-    if shots := _shots(setting):
-        return tasks.draw_few_shot(data.labels, data.groups, data.fold, shots, seed)
+    if setting.startswith("shots="):
+        return tasks.draw_few_shot(data.labels, data.groups, data.fold, int(setting.removeprefix("shots=")), seed)
     known = vtab().get(data.task.name)
     share = known.validation / (known.train + known.validation) if known else 0.2
     return tasks.draw_split(data.labels, data.groups, data.fold, setting, seed, share)
@@ -192,36 +187,34 @@ def outcome_key(found: "Features", layer: str, data: TaskData, setting: str, see
     return make_key(parts | {"task": task_hash.hexdigest(), "seed": int(seed), "fit": fit})
 
 
-def kept(path: Path | None, make: Callable[[], Mapping]) -> dict[str, NDArray]:
-    """Named arrays from a file; what is not there is made and, with a path, kept."""
-    if path is None or (stored := load_arrays(path)) is None:
+def kept(path: Path, make: Callable[[], Mapping]) -> dict[str, NDArray]:
+    """Named arrays from a file; what is not there is made and kept."""
+    if (stored := load_arrays(path)) is None:
         stored = {name: np.asarray(values) for name, values in make().items()}
-        if path is not None:
-            save_arrays(path, stored)
+        save_arrays(path, stored)
     return stored
 
 
-def zero_shot(page: "Page", data: TaskData, features: Mapping, folder: Path | None = None) -> Runs | None:
+def zero_shot(page: "Page", data: TaskData, features: Mapping, folder: Path) -> Runs | None:
     """Zero-shot correctness of the CLIP models on a task's test images, from stored features and encoded class names.
 
     None where there is no CLIP model, the set has no class names, or the task asks something else.
     """
-    found = {name: each for name, each in features.items() if PROJECTED in each.layers}
-    classes = prompts_of(page.dataset(data.task.dataset))
-    if not found or classes is None or not data.task.zero_shot:
+    test, name, correct, classes = data.fold == "test", data.task.name, {}, prompts_of(page.dataset(data.task.dataset))
+    if classes is None or not data.task.zero_shot:
         return None
-    test, name, correct = data.fold == "test", data.task.name, {}
     rows = data.rows[test]
-    for model, each in found.items():
+    for model, each in features.items():
+        if PROJECTED not in each.layers:
+            continue
         targets = np.asarray(each.targets, np.int64)[rows]
         if targets.max() >= len(classes):
             raise InputError(f"{data.task.dataset}: label {targets.max()}, but only {len(classes)} class names")
         key = make_key({"zero_shot": 1, "features": each.meta.get("key"), "prompts": classes.prompt_hash})
-        path = folder and folder / f"{key}.npz"
-        head = kept(path, lambda model=model: {"head": text_head(page, model, classes)})["head"]
+        head = kept(folder / f"{key}.npz", lambda model=model: {"head": text_head(page, model, classes)})["head"]
         said = answers(each.layers[PROJECTED], head, rows)
         correct[model] = (tasks.scored_labels(name, said) == tasks.scored_labels(name, targets))[None, :]
-    return Runs(data.task, "zero_shot", correct, data.groups[test], chance=data.chance)
+    return Runs(data.task, "zero_shot", correct, data.groups[test], chance=data.chance) if correct else None
 
 
 def prompts_of(dataset: "ImageDataset") -> ClassSpace | None:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.stats import t
 from statsmodels.stats.proportion import proportion_confint
 
 from beyond_accuracy.dimensions.transfer.tasks import GROUPS, PROTOCOLS, Task
 from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import Interval
+from beyond_accuracy.measure.stats import Z95, Interval
 
 FEW = 10  # images per class at which models are compared: the point of the few-shot curves that the chooser weighs
 DOUBTFUL = ("sun397",)  # published values of this task are not to be matched; averages are given without it too
@@ -46,17 +46,16 @@ class Spread(NamedTuple):
 def spread(runs: Sequence[Runs], signs: Mapping[str, float]) -> Spread:
     """Mean over tasks of a signed sum of the models' accuracies, each a mean over seeds, with its variance.
 
-    ``V = sum over datasets of V_images + V_splits``. ``V_images`` is the variance that a bootstrap of the test images
-    (or scenes) has, linearised: ``G / (G - 1) sum_g z_g^2`` with the share ``z_g`` of unit g in the mean's deviation.
-    A unit that several tasks of a dataset share is one unit, and the models' answers to it are taken together, as in a
-    bootstrap that draws it once for all of them. ``V_splits = s^2 (1 / S + min(1, f / (1 - f)))``: ``1 / S`` stands for
-    the S splits that were drawn (the same for all tasks of a dataset), the rest for the pool they were drawn from, of
-    which each holds the share f (the delete-d jackknife of Efron and Tibshirani 1993, section 11.7; cut off where most
-    of the pool is used and the seeds hardly show what another pool would do). ``s^2`` is the variance between seeds,
-    less what single images contribute to it by changing sides, which is in ``V_images`` already (``V_rows + V_columns -
-    V_cells`` of crossed designs, Owen 2007). Few seeds tell that difference badly: both are means over all models, or
-    pairs of models, and of what is taken off, the share sqrt(2 / d), the relative error of a variance on d degrees of
-    freedom, stays. Degrees of freedom of V: Welch and Satterthwaite. One seed shows no ``V_splits``.
+    ``V = sum over datasets of V_images + V_splits``. ``V_images = G / (G - 1) sum_g z_g^2`` is that of a bootstrap of
+    the units: ``z_g`` is the share of unit g (an image or scene, with all answers to it in all tasks of a dataset) in
+    the mean's deviation. ``V_splits = s^2 (1 / S + min(1, f / (1 - f)))``: ``1 / S`` stands for the S splits that were
+    drawn (the same for all tasks of a dataset), the rest for the pool they were drawn from, of which each holds the
+    share f (the delete-d jackknife of Efron and Tibshirani 1993, section 11.7; cut off where most of the pool is used).
+    ``s^2`` is the variance between seeds, less what single images contribute to it by changing sides, which is in
+    ``V_images`` already (``V_rows + V_columns - V_cells`` of crossed designs, Owen 2007). Few seeds tell that
+    difference badly: both are means over all models, or pairs of models, and of what is taken off, the share
+    sqrt(2 / d), the relative error of a variance on d degrees of freedom, stays. Degrees of freedom of V: Welch and
+    Satterthwaite. One seed shows no ``V_splits``.
     """
     value, variance, uncertain, units, models = 0.0, 0.0, 0.0, 0, list(runs[0].correct)
     alike = [dict(zip(chosen, signs.values(), strict=True)) for chosen in combinations(models, len(signs))]
@@ -91,22 +90,21 @@ def _deviations(block: Sequence[Runs], signs: Mapping[str, float], tasks: int) -
     return np.sum([a.mean(axis=1) for a in answers], axis=0), np.stack([np.bincount(unit, row) for row in deviations])
 
 
-def share_of(found: Spread, level: float = 0.95) -> Interval:
+def share_of(found: Spread) -> Interval:
     """Wilson interval of a share, at the number of independent images that its variance is worth (Korn, Graubard 1998).
 
     A share without any spread (all right, or all wrong) is worth its units.
     """
-    tail, worth = (1 - level) / 2, found.units
+    worth = found.units
     if found.variance > 0:
-        worth = found.value * (1 - found.value) / found.variance
-        worth *= (norm.isf(tail) / t.isf(tail, found.freedom)) ** 2
-    return Interval(*map(float, proportion_confint(found.value * worth, worth, alpha=1 - level, method="wilson")))
+        worth = found.value * (1 - found.value) / found.variance * (Z95 / t.isf(0.025, found.freedom)) ** 2
+    return Interval(*map(float, proportion_confint(found.value * worth, worth, method="wilson")))
 
 
-def difference_of(found: Spread, level: float = 0.95) -> tuple[float, float, float]:
+def difference_of(found: Spread) -> tuple[float, float, float]:
     """Student's interval and two-sided p-value of a difference, as if at least one unit had differed."""
     error = max(np.sqrt(found.variance), 1 / found.units)
-    reach = t.isf((1 - level) / 2, found.freedom) * error
+    reach = t.isf(0.025, found.freedom) * error
     return found.value - reach, found.value + reach, float(2 * t.sf(abs(found.value) / error, found.freedom))
 
 
@@ -146,13 +144,16 @@ def _scored(sets: Iterable[tuple[str, Sequence[Runs]]], metric: str) -> pd.DataF
         found = {model: spread(runs, {model: 1.0}) for model in runs[0].correct}
         values, ends = [100 * f.value for f in found.values()], [100 * np.array(share_of(f)) for f in found.values()]
         rows = tidy.rows(metric, "percent", list(found), values, [f.units for f in found.values()], ends=ends)
-        protocol, chance = runs[0].setting if name == runs[0].task.name else "", np.mean([run.chance for run in runs])
-        frames.append(rows.assign(dataset=name, task=_title(name, runs), protocol=protocol, chance=chance))
+        title, protocol = _about(name, runs)
+        chance = np.mean([run.chance for run in runs])
+        frames.append(rows.assign(dataset=name, task=title, protocol=protocol, chance=chance))
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
-def _title(name: str, runs: Sequence[Runs]) -> str:
-    return runs[0].task.label if name == runs[0].task.name else name.replace("_", " ")
+def _about(name: str, runs: Sequence[Runs]) -> tuple[str, str]:
+    """Title and protocol of a task, or of an average, which has none."""
+    task = runs[0].task
+    return (task.label, runs[0].setting) if name == task.name else (name.replace("_", " "), "")
 
 
 def differences(runs: Sequence[Runs], few: Sequence[Runs] = ()) -> pd.DataFrame:
@@ -170,7 +171,7 @@ def differences(runs: Sequence[Runs], few: Sequence[Runs] = ()) -> pd.DataFrame:
             found = spread(members, {a: 1.0, b: -1.0})
             low, high, p = difference_of(found)
             numbers = (100 * found.value, 100 * low, 100 * high, p, 0.0, found.units)
-            rows.append((metric, a, b, *numbers, "percent", name, _title(name, members), family))
+            rows.append((metric, a, b, *numbers, "percent", name, _about(name, members)[0], family))
     return pd.DataFrame(rows, columns=[*tidy.PAIR, "dataset", "task", "family"])
 
 
@@ -212,10 +213,8 @@ def fits(runs: Iterable[Runs]) -> pd.DataFrame:
     """How the fits went: `task, protocol, log10_c` (median), `at_edge, not_converged, seed_sd` (points), `fits`."""
     rows = []
     for run in runs:
-        notes, shares = run.notes, {model: 100 * right.mean(axis=1) for model, right in run.correct.items()}
-        rows.append({
-            "task": run.task.label, "protocol": run.setting, "log10_c": float(np.median(np.log10(notes["c"]))),
-            "at_edge": int(notes["at_edge"].sum()), "not_converged": int((~notes["converged"]).sum()),
-            "seed_sd": pd.DataFrame(shares).std().mean(), "fits": len(notes),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        notes, shares = run.notes, pd.DataFrame({m: 100 * right.mean(axis=1) for m, right in run.correct.items()})
+        how = np.median(np.log10(notes["c"])), notes["at_edge"].sum(), (~notes["converged"]).sum(), shares.std().mean()
+        rows.append((run.task.label, run.setting, *how, len(notes)))
+    columns = ["task", "protocol", "log10_c", "at_edge", "not_converged", "seed_sd", "fits"]
+    return pd.DataFrame(rows, columns=columns)

@@ -13,6 +13,8 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +25,7 @@ from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import unknown
-from beyond_accuracy.dimensions.transfer.probe import Split
+from beyond_accuracy.dimensions.transfer.probe import Split, chunks
 
 GROUPS = ("natural", "specialized", "structured")
 PROTOCOLS = {
@@ -67,16 +69,15 @@ class Task:
     """One question asked of frozen features."""
 
     name: str  # in results
-    group: str  # `natural`, `specialized` or `structured`
+    group: str  # one of `GROUPS`
     dataset: str = ""  # of the profile, whose features are probed
     title: str = ""  # in figures
-    column: tuple[str, ...] = ()  # metadata that holds the answer, several are added up; empty: the dataset's labels
+    column: str = ""  # metadata that holds the answer; empty: the dataset's labels
     bins: int = 0  # cut a numeric column into this many equally filled bins
     edges: tuple[float, ...] = ()  # or cut it at these values
     period: float = 0.0  # of an angle or the like: `edges` start the bins, and the last one ends at the first
     where: dict = field(default_factory=dict)  # keep images whose metadata has these values
     group_by: str = ""  # metadata of images that belong together (a scene), never divided between train and test
-    test_share: float = 0.3  # of images held out, where the dataset comes in one piece (no `split` column)
     zero_shot: bool = False  # CLIP is asked in words, too (needs the dataset's own labels)
 
     @property
@@ -85,8 +86,7 @@ class Task:
         return self.title or self.name.replace("_", " ")
 
 
-@dataclass(frozen=True)
-class TaskData:
+class TaskData(NamedTuple):
     """The images of one task, in the order of the features they are probed on."""
 
     task: Task
@@ -130,31 +130,29 @@ def parse_tasks(spec: object, where: str = "tasks") -> list[Task]:
     return found
 
 
+def _need(fits: object, problem: str) -> None:
+    if not fits:
+        raise InputError(problem)
+
+
 def _parse(item: object, where: str) -> Task:
     if isinstance(item, str):
-        if item not in vtab():
-            raise InputError(f"{where}: {unknown('VTAB task', item, vtab())}")
+        _need(item in vtab(), f"{where}: {unknown('VTAB task', item, vtab())}")
         item = {"name": item, "zero_shot": True}
-    if not isinstance(item, Mapping) or "name" not in item:
-        raise InputError(f"{where}: expected a VTAB name or a mapping with `name`, got {item!r}")
+    named = isinstance(item, Mapping) and "name" in item
+    _need(named, f"{where}: expected a VTAB name or a mapping with `name`, got {item!r}")
     keys = {f.name for f in fields(Task)}
     if wrong := [key for key in item if key not in keys]:
         raise InputError(f"{where}: {unknown('key', str(wrong[0]), sorted(keys))}")
     name = str(item["name"])
     known = vtab().get(name)
     values = {"dataset": name} | ({"group": known.group, "title": known.title} if known else {}) | dict(item)
-    if values.get("group") not in GROUPS:
-        raise InputError(f"{where}: group of {name!r}: expected one of {', '.join(GROUPS)}")
-    column = values.get("column", ())
-    values["column"] = (column,) if isinstance(column, str) else tuple(column)
-    values["edges"] = tuple(float(edge) for edge in values.get("edges", ()))
-    task = Task(**values)
-    if (task.bins or task.edges) and not task.column:
-        raise InputError(f"{where}: {name!r} has bins but no column to cut")
-    if task.bins and task.edges:
-        raise InputError(f"{where}: {name!r} has both bins and edges; give one")
-    if list(task.edges) != sorted(set(task.edges)):
-        raise InputError(f"{where}: edges of {name!r} must ascend, got {list(task.edges)}")
+    _need(values.get("group") in GROUPS, f"{where}: group of {name!r}: expected one of {', '.join(GROUPS)}")
+    task = Task(**values | {"edges": tuple(map(float, values.get("edges", ())))})
+    _need(task.column or not (task.bins or task.edges), f"{where}: {name!r} has bins but no column to cut")
+    _need(not (task.bins and task.edges), f"{where}: {name!r} has both bins and edges; give one")
+    edges = list(task.edges)
+    _need(edges == sorted(set(edges)), f"{where}: edges of {name!r} must ascend, got {edges}")
     return task
 
 
@@ -169,18 +167,16 @@ def bin_labels(values: NDArray, task: Task) -> tuple[NDArray[np.int64], tuple[st
         names, labels = np.unique(values.astype(str) if values.dtype == object else values, return_inverse=True)
         return labels.astype(np.int64), tuple(map(str, names))
     numbers = values.astype(float)
-    if np.isnan(numbers).any():
-        raise InputError(f"task {task.name}: {int(np.isnan(numbers).sum())} of {len(numbers)} values are missing")
-    if task.edges and task.period:
-        start = np.array(task.edges)
-        labels = np.searchsorted(start - start[0], (numbers - start[0]) % task.period, side="right") - 1
-        ends = [*task.edges[1:], task.edges[0] + task.period]
-        return labels.astype(np.int64), tuple(f"{a:g} to {b:g}" for a, b in zip(start, ends, strict=True))
+    missing = np.isnan(numbers).sum()
+    _need(not missing, f"task {task.name}: {missing} of {len(numbers)} values are missing")
     edges = np.array(task.edges) if task.edges else np.quantile(numbers, np.arange(1, task.bins) / task.bins)
-    if len(np.unique(edges)) < len(edges):
-        raise InputError(f"task {task.name}: {task.bins} equally filled bins do not exist, too many values are equal")
-    names = [f"below {edges[0]:.3g}", *(f"{a:.3g} to {b:.3g}" for a, b in zip(edges, edges[1:], strict=False))]
-    return np.digitize(numbers, edges).astype(np.int64), (*names, f"from {edges[-1]:.3g}")
+    if task.period and task.edges:
+        labels = np.digitize((numbers - edges[0]) % task.period, edges - edges[0]) - 1
+        return labels, tuple(f"{a:g} to {b:g}" for a, b in pairwise([*edges, edges[0] + task.period]))
+    equal = f"task {task.name}: {task.bins} equally filled bins do not exist, too many values are equal"
+    _need(len(np.unique(edges)) == len(edges), equal)
+    between = [f"{a:.3g} to {b:.3g}" for a, b in pairwise(edges)]
+    return np.digitize(numbers, edges), (f"below {edges[0]:.3g}", *between, f"from {edges[-1]:.3g}")
 
 
 def task_data(
@@ -191,41 +187,34 @@ def task_data(
     A metadata column `split` (train, validation, test) is the published split; targets are a list of arrays for
     multi-label sets.
     """
-
-    def need(fits: bool, problem: str) -> None:
-        if not fits:
-            raise InputError(f"task {task.name}: {problem}")
-
-    frame = metadata.loc[ids]
-    for column in (*task.column, *task.where, *([task.group_by] if task.group_by else [])):
-        need(column in frame, f"{unknown('metadata column', column, frame.columns)} of dataset {task.dataset}")
+    about, frame, known = f"task {task.name}: ", metadata.loc[ids], vtab().get(task.name)
+    for column in filter(None, (task.column, *task.where, task.group_by)):
+        no_column = unknown("metadata column", column, frame.columns)
+        _need(column in frame, f"{about}{no_column} of dataset {task.dataset}")
     keep = np.ones(len(ids), dtype=bool)
     for column, wanted in task.where.items():
         keep &= frame[column].isin(wanted if isinstance(wanted, list) else [wanted]).to_numpy()
     rows = np.flatnonzero(keep)
-    need(len(rows) > 0, f"no image of {task.dataset} has {task.where}")
+    _need(len(rows), f"{about}no image of {task.dataset} has {task.where}")
     if task.column:
-        columns = frame.iloc[rows][list(task.column)]
-        summed = columns.sum(axis=1) if len(task.column) > 1 else columns.iloc[:, 0]
-        labels, names = bin_labels(summed.to_numpy(), task)
+        labels, names = bin_labels(frame[task.column].to_numpy()[rows], task)
         kept = np.bincount(labels, minlength=len(names)) >= LEAST_PER_CLASS
         chosen = kept[labels]
-        rows, labels = rows[chosen], (np.cumsum(kept) - 1)[labels[chosen]]
-        names = [name for name, good in zip(names, kept, strict=True) if good]
+        rows, labels, names = rows[chosen], (np.cumsum(kept) - 1)[labels[chosen]], np.array(names)[kept].tolist()
     else:
         several = f"images of {task.dataset} have several labels; name a metadata column"
-        need(not isinstance(targets, list), several)
-        labels, known = scored_labels(task.name, np.asarray(targets)[rows]), vtab().get(task.name)
+        _need(not isinstance(targets, list), about + several)
+        labels = scored_labels(task.name, np.asarray(targets)[rows])
         count = known.scored_classes if known else len(class_names) or int(labels.max()) + 1
         names = class_names if len(class_names) == count else map(str, range(count))
     names = tuple(names)
     enough = len(names) > 1 and len(np.unique(labels)) > 1
-    need(enough, f"needs at least two classes with {LEAST_PER_CLASS} images in {task.dataset}")
+    _need(enough, f"{about}needs at least two classes with {LEAST_PER_CLASS} images in {task.dataset}")
     part = frame.iloc[rows]
     groups = part[task.group_by].astype(str).to_numpy() if task.group_by else np.asarray(ids)[rows].astype(str)
-    fold = part["split"].to_numpy(str) if "split" in part else hold_out(groups, task.test_share)
+    fold = part["split"].to_numpy(str) if "split" in part else hold_out(groups)
     for name in ("train", "test"):
-        need((fold == name).any(), f"dataset {task.dataset} has no {name} images")
+        _need((fold == name).any(), f"{about}dataset {task.dataset} has no {name} images")
     return TaskData(task, rows, labels, names, groups, fold)
 
 
@@ -253,7 +242,7 @@ def draw_split(
     possible. ``vtab_1k`` draws 800 + 200. ValueError where the protocol is unknown or there are too few images.
     """
     if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+        raise ValueError(unknown("protocol", protocol, PROTOCOLS))
     train, validation, test = (np.flatnonzero(fold == part) for part in ("train", "validation", "test"))
     pool, rng = np.concatenate([train, validation]), np.random.default_rng([seed, 0x57AB])
     if protocol == "vtab_1k":
@@ -286,24 +275,23 @@ def draw_few_shot(labels: NDArray, groups: NDArray, fold: NDArray, shots: int, s
     Where images share groups, a third of the groups is for validation, and a class takes at most one image of a group.
     ValueError where a class has too few images.
     """
-    rng = np.random.default_rng([seed, shots, 0xFE35])
+    rng, wanted = np.random.default_rng([seed, shots, 0xFE35]), min(shots, 4)
     pool = rng.permutation(np.flatnonzero(fold != "test"))
     names, member = np.unique(groups[pool], return_inverse=True)
-    shared = len(names) < len(pool)
     selecting = rng.permutation(len(names)) < len(names) // 3
-    wanted, train, validation = min(shots, 4), [], []
-    for label in np.unique(labels[pool]):
-        mine = np.flatnonzero(labels[pool] == label)
-        if shared:
-            mine = mine[np.sort(np.unique(member[mine], return_index=True)[1])]  # one image of a group
-            chosen, held = mine[~selecting[member[mine]]], mine[selecting[member[mine]]]
-        else:
-            chosen, held = mine[:shots], mine[shots:]
-        if len(chosen) < shots or len(held) < wanted:
-            raise ValueError(f"class {label} has {len(mine)} training images, {shots} shots need more")
-        train += [*pool[chosen[:shots]]]
-        validation += [*pool[held[:wanted]]]
-    return Split(np.sort(train), np.sort(validation), np.flatnonzero(fold == "test"), groups)
+    table = pd.DataFrame({"row": pool, "label": labels[pool], "group": member, "held": selecting[member]})
+    if len(names) < len(pool):
+        table = table.drop_duplicates(["label", "group"])
+    else:
+        table["held"] = table.groupby("label").cumcount() >= shots
+    held = table.groupby("label")["held"].agg(["size", "sum"])
+    for label, size in held["size"][(held["size"] - held["sum"] < shots) | (held["sum"] < wanted)].items():
+        raise ValueError(f"class {label} has {size} training images, {shots} shots need more")
+    train, validation = (
+        np.sort(part.groupby("label").head(count)["row"].to_numpy())
+        for part, count in ((table[~table["held"]], shots), (table[table["held"]], wanted))
+    )
+    return Split(train, validation, np.flatnonzero(fold == "test"), groups)
 
 
 def has_shots(labels: NDArray, groups: NDArray, fold: NDArray, shots: int, seeds: Iterable[int] = (0,)) -> bool:
@@ -318,13 +306,11 @@ def refuse_leak(features: NDArray, split: Split, name: str, limit: int = 5_000) 
     """Share of (up to ``limit``) test images whose feature vector also occurs, bit for bit, among the training images.
 
     Ids tell whether the same file is used twice; this finds copies under another name. Some sets hold equal images by
-    design (a square looks the same after a quarter turn), so a share alone is no fault; near 1 it is the SUN397 trap:
-    ValueError at `LEAK` and above.
+    design (a square looks the same after a quarter turn); near 1 it is the SUN397 trap: ValueError at `LEAK` and above.
     """
 
-    def digests(rows: NDArray) -> list[bytes]:
-        parts = (np.ascontiguousarray(features[rows[i : i + 4096]]) for i in range(0, len(rows), 4096))
-        return [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for part in parts for row in part]
+    def digests(rows: NDArray) -> list[int]:
+        return [hash(row.tobytes()) for part in chunks(rows, features.shape[1]) for row in features[part]]
 
     seen = {*digests(split.train), *digests(split.validation)}
     test = split.test[:: max(1, len(split.test) // limit)]
