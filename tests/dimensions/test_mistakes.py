@@ -62,7 +62,7 @@ def test_bad_input(correct, factors):
 def test_bootstrap_recomputes_the_whole_ratio(world):
     correct, factors = world
     table, marks = np.column_stack(list(correct.values())), factors[["texture", "pose"]].to_numpy()
-    draws = mis.error_ratio_bootstrap(table, marks, 2000, rng())
+    draws = mis.error_ratio(table, marks, 2000, rng())
     drawn = rng(7).integers(0, len(table), (400, len(table)))
     loop = [mis.error_ratio(table[rows], marks[rows]) for rows in drawn]
     assert draws.shape == (2000, 2, 2)
@@ -224,9 +224,9 @@ def test_pictures_are_shown_where_there_are_any():
     right = pd.DataFrame({"a": [True, False, False], "b": [True, True, False]}, index=list("xyz"))
     top = pd.DataFrame({"pose": [1, 1, 0], "partial_view": [0, 0, 1], "style": 0}, index=list("xyz"))
     images = mis.Annotated("val", "Val", right, top, top, "class", np.array(["c"] * 3))
+    page = SimpleNamespace(role=lambda role: "val", image="{} {}".format, outputs=SimpleNamespace(base=str))
     for load, shown in ((len, ["val y", "val z"]), (None, [])):  # None: only labels are known
-        page = SimpleNamespace(role=lambda role: "val", image=lambda dataset, name: f"{dataset} {name}")
-        page.outputs, page.dataset = SimpleNamespace(base=str), lambda name, load=load: SimpleNamespace(load=load)
+        page.dataset = lambda name, load=load: SimpleNamespace(load=load)
         found, texts, rows = mis.pictures(page, images)
         assert found == shown and texts == ["pose\n1 of 2 wrong", "partial view\n2 of 2 wrong"]
         assert rows["id"].tolist() == ["y", "z"]

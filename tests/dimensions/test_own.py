@@ -1,10 +1,12 @@
 """The page of one's own images: chance is told from skill, wrong labels come first."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from beyond_accuracy.dimensions import own as page_own
-from own_images import MINI, UGLY, outputs_of, toys  # noqa: E402 - the folder of tests is on no import path
+from beyond_accuracy.inference.predictions import Predictions
+from own_images import outputs_of, toys  # noqa: E402 - the folder of tests is on no import path
 
 pytestmark = pytest.mark.usefixtures("apart")
 
@@ -20,15 +22,21 @@ def test_shuffled_labels_are_answered_at_chance(tmp_path):
     assert judged["p"].iloc[0] > 0.05 or judged["difference"].iloc[0] < 0
 
 
-def test_planted_wrong_labels_are_among_the_first_to_check(tmp_path):
-    table = toys(tmp_path / "toys", 15)
-    wrong = np.random.default_rng(2).choice(len(table), 3, replace=False)
-    table.loc[wrong, "label"] = [UGLY[(UGLY.index(name) + 2) % 6] for name in table.loc[wrong, "label"]]
-    table.drop(columns="group").to_csv(tmp_path / "toys.csv", index=False)
-    vit = MINI | {"name": "local-dir:assets:mini_world/models/vit_sup"}
-    outputs = outputs_of(tmp_path / "toys.csv", {"conv": MINI, "vit": vit})
-    found = page_own.suspects(outputs.predictions("images", ["none"])["none"], UGLY)
-    assert set(table.loc[wrong, "path"]) <= set(found["id"].head(10))
+def test_labels_that_the_models_doubt_together_come_first():
+    targets, ids = np.array([0, 0, 1, 1]), np.array(["right", "sure", "open", "mild"])
+    said = {
+        "a": [[0.9, 0.1], [0.1, 0.9], [0.4, 0.6], [0.6, 0.4]],
+        "b": [[0.2, 0.8], [0.2, 0.8], [0.5, 0.5], [0.7, 0.3]],
+    }
+    runs = {}
+    for model, rows in said.items():
+        frame = pd.DataFrame({"id": ids, "target": targets, "pred": np.argmax(rows, axis=1)})
+        runs[model] = Predictions(model, "d", "none", frame, np.log(rows), None, {})
+    found = page_own.suspects(runs, ["cat", "dog"])
+    assert found["id"].tolist() == ["sure", "mild"] and found["label"].tolist() == ["cat", "dog"]
+    assert found["models against the label"].tolist() == ["2 of 2"] * 2
+    geometric = np.sqrt([0.9 * 0.8, 0.1 * 0.2])  # of one model that is sure of it and one that is fairly sure
+    assert found["confidence"][0] == pytest.approx(geometric[0] / geometric.sum(), abs=1e-4)
 
 
 def test_what_every_network_finds_as_alike_as_an_edit_is_a_pair():

@@ -149,7 +149,7 @@ def _resampled(pairs: Sequence[Pair], rng: np.random.Generator, factors: pd.Data
     if (inside := np.isin(ids, [] if factors is None else factors.index)).any():
         marks, outcomes = factors.loc[ids[inside]], correct[inside]
         marks = marks.loc[:, marks.any().to_numpy()].to_numpy()
-        draws = mistakes.error_ratio_bootstrap(outcomes, marks, resamples, rng).mean(axis=2)
+        draws = mistakes.error_ratio(outcomes, marks, resamples, rng).mean(axis=2)
         ratios = mistakes.error_ratio(outcomes, marks).mean(axis=1)
         found["error_ratio:average"] = ratios, draws[:, 1::2] - draws[:, ::2]
     return {kind: list(map(_tested, v[::2], v[1::2], draws.T)) for kind, (v, draws) in found.items()}

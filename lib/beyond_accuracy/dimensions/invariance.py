@@ -1,10 +1,8 @@
 """Does a model keep its answer when the image moves? Outputs on transformed images against the plain ones (figure 8).
 
-The paper reports accuracy. A model can keep its accuracy while changing its answers, so this module also compares each
-image with itself: agreement, flips, the change of the whole distribution and of the true class's probability.
-
-Everything is a mean of per-image values, so that intervals are paired. Shares of images have Wilson intervals, changes
-of accuracy score intervals; other means are resampled, an image with all its versions.
+A model can keep its accuracy while changing its answers: each image is compared with itself. Everything is a mean of
+per-image values, so that intervals are paired. Shares of images have Wilson intervals, changes of accuracy score
+intervals; other means are resampled, an image with all its versions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,12 +90,12 @@ def per_image(plain: Predictions, changed: Predictions, previous: Predictions | 
     """Kind -> (n,) values whose means are reported, of outputs on plain and changed images and one strength earlier.
 
     - `accuracy`: 100 where right; `accuracy_change`: minus the same on the plain image;
-    - `agreement`: 1 where the prediction is that of the plain image; `agreement_given_correct`: the same, NaN where
-      the plain prediction was wrong;
-    - `flip_rate`: 1 where the prediction differs from that one strength earlier (ImageNet-P's flip probability); left
-      out where there is none;
-    - `js_divergence` to the plain distribution, bits; left out where probabilities were not kept;
-    - `target_probability`, and `target_probability_change` from the plain image; left out where unknown.
+    - `agreement`: 1 where the prediction is that of the plain image; `agreement_given_correct`: NaN where that errs;
+    - `flip_rate`: 1 where the prediction differs from that one strength earlier (ImageNet-P's flip probability);
+    - `js_divergence` to the plain distribution, bits;
+    - `target_probability`, and `target_probability_change` from the plain image.
+
+    The latter three kinds are left out where what they need is not known.
     """
     right, right_before = changed.correct.astype(float), plain.correct.astype(float)
     same = (changed.pred == plain.pred).astype(float)
@@ -116,25 +114,20 @@ def per_image(plain: Predictions, changed: Predictions, previous: Predictions | 
 def curve(
     transform: str, plain: Runs, steps: Sequence[Step], identity: float | None, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Every measure at every strength of one transform, with the plain run's images and those models that have outputs.
+    """Every measure at every strength of one transform, of those models that have outputs there.
 
-    At the strength that changes nothing (`identity`) comparisons with the plain run have no interval.
-
-    Returns:
-        Tidy rows with metric `<kind>:<transform>=<strength>`, and columns `kind`, `transform`, `strength`; n counts the
-        images that were right before, where only they count.
+    Tidy rows with metric `<kind>:<transform>=<strength>`, and `kind`, `transform`, `strength`; n counts the images that
+    were right before, where only they count. At `identity`, which changes nothing, comparisons have no interval.
     """
     parts, units = [], tidy.units_of(plain)
     few = None if units is None else tidy.count(0, units)
     for i, step in enumerate(steps):
         before = steps[i - 1].outputs if i else plain
         seen = {m: per_image(plain[m], out, before.get(m)) for m, out in step.outputs.items()}
-        means = {(m, kind): values[kind] for m, values in seen.items() for kind in MEANS if kind in values}
-        draws = {}
-        if means:
-            table = np.stack(list(means.values()), axis=1)
-            drawn = bootstrap_means(table, resamples, np.random.default_rng(seed), units)
-            draws = dict(zip(means, drawn.T, strict=True))
+        draws = {(m, kind): values[kind] for m, values in seen.items() for kind in MEANS if kind in values}
+        if draws:
+            drawn = bootstrap_means(np.column_stack([*draws.values()]), resamples, np.random.default_rng(seed), units)
+            draws = dict(zip(draws, drawn.T, strict=True))
         for kind, unit in KINDS.items():
             known = {m: ~np.isnan(values[kind]) for m, values in seen.items() if kind in values}
             columns = {m: seen[m][kind][held] for m, held in known.items()}
@@ -179,10 +172,7 @@ def accuracy_gaps(transform: str, steps: Sequence[Step], identity: float | None)
 
 
 def answers_kept(plain: Runs, steps: Sequence[Step], identity: float | None) -> dict[str, NDArray[np.bool_]]:
-    """Whether each image keeps its answer at each strength that changes it: model -> (n, strengths).
-
-    Only strengths that every model has outputs at, so that their mean is of the same for all; empty without one.
-    """
+    """Model -> (n, strengths): whether images keep their answer, where they are changed and all models have outputs."""
     changed = [step.outputs for step in steps if step.strength != identity and step.outputs.keys() == plain.keys()]
     if not changed:
         return {}

@@ -43,7 +43,7 @@ class Annotated(NamedTuple):
     kind: str  # what a group of `multi` is called: `metaclass` or `class`
     groups: NDArray
 
-    def correct(self, factors: pd.DataFrame) -> dict[str, NDArray]:
+    def correct(self, factors: pd.DataFrame) -> Correct:
         """Outcomes on the images of a frame of factors."""
         return {model: column.to_numpy() for model, column in self.right.loc[factors.index].items()}
 
@@ -69,22 +69,16 @@ def annotated(page, runs: Mapping) -> Annotated:
     return Annotated(source or clean, title, right, top, multi, kind, groups)
 
 
-def error_ratio(correct: ArrayLike, factors: ArrayLike) -> NDArray[np.float64]:
+def error_ratio(
+    correct: ArrayLike, factors: ArrayLike, resamples: int = 0, rng: np.random.Generator | None = None
+) -> NDArray[np.float64]:
     """(models, factors) error ratios from (n, models) outcomes and (n, factors) 0/1 marks of the annotated images.
 
-    NaN for a factor that no image has, or a model without errors; ValueError where these are no zeros and ones.
+    With `resamples` their (resamples, models, factors) draws, recomputed as a whole, all models on the same images. NaN
+    for a factor that no image has, or a model without errors; ValueError where these are no zeros and ones.
     """
-    return _ratios(*_shares(correct, factors))[0]
-
-
-def error_ratio_bootstrap(
-    correct: ArrayLike, factors: ArrayLike, resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """(resamples, models, factors) draws of `error_ratio`, recomputed as a whole, all models on the same images.
-
-    NaN where a resample holds no image of a rare factor.
-    """
-    return _ratios(*_shares(correct, factors, resamples, rng))
+    ratios = _ratios(*_shares(correct, factors, resamples, rng))
+    return ratios if resamples else ratios[0]
 
 
 def _shares(
@@ -116,10 +110,9 @@ def _effects(n: int, marks: NDArray, both: NDArray) -> NDArray[np.float64]:
 
 
 def _measure(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.random.Generator) -> tuple:
-    """What is known of the factors that occur and, as the last one, of their average.
+    """Names of the factors that occur and, last, their average; their images; errors (models, names); kind -> numbers.
 
-    Names; (names,) images, of the average all; (models, names) wrong ones among them; of each kind the (models, names)
-    values and (resamples, models, names) draws.
+    Of each kind these are the values (models, names) and the draws (resamples, models, names).
     """
     factors = factors.loc[:, factors.any()]
     right, n = np.column_stack(list(correct.values())), len(factors)
@@ -140,11 +133,11 @@ def _erring(correct: Correct) -> Correct:
 def factor_table(correct: Correct, factors: pd.DataFrame, resamples: int, rng: np.random.Generator) -> pd.DataFrame:
     """What every factor, a 0/1 column of `factors`, does to every model's errors, with intervals.
 
-    Tidy rows with columns `kind`, `factor` and `errors` (wrong ones among the n images with the factor). `metric` is
+    Tidy rows with `kind`, `factor` and `errors` (wrong ones among the n images with the factor). `metric` is
     `<kind>:<factor>`: `error_rate` in percent (Wilson), `error_ratio`, and `factor_effect`, the log-odds of an error
     with the factor minus its mean over factors, weighted by their images; half an error and half a right answer are
-    added to each factor (Haldane 1956). The last factor of the latter two is `average`, the plain mean over the factors
-    that occur. A factor without images has no rows, nor has a model without errors, for it has no ratios.
+    added to each factor (Haldane 1956). The last factor of these two is `average`, the plain mean over those that
+    occur. Factors without images have no rows, nor have models without errors.
     """
     if not len(factors.columns) or not (correct := _erring(correct)):
         return tidy.rows("", "", [], [], 0).assign(kind="", factor="", errors=0)
@@ -169,11 +162,10 @@ def factor_table(correct: Correct, factors: pd.DataFrame, resamples: int, rng: n
 def factor_differences(
     correct: Correct, factors: pd.DataFrame, rng: np.random.Generator, resamples: int = P_VALUE_RESAMPLES
 ) -> pd.DataFrame:
-    """Paired differences between every two models: the average error ratio, and the effect of every factor.
+    """Paired differences between every two models with errors: the average error ratio, and the effect of every factor.
 
-    Rows of `tidy.pairs` with `kind`, `factor`, `family` (the averages are the main one); `error_ratio` for the average
-    alone, as a question is asked once. No rows for models without errors; no p-value where a model is right, or wrong,
-    on every image of a factor, or a factor is too rare to resample.
+    Rows of `tidy.pairs` with `kind`, `factor`, `family` (the averages are the main one). No p-value where a model is
+    right, or wrong, on every image of a factor, or a factor is too rare to resample.
     """
     if not len(factors.columns) or not (correct := _erring(correct)):
         return tidy.pairs("", "", [], [], 0, None).assign(kind="", factor="", family="main")
@@ -215,13 +207,11 @@ def hardest(table: pd.DataFrame) -> dict[str, list[str]]:
     found = {}
     for model, rows in table[table["kind"] == "error_rate"].groupby("model", sort=False):
         rows = rows.sort_values("value", ascending=False, kind="stable")
-        top, others = rows.iloc[0], rows.iloc[1:]
-        p = [
-            test_proportions_2indep(top["errors"], top["n"], row.errors, row.n, method="score").pvalue
-            if row.errors / row.n < top["errors"] / top["n"]
-            else 1.0
-            for row in others.itertuples()
-        ]
+        top, others, p = rows.iloc[0], rows.iloc[1:], []
+        for row in others.itertuples():
+            less = row.errors / row.n < top["errors"] / top["n"]
+            counts = top["errors"], top["n"], row.errors, row.n
+            p.append(test_proportions_2indep(*counts, method="score").pvalue if less else 1.0)
         found[model] = [top["factor"], *others["factor"][holm(p) >= 0.05]]
     return found
 
@@ -376,20 +366,22 @@ def sentences(
     """
     rates, words = table[table["kind"] == "error_rate"].set_index(["model", "factor"]), []
     for model, names in hardest(table).items():
-        rows = [(name, rates.loc[(model, name)]) for name in names]
-        shown = [f"{_plain(name)} ({row['value']:.0f} % of {row['n']:,} wrong)" for name, row in rows]
-        if len(shown) > 4:
-            shown[3:] = [f"one of {len(shown) - 3} others"]
-        words.append(f"{labels[model]}: {' or '.join(shown)}{', not told apart' * (len(rows) > 1)}")
+        rows = rates.loc[[(model, name) for name in names]].itertuples()
+        shown = [f"{_plain(row.Index[1])} ({row.value:.0f} % of {row.n:,} wrong)" for row in rows]
+        if len(names) > 4:
+            shown[3:] = [f"one of {len(names) - 3} others"]
+        words.append(f"{labels[model]}: {' or '.join(shown)}{', not told apart' * (len(names) > 1)}")
     if words:
         yield f"Hardest factor on {title}, by error rate. {'; '.join(words)}."
     for (a, b, what), rows in judged.groupby(["model_a", "model_b", "what"], sort=False):
         rows = rows.set_index("factor")
         single, mean = rows.drop(AVERAGE), rows.loc[AVERAGE]
-        sure = single[single["verdict"] != verdicts.OPEN]
-        sure = sure["difference"].abs().sort_values(ascending=False, kind="stable").index
-        errors = {name: [rates.loc[(model, name), "value"] for model in (a, b)] for name in sure}
-        named = [f"{_plain(name)} ({x:.0f} against {y:.0f} % errors)" for name, (x, y) in errors.items()]
+        sure = single["difference"][single["verdict"] != verdicts.OPEN].abs()
+        sure = sure.sort_values(ascending=False, kind="stable").index
+        errors = [[rates.loc[(model, name), "value"] for model in (a, b)] for name in sure]
+        named = [
+            f"{_plain(name)} ({x:.0f} against {y:.0f} % errors)" for name, (x, y) in zip(sure, errors, strict=True)
+        ]
         held = {"objective": " (same architecture)", "architecture": " (same objective)"}.get(what, "")
         yield (
             f"{labels[a]} and {labels[b]}{held}, beyond their overall error rates: {len(sure)} of {len(single)} "

@@ -15,14 +15,8 @@ from sklearn.preprocessing import normalize
 from beyond_accuracy.data.readers.own import MEASURED
 from beyond_accuracy.inference import heads
 from beyond_accuracy.inference.predictions import Predictions
-from beyond_accuracy.measure import tidy, verdicts
-from beyond_accuracy.measure.stats import (
-    P_VALUE_RESAMPLES,
-    bootstrap_means,
-    half_width_sd,
-    linear_difference,
-    share_interval,
-)
+from beyond_accuracy.measure import stats, tidy, verdicts
+from beyond_accuracy.measure.stats import linear_difference, share_interval
 
 SHOTS, TEN = (1, 2, 5, 10, 20, 50, 100, 200), 10
 LEVELS, LEAST = 12, 10  # a column of words is a factor with up to so many levels of at least so many images
@@ -30,9 +24,6 @@ BOOKKEEPING = ("split", "near", "near_label", "near_split", "near_by", "unit", "
 LARGEST_MATRIX = 12
 
 Runs = Mapping[str, Predictions]
-
-
-# Right and wrong ------------------------------------------------------------------------------------------------------
 
 
 def class_weights(targets: NDArray) -> NDArray[np.float64]:
@@ -57,7 +48,7 @@ def differences(runs: Runs, units: NDArray | None, seed: int) -> pd.DataFrame:
     right, targets = {m: run.correct for m, run in runs.items()}, next(iter(runs.values())).targets
     weights = class_weights(targets) * len(targets)
     table = 100 * np.stack(list(right.values()), axis=1) * weights[:, None]
-    draws = bootstrap_means(tidy.with_gaps(table), P_VALUE_RESAMPLES, np.random.default_rng(seed), units)
+    draws = stats.bootstrap_means(tidy.with_gaps(table), stats.P_VALUE_RESAMPLES, np.random.default_rng(seed), units)
     n = tidy.count(len(table), units)
     balanced = tidy.estimates("balanced_accuracy", "percent", list(right), table.mean(axis=0), n, draws, n)[1]
     return pd.concat([tidy.accuracy_pairs(right, units=units, seed=seed), balanced]).assign(family="main")
@@ -73,7 +64,7 @@ def above_guessing(rows: pd.DataFrame, level: float) -> pd.DataFrame:
     """Every model's accuracy against the most frequent class, as rows of `tidy.pairs` with an empty `model_b`."""
     found = rows[rows["metric"] == "accuracy"].assign(metric="above_majority", model_b="", family="main")
     found = found.rename(columns={"model": "model_a", "value": "difference"})
-    sd = half_width_sd(found["ci_low"], found["ci_high"]).clip(lower=1e-9)
+    sd = stats.half_width_sd(found["ci_low"], found["ci_high"]).clip(lower=1e-9)
     found[["difference", "ci_low", "ci_high"]] -= level
     return found.assign(p=2 * norm.sf(np.abs(found["difference"] / sd)), p_floor=0.0)
 
@@ -98,9 +89,6 @@ def confusion(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
         )
         found += [(m, names[i], names[j], grid.iat[i, j]) for i in both for j in both]
     return pd.DataFrame(found, columns=["model", "label", "answer", "value"])
-
-
-# How many images per class --------------------------------------------------------------------------------------------
 
 
 def learning_curve(page, home: str, dataset: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -132,9 +120,6 @@ def learning_curve(page, home: str, dataset: str, rows: pd.DataFrame) -> tuple[p
     asked_ten = ten, f"accuracy:shots={TEN}", units, page.seed
     told = tidy.accuracy_pairs(*asked_ten) if ten else pd.DataFrame(columns=tidy.PAIR)
     return pd.DataFrame(found, columns=[*tidy.COLUMNS, "shots"]), told.assign(family="detail")
-
-
-# What kind of image ---------------------------------------------------------------------------------------------------
 
 
 def factors(about: pd.DataFrame) -> dict[str, NDArray]:
@@ -182,9 +167,6 @@ def by_level(runs: Runs, about: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables or [pd.DataFrame(columns=[*tidy.COLUMNS, "level"])], ignore_index=True)
 
 
-# What repeats ---------------------------------------------------------------------------------------------------------
-
-
 def alike(
     features: Sequence[NDArray], edited: Sequence[Sequence[NDArray]], rows: NDArray, targets: NDArray
 ) -> NDArray[np.int64]:
@@ -194,11 +176,8 @@ def alike(
     moves its features furthest, and no less than what 19 of 20 images have to the nearest image of another class.
     More pairs than ten per image: these features do not tell copies from others, and none is returned.
 
-    Args:
-        features: Of each network, (n, width).
-        edited: Of each network and edit, (len(rows), width): features of the edited images at `rows`.
-        rows: (m,) positions of the images that were edited.
-        targets: (n,) classes.
+    Of each network `features` (n, width), and per edit `edited` (len(rows), width), those of the edited images at
+    `rows`; `targets` (n,) are classes.
     """
     pairs, sample = None, np.linspace(0, len(targets) - 1, min(len(targets), 1000)).astype(int)
     for values, changed in zip(features, edited, strict=True):
@@ -220,15 +199,13 @@ def alike(
     return pairs
 
 
-# What to check by hand ------------------------------------------------------------------------------------------------
-
-
 def suspects(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
     """Images whose label the models doubt together, most doubtful first.
 
     Probabilities are geometric means over the models: one that is sure of the label outweighs several that are not.
     """
-    first, each = next(iter(runs.values())), np.arange(len(next(iter(runs.values()))))
+    first = next(iter(runs.values()))
+    each = np.arange(len(first))
     mean = softmax(np.mean([np.log(run.probabilities + 1e-6) for run in runs.values()], axis=0), axis=1)
     said, targets = mean.argmax(axis=1), first.targets
     against = np.sum([~run.correct for run in runs.values()], axis=0)
@@ -249,9 +226,6 @@ def repeats(about: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     found = found.rename(columns={"near": "repeats", "near_label": "its label", "near_by": "found by"})
     worst = found.sort_values("what", key=lambda what: what.map({"across splits": 0, "labels differ": 1}).fillna(2))
     return worst[["id", "label", "repeats", "its label", "what", "found by"]].reset_index(drop=True)
-
-
-# Saying ---------------------------------------------------------------------------------------------------------------
 
 
 def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curve: pd.DataFrame) -> list[str]:

@@ -1,9 +1,8 @@
 """Does accuracy survive a change of the images? Natural shifts, corruptions, effective robustness (figure 6).
 
-Accuracies and their differences are in percent and points; mCE and corruption errors too (an mCE of 100 is AlexNet's).
-What a set loses is measured against the clean set on what the set holds: the same classes where it has 200 of 1000
-(ImageNet-A, -R), the same images where it was made from some of them (ImageNet-C, ReaL): these may be easier or harder
-than all.
+Accuracies are percent, their differences points, an mCE of 100 is AlexNet's. What a set loses is measured on what it
+holds, which may be easier or harder than all: the same classes where it has 200 of 1000 (ImageNet-A, -R), the same
+images where it was made from some of them (ImageNet-C, ReaL).
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,11 +112,10 @@ def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
 def examples(page, sets: Sets, label: int) -> pd.DataFrame:
     """The first image of a class in every set, rows `role, dataset, id`; none where no model looks at images itself."""
     found = []
-    for role, by_model in sets.runs.items():
-        run = by_model[sets.models[0]]
-        at = next((i for i, labels in enumerate(run.targets) if label in np.atleast_1d(labels)), None)
-        if page.has_networks and role != "c" and at is not None:
-            found.append((role, sets.dataset[role], run.ids[at]))
+    for role in [role for role in sets.runs if role != "c" and page.has_networks]:
+        run = sets.runs[role][sets.models[0]]
+        of_class = (i for i, labels in zip(run.ids, run.targets, strict=True) if label in np.atleast_1d(labels))
+        found += [(role, sets.dataset[role], image_id) for image_id in list(of_class)[:1]]
     return pd.DataFrame(found, columns=["role", "dataset", "id"])
 
 
@@ -144,10 +142,7 @@ class Baseline(NamedTuple):
 
 
 def baselines(sets: Sets) -> dict[str, Baseline]:
-    """Clean outcomes on each shifted set's own classes or images, on all where these cannot be told.
-
-    None where the clean set is not here.
-    """
+    """Clean outcomes on each shifted set's own classes or images, on all where these are not told; {} without."""
     if "clean" not in sets.runs:
         return {}
     runs, whole, found = sets.runs["clean"], Baseline("", sets.correct["clean"], sets.origins["clean"]), {}
@@ -188,10 +183,10 @@ def corruption_table(
 ) -> pd.DataFrame:
     """Mean accuracy over all cells, mCE, and accuracy per corruption and per severity, with intervals.
 
-    The same images occur in every cell: they, not their corrupted versions, are what is independent. Accuracies are
-    shares with Wilson intervals for so many images as that makes; for the mCE images are resampled.
-    mCE = 100 * mean over corruptions of (mean error over severities / AlexNet's) (Hendrycks & Dietterich 2019), given
-    where all corruptions of the baseline, AlexNet's errors (fractions), are there.
+    The same images occur in every cell: they, not their corrupted versions, are what is independent. Accuracies have
+    Wilson intervals for so many images as that makes; for the mCE images are resampled. mCE = 100 * mean over
+    corruptions of (mean error over severities / AlexNet's) (Hendrycks & Dietterich 2019), given where all corruptions
+    of the baseline, AlexNet's errors (fractions), are there.
     """
     names, levels = list(dict.fromkeys(name for name, _ in cells)), sorted({severity for _, severity in cells})
     models = list(next(iter(cells.values())))
@@ -230,10 +225,7 @@ def set_names(page, rows: pd.DataFrame) -> pd.Series:
 
 
 def means(sets: Sets, beside: Mapping[str, Baseline], resamples: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean accuracy and mean loss over the shifted sets, and their differences; of one set there is no average.
-
-    Nor is there a loss without the clean set.
-    """
+    """Mean accuracy (of several sets) and mean loss (beside clean outcomes) over the shifted sets, and differences."""
     shifted = {role: sets.correct[role] for role in sets.shifts}
     asked = [None] * (len(shifted) > 1) + [beside] * bool(beside)
     if not asked:
@@ -311,8 +303,7 @@ def leaderboard(page, sets: Sets) -> pd.DataFrame:
 def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> pd.DataFrame:
     """Accuracy on the sets with other images (`shifted`) beside clean accuracy (`clean`), with the ends of both.
 
-    With published models: on the sets that they have, beside accuracy on all clean images, as published; else on every
-    set, beside that on its own classes or images.
+    With published models: on the sets that they have, and on all clean images; else on each set's own of these.
     """
     accuracy = rows[rows["metric"] == "accuracy"]
     shown = [sets.dataset[role] for role in sets.shifts if role != "real"]
@@ -328,10 +319,12 @@ def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> 
 
 def effective(page, sets: Sets, board: pd.DataFrame, line: pd.Series, resamples: int, seed: int) -> dict:
     """Role -> `effective_table` of the sets that the board has; `line` says which published models are on the line."""
-    titles = {role: page.title(sets.dataset[role]) for role in sets.shifts}
-    fitted = {role: board.loc[line, ["imagenet_1k", title]] for role, title in titles.items() if title in board}
-    right = sets.correct
-    return {role: effective_table(right["clean"], right[role], on, resamples, seed) for role, on in fitted.items()}
+    titles, clean = {role: page.title(sets.dataset[role]) for role in sets.shifts}, sets.correct.get("clean")
+    return {
+        role: effective_table(clean, sets.correct[role], board.loc[line, ["imagenet_1k", title]], resamples, seed)
+        for role, title in titles.items()
+        if title in board
+    }
 
 
 def effective_table(clean: Correct, shifted: Correct, board: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:

@@ -61,8 +61,8 @@ def describe(page, cues: pd.DataFrame, decisions: Decisions) -> str:
 def cue_table(ids: Sequence[str], metadata: pd.DataFrame) -> pd.DataFrame:
     """Shape, texture and the images they were taken from (columns of `Cues`), of every id.
 
-    From the columns `shape`, `texture` and `cluster` (the shape image) of the metadata, with each texture as one origin
-    where there is no `texture_image`; otherwise the ids are read as names of the released files (InputError).
+    From the metadata's `shape`, `texture`, `cluster` (the shape image) and `texture_image` (without it each texture is
+    one origin), else from the ids, read as names of the released files (InputError).
     """
     if {"shape", "texture", "cluster"} <= set(metadata.columns):
         cues = metadata.loc[list(ids)].rename(columns={"cluster": "shape_image"})
@@ -108,8 +108,8 @@ def table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
 
     Metrics: `shape_bias`, `shape_bias:<category>` (images of that shape), `accuracy` (decision = shape, over all
     images, as in the paper's code), `accuracy:either_cue` and `accuracy:texture` (over conflicting images). A bias of
-    0/0 has no row, one shape image no interval. A category has few shape images, too few to tell how alike their
-    stimuli are: the design effect of a category's bias is that of all categories together.
+    0/0 has no row, one shape image no interval. Categories have too few shape images to tell how alike their stimuli
+    are: the design effect is that of all together.
     """
     shape, conflict, found = cues["shape"].to_numpy(), (cues["shape"] != cues["texture"]).to_numpy(), []
     for model, decision in decisions.items():
@@ -150,9 +150,8 @@ def differences(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
 def consistency_table(decisions: Decisions, cues: pd.DataFrame) -> pd.DataFrame:
     """Error consistency of every two models, the shape being right: Cohen's kappa of right and wrong; n = shape images.
 
-    kappa = (observed - expected) / (1 - expected), with observed the share of images on which both are right or both
-    wrong, and expected = p_a p_b + (1 - p_a)(1 - p_b) for independent observers of the same accuracies.
-    1: the same errors (without an interval); 0: independent; NaN when both are always right or both always wrong.
+    kappa = (observed - expected) / (1 - expected): the share of images on which both are right or both wrong, seen and
+    for independent observers of the same accuracies. 1 has no interval; NaN when both are always right, or wrong.
     """
     rows, n = [], cues["shape_image"].nunique()
     for a, b in combinations(decisions, 2):
@@ -224,15 +223,14 @@ def pick_disagreements(decisions: Decisions, cues: pd.DataFrame, count: int, see
 
 def examples(page, dataset: str, decisions: Decisions, cues: pd.DataFrame, count: int, seed: int) -> None:
     """Show images of `pick_disagreements` with every model's decision below, where a model looks at images itself."""
-    if not page.has_networks:
-        return
-    shown, texts = pick_disagreements(decisions, cues, count, seed), []
+    shown, texts = pick_disagreements(decisions, cues, count * page.has_networks, seed), []
     for row in shown.to_dict("records"):
         said = [f"{page.labels[m]}: {row[m]}" for m in page.models if m in row]
         texts.append("\n".join([f"shape {row['shape']}, texture {row['texture']}", *said]))
     caption = "Images that some models name by their shape and others by their texture."
-    images = [page.image(dataset, image_id) for image_id in shown.index]
-    page.gallery(images, texts, "examples", caption, shown.reset_index(), columns=2)
+    page.gallery(
+        [page.image(dataset, i) for i in shown.index], texts, "examples", caption, shown.reset_index(), columns=2
+    )
 
 
 def human_bias(page, dataset: str, cues: pd.DataFrame) -> pd.Series:
@@ -246,10 +244,7 @@ def human_bias(page, dataset: str, cues: pd.DataFrame) -> pd.Series:
 def bias_dots(
     rows: pd.DataFrame, styles: Mapping[str, theme.ModelStyle], paper: pd.DataFrame, people: pd.Series
 ) -> figures.Drawn:
-    """The paper's figure 3: shape bias per category (dots), a vertical line per model at its overall bias.
-
-    `people` (`human_bias`): diamonds, overall a dotted line.
-    """
+    """The paper's figure 3: shape bias per category, vertical lines at the overall ones; people's dotted, diamonds."""
     rows, paper = (f.assign(category=f["metric"].str.replace("shape_bias:?", "", regex=True)) for f in (rows, paper))
     overall, each = rows[rows["category"] == ""], rows[rows["category"] != ""]
     label = "shape bias   ← decides by texture    decides by shape →"
@@ -283,7 +278,7 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
 
 
 def claim(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
-    """The range of the models' shape bias, in a few words; at either end all that are not told from the last."""
+    """The range of the models' shape bias, in a few words (`verdicts.span`)."""
     values = rows[rows["metric"] == "shape_bias"].set_index("model")["value"]
     if len(values) == 1:
         return f"Shape bias is {values.iloc[0]:.2f} ({page.labels[values.index[0]]})"

@@ -60,16 +60,15 @@ def pug_correct(
 ) -> NDArray[np.bool_]:
     """Score (n,) predicted ImageNet indices against the PUG classes (class -> indices) that (n,) images are of.
 
-    `official` turns the mapping round as the authors' and the paper's code do: ImageNet index -> class, the later name
-    winning where two classes claim one index (841: `Shirt` and `Sweatshirt`), so that `Shirt` can never be right.
-    `membership` asks whether the prediction is one of the class's own indices.
+    `official` turns the mapping round as the authors' and the paper's code do: ImageNet index -> class, of two classes
+    the later name (841: `Sweatshirt`, so that `Shirt` is never right). `membership` asks whether the prediction is one
+    of the class's own indices.
     """
     if rule not in RULES:
         raise ValueError(f"PUG scoring is 'official' or 'membership', got {rule!r}")
-    answers, owner = zip(np.asarray(pred).tolist(), names, strict=True), _owners(classes)
-    if rule == "membership":
-        return np.array([answer in classes[name] for answer, name in answers], dtype=bool)
-    return np.array([owner.get(answer) == name for answer, name in answers], dtype=bool)
+    owner, own = _owners(classes), rule == "membership"
+    answers = zip(np.asarray(pred).tolist(), names, strict=True)
+    return np.array([k in classes[name] if own else owner.get(k) == name for k, name in answers], dtype=bool)
 
 
 def unreachable(classes: Mapping[str, Sequence[int]]) -> list[str]:
@@ -249,10 +248,9 @@ def range_sentence(effects: pd.DataFrame) -> str:
 
 
 def polar(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], usual: Mapping[str, tuple]) -> figures.Drawn:
-    """Accuracy over angles: the radius is accuracy, 0 degrees points up, angles run clockwise.
+    """Accuracy (radius) over angles, 0 degrees up, clockwise; where ordinary images lie (`usual_ranges`) is shaded.
 
-    A curve is closed where its levels go round the whole circle, with no gap of more than 90 degrees. `usual` (factor
-    -> (low, high) of ordinary images) is shaded.
+    A curve is closed where its levels go round the whole circle, with no gap of more than 90 degrees.
     """
     factors, looks = list(dict.fromkeys(frame["factor"])), figures.used(styles, frame)
     fig, axes = figures.panels(factors, 3.1, 2, subplot_kw={"projection": "polar"})
@@ -283,8 +281,7 @@ def polar(frame: pd.DataFrame, styles: Mapping[str, ModelStyle], usual: Mapping[
 def pick_failures(sweeps: Sweeps, count: int, seed: int) -> pd.DataFrame:
     """One telling failure per factor: an image at the hardest level that most models miss, of a scene they know best.
 
-    At most `count` rows `factor, level, id, missed_by` (number of models), the factor with the hardest level first;
-    factors without any failure are left out. Ties are broken by the seed.
+    At most `count` rows `factor, level, id, missed_by` (models), hardest level first; ties are broken by the seed.
     """
     images, right = sweeps.images, sweeps.outcomes.mean(axis=0)
     factor, level, ids = images["factor"].to_numpy(), images["level"].to_numpy(), images.index.to_numpy()
@@ -298,8 +295,8 @@ def pick_failures(sweeps: Sweeps, count: int, seed: int) -> pd.DataFrame:
         best = candidates[np.lexsort((known[candidates] + tie[candidates], -right[candidates]))[-1]]
         if missed := round((1 - right[best]) * len(sweeps.correct)):
             rows.append((accuracy.min(), name, accuracy.idxmin(), ids[best], missed))
-    ordered = [row[1:] for row in sorted(rows, key=lambda row: row[0])[:count]]
-    return pd.DataFrame(ordered, columns=["factor", "level", "id", "missed_by"])
+    found = pd.DataFrame(rows, columns=["accuracy", "factor", "level", "id", "missed_by"])
+    return found.sort_values("accuracy", kind="stable", ignore_index=True).drop(columns="accuracy").head(count)
 
 
 def failure_gallery(

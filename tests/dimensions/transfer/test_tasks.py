@@ -144,11 +144,11 @@ def test_rare_classes_are_left_out_and_labels_stay_consecutive(world):
 
 def test_own_labels_and_published_splits(world):
     ids, targets, metadata = world
-    split = np.repeat(["train", "validation", "test"], [200, 100, 100])
-    data = task_data(Task("o", "natural", "w"), ids, targets, metadata.assign(split=split), ["a", "b", "c", "d"])
+    split, task = np.repeat(["train", "validation", "test"], [200, 100, 100]), Task("o", "natural", "w")
+    data = task_data(task, ids, targets, metadata.assign(split=split), ["a", "b", "c", "d"])
     assert np.array_equal(data.labels, targets) and np.array_equal(data.fold, split) and data.names == tuple("abcd")
     assert data.majority == pytest.approx(100 * np.mean(targets[300:] == np.bincount(targets[:300]).argmax()))
-    assert task_data(Task("o", "natural", "w"), ids, targets, metadata).names == tuple("0123")
+    assert task_data(task, ids, targets, metadata).names == tuple("0123")
     merged = task_data(parse_tasks(["dsprites_orientation"])[0], ids, np.arange(400) % 40, metadata)
     assert set(merged.labels) == set(range(16)) and len(merged.names) == 16
 

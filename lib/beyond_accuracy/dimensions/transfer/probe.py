@@ -240,7 +240,6 @@ class Sweep(NamedTuple):
 
     table: pd.DataFrame  # log10_c, accuracy, log_loss
     best_c: float
-    accuracy: float  # on validation rows, at the tried C with the lowest log-loss
     at_edge: bool  # the choice is an end of the grid
 
 
@@ -295,7 +294,7 @@ def sweep(
         before, lowest, after = table.log_loss[best - 1 : best + 2]
         step = exponent - table.log10_c[best - 1]
         exponent += step * (before - after) / (2 * (before - 2 * lowest + after))
-    return Sweep(table, 10.0**exponent, table.accuracy[best], best in (0, len(settings.exponents) - 1))
+    return Sweep(table, 10.0**exponent, best in (0, len(settings.exponents) - 1))
 
 
 @dataclass(frozen=True)
@@ -321,7 +320,6 @@ class Outcome(NamedTuple):
 
     correct: NDArray[np.bool_]  # (n_test,) in the ascending order of test rows
     c: float
-    validation_accuracy: float  # before refitting
     at_edge: bool
     converged: bool
 
@@ -331,4 +329,4 @@ def run_probe(features: NDArray, labels: NDArray, split: Split, settings: Settin
     chosen = sweep(features, labels, split.train, split.validation, settings)
     probe = fit_probe(features, labels, np.concatenate([split.train, split.validation]), chosen.best_c, settings)
     correct, _ = probe.evaluate(features, labels, split.test)
-    return Outcome(correct, chosen.best_c, chosen.accuracy, chosen.at_edge, probe.converged)
+    return Outcome(correct, chosen.best_c, chosen.at_edge, probe.converged)

@@ -35,8 +35,8 @@ CODE = (
     *("dimensions/transfer/run.py:_fitted", "dimensions/transfer/run.py:_split"),
     *("dimensions/transfer/tasks.py:draw_split", "dimensions/transfer/tasks.py:draw_few_shot"),
 )
+# CLIP's layers, after and before the projection into the space it shares with text; timm models have `pre_logits`
 PROJECTED, TRUNK = "projected", "trunk"
-"""CLIP's layers, after and before the projection into the space it shares with text; timm models have `pre_logits`."""
 
 
 class Bench:
@@ -45,8 +45,7 @@ class Bench:
     def __init__(self, page: "Page", only: str = "", protocols: str = "", seeds: int = 3, device: str = "cpu"):
         """Loads the tasks that the page's role `tasks` names, or `only` some; those that cannot be are listed as such.
 
-        `protocols`: keys of `tasks.PROTOCOLS`, the main one first; the profile's if empty. Large sets are fitted on the
-        device. Lists are separated by commas.
+        `protocols`: keys of `tasks.PROTOCOLS`, the main one first; the profile's if empty. Lists have commas.
         """
         known, wanted = {task.name: task for task in tasks.parse_tasks(page.role("tasks"))}, _listed(only)
         if missing := [name for name in wanted if name not in known]:

@@ -1,12 +1,8 @@
 """Probe tasks: which question is asked of which images, and how they are split.
 
-One form serves the 19 tasks of the Visual Task Adaptation Benchmark (Zhai et al. 2019; the labels of a dataset of their
-own) and questions about a set whose images are described by metadata (a column, cut into bins). A profile's page
-`transfer` names its tasks under `tasks`: a shipped list (`vtab`, `mini_world`), or a list of VTAB names and mappings
-with the fields of `Task`.
-
-Counts, class merges and traps of VTAB are those of its own test files (google-research/task_adaptation). Every draw of
-a split is a function of a seed and of the images' groups alone, the same for all models.
+One form serves the 19 tasks of the Visual Task Adaptation Benchmark (Zhai et al. 2019; counts, class merges and traps
+are those of its own test files, google-research/task_adaptation) and questions about images that metadata describe (a
+column, cut into bins). Every draw of a split is a function of a seed and the images' groups, the same for all models.
 """
 
 import hashlib
@@ -33,18 +29,13 @@ PROTOCOLS = {
     "vtab_1k": "1,000 images drawn by seed: 800 to train, 200 to choose C, refit on both (VTAB-1k takes the first "
     "1,000 in its own file order, which the public mirrors do not keep)",
 }
-LEAST_PER_CLASS = 10
-"""Classes with fewer images than this are left out of a metadata task: they can be neither learned nor tested."""
+LEAST_PER_CLASS = 10  # a column's classes of fewer images are left out: they can be neither learned nor tested
 LEAK = 0.9  # share of test images found among the training images above which train and test are the same set
 
 
 @lru_cache
 def vtab() -> dict:
-    """The 19 tasks by name, in the order natural, specialized, structured.
-
-    Each has `name, group, title, hub, licence, note`, the sizes `train, validation, test` of its published splits, and
-    the number of `classes` as stored and as scored (`scored_classes`).
-    """
+    """The 19 tasks by name, in the order of `GROUPS`: rows of `vtab.csv`."""
     table = pd.read_csv(ASSETS / "vtab.csv", keep_default_na=False)
     return {row.name: row for row in table.itertuples(index=False, name="Vtab")}
 
@@ -56,9 +47,8 @@ def scored_labels(name: str, labels: ArrayLike) -> NDArray[np.int64]:
     [0, 0, 1, 15]
     """
     labels = np.asarray(labels, np.int64)
-    if name not in vtab():
+    if (task := vtab().get(name)) is None:
         return labels
-    task = vtab()[name]
     if labels.size and (labels.min() < 0 or labels.max() >= task.classes):
         raise InputError(f"{name}: label {labels.max()} with {task.classes} classes")
     return labels * task.scored_classes // task.classes
@@ -224,8 +214,7 @@ def task_data(
 def hold_out(groups: ArrayLike, share: float = 0.3) -> NDArray[np.str_]:
     """Folds of sets that were published in one piece: a fixed share of groups is `test`, the rest `train`.
 
-    The decision is a hash of the group's name: the same for every model, seed and subset, so a group that is once in
-    the test set can never be trained on.
+    By a hash of the group's name, the same for every model, seed and subset: no test group is ever trained on.
     """
     names, inverse = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     drawn = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) for name in names])
