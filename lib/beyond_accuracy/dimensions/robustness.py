@@ -17,7 +17,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data import corruptions, published
 from beyond_accuracy.inference.predictions import Predictions, restrict
 from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, odds, percentile_interval, share_interval
+from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, odds, percentile_interval
 
 # Model -> (n,) outcomes on the same images in the same order: right or not, or the share of versions that is right.
 Correct = Mapping[str, ArrayLike]
@@ -189,26 +189,23 @@ def corruption_table(
     of the baseline, AlexNet's errors (fractions), are there.
     """
     names, levels = list(dict.fromkeys(name for name, _ in cells)), sorted({severity for _, severity in cells})
-    models = list(next(iter(cells.values())))
-    grids = [np.stack([[cells[name, k][m] for k in levels] for name in names]).astype(bool) for m in models]
-    n = grids[0].shape[-1]  # a grid is (corruption, severity, image)
+    models = next(iter(cells.values()))  # a grid is (corruption, severity, image)
+    grids = {m: np.stack([[cells[name, k][m] for k in levels] for name in names]).astype(bool) for m in models}
+    n = len(next(iter(models.values())))
     origin, counted = np.arange(n) if units is None else np.asarray(units), tidy.count(n, units)
     parts = {"accuracy": np.s_[:]}
     parts |= {f"accuracy:corruption={name}": np.s_[i] for i, name in enumerate(names)}
     parts |= {f"accuracy:severity={k}": np.s_[:, i] for i, k in enumerate(levels)}
     tables = []
     for metric, part in parts.items():
-        hits = [grid[part].reshape(-1, n) for grid in grids]
-        ends = [100 * np.array(share_interval(h.ravel(), np.tile(origin, len(h)))) for h in hits]
-        tables.append(tidy.rows(metric, "percent", models, [100 * h.mean() for h in hits], counted, ends=ends))
+        hits = {m: grid[part].ravel() for m, grid in grids.items()}
+        tables.append(tidy.accuracy(hits, metric, np.resize(origin, len(next(iter(hits.values()))))))
     if baseline and set(baseline) <= set(names):
         weights = np.array([1 / baseline[name] if name in baseline else 0.0 for name in names])
-        relative = [100 * weights @ (1 - grid.mean(axis=1)) / len(baseline) for grid in grids]
+        relative = [100 * weights @ (1 - grid.mean(axis=1)) / len(baseline) for grid in grids.values()]
         draws = [bootstrap_means(errors, resamples, np.random.default_rng(seed), units) for errors in relative]
-        values = [errors.mean() for errors in relative]
-        tables.append(
-            tidy.rows("mce", "percent of AlexNet", models, values, counted, np.stack(draws, axis=1), units=counted)
-        )
+        about = "mce", "percent of AlexNet", list(models), [errors.mean() for errors in relative], counted
+        tables.append(tidy.rows(*about, np.stack(draws, axis=1), units=counted))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -306,8 +303,8 @@ def against_clean(page, sets: Sets, rows: pd.DataFrame, board: pd.DataFrame) -> 
     With published models: on the sets that they have, and on all clean images; else on each set's own of these.
     """
     accuracy = rows[rows["metric"] == "accuracy"]
-    shown = [sets.dataset[role] for role in sets.shifts if role != "real"]
-    shown = [name for name in shown if board.empty or page.title(name) in board]
+    others = [sets.dataset[role] for role in sets.shifts if role != "real"]
+    shown = [name for name in others if board.empty or page.title(name) in board]
     own = rows[rows["metric"].str.startswith(SAME) & (not sets.imagenet)]
     whole = accuracy[accuracy["dataset"] == sets.dataset.get("clean")]
     beside = pd.concat([own, *(whole.assign(dataset=name) for name in shown if name not in set(own["dataset"]))])

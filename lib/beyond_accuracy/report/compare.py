@@ -288,7 +288,7 @@ def alike(outputs: Outputs) -> pd.DataFrame:
 def behind(runs: own.Runs, units: NDArray | None, points: float = BEHIND) -> dict[str, str]:
     """Models told from the best by at least some points on the same images, and why; two always stay."""
     right = {model: run.correct for model, run in runs.items()}
-    judged = verdicts.judge(own.gaps("accuracy", right, units, 0).assign(family="main"))
+    judged = verdicts.judge(tidy.accuracy_pairs(right, units=units).assign(family="main"))
     ordered, found = sorted(right, key=lambda model: -right[model].mean()), {}
     for model in ordered[2:]:
         row = verdicts.between(judged, ordered[0], model)

@@ -1,10 +1,10 @@
 """Linear probes: a logistic regression on frozen features, its regularisation chosen on a validation split.
 
-The objective is scikit-learn's: ``1/2 ||W||^2 + C * sum of log-losses``, intercept free, on features standardised with
-the training rows' mean and standard deviation; with two classes one weight vector is fitted (a binomial model), with
-more one per class (multinomial). scipy's L-BFGS finds the optimum in the principal axes of the training rows, each
-stretched by the root of the objective's curvature along it, which takes a fraction of the iterations that correlated
-features take. Large sets are read in chunks from the (memory-mapped, float32) features: memory does not grow with them.
+The objective is scikit-learn's: ``1/2 ||W||^2 + C * sum of log-losses``, intercept free, on standardised features; with
+two classes one weight vector is fitted (a binomial model), with more one per class (multinomial). scipy's L-BFGS finds
+the optimum in the principal axes of the training rows, each stretched by the root of the objective's curvature along
+it, which takes a fraction of the iterations that correlated features take. Large sets are read in chunks from the
+(memory-mapped, float32) features: memory does not grow with them.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from scipy.optimize import minimize
-from scipy.special import log_expit, log_softmax
+from scipy.special import log_softmax
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
@@ -29,9 +29,9 @@ SMALL = 2**23  # rows x features up to which a CPU keeps the standardised rows (
 CHUNK_BYTES = 2**26  # of float32 features at a time
 RESIDENT_BYTES = 2**34  # float32 features kept on an accelerator rather than read again in each iteration
 ROUNDS = 10  # in which L-BFGS is started again for one optimum
+# Objective, as a share of the loss of guessing, below which the training rows are told apart: a larger C then enlarges
+# the scores and hardly changes their order, at the price of the slowest fits.
 SEPARATED = 0.01
-"""Objective, as a share of the loss of guessing, below which the training rows are told apart: a larger C then enlarges
-the scores and hardly changes their order, at the price of the slowest fits."""
 RISE = 1.02  # times the least log-loss: less may be what a fit has left to gain
 SCOUTING = 1e-2  # tolerance of fits that only look whether a curve turns down again
 AXES_ROWS = 2**13  # behind the principal axes: these decide how fast the optimum is reached, not where it is
@@ -42,8 +42,7 @@ class Settings:
     """How a probe is fitted and tuned: part of the key of stored outcomes, but for the device.
 
     L-BFGS stops when no entry of the objective's gradient along a stretched axis is larger than the tolerance times the
-    root of the objective as a share of the loss of guessing. What is left to gain is then about half the squared length
-    of that gradient.
+    root of the objective as a share of the loss of guessing; half the squared length of that gradient is left to gain.
     """
 
     exponents: tuple[float, ...] = tuple(float(e) for e in range(-6, 5))  # log10 of the values of C, evenly spaced
@@ -72,9 +71,7 @@ class Probe:
     def log_probabilities(self, features: NDArray) -> NDArray[np.float64]:
         """(n, k) log-probabilities of ``classes``."""
         scores = self.scaler.transform(np.asarray(features, np.float64)) @ self.weight.T + self.bias
-        if len(self.bias) == 1:
-            return np.column_stack([log_expit(-scores[:, 0]), log_expit(scores[:, 0])])
-        return log_softmax(scores, axis=1)
+        return log_softmax(np.insert(scores, 0, 0, axis=1) if len(self.bias) == 1 else scores, axis=1)
 
     def evaluate(self, features: NDArray, labels: NDArray, rows: NDArray) -> tuple[NDArray[np.bool_], float]:
         """Per-row correctness and the mean log-loss on the given rows, ascending, read in chunks.
@@ -248,15 +245,14 @@ def sweep(
 ) -> Sweep:
     """Choose C on validation rows: a fixed grid from end to end, then the dip of the log-loss around its best value.
 
-    The validation accuracy of one or two hundred images has several peaks and jumps when one image changes sides. The
-    log-loss (`Probe.evaluate`) is smooth in C and in the features. The choice is the vertex of the parabola through the
-    grid's lowest log-loss and its neighbours in log C, which moves without a jump where two neighbours change places.
-    It is not rounded: at a border of rounding the last bit of a feature would make another probe.
+    The accuracy of one or two hundred images has several peaks and jumps when one changes sides; the log-loss
+    (`Probe.evaluate`) is smooth in C and in the features. The choice is the vertex of the parabola through the grid's
+    lowest log-loss and its neighbours in log C, which moves without a jump where two of these change places. It is not
+    rounded: at a border of rounding the last bit of a feature would make another probe.
 
     The fits at large C are the slowest, and most lie far behind the dip. Two values or more past the best, once the
-    loss has clearly risen, the rest of the grid is therefore only scouted with rough fits; where these turn down again,
-    to less than halfway between best and last, it is fitted as closely as the rest. The grid ends early where the
-    training rows are `SEPARATED`.
+    loss has clearly risen, the rest of the grid is only scouted with rough fits; where these turn down again, to less
+    than halfway between best and last, it is fitted, too. It ends early where the training rows are `SEPARATED`.
     """
     close = replace(settings, max_iterations=settings.sweep_iterations, tolerance=settings.sweep_tolerance)
     rough = replace(close, tolerance=max(SCOUTING, close.tolerance))
@@ -308,11 +304,11 @@ class Split:
 
     def __post_init__(self) -> None:
         parts = {name: set(self.ids[getattr(self, name)].tolist()) for name in ("train", "validation", "test")}
-        if empty := [name for name, ids in parts.items() if not ids]:
-            raise ValueError(f"the {empty[0]} part of the split is empty")
         for a, b in combinations(parts, 2):
             if shared := parts[a] & parts[b]:
                 raise ValueError(f"{a} and {b} share {len(shared)} images, e.g. {min(shared)}")
+        if empty := [name for name, ids in parts.items() if not ids]:
+            raise ValueError(f"the {empty[0]} part of the split is empty")
 
 
 class Outcome(NamedTuple):

@@ -93,7 +93,7 @@ class Bench:
 
     def zero_shot(self) -> list[Runs]:
         """Zero-shot answers of CLIP models, for the tasks whose classes have names."""
-        runs = [zero_shot(self.page, data, found, self.folder) for data, found in self.tasks]
+        runs = (zero_shot(self.page, data, found, self.folder) for data, found in self.tasks)
         return [run for run in runs if run is not None]
 
 
@@ -112,8 +112,8 @@ def load_task(page: "Page", task: Task) -> tuple[TaskData, dict[str, "Features"]
     if not features:
         raise InputError(f"task {task.name}: no model of this run has features (imported predictions have none)")
     first, dataset = next(iter(features.values())), page.dataset(task.dataset)
-    if other := next((found.model for found in features.values() if not np.array_equal(found.ids, first.ids)), ""):
-        raise InputError(f"task {task.name}: {first.model} and {other} saw different images of {task.dataset}")
+    if other := [found.model for found in features.values() if not np.array_equal(found.ids, first.ids)]:
+        raise InputError(f"task {task.name}: {first.model} and {other[0]} saw different images of {task.dataset}")
     names = dataset.classes.names if dataset.classes is not None else ()
     return tasks.task_data(task, first.ids, first.targets, dataset.metadata, names), features
 

@@ -182,15 +182,15 @@ def few_shot(curves: Mapping[int, Sequence[Runs]]) -> pd.DataFrame:
     """
     curves = {shots: runs for shots, runs in curves.items() if runs}
     names = [{run.task.name for run in runs} for runs in curves.values()]
-    complete, frames = set.intersection(*names) if names else set(), []
+    complete, frames = set.intersection(*names) if names else set(), [averages([]).assign(shots=[], panel=[])]
     for shots, runs in curves.items():
         sets = sets_of_tasks(run for run in runs if run.task.name in complete)
         sets.pop("average_without_sun397", None)
-        sizes = {name: f"{len(members)} task{'s' * (len(members) > 1)}" for name, members in sets.items()}
+        sizes = {name: f" ({len(members)} task{'s' * (len(members) > 1)})" for name, members in sets.items()}
         rows = _scored(sets.items(), "accuracy")
-        names = rows["dataset"].str.replace("average", "all").str.removeprefix("all_")
-        frames.append(rows.assign(shots=shots, panel=names + " (" + rows["dataset"].map(sizes) + ")"))
-    return pd.concat(frames or [averages([]).assign(shots=[], panel=[])], ignore_index=True)
+        panel = rows["dataset"].str.replace("average", "all").str.removeprefix("all_") + rows["dataset"].map(sizes)
+        frames.append(rows.assign(shots=shots, panel=panel))
+    return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def beside(rows: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
