@@ -209,14 +209,12 @@ def test_ladders_are_pictured():
 
 
 def test_a_model_without_outputs_at_one_strength_has_no_value_there_and_all_others():
-    runs = {text: {"a": said(p, [0, 1]), "b": said(p, [0, 1])} for text, p in LIMITED.items()}
+    answers = {"none": [0, 1], "resolution=112": [0, 0], "resolution=336": [0, 1], "resolution=512": [1, 1]}
+    answers["resolution=640"] = [1, 0]
+    runs = {text: {"a": said(p, [0, 1]), "b": said(p, [0, 1])} for text, p in answers.items()}
     del runs["resolution=112"]["b"], runs["resolution=512"]["b"]
-    page = SimpleNamespace(
-        predictions=lambda _: runs["none"] | {"imported": said([0, 1], [0, 1])},
-        predictions_many=lambda _, texts: {text: runs[text] for text in texts},
-        resamples=50,
-        seed=0,
-    )
+    page = SimpleNamespace(resamples=50, seed=0, predictions_many=lambda _, texts: {text: runs[text] for text in texts})
+    page.predictions = lambda _: runs["none"] | {"imported": said([0, 1], [0, 1])}
     curves, gaps, kept = inv.measure(page, "d", {"resolution": "resolution"})
     at = curves[curves["kind"] == "accuracy"].pivot(index="strength", columns="model", values="value")
     assert at["a"].tolist() == [50, 100, 100, 50, 0]  # 112, 224 (as trained), 336, 512, 640
@@ -226,7 +224,3 @@ def test_a_model_without_outputs_at_one_strength_has_no_value_there_and_all_othe
     assert gaps["metric"].tolist() == ["accuracy:resolution=336", "accuracy:resolution=640"]
     # the mean over strengths is one over 336 and 640 for both
     assert {m: k.tolist() for m, k in kept["resolution"].items()} == dict.fromkeys("ab", [[True, False], [True, False]])
-
-
-LIMITED = {"none": [0, 1], "resolution=112": [0, 0], "resolution=336": [0, 1], "resolution=512": [1, 1],
-           "resolution=640": [1, 0]}  # fmt: skip

@@ -103,10 +103,8 @@ def test_average_is_the_plain_mean_of_sets():
 def test_sets_that_show_the_same_images_are_resampled_together():
     right, names = np.random.default_rng(0).random(400) < 0.7, np.arange(400).astype(str)
     sets = {"real": {"m": right}, "c": {"m": right[::-1]}}  # the second is the first once more: it tells nothing new
-    known, unknown = (
-        rb.average_table(sets, 4000, 0, images)[0].eval("ci_high - ci_low")[0]
-        for images in ({"real": names, "c": names[::-1]}, None)
-    )
+    images = {"real": names, "c": names[::-1]}, None
+    known, unknown = (rb.average_table(sets, 4000, 0, ids)[0].eval("ci_high - ci_low")[0] for ids in images)
     assert known == pytest.approx(2 * 196 * np.sqrt(0.21 / 400), rel=0.1)
     assert known / unknown == pytest.approx(np.sqrt(2), rel=0.1)
 

@@ -329,12 +329,10 @@ def test_people_stand_only_beside_images_that_they_saw():
 
 def test_figure_has_a_line_per_model_and_one_for_people():
     decisions = {m: STORED[m] for m in ("vit_sup", "convnext_sup")}
-    rows = sb.table(decisions, WHOLE)
-    bias = rows[rows.metric.str.startswith("shape_bias")]
+    bias = sb.table(decisions, WHOLE).loc[lambda rows: rows.metric.str.startswith("shape_bias")]
     specs = [SimpleNamespace(name=m, label=m, family="transformer", paradigm="supervised") for m in decisions]
     fig, alt = sb.bias_dots(bias, theme.styles(specs), bias.iloc[:0], human_shape_bias())
-    lines = [line.get_xdata() for line in fig.axes[0].lines]
-    upright = {x[0] for x in lines if len(x) == 2 and x[0] == x[1]}
+    upright = {x[0] for x in (line.get_xdata() for line in fig.axes[0].lines) if len(x) == 2 and x[0] == x[1]}
     assert {*bias[bias.metric == "shape_bias"].value, human_shape_bias()["all"]} <= upright
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == sorted(set(REAL["shape"]))
     assert "vit_sup 0.40" in alt and "humans" in {text.get_text() for text in fig.axes[0].texts}

@@ -106,14 +106,6 @@ def test_factors_by_hand():
     assert table.n.tolist() == [60, 60, 60]  # scenes inform, not their images
 
 
-def test_differences_share_the_scenes():
-    worse = FRAME.right & (np.arange(len(FRAME)) % 10 != 0)
-    _, gaps = syn.by_factor(syn.Sweeps({"a": FRAME.right, "b": worse}, FRAME))
-    row = gaps.set_index("metric").loc["accuracy:average"]
-    assert row.difference == pytest.approx(100 * (FRAME.right.mean() - worse.mean()))
-    assert 0 < row.ci_low < row.difference < row.ci_high and row.p < 0.01
-
-
 def test_scenes_are_the_units():
     """All six images of a scene share its fate: the interval is that of 60 scenes, not of 360 images."""
     fate = FRAME.cluster.str[5:].astype(int) % 2 == 0

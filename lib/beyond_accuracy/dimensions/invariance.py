@@ -180,11 +180,9 @@ def answers_kept(plain: Runs, steps: Sequence[Step], identity: float | None) -> 
 
 
 def agreement(
-    kept: Mapping[str, Mapping[str, NDArray[np.bool_]]],
-    seed: int,
-    resamples: int = stats.P_VALUE_RESAMPLES,
+    kept: Mapping[str, Mapping[str, NDArray]], seed: int, resamples: int = stats.P_VALUE_RESAMPLES,
     units: NDArray | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Agreement of each transform over the strengths that change the image, its mean over transforms, and differences.
 
     An image counts with all its versions, every transform once; models that miss a transform are left out of the mean.

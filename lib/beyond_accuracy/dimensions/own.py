@@ -84,10 +84,8 @@ def confusion(runs: Runs, names: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(columns=["model", "label", "answer", "value"])
     found, both = [], range(len(names))
     for m, run in runs.items():
-        grid = 100 * pd.crosstab(run.targets, run.pred, normalize="index").reindex(
-            index=both, columns=both, fill_value=0
-        )
-        found += [(m, names[i], names[j], grid.iat[i, j]) for i in both for j in both]
+        grid = pd.crosstab(run.targets, run.pred, normalize="index").reindex(index=both, columns=both, fill_value=0)
+        found += [(m, names[i], names[j], 100 * grid.iat[i, j]) for i in both for j in both]
     return pd.DataFrame(found, columns=["model", "label", "answer", "value"])
 
 

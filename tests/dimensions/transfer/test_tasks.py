@@ -85,25 +85,16 @@ def test_bad_task_lists(spec, message):
 # Labels --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("cut", "values", "expected", "name"),
-    [
-        ({"bins": 3}, [0.0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2], "1.67 to 3.33"),
-        (
-            {"edges": (2.0, 4.0)},
-            [0.0, 1, 2, 3, 4, 5],
-            [0, 0, 1, 1, 2, 2],
-            "2 to 4",
-        ),  # an edge belongs to what it starts
-        ({}, np.array(["b", "a", "b"], object), [1, 0, 1], "b"),
-        (
-            {"edges": (-45.0, 45.0, 135.0, 225.0), "period": 360},
-            [-45.0, 44.9, 45, 0, 360, 180, -180, 314.9, 315, 730],
-            [0, 0, 1, 0, 0, 2, 2, 3, 0, 0],
-            "45 to 135",
-        ),
-    ],
-)
+ANGLES = [-45.0, 44.9, 45, 0, 360, 180, -180, 314.9, 315, 730]
+CUTS = [  # an edge belongs to what it starts
+    ({"bins": 3}, [0.0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2], "1.67 to 3.33"),
+    ({"edges": (2.0, 4.0)}, [0.0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2], "2 to 4"),
+    ({}, np.array(["b", "a", "b"], object), [1, 0, 1], "b"),
+    ({"edges": (-45.0, 45.0, 135.0, 225.0), "period": 360}, ANGLES, [0, 0, 1, 0, 0, 2, 2, 3, 0, 0], "45 to 135"),
+]
+
+
+@pytest.mark.parametrize(("cut", "values", "expected", "name"), CUTS)
 def test_bins_by_hand(cut, values, expected, name):
     labels, names = bin_labels(np.asarray(values), Task("t", "structured", **cut))
     assert labels.tolist() == expected and names[1] == name and len(names) == max(expected) + 1
