@@ -255,7 +255,7 @@ def real_correct(pred: ArrayLike, real: Sequence[ArrayLike]) -> NDArray[np.float
 
 
 def real_split(pred: ArrayLike, targets: ArrayLike, real: Sequence[ArrayLike]) -> dict[str, int]:
-    """Number of top-1 errors against the original label, by whether the prediction is a ReaL label: `label noise`."""
+    """Number of top-1 errors against the original label: `true mistake`, or `label noise` where it is a ReaL label."""
     outcome, wrong = real_correct(pred, real), np.asarray(pred) != np.asarray(targets)
     masks = {"true mistake": outcome == 0, "label noise": outcome == 1, "no ReaL label": np.isnan(outcome)}
     return {kind: int((wrong & mask).sum()) for kind, mask in masks.items()}
