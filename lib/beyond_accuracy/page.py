@@ -13,9 +13,8 @@ import pandas as pd
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.parameters import check_injected
 from beyond_accuracy.base.paths import figures_dir, own_run_dir, report_dir, resolve
-from beyond_accuracy.base.profile import ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.base.profile import ModelSpec, Profile, check_injected, load_profile, unknown
 from beyond_accuracy.data import published
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.dataset import ImageDataset

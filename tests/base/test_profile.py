@@ -17,7 +17,9 @@ from beyond_accuracy.base.profile import (
     DatasetSpec,
     ModelSpec,
     Settings,
+    assigned,
     available_profiles,
+    check_parameters,
     load_profile,
     parse_profile,
     typed_model,
@@ -327,3 +329,40 @@ def test_a_model_as_one_types_it(tmp_path, monkeypatch):
     for text in ("resnet18", "timm:", "keras:resnet"):
         with pytest.raises(InputError, match="or give timm:NAME or open_clip:NAME/TAG"):
             typed_model(text, ["vit_sup"])
+
+
+# Parameters of notebooks: misspelt or of another kind is one message, wherever they come from -------------------------
+
+USUAL = {"RESAMPLES": 2000, "FOLDS": 5, "SEED": 0, "COVERAGE": 0.8, "SHOTS": "1,2", "KEEP": True, "WHEN": None}
+
+
+def test_what_a_cell_declares():
+    source = 'SEED = 0  # seed\nNAME: str = "a"\nBOTH = WHEN = [1]\nlen("x")\nWHERE = SEED + 1'
+    assert assigned(source) == {"SEED": 0, "NAME": "a", "BOTH": [1], "WHEN": [1], "WHERE": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"RESAMPLE": 20}, "unknown parameter 'RESAMPLE'; did you mean RESAMPLES"),
+        ({"RESAMPLES": "many"}, "RESAMPLES: expected a whole number from 1, such as 2000, got 'many'"),
+        ({"RESAMPLES": 15.5}, "RESAMPLES: expected a whole number from 1, such as 2000, got 15.5"),
+        ({"RESAMPLES": 0}, "RESAMPLES: expected a whole number from 1"),
+        ({"RESAMPLES": True}, "RESAMPLES: expected a whole number"),
+        ({"FOLDS": 1}, "FOLDS: expected a whole number from 2"),
+        ({"SEED": -1}, "SEED: expected a whole number from 0"),
+        ({"COVERAGE": "x"}, "COVERAGE: expected a number from 0, such as 0.8, got 'x'"),
+        ({"COVERAGE": float("nan")}, "COVERAGE: expected a number"),
+        ({"SHOTS": 5}, "SHOTS: expected text, such as '1,2', got 5"),
+        ({"KEEP": 1}, "KEEP: expected true or false"),
+    ],
+)
+def test_what_does_not_fit_is_one_message(given, message):
+    with pytest.raises(InputError) as refused:
+        check_parameters(USUAL, given)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_what_fits():
+    check_parameters(USUAL, {"RESAMPLES": 1, "SEED": 3, "COVERAGE": 1, "SHOTS": "", "KEEP": False, "WHEN": [1]})
+    check_parameters(USUAL, {})

@@ -1,8 +1,9 @@
-"""Reads and validates a profile: which models, datasets, dimensions and settings a run uses.
+"""Reads and validates what a run is given: profiles (models, datasets, dimensions, settings), parameters of notebooks.
 
 A profile is YAML that somebody else wrote: plain values only, no endless trees, one message for whatever is wrong.
 """
 
+import ast
 import difflib
 import glob
 import hashlib
@@ -12,7 +13,8 @@ import math
 import os.path
 import re
 import sys
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +59,8 @@ CHOICES = {
     "keep": ("all", "logits", "none"),
 }
 LEAST = {"resamples": 1, "notebook_timeout": 1, "chunk": 1, "seed": 0, "workers": -1, "limit": 0, "expected": 0}
+LEAST |= {"RESAMPLES": 1, "BINS": 1, "FOLDS": 2, "PROBE_SEEDS": 1, "LEAST": 1, "TOP": 1}  # other parameters: 0
+INJECTED = "# Parameters\n"  # how the cell begins that papermill puts behind the tagged one
 EXPECTED = {bool: "true or false", int: "a whole number", dict: "a mapping", str: "text"}
 MAX_NODES = 20_000  # far above any real profile; YAML aliases can otherwise unfold without end
 
@@ -411,3 +415,48 @@ def _known_keys(content: dict, known: Set[str], where: str) -> None:
     for key in content:
         if key not in known:
             raise InputError(f"{where}: {unknown('key', key, sorted(known))}")
+
+
+# Parameters of a notebook ---------------------------------------------------------------------------------------------
+
+
+def assigned(source: str) -> dict[str, object]:
+    """Names that a cell assigns, with their values; None for a value that is no plain literal."""
+    found: dict[str, object] = {}
+    for statement in ast.parse(source).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        value = None
+        with suppress(ValueError):
+            value = ast.literal_eval(getattr(statement, "value", None) or ast.Constant(None))
+        found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def check_parameters(usual: Mapping[str, object], given: Mapping[str, object]) -> None:
+    """Raise `InputError` for a name that is not declared, or a value of another kind than the declared one.
+
+    papermill only warns of a parameter that a notebook does not have, and the run then quietly uses the default.
+    """
+    for name, value in given.items():
+        if name not in usual:
+            raise InputError(f"no notebook of this run has it: {unknown('parameter', name, sorted(usual))}")
+        kind = type(usual[name])
+        fits = usual[name] is None or type(value) is kind or (kind is float and type(value) is int)
+        least = LEAST.get(name, 0)
+        if not fits or (type(value) in (int, float) and not value >= least):
+            text = "a number" if kind is float else EXPECTED.get(kind, f"a {kind.__name__}")
+            bound = f" from {least}" if kind in (int, float) else ""
+            raise InputError(f"parameter {name}: expected {text}{bound}, such as {usual[name]!r}, got {value!r}")
+
+
+def check_injected() -> None:
+    """Check what papermill put into the running notebook (nothing elsewhere) against the cells that ran before it."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    cells: Iterable[str] = shell.user_ns.get("In", ()) if shell else ()
+    before: dict[str, object] = {}
+    for source in cells:
+        with suppress(SyntaxError):
+            if source.startswith(INJECTED):
+                check_parameters(before, assigned(source))
+            else:
+                before |= assigned(source)

@@ -17,11 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beyond_accuracy.base import parameters as parameters_
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import locked, read_json, write_atomically
 from beyond_accuracy.base.paths import ASSETS, figures_dir, notebooks_dir, project_root, report_dir
-from beyond_accuracy.base.profile import Profile, available_profiles, load_profile, unknown
+from beyond_accuracy.base.profile import Profile, assigned, available_profiles, check_parameters, load_profile, unknown
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.run import FIRST, LATE, READS, build_pages
 from beyond_accuracy.show import results
@@ -188,7 +187,7 @@ def _parameters(
     source = profile.name if shipped == profile.source else str(profile.source.resolve())
     base = {"PROFILE": source, "MODELS": models, "SEED": profile.settings.seed, "RESAMPLES": profile.settings.resamples}
     declared = {page.name: declared_parameters(page.notebook) for page in pages}
-    parameters_.check({name: value for found in declared.values() for name, value in found.items()}, overrides)
+    check_parameters({name: value for found in declared.values() for name, value in found.items()}, overrides)
     for page in pages:
         if lacking := [name for name in ("PROFILE", "MODELS") if name not in declared[page.name]]:
             raise InputError(f"{page.notebook.name}: its parameters cell must set {lacking[0]}")
@@ -199,7 +198,7 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
     """What a notebook's cell tagged `parameters` assigns; InputError for no notebook, or a cell that is not Python."""
     tagged = [text for kind, text, tags in _notebook_source(notebook) if kind == "code" and "parameters" in tags]
     try:
-        return parameters_.declared("\n".join(tagged))
+        return assigned("\n".join(tagged))
     except SyntaxError as error:
         raise InputError(f"{notebook.name}: parameters cell: {error}") from error
 
