@@ -25,8 +25,8 @@ from beyond_accuracy.base.files import write_atomically
 from beyond_accuracy.base.paths import cache_dir, project_root
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data.readers import load_dataset
-from beyond_accuracy.inference import throughput
 from beyond_accuracy.inference.jobs import choose_precision, processor
+from beyond_accuracy.inference.plan import RATES
 from beyond_accuracy.inference.run import device_name, pick_device
 from beyond_accuracy.models.card import Card
 from beyond_accuracy.models.load import model_for, read_card
@@ -253,7 +253,7 @@ def save_rates(table: pd.DataFrame, device: str, file: Path | None = None) -> No
             (device, MODELS[row.model][1], 224, row.precision, round(row.median, 2), "make bench")
             for row in ours.itertuples()
         ],
-        columns=throughput.COLUMNS,
+        columns=RATES,
     )
     if file.is_file():
         fresh = pd.concat([pd.read_csv(file), fresh]).drop_duplicates(["device", "model", "side"], keep="last")

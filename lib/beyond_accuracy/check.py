@@ -22,10 +22,9 @@ from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
 from beyond_accuracy.inference.outputs import Outputs
-from beyond_accuracy.inference.plan import disk_lines, forward_passes
+from beyond_accuracy.inference.plan import disk_lines, forward_passes, projection
 from beyond_accuracy.inference.predictions import diagnose
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.inference.throughput import projection
 from beyond_accuracy.models.card import SIGLIP, locate, missing_tokenizer, tokenizer_source
 from beyond_accuracy.models.load import read_card
 

@@ -177,7 +177,7 @@ def _report(args: argparse.Namespace) -> int:
 
     stay_offline_without_network(load_profile(args.profile).select(args.models).models.values())
     if args.fetch:  # say how long a report will take, and get what it lacks
-        from beyond_accuracy.inference.throughput import projection
+        from beyond_accuracy.inference.plan import projection
 
         profile = load_profile(args.profile).select(args.models)
         print(*projection(profile), sep="\n")

@@ -9,7 +9,7 @@ from torch import nn
 
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.dimensions import overview
-from beyond_accuracy.inference.throughput import published_throughput
+from beyond_accuracy.inference.plan import published_throughput
 from beyond_accuracy.measure import tidy, verdicts
 
 

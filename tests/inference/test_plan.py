@@ -2,23 +2,33 @@
 
 from dataclasses import replace
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.profile import DatasetSpec, load_profile
-from beyond_accuracy.data import corruptions, readers, transforms
+from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, load_profile
+from beyond_accuracy.data import corruptions, published, readers, transforms
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.plan import Request, requests
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report.build import build
 from builders import code, write_notebook
 
+ONE = {"models": {"clean": "imagenet_1k"}}
 
-def with_dimensions(toy, **dimensions):
+
+def with_dimensions(toy, datasets=None, **dimensions):
     content = toy.content()
     content["datasets"]["second"] = dict(content["datasets"]["images"])
+    content["datasets"] |= datasets or {}
     content["dimensions"] = dimensions
     return toy.profile(content)
+
+
+def filled(toy, profile, dimension):
+    return plan.fill(profile, dimension, Store(toy.store), {"device": "cpu"})
 
 
 def test_datasets_are_found_wherever_roles_name_them(toy):
@@ -28,28 +38,27 @@ def test_datasets_are_found_wherever_roles_name_them(toy):
         mistakes={"clean": "images", "factors": "imagenet_x"},
         summary={"a": "images", "limit": 5, "deep": [{"tasks": {"dataset": "second"}}]},
         landscape={},
+        transfer={"features": ["images"], "tasks": [{"dataset": "second"}]},
     )
-    assert requests(profile, "calibration") == [Request("images"), Request("second")]
+    both = [Request("images"), Request("second")]
+    assert requests(profile, "calibration") == requests(profile, "summary") == both
     assert requests(profile, "mistakes") == [Request("images")]
-    assert requests(profile, "summary") == [Request("images"), Request("second")]
     assert requests(profile, "landscape") == requests(profile, "world") == []
-
-
-def test_probes_ask_for_features(toy):
-    profile = with_dimensions(toy, transfer={"features": ["images"], "tasks": [{"dataset": "second"}]})
-    assert requests(profile, "transfer") == [Request("images", features=True), Request("second", features=True)]
+    assert requests(profile, "transfer") == [replace(request, features=True) for request in both]  # for probes
 
 
 def test_invariance_asks_for_every_rung_once(toy):
-    (request,) = requests(with_dimensions(toy, invariance={"clean": "images"}), "invariance")
-    assert request.transforms[0] == "none" and len(set(request.transforms)) == len(request.transforms)
-    assert set(request.transforms) == {text for name in transforms.LADDERS for text in transforms.ladder(name)}
-    (cut,) = requests(with_dimensions(toy, invariance={"clean": "images", "transforms": ["scale"]}), "invariance")
-    assert cut.transforms == ("none", "scale=1.25", "scale=1.5", "scale=2", "scale=3")
-    (one,) = requests(with_dimensions(toy, invariance={"clean": "images", "transforms": "scale"}), "invariance")
-    assert one == cut
+    def asked(**more):
+        (request,) = requests(with_dimensions(toy, invariance={"clean": "images", **more}), "invariance")
+        return request.transforms
+
+    whole = asked()
+    assert whole[0] == "none" and len(set(whole)) == len(whole)
+    assert set(whole) == {text for name in transforms.LADDERS for text in transforms.ladder(name)}
+    cut = ("none", "scale=1.25", "scale=1.5", "scale=2", "scale=3")
+    assert asked(transforms=["scale"]) == asked(transforms="scale") == cut
     with pytest.raises(InputError, match="invariance.transforms: unknown transform 'scal'; did you mean scale"):
-        requests(with_dimensions(toy, invariance={"clean": "images", "transforms": ["scal"]}), "invariance")
+        asked(transforms=["scal"])
 
 
 def test_robustness_corrupts_one_set(toy):
@@ -63,37 +72,15 @@ def test_robustness_corrupts_one_set(toy):
 @pytest.mark.parametrize("name", ["mini", "smoke", "predictions"])
 def test_shipped_profiles_ask_for_datasets_they_have(name):
     profile = load_profile(name)
-    for dimension in profile.dimensions:
-        for request in requests(profile, dimension):
-            assert request.dataset in profile.datasets
-            assert all(transforms.parse(text).text == text for text in request.transforms)
+    for request in [request for dimension in profile.dimensions for request in requests(profile, dimension)]:
+        assert request.dataset in profile.datasets
+        assert all(transforms.parse(text).text == text for text in request.transforms)
 
 
-def test_filling_runs_everything_once(toy, toy_networks):
-    toy.images()
-    toy.checkpoint()
-    profile = with_dimensions(
-        toy, calibration={"clean": "images"}, transfer={"features": ["images"]}, mistakes={"clean": "second"}
-    )
-    store = Store(toy.store)
-    filled = plan.fill(profile, "calibration", store, {"device": "cpu"})
-    assert len(filled.keys) == 1 and filled.missing == [] and sum(toy_networks.CALLS) == 12
-    again = plan.fill(profile, "transfer", store, {"device": "cpu"})
-    assert again.keys == filled.keys and sum(toy_networks.CALLS) == 12
-    # the same images under another name are the same images
-    assert plan.fill(profile, "mistakes", store, {"device": "cpu"}).keys == filled.keys
-    assert sum(toy_networks.CALLS) == 12
-
-
-def test_what_is_missing_is_listed_and_the_rest_runs(toy, toy_networks):
-    toy.images(1)
-    toy.checkpoint()
-    content = toy.content()
-    content["datasets"]["away"] = {"reader": "class_folder", "path": "nowhere", "classes": str(toy.classes)}
-    content["dimensions"] = {"calibration": {"shifted": ["away"], "clean": "images"}}
-    filled = plan.fill(toy.profile(content), "calibration", Store(toy.store), {"device": "cpu"})
-    assert len(filled.missing) == 1 and filled.missing[0].startswith("away: ") and len(filled.keys) == 1
-    assert sum(toy_networks.CALLS) == 3
+def test_the_paper_profile_shifts_as_the_paper_does():
+    (request,) = requests(load_profile("paper"), "invariance")
+    assert "shift=30@paper" in request.transforms and "shift=30" not in request.transforms
+    assert {"none", "scale=1.5", "resolution=640", "hflip=1"} <= set(request.transforms)
 
 
 def test_a_page_says_which_part_of_a_set_it_uses():
@@ -104,71 +91,61 @@ def test_a_page_says_which_part_of_a_set_it_uses():
     assert plan.cuts(load_profile("paper"), "calibration") == []
 
 
-def test_a_set_that_cannot_be_read_hides_no_other(toy):
+# Filling --------------------------------------------------------------------------------------------------------------
+
+
+def test_filling_runs_everything_once(toy, toy_networks):
+    toy.images(1), toy.checkpoint()
+    features, second = {"features": ["images"]}, {"clean": "second"}
+    profile = with_dimensions(toy, calibration={"clean": "images"}, transfer=features, mistakes=second)
+    first = filled(toy, profile, "calibration")
+    assert len(first.keys) == 1 and first.missing == []
+    # features were kept, and the same images under another name are the same images
+    assert filled(toy, profile, "transfer").keys == filled(toy, profile, "mistakes").keys == first.keys
+    assert sum(toy_networks.CALLS) == 3
+
+
+def test_what_is_missing_or_wrong_is_told_once_and_hides_no_other_set(toy):
     """Else the page's key would not hold the other sets' answers, and an old page would pass for unchanged."""
-    toy.images(1)
-    toy.checkpoint()
-    content = toy.content()
-    content["datasets"]["bad"] = {"reader": "class_folder", "path": str(toy.root / "bad"), "classes": str(toy.classes)}
+    toy.images(1), toy.checkpoint()
     (toy.root / "bad" / "violet").mkdir(parents=True)
     (toy.root / "bad" / "violet" / "a.png").write_bytes(b"")
-    content["dimensions"] = {"calibration": {"shifted": ["bad"], "clean": "images"}}
-    filled = plan.fill(toy.profile(content), "calibration", Store(toy.store), {"device": "cpu"})
-    assert len(filled.wrong) == 1 and "violet" in filled.wrong[0] and len(filled.keys) == 1 and not filled.missing
+    folder = {"reader": "class_folder", "classes": str(toy.classes)}
+    sets = {"away": folder | {"path": "nowhere"}, "bad": folder | {"path": str(toy.root / "bad")}}
+    pages = {"calibration": {"shifted": ["away", "bad"], "clean": "images"}, "conventions": {"clean": "away"}}
+    profile = with_dimensions(toy, sets, **pages)
+    found = filled(toy, profile, "calibration")
+    assert len(found.keys) == 1 and "violet" in found.wrong[0] and found.missing[0].startswith("away: ")
+    assert len(found.missing) == len(found.wrong) == 1
+    assert len(requests(profile, "conventions", {"device": "cpu"})) > 3
+    assert filled(toy, profile, "conventions").missing == found.missing
+
+
+def test_imported_models_have_no_features_to_wait_for(toy):
+    toy.images(1)
+    content = toy.content(models={})
+    content["dimensions"] = {"transfer": {"features": ["images"]}, "calibration": {"clean": "images"}}
+    mine = toy.profile(content).select("mine")
+    found = filled(toy, mine, "transfer")
+    assert found.keys == [] and found.missing == []
+    assert "no predictions of mine" in filled(toy, mine, "calibration").missing[0]
 
 
 def test_what_is_said_of_the_images_is_stamped(toy):
     """Factors and class names are read by pages, and no network sees them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     toy.images(1)
-    toy.checkpoint()
-    content, found = toy.content(models={}), []
-    content["datasets"]["task"] = {
-        "reader": "parquet",
-        "path": str(toy.root / "task.parquet"),
-        "classes": str(toy.classes),
-    }
-    content["dimensions"] = {"calibration": {"clean": "task"}}
+    task = {"reader": "parquet", "path": str(toy.root / "task.parquet"), "classes": str(toy.classes)}
+    profile, found = with_dimensions(toy, {"task": task}, calibration={"clean": "task"}), []
     image = next((toy.data / "images" / "red").iterdir()).read_bytes()
     for level in (1, 2, 1):
         rows = {"id": ["a"], "image": [image], "label": [0], "level": [level]}
         pq.write_table(pa.table(rows), toy.root / "task.parquet")
         readers.LOADED.clear()
-        profile = toy.profile(content)
         found.append(readers.load_dataset(profile.datasets["task"]).described)
     assert found[0] == found[2] != found[1]
 
 
-def test_what_several_requests_lack_is_told_once(toy):
-    toy.checkpoint()
-    profile = with_dimensions(toy, conventions={"clean": "images"})
-    assert len(requests(profile, "conventions", {"device": "cpu"})) > 3
-    filled = plan.fill(profile, "conventions", Store(toy.store), {"device": "cpu"})
-    assert len(filled.missing) == 1 and filled.missing[0].startswith("images: ")
-
-
-def test_imported_models_have_no_features_to_wait_for(toy):
-    toy.images(1)
-    toy.checkpoint()
-    profile = with_dimensions(toy, transfer={"features": ["images"]}, calibration={"clean": "images"}).select("colour")
-    bare = toy.content(models={})
-    bare["dimensions"] = {"transfer": {"features": ["images"]}, "calibration": {"clean": "images"}}
-    mine = toy.profile(bare).select("mine")
-    filled = plan.fill(mine, "transfer", Store(toy.store), {})
-    assert filled.keys == [] and filled.missing == []
-    assert "no predictions of mine" in plan.fill(mine, "calibration", Store(toy.store), {}).missing[0]
-    assert list(profile.models) == ["colour"]
-
-
-def test_the_paper_profile_shifts_as_the_paper_does():
-    (request,) = requests(load_profile("paper"), "invariance")
-    assert "shift=30@paper" in request.transforms and "shift=30" not in request.transforms
-    assert {"none", "scale=1.5", "resolution=640", "hflip=1"} <= set(request.transforms)
-
-
-ONE = {"models": {"clean": "imagenet_1k"}}
+# Passes and room ------------------------------------------------------------------------------------------------------
 
 
 def test_each_run_counts_once():
@@ -180,12 +157,8 @@ def test_each_run_counts_once():
     small = replace(profile, dimensions={**ONE, "conventions": {"clean": "imagenet_1k", "limit": 100}})
     passes = plan.runs(small)
     assert [run.images for run in passes].count(100) == len(passes) - 1 == len({run.settings for run in passes})
-
-
-def test_a_limit_of_the_dataset_counts():
-    profile = load_profile("smoke")
-    assert plan.forward_passes(replace(profile, dimensions={"models": {"clean": "world_val"}})) == 320
-    assert plan.forward_passes(replace(profile, dimensions={"invariance": {"clean": "world_invariance"}})) % 64 == 0
+    smoke = replace(load_profile("smoke"), dimensions={"models": {"clean": "world_val"}})
+    assert plan.forward_passes(smoke) == 320  # the limit of the dataset
 
 
 @pytest.mark.parametrize(("keep", "size"), [("none", 0), ("logits", 2000), ("all", 2000 + plan.FEATURE_BYTES)])
@@ -220,13 +193,107 @@ def test_room_is_told_and_compared(toy):
     assert len(list(plan.disk_lines(load_profile("paper"), ["models"], 0.1, free=0.05))) == 2
 
 
-def test_a_large_report_says_so_before_it_starts(toy, kernels):
-    toy.images(1)
-    toy.checkpoint()
+def test_a_large_report_says_so_before_it_starts(toy):
     content = toy.content()
     content["datasets"]["images"].update(expected=1_330_000)
     content["dimensions"] = {"calibration": {"clean": "images"}}
-    told, parameters = [], code('PROFILE = ""\nMODELS = ""', "parameters")
-    notebook = write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", parameters)
-    build(toy.profile(content), notebooks=notebook.parent, echo=told.append)
-    assert told and told[0].startswith("The store (") and "about 7.0 GB" in told[0]
+    notebook = write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", code('PROFILE = MODELS = ""', "parameters"))
+
+    def stop(line):
+        raise RuntimeError(line)
+
+    with pytest.raises(RuntimeError, match=r"^The store \(.* needs about 7.0 GB"):
+        build(toy.profile(content), notebooks=notebook.parent, echo=stop)
+
+
+# Rates and time -------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_of_the_paper_has_published_rates_on_the_same_cards():
+    found = [plan.published_throughput(spec) for spec in load_profile("paper").models.values()]
+    assert {(len(table), frozenset(table.card)) for table in found} == {(5, frozenset(found[0].card))}
+    for table in found:
+        assert (table.side == 224).all() and table.source.str.startswith("timm benchmark-infer-").all()
+
+
+def test_known_rows():
+    """Typed from timm's benchmark-infer-amp-nchw-pt240-cu124-rtx3090.csv, rounded to a tenth."""
+    deit = plan.published_throughput(ModelSpec("x", "timm", "deit3_base_patch16_224.fb_in22k_ft_in1k"))
+    assert deit.set_index("card").images_per_second["NVIDIA RTX 3090"] == 1485.7
+    convnext = plan.published_throughput(ModelSpec("x", "open_clip", "convnext_base", "laion400m_s13b_b51k"), 288)
+    assert convnext.set_index("card").images_per_second["NVIDIA RTX 3090"] == 788.1
+    assert deit.images_per_second.is_monotonic_decreasing
+    assert plan.published_throughput(ModelSpec("x", "timm", "convnext_base"), side=300).empty
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "expected"),
+    [
+        ("timm", "hf-hub:timm/vit_base_patch16_224.augreg_in21k_ft_in1k", "vit_base_patch16_224"),
+        ("timm", "local-dir:models/convnext_base", ""),
+        ("open_clip", "ViT-B-16-quickgelu", "vit_base_patch16_clip_quickgelu_224"),
+        ("open_clip", "ViT-L-14-336", "vit_large_patch14_clip_336"),
+        ("open_clip", "ViT-H-14", "vit_huge_patch14_clip_224"),
+        ("open_clip", "convnext_base_w", "convnext_base"),
+        ("open_clip", "RN50", ""),
+        ("open_clip", "no-such-model", ""),
+        ("predictions", "", ""),
+    ],
+)
+def test_architecture(source, name, expected):
+    assert plan.architecture(ModelSpec("x", source, name)) == expected
+
+
+def test_rates_are_of_timms_architectures_and_of_most_of_the_leaderboard():
+    import timm
+
+    table, board = plan.published_rates(), published.leaderboard()
+    assert set(table.model) <= set(timm.list_models())
+    assert not table.duplicated(["device", "model", "side"]).any() and (table.images_per_second > 0).all()
+    names = board["model"].where(board["source"] == "timm", board["model"].str.partition("/")[0])
+    specs = [ModelSpec("x", source, name) for source, name in zip(board["source"], names, strict=True)]
+    assert sum(len(plan.published_throughput(spec)) > 0 for spec in specs) > 0.9 * len(specs)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Two models, 36,000 images."""
+    monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(tmp_path))
+    paper = load_profile("paper")
+    datasets = {"imagenet_1k": replace(paper.datasets["imagenet_1k"], limit=36_000)}
+    models = {name: paper.models[name] for name in ("vit_sup", "convnext_sup")}
+    return replace(paper, models=models, datasets=datasets, dimensions=ONE)
+
+
+def test_hours_are_passes_over_rates_summed_over_models(small):
+    table = plan.projected_hours(small).set_index("card")
+    # RTX 4090, typed from timm's table: 2724.5 and 2101.7 images per second
+    assert table.hours["NVIDIA RTX 4090"] == pytest.approx(36_000 / 3600 * (1 / 2724.5 + 1 / 2101.7), rel=1e-4)
+    assert len(table) == 5 and table.hours.is_monotonic_increasing
+    sizes = replace(small, dimensions={"invariance": {"clean": "imagenet_1k", "transforms": ["resolution"]}})
+    expected = 36_000 * sum((side / 224) ** 2 for side in (112, 224, 336, 512, 640))
+    assert plan.usual_passes(sizes) == pytest.approx(expected)  # larger inputs count by area
+
+
+def test_a_card_measured_here_comes_first_and_needs_every_model(small, tmp_path):
+    def measured(rows):
+        pd.DataFrame(rows, columns=plan.RATES).to_csv(tmp_path / "rates.csv", index=False)
+        return plan.projected_hours(small)
+
+    assert plan.measured_throughput(small.models["vit_sup"]).empty
+    rows = [("My card", "deit3_base_patch16_224", 224, "bf16", 10.0, "make bench")]
+    assert "My card" not in set(measured(rows).card)
+    first = measured([*rows, ("My card", "convnext_base", 224, "bf16", 20.0, "make bench")]).iloc[0]
+    assert (first.card, first.source) == ("My card", "make bench")
+    assert first.hours == pytest.approx(10 * (1 / 10 + 1 / 20))
+    assert "90 min" in plan.projection(small)[1]
+    pd.DataFrame({"device": ["a card"]}).to_csv(tmp_path / "rates.csv", index=False)
+    with pytest.raises(InputError, match="images_per_second"):
+        plan.measured_throughput(small.models["vit_sup"])
+
+
+def test_models_without_a_rate_are_named(small):
+    models = small.models | {"own": ModelSpec("own", "timm", "local-dir:somewhere")}
+    lines = plan.projection(replace(small, models=models))
+    assert "2 models one after the other (0.04 million passes each" in lines[0] and "without own" in lines[-1]
+    assert plan.projection(replace(small, models={"own": models["own"]})) == []

@@ -9,7 +9,7 @@ import bench
 import bench_loops
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.transforms import parse
-from beyond_accuracy.inference import throughput
+from beyond_accuracy.inference.plan import RATES
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_rates_of_other_devices_stay(tmp_path, table):
     bench.save_rates(table.assign(median=table["median"] * 2), "Card B", file)
     bench.save_rates(table, "Card B", file)
     rates = pd.read_csv(file)
-    assert list(rates.columns) == throughput.COLUMNS
+    assert list(rates.columns) == RATES
     assert dict(zip(rates.device, rates.images_per_second, strict=True)) == {"Card A": 190.0, "Card B": 190.0}
     assert set(rates.model) == {"deit3_base_patch16_224"}
 

@@ -29,13 +29,12 @@ from beyond_accuracy.inference.jobs import (
     Job,
     Options,
     Todo,
-    filling,
+    fill_entries,
     head_file,
     image_bytes_of,
     jobs_of,
     lacking,
     progress,
-    report_skipped,
 )
 from beyond_accuracy.inference.outputs import RUN_BY
 from beyond_accuracy.inference.store import Store
@@ -88,15 +87,8 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
     slots = _slots(ray, options.device)
     if options.device != "cpu":
         _check_precision(jobs, settings, slots)
-    with filling(jobs, dataset, settings, {"computed_by": beyond_accuracy.__version__}) as asked:
-        todo = asked
-        if settings.exchange:
-            exchange.collect(asked, settings.exchange)
-            todo = lacking(asked)
-        if todo:
-            report_skipped(dataset, _Cluster(ray, slots, dataset, store, settings, options).compute(todo))
-        if settings.exchange:
-            exchange.clear(asked, settings.exchange)  # what a killed run had left there, too
+    cluster = _Cluster(ray, slots, dataset, store, settings, options)
+    fill_entries(jobs, dataset, settings, {"computed_by": beyond_accuracy.__version__}, cluster.compute)
 
 
 RUN_BY["ray"] = run
@@ -133,7 +125,17 @@ class _Cluster:
         self.progress = options.progress
         self.classes = dataset.classes and dataset.classes.prompted(settings.prompts)
 
-    def compute(self, todo: Todo) -> int:
+    def compute(self, asked: Todo) -> int:
+        """Compute what is asked for and not handed over yet; returns how many images cannot be decoded."""
+        if not (url := self.settings.exchange):
+            return self._compute(asked)
+        exchange.collect(asked, url)
+        todo = lacking(asked)
+        skipped = self._compute(todo) if todo else 0
+        exchange.clear(asked, url)  # what a killed run had left there, too
+        return skipped
+
+    def _compute(self, todo: Todo) -> int:
         jobs = jobs_of(todo)
         data = self.ray.put(self.dataset)
         setup = self.ray.put(self._setup(jobs))

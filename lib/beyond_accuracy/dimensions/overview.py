@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from beyond_accuracy.inference.plan import published_throughput
 from beyond_accuracy.inference.run import device_name, pick_device
-from beyond_accuracy.inference.throughput import published_throughput
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.models.load import model_for
 

@@ -1,9 +1,7 @@
 """Heads fitted on frozen features: any backbone answers for any labelled set, and no page knows the difference.
 
-One rule: an image is answered by a head that never saw it, nor anything of its unit (its group, its near-duplicates).
-On the images that heads are fitted to this is the head of the other folds, also where they are transformed; any other
-image is answered by the head fitted to all of them. What heads say is stored like the answers of a network.
-
+One rule: an image is answered by a head that never saw it, nor anything of its unit (its group, its near-duplicates):
+on the images that heads are fitted to (also transformed) the head of the other folds, elsewhere one fitted to them all.
 scikit-learn is imported where heads are fitted: it takes a second, and most commands need none.
 """
 
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import load_arrays, save_arrays
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.transforms import parse
@@ -44,11 +42,9 @@ class Fitted:
     def logits(self, ids: NDArray, features: NDArray) -> NDArray[np.float32]:
         """What is answered of some images, each by a head that never saw it."""
         which = self.fold.reindex(ids).fillna(len(self.answers) - 1).to_numpy(int)
-        parts = [(rows, self.answers[k](np.asarray(features[rows]))) for k in np.unique(which) for rows in [which == k]]
-        out = np.empty((len(ids), parts[0][1].shape[1]), np.float32)
-        for rows, said in parts:
-            out[rows] = said
-        return out
+        order = np.argsort(which, kind="stable")
+        parts = [self.answers[k](np.asarray(features[which == k])) for k in np.unique(which)]
+        return np.concatenate(parts)[np.argsort(order)].astype(np.float32)
 
 
 # Fitting --------------------------------------------------------------------------------------------------------------
@@ -213,7 +209,7 @@ def answered(
         return bare
     home = outputs.data(str(outputs.dataset_spec(data.name).options.get("fit") or data.name))
     fitting = [spec for spec in specs if spec.head != "zero_shot"]
-    plain = outputs.extracted(fitting, home, ["none"]) if fitting else {}
+    plain = outputs.extracted(fitting, home, ["none"])
     found = {}
     for spec in specs:
         source, fitted = plain.get(("none", spec.name)), None
@@ -264,15 +260,13 @@ def _fitted(outputs, spec: ModelSpec, data: ImageDataset, home: ImageDataset, so
     if spec.head == "knn":
         sets = [fold != i for i in range(fold.max() + 1)] + [np.ones(len(fold), bool)]
         return Fitted(pd.Series(fold, rows["id"]), [answer_knn(features[s], targets[s], k) for s in sets])
-    file = outputs.store.head_file(parts).with_suffix(".npz")
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            weights, seen = kept["weights"], kept["seen"]
-    except (OSError, ValueError, EOFError, KeyError):
+    file = outputs.store.head_file(parts)
+    if (kept := load_arrays(file)) is None:
         weights, seen, chosen = fit_probes(features, targets, units, fold, k, seed, val)
         kept = {"weights": weights, "seen": seen, "c": chosen, "fold": fold}
-        atomic_write(file, lambda path: np.savez(path, **kept))
-    return Fitted(pd.Series(fold, rows["id"]), [answer_linear(w, n) for w, n in zip(weights, seen, strict=True)])
+        save_arrays(file, kept)
+    answers = [answer_linear(w, n) for w, n in zip(kept["weights"], kept["seen"], strict=True)]
+    return Fitted(pd.Series(fold, rows["id"]), answers)
 
 
 def _answer_text(outputs, spec: ModelSpec, data: ImageDataset) -> Answer:

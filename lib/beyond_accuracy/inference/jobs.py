@@ -23,7 +23,7 @@ from beyond_accuracy.base import code
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import read_json, write_atomically
 from beyond_accuracy.base.paths import cache_dir, in_notebook
-from beyond_accuracy.base.profile import Settings, unknown
+from beyond_accuracy.base.profile import ENGINES, Settings, unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.data.corruptions import PARAMETERS
 from beyond_accuracy.data.dataset import ImageDataset
@@ -87,6 +87,8 @@ class Options:
         given = {name: value for name, value in asked.items() if value or name == "progress"}
         options = cls(**{name: value for name, value in inherited.items() if value} | given)
         check_device(options.device)
+        if options.engine not in ("", *ENGINES):
+            raise InputError(unknown("engine", options.engine, ENGINES))
         return options
 
 
@@ -141,11 +143,13 @@ def code_of(transform: Transform) -> str:
     return code.digest(*places) + (f" {strengths}" if transform.corruption else "")
 
 
-@contextmanager
-def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: dict[str, str]) -> Iterator[Todo]:
-    """Hold the entries' locks, give what they lack, and merge their parts once the caller has computed them.
+def fill_entries(
+    jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: dict[str, str], compute: Callable[[Todo], int]
+) -> None:
+    """Hold the entries' locks, have computed what they lack, and merge their parts.
 
-    Jobs with the same entry are given once, settled ones not at all; `facts` (device, versions) are written down.
+    Jobs with the same entry are computed once, settled ones not at all; `facts` (device, versions) are written down.
+    `compute` returns how many images cannot be decoded.
     """
     jobs = [job for job in {job.entry.key: job for job in jobs}.values() if not job.entry.settled]
     if jobs and dataset.load is None:
@@ -157,7 +161,8 @@ def filling(jobs: list[Job], dataset: ImageDataset, settings: Settings, facts: d
         for job in sorted(jobs, key=lambda job: job.entry.key):  # one order for all runs: no two wait for each other
             locked[job.entry.key] = locks.enter_context(job.entry.lock())
             job.entry.start(facts, locked[job.entry.key])
-        yield lacking({rows: jobs for rows in ranges})
+        if (todo := lacking({rows: jobs for rows in ranges})) and (skipped := compute(todo)):
+            print(f"{dataset.name}: left out {skipped} images that cannot be decoded", file=sys.stderr)
         for job in [job for job in jobs if not job.entry.refused]:
             if locked[job.entry.key]:
                 job.entry.clear()  # of a worker that was killed and replaced meanwhile
@@ -237,12 +242,6 @@ def progress(what: str, total: int, wanted: bool = True, unit: str = "image") ->
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}" + "s" * (n != 1)
-
-
-def report_skipped(dataset: ImageDataset, skipped: int) -> None:
-    """Say how many images a run left out."""
-    if skipped:
-        print(f"{dataset.name}: left out {skipped} images that cannot be decoded", file=sys.stderr)
 
 
 # Devices and precision ------------------------------------------------------------------------------------------------

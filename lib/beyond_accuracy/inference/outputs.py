@@ -13,7 +13,7 @@ import pandas as pd
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import content_hash
 from beyond_accuracy.base.paths import resolve
-from beyond_accuracy.base.profile import ENGINES, DatasetSpec, ModelSpec, Profile, load_profile, unknown
+from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, load_profile, unknown
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.published import real_labels
 from beyond_accuracy.data.readers import load_dataset
@@ -76,6 +76,10 @@ class Outputs:
             raise InputError(f"profile {self.profile.name}: {unknown('dataset', name, self.profile.datasets)}")
         return self.profile.datasets[name]
 
+    def data(self, name: str) -> ImageDataset:
+        """A dataset of the profile."""
+        return load_dataset(self.dataset_spec(name))
+
     def base(self, name: str) -> str:
         """The dataset whose images a re-labelled set (ReaL) shares."""
         spec = self.dataset_spec(name)
@@ -131,7 +135,7 @@ class Outputs:
 
     def fill(self, dataset: str, transforms: list[str], networks_only: bool = False) -> None:
         """Run what the store lacks without reading it: what a report does before its first notebook."""
-        self._entries(load_dataset(self.dataset_spec(self.base(dataset))), transforms, networks_only)
+        self._entries(self.data(self.base(dataset)), transforms, networks_only)
 
     def _entries(
         self, data: ImageDataset, transforms: list[str], networks_only: bool = False
@@ -156,8 +160,8 @@ class Outputs:
                 print(f"{data.name}: predictions imported as {spec.name} are not used: that is a network of profile "
                       f"{self.profile.name}; import them under another name", file=sys.stderr)  # fmt: skip
         direct = [spec for spec in networks if spec.head not in heads.KINDS]
-        computed = self._run(direct, data, transforms, networks_only) if direct else {}
-        computed |= heads.answered(self, [spec for spec in networks if spec not in direct], data, transforms)
+        fitted = [spec for spec in networks if spec not in direct]
+        computed = self._run(direct, data, transforms, networks_only) | heads.answered(self, fitted, data, transforms)
         entries: dict[str, dict[str, Entry]] = {text: {} for text in transforms}
         for text, name in itertools.product(transforms, self.profile.models):
             entry = computed.get((text, name))
@@ -195,22 +199,19 @@ class Outputs:
                 f"`beyond-accuracy import-predictions FILE.csv --model NAME --dataset {dataset}`"
             )
 
-    def data(self, name: str) -> ImageDataset:
-        """A dataset of the profile."""
-        return load_dataset(self.dataset_spec(name))
-
     def extracted(
         self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str]
     ) -> dict[tuple[str, str], Entry]:
         """Entries with features of some networks, by transform and model; of those with a fitted head nothing else."""
         headed, bare = [spec for spec in specs if spec.head in heads.KINDS], replace(data, classes=None, keep="all")
         plain = [spec for spec in specs if spec not in headed]
-        found = self._run(plain, data, transforms, True) if plain else {}
-        return found | (self._run(headed, bare, transforms) if headed else {})
+        return self._run(plain, data, transforms, True) | self._run(headed, bare, transforms)
 
     def _run(
         self, specs: list[ModelSpec], data: ImageDataset, transforms: list[str], features: bool = False
     ) -> dict[tuple[str, str], Entry]:
+        if not specs:
+            return {}
         cards = []
         for card in map(self.card, specs):
             try:
@@ -242,8 +243,6 @@ class Outputs:
 
     def _engine(self) -> Callable:
         wanted = self.options.engine or self.profile.settings.engine
-        if wanted not in ENGINES:
-            raise InputError(unknown("engine", str(wanted), ENGINES))
         if wanted != "local":
             return RUN_BY[wanted]
         from beyond_accuracy.inference import run as inference  # here: it imports torch
@@ -253,15 +252,13 @@ class Outputs:
     def rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
         """Rows of an entry; those it lacks were left out with `--skip-bad`, or it is an error."""
         frame = entry.frame()
-        there = frame["id"].to_numpy()
-        if np.array_equal(there, data.ids):
-            return frame
-        if not np.array_equal(there, data.ids[np.isin(data.ids.astype(str), there.astype(str))]):
+        there = pd.Index(data.ids).isin(frame["id"])
+        if not np.array_equal(frame["id"], data.ids[there]):
             raise InputError(
                 f"stored results of {entry.meta.get('model')} on {data.name} are not of its images in their order; "
                 f"delete the folder {entry.folder} and run again: nothing else is computed anew"
             )
-        if left_out := data.ids[~np.isin(data.ids.astype(str), there.astype(str))].tolist():
+        if left_out := data.ids[~there].tolist():
             if not self.options.skip_bad:
                 raise InputError(
                     f"{data.name}: image {left_out[0]!r} in {data.source} cannot be decoded, and was left out by a run "
@@ -287,8 +284,6 @@ class Outputs:
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:
-    ids = [predictions.ids for predictions in found.values()]
-    if all(np.array_equal(ids[0], other) for other in ids[1:]):
-        return found
-    shared = set.intersection(*(set(predictions.ids) for predictions in found.values()))
-    return {name: p.take(np.isin(p.ids.astype(str), list(shared))) for name, p in found.items()}
+    shared = set.intersection(*(set(p.ids) for p in found.values())) if found else set()
+    whole = all(len(p) == len(shared) for p in found.values())
+    return found if whole else {name: p.take(pd.Index(p.ids).isin(shared)) for name, p in found.items()}

@@ -42,13 +42,12 @@ from beyond_accuracy.inference.jobs import (
     Todo,
     accelerators,
     check_device,
-    filling,
+    fill_entries,
     head_file,
     image_bytes_of,
     interactive,
     jobs_of,
     progress,
-    report_skipped,
 )
 from beyond_accuracy.inference.predictions import score
 from beyond_accuracy.inference.store import Range, Store
@@ -137,21 +136,18 @@ def text_head(model: Model, classes: ClassSpace, device: torch.device, store: St
 
 def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> None:
     """Compute what the jobs' store entries still lack, in this process."""
-    facts = run_facts(pick_device(options.device))
-    with filling(jobs, dataset, settings, facts) as todo:
-        if todo:
-            several = len(devices := devices_of(options.device)) > 1
-            computed = partial(_shared_out, devices) if several else compute
-            report_skipped(dataset, computed(todo, dataset, store, settings, options))
+    facts, several = run_facts(pick_device(options.device)), len(devices_of(options.device)) > 1
+    how = {"dataset": dataset, "store": store, "settings": settings, "options": options}
+    fill_entries(jobs, dataset, settings, facts, partial(_shared_out if several else compute, **how))
 
 
-def _shared_out(devices: list[str], todo: Todo, dataset, store: Store, settings: Settings, options: Options) -> int:
+def _shared_out(todo: Todo, dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> int:
     """`compute`, every device its share of the parts in a process of its own.
 
     Prompts are encoded first, on one device, and batches cut as if all parts were computed there: no number depends on
     how many devices share them.
     """
-    jobs, ranges = jobs_of(todo), list(todo)
+    jobs, ranges, devices = jobs_of(todo), list(todo), devices_of(options.device)
     classes, first = dataset.classes and dataset.classes.prompted(settings.prompts), pick_device(devices[0])
     for card in dict.fromkeys(job.card for job in jobs if job.scored and job.card.is_clip):
         text_head(model_for(card, settings, options.imports).to(first), classes, first, store)
@@ -160,14 +156,13 @@ def _shared_out(devices: list[str], todo: Todo, dataset, store: Store, settings:
         workers = max(1, ((os.cpu_count() or 1) - 1) // len(devices))
     given, size = (dataset, store, replace(settings, workers=workers)), image_bytes_of(jobs)
     positions = np.array_split(np.arange(len(ranges)), min(len(devices), len(ranges)))
-    blocks = [[ranges[k] for k in block] for block in positions]
     how = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _die_with_parent, "initargs": (0,)}
-    with ProcessPoolExecutor(len(blocks), **how) as pool:
-        parts = [{rows: todo[rows] for rows in block} for block in blocks]
-        told = [options.progress, *[False] * len(parts)]  # the first share's progress stands for all
-        each = [replace(options, device=name, progress=tell) for name, tell in zip(devices, told, strict=False)]
-        shares = [(part, *given, its, size) for part, its in zip(parts, each, strict=False)]
-        return sum(pool.map(compute, *zip(*shares, strict=True)))
+    with ProcessPoolExecutor(len(positions), **how) as pool:
+        futures = []
+        for k, (block, name) in enumerate(zip(positions, devices, strict=False)):
+            its = replace(options, device=name, progress=options.progress and k == 0)  # the first one's stands for all
+            futures.append(pool.submit(compute, {ranges[j]: todo[ranges[j]] for j in block}, *given, its, size))
+        return sum(future.result() for future in futures)
 
 
 def run_facts(device: torch.device) -> dict[str, str]:

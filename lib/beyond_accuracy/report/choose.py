@@ -23,9 +23,9 @@ from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.dimensions.calibration import bin_edges, bin_index
 from beyond_accuracy.dimensions.confidence import Ranked
 from beyond_accuracy.inference.outputs import Outputs
+from beyond_accuracy.inference.plan import measured_throughput, published_throughput
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.inference.throughput import measured_throughput, published_throughput
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import Z95, half_width_sd, resample_weights
 from beyond_accuracy.report.front import HEADLINES, Headline, headline_rows

@@ -15,7 +15,7 @@ from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.base.profile import ModelSpec
 from beyond_accuracy.data import published
 from beyond_accuracy.dimensions.landscape import IMAGES
-from beyond_accuracy.inference import throughput
+from beyond_accuracy.inference import plan
 from beyond_accuracy.measure.verdicts import LEVEL, joined
 from beyond_accuracy.report.html import Body, fragment
 from beyond_accuracy.show import results
@@ -66,9 +66,9 @@ def interval(percent: ArrayLike, n: int) -> tuple[NDArray, NDArray]:
 
 def published_speed(board: pd.DataFrame, card: str) -> pd.Series:
     """Images per second on a card of each model's architecture at its input side, missing where none is published."""
-    rates = throughput.published_rates().query("device == @card").set_index(["model", "side"]).images_per_second
+    rates = plan.published_rates().query("device == @card").set_index(["model", "side"]).images_per_second
     pairs = zip(board.model, board.source, strict=True)
-    known = [throughput.architecture(ModelSpec(name, source, *name.split("/"))) for name, source in pairs]
+    known = [plan.architecture(ModelSpec(name, source, *name.split("/"))) for name, source in pairs]
     return pd.Series([rates.get(key, np.nan) for key in zip(known, board.img_size, strict=True)], board.index)
 
 
