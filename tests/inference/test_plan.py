@@ -197,7 +197,9 @@ def test_a_large_report_says_so_before_it_starts(toy):
     content = toy.content()
     content["datasets"]["images"].update(expected=1_330_000)
     content["dimensions"] = {"calibration": {"clean": "images"}}
-    notebook = write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", code('PROFILE = MODELS = ""', "parameters"))
+    notebook = write_notebook(
+        toy.root / "notebooks" / "03_calibration.ipynb", code('PROFILE = MODELS = ""', "parameters")
+    )
 
     def stop(line):
         raise RuntimeError(line)

@@ -1,6 +1,5 @@
 """The pass over a dataset: what it computes, what it does not compute twice, and what stops it."""
 
-import pickle
 import shutil
 from types import SimpleNamespace
 
@@ -9,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.special import softmax
+from timm.data import create_transform
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.files import load_arrays
 from beyond_accuracy.data.dataset import ImageDataset
-from beyond_accuracy.data.readers import load_dataset
-from beyond_accuracy.data.transforms import Geometry, parse
 from beyond_accuracy.inference import jobs
 from beyond_accuracy.inference import outputs as outputs_
 from beyond_accuracy.inference import run as inference
@@ -34,29 +33,39 @@ def colour(outputs, text="none"):
     return outputs.predictions("images", [text])[text]["colour"]
 
 
-def logits_of(folder, size=16, scale=8.0):
-    """The toy network's logits, from timm's own transform and a plain loop."""
-    from timm.data import create_transform
+def equal(found, expected):
+    """The same rows and logits, to the last bit."""
+    pd.testing.assert_frame_equal(found.frame, expected.frame)
+    np.testing.assert_array_equal(found.logits, expected.logits)
 
-    transform = create_transform((3, size, size), crop_pct=0.8, interpolation="bilinear", mean=(0,) * 3, std=(1,) * 3)
-    files = sorted(folder.rglob("*.png"), key=lambda path: ["red", "green", "blue"].index(path.parent.name))
-    rows = [scale * transform(Image.open(path).convert("RGB")).mean((1, 2)).numpy() for path in files]
-    return {f"{path.parent.name}/{path.stem}": row for path, row in zip(files, rows, strict=True)}
+
+def decoded(monkeypatch, most=None):
+    """Positions of images as they are decoded from now on; the run is interrupted after `most`."""
+    seen, original = [], getattr(ImageDataset.image, "original", ImageDataset.image)
+
+    def image(self, position):
+        if len(seen) == most:
+            raise KeyboardInterrupt
+        seen.append(position)
+        return original(self, position)
+
+    image.original = original
+    monkeypatch.setattr(ImageDataset, "image", image)
+    return seen
 
 
 def test_predictions_are_those_of_a_plain_loop(toy):
-    folder = toy.data / "images"
+    """Over timm's own transform."""
     found = colour(toy.outputs())
-    expected = logits_of(folder)
-    assert sorted(found.ids) == sorted(expected) and len(found) == 12
-    for position, image_id in enumerate(found.ids):
-        logits = expected[image_id]
-        probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        assert found.pred[position] == logits.argmax() == found.targets[position]
-        assert found.confidence[position] == pytest.approx(probability.max(), abs=2e-3)
-        assert found.target_probability[position] == pytest.approx(probability[found.targets[position]], abs=2e-3)
-        np.testing.assert_allclose(found.logits[position], logits - logits.max(), atol=2e-3)
-    assert found.correct.all()
+    transform = create_transform((3, 16, 16), crop_pct=0.8, interpolation="bilinear", mean=(0,) * 3, std=(1,) * 3)
+    files = [toy.data / "images" / f"{image_id}.png" for image_id in found.ids]
+    assert sorted(files) == sorted((toy.data / "images").rglob("*.png")) and len(files) == 12
+    logits = np.stack([8 * transform(Image.open(file).convert("RGB")).mean((1, 2)).numpy() for file in files])
+    probabilities = softmax(logits, axis=1)
+    assert found.pred.tolist() == logits.argmax(axis=1).tolist() == found.targets.tolist() and found.correct.all()
+    np.testing.assert_allclose(found.confidence, probabilities.max(axis=1), atol=2e-3)
+    np.testing.assert_allclose(found.target_probability, probabilities[np.arange(12), found.targets], atol=2e-3)
+    np.testing.assert_allclose(found.logits, logits - logits.max(axis=1, keepdims=True), atol=2e-3)
     assert found.meta["device"].startswith("cpu") and found.meta["key_parts"]["precision"] == "fp32"
 
 
@@ -77,8 +86,7 @@ def test_transforms_of_one_pass_equal_those_of_passes_of_their_own(toy):
     toy.store = toy.root / "other"
     for text in texts:
         alone = toy.outputs().predictions("images", [text])[text]["colour"]
-        pd.testing.assert_frame_equal(alone.frame, together[text]["colour"].frame)
-        np.testing.assert_array_equal(alone.logits, together[text]["colour"].logits)
+        equal(alone, together[text]["colour"])
         assert alone.transform == text
     assert not np.array_equal(together["none"]["colour"].logits, together["noise=0.1"]["colour"].logits)
 
@@ -87,11 +95,9 @@ def test_an_image_is_decoded_once_for_all_models_and_transforms(toy, monkeypatch
     toy.checkpoint("second", scale=2.0)
     content = toy.content()
     content["models"]["second"] = {"source": "timm", "name": f"local-dir:{toy.root / 'second'}"}
-    decoded = []
-    original = ImageDataset.image
-    monkeypatch.setattr(ImageDataset, "image", lambda self, i: decoded.append(i) or original(self, i))
+    seen = decoded(monkeypatch)
     found = toy.outputs(content).predictions("images", ["none", "hflip=1", "blur=2"])
-    assert sorted(decoded) == list(range(12))
+    assert sorted(seen) == list(range(12))
     assert list(found["none"]) == ["colour", "second"]
     assert (found["none"]["colour"].confidence > found["none"]["second"].confidence).all()
 
@@ -165,51 +171,37 @@ def test_an_interrupted_run_continues_without_computing_anything_twice(toy, toy_
     """Also with parts of another size."""
     whole = colour(toy.outputs())
     toy.store = toy.root / "interrupted"
-    original = ImageDataset.image
-    seen = []
-
-    def until_the_seventh(self, position):
-        if len(seen) == 7:
-            raise KeyboardInterrupt
-        seen.append(position)
-        return original(self, position)
-
-    monkeypatch.setattr(ImageDataset, "image", until_the_seventh)
+    seen = decoded(monkeypatch, 7)
     with pytest.raises(KeyboardInterrupt):
         colour(toy.outputs())
-    later = []
-    monkeypatch.setattr(ImageDataset, "image", lambda self, i: later.append(i) or original(self, i))
-    resumed = colour(toy.outputs(chunk=chunk))
+    later = decoded(monkeypatch)
+    equal(colour(toy.outputs(chunk=chunk)), whole)
     assert seen == list(range(7)) and later == list(range(4, 12))  # the part of 4 that was under way is done again
-    pd.testing.assert_frame_equal(resumed.frame, whole.frame)
-    np.testing.assert_array_equal(resumed.logits, whole.logits)
 
 
 def test_several_devices_share_the_parts(toy, monkeypatch, capsys):
     """Here two processors: the same rows, each part by one of them; bad images are counted over all."""
     (toy.data / "images" / "blue" / "blue003.png").write_bytes(b"")
-    whole = toy.outputs(options={"skip_bad": True}, chunk=2).predictions("images", ["none", "hflip=1"])
+    whole = colour(toy.outputs(options={"skip_bad": True}, chunk=2), "hflip=1")
     toy.store = toy.root / "shared"
     monkeypatch.setattr(inference, "devices_of", lambda name: ["cpu", "cpu"] if name == "cpu" else [name])
     capsys.readouterr()
-    shared = toy.outputs(options={"skip_bad": True}, chunk=2).predictions("images", ["none", "hflip=1"])
+    equal(colour(toy.outputs(options={"skip_bad": True}, chunk=2), "hflip=1"), whole)
     assert "left out 1 images" in capsys.readouterr().err
-    for text in whole:
-        pd.testing.assert_frame_equal(shared[text]["colour"].frame, whole[text]["colour"].frame)
-        np.testing.assert_array_equal(shared[text]["colour"].logits, whole[text]["colour"].logits)
-    toy.store = toy.root / "stopped"
-    with pytest.raises(InputError, match="'blue/blue003' .* cannot be decoded"):
-        toy.outputs(chunk=2).predictions("images", ["none"])
 
 
-def test_cards_that_are_named(monkeypatch):
+def test_devices_that_are_named_unknown_or_not_here(monkeypatch):
     assert inference.devices_of("cuda:0,2") == ["cuda:0", "cuda:2"] and inference.devices_of("cuda:1") == ["cuda:1"]
     for count, expected in ((0, ["auto"]), (2, ["cuda:0", "cuda:1"])):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         assert inference.devices_of("all") == expected
-    for name in ("cuda:0,", "cuda:a,1", "cpu,cpu"):
+    for name in ("cuda:0,", "cuda:a,1", "cpu,cpu", "gpu", "cuda:x", "tpu", ""):
         with pytest.raises(InputError, match="unknown device"):
-            inference.devices_of(name)
+            inference.pick_device(name)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="'cuda' is not available here"):
+            inference.pick_device("cuda")
+    assert inference.pick_device("cpu").type == "cpu"
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -259,13 +251,6 @@ def test_a_file_that_cannot_be_read_is_not_a_bad_image(toy):
         outputs.predictions("images", ["none"])
 
 
-def test_worker_processes_give_the_same_rows(toy):
-    alone = colour(toy.outputs(), "noise=0.1")
-    toy.store = toy.root / "other"
-    helped = colour(toy.outputs(workers=1), "noise=0.1")
-    pd.testing.assert_frame_equal(alone.frame, helped.frame)
-
-
 def test_room_for_joining_outputs_may_lack_as_well(toy, monkeypatch):
     expected = colour(toy.outputs())
     tried, cat = set(), torch.cat
@@ -278,18 +263,8 @@ def test_room_for_joining_outputs_may_lack_as_well(toy, monkeypatch):
 
     monkeypatch.setattr(torch, "cat", poor)
     toy.store = toy.root / "other"
-    pd.testing.assert_frame_equal(colour(toy.outputs()).frame, expected.frame)
+    equal(colour(toy.outputs()), expected)
     assert tried
-
-
-def test_what_worker_processes_are_given_survives_pickling(toy):
-    """Where processes are spawned and not forked (macOS, Windows) everything is pickled on the way."""
-    data = load_dataset(toy.profile().datasets["images"]).limit(3)
-    views = inference.Views(data, ((Geometry.of(16, 0.8, "bilinear"), parse("noise=0.1")),))
-    copied = pickle.loads(pickle.dumps(views))
-    assert len(copied) == 3
-    for position in range(3):
-        np.testing.assert_array_equal(copied[position][1][0], views[position][1][0])
 
 
 def test_what_is_kept(toy):
@@ -324,16 +299,6 @@ def test_bf16_runs_the_network_but_not_the_classifier(toy):
     np.testing.assert_array_equal(half.logits, exact.logits)  # the toy has no layer that autocast would touch before
 
 
-def test_unknown_devices_and_those_this_machine_lacks():
-    for name in ("gpu", "cuda:x", "tpu", ""):
-        with pytest.raises(InputError, match="unknown device"):
-            inference.pick_device(name)
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="'cuda' is not available here"):
-            inference.pick_device("cuda")
-    assert inference.pick_device("cpu").type == "cpu"
-
-
 @pytest.mark.parametrize(
     ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
 )
@@ -360,17 +325,17 @@ def test_out_of_memory_in_its_several_spellings():
     assert not inference.is_out_of_memory(RuntimeError("shape mismatch"))
 
 
-def test_without_room_in_shared_memory_images_go_through_pipes(toy, monkeypatch, capsys):
-    """What a container of 64 MB is given; with room for all of it nothing is said."""
+def test_decoding_processes_give_the_same_rows_also_through_pipes(toy, monkeypatch, capsys):
+    """Pipes where shared memory has no room, as in a container of 64 MB; with room for all of it nothing is said."""
     assert inference.shared_memory(2, 1) == (2, False) and inference.shared_memory(0, 2**60) == (0, False)
     assert capsys.readouterr().err == "" and inference.shared_memory(2, 2**60) == (2, True)
     assert "MB are wanted: images go through pipes" in capsys.readouterr().err
-    alone = toy.outputs().predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
-    toy.store = toy.root / "other"
-    monkeypatch.setattr(inference, "SHARED", str(toy.root / "absent"))
-    helped = toy.outputs(workers=2).predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
-    pd.testing.assert_frame_equal(alone.frame, helped.frame)
-    assert "absent has 0 MB free" in capsys.readouterr().err
+    alone = colour(toy.outputs(), "noise=0.1")
+    for workers, folder in ((1, inference.SHARED), (2, str(toy.root / "absent"))):
+        toy.store = toy.root / f"with{workers}"
+        monkeypatch.setattr(inference, "SHARED", folder)
+        equal(colour(toy.outputs(workers=workers), "noise=0.1"), alone)
+        assert ("absent has 0 MB free" in capsys.readouterr().err) == (workers == 2)
 
 
 def test_parts_are_cut_by_work(toy, toy_networks, monkeypatch):
@@ -378,24 +343,14 @@ def test_parts_are_cut_by_work(toy, toy_networks, monkeypatch):
     whole = colour(toy.outputs(chunk=12))
     toy.store = toy.root / "slow"
     monkeypatch.setattr(inference, "PART_SECONDS", 0.0)
-    original, seen = ImageDataset.image, []
-
-    def until_the_last(self, position):
-        if len(seen) == 11:
-            raise KeyboardInterrupt
-        seen.append(position)
-        return original(self, position)
-
-    monkeypatch.setattr(ImageDataset, "image", until_the_last)
+    decoded(monkeypatch, 11)
     with pytest.raises(KeyboardInterrupt):
         toy.outputs(chunk=12, options={"batch_size": 4}).predictions("images", ["none"])
     parts = sorted(path.name for path in toy.store.glob("predictions/*/part-*"))
     assert parts == [f"part-{k:08d}-{k + 4:08d}.parquet" for k in range(0, 8, 4)]
-    later = []
-    monkeypatch.setattr(ImageDataset, "image", lambda self, i: later.append(i) or original(self, i))
-    resumed = colour(toy.outputs(chunk=12))
+    later = decoded(monkeypatch)
+    equal(colour(toy.outputs(chunk=12)), whole)
     assert later == [8, 9, 10, 11]
-    pd.testing.assert_frame_equal(resumed.frame, whole.frame)
 
 
 def test_lines_of_progress_in_a_log(monkeypatch, capsys):
