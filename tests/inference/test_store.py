@@ -125,23 +125,27 @@ def test_a_key_depends_on_values_not_on_their_order():
 RANGES = [(0, 2), (2, 4), (4, 5)]
 
 
-def entry_in(folder, **meta):
-    return Store(folder).entry({"weights": "w"}, {"model": "m", "dataset": "d", **meta})
+def entry_in(folder, weights="w", **meta):
+    return Store(folder).entry({"weights": weights}, {"model": "m", "dataset": "d", **meta})
 
 
-def write_parts(entry, ranges=RANGES):
+def write_parts(entry, ranges=RANGES, add=0):
     for start, stop in ranges:
         ids = [f"i{k}" for k in range(start, stop)]
-        values = np.arange(3 * start, 3 * stop, dtype=np.float16).reshape(-1, 3)
-        frame = pd.DataFrame({"id": ids, "target": np.arange(start, stop)})
+        values = np.arange(3 * start, 3 * stop, dtype=np.float16).reshape(-1, 3) + np.float16(add)
+        frame = pd.DataFrame({"id": ids, "target": np.arange(start, stop) + add})
         entry.write_part((start, stop), frame, {"logits": values, "features-x": values[:, :2]})
 
 
-def complete_entry(folder):
-    entry = entry_in(folder)
-    write_parts(entry)
+def complete_entry(folder, weights="w", add=0, **meta):
+    entry = entry_in(folder, weights, **meta)
+    write_parts(entry, add=add)
     entry.finish(RANGES)
     return entry
+
+
+def read(entry):
+    return entry.frame(), entry.array("logits"), entry.array("features-x")
 
 
 def test_parts_become_one_table(tmp_path):
@@ -229,44 +233,26 @@ def test_damaged_results_are_named(tmp_path, name, how):
         assert not entry.complete
         return
     with pytest.raises(InputError, match=rf"m on d are damaged: .*{name} .*delete the folder .*run again"):
-        (entry.array("logits"), entry.frame())
+        read(entry)
 
 
-def two_entries(folder):
-    """The entries of two models, each of five images; the second's answers are the first's plus 50."""
-    for weights, add in (("w", 0), ("v", 50)):
-        entry = Store(folder).entry({"weights": weights}, {"model": weights, "dataset": "d"})
-        for start, stop in RANGES:
-            values = np.arange(3 * start, 3 * stop, dtype=np.float16).reshape(-1, 3) + np.float16(add)
-            frame = pd.DataFrame({"id": [f"i{k}" for k in range(start, stop)], "pred": np.arange(start, stop) + add})
-            entry.write_part((start, stop), frame, {"logits": values})
-        yield entry
-        entry.finish(RANGES)
-
-
-def files_of(first, second, what):
-    paths = [entry.folder if what == "folder" else entry.folder / what for entry in (first, second)]
-    return (*paths, first.folder.parent / "aside")
-
-
-@pytest.mark.parametrize("what", ["folder", "predictions.parquet", "logits.npy", "meta.json"])
+@pytest.mark.parametrize("what", ["", "predictions.parquet", "logits.npy", "meta.json"])
 def test_entries_that_changed_places_are_refused(tmp_path, what):
-    first, second = two_entries(tmp_path)
-    assert (second.frame()["pred"].tolist(), second.array("logits")[0, 0]) == ([50, 51, 52, 53, 54], 50)
-    a, b, aside = files_of(first, second, what)
+    """Two models' whole entries, or one file of each."""
+    first, second = complete_entry(tmp_path), complete_entry(tmp_path, "v", 50, model="other")
+    assert (second.frame()["target"].tolist(), second.array("logits")[0, 0]) == ([50, 51, 52, 53, 54], 50)
+    a, b, aside = first.folder / what, second.folder / what, tmp_path / "aside"
     a.rename(aside), b.rename(a), aside.rename(b)
     VERIFIED.clear()  # as a new process begins
     for entry in (first, second):
-        with pytest.raises(
-            InputError, match=rf"results of {entry.meta['model']} on d are damaged: .*delete the folder"
-        ):
-            (entry.frame(), entry.array("logits"))
+        message = rf"results of {entry.meta['model']} on d are damaged: .*delete the folder"
+        with pytest.raises(InputError, match=message):
+            read(entry)
 
 
 def test_parts_that_changed_places_are_refused(tmp_path):
-    first, second = two_entries(tmp_path)
+    first, second = entry_in(tmp_path), entry_in(tmp_path, "v")
     write_parts(first), write_parts(second)
-    (first.folder / "predictions.parquet").unlink()
     second.part(RANGES[0]).replace(first.part(RANGES[0]))
     with pytest.raises(InputError, match="belongs to another entry.*only its images"):
         first.finish(RANGES)
@@ -274,46 +260,31 @@ def test_parts_that_changed_places_are_refused(tmp_path):
 
 def test_every_bit_counts(tmp_path):
     """Any bit of any file of an entry that flips is noticed, or changes nothing that is read."""
-    entry = entry_in(tmp_path)
-    write_parts(entry)
-    entry.finish(RANGES)
-    right = entry.frame(), np.array(entry.array("logits")), np.array(entry.array("features-x"))
+    entry = complete_entry(tmp_path)
+    right = [np.array(values) for values in read(entry)]
     rng, noticed = np.random.default_rng(0), 0
     for name in ("predictions.parquet", "logits.npy", "features-x.npy", "meta.json"):
         path = entry.folder / name
         content = path.read_bytes()
-        for bit in rng.choice(8 * len(content), 60, replace=False):
+        for bit in rng.choice(8 * len(content), 30, replace=False):
             flipped = bytearray(content)
             flipped[bit // 8] ^= 1 << bit % 8
             path.write_bytes(flipped)
             try:
-                found = entry.frame(), entry.array("logits"), entry.array("features-x")
+                found = read(entry)
             except InputError:
                 noticed += 1
             else:
-                assert name == "meta.json" and found[0].equals(right[0])
-                assert (found[1] == right[1]).all() and (found[2] == right[2]).all()
+                assert name == "meta.json" and all(map(np.array_equal, found, right))
         path.write_bytes(content)
-    assert noticed >= 180
-
-
-@pytest.mark.parametrize("values", [np.zeros((5, 2), np.float16), np.full((5, 3), np.nan, np.float16)])
-def test_an_array_that_is_not_the_one_written_is_refused(tmp_path, values):
-    entry = entry_in(tmp_path)
-    write_parts(entry)
-    entry.finish(RANGES)
-    np.save(entry.folder / "logits.npy", values)
-    with pytest.raises(InputError, match="logits.npy .its checksum"):
-        entry.array("logits")
+    assert noticed >= 90
 
 
 def test_limits_and_rights_of_the_machine_are_not_told_as_damage(tmp_path):
     """The advice to delete would lose work: the files are as they were written."""
     import resource
 
-    entry = entry_in(tmp_path)
-    write_parts(entry)
-    entry.finish(RANGES)
+    entry = complete_entry(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
     try:
@@ -443,7 +414,8 @@ def test_names_that_would_leave_the_folder(tmp_path, name):
             Store(tmp_path).imported(*pair)
 
 
-@pytest.mark.parametrize("name", ["ResNet-50 (v1)", "größe", "日本", "<b>'\"&", "a.b", "a-x"])
-def test_names_that_are_fine(tmp_path, name):
-    put(Store(tmp_path), 4, model=name)
-    assert Store(tmp_path).imported_models() == [name]
+def test_names_that_are_fine(tmp_path):
+    names = ["ResNet-50 (v1)", "größe", "日本", "<b>'\"&", "a.b", "a-x"]
+    for name in names:
+        put(Store(tmp_path), 4, model=name)
+    assert Store(tmp_path).imported_models() == sorted(names)
