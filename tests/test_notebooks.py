@@ -3,10 +3,14 @@
 import ast
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import nbformat
 import pytest
+from papermill import inspect_notebook
+
+from beyond_accuracy.report.build import declared_parameters
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -15,6 +19,7 @@ TAGS = {"parameters", "hide", "hide-input"}
 LONGEST = 15
 
 
+@cache  # read by several tests, changed by none
 def read(path):
     return nbformat.read(path, as_version=4)
 
@@ -31,10 +36,6 @@ def by_name(paths):
     return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
 
 
-def test_there_are_notebooks():
-    assert PAGES
-
-
 @by_name(NOTEBOOKS)
 def test_valid_and_without_results_of_a_run(path):
     notebook = read(path)
@@ -48,6 +49,9 @@ def test_valid_and_without_results_of_a_run(path):
         assert cell.outputs == [], f"cell {cell['id']} has stored outputs"
         assert cell.execution_count is None, f"cell {cell['id']} has an execution count"
         assert not {"papermill", "execution", "collapsed"} & set(cell.metadata), f"cell {cell['id']}"
+    for cell in [cell for cell in notebook.cells if cell.cell_type == "markdown"]:
+        # pictures in text have alt text, and nothing comes from outside
+        assert not any(text in cell.source for text in ("![](", "<img", "<script"))
 
 
 def test_saving_in_jupyterlab_leaves_tracked_notebooks_as_they_are(tmp_path):
@@ -102,8 +106,8 @@ def test_parameters_are_commented_literals_in_the_first_code_cell(path):
         assert name.isupper(), name
         comment = source.splitlines()[node.end_lineno - 1][node.end_col_offset :]
         assert comment.strip().startswith("#"), f"{name} has no comment"
-    assert names["PROFILE"] == "mini"
-    assert names["MODELS"] == ""
+    assert names["PROFILE"] == "mini" and names["MODELS"] == ""
+    assert set(inspect_notebook(str(path))) == set(declared_parameters(path)) == set(names)  # papermill sees the same
 
 
 @by_name(PAGES)
@@ -116,22 +120,3 @@ def test_a_page_asks_first_and_says_its_limits(path):
     assert sum(line.startswith("# ") for line in titles) == 1
     assert any(line.startswith("## What this does not show") for line in titles)
     assert ".provenance()" in code_cells(notebook)[-1].source
-
-
-@by_name(NOTEBOOKS)
-def test_pictures_in_text_have_alt_text_and_nothing_comes_from_outside(path):
-    for cell in read(path).cells:
-        if cell.cell_type == "markdown":
-            assert "![](" not in cell.source
-            assert "<img" not in cell.source and "<script" not in cell.source
-
-
-@by_name(PAGES)
-def test_papermill_sees_the_parameters_the_report_passes(path):
-    from papermill import inspect_notebook
-
-    from beyond_accuracy.report.build import declared_parameters
-
-    seen = set(inspect_notebook(str(path)))
-    assert seen == set(declared_parameters(path))
-    assert {"PROFILE", "MODELS"} <= seen

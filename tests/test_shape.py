@@ -3,19 +3,8 @@
 import shape
 
 
-def test_imports_follow_the_layers():
-    assert shape.against_layers() == []
-
-
-def test_no_import_circle():
-    assert shape.circles() == []
-
-
-def test_no_two_modules_share_a_name_in_one_package():
-    names = [path.stem for path in shape.sources() if path.stem != "__init__"]
-    packages = {path.parent for path in shape.sources()}
-    assert len({(path.parent, path.stem) for path in shape.sources()}) == len(shape.sources())
-    assert len(names) > 30 and len(packages) > 5
+def test_imports_follow_the_layers_without_a_circle():
+    assert shape.against_layers() == shape.circles() == [] and len(shape.sources()) > 30
 
 
 def test_a_late_import_against_the_layers_is_seen(tmp_path, monkeypatch):

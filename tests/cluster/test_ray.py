@@ -108,19 +108,12 @@ def test_the_store_is_that_of_a_local_run_to_the_last_byte(ready, cluster, toy_n
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
-def test_parts_handed_over_through_a_url(ready, cluster):
-    url = (ready.root / "bucket").as_uri()
-    on_ray = fill(ready, "ray", "ray", exchange=url)
-    assert on_ray == fill(ready, "local", "local")
-    assert (ready.root / "bucket").is_dir() and not list((ready.root / "bucket").rglob("*.parquet"))
-
-
-def test_what_a_killed_run_left_behind_a_url_is_used_and_cleared(ready, cluster, log, monkeypatch):
+def test_parts_are_handed_over_through_a_url_also_those_that_a_killed_run_left_there(ready, cluster, log, monkeypatch):
     url = (ready.root / "bucket").as_uri()
     with monkeypatch.context() as patch:
         patch.setattr(exchange, "clear", lambda *_: None)  # as if the run had been killed before
         first = fill(ready, "ray", "first", exchange=url)
-    assert list((ready.root / "bucket").rglob("part-*"))
+    assert first == fill(ready, "local", "local") and list((ready.root / "bucket").rglob("part-*"))
     before = seen(log)
     second = fill(ready, "ray", "second", exchange=url)
     # Another store: it was not told what computed the parts, and needed no text head.

@@ -21,32 +21,16 @@ TRUTH = np.repeat(np.arange(0, 1000, 4), 2)
 TEXT_ORDER = np.array(sorted(range(1000), key=str))
 
 
-@pytest.mark.parametrize(
-    ("target", "text"),
-    [
-        (np.searchsorted(np.unique(TRUTH), TRUTH), "ranks in a sorted list of folders"),
-        (TRUTH + 1, "one too high"),
-        (np.argsort(TEXT_ORDER)[TRUTH], "text-sorted listing"),
-        (TEXT_ORDER[TRUTH], "text-sorted listing"),
-    ],
-)
 @pytest.mark.parametrize("expected", [0.8, np.nan])
-def test_mapping_mistakes_are_named(target, text, expected):
-    wrong, said = diagnose(answers(TRUTH), target, NAMES, expected=expected)
-    assert wrong and text in said
-
-
-def test_subset_labels_taken_for_indices():
+def test_mapping_mistakes_are_named(expected):
+    ranks = np.searchsorted(np.unique(TRUTH), TRUTH)
+    for target, text in ((ranks, "ranks in a sorted list of folders"), (TRUTH + 1, "one too high")):
+        wrong, said = diagnose(answers(TRUTH), target, NAMES, expected=expected)
+        assert wrong and text in said
     columns = imagenet_subset("a")
     truth = np.repeat(columns, 2)
     target = np.searchsorted(columns, truth)
-    assert "ranks in the list of scored classes" in diagnose(answers(truth), target, NAMES, columns, 0.8)[1]
-
-
-def test_another_class_order_is_noticed():
-    truth = np.repeat(np.arange(100), 5)
-    order = np.random.default_rng(1).permutation(1000)
-    assert "another class order" in diagnose(answers(truth), order[truth], NAMES, expected=0.8)[1]
+    assert "ranks in the list of scored classes" in diagnose(answers(truth), target, NAMES, columns, expected)[1]
 
 
 @pytest.mark.parametrize(
@@ -87,10 +71,7 @@ def test_a_file_in_another_class_order_stops_with_the_cause(order, cause):
     right = answers(truth)
     assert judge("m", "d", right, truth, NAMES, None) == ("", "")
     wrong, odd = judge("m", "d", order[right], truth, NAMES, None)
-    assert (
-        wrong.startswith("m on d: top-1 0.") and wrong.endswith("give answers and labels one class order") and not odd
-    )
-    assert re.search(cause, wrong), wrong
+    assert re.fullmatch(rf"m on d: top-1 0\..*({cause}).*give answers and labels one class order", wrong) and not odd
 
 
 def test_chance_is_remarked_on_but_hard_sets_and_weak_models_are_not():
