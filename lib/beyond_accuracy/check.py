@@ -126,11 +126,11 @@ def _plain(error: Exception, spec: DatasetSpec | ModelSpec) -> str:
 
 def _real() -> Finding:
     labels = published.real_labels()
-    empty = sum(len(classes) == 0 for classes in labels.values())
-    right = len(labels) == 50_000 and empty == 3_163
-    text = f"{len(labels) - empty:,} of {len(labels):,} images have labels (package timm)"
-    text += "" if right else ", expected 46,837 of 50,000"
-    return Finding("imagenet_real", OK if right else WRONG, text)
+    labelled = sum(len(classes) > 0 for classes in labels.values())
+    text = f"{labelled:,} of {len(labels):,} images have labels (package timm)"
+    if (labelled, len(labels)) == (46_837, 50_000):
+        return Finding("imagenet_real", OK, text)
+    return Finding("imagenet_real", WRONG, f"{text}, expected 46,837 of 50,000")
 
 
 def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
@@ -141,13 +141,8 @@ def _problems(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str, s
     if dataset.passed:
         yield NOTE, f"passed over {dataset.passed}"
     if any(found.is_relative_to(resolve(spec.path)) for found in SAMPLED):
-        yield (
-            NOTE,
-            (
-                "more than 16 GB: names, sizes and a sample of the content tell whether it changed, a file replaced by "
-                "one of the same name and size may not be noticed (docs/store.md)"
-            ),
-        )
+        text = "more than 16 GB: names, sizes and a sample of the content tell whether it changed, a file replaced by "
+        yield NOTE, f"{text}one of the same name and size may not be noticed (docs/store.md)"
     if dataset.load is not None:
         yield from _images(spec, dataset)
 
@@ -178,15 +173,12 @@ def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str
 
     if (task := vtab().get(spec.name)) is None:
         return
-    split = dataset.metadata["split"]
-    train, validation, test = ((split == name).sum() for name in ("train", "validation", "test"))
-    sizes = f"{train:,} training, {validation:,} validation and {test:,} test images"
+    found = tuple((dataset.metadata["split"] == name).sum() for name in ("train", "validation", "test"))
+    sizes = "{:,} training, {:,} validation and {:,} test images".format(*found)
     expected = f"{task.train:,}, {task.validation:,} and {task.test:,}"
-    if test == task.test and (train, validation) in ((task.train, 0), (task.train, task.validation)):
-        return
-    if (train, validation, test) == (task.train + task.validation, 0, task.test):
+    if found == (task.train + task.validation, 0, task.test):
         yield NOTE, f"{sizes}: training and validation images of VTAB ({expected}) in one split"
-    else:
+    elif found not in ((task.train, 0, task.test), (task.train, task.validation, task.test)):
         yield WRONG, f"{sizes}; VTAB has {expected}"
 
 

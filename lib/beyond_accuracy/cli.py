@@ -175,11 +175,11 @@ def _report(args: argparse.Namespace) -> int:
     from beyond_accuracy.models.card import stay_offline_without_network
     from beyond_accuracy.report.build import build
 
-    stay_offline_without_network(load_profile(args.profile).select(args.models).models.values())
+    profile = load_profile(args.profile).select(args.models)
+    stay_offline_without_network(profile.models.values())
     if args.fetch:  # say how long a report will take, and get what it lacks
         from beyond_accuracy.inference.plan import projection
 
-        profile = load_profile(args.profile).select(args.models)
         print(*projection(profile), sep="\n")
         if code := _get(profile, _names(args.only), True, args.yes):
             print("Run the same command again to continue, or without --fetch to report on what is here.")
@@ -201,8 +201,7 @@ def _predict(args: argparse.Namespace) -> int:
     from beyond_accuracy.inference.store import Store
     from beyond_accuracy.models.card import stay_offline_without_network
 
-    output = _output(args.output)
-    profile = load_profile(args.profile)
+    output, profile = _output(args.output), load_profile(args.profile)
     model, dataset = _model(profile, args), _dataset(profile, args.dataset)
     stay_offline_without_network([model])
     dataset = replace(dataset, limit=args.limit or dataset.limit)
@@ -258,8 +257,6 @@ def _output(text: str | None) -> Path | None:
 
 def write_rows(found, path: Path) -> None:
     """Predictions as CSV or Parquet, by the suffix; lists of labels are separated by spaces in CSV."""
-    import numpy as np
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from beyond_accuracy.inference.store import rows_table
@@ -270,10 +267,7 @@ def write_rows(found, path: Path) -> None:
             frame = frame.assign(target=[" ".join(map(str, labels)) for labels in found.targets])
         atomic_write(path, lambda file: frame.to_csv(file, index=False))
     else:
-        table = rows_table(found.frame)
-        if found.logits is not None:
-            flat = pa.array(np.ascontiguousarray(found.logits).reshape(-1))
-            table = table.append_column("logits", pa.FixedSizeListArray.from_arrays(flat, found.logits.shape[1]))
+        table = rows_table(found.frame, {} if found.logits is None else {"logits": found.logits})
         atomic_write(path, lambda file: pq.write_table(table, file))
     print(f"wrote {len(found)} rows to {path}")
 

@@ -182,7 +182,7 @@ def test_a_worker_that_dies_every_time_is_one_message_and_a_rerun_goes_on(ready,
 
 @dataclass(frozen=True)
 class FakeJob:
-    entry: SimpleNamespace
+    entry: Entry | SimpleNamespace
 
 
 def todo_of(parts, jobs, rng):
@@ -219,11 +219,8 @@ def test_parts_survive_the_way_through_object_storage(tmp_path):
     url = f"memory://{tmp_path.name}"
     entry = Entry(tmp_path / "store" / "k1", {"model": "m", "dataset": "d"})
 
-    @dataclass(frozen=True)
-    class One:
-        entry: Entry
-
-    todo, ranges = {(0, 2): [One(entry)], (2, 4): [One(entry)]}, [(0, 2), (2, 4)]
+    ranges = [(0, 2), (2, 4)]
+    todo = dict.fromkeys(ranges, [FakeJob(entry)])
     ((moved,), _) = exchange.elsewhere(todo, url, tmp_path / "scratch").values()
     assert moved.entry.missing(ranges) == ranges
     frame = pd.DataFrame({"id": ["a", "b"], "target": [0, 1]})

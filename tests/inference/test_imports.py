@@ -336,22 +336,6 @@ def test_other_pictures_under_the_same_names_are_refused(load):
     assert len(joined(load(table()), replace(dataset(), content="as an archive"))[0]) == N
 
 
-def test_two_imports_of_one_file_differ_on_no_image(toy):
-    """One under a profile that lists its images by number, one under a profile that lists them by folder."""
-    folder = toy.images(3)
-    by_folder = load_dataset(toy.profile().datasets["images"])
-    order = np.argsort([name[::-1] for name in by_folder.ids])
-    by_number = by_folder.take(order)
-    said = pd.DataFrame({"file_name": by_folder.ids, "predicted_class": [0, 1, 2] * 3, "predicted_probability": 0.9})
-    said.to_csv(toy.root / "said.csv", index=False)
-    for name, data in (("a", by_folder), ("b", by_number)):
-        import_predictions(toy.root / "said.csv", name, data, Store(toy.store))
-    models = {name: {"source": "predictions"} for name in ("a", "b")}
-    found = toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]
-    assert found["a"].ids.tolist() == found["b"].ids.tolist() == by_folder.ids.tolist() and folder.is_dir()
-    assert (found["a"].correct == found["b"].correct).all() and (found["a"].pred == found["b"].pred).all()
-
-
 def test_an_import_named_like_a_network_is_not_passed_over_in_silence(toy, capsys):
     toy.images(1)
     toy.checkpoint()

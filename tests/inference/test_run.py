@@ -137,13 +137,12 @@ def test_memory_that_never_suffices_costs_that_model_until_another_time(toy, toy
     assert colour(toy.outputs(toy.content(models))).correct.all() and sum(toy_networks.CALLS) < 12
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monkeypatch, value):
+def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monkeypatch):
     original = toy_networks.ToyColour.forward_head
 
     def broken(self, x, pre_logits=False):
         out = original(self, x, pre_logits)
-        out[2:3] = out[2:3] if pre_logits else value
+        out[2:3] = out[2:3] if pre_logits else torch.inf
         return out
 
     monkeypatch.setattr(toy_networks.ToyColour, "forward_head", broken)
@@ -378,18 +377,16 @@ def test_the_text_head_is_encoded_once(toy, monkeypatch):
     made = []
     original = Model.head
     monkeypatch.setattr(Model, "head", lambda self, *a, **k: made.append(self.card.name) or original(self, *a, **k))
-    first = toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]["clip"]
-    second = toy.outputs(toy.content(models)).predictions("images", ["hflip=1"])["hflip=1"]["clip"]
-    assert made == ["clip"] and len(second) == 12
-    assert first.meta["key_parts"]["prompts"] == second.meta["key_parts"]["prompts"]
+    for text in ("none", "hflip=1"):
+        assert len(toy.outputs(toy.content(models)).predictions("images", [text])[text]["clip"]) == 12
+    assert made == ["clip"]
     (file,) = (toy.store / "heads").iterdir()
-    right = load_arrays(file)["head"]
-    with np.load(file) as stored:
-        arrays = dict(stored)
-    turned = toy.root / "turned.npz"
-    np.savez(turned, **{**arrays, "head": arrays["head"][:, ::-1]})
-    for k, content in enumerate((b"damaged", turned.read_bytes())):
-        file.write_bytes(content)
+    right, seal = load_arrays(file)["head"], np.load(file)["seal"]
+    for k, content in enumerate((b"damaged", None)):
+        if content:
+            file.write_bytes(content)
+        else:
+            np.savez(file, head=right[:, ::-1], seal=seal)
         toy.outputs(toy.content(models)).predictions("images", [f"blur={k + 2}"])
         assert made == ["clip"] * (k + 2)
         np.testing.assert_array_equal(load_arrays(file)["head"], right)

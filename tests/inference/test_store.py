@@ -1,9 +1,8 @@
 """The store: keys, parts, locks, damage; and how stored outputs are judged."""
 
 import json
-import multiprocessing
+import resource
 import threading
-import time
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,8 @@ from scipy.special import softmax
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.data.classes import imagenet_subset
+from beyond_accuracy.inference import store as store_
 from beyond_accuracy.inference.predictions import Predictions, restrict, score
 from beyond_accuracy.inference.store import VERIFIED, Entry, Store, chain, make_key, rows_table
 
@@ -53,8 +54,6 @@ def predictions(logits, targets, columns=None, ids=None):
 
 def test_a_set_scored_on_200_of_1000_classes():
     """Constructed so that the full argmax is always outside the subset, and the subset's is always right."""
-    from beyond_accuracy.data.classes import imagenet_subset
-
     rng = np.random.default_rng(0)
     columns = imagenet_subset("r")
     others = np.setdiff1d(np.arange(1000), columns)
@@ -151,8 +150,11 @@ def read(entry):
 def test_parts_become_one_table(tmp_path):
     entry = entry_in(tmp_path)
     assert entry.missing(RANGES) == RANGES and not entry.complete
+    entry.folder.mkdir(parents=True)
+    (entry.folder / ".tmp-123-abc.parquet").write_bytes(b"half")  # of a killed run
     with entry.lock():
         entry.start({"device": "cpu"})
+        assert not list(entry.folder.glob(".tmp-*"))
         write_parts(entry, [RANGES[2], RANGES[0]])  # in any order
         assert entry.missing(RANGES) == [RANGES[1]]
         write_parts(entry, [RANGES[1]])
@@ -191,15 +193,6 @@ def test_what_computed_an_entry_is_remembered(tmp_path):
     assert entry.described().meta["model"] == "m"
     entry.start({"device": "cpu"})
     assert json.loads((entry.folder / "meta.json").read_text())["device"] == "cpu"
-
-
-def test_a_killed_runs_leftovers_are_cleared(tmp_path):
-    entry = entry_in(tmp_path)
-    entry.folder.mkdir(parents=True)
-    (entry.folder / ".tmp-123-abc.parquet").write_bytes(b"half")
-    with entry.lock():
-        entry.start({})
-    assert not list(entry.folder.glob(".tmp-*"))
 
 
 def damage(path, how):
@@ -282,8 +275,6 @@ def test_every_bit_counts(tmp_path):
 
 def test_limits_and_rights_of_the_machine_are_not_told_as_damage(tmp_path):
     """The advice to delete would lose work: the files are as they were written."""
-    import resource
-
     entry = complete_entry(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
@@ -305,18 +296,7 @@ def test_parts_cut_in_other_ways_are_used(tmp_path):
     assert entry.frame()["id"].tolist() == [f"i{k}" for k in range(5)]
 
 
-def hold(folder, seconds, ready):
-    with entry_in(folder).lock():
-        ready.set()
-        time.sleep(seconds)
-
-
 def test_the_second_of_two_runs_waits(tmp_path, capsys):
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    other = context.Process(target=hold, args=(tmp_path, 60, ready))
-    other.start()
-    assert ready.wait(20)
     entered = threading.Event()
 
     def enter():
@@ -324,25 +304,22 @@ def test_the_second_of_two_runs_waits(tmp_path, capsys):
             entered.set()
 
     thread = threading.Thread(target=enter)
-    thread.start()
-    assert not entered.wait(1.5)
-    assert "another run is computing m on d; waiting" in capsys.readouterr().err
-    other.kill()  # a dead run holds nothing
+    with entry_in(tmp_path).lock():
+        thread.start()
+        assert not entered.wait(1.5)
+        assert "another run is computing m on d; waiting" in capsys.readouterr().err
     assert entered.wait(10)
     thread.join()
-    other.join()
 
 
 def test_a_file_system_without_locks(toy, monkeypatch):
     """Two runs then do the same work; whoever is slower finds it done."""
-    from beyond_accuracy.inference import store
 
     def unsupported(*_, **__):
         raise NotImplementedError("FileSystem does not appear to support flock")
 
-    monkeypatch.setattr(store.FileLock, "acquire", unsupported)
-    toy.images(2)
-    toy.checkpoint()
+    monkeypatch.setattr(store_.FileLock, "acquire", unsupported)
+    toy.images(2), toy.checkpoint()
     original = Entry.merge
 
     def overtaken(self, ranges):

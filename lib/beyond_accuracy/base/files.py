@@ -1,9 +1,7 @@
 """Files: written whole or not at all, and stamped by names, sizes and content, never times.
 
-A copy of the data on another disk or machine has other times and the same content; its predictions are found again.
-Sets up to 16 GB are read whole, once: the stamp is kept for as long as no file's `stat_of` changes. Of larger ones a
-fixed sample is read. What that cannot notice (docs/store.md): a file replaced by one of the same name and size that is
-not in the sample.
+Predictions of a copy of the data are found again. Sets up to 16 GB are read whole, once: the stamp is kept for as long
+as no file's `stat_of` changes. Of larger ones a fixed sample is read; what that cannot notice: docs/store.md.
 """
 
 import errno

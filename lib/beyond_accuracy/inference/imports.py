@@ -21,7 +21,7 @@ from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.readers.files import VAL_ID
 from beyond_accuracy.data.readers.stimuli import cue_id, parse_name
 from beyond_accuracy.inference.predictions import judge, score
-from beyond_accuracy.inference.store import Entry, Store, rows_table, save_array
+from beyond_accuracy.inference.store import Entry, Store, rows_table
 
 NO_ANSWER = -1
 COLUMNS = ("file_name", "predicted_class", "predicted_probability")
@@ -72,7 +72,7 @@ def import_predictions(
 
     def write(entry: Entry) -> None:
         if logits is not None:
-            atomic_write(entry.folder / "logits.npy", lambda file: save_array(file, logits))
+            atomic_write(entry.folder / "logits.npy", lambda file: np.save(file, logits))
         write_atomically(entry.folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False).encode())
         entry.write_rows(rows_table(rows), [] if logits is None else ["logits"])
 
@@ -101,15 +101,12 @@ def joined(entry: Entry, dataset: ImageDataset) -> tuple[pd.DataFrame, np.ndarra
         )
     if not np.array_equal(order, np.arange(len(frame))):
         frame, logits = frame.iloc[order].reset_index(drop=True), None if logits is None else logits[order]
-    before = frame["target"] if not dataset.multilabel else [list(labels) for labels in frame["target"]]
-    after = dataset.targets if not dataset.multilabel else [list(labels) for labels in dataset.targets]
-    if np.array_equal(before, after) if not dataset.multilabel else before == after:
+    before, after, columns = frame["target"], dataset.targets, dataset.columns
+    if all(map(np.array_equal, before, after)) if dataset.multilabel else np.array_equal(before, after):
         return frame, logits
     label = None
     if logits is not None:
-        columns = dataset.columns
-        scored = logits if columns is None else logits[:, columns]
-        label = score(scored, dataset.targets, columns)["target_probability"]
+        label = score(logits if columns is None else logits[:, columns], after, columns)["target_probability"]
     return _labelled(frame, label, dataset), logits
 
 
@@ -196,8 +193,7 @@ def _dialect(path: Path) -> dict[str, str]:
 
 def _demand(frame: pd.DataFrame, path: Path, good, column: str, after: str, before: str = "") -> None:
     """The value of `column` in the first row that is not good, and what is wrong with it, become the message."""
-    wrong = np.flatnonzero(~np.asarray(good))
-    if len(wrong):
+    if len(wrong := np.flatnonzero(~np.asarray(good))):
         value = frame[column].iloc[wrong[0]]
         value = value if isinstance(value, str) else np.asarray(value).item()
         count = f"; {len(wrong)} such rows" if len(wrong) > 1 else ""
@@ -209,8 +205,7 @@ def _one_per_image(frame: pd.DataFrame, path: Path, dataset: ImageDataset) -> No
     _demand(frame, path, ~frame["id"].duplicated(), "file_name", " occurs a second time; one row per image")
     strange = f" is not an image of {dataset.name} (expected names like {known[0]})"
     _demand(frame, path, frame["id"].isin(known), "file_name", strange)
-    lacking = known.difference(frame["id"])
-    if len(lacking):
+    if len(lacking := known.difference(frame["id"])):
         raise InputError(
             f"{path}: {len(lacking)} of the {len(known)} images of {dataset.name} have no row, for example "
             f"{lacking[0]}; every image is needed, a subset would not be comparable"
@@ -223,16 +218,13 @@ def _in_range(frame: pd.DataFrame, path: Path, space: ClassSpace) -> None:
     called = {name: k for k, name in enumerate(space.names) if counts[name] == 1} | space.index
     classes = np.where(np.isnan(classes), frame["predicted_class"].map(called).astype(float), classes)
     n_classes = len(space)
-    answer = f"a whole number from 0 to {n_classes - 1}, or the id or name of a class"
     decided = frame.attrs.get("decisions", False)  # without any confidence
-    whole = (classes >= (NO_ANSWER if decided else 0)) & (classes < n_classes) & (classes == np.floor(classes))
+    good = (classes >= (NO_ANSWER if decided else 0)) & (classes < n_classes) & (classes == np.floor(classes))
+    rule = f", expected a whole number from 0 to {n_classes - 1}, or the id or name of a class"
+    _demand(frame, path, good, "predicted_class", rule, "predicted_class is ")
     probability = np.where((probability > 1) & (probability <= 1 + ROUNDING), 1.0, probability)
-    share = decided | ((probability >= 0) & (probability <= 1))
-    for column, good, rule in (
-        ("predicted_class", whole, f", expected {answer}"),
-        ("predicted_probability", share, ", expected a number from 0 to 1"),
-    ):
-        _demand(frame, path, good, column, rule, f"{column} is ")
+    good = decided | ((probability >= 0) & (probability <= 1))
+    _demand(frame, path, good, "predicted_probability", ", expected a number from 0 to 1", "predicted_probability is ")
     frame["predicted_class"], frame["predicted_probability"] = classes, probability
 
 
@@ -249,8 +241,7 @@ def _logits(frame: pd.DataFrame, path: Path, n_classes: int) -> np.ndarray | Non
         return None
     names = [f"logit_{k}" for k in range(n_classes)]
     missing = [f"{name} is missing" for name in names if name not in frame]
-    surplus = [f"{name} is too many" for name in sorted(set(present) - set(names))]
-    for wrong in [*missing, *surplus][:1]:
+    for wrong in [*missing, *(f"{name} is too many" for name in sorted(set(present) - set(names)))][:1]:
         raise InputError(f"{path}: {wrong}; expected logit_0 … logit_{n_classes - 1}, or none of them")
     logits = np.stack([_numbers(frame[name]) for name in names], axis=1).astype(np.float32)
     for wrong in np.flatnonzero(~np.isfinite(logits).all(axis=1))[:1]:
@@ -260,9 +251,7 @@ def _logits(frame: pd.DataFrame, path: Path, n_classes: int) -> np.ndarray | Non
 
 def _agree(frame, path: Path, logits: np.ndarray, pred, confidence, scored: dict | None) -> None:
     """The three columns and the logits must tell one story; else a column is out of order, or a scale is missing."""
-    rows = np.arange(len(logits))
-    wrong = np.flatnonzero(logits[rows, pred] < logits.max(axis=1))
-    if len(wrong):
+    if len(wrong := np.flatnonzero(logits[np.arange(len(logits)), pred] < logits.max(axis=1))):
         raise InputError(
             f"{path}: row {frame['row'][wrong[0]]}: predicted_class is not the largest logit ({len(wrong)} such rows); "
             "the columns logit_0… must be in class order"

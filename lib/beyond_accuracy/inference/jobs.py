@@ -1,8 +1,7 @@
 """What a pass has to produce, where each output belongs in the store, and in which precision a device computes it.
 
-Whether bf16 pays on a processor cannot be told by its name: some have the instructions, some emulate them ten times
-slower, and a virtual machine may hide them. So a matrix product is timed in both. The answer decides under which
-precision `auto` results are stored, so it is kept in the cache folder: it must not change with the machine's load.
+Whether bf16 pays on a processor cannot be told by its name (some emulate it ten times slower), so a matrix product is
+timed. The answer is part of keys (precision `auto`), so it is kept: it must not change with the machine's load.
 """
 
 import itertools

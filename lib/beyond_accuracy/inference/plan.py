@@ -28,8 +28,7 @@ GIGABYTE = 1e9
 ROW_BYTES = 40  # id, label, answer and two probabilities as compressed Parquet: 20 to 40 in practice
 FEATURE_BYTES = 4 * 1300  # float32; a base-size network has 768 to 1,664 features over its layers
 WORTH_SAYING = 1.0  # gigabytes from which a report says beforehand what it will need
-# The dataset of this role is run under every corruption besides.
-CORRUPT_ROLE = "corrupt"
+CORRUPT_ROLE = "corrupt"  # its dataset is run under every corruption besides
 RATES = ["device", "model", "side", "precision", "images_per_second", "source"]
 USUAL_SIDE = 224
 # (width, layers) of a CLIP ViT -> its size in timm's names, the order of open_clip's model_configs.
@@ -139,10 +138,9 @@ class Convention:
 
 
 def conventions(profile: Profile, dataset: str, device: str = "auto") -> list[Convention]:
-    """Every other choice that a run of this profile could have made on one dataset.
+    """Every other choice that a run of this profile could have made on one dataset; precisions that the device has.
 
-    Which of them touch which model shows in the store's keys. A precision that the device lacks or emulates is left
-    out.
+    Which of them touch which model shows in the store's keys.
     """
     now = profile.settings
     preset = "paper" if now.preset == "library" else "library"
@@ -222,11 +220,7 @@ def forward_passes(profile: Profile) -> int:
 
 
 def bytes_per_image(spec: DatasetSpec, transform: str = "none") -> int:
-    """What the store keeps of one image for one network.
-
-    >>> bytes_per_image(DatasetSpec("a", "imagenet", keep="logits"))
-    2040
-    """
+    """What the store keeps of one image for one network."""
     size = ROW_BYTES
     if spec.classes and spec.keep in ("all", "logits"):
         size += 2 * len(class_space(spec.classes))
@@ -276,13 +270,7 @@ def measured_throughput(spec: ModelSpec, side: int = 0) -> pd.DataFrame:
 
 
 def architecture(spec: ModelSpec) -> str:
-    """The architecture behind a model by its name in timm; empty where there is none.
-
-    >>> architecture(ModelSpec("a", "timm", "hf-hub:timm/convnext_base.fb_in22k_ft_in1k"))
-    'convnext_base'
-    >>> architecture(ModelSpec("b", "open_clip", "ViT-B-16", "laion400m_e31"))
-    'vit_base_patch16_clip_224'
-    """
+    """The architecture behind a model by its name in timm (`vit_base_patch16_clip_224`); empty where there is none."""
     if spec.id.startswith("local-dir:"):
         return ""
     name = spec.id.removeprefix("hf-hub:").rpartition("/")[2]
@@ -293,11 +281,7 @@ def architecture(spec: ModelSpec) -> str:
 
 @lru_cache
 def tower(name: str) -> str:
-    """The image tower of an open_clip architecture by its name in timm; empty where timm has none like it.
-
-    >>> tower("convnext_base"), tower("ViT-B-32-quickgelu"), tower("RN50")
-    ('convnext_base', 'vit_base_patch32_clip_quickgelu_224', '')
-    """
+    """The image tower of an open_clip architecture by its name in timm; empty where timm has none like it."""
     # The package is located, not imported: importing open_clip imports torch.
     package = Path(find_spec("open_clip").submodule_search_locations[0])
     file = package / "model_configs" / f"{name}.json"

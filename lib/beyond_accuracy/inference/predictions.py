@@ -1,8 +1,7 @@
 """What a model said about the images of a dataset, and how it is judged: on all classes, some of them, other labels.
 
-Whether answers and labels count the classes alike is said where predictions enter, not found out by a reader: a file
-of predictions in another class order, or labels read by another list, give a number like any other. Orders that occur
-in practice are tried; one that brings much accuracy back is the cause.
+Whether answers and labels count the classes alike is said where predictions enter: in another order they give a number
+like any other. Orders that occur in practice are tried; one that brings much accuracy back is the cause.
 """
 
 from collections.abc import Mapping, Sequence
@@ -123,11 +122,11 @@ class Predictions:
         targets = [np.asarray(labels[image_id], dtype=np.int64) for image_id in kept.ids]
         frame = kept.frame.assign(target=pd.Series(targets, dtype=object))
         if kept.scored_logits is not None:
-            scored = score(kept.scored_logits, targets, self.columns)
-            return replace(kept, dataset=dataset, frame=frame.assign(target_probability=scored["target_probability"]))
-        only = np.array([len(t) == 1 and t[0] == p for t, p in zip(targets, kept.pred, strict=True)], dtype=bool)
-        frame["target_probability"] = np.where(only, kept.confidence, np.nan).astype(np.float32)
-        return replace(kept, dataset=dataset, frame=frame)
+            label = score(kept.scored_logits, targets, self.columns)["target_probability"]
+        else:
+            only = np.array([len(t) == 1 and t[0] == p for t, p in zip(targets, kept.pred, strict=True)], dtype=bool)
+            label = np.where(only, kept.confidence, np.nan).astype(np.float32)
+        return replace(kept, dataset=dataset, frame=frame.assign(target_probability=label))
 
 
 def restrict(predictions: Predictions, columns: np.ndarray) -> Predictions:
@@ -218,10 +217,6 @@ def diagnose(
 
     `names` are those of all classes; `expected` is the published accuracy as a share; NaN = unknown, then only what is
     surely wrong is called wrong.
-
-    >>> target = np.arange(0, 1000, 5)
-    >>> diagnose(target, np.arange(200), list(map(str, range(1000))))[1].split(":")[0]
-    'labels look like ranks in a sorted list of folders'
     """
     accuracy, known = (pred == target).mean(), not np.isnan(expected)
     margin = max(FAR_POINTS, FAR_ERRORS * np.sqrt(expected * (1 - expected) / len(pred))) if known else 0.0

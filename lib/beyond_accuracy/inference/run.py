@@ -1,10 +1,9 @@
 """One pass over a dataset for several models and transforms; the only module that runs a network.
 
 Workers decode each image once (PIL) and apply every transform and every distinct resize and crop to it; uint8 crops
-travel to the device, where they are normalised and go through each model (`Lanes`: how). Outputs stay on the device
-until a part is whole; another thread then fetches and writes it while the next one is computed. Every `PART_SECONDS`,
-and at least every `chunk` images, one part per (model, transform) is written, so a killed run continues where it
-stopped, without repetition.
+travel to the device, where they are normalised and go through each model (`Lanes`: how). Every `PART_SECONDS`, and at
+least every `chunk` images, one part per (model, transform) is fetched and written by another thread, so a killed run
+continues where it stopped.
 """
 
 import ctypes
@@ -99,13 +98,9 @@ def pick_device(name: str = "auto") -> torch.device:
 @cache
 def _say_unused(accelerator: str) -> None:
     """Once: a driver too old for torch's CUDA would otherwise cost a day on the CPU without a word."""
-    print(
-        f"{accelerator} is here, but torch {torch.__version__} (CUDA {torch.version.cuda or 'none'}) cannot use it: "
-        "running on the CPU. Update the driver, or install the torch build for the driver you have; --device cuda says "
-        "what fails",
-        file=sys.stderr,
-        flush=True,
-    )
+    unfit = f"torch {torch.__version__} (CUDA {torch.version.cuda or 'none'}) cannot use it: running on the CPU"
+    cure = "Update the driver, or install the torch build for the driver you have; --device cuda says what fails"
+    print(f"{accelerator} is here, but {unfit}. {cure}", file=sys.stderr, flush=True)
 
 
 def device_name(device: torch.device) -> str:
@@ -144,8 +139,7 @@ def run(jobs: list[Job], dataset: ImageDataset, store: Store, settings: Settings
 def _shared_out(todo: Todo, dataset: ImageDataset, store: Store, settings: Settings, options: Options) -> int:
     """`compute`, every device its share of the parts in a process of its own.
 
-    Prompts are encoded first, on one device, and batches cut as if all parts were computed there: no number depends on
-    how many devices share them.
+    Prompts are encoded first, and batches cut as if all were computed on one: no number depends on how many there are.
     """
     jobs, ranges, devices = jobs_of(todo), list(todo), devices_of(options.device)
     classes, first = dataset.classes and dataset.classes.prompted(settings.prompts), pick_device(devices[0])
@@ -175,8 +169,7 @@ def compute(
 ) -> int:
     """Compute parts and write them; returns how many images cannot be decoded. The caller locks and merges.
 
-    `image_bytes`: `jobs.image_bytes_of` the run that these parts are a share of: batches are cut as if all of it were
-    computed here, so numbers do not depend on how it is shared out.
+    `image_bytes`: `jobs.image_bytes_of` the run that these parts are a share of, by which batches are cut.
     """
     return _Pass(todo, dataset, store, settings, options, image_bytes).run()
 
@@ -254,8 +247,8 @@ class _Pass:
                     self.models[job.card, job.geometry.crop] = base.at_size(job.geometry.crop)
                 except InputError as error:
                     self._refuse(job, str(error))
-        self.todo = {rows: [job for job in jobs if job.entry.key not in self.refused] for rows, jobs in todo.items()}
-        self.todo = {rows: jobs for rows, jobs in self.todo.items() if jobs}
+        left = {rows: [job for job in jobs if job.entry.key not in self.refused] for rows, jobs in todo.items()}
+        self.todo = {rows: jobs for rows, jobs in left.items() if jobs}
         jobs = jobs_of(self.todo)
         views = {(job.geometry, job.transform): None for job in jobs}
         self.views = sorted(views, key=lambda view: (view[0].text, view[1].text))
@@ -267,9 +260,8 @@ class _Pass:
         self.group = max(1, min(self.batch, most, settings.chunk))
 
     def run(self) -> int:
-        skipped = 0
         if not self.todo:
-            return skipped
+            return 0
         cards, transforms = len(self.heads), len({transform for _, transform in self.views})
         what = f"{self.dataset.name}: {cards} models, {transforms} transforms"
         total = sum(stop - start for start, stop in self.todo)
@@ -277,16 +269,17 @@ class _Pass:
         lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")
         told, cudnn = progress(what, total, self.options.progress), cudnn_for(self.device, self.precision)
         with told as tell, cudnn, lanes, writer:
-            written: Future[int] | None = None  # the part under way
+            written: list[Future[int]] = []
             for rows, jobs, groups in self._parts(loaded, lanes):
-                following = writer.submit(self._write, rows, jobs, groups, tell)
-                skipped += written.result() if written else 0
-                written = following
-            return skipped + (written.result() if written else 0)
+                written.append(writer.submit(self._write, rows, jobs, groups, tell))
+                for part in written[-2:-1]:  # one part is written while the next is computed, and no more
+                    part.result()
+            return sum(part.result() for part in written)
 
     def _loaded(self) -> Iterator[tuple[Range, int, tuple]]:
         """Slices of the parts in order: the part, where a forward batch ends with the slice (0: not), the decoded."""
-        size = max(1, min(self.group, SLICE_BYTES // sum(3 * geometry.crop**2 for geometry, _ in self.views)))
+        view_bytes = sum(3 * geometry.crop**2 for geometry, _ in self.views)
+        size = max(1, min(self.group, SLICE_BYTES // view_bytes))
         slices = [
             (rows, list(range(at, min(at + size, end))), end if at + size >= end else 0)
             for rows in self.todo
@@ -296,12 +289,16 @@ class _Pass:
         ]
         workers = worker_count(self.settings.workers, len(slices), self.device)
         ahead = PREFETCH.get(self.device.type, 2)
-        view_bytes = sum(3 * geometry.crop**2 for geometry, _ in self.views)
         workers, piped = shared_memory(workers, workers * (ahead + 2) * size * view_bytes)
-        how = {"worker_init_fn": _die_with_parent, "pin_memory": self.device.type == "cuda"}
-        how |= {"num_workers": workers, "prefetch_factor": ahead if workers else None}
-        how |= {"collate_fn": _collate if piped else _collated}
-        loader = DataLoader(Views(self.dataset, self.views), batch_sampler=[there for _, there, _ in slices], **how)
+        loader = DataLoader(
+            Views(self.dataset, self.views),
+            batch_sampler=[there for _, there, _ in slices],
+            num_workers=workers,
+            prefetch_factor=ahead if workers else None,
+            collate_fn=_collate if piped else _collated,
+            worker_init_fn=_die_with_parent,
+            pin_memory=self.device.type == "cuda",
+        )
         crops = guarded(iter(loader))  # the decoding processes start here
         if piped:
             crops = ((there, torch.from_numpy(flat), shapes, bad) for there, flat, shapes, bad in crops)
@@ -551,9 +548,8 @@ def _divided(flat, shapes):
 def shared_memory(workers: int, needed: int) -> tuple[int, bool]:
     """How many decoding processes can hand over `needed` bytes, and whether through pipes.
 
-    Torch hands tensors over in /dev/shm. Containers have 64 MB of it unless told otherwise; a process that finds it
-    full dies in a thread of its own, and whoever waits for it waits for ever. Locks lie there, too: without them there
-    can be no processes.
+    Torch hands tensors over in /dev/shm, 64 MB in many containers; who waits for a process that finds it full waits for
+    ever. Locks lie there, too: without them there can be no processes.
     """
     if not workers or sys.platform != "linux":
         return workers, False
@@ -565,10 +561,9 @@ def shared_memory(workers: int, needed: int) -> tuple[int, bool]:
         return 0, False
     room = shutil.disk_usage(SHARED).free if os.path.isdir(SHARED) else 0
     if room < needed:
-        print(
-            f"{SHARED} has {room / 2**20:,.0f} MB free, {needed / 2**20:,.0f} MB are wanted: images go through pipes, "
-            "which is slower; give the container more (docker: --shm-size=2g)", file=sys.stderr
-        )  # fmt: skip
+        sizes = f"{room / 2**20:,.0f} MB free, {needed / 2**20:,.0f} MB are wanted"
+        cure = "which is slower; give the container more (docker: --shm-size=2g)"
+        print(f"{SHARED} has {sizes}: images go through pipes, {cure}", file=sys.stderr)
     return workers, room < needed
 
 

@@ -1,8 +1,7 @@
 """Predictions and features on disk: content-addressed, atomic, resumable. Layout and key: docs/store.md.
 
-A file is written under a temporary name and renamed, so it is there whole or not at all. `predictions.parquet` is
-renamed last when a run completes: its presence means complete. `meta.json` then holds the key and the checksums of the
-files, which are compared whenever a file is read.
+`predictions.parquet` is put in place last when a run completes: its presence means complete. `meta.json` then holds
+the key and the checksums of the files, which are compared whenever a file is read.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,8 +98,7 @@ class Entry:
     @property
     def refusal(self) -> dict:
         """What `refuse` was told; empty where nothing was refused."""
-        found = read_json(self.folder / "refused.json")
-        return {"reason": found["reason"], "passing": bool(found.get("passing"))} if found.get("reason") else {}
+        return read_json(self.folder / "refused.json")
 
     def retry(self) -> None:
         """Forget a refusal that was of its moment."""
@@ -112,13 +110,11 @@ class Entry:
         if self.settled:
             return []
         _, gaps = chain(self.parts(), max(stop for _, stop in ranges))
-        cut = [(max(a, start), min(b, stop)) for a, b in ranges for start, stop in gaps if start < b and a < stop]
-        return sorted(cut)
+        return sorted((max(a, x), min(b, y)) for a, b in ranges for x, y in gaps if x < b and a < y)
 
     def parts(self) -> list[Range]:
         """The parts that are there."""
-        names = os.listdir(self.folder) if self.folder.is_dir() else []
-        return part_ranges(names)
+        return part_ranges(os.listdir(self.folder) if self.folder.is_dir() else [])
 
     def lock(self) -> AbstractContextManager[bool]:
         """Held while the entry is filled: of two runs that want the same outputs, the second waits and then reads.
@@ -156,10 +152,7 @@ class Entry:
 
     def write_part(self, rows: Range, frame: pd.DataFrame, arrays: dict[str, np.ndarray]) -> None:
         """Write one part whole: rows in dataset order, and arrays (rows, width) by name."""
-        table = rows_table(frame)
-        for name, array in arrays.items():
-            flat = pa.array(np.ascontiguousarray(array).reshape(-1))
-            table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, array.shape[1]))
+        table = rows_table(frame, arrays)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), ENTRY: self.identity})
         how = {"compression": "zstd", "write_page_checksum": True}
         atomic_write(self.part(rows), lambda path: pq.write_table(table, path, **how))
@@ -309,9 +302,8 @@ class Store:
 
     def replace_imported(self, model: str, dataset: str, write: Callable[[Entry], None]) -> Entry:
         """Put imported predictions in place: those of before stay until the new ones are whole."""
-        entry = self.imported(model, dataset)
+        entry, token = self.imported(model, dataset), os.urandom(4).hex()
         folder = entry.folder
-        token = os.urandom(4).hex()
         fresh, old = folder.with_name(f".new-{token}"), folder.with_name(f".old-{token}")
         try:
             fresh.mkdir(parents=True)
@@ -349,16 +341,13 @@ def chain(parts: Iterable[Range], stop: int) -> tuple[list[Range], list[Range]]:
     return chosen, gaps + ([(at, stop)] if at < stop else [])
 
 
-def save_array(path: Path, values: np.ndarray) -> None:
-    """Write an array as .npy, whatever the suffix of the path."""
-    with path.open("wb") as handle:
-        np.save(handle, values, allow_pickle=False)
-
-
-def rows_table(frame: pd.DataFrame) -> pa.Table:
-    """Rows as an Arrow table; labels of multi-label sets are lists of int64."""
+def rows_table(frame: pd.DataFrame, arrays: Mapping[str, np.ndarray] | None = None) -> pa.Table:
+    """Rows as an Arrow table, with `arrays` (rows, width) as columns; labels of multi-label sets are lists of int64."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     if "target" in frame and frame["target"].dtype == object:  # also where no row has a label
         lists = pa.array([np.asarray(labels).tolist() for labels in frame["target"]], pa.list_(pa.int64()))
         table = table.set_column(table.schema.get_field_index("target"), "target", lists)
+    for name, array in (arrays or {}).items():
+        flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+        table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, array.shape[1]))
     return table
