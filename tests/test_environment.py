@@ -7,7 +7,6 @@ import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
 
-import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
@@ -92,10 +91,9 @@ def test_what_is_no_code_is_in_the_package_too():
         assert not {str(path) for path in files - shipped}
 
 
-@pytest.mark.parametrize("name", ["beyond-accuracy", "another"])
-def test_an_active_conda_environment_is_used_whatever_its_name(tmp_path, name):
+def test_an_active_conda_environment_is_used_whatever_its_name(tmp_path):
     def commands() -> str:
-        environment = {"PATH": os.environ["PATH"], "CONDA_PREFIX": str(tmp_path), "CONDA_DEFAULT_ENV": name}
+        environment = {"PATH": os.environ["PATH"], "CONDA_PREFIX": str(tmp_path), "CONDA_DEFAULT_ENV": "another"}
         made = subprocess.run(["make", "-n", "report"], cwd=ROOT, env=environment, capture_output=True, text=True)
         return made.stdout
 

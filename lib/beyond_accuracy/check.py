@@ -176,9 +176,11 @@ def _split_sizes(spec: DatasetSpec, dataset: ImageDataset) -> Iterator[tuple[str
     found = tuple((dataset.metadata["split"] == name).sum() for name in ("train", "validation", "test"))
     sizes = "{:,} training, {:,} validation and {:,} test images".format(*found)
     expected = f"{task.train:,}, {task.validation:,} and {task.test:,}"
+    if found in ((task.train, 0, task.test), (task.train, task.validation, task.test)):
+        return
     if found == (task.train + task.validation, 0, task.test):
         yield NOTE, f"{sizes}: training and validation images of VTAB ({expected}) in one split"
-    elif found not in ((task.train, 0, task.test), (task.train, task.validation, task.test)):
+    else:
         yield WRONG, f"{sizes}; VTAB has {expected}"
 
 
