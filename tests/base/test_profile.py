@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from beyond_accuracy.base import paths
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import (
-    DIMENSIONS,
+    ROLES,
     DatasetSpec,
     ModelSpec,
     Settings,
@@ -41,7 +41,7 @@ def written(tmp_path):
 @pytest.mark.parametrize("name", sorted(available_profiles()))
 def test_shipped_profiles_are_valid_and_roles_name_datasets(name):
     profile = load_profile(name)
-    assert profile.name == name and set(profile.dimensions) <= set(DIMENSIONS)
+    assert profile.name == name and set(profile.dimensions) <= set(ROLES)
     assert {roles["clean"] for roles in profile.dimensions.values() if "clean" in roles} <= profile.datasets.keys()
 
 

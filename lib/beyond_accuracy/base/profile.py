@@ -25,13 +25,8 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import file_stamp
 from beyond_accuracy.base.paths import PROFILES, check_name, expanded, resolve
 
-DIMENSIONS = (
-    *("models", "world", "mistakes", "shape_bias", "calibration", "robustness", "transfer"),
-    *("synthetic", "invariance", "ablation", "landscape", "conventions", "own_images", "summary"),
-)
 SHIFTS = ("v2", "a", "r", "sketch", "hard")
-ROLES = {  # page -> parts that datasets play on it, and its options; other pages take any
-    "own_images": ("clean", "training", "dropped", "models"),
+ROLES = {  # page -> parts that datasets play on it, and its options; None: any
     "models": ("clean",),
     "world": ("clean", *SHIFTS, "cue_conflict", "pug"),
     "mistakes": ("clean", "factors", "real"),
@@ -42,7 +37,10 @@ ROLES = {  # page -> parts that datasets play on it, and its options; other page
     "synthetic": ("pug", "reference"),
     "invariance": ("clean", "transforms", "models"),
     "ablation": ("table",),
+    "landscape": None,
     "conventions": ("clean", "factors", "limit", "subsets"),
+    "own_images": ("clean", "training", "dropped", "models"),
+    "summary": None,
 }
 SOURCES = ("timm", "open_clip", "predictions")
 HEADS = ("", "probe", "knn", "zero_shot", "own")
@@ -222,9 +220,9 @@ def parse_profile(content: object, source: Path) -> Profile:
 
     dimensions = entries("dimensions")
     for name, roles in dimensions.items():
-        if name not in DIMENSIONS:
-            raise InputError(f"{source}: {unknown('dimension', name, DIMENSIONS)}")
-        for role in [role for role in roles if role not in ROLES.get(name, roles)]:
+        if name not in ROLES:
+            raise InputError(f"{source}: {unknown('dimension', name, ROLES)}")
+        for role in [role for role in roles if role not in (ROLES[name] or roles)]:
             raise InputError(f"{source}: dimensions.{name}: {unknown('role', role, ROLES[name])}")
         if isinstance(tasks := roles.get("tasks"), str) and tasks.endswith(".yaml"):  # a file beside the profile
             if not (file := source.parent / tasks).is_file():
