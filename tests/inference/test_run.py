@@ -33,6 +33,13 @@ def colour(outputs, text="none"):
     return outputs.predictions("images", [text])[text]["colour"]
 
 
+def two(toy, **second):
+    """A profile of the toy network and another one, over the same images."""
+    toy.checkpoint("other", **second)
+    names = ("colour", "other")
+    return {name: {"source": "timm", "name": f"local-dir:{toy.root / name}"} for name in names}
+
+
 def equal(found, expected):
     """The same rows and logits, to the last bit."""
     pd.testing.assert_frame_equal(found.frame, expected.frame)
@@ -92,14 +99,10 @@ def test_transforms_of_one_pass_equal_those_of_passes_of_their_own(toy):
 
 
 def test_an_image_is_decoded_once_for_all_models_and_transforms(toy, monkeypatch):
-    toy.checkpoint("second", scale=2.0)
-    content = toy.content()
-    content["models"]["second"] = {"source": "timm", "name": f"local-dir:{toy.root / 'second'}"}
-    seen = decoded(monkeypatch)
+    content, seen = toy.content(two(toy, scale=2.0)), decoded(monkeypatch)
     found = toy.outputs(content).predictions("images", ["none", "hflip=1", "blur=2"])
-    assert sorted(seen) == list(range(12))
-    assert list(found["none"]) == ["colour", "second"]
-    assert (found["none"]["colour"].confidence > found["none"]["second"].confidence).all()
+    assert sorted(seen) == list(range(12)) and list(found["none"]) == ["colour", "other"]
+    assert (found["none"]["colour"].confidence > found["none"]["other"].confidence).all()
 
 
 def test_the_batch_is_halved_when_memory_runs_out(toy, toy_networks, monkeypatch):
@@ -109,9 +112,12 @@ def test_the_batch_is_halved_when_memory_runs_out(toy, toy_networks, monkeypatch
 
 
 def test_memory_that_never_suffices_costs_that_model_until_another_time(toy, toy_networks, monkeypatch):
-    toy.checkpoint("second", scale=1.0)
-    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "second")}
+    models = two(toy, scale=1.0)
     original, asked = toy_networks.ToyColour.forward_features, []
+
+    def answering():
+        """Models that have predictions when the same command asks again."""
+        return list(toy.outputs(toy.content(models)).predictions("images", ["none"])["none"])
 
     def full(self, x):
         if self.head.weight.max() > 2 and len(toy_networks.CALLS) > 2:  # the first part still fits
@@ -122,16 +128,15 @@ def test_memory_that_never_suffices_costs_that_model_until_another_time(toy, toy
     with monkeypatch.context() as patch:
         patch.setattr(toy_networks.ToyColour, "forward_features", full)
         outputs = toy.outputs(toy.content(models), chunk=4)
-        assert list(outputs.predictions("images", ["none"])["none"]) == ["second"]
+        assert list(outputs.predictions("images", ["none"])["none"]) == ["other"]
         assert list(outputs.left_out) == ["colour: out of memory with a batch of one; try --device cpu (images)"]
         count = len(asked)
-        assert list(toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]) == ["second"]
-        assert len(asked) == count  # asked again by the same command it is not tried again
+        assert answering() == ["other"] and len(asked) == count  # not tried again
         with pytest.raises(InputError, match="colour: out of memory with a batch of one"):
             colour(toy.outputs())
     monkeypatch.setattr(outputs_, "ASKED", set())  # another command, of whose notebooks none tries
     monkeypatch.setenv("BEYOND_ACCURACY_REPORT", "x")
-    assert list(toy.outputs(toy.content(models)).predictions("images", ["none"])["none"]) == ["second"]
+    assert answering() == ["other"]
     monkeypatch.delenv("BEYOND_ACCURACY_REPORT")
     toy_networks.CALLS.clear()
     assert colour(toy.outputs(toy.content(models))).correct.all() and sum(toy_networks.CALLS) < 12
@@ -393,13 +398,6 @@ def test_the_text_head_is_encoded_once(toy, monkeypatch):
 
 
 # One model's limits ---------------------------------------------------------------------------------------------------
-
-
-def two(toy, **second):
-    """A profile of the toy network and another one, over the same images."""
-    toy.checkpoint("other", **second)
-    names = ("colour", "other")
-    return {name: {"source": "timm", "name": f"local-dir:{toy.root / name}"} for name in names}
 
 
 def test_a_rung_that_a_network_cannot_take_costs_that_network_that_rung(toy, toy_networks):
