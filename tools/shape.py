@@ -5,6 +5,7 @@ import json
 import statistics
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,10 +44,17 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(LIBRARY).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
+def modules_of(folder: Path) -> set[str]:
+    """Names of all modules of the package in a folder."""
+    return set(map(module_name, folder.rglob("*.py")))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Modules of the package that a module imports, late imports included, `TYPE_CHECKING` blocks not."""
     tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
-    known = set(map(module_name, LIBRARY.rglob("*.py")))
+    known = modules_of(LIBRARY)
     for block in [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]:
         block.body = []
     for node in ast.walk(tree):
