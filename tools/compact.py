@@ -62,7 +62,9 @@ def rounder(match: re.Match[str]) -> str:
 
 def compact_page(text: str) -> str:
     """One page with light pictures, without code and without links to what the copy leaves out."""
-    for pattern, change in ((_CODE, ""), (_EMPTY, ""), (_DATA, ""), (_PARQUET, ""), (_PICTURE, lighter), (_DRAWING, rounder)):
+    for pattern in (_CODE, _EMPTY, _DATA, _PARQUET):
+        text = pattern.sub("", text)
+    for pattern, change in ((_PICTURE, lighter), (_DRAWING, rounder)):
         text = pattern.sub(change, text)
     return text
 
