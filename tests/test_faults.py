@@ -13,6 +13,7 @@ import struct
 import time
 import zlib
 from contextlib import redirect_stderr
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +83,7 @@ def child(arguments, environment=None):
 
 def exit_code(process):
     process.join(120)
+    process.kill()  # what hangs would keep the tests from ending, too
     return process.exitcode
 
 
@@ -245,6 +247,43 @@ def test_disks_that_fill_up_anywhere(ready, seed):
         same(ready.root / "copy", whole)
         shutil.rmtree(ready.root / "copy")
     assert 20 in codes
+
+
+def in_little_shared_memory(toy, said):
+    """Predictions under many transforms by two decoding processes."""
+    torch.set_num_threads(1)
+    texts = ["none", *(f"shift={k}" for k in range(1, 32)), *(f"blur={k}" for k in range(1, 4))]
+    with said.open("w") as file, redirect_stderr(file):
+        found = toy.outputs(workers=2).predictions("images", texts)
+    pd.concat([found[text]["colour"].frame.assign(text=text) for text in texts]).to_csv(toy.root / f"{said.name}.csv")
+    os._exit(0)
+
+
+def two_in_a_container(toy, options):
+    mount(Path("/dev/shm"), options)
+    both = [deepcopy(toy), deepcopy(toy)]
+    for k, one in enumerate(both):
+        one.store = toy.root / f"store{k}"
+    pair = [FORK.Process(target=in_little_shared_memory, args=(one, toy.root / f"{k}")) for k, one in enumerate(both)]
+    [process.start() for process in pair]
+    os._exit(max(exit_code(process) is None or process.exitcode for process in pair))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "word"), [("size=64m", "go through pipes"), ("nr_inodes=1", "in one process")])
+def test_two_runs_share_what_a_container_has_of_shared_memory(toy, options, word):
+    """64 MB, which torch fills without ever coming back, or none that anything can be put into."""
+    may_mount(toy.root / "try")
+    toy.images(6)
+    config = toy.checkpoint() / "config.json"
+    config.write_text(config.read_text().replace("[3, 16, 16]", "[3, 224, 224]"))
+    for target, more in ((two_in_a_container, (options,)), (in_little_shared_memory, (toy.root / "whole",))):
+        process = FORK.Process(target=target, args=(toy, *more))
+        process.start()
+        assert exit_code(process) == 0
+    said = [(toy.root / name).read_text() for name in ("whole", "0", "1")]
+    assert said[0] == "" and word in said[1] + said[2]
+    assert len({(toy.root / f"{name}.csv").read_bytes() for name in ("whole", "0", "1")}) == 1
 
 
 @pytest.mark.parametrize("name", ["logits.npy", "predictions.parquet"])

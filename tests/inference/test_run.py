@@ -1,5 +1,6 @@
 """The pass over a dataset: what it computes, what it does not compute twice, and what stops it."""
 
+import multiprocessing
 import shutil
 from types import SimpleNamespace
 
@@ -329,17 +330,20 @@ def test_out_of_memory_in_its_several_spellings():
     assert not inference.is_out_of_memory(RuntimeError("shape mismatch"))
 
 
-def test_decoding_processes_give_the_same_rows_also_through_pipes(toy, monkeypatch, capsys):
-    """Pipes where shared memory has no room, as in a container of 64 MB; with room for all of it nothing is said."""
-    assert inference.shared_memory(2, 1) == (2, False) and inference.shared_memory(0, 2**60) == (0, False)
-    assert capsys.readouterr().err == "" and inference.shared_memory(2, 2**60) == (2, True)
-    assert "MB are wanted: images go through pipes" in capsys.readouterr().err
-    alone = colour(toy.outputs(), "noise=0.1")
-    for workers, folder in ((1, inference.SHARED), (2, str(toy.root / "absent"))):
-        toy.store = toy.root / f"with{workers}"
-        monkeypatch.setattr(inference, "SHARED", folder)
-        equal(colour(toy.outputs(workers=workers), "noise=0.1"), alone)
-        assert ("absent has 0 MB free" in capsys.readouterr().err) == (workers == 2)
+def test_without_room_in_shared_memory_images_go_through_pipes(toy, monkeypatch, capsys):
+    """As where a container has 64 MB (tests/test_faults.py: a real one); with room for all of it nothing is said."""
+    alone = toy.outputs().predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+    for name, word in (("room", ""), ("full", "/dev/shm is full: images go through pipes"), ("none", "in one process")):
+        toy.store = toy.root / name
+        with monkeypatch.context() as patch:
+            if name == "full":
+                patch.setattr(torch.Tensor, "share_memory_", lambda _: (_ for _ in ()).throw(RuntimeError("No space")))
+            if name == "none":
+                patch.setattr(multiprocessing.get_context(), "Lock", lambda: (_ for _ in ()).throw(OSError(30, "rofs")))
+            helped = toy.outputs(workers=2).predictions("images", ["noise=0.1"])["noise=0.1"]["colour"]
+        pd.testing.assert_frame_equal(alone.frame, helped.frame)
+        said = capsys.readouterr().err
+        assert said.count("\n") == bool(word) and word in said
 
 
 def test_parts_are_cut_by_work(toy, toy_networks, monkeypatch):

@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import platform
-import shutil
 import signal
 import sys
 import time
@@ -26,7 +25,7 @@ from threading import BoundedSemaphore, Lock
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 import beyond_accuracy
 from beyond_accuracy.base.errors import InputError
@@ -288,20 +287,11 @@ class _Pass:
             for at in range(start, end, size)
         ]
         workers = worker_count(self.settings.workers, len(slices), self.device)
-        ahead = PREFETCH.get(self.device.type, 2)
-        workers, piped = shared_memory(workers, workers * (ahead + 2) * size * view_bytes)
-        loader = DataLoader(
-            Views(self.dataset, self.views),
-            batch_sampler=[there for _, there, _ in slices],
-            num_workers=workers,
-            prefetch_factor=ahead if workers else None,
-            collate_fn=_collate if piped else _collated,
-            worker_init_fn=_die_with_parent,
-            pin_memory=self.device.type == "cuda",
-        )
+        workers = workers if can_lock(workers) else 0
+        how = {"worker_init_fn": _die_with_parent, "pin_memory": self.device.type == "cuda", "collate_fn": _collated}
+        how |= {"num_workers": workers, "prefetch_factor": PREFETCH.get(self.device.type, 2) if workers else None}
+        loader = DataLoader(Views(self.dataset, self.views), batch_sampler=[there for _, there, _ in slices], **how)
         crops = guarded(iter(loader))  # the decoding processes start here
-        if piped:
-            crops = ((there, torch.from_numpy(flat), shapes, bad) for there, flat, shapes, bad in crops)
         return ((rows, end, items) for (rows, _, end), items in zip(slices, crops, strict=True))
 
     def _parts(self, loaded: Iterator[tuple], lanes: Lanes) -> Iterator[tuple[Range, list[Job], list]]:
@@ -534,9 +524,17 @@ def _collate(items):
 
 
 def _collated(items):
-    """As a tensor, which other processes see in shared memory; an array is pickled through a pipe."""
+    """As a tensor, which other processes see in shared memory; where that is full the array, which takes a pipe.
+
+    Torch would put it there later, in a thread of its own that dies of a full one, and whoever waits would wait for
+    ever. Containers have 64 MB unless told otherwise, and several runs may share them.
+    """
     there, flat, shapes, bad = _collate(items)
-    return there, torch.from_numpy(flat), shapes, bad
+    crops = torch.from_numpy(flat)
+    try:
+        return there, crops.share_memory_() if get_worker_info() else crops, shapes, bad
+    except RuntimeError:
+        return there, flat, shapes, bad
 
 
 def _divided(flat, shapes):
@@ -545,32 +543,26 @@ def _divided(flat, shapes):
     return [flat[start:end].reshape(shape) for start, end, shape in zip(ends, ends[1:], shapes, strict=False)]
 
 
-def shared_memory(workers: int, needed: int) -> tuple[int, bool]:
-    """How many decoding processes can hand over `needed` bytes, and whether through pipes.
-
-    Torch hands tensors over in /dev/shm, 64 MB in many containers; who waits for a process that finds it full waits for
-    ever. Locks lie there, too: without them there can be no processes.
-    """
-    if not workers or sys.platform != "linux":
-        return workers, False
+def can_lock(workers: int) -> bool:
+    """Whether there can be decoding processes: on Linux their locks lie in /dev/shm, and that may be read-only."""
     try:
-        multiprocessing.get_context("fork").Lock()
+        return not workers or bool(multiprocessing.get_context().Lock())
     except OSError as error:
-        print(f"images are decoded in one process, which is slow: /dev/shm cannot be used ({error.strerror})",
+        print(f"images are decoded in one process, which is slow: {SHARED} cannot be used ({error.strerror})",
               file=sys.stderr)  # fmt: skip
-        return 0, False
-    room = shutil.disk_usage(SHARED).free if os.path.isdir(SHARED) else 0
-    if room < needed:
-        sizes = f"{room / 2**20:,.0f} MB free, {needed / 2**20:,.0f} MB are wanted"
-        cure = "which is slower; give the container more (docker: --shm-size=2g)"
-        print(f"{SHARED} has {sizes}: images go through pipes, {cure}", file=sys.stderr)
-    return workers, room < needed
+        return False
 
 
 def guarded(slices: Iterator[tuple]) -> Iterator[tuple]:
-    """The slices; a decoding process that was killed becomes one clear message."""
+    """The slices, all as tensors; a decoding process that was killed becomes one clear message."""
+    piped = False
     try:
-        yield from slices
+        for there, crops, shapes, bad in slices:
+            if isinstance(crops, np.ndarray) and not piped:
+                print(f"{SHARED} is full: images go through pipes, which is slower; give the container more (docker: "
+                      "--shm-size=2g)", file=sys.stderr)  # fmt: skip
+                piped = True
+            yield there, torch.as_tensor(crops), shapes, bad
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
