@@ -371,12 +371,19 @@ def test_lines_of_progress_in_a_log(monkeypatch, capsys):
     assert len(lines) == 1 and lines[0].startswith("images: 2 models: 4 of 10 images, 0 s, about 0 s to go")
 
 
-def test_a_killed_decoding_process_is_explained():
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "was killed, most likely for lack of memory"),
+        ("Too many open files. Communication with the workers is no longer possible.", "raise the limit"),
+    ],
+)
+def test_decoding_processes_that_end_are_explained(theirs, ours):
     def loader():
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        raise RuntimeError(theirs)
         yield
 
-    with pytest.raises(InputError, match="workers: 0"):
+    with pytest.raises(InputError, match=f"{ours}.*workers: 0"):
         list(inference.guarded(loader()))
 
 

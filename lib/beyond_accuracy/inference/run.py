@@ -564,6 +564,9 @@ def guarded(slices: Iterator[tuple]) -> Iterator[tuple]:
                 piped = True
             yield there, torch.as_tensor(crops), shapes, bad
     except RuntimeError as error:
+        if "Too many open files" in str(error):
+            few = "too many open files to take images from decoding processes; raise the limit (`ulimit -n 4096`)"
+            raise InputError(f"{few}, or set `settings: {{workers: 0}}` in the profile") from error
         if "DataLoader worker" not in str(error):
             raise
         raise InputError(
