@@ -85,11 +85,23 @@ def test_extending(written):
     written({"models": {"a": {"source": "timm", "name": "x"}, "b": {"source": "timm", "name": "y"}}}, "base.yaml")
     written({"extends": "base.yaml", "settings": {"seed": 1, "chunk": 7}}, "middle.yaml")
     top = {"extends": "middle.yaml", "name": "top", "settings": {"seed": 2}, "models": {"a": None}}
+    top["dimensions"] = {"calibration": {"shifted": "d"}, "invariance": {"models": "b", "transforms": "hflip"}}
     profile = load_profile(written(top))
     assert list(profile.models) == ["b"] and profile.settings.seed == 2 and profile.settings.chunk == 7
+    assert profile.dimensions["calibration"]["shifted"] == ["d"]  # one word is a list of one, never its letters
+    assert profile.dimensions["invariance"] == {"models": ["b"], "transforms": ["hflip"]}
     copied = load_profile(written({"extends": "predictions"}, "p2.yaml"))
     assert copied.datasets.keys() == load_profile("predictions").datasets.keys()
     assert (copied.name, copied.title) == ("p2", "p2")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_toys_are_called_so_where_they_are(written, kept):
+    """The banner and the words of a profile are of its models: where none is left they would be untrue."""
+    shipped = load_profile("mini")
+    models = dict.fromkeys(list(shipped.models)[kept:]) | {"mine": {"source": "timm", "name": "resnet18.a1_in1k"}}
+    profile = load_profile(written({"extends": "mini", "models": models}))
+    assert (profile.synthetic, profile.description == shipped.description) == (kept, kept)
 
 
 def test_what_lies_beside_the_profile_is_found_from_everywhere(written, tmp_path, monkeypatch):
@@ -195,6 +207,8 @@ def dataset(**content):
         (dataset(keep="logit"), "unknown value 'logit'; did you mean logits"),
         ({"dimensions": {"calibrations": {}}}, "unknown dimension 'calibrations'; did you mean calibration"),
         ({"dimensions": {"calibration": "x"}}, "dimensions.calibration: expected a mapping"),
+        ({"dimensions": {"calibration": {"cleen": "d"}}}, "calibration: unknown role 'cleen'; did you mean clean"),
+        (model() | {"dimensions": {"invariance": {"models": "n"}}}, "invariance.models: unknown model 'n'; known: m"),
         ({"settings": {"preset": "papper"}}, "settings.preset: unknown value 'papper'; did you mean paper"),
         ({"settings": {"logit_scale": "large"}}, "logit_scale: expected `learned` or a positive number"),
         ({"settings": {"logit_scale": 0}}, "logit_scale: expected"),

@@ -372,5 +372,8 @@ def test_a_model_that_only_guesses_is_not_advised():
     rows = table({key: numbers for key, numbers in NUMBERS.items() if key[2] == "accuracy"})
     choice = choose.gather(rows, NONE, profile(), choose.DRAWS, 0)
     guess = paired("a", "", 1, 3, verdicts.OPEN, metric="above_majority")
-    assert choose.guessing(guess) == {"a"} and choose.guessing(paired("a", "", 1, 3, metric="above_majority")) == set()
+    assert choose.guessing(guess, rows, profile()) == {"a"}
+    assert choose.guessing(paired("a", "", 1, 3, metric="above_majority"), rows, profile()) == set()
+    chance = table({("models", "val", "accuracy", "percent"): ([0.2, 1.2, 80], 0.11)})  # of 1,000 classes
+    assert choose.guessing(NONE, chance, profile()) == {"a"}
     assert choose.advice(choice, profile()) and not choose.advice(choice, profile(), {"a"})

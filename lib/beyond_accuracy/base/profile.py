@@ -42,6 +42,7 @@ ROLES = {  # page -> parts that datasets play on it, and its options; None: any
     "own_images": ("clean", "training", "dropped", "models"),
     "summary": None,
 }
+LISTS = {"shifted", "transforms", "subsets", "models", "protocols"}  # roles that are lists: one word is a list of one
 SOURCES = ("timm", "open_clip", "predictions")
 HEADS = ("", "probe", "knn", "zero_shot", "own")
 PLAIN = {"name": str, "title": str, "description": str, "replicates": str, "synthetic": bool}
@@ -224,6 +225,9 @@ def parse_profile(content: object, source: Path) -> Profile:
             raise InputError(f"{source}: {unknown('dimension', name, ROLES)}")
         for role in [role for role in roles if role not in (ROLES[name] or roles)]:
             raise InputError(f"{source}: dimensions.{name}: {unknown('role', role, ROLES[name])}")
+        roles |= {r: [str(roles[r])] for r in LISTS & roles.keys() if not isinstance(roles[r], (list, type(None)))}
+        for model in [model for model in roles.get("models") or () if model not in section("models")]:
+            raise InputError(f"{source}: dimensions.{name}.models: {unknown('model', str(model), section('models'))}")
         if isinstance(tasks := roles.get("tasks"), str) and tasks.endswith(".yaml"):  # a file beside the profile
             if not (file := source.parent / tasks).is_file():
                 raise InputError(f"{source}: dimensions.{name}.tasks: {file} not found; it lies beside the profile")
@@ -290,8 +294,11 @@ def _extended(top: dict, source: Path, seen: tuple[Path, ...]) -> dict:
     if path.resolve() in seen:
         raise InputError(f"{source}: extends: {base} leads back to itself")
     parent = _mapping(_plain(_read_yaml(path), str(path)), str(path))
-    merged = _merge(_extended(parent, path, (*seen, path.resolve())), top)
-    return {key: value for key, value in merged.items() if key not in ("name", "title") or key in top}
+    parent = _extended(parent, path, (*seen, path.resolve()))
+    merged, own = _merge(parent, top), {"name", "title"}
+    if parent.get("models") and not parent["models"].keys() & merged.get("models", {}).keys():
+        own |= {"synthetic", "description"}  # what they say is said of its models
+    return {key: value for key, value in merged.items() if key not in own or key in top}
 
 
 def _placed(top: dict, folder: Path) -> dict:

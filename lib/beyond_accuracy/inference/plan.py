@@ -66,7 +66,6 @@ def requests(profile: Profile, dimension: str, options: dict | None = None) -> l
         return [Request(name, features=True) for name in known]
     if dimension == "invariance":
         kinds = roles.get("transforms") or list(transforms.LADDERS)
-        kinds = kinds if isinstance(kinds, list) else [kinds]
         for kind in kinds:
             if str(kind).partition("@")[0] not in transforms.LADDERS:
                 raise InputError(

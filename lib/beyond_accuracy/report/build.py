@@ -398,7 +398,8 @@ def _assemble(
     own_images = any(name in profile.dimensions for name in FIRST)
     whole = profile.synthetic or own_images  # nothing was published of a rendered world, or of one's own images
     broken = tools[list(made).index("choose")].message
-    advice = [] if broken else choose.advice(choice(), profile, choose.guessing(comparisons))
+    guessing = choose.guessing(comparisons, table, profile)
+    advice = [] if broken else choose.advice(choice(), profile, guessing)
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
     site |= {"own": own_images, "cuts": {} if whole else _cuts(profile, pages), "advice": advice}
     for page in there:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.profile import Profile
+from beyond_accuracy.data.classes import class_space
 from beyond_accuracy.dimensions.calibration import bin_edges, bin_index
 from beyond_accuracy.dimensions.confidence import Ranked
 from beyond_accuracy.inference.outputs import Outputs
@@ -362,10 +363,14 @@ def advice(choice: Choice, profile: Profile, guessing: Collection[str] = ()) -> 
     return rows
 
 
-def guessing(comparisons: pd.DataFrame) -> set[str]:
-    """Models that a page found no better than always naming the most frequent class: no reason to choose one."""
+def guessing(comparisons: pd.DataFrame, table: pd.DataFrame, profile: Profile) -> set[str]:
+    """Models no better than always naming the most frequent class, or than chance: no reason to choose one."""
     asked = comparisons[comparisons["metric"] == "above_majority"]
-    return set(asked.loc[(asked["verdict"] == verdicts.OPEN) | (asked["difference"] <= 0), "model_a"])
+    found = set(asked.loc[(asked["verdict"] == verdicts.OPEN) | (asked["difference"] <= 0), "model_a"])
+    clean = table[(table["dimension"] == "models") & (table["metric"] == "accuracy")]
+    spaces = {name: profile.datasets[name].classes for name in set(clean["dataset"]) & profile.datasets.keys()}
+    chance = {name: 100 / len(class_space(classes)) for name, classes in spaces.items() if classes}
+    return found | set(clean.loc[clean["ci_low"] <= clean["dataset"].map(chance), "model"])
 
 
 def _verdict(choice: Choice, i: int, ranking: Ranking, other: str) -> str:
