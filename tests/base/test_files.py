@@ -1,5 +1,6 @@
 """Copies keep their stamp, changes do not, and large files are not read whole."""
 
+import errno
 import os
 import shutil
 
@@ -117,6 +118,21 @@ def test_kept_arrays_know_their_name_and_content(tmp_path):
     for broken in (b"", content[:100], b"PK"):
         (tmp_path / "one.npz").write_bytes(broken)
         assert files.load_arrays(tmp_path / "one.npz") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EACCES, "ask its owner"), (errno.EMFILE, "raise the limit"), (errno.EIO, "look after"), (errno.ENOENT, "")],
+)
+def test_what_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch, number, words):
+    """Rights and limits of the machine: advice to delete would lose work."""
+    files.save_arrays(tmp_path / "a.npz", {"a": np.arange(3)})
+    monkeypatch.setattr(np, "load", lambda *_, **__: (_ for _ in ()).throw(OSError(number, "x")))
+    if not words:
+        assert files.load_arrays(tmp_path / "a.npz") is None
+        return
+    with pytest.raises(InputError, match=f"cannot read .*a.npz.*{words}.*the file is not at fault"):
+        files.load_arrays(tmp_path / "a.npz")
 
 
 def test_a_folder_that_cannot_be_written_names_the_ways_out(tmp_path):

@@ -559,6 +559,29 @@ def test_weights_hash_ignores_format(toy, tmp_path):
     assert load_model(spec, LIBRARY).card.weights == loaded(folder).card.weights
 
 
+PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.")
+WRAPPINGS = {
+    f"{prefix}*": lambda w, prefix=prefix: {f"{prefix}{k}": v for k, v in w.items()} for prefix in PREFIXES
+} | {
+    "in a training state": lambda w: {"model": w, "optimizer": {"lr": 0.1}, "epoch": 3},
+    "with its average": lambda w: {"state_dict": {k: 0 * v for k, v in w.items()}, "state_dict_ema": w},
+    "float16": lambda w: {k: v.half() for k, v in w.items()},
+    "bfloat16": lambda w: {k: v.bfloat16() for k, v in w.items()},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_checkpoints_as_training_leaves_them(toy, tmp_path, wrapping):
+    """Read as the weights they hold, averaged ones first; what no library unwraps is refused."""
+    weights = load_file(toy.checkpoint() / "model.safetensors")
+    spec = ModelSpec("m", "timm", id="toy_colour", checkpoint=str(tmp_path / "w.pth"))
+    torch.save(WRAPPINGS[wrapping](weights), tmp_path / "w.pth")
+    assert torch.equal(load_model(spec, LIBRARY, ("toy_networks",)).network.head.weight, weights["head.weight"])
+    torch.save({"net": WRAPPINGS[wrapping](weights)}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="do not load"):
+        load_model(spec, LIBRARY, ("toy_networks",))
+
+
 def test_networks_in_memory_are_used_again_and_checked(toy):
     folder = toy.checkpoint()
     model = load_model(spec_of(folder), LIBRARY, ("toy_networks",))

@@ -421,6 +421,9 @@ def test_the_listing_of_an_archive_is_kept_and_follows_it(tmp_path, monkeypatch)
     monkeypatch.undo()
     fixtures.write_tar(path, {"y.jpg": b"other"})
     assert files.index_tar(path).names == ["y.jpg"]
+    for kept in (tmp_path / "cache" / "tar-index").iterdir():
+        kept.write_bytes(kept.read_bytes()[:90])
+    assert files.index_tar(path).names == ["y.jpg"]
 
 
 def test_parquet_rows_are_streamed(tmp_path):
@@ -460,6 +463,16 @@ def test_every_suffix_is_read_and_what_is_not_is_counted_and_named(tmp_path, cap
         path.unlink()
     with pytest.raises(InputError, match="no images in .*, but 2 files that are no images by their names .*; what is"):
         read("class_folder", tmp_path)
+
+
+def test_what_systems_leave_is_no_class_and_a_class_may_be_a_link(tmp_path):
+    image = fixtures.image_bytes(1)
+    for name in (".ipynb_checkpoints/x.jpg", f"{WNIDS[0]}/.ipynb_checkpoints/a.jpg", f"__MACOSX/{WNIDS[0]}/._a.jpg"):
+        fixtures.write(tmp_path / "set" / name, image)
+    for name in (f"{WNIDS[0]}/a.jpg", f"{WNIDS[0]}/Thumbs.db", f"../{WNIDS[7]}/b.jpg"):
+        fixtures.write(tmp_path / "set" / name, image)
+    (tmp_path / "set" / WNIDS[7]).symlink_to(tmp_path / WNIDS[7])
+    assert labels(read("class_folder", tmp_path / "set")) == {f"{WNIDS[0]}/a": 0, f"{WNIDS[7]}/b": 7}
 
 
 def test_two_files_with_one_stem_are_two_images(tmp_path):
