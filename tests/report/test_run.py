@@ -82,4 +82,5 @@ def test_what_kernels_inherit(monkeypatch):
     assert seen["OMP_NUM_THREADS"] == seen["OPENBLAS_NUM_THREADS"] == "8"  # whatever runs beside it
     assert seen["MKL_NUM_THREADS"] == "7"  # the user's
     assert seen["TQDM_DISABLE"] == "1" and seen["MPLBACKEND"] == "agg"
+    assert not os.path.exists(seen["IPYTHONDIR"])  # start-up files of one's own move no page
     assert "OMP_NUM_THREADS" not in os.environ and os.environ["MKL_NUM_THREADS"] == "7"

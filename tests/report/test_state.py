@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -288,7 +289,8 @@ def test_a_killed_second_report_leaves_nothing_that_looks_finished(place):
             break
     second.kill()
     second.join(600)
-    (place.folder / "results" / ".tmp-9-ab").write_text("cut")
+    for left in (place.folder / "results" / ".tmp-9-ab", place.root / "figures" / "trial" / "calibration" / ".tmp-8-a"):
+        left.write_text("cut")
     status, said = place.build()
     assert status == 0 and "03_calibration" in ran(said)
     assert place.files() == before
@@ -347,6 +349,34 @@ def test_a_report_on_a_disk_that_fills_up_anywhere(started_kernels, first, place
     assert not process.exitcode or "No space left on device" in text or "cannot write" in text, text
     copy = Place(tmp_path / "copy", first.inputs)
     assert shown(copy) == shown(first) and copy.files() == first.files()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "message"), [("HOME", "nr_inodes=1", ""), ("TMPDIR", "size=8k", "is full")]
+)
+def test_a_home_or_a_temporary_folder_without_room(
+    started_kernels, place, tmp_path, monkeypatch, name, options, message
+):
+    may_mount(tmp_path / "try")
+    before, disk, said = place.files(), tmp_path / "disk", tmp_path / "said"
+    shutil.rmtree(place.root)
+    disk.mkdir()
+    for variable in [variable for variable in os.environ if variable.startswith(("XDG", "JUPYTER", "IPYTHON", "MPL"))]:
+        monkeypatch.delenv(variable)
+
+    def full():
+        mount(disk, options)
+        os.environ[name], tempfile.tempdir = str(disk), None
+        status, lines = place.build()
+        said.write_text("\n".join(lines))
+        os._exit(status)
+
+    process = multiprocessing.get_context("fork").Process(target=full)
+    process.start()
+    process.join(600)
+    assert process.exitcode == (2 if message else 0) and message in said.read_text(), said.read_text()
+    assert (place.build()[0], place.files()) == (0, before)
 
 
 # One piece ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beyond_accuracy.base.files import write_atomically
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.files import free_bytes, write_atomically
 from beyond_accuracy.base.paths import cache_dir, data_dir, project_root
 
 if TYPE_CHECKING:
@@ -87,9 +89,12 @@ def kernel_environment(folder: Path | None = None) -> Iterator[None]:
     os.environ |= {"MPLBACKEND": "agg", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a debugger's warning opens every notebook
     os.environ |= {name: os.environ.get(name) or str(max(1, cores() // AT_ONCE)) for name in THREADS}
+    own = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    os.environ["IPYTHONDIR"] = own.name  # a home folder may be full, and no start-up files of its moves a page
     try:
         yield
     finally:
+        own.cleanup()
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ |= before
@@ -149,7 +154,9 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object], timeou
         more = "give it more with `settings: {notebook_timeout: …}` in the profile"
         stopped = TimeoutError(f"the notebook ran longer than {timeout} s; {more}")
     except Exception as error:  # a kernel that died, no kernel at all
-        stopped = error
+        stopped, place = error, Path(tempfile.gettempdir())
+        if free_bytes(place) < 2**20:
+            stopped = InputError(f"kernels keep small files in {place}, which is full: free some space, or set TMPDIR")
     seconds = time.monotonic() - start
     try:
         notebook = nbformat.read(partial, as_version=4)
