@@ -61,6 +61,24 @@ def test_panels_offer_titles_and_only_sets_that_models_answer(toy):
     assert {card.children[0].width for card in shown[-1].children[1].children} <= {"21", "22", "23", "24"}
 
 
+def test_networks_run_before_there_is_a_widget(toy, monkeypatch):
+    """Else JupyterLab shows nothing for minutes, and then that a model is not found."""
+    toy.checkpoint()
+    toy.images(2)
+    page, order = Page(toy.profile(), "models", Store(toy.store), {"device": "cpu"}), []
+    table = page.metadata("images").assign(factor="pose", level="low")
+    monkeypatch.setattr(page, "metadata", lambda _: table)
+    monkeypatch.setattr(explore, "display", lambda _: None)
+    for owner, name in ((page, "predictions"), (explore.widgets, "Dropdown")):
+        original = getattr(owner, name)
+        told = lambda *a, name=name, original=original, **k: order.append(name) or original(*a, **k)  # noqa: E731
+        monkeypatch.setattr(owner, name, told)
+    for panel in (explore.reliability_panel, explore.image_browser, lambda page: explore.factor_panel(page, "images")):
+        order.clear()
+        panel(page)
+        assert order[:2] == ["predictions", "Dropdown"]
+
+
 def test_a_factor_s_levels_have_intervals_and_counts(monkeypatch):
     """Of a hundred images sixty right: 60 [50.2, 69.1] %, by Wilson."""
     ids = np.array([f"{k:03d}" for k in range(120)])

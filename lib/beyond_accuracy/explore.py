@@ -7,7 +7,7 @@ panel answers in well under a second once a report has been built.
 import html
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -33,8 +33,8 @@ KINDS = ("confident mistakes", "models disagree", "all models wrong", "unsure an
 
 def reliability_panel(study: Page) -> widgets.Widget:
     """Reliability diagram of a model on a dataset for any number of bins, equal-width or equal-mass."""
-    model = _models(study)
     dataset = _datasets(study)
+    model = _models(study)
     bins = widgets.IntSlider(15, 2, 50, description="bins", continuous_update=False)
     binning = widgets.Dropdown(options=[("equal width", "width"), ("equal mass", "mass")], description="binning")
 
@@ -99,6 +99,7 @@ def select(predictions: dict[str, Predictions], model: str, kind: str, label: in
 
 def factor_panel(study: Page, dataset: str) -> widgets.Widget:
     """Accuracy of every model over the levels of one factor of a sweep, with Wilson intervals; images a level."""
+    _filled(study, dataset)
     factors = sorted(study.metadata(dataset)["factor"].unique())
     chosen = widgets.Dropdown(options=factors, description="factor")
 
@@ -175,7 +176,15 @@ def _datasets(study: Page) -> widgets.Dropdown:
     names = study.available(n for n, spec in study.profile.datasets.items() if spec.reader != "imagenet_real")
     sets = [(name, study.dataset(name)) for name in names]
     options = [(study.title(name), name) for name, data in sets if data.classes is not None and not data.multilabel]
+    if options:
+        _filled(study, options[0][1])
     return widgets.Dropdown(options=options, description="dataset")
+
+
+def _filled(study: Page, dataset: str) -> None:
+    """Runs what a panel first shows, before any widget is made: with a bar in its cell, and none that nobody finds."""
+    with suppress(InputError, DataMissing):  # the panel says so
+        study.predictions(dataset)
 
 
 def _panel(controls: list[widgets.Widget], draw) -> widgets.Widget:
