@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import tarfile
 from contextlib import suppress
 from functools import partial
@@ -372,6 +373,9 @@ def test_a_hub_repository_is_downloaded_once(hub, server, tmp_path):
     assert dataset.metadata["split"].tolist() == ["train", "train", "test"]
     assert not (tmp_path / "task" / "README.md").exists()
     assert json.loads((tmp_path / "task" / ".fetched.json").read_text())["some/set"]["revision"] == COMMIT
+    shutil.rmtree(tmp_path / "task" / "train")
+    server.seen = []
+    assert "done" in hub("task") and any(path.endswith(f"/revision/{COMMIT}") for _, path in server.seen)  # as before
 
 
 def test_a_transfer_from_the_hub_that_broke_is_continued(hub, server, tmp_path):

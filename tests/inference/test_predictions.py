@@ -39,6 +39,7 @@ def test_mapping_mistakes_are_named(expected):
         (answers(TRUTH), 0.8, False, "as published"),
         (answers(TRUTH), np.nan, False, "no published value"),
         (answers(TRUTH, 0.3), np.nan, False, "no published value, and no sign of wrong labels"),
+        (answers(TRUTH, 0.0), np.nan, False, "no published value, and no better than guessing"),
         (answers(TRUTH, 0.5), 0.8, True, "no mapping of the labels explains it"),
         (answers(TRUTH, 0.99), 0.7, False, "higher than published: are these training images?"),
         (np.full(len(TRUTH), 7), 0.8, True, "nearly every answer is class 7: the weights were not loaded"),

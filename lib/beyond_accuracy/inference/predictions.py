@@ -25,6 +25,7 @@ LEAST = 20  # images below which nothing is said
 CHANCE_IMAGES, CHANCE_CLASSES = 200, 10  # from which on chance is told from an answer
 CHANCE = 2.0  # times the share that guessing gets right
 ALIKE = "the weights were not loaded, or do not fit"
+GUESSING = "no better than guessing: check weights, labels, class order and preprocessing"
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def judge(model: str, dataset: str, pred: NDArray, target: NDArray, names: Seque
         return f"{said}: {cause}; give answers and labels one class order", ""
     enough = len(pred) >= CHANCE_IMAGES and len(names) >= CHANCE_CLASSES and columns is None
     if enough and accuracy <= CHANCE / len(names):
-        return "", f"{said}, no better than guessing: check weights, labels, class order and preprocessing"
+        return "", f"{said}, {GUESSING}"
     return "", ""
 
 
@@ -229,6 +230,9 @@ def diagnose(
         return True, f"nearly every answer is class {counts.argmax()}: {ALIKE}"
     if mistake := exchanged(pred, target, names, columns, EXPLAINS * (expected if known else 0.5)):
         return True, mistake
+    chance = 1 / len(names)
+    if not known and columns is None and accuracy <= chance + 2 * np.sqrt(chance / len(pred)):
+        return False, f"no published value, and {GUESSING}"
     if not known:  # a weak model is no proof of wrong labels
         return False, "no published value, and no sign of wrong labels"
     return True, (
