@@ -214,6 +214,19 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
     assert code == 3 and "MISSING  lite0" in text and str(weights) in text
 
 
+@pytest.mark.parametrize(("page", "status"), [("models", WRONG), ("transfer", OK)])
+def test_a_network_of_other_classes_is_wrong_where_it_has_to_answer(toy, page, status):
+    toy.images(1)
+    toy.checkpoint()
+    toy.checkpoint("wide", n_classes=1000)
+    models = {name: {"source": "timm", "name": f"local-dir:{toy.root / name}"} for name in ("colour", "wide")}
+    roles = {"tasks": [{"name": "t", "group": "natural", "dataset": "images"}]} if page == "transfer" else {}
+    profile = toy.profile(toy.content(models) | {"dimensions": {page: roles or {"clean": "images"}}})
+    found = [check_model(profile, spec) for spec in profile.models.values()]
+    assert [finding.status for finding in found] == [OK, status]
+    assert status == OK or found[1].text.startswith("the checkpoint has 1000 classes, the dataset's class space")
+
+
 def test_models_are_checked_without_network(monkeypatch):
     """A hub model that is not in the cache is missing, whatever the network does."""
     import socket

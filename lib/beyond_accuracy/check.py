@@ -21,11 +21,12 @@ from beyond_accuracy.data.download import how_to_get, profile_argument, source_o
 from beyond_accuracy.data.fetch import make_plan, needs_data
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
+from beyond_accuracy.inference.heads import KINDS
 from beyond_accuracy.inference.outputs import Outputs
-from beyond_accuracy.inference.plan import disk_lines, forward_passes, projection
+from beyond_accuracy.inference.plan import disk_lines, forward_passes, projection, requests
 from beyond_accuracy.inference.predictions import diagnose
 from beyond_accuracy.inference.store import Store
-from beyond_accuracy.models.card import SIGLIP, locate, missing_tokenizer, tokenizer_source
+from beyond_accuracy.models.card import SIGLIP, Card, locate, missing_tokenizer, tokenizer_source
 from beyond_accuracy.models.load import read_card
 
 OK, NOTE, MISSING, WRONG = "ok", "note", "MISSING", "WRONG"
@@ -230,6 +231,7 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
             how = fetch if weights.repo else "put them there"
             return Finding(spec.name, MISSING, f"weights of {spec.id} not in {weights.place}; get them: {how}")
         card = read_card(spec, profile.settings, profile.imports, cache_dir())
+        _answers_somewhere(profile, card)
     except (DataMissing, InputError) as error:
         return Finding(spec.name, MISSING if isinstance(error, DataMissing) else WRONG, _plain(error, spec))
     if lacks := missing_tokenizer(spec):
@@ -244,6 +246,14 @@ def check_model(profile: Profile, spec: ModelSpec) -> Finding:
     if card.published and profile.settings.side == "trained":
         facts.append(f"published at {card.published.text}: `settings: {{side: published}}`")
     return Finding(spec.name, OK, ", ".join([*facts, *card.notes]))
+
+
+def _answers_somewhere(profile: Profile, card: Card) -> None:
+    """InputError where a network knows the classes of none of the sets that pages ask it about."""
+    asked = [request for page in profile.dimensions for request in requests(profile, page) if not request.features]
+    spaces = {profile.datasets[request.dataset].classes for request in asked} - {""}
+    if spaces and card.spec.head not in KINDS and not any(card.scores(class_space(space)) for space in spaces):
+        card.check(class_space(min(spaces)))
 
 
 def _imported(spec: ModelSpec) -> Finding:

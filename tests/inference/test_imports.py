@@ -103,6 +103,12 @@ def test_tables_as_spreadsheets_write_them(load, separator, encoding):
     pd.testing.assert_frame_equal(load(content, name=f"mine.csv{'.gz' * zipped}").frame(), expected)
 
 
+def test_a_table_with_its_index_and_float_classes(load):
+    frame = table()
+    content = frame.assign(predicted_class=frame["predicted_class"] + 0.0).to_csv(quoting=1).encode()
+    pd.testing.assert_frame_equal(load(content, name="indexed.csv").frame(), load(frame).frame())
+
+
 def logits_table(scale=3.0, n_classes=1000, **changes):
     logits = np.random.default_rng(0).normal(0, scale, (N, n_classes)).round(4)
     probabilities = softmax(logits, axis=1)
