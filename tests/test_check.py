@@ -78,6 +78,11 @@ def test_nothing_is_here(tmp_path):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
 
 
+@pytest.mark.parametrize("name", ["predictions", "published", "open"])
+def test_shipped_profiles_can_be_checked_without_any_data(name, capsys):
+    assert check(load_profile(name)) in (0, 3) and "0 wrong" in capsys.readouterr().out
+
+
 def test_unknown_name():
     with pytest.raises(InputError, match="did you mean imagenet_v2"):
         check(load_profile("paper"), only=["imagenet_v3"])

@@ -340,8 +340,7 @@ def projected_hours(profile: Profile) -> pd.DataFrame:
 
 def projection(profile: Profile) -> list[str]:
     """The projection as lines of text; empty where nothing is known."""
-    table = projected_hours(profile)
-    if table.empty:
+    if not profile.models or (table := projected_hours(profile)).empty:
         return []
     models = len(profile.models) - len(table.attrs["without"])
     said = [

@@ -140,6 +140,11 @@ def test_own_labels_and_published_splits(world):
     assert np.array_equal(data.labels, targets) and np.array_equal(data.fold, split) and data.names == tuple("abcd")
     assert data.majority == pytest.approx(100 * np.mean(targets[300:] == np.bincount(targets[:300]).argmax()))
     assert task_data(task, ids, targets, metadata).names == tuple("0123")
+    own = metadata.assign(split="", unit=metadata["scene"])  # a folder of one's own, which has no splits
+    data = task_data(task, ids, targets, own)
+    assert np.array_equal(data.groups, metadata["scene"]) and set(data.fold) == {"train", "test"}
+    named = own.assign(split=np.where(split == "validation", "val", split))
+    assert np.array_equal(task_data(task, ids, targets, named).fold, split)
     merged = task_data(parse_tasks(["dsprites_orientation"])[0], ids, np.arange(400) % 40, metadata)
     assert set(merged.labels) == set(range(16)) and len(merged.names) == 16
 

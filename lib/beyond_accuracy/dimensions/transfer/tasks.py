@@ -201,8 +201,10 @@ def task_data(
     enough = len(names) > 1 and len(np.unique(labels)) > 1
     _need(enough, f"{about}needs at least two classes with {LEAST_PER_CLASS} images in {task.dataset}")
     part = frame.iloc[rows]
-    groups = part[task.group_by].astype(str).to_numpy() if task.group_by else np.asarray(ids)[rows].astype(str)
-    fold = part["split"].to_numpy(str) if "split" in part else hold_out(groups)
+    by = task.group_by or "unit" * ("unit" in part)  # copies and groups of one's own images
+    groups = part[by].astype(str).to_numpy() if by else np.asarray(ids)[rows].astype(str)
+    fold = part["split"].replace("val", "validation").to_numpy(str) if "split" in part else np.full(len(rows), "")
+    fold = fold if (fold != "").any() else hold_out(groups)
     for name in ("train", "test"):
         _need((fold == name).any(), f"{about}dataset {task.dataset} has no {name} images")
     return TaskData(task, rows, labels, names, groups, fold)
