@@ -320,14 +320,14 @@ def _auroc(run: Predictions) -> Callable:
 
 def _answered(run: Predictions, coverage: float) -> Callable:
     order = np.argsort(-np.asarray(run.confidence), kind="stable")
-    right = run.correct[order]
+    right = run.correct[order].astype(np.float32)
 
-    def accuracy(weights: NDArray) -> NDArray:
-        counts = weights[:, order]
-        counts = np.where(np.cumsum(counts, axis=1) <= coverage * len(order), counts, 0)
-        return counts @ right / np.maximum(counts.sum(axis=1), 1)
+    def accuracy(counts: NDArray) -> float:
+        upto = np.cumsum(counts)
+        kept = np.searchsorted(upto, coverage * len(order), side="right")
+        return counts[:kept] @ right[:kept] / upto[kept - 1] if kept and upto[kept - 1] else 0.0
 
-    return accuracy
+    return lambda weights: np.array([accuracy(counts[order]) for counts in weights])  # row by row: in the cache
 
 
 # Saying --------------------------------------------------------------------------------------------------------------
