@@ -252,8 +252,11 @@ class Outputs:
     def rows(self, entry: Entry, data: ImageDataset) -> pd.DataFrame:
         """Rows of an entry; those it lacks were left out with `--skip-bad`, or it is an error."""
         frame = entry.frame()
-        there = pd.Index(data.ids).isin(frame["id"])
-        if not np.array_equal(frame["id"], data.ids[there]):
+        ids = frame["id"].to_numpy()
+        if np.array_equal(ids, data.ids):
+            return frame
+        there = pd.Index(data.ids).isin(ids)
+        if not np.array_equal(ids, data.ids[there]):
             raise InputError(
                 f"stored results of {entry.meta.get('model')} on {data.name} are not of its images in their order; "
                 f"delete the folder {entry.folder} and run again: nothing else is computed anew"
@@ -284,6 +287,8 @@ class Outputs:
 
 
 def _on_same_images(found: dict[str, Predictions]) -> dict[str, Predictions]:
-    shared = set.intersection(*(set(p.ids) for p in found.values())) if found else set()
-    whole = all(len(p) == len(shared) for p in found.values())
-    return found if whole else {name: p.take(pd.Index(p.ids).isin(shared)) for name, p in found.items()}
+    every = [p.ids for p in found.values()]
+    if all(np.array_equal(ids, every[0]) for ids in every):
+        return found
+    shared = set.intersection(*map(set, every))
+    return {name: p.take(pd.Index(p.ids).isin(shared)) for name, p in found.items()}
