@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are for
 
 
 @pytest.fixture
-def nursery(monkeypatch):
+def nursery(monkeypatch, tmp_path):
+    monkeypatch.setenv("BORN_IN", str(tmp_path))
     monkeypatch.setattr(Nursery.factory, "default_provisioner_name", "local-provisioner")
     with forked(2):
         yield Nursery.opened
@@ -76,12 +77,13 @@ def test_a_kernel_ends_with_who_asked_for_it_and_says_how(nursery, tmp_path):
 def test_no_kernel_outlives_who_asked_for_it_whenever_that_ends(nursery, tmp_path):
     """Killed before it has read the answer, or together with the process that waits for the kernel."""
 
-    def alive():  # wherever they hang by now; a fork has the words of the process it was forked from
-        like = [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["cmdline"] == words]
-        return {p.pid for p in like if p.info["status"] != psutil.STATUS_ZOMBIE} - {nursery.process.pid}
+    def alive():  # wherever they hang by now, but no kernels of other tests
+        like = [p for p in psutil.process_iter(["cmdline", "environ", "status"]) if p.info["cmdline"] == words]
+        born = [p for p in like if (p.info["environ"] or {}).get("BORN_IN") == str(tmp_path)]
+        return {p.pid for p in born if p.info["status"] != psutil.STATUS_ZOMBIE} - {nursery.process.pid}
 
     address = str(nursery.address())
-    words = psutil.Process(nursery.process.pid).cmdline()
+    words = psutil.Process(nursery.process.pid).cmdline()  # of its forks, too
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         connection.sendall((json.dumps(asked(tmp_path, "first")) + "\n").encode())
