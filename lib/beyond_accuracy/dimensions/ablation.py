@@ -626,12 +626,13 @@ def least_table(noise: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
 
 
 def seed_sentence(least: pd.DataFrame, clean: str) -> str:
-    """How large a difference between two single models has to be, by rows of `least_table`."""
+    """How large a difference between two single runs has to be, by rows of `least_table`."""
     same = least[least["two single runs"].str.startswith("two of ")].sort_values(clean)
     names = [f"{value:.1f} ({name[7:]})" for name, value in zip(same["two single runs"], same[clean], strict=True)]
     return (
-        f"Two models that differ in nothing but the seed lie up to {joined(names)} points apart on {clean} (95 %): "
-        "a smaller difference between two single models may be luck of the seed, whatever its interval over images."
+        f"Two runs of the ablation that differ in nothing but the seed lie up to {joined(names)} points apart on {clean} "
+        "(95 %): a smaller difference between two single runs of this length may be luck of the seed, whatever its "
+        "interval over images."
     )
 
 
