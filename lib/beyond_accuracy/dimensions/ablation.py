@@ -630,9 +630,9 @@ def seed_sentence(least: pd.DataFrame, clean: str) -> str:
     same = least[least["two single runs"].str.startswith("two of ")].sort_values(clean)
     names = [f"{value:.1f} ({name[7:]})" for name, value in zip(same["two single runs"], same[clean], strict=True)]
     return (
-        f"Two runs of the ablation that differ in nothing but the seed lie up to {joined(names)} points apart on {clean} "
-        "(95 %): a smaller difference between two single runs of this length may be luck of the seed, whatever its "
-        "interval over images."
+        f"Two runs of the ablation that differ in nothing but the seed lie up to {joined(names)} points apart on "
+        f"{clean} (95 %): a smaller difference between two single runs of this length may be luck of the seed, "
+        "whatever its interval over images."
     )
 
 
