@@ -104,5 +104,9 @@ def test_no_column_is_off_the_screen():
     shapes = [shape_of(columns) for columns in (1, 3, 6, 8, 12)]
     dense = {"ba-dense", "ba-narrow"}
     assert shapes == [set(), {"ba-narrow"}, dense, dense | {"ba-small"}, dense | {"ba-stack"}]
+    row = {"dataset": "World val", "metric": "accuracy: coverage=0.8", "model_a": "ConvNeXt, supervised"}
+    row |= {"model_b": "ConvNeXt, supervised", "difference": 10.156, "difference_low": -8.801, "difference_high": 11.5}
+    row |= {"n": 2560, "p_holm": 0.045, "verdict": "these checkpoints"}  # was cut off at its last letters
+    assert "ba-dense" in parse(pd.DataFrame([row]), formats={"difference": "+.3f"}).figure["class"]
     wide = pd.DataFrame({"model": ["a"], "extraordinarily-long": ["b"], "extraordinarily-wide": ["c"]})
     assert [cell.get("data-label") for cell in parse(wide).select("td")] == list(wide)[1:]

@@ -74,7 +74,7 @@ def _fit(heads: list[tuple[str, bool]], rows: list[list[tuple]]) -> str:
     return " ".join(name for name, wanted in classes.items() if wanted)
 
 
-_DESKTOP, _PHONE = 116, 44  # characters across a page
+_DESKTOP, _PHONE = 104, 44  # characters across a page
 _HEADINGS = {"p_holm": "p (Holm)", "model_a": "model", "model_b": "minus"}
 
 
