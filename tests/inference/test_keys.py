@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from beyond_accuracy.base import code
+from beyond_accuracy.base import files
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Settings
 from beyond_accuracy.data import readers
 from beyond_accuracy.data.classes import class_space
@@ -42,7 +42,7 @@ class World:
         """Keys and predictions by model, as a new process would see them."""
         for remembered in (load.LOADED, readers.LOADED):
             remembered.clear()
-        class_space.cache_clear(), code.modules.cache_clear()
+        class_space.cache_clear(), files.modules_digest.cache_clear()
         self.toy.store = self.toy.root / store
         outputs = self.toy.outputs(self.content, self.options)
         found = outputs.predictions("images", [self.transform])[self.transform]

@@ -18,9 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import beyond_accuracy
-from beyond_accuracy.base import code
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import read_json, write_atomically
+from beyond_accuracy.base.files import code_digest, read_json, write_atomically
 from beyond_accuracy.base.paths import cache_dir, in_notebook
 from beyond_accuracy.base.profile import ENGINES, Settings, unknown
 from beyond_accuracy.data.classes import ClassSpace
@@ -139,7 +138,7 @@ def code_of(transform: Transform) -> str:
     corrupted = transform.name in ("corrupt", "jpeg")
     places = ALWAYS + TRANSFORMED * (not transform.is_identity) + CORRUPTED * corrupted
     strengths = {frame: table.get(transform.corruption) for frame, table in PARAMETERS.items()}
-    return code.digest(*places) + (f" {strengths}" if transform.corruption else "")
+    return code_digest(*places) + (f" {strengths}" if transform.corruption else "")
 
 
 def fill_entries(
@@ -194,7 +193,7 @@ def image_bytes_of(jobs: list[Job]) -> int:
 def head_file(card: Card, classes: ClassSpace, store: Store) -> Path:
     """Where the store keeps a CLIP model's embedding of the prompts of these classes."""
     parts = {"weights": card.weights, "architecture": card.architecture, "prompts": classes.prompt_hash}
-    return store.head_file({**parts, "code": code.digest(*ZERO_SHOT)})
+    return store.head_file({**parts, "code": code_digest(*ZERO_SHOT)})
 
 
 def interactive() -> bool:

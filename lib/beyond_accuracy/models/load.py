@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from beyond_accuracy.base import code, paths
+from beyond_accuracy.base import paths
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import read_json, stat_of, write_atomically
+from beyond_accuracy.base.files import modules_digest, read_json, stat_of, write_atomically
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import ModelSpec, Settings, unknown
 from beyond_accuracy.data import transforms
@@ -105,7 +105,7 @@ def _origin(spec: ModelSpec, imports: tuple[str, ...]) -> dict:
     return {
         "named": named,
         "where": [str(resolve(name.removeprefix("local-dir:"))) for name in named[1:]],
-        "imports": [imports, code.modules(imports)],
+        "imports": [imports, modules_digest(imports)],
         **_makers(importlib.metadata.version),
     }
 
@@ -386,7 +386,7 @@ def _architecture_hash(spec: ModelSpec, network: nn.Module, imports: tuple[str, 
     elif spec.source == "timm" and ":" not in spec.id:
         config = spec.id.partition(".")[0]  # the tag says where weights came from; they have a hash of their own
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))
-    return hashlib.sha256(f"{spec.source}\n{config}\n{layers}\n{code.modules(imports)}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{spec.source}\n{config}\n{layers}\n{modules_digest(imports)}".encode()).hexdigest()[:24]
 
 
 def _weights_hash(network: nn.Module) -> str:

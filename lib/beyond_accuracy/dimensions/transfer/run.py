@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from beyond_accuracy.base import code
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import load_arrays, save_arrays
+from beyond_accuracy.base.files import code_digest, load_arrays, save_arrays
 from beyond_accuracy.base.profile import unknown
 from beyond_accuracy.data.classes import ClassSpace
 from beyond_accuracy.dimensions.transfer import tasks
@@ -182,7 +181,7 @@ def outcome_key(found: "Features", layer: str, data: TaskData, setting: str, see
     for array in (data.rows, data.labels, data.fold.astype("U10"), data.groups.astype("U")):
         task_hash.update(np.ascontiguousarray(array).tobytes())
     fit = {name: value for name, value in asdict(settings).items() if name != "device"}
-    parts = {"probe": code.digest(*CODE), "features": found.meta.get("key"), "layer": layer, "setting": setting}
+    parts = {"probe": code_digest(*CODE), "features": found.meta.get("key"), "layer": layer, "setting": setting}
     return make_key(parts | {"task": task_hash.hexdigest(), "seed": int(seed), "fit": fit})
 
 
