@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def kernels():
     """One process from which the kernels of all tests of a worker are forked, as those of one report are."""
-    from beyond_accuracy.report.kernels import Nursery
+    from beyond_accuracy.report.run import Nursery
 
     if sys.platform != "linux":  # there kernels are started one by one
         return (yield None)

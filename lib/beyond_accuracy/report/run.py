@@ -2,24 +2,34 @@
 
 A notebook keeps about one core busy, most of the time with Python. Two at once halve the time of a report on two cores;
 more would need more memory than a laptop has (each kernel holds torch, about 0.7 GB).
+
+Kernels are forked from one process that has imported the library, not started one by one: a kernel takes seconds of CPU
+to import what a page needs, and what is imported before a fork is in memory once. All else is jupyter_client's:
+messages, environment, folder, signals, and a kernel that ends with who asked for it.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import logging
 import math
 import os
 import platform
+import select
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from beyond_accuracy.base.errors import InputError
@@ -27,6 +37,7 @@ from beyond_accuracy.base.files import free_bytes, write_atomically
 from beyond_accuracy.base.paths import cache_dir, data_dir, project_root
 
 if TYPE_CHECKING:
+    from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
     from nbformat import NotebookNode
 
     from beyond_accuracy.report.build import Notebook, PageState
@@ -39,6 +50,8 @@ FIRST = ("own_images",)
 LONGEST = ("transfer",)  # starts first, so that the others run beside it and not before it; reads no other page
 PLACES = ("PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_TMPDIR")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Imported before kernels are forked
+IMPORTED = ("ipykernel.kernelapp", "beyond_accuracy.page", "beyond_accuracy.inference.plan")
 
 # Side by side --------------------------------------------------------------------------------------------------------
 
@@ -51,8 +64,6 @@ def build_pages(
     Whatever a page or the user (Ctrl-C) raises first is raised, and kernels under way are ended. `at_once`: 0 = two, or
     one on a single core; `folder`: of the report, into which the kernels' pages write.
     """
-    from beyond_accuracy.report.kernels import forked
-
     futures: dict[str, Future] = {}
     at_once = at_once or min(AT_ONCE, cores())
     with kernel_environment(folder), forked(len(pages)), ThreadPoolExecutor(at_once, "page") as pool:
@@ -106,7 +117,7 @@ def _end_kernels() -> None:
 
     for child in psutil.Process().children(recursive=True):
         try:
-            if any("ipykernel" in word or word == "beyond_accuracy.report.kernels" for word in child.cmdline()):
+            if any("ipykernel" in word or word == __name__ for word in child.cmdline()):
                 child.kill()
         except psutil.Error:  # gone already
             continue
@@ -219,3 +230,173 @@ def _commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return f", commit {found.stdout.strip()}" if found.returncode == 0 and found.stdout.strip() else ""
+
+
+# Kernels, in the process that forks them -----------------------------------------------------------------------------
+
+
+def serve(server: socket.socket) -> None:
+    """Fork a kernel, and one that waits for it, per connection; until the standard input ends."""
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    installed = [path for path in sys.path[1:] if path not in given]
+    for name in IMPORTED:
+        importlib.import_module(name)
+    waiting = []
+    while sys.stdin not in select.select([server, sys.stdin], [], [])[0]:
+        connection, _ = server.accept()
+        waiting = [pid for pid in waiting if os.waitpid(pid, os.WNOHANG)[0] == 0]
+        if (pid := os.fork()) == 0:
+            server.close()
+            os._exit(_wait(connection, installed))
+        waiting.append(pid)
+        connection.close()
+
+
+def _wait(connection: socket.socket, installed: list[str]) -> int:
+    with suppress(BrokenPipeError), connection.makefile("rw") as talk:
+        asked = json.loads(talk.readline())
+        if (kernel := os.fork()) == 0:
+            talk.close()
+            connection.close()
+            os._exit(_kernel(installed, **asked))
+        with suppress(BrokenPipeError):  # who asked may have ended meanwhile
+            print(kernel, file=talk, flush=True)
+        while (ended := os.waitpid(kernel, os.WNOHANG))[0] == 0:
+            if select.select([connection], [], [], 0.05)[0]:  # nobody asks any more
+                os.kill(kernel, signal.SIGKILL)
+        print(os.waitstatus_to_exitcode(ended[1]), file=talk, flush=True)
+    return 0
+
+
+def _kernel(installed: list[str], cmd: list[str], env: dict[str, str], cwd: str) -> int:
+    from ipykernel.kernelapp import IPKernelApp  # here, where it was imported before
+
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ |= env
+    sys.path[:] = [*filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *installed]
+    sys.argv = cmd[2:]  # python -m ipykernel_launcher
+    # JPY_PARENT_PID was read when ipykernel was imported: the kernel is to end with the process that waits for it.
+    IPKernelApp.launch_instance([*sys.argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
+    return 0
+
+
+# Kernels, in the process that asks for them --------------------------------------------------------------------------
+
+
+class Forked:
+    """What a provisioner needs of `subprocess.Popen`, of a process that another one forks."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, address: Path, **asked: object):
+        """OSError or ValueError where nobody forks any more."""
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.connect(str(address))
+        self.talk = self.connection.makefile("rw")
+        print(json.dumps(asked), file=self.talk, flush=True)
+        self.pid, self.status = int(self.talk.readline()), None
+
+    def poll(self) -> int | None:
+        """Exit status, or None while it runs."""
+        if self.status is None and select.select([self.connection], [], [], 0)[0]:
+            self.wait()
+        return self.status
+
+    def wait(self) -> int:
+        """Exit status, once it has ended."""
+        if self.status is None:
+            self.status = int(self.talk.readline() or -signal.SIGKILL)
+            self.talk.close()
+            self.connection.close()
+        return self.status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
+def provisioner(**options: object) -> LocalProvisioner:
+    """Has a kernel of jupyter_client forked, or started by itself where that fails."""
+    from jupyter_client.provisioning import LocalProvisioner
+
+    class Forking(LocalProvisioner):
+        async def launch_kernel(self, cmd: list[str], **given: object) -> dict:
+            where = {"env": dict(given["env"]), "cwd": str(given.get("cwd") or os.getcwd())}
+            try:
+                self.process = Forked(Nursery.opened.address(), cmd=cmd, **where)
+            except (OSError, ValueError):
+                return await super().launch_kernel(cmd, **given)
+            self.pid = self.pgid = self.process.pid
+            return self.connection_info
+
+    return Forking(**options)
+
+
+class Nursery:
+    """The process that forks, from the first kernel on and with the environment of then, for as long as it is open.
+
+    On Linux alone: elsewhere libraries of the system do not survive a fork, and kernels are started one by one.
+    """
+
+    opened: Nursery
+
+    def __init__(self):
+        Nursery.opened, self.process, self.starting, factory = self, None, Lock(), _factory()
+        factory.provisioners["forked"] = EntryPoint("forked", f"{__name__}:provisioner", factory.GROUP_NAME)
+        factory.default_provisioner_name = "forked"
+
+    def address(self) -> Path:
+        """The socket where it listens; OSError where it cannot be started (a full disk)."""
+        with self.starting:
+            if self.process is None:
+                self.folder = tempfile.TemporaryDirectory()  # the path of a socket has about 100 letters at most
+                self.socket = Path(self.folder.name) / "socket"
+                with socket.socket(socket.AF_UNIX) as server:
+                    server.bind(str(self.socket))
+                    server.listen()
+                    command = [sys.executable, "-m", __name__, str(server.fileno())]
+                    share = {"stdin": subprocess.PIPE, "pass_fds": [server.fileno()], "start_new_session": True}
+                    self.process = subprocess.Popen(command, **share)
+        return self.socket
+
+    def close(self) -> None:
+        """End it; kernels under way end with those who asked for them."""
+        _factory().default_provisioner_name = "local-provisioner"
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.folder.cleanup()
+
+
+def _factory() -> KernelProvisionerFactory:
+    """Where jupyter_client looks up who starts its kernels; it takes a second to import."""
+    from jupyter_client.provisioning import KernelProvisionerFactory
+
+    return KernelProvisionerFactory.instance()
+
+
+@contextmanager
+def forked(pages: int) -> Iterator[None]:
+    """Kernels are forked for several pages, where that can be, and unless they are already."""
+    wanted = pages > 1 and sys.platform == "linux" and _factory().default_provisioner_name != "forked"
+    nursery = Nursery() if wanted else None
+    try:
+        yield
+    finally:
+        if nursery is not None:
+            nursery.close()
+
+
+if __name__ == "__main__":  # the process of a `Nursery`
+    serve(socket.socket(fileno=int(sys.argv[1])))
