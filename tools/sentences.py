@@ -22,7 +22,7 @@ import pandas as pd
 from beyond_accuracy.base.paths import figures_dir, report_dir
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.measure import verdicts
-from beyond_accuracy.show import metrics
+from beyond_accuracy.show.tables import about
 
 NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
 TRIPLE = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
@@ -73,7 +73,7 @@ class Tables:
             judged = self.comparisons
             if len(judged):
                 judged = judged[(judged["dataset"] == dataset) & (judged["metric"] == metric)]
-            yield rows.set_index("model")["value"], judged, metrics.about(metric)
+            yield rows.set_index("model")["value"], judged, about(metric)
 
     def values(self, model: str = "") -> np.ndarray:
         """Every number of the page, or those that a model's rows and columns hold."""

@@ -24,7 +24,7 @@ from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.models.card import Card
-from beyond_accuracy.show import figures, metrics, results, tables, theme
+from beyond_accuracy.show import figures, results, tables, theme
 
 
 class Page:
@@ -263,10 +263,10 @@ class Page:
         if across == "model":
             ends = {f"{m}{end}": f"{label}{end}" for m, label in self.labels.items() for end in ("", "_low", "_high")}
             wide = wide.rename(columns=ends)
-            formats = dict.fromkeys(self.labels.values(), metrics.about(rows["metric"].iloc[0])["format"])
+            formats = dict.fromkeys(self.labels.values(), tables.about(rows["metric"].iloc[0])["format"])
             options["formats"] = formats | options.get("formats", {})
         elif across == "metric":
-            for option, usual in metrics.headed(dict.fromkeys(rows["metric"])).items():
+            for option, usual in tables.headed(dict.fromkeys(rows["metric"])).items():
                 options[option] = usual | options.get(option, {})
         self.table(wide, name, caption.format(n=f"{int(sizes.max()):,}"), **options)
 
@@ -279,9 +279,9 @@ class Page:
         if not len(shown):
             return
         floor = shown["p_holm"].where(verdicts.is_bound(shown))
-        spec = metrics.about(shown["metric"].iloc[0])["format"].lstrip("+")
+        spec = tables.about(shown["metric"].iloc[0])["format"].lstrip("+")
         shown = shown.rename(columns={"ci_low": "difference_low", "ci_high": "difference_high"})
-        shown["metric"] = shown["metric"].map(metrics.plain)
+        shown["metric"] = shown["metric"].map(tables.plain)
         varied = [c for c in ("dataset", "metric") if shown[c].nunique() > 1 and c not in also]
         columns = [*also, *varied, "model_a", "model_b", "difference", "difference_low", "difference_high"]
         columns += ["n", "p_holm", "verdict"]
@@ -303,13 +303,13 @@ class Page:
         if len(both):
             both["minus paper"] = both["value"] - both["paper"]
             columns = [*also, "model", "value", "ci_low", "ci_high", "n", "paper", "minus paper"]
-            spec = metrics.about(both["metric"].iloc[0])["format"]
+            spec = tables.about(both["metric"].iloc[0])["format"]
             formats = {"value": spec, "paper": spec, "minus paper": f"+{spec.lstrip('+')}"}
             self.table(both[columns], name, "This run beside the paper's values.", formats=formats)
 
     def leader(self, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
         """Who leads in rows of one metric on one set: a superlative only where `compare` told the runner-up apart."""
-        about, key = metrics.about(rows["metric"].iloc[0]), ["dataset", "metric"]
+        about, key = tables.about(rows["metric"].iloc[0]), ["dataset", "metric"]
         mine = judged.merge(rows[key].drop_duplicates(), on=key)
         values = rows.set_index("model")["value"]
         best = verdicts.leaders(values, mine, about.get("better", "up"))

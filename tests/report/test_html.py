@@ -8,7 +8,7 @@ import bs4
 import nbformat
 
 from beyond_accuracy.report import build, front, html
-from beyond_accuracy.show import metrics
+from beyond_accuracy.show import tables
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -72,9 +72,9 @@ CITED = re.compile(r"\b[^\W\d_a-z][\w-]+(?: et al\.|'s|(?:(?:,| and) [A-Z][\w-]+
 
 
 def test_every_author_and_year_on_the_pages_is_a_known_work():
-    document = metrics.document()
+    document = tables.glossary()
     texts = [document["intro"], *(section.get("lead", "") for section in document["sections"])]
-    texts += [entry["text"] for entry in metrics.described().values()]
+    texts += [entry["text"] for entry in tables.described().values()]
     for path in NOTEBOOKS.glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         texts += [cell.source for cell in cells if cell.cell_type == "markdown"]

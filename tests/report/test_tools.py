@@ -11,7 +11,7 @@ from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.dimensions import conventions, invariance
 from beyond_accuracy.report import front, html, images
 from beyond_accuracy.report.build import LIBRARY
-from beyond_accuracy.show import metrics
+from beyond_accuracy.show import tables
 
 
 def test_every_metric_the_code_records_is_described():
@@ -22,7 +22,7 @@ def test_every_metric_the_code_records_is_described():
     for path in sorted((LIBRARY / "dimensions").rglob("*.py")):
         named |= set(rows.findall(path.read_text(encoding="utf-8")))
     assert len(named) > 15
-    assert {name.partition(":")[0] for name in named} - set(metrics.described()) == set()
+    assert {name.partition(":")[0] for name in named} - set(tables.described()) == set()
 
 
 @pytest.mark.parametrize("report", ["docs/report", "report/mini"])
@@ -31,13 +31,13 @@ def test_every_metric_of_a_built_report_is_described(report):
     if not path.is_file():
         pytest.skip(f"{report} is not built")
     names = set(pd.read_csv(path)["metric"].str.partition(":")[0])
-    assert names - set(metrics.described()) == set()
+    assert names - set(tables.described()) == set()
 
 
 def test_the_page_has_an_anchor_per_metric_and_readable_formulas():
     body = front.metrics_body()
     soup = bs4.BeautifulSoup(body.html, "html.parser")
-    assert {h["id"].removeprefix("metric-") for h in soup.select("h3")} == set(metrics.described())
+    assert {h["id"].removeprefix("metric-") for h in soup.select("h3")} == set(tables.described())
     assert [text for _, text in body.sections][:3] == ["Cost", "Right and wrong", "Confidence"]
     assert len(soup.select("math")) > 10 and not soup.select(".ba-tex")
     for h3 in soup.select("h3"):
@@ -52,7 +52,7 @@ def test_the_page_has_an_anchor_per_metric_and_readable_formulas():
 def test_links_from_the_folds_arrive():
     texts = html.readings()
     assert set(texts["metrics"]) <= set(texts["kinds"])
-    assert {name for names in texts["metrics"].values() for name in names} <= set(metrics.described())
+    assert {name for names in texts["metrics"].values() for name in names} <= set(tables.described())
 
 
 def test_the_error_browser_is_picked_again_only_where_something_changed(tmp_path, monkeypatch):

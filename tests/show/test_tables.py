@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from beyond_accuracy.base.errors import InputError
-from beyond_accuracy.show import metrics, tables
+from beyond_accuracy.show import tables
 
 ROW = {"model": "vit_sup", "value": 0.0196, "ci_low": 0.0178, "ci_high": 0.0216, "n": 50_000, "unit": "fraction"}
 ROWS = pd.DataFrame([ROW])
@@ -23,7 +23,7 @@ def parse(frame, **options):
 
 def test_rows_of_different_units_have_their_own_digits():
     frame = pd.DataFrame({"what": ["a", "b"], "x": [60.0, 0.5], "x_low": [59, 0.25], "x_high": [61, 1.0], "n": [1, 2]})
-    frame = frame.assign(y=[1.0, 2.0], format=metrics.digits(pd.Series(["percent", "fraction"])))
+    frame = frame.assign(y=[1.0, 2.0], format=tables.digits(pd.Series(["percent", "fraction"])))
     table = parse(frame, formats={"y": ".2f"})
     cells = [[cell.get_text(" ", strip=True) for cell in row.select("td")] for row in table.select("tbody tr")]
     assert cells == [["60.0 [59.0, 61.0]", "1", "1.00"], ["0.500 [0.250, 1.000]", "2", "2.00"]]

@@ -25,7 +25,7 @@ from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.data.transforms import at_rest
 from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import Z95, half_width_sd
-from beyond_accuracy.show import metrics
+from beyond_accuracy.show import tables
 from beyond_accuracy.show.figures import used
 from beyond_accuracy.show.results import read_comparisons, read_results
 from beyond_accuracy.show.theme import GREY, INK, WIDTH, ModelStyle, legend
@@ -145,7 +145,7 @@ def _questions(entry: Mapping, roles: Mapping, own: pd.DataFrame, title: Callabl
 def _pair(dataset: str, metric: str, a: str, b: str, within: float, on: str) -> Question:
     if "0" in (a, b):
         model, weight, word = (b, -1.0, "below") if a == "0" else (a, 1.0, "above")
-        heading = metrics.about(metric)["heading"]
+        heading = tables.about(metric)["heading"]
         return Question(f"{WORDS[model]}: {heading} {word} zero{on}", (Term(weight, dataset, metric, model),))
     words = f"at most {within:g} points below" if within else "above"
     return Question(f"{WORDS[a]} {words} {WORDS[b]}{on}", (Term(1.0, dataset, metric, a, b),), within)
@@ -264,7 +264,7 @@ def beside_paper(
     shown["its n"] = told
     shown[["here", "here_low", "here_high"]] = judged[EFFECT]
     shown["unit"] = judged["unit"].where(judged["unit"] != "", theirs["unit"])
-    return shown.assign(verdict=judged["verdict"].str.removesuffix(" here"), format=metrics.digits(shown["unit"]))
+    return shown.assign(verdict=judged["verdict"].str.removesuffix(" here"), format=tables.digits(shown["unit"]))
 
 
 def supported(beside: pd.DataFrame) -> str:

@@ -17,8 +17,7 @@ from beyond_accuracy.dimensions import calibration, mistakes
 from beyond_accuracy.inference import plan
 from beyond_accuracy.inference.predictions import Predictions, all_columns, folder_positions, rescale
 from beyond_accuracy.measure import stats, tidy, verdicts
-from beyond_accuracy.show import figures, metrics, theme
-from beyond_accuracy.show.tables import at_most
+from beyond_accuracy.show import figures, tables, theme
 
 GROUPS = {
     "preset": "resize and crop", "interpolation": "interpolation", "antialias": "antialiasing",
@@ -188,7 +187,7 @@ def effects_table(page, rows: pd.DataFrame, judged: pd.DataFrame, name: str, cap
     index = [*(["dataset"] if rows["dataset"].nunique() > 1 else []), "label", "model"]
     wide, labels, formats = rows[[*index, "n"]].drop_duplicates(), {"label": "change"}, {}
     for kind in dict.fromkeys(rows["kind"]):
-        about = {"heading": PANELS[FLIPS], "format": ".2f"} if kind == FLIPS else metrics.about(f"{kind}_change")
+        about = {"heading": PANELS[FLIPS], "format": ".2f"} if kind == FLIPS else tables.about(f"{kind}_change")
         labels[kind], formats[kind] = about["heading"], about["format"]
         wide = wide.merge(tidy.pivot(rows[rows["kind"] == kind], index, "kind"), how="left")
         if len(mine := judged[judged["kind"] == kind]):
@@ -254,8 +253,8 @@ def _largest(rows: pd.DataFrame, kind: str) -> pd.Series:
 def _p(row: pd.Series) -> str:
     if np.isnan(row["p_holm"]):
         return ""
-    bound = verdicts.is_bound(row)
-    return f"; corrected p {'< ' + at_most(row['p_holm'], '.2g') if bound else '= ' + format(row['p_holm'], '.2g')}"
+    p = row["p_holm"]
+    return f"; corrected p {'< ' + tables.at_most(p, '.2g') if verdicts.is_bound(row) else '= ' + format(p, '.2g')}"
 
 
 def orders(page, pairs: Sequence[Pair], names: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ from beyond_accuracy.measure import verdicts
 from beyond_accuracy.measure.stats import Z95, half_width_sd, resample_weights
 from beyond_accuracy.report.front import HEADLINES, Headline, headline_rows
 from beyond_accuracy.report.html import Body, fragment
-from beyond_accuracy.show import metrics, tables
+from beyond_accuracy.show import tables
 from beyond_accuracy.show.results import ECE
 
 DRAWS = 1000
@@ -54,7 +54,7 @@ class Preset:
     need: str
 
 
-PRESETS = tuple(Preset(**entry) for entry in metrics.document()["presets"])
+PRESETS = tuple(Preset(**entry) for entry in tables.glossary()["presets"])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from beyond_accuracy.base.profile import Profile
 from beyond_accuracy.measure import stats
 from beyond_accuracy.measure.verdicts import BEYOND_NOISE, LEVEL, OPEN, THESE, is_bound
 from beyond_accuracy.report.html import Body, fragment
-from beyond_accuracy.show import metrics, results, tables
+from beyond_accuracy.show import results, tables
 
 POWER = 0.8
 _MOST_NEEDED = 10**9  # beyond this no benchmark helps, and the normal approximation has no meaning
@@ -89,16 +89,16 @@ def _overview(parts: dict[str, pd.DataFrame], titles: dict[str, str]) -> pd.Data
 def _section(dimension: str, title: str, rows: pd.DataFrame, sizes: pd.Series, profile: Profile) -> dict[str, object]:
     """One table: a row per number, a cell per pair of models, everything about their difference in the cell."""
     datasets = {name: spec.title or name for name, spec in profile.datasets.items()} | {"average": "mean of all sets"}
-    units = metrics.document()["counted"].get(dimension, "images")
+    units = tables.glossary()["counted"].get(dimension, "images")
     pairs = sorted(dict.fromkeys(rows["pair"]), key=lambda pair: pair.endswith("− zero"))
     lines = []
     for (dataset, metric), part in rows.groupby(["dataset", "metric"], sort=False):
-        spec = f"+{metrics.about(metric)['format'].lstrip('+')}"
+        spec = f"+{tables.about(metric)['format'].lstrip('+')}"
         counts = sorted(set(part["n"].dropna().astype(int)))
         under = [datasets.get(dataset, dataset.replace("_", " ")), part["unit"].iloc[0].replace("percent", "points")]
         under += [f"n = {counts[0]:,} {units}"] if len(counts) == 1 else []
         cells = {row["pair"]: _cell(row, spec, units) for row in part.to_dict("records")}
-        name = metrics.plain(metric)
+        name = tables.plain(metric)
         lines.append({"name": name, "under": " · ".join(under), "cells": [(p, cells.get(p)) for p in pairs]})
     summary = f"{rows['real'].sum()} of {len(rows)} differences are real"
     together = ", ".join(f"{size} ({family})" for family, size in sizes.items())

@@ -21,7 +21,7 @@ from beyond_accuracy.base.paths import figures_dir, project_root
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.html import Body, first_words, fragment
-from beyond_accuracy.show import metrics, results, tables, theme
+from beyond_accuracy.show import results, tables, theme
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class Headline:
     @property
     def arrowed(self) -> str:
         """Heading with the better direction as an arrow."""
-        return f"{self.heading} {metrics.ARROWS.get(self.better, '')}".strip()
+        return f"{self.heading} {tables.ARROWS.get(self.better, '')}".strip()
 
 
 def _headline(entry: Mapping[str, object]) -> Headline:
-    about = {"better": ""} | metrics.about(entry["metric"])
-    counted = metrics.document()["counted"].get(entry["page"], "images")
+    about = {"better": ""} | tables.about(entry["metric"])
+    counted = tables.glossary()["counted"].get(entry["page"], "images")
     full = {name: about[name] for name in ("heading", "format", "better")} | {"counted": counted} | entry
     return Headline(**full | {"heading": full["heading"][0].upper() + full["heading"][1:]})
 
 
-HEADLINES = tuple(map(_headline, metrics.document()["headlines"]))
+HEADLINES = tuple(map(_headline, tables.glossary()["headlines"]))
 PICTURES = ("world/classes", "robustness/lead", "models/accuracy")  # the first that there is opens the front page
 
 
@@ -130,7 +130,7 @@ def _panel(headline: Headline, rows: pd.DataFrame, profile: Profile, looks: Mapp
         marks.append({"label": label, "look": looks[row["model"]], "places": places, "value": value, "ci": interval})
     return {
         "headline": headline,
-        "arrow": metrics.ARROWS.get(headline.better, ""),
+        "arrow": tables.ARROWS.get(headline.better, ""),
         "href": built[headline.page].href if headline.page in built else "",
         "dataset": _dataset_title(rows["dataset"].iloc[0], profile, headline.page),
         "n": _count(rows["n"], headline.counted),
@@ -231,7 +231,7 @@ def _facts(profile: Profile, views: Sequence[PageView]) -> dict[str, str]:
 
 def metrics_body() -> Body:
     """The inside of `metrics.html`, from `show/metrics.yaml`; each metric's heading has the id `metric-<name>`."""
-    document = metrics.document()
+    document = tables.glossary()
     sections = [(re.sub(r"[^a-z]+", "-", s["title"].lower()).strip("-"), s) for s in document["sections"]]
     inside = fragment("metrics.html.j2", document=document, sections=sections)
     lead = "Each metric of this report: formula, unit, better direction, interval, source."

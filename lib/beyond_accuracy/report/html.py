@@ -28,7 +28,7 @@ from traitlets.config import Config
 
 from beyond_accuracy import __version__
 from beyond_accuracy.report import PageView
-from beyond_accuracy.show import metrics, results, tables
+from beyond_accuracy.show import results, tables
 
 TEMPLATE = Path(__file__).parent / "template"
 SHOWN_TYPES = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
@@ -101,7 +101,7 @@ class _Renderer(IPythonRenderer):
 @cache
 def _citation() -> re.Pattern[str]:
     """`Guo et al. 2017`, `Kumar, Liang and Ma 2019`, `Wilson (1927)` of a known work: first author, year."""
-    works = [work.rsplit(" ", 1) for work in metrics.document()["works"]]
+    works = [work.rsplit(" ", 1) for work in tables.glossary()["works"]]
     others = r"(?:\s+et\s+al\.|'s|(?:(?:,|\s+and)\s+[A-Z][\w-]+)+)?"
     return re.compile("|".join(rf"\b{author}{others}\s+(?:\({year}\)|{year})" for author, year in works))
 

@@ -21,7 +21,7 @@ from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.data import published
 from beyond_accuracy.measure import tidy, verdicts
 from beyond_accuracy.measure.stats import Z95, half_width_sd
-from beyond_accuracy.show import figures, metrics, theme
+from beyond_accuracy.show import figures, tables, theme
 
 FIGURE = {"mistakes": 2, "shape_bias": 3, "calibration": 4, "robustness": 6, "transfer": 6, "synthetic": 7,
           "invariance": 8}  # fmt: skip
@@ -57,7 +57,7 @@ def _named(rows: pd.DataFrame) -> pd.DataFrame:
     rows["figure"] = rows["dimension"].map({page: f"figure {n}" for page, n in FIGURE.items()}).fillna("table 1")
     rows["set"] = rows["dataset"].map(known).fillna(means)
     rows["variant"] = rows["metric"].str.partition(":")[2].str.replace("_", " ")
-    heading = rows["metric"].map(lambda name: metrics.about(name)["heading"])
+    heading = rows["metric"].map(lambda name: tables.about(name)["heading"])
     parts = zip(rows["set"], heading, rows["variant"].str.replace("=", " "), strict=True)
     rows["number"] = [", ".join(filter(None, words)) for words in parts]
     return rows
@@ -92,7 +92,7 @@ def lookup(rows: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
     about = both.groupby(index, sort=False)
     few, many = about["n"].min().map("{:,.0f}".format), about["n"].max().map("{:,.0f}".format)
     n = few.where(few == many, few + " to " + many).where(about["n"].count() > 0, "–")
-    shown = pd.DataFrame({"n": n, "read": about["tolerance"].max(), "format": metrics.digits(about["unit"].first())})
+    shown = pd.DataFrame({"n": n, "read": about["tolerance"].max(), "format": tables.digits(about["unit"].first())})
     shown = shown.reset_index()
     shown["read"] = (shown["figure"] + shown["read"].map(", ±{:g}".format, na_action="ignore")).fillna("measured")
     names = {spec.name: spec.label for spec in published.checkpoint_specs()}

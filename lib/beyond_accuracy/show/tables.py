@@ -1,13 +1,26 @@
-"""Tables of the report as HTML: escaped, sortable, intervals beside their values, their numbers to download."""
+"""Tables of the report as HTML, and what the metrics in them are called, how they are written and what they mean.
+
+Tables are escaped and sortable, with intervals beside their values and their numbers to download. All that is said of
+metrics is in `metrics.yaml`, read once.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import cache
+from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.show.results import csv_data_link, csv_text, display_html, fragment
+
+ARROWS = {"up": "↑", "down": "↓"}
+# How numbers of one unit are written where rows of several stand in one column
+UNITS = {"percent": ".1f", "points": ".1f", "ratio": ".2f", "log-odds": ".2f", "millions": ".0f", "gflops": ".1f"}
+
+# Tables --------------------------------------------------------------------------------------------------------------
 
 
 def table_html(
@@ -112,3 +125,50 @@ def _number(value: float, spec: str) -> str:
         return "–"
     sign, rest = (spec[0], spec[1:]) if spec[:1] in {"+", "-", " "} else ("", spec)
     return format(float(value), f"{sign}z{rest}").replace("-", "−")  # z: a value that rounds to zero has no sign
+
+
+# Metrics -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def glossary() -> dict:
+    """All of `metrics.yaml`: `intro`, `sections` (title, lead, metrics), `headlines`, `counted`, `presets`, `works`."""
+    return yaml.safe_load(Path(__file__).with_name("metrics.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def described() -> dict[str, dict]:
+    """Metric -> its entry: `heading`, `format`, `better` (`up`, `down` or absent), `text`."""
+    return {name: entry for section in glossary()["sections"] for name, entry in (section["metrics"] or {}).items()}
+
+
+def about(metric: str) -> dict:
+    """The entry of a metric; `accuracy:coverage=0.8` is found under `accuracy:coverage`, then under `accuracy`.
+
+    A metric that is not described is shown by its own name.
+    """
+    for name in (metric, metric.partition("=")[0], metric.partition(":")[0]):
+        if name in described():
+            return described()[name]
+    return {"heading": metric.replace("_", " "), "format": ".3g"}
+
+
+def plain(metric: str) -> str:
+    """A metric's own name as words, where a heading would hide what tells rows apart.
+
+    >>> plain("accuracy_change:brightness")
+    'accuracy change: brightness'
+    """
+    return metric.replace("_", " ").replace(":", ": ")
+
+
+def digits(units: pd.Series) -> pd.Series:
+    """The column `format` of a table whose rows have these units; three decimals where nothing else is known."""
+    return units.map(UNITS).fillna(".3f")
+
+
+def headed(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Options `labels` and `formats` of a table whose columns are named by metrics."""
+    known = {name: about(name) for name in names}
+    options = {"labels": "heading", "formats": "format"}
+    return {option: {name: entry[key] for name, entry in known.items()} for option, key in options.items()}
