@@ -26,7 +26,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from beyond_accuracy.dimensions import ablation, calibration, mistakes, robustness, shape_bias, synthetic
-from beyond_accuracy.dimensions.transfer import scores
+from beyond_accuracy.dimensions.transfer import run
 from beyond_accuracy.dimensions.transfer.tasks import Task
 from beyond_accuracy.measure import stats
 
@@ -259,9 +259,9 @@ def probes(rng: Generator) -> Iterator[tuple]:
             groups = (common, unit), (share, split), (share * 0.4 / 0.6, pool)
             right = (observers(rng, 2, len(unit), *groups) < norm.ppf(0.4)).T.reshape(2, 3, -1)
             task, correct, units = Task(name, "", dataset), dict(zip("ab", right, strict=True)), unit[split == 0]
-            runs.append(scores.Runs(task, "", correct, units, 1000, 2500))
-        rows = pd.concat([scores.score(runs), scores.averages(runs)]).query("model == 'a'")
-        for row in pd.concat([rows, scores.differences(runs)]).itertuples():
+            runs.append(run.Runs(task, "", correct, units, 1000, 2500))
+        rows = pd.concat([run.score(runs), run.averages(runs)]).query("model == 'a'")
+        for row in pd.concat([rows, run.differences(runs)]).itertuples():
             n, what = (tasks[row.dataset][2], "a task") if row.dataset in tasks else ("951 and 31", "mean over tasks")
             line = (what, n, case, 40) if row.model == "a" else (f"{what}, difference", n, case, 0)
             yield *line, row.ci_low, row.ci_high, row.p
