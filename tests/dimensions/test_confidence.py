@@ -44,15 +44,19 @@ def test_matches_a_bounded_scalar_search():
 
     expected = np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}).x)
     assert con.fit_temperature(logits, targets) == pytest.approx(expected, rel=1e-4)
-    assert con.fit_temperature(logits, targets, start=0.2) == pytest.approx(expected, rel=1e-3)
+    for start in (0.01, 0.2, 7.0, 100.0):
+        assert con.fit_temperature(logits, targets, start) == pytest.approx(expected, rel=1e-5)
     assert con.fit_temperature(logits.astype(np.float16), targets) == pytest.approx(expected, rel=1e-3)
     assert con.fit_temperature(np.eye(5) * 3, np.arange(5)) < 0.2, "a perfect model wants the sharpest temperature"
+    for start in (0.01, 1.0, 100.0):
+        assert con.fit_temperature(np.eye(5) * 3, np.roll(np.arange(5), 1), start) == pytest.approx(100), "a wrong one"
+    assert con.fit_temperature(np.ones((3, 1)), np.zeros(3, int)) == 1, "one class: any temperature"
 
 
 def test_interval_matches_refitting_resamples_and_covers():
     logits, targets = scaled(400, classes=5)
     fitted = con.fit_temperature(logits, targets)
-    low, high = con.temperature_interval(logits, targets, fitted)
+    low, high = con.temperature_interval(con.moments(logits, targets, fitted), fitted)
     assert low < fitted < high and fitted**2 == pytest.approx(low * high)
     drawn = [rng(seed).integers(0, 400, 400) for seed in range(100)]
     spread = np.std([np.log(con.fit_temperature(logits[rows], targets[rows], fitted)) for rows in drawn])
@@ -60,7 +64,8 @@ def test_interval_matches_refitting_resamples_and_covers():
     found = []
     for seed in range(100):
         again = scaled(400, classes=5, seed=10 + 2 * seed)
-        low, high = con.temperature_interval(*again, con.fit_temperature(*again, 2.0))
+        its = con.fit_temperature(*again, 2.0)
+        low, high = con.temperature_interval(con.moments(*again, its), its)
         found.append(low <= 2 <= high)
     assert np.mean(found) >= 0.9
 

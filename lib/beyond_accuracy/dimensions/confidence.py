@@ -8,13 +8,11 @@ rate among them.
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 from sklearn.model_selection import KFold
 from statsmodels.stats.proportion import proportion_confint
 
@@ -38,7 +36,7 @@ class Fitted(NamedTuple):
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -> float:
     """Temperature T that minimises the negative log-likelihood of softmax(logits / T) of (n, classes) logits.
 
-    Convex in 1/T, so that its slope has one root; found by Brent's method over log T within 1/100 to 100, from a start.
+    Convex in 1/T, so that its slope has one root; found within 1/100 to 100, from a start.
     """
     logits, targets = np.asarray(logits), np.asarray(targets)
     if logits.ndim != 2 or targets.shape != logits.shape[:1] or targets.size == 0:
@@ -47,25 +45,34 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, start: float = 1.0) -
         raise ValueError(f"targets must be integers in 0..{logits.shape[1] - 1}")
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite")
+    return _fitted(logits, targets, math.log(start))
 
-    @cache  # brentq asks for the ends of its interval again
-    def slope(log_t: float) -> float:  # d NLL / d log T over 1 / T: the target's z minus its mean under the softmax
-        return float(_moments(logits, targets, math.exp(-log_t))[1].mean())
 
-    middle = min(max(math.log(start), -_LOG_BOUND), _LOG_BOUND)
-    above, reach = slope(middle) < 0, 0.05
+def _fitted(logits: NDArray, targets: NDArray[np.intp], log_t: float) -> float:
+    """`fit_temperature` by Newton's method from a start; a step of a relative 1e-5 is the last (it leaves 1e-10)."""
+    low, high, at = -math.inf, math.inf, _within(log_t)
     while True:
-        far = min(max(middle + (reach if above else -reach), -_LOG_BOUND), _LOG_BOUND)
-        if (slope(far) < 0) != above:
-            return math.exp(brentq(slope, middle, far, xtol=1e-7))
-        if abs(far) == _LOG_BOUND:
-            return math.exp(far)
-        middle, reach = far, 4 * reach
+        ahead = _within(at + _newton(moments(logits, targets, math.exp(at)), at))
+        if abs(ahead - at) < 1e-5:
+            return math.exp(ahead)
+        low, high = (at, high) if ahead > at else (low, at)
+        at = ahead if low < ahead < high else (low + high) / 2
 
 
-def _moments(logits: NDArray, targets: NDArray[np.intp], b: float) -> Values:
-    """(3, n) NLL under softmax(b * z) of logits z, z of the target minus its mean, and the variance of z."""
-    found = []
+def _within(log_t: float) -> float:
+    return min(max(log_t, -_LOG_BOUND), _LOG_BOUND)
+
+
+def _newton(found: Values, log_t: float) -> float:
+    """Step of log T by the `moments` there: the slope of the NLL, which is the mean gap, over its curvature."""
+    gaps, variance = found
+    slope, curvature = float(gaps.mean()), math.exp(-log_t) * float(variance.mean())
+    return -slope / curvature if curvature > 0 else math.copysign(math.inf, -slope) if slope else 0.0
+
+
+def moments(logits: NDArray, targets: NDArray[np.intp], temperature: float) -> Values:
+    """(2, n) under softmax(z / T) of (n, classes) logits z: z of the target minus its mean, and the variance of z."""
+    found, b = [], 1 / temperature
     for rows in calibration.chunks(logits):
         z = logits[rows].astype(np.float32)
         z -= z.max(axis=1, keepdims=True)
@@ -73,15 +80,16 @@ def _moments(logits: NDArray, targets: NDArray[np.intp], b: float) -> Values:
         norm = p.sum(axis=1)
         p *= z
         mean, square = p.sum(axis=1) / norm, np.einsum("ij,ij->i", p, z) / norm
-        found.append([np.log(norm) - b * own, own - mean, square - mean**2])
+        found.append([own - mean, square - mean**2])
     return np.concatenate(found, axis=1).astype(float)
 
 
-def temperature_interval(
-    logits: NDArray, targets: NDArray[np.intp], temperature: float, units: ArrayLike | None = None
-) -> Interval:
-    """Interval of a fitted temperature over other images: sandwich standard error of log T (White 1982)."""
-    _, gaps, variance = _moments(logits, targets, 1 / temperature)
+def temperature_interval(found: Values, temperature: float, units: ArrayLike | None = None) -> Interval:
+    """Interval of a fitted temperature over other images, from the `moments` at it.
+
+    Sandwich standard error of log T (White 1982).
+    """
+    gaps, variance = found
     total = variance.sum()
     if units is not None:
         gaps = np.bincount(np.unique(units, return_inverse=True)[1], gaps)
@@ -98,14 +106,15 @@ def fit_temperatures(clean: Runs, folds: int, seed: int) -> dict[str, Fitted]:
             continue
         logits, targets = logits_of(run), run.target_positions
         units = tidy.units_of({model: run})
-        start = fit_temperature(logits, targets)  # all folds end near it: only a warm start, fitted anew below
         state, crossed = int(np.random.default_rng(seed).integers(2**32)), np.empty(len(targets))
         names, unit = np.unique(np.arange(len(targets)) if units is None else units, return_inverse=True)
+        whole = fit_temperature(logits, targets)
+        at, log_t = moments(logits, targets, whole), math.log(whole)
         for others, fold in KFold(folds, shuffle=True, random_state=state).split(names):
             others, fold = np.isin(unit, others), np.isin(unit, fold)
-            crossed[fold] = fit_temperature(logits[others], targets[others], start)
-        whole = fit_temperature(logits, targets, float(np.median(crossed)))
-        fitted[model] = Fitted(crossed, whole, temperature_interval(logits, targets, whole, units))
+            start = log_t + _newton(at[:, others], log_t)  # near `whole`: the first step needs no pass of its own
+            crossed[fold] = _fitted(logits[others], targets[others], start)
+        fitted[model] = Fitted(crossed, whole, temperature_interval(at, whole, units))
     return fitted
 
 
