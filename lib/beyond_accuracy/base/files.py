@@ -47,8 +47,11 @@ def file_stamp(path: Path) -> str:
 
 def content_hash(path: Path, kind: str = "sha256") -> str:
     """Hash of a whole file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
+    found = hashlib.new(kind)
+    with open(path, "rb", buffering=0) as file:  # `hashlib.file_digest` takes three times as long on small files
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _kept(state: str, size: int, make: Callable[[], str]) -> str:
