@@ -337,3 +337,12 @@ def scipy_wilson(share, n):
     z = scipy_stats.norm.isf(0.025)
     middle, reach = (share + z * z / 2 / n) / (1 + z * z / n), z * np.sqrt(share * (1 - share) / n + (z / 2 / n) ** 2)
     return middle - reach / (1 + z * z / n), middle + reach / (1 + z * z / n)
+
+
+@pytest.mark.parametrize(
+    "labels", [[3, 1, 3, 0], [-1, 5, 5], [10**9, 7, 7], ["b", "a", "b"], [True, False], [1.5, 0.5]]
+)
+def test_labels_are_coded_as_numpy_does_it(labels):
+    names, expected = np.unique(labels, return_inverse=True)
+    index, found = stats.coded(labels)
+    assert index.tolist() == expected.tolist() and found == len(names)

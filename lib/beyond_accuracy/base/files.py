@@ -27,6 +27,7 @@ from beyond_accuracy.base.paths import cache_dir
 
 MOST = 16 * 10**9  # files, or sets of files, up to this size are read whole
 KEPT = 64 * 2**20  # stamps of less are not kept: reading it again is as fast
+OPENING = 64 * 2**10  # bytes that are read in the time that opening a file takes
 READERS = 8
 SAMPLED_FILES = 64
 BLOCKS = 16
@@ -115,7 +116,7 @@ def folder_stamp(root: Path, names: Sequence[str], sizes: Sequence[int], state: 
                 stamp.update("".join(found).encode())
         return stamp.hexdigest()
 
-    return _kept(state, total, make)
+    return _kept(state, total + OPENING * len(chosen), make)
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:

@@ -17,7 +17,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.data import corruptions, published
 from beyond_accuracy.inference.predictions import Predictions, restrict
 from beyond_accuracy.measure import tidy
-from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, odds, percentile_interval
+from beyond_accuracy.measure.stats import P_VALUE_RESAMPLES, bootstrap_means, coded, odds, percentile_interval
 
 # Model -> (n,) outcomes on the same images in the same order: right or not, or the share of versions that is right.
 Correct = Mapping[str, ArrayLike]
@@ -192,7 +192,7 @@ def corruption_table(
     models = next(iter(cells.values()))  # a grid is (corruption, severity, image)
     grids = {m: np.stack([[cells[name, k][m] for k in levels] for name in names]).astype(bool) for m in models}
     n = len(next(iter(models.values())))
-    origin, counted = np.arange(n) if units is None else np.asarray(units), tidy.count(n, units)
+    origin, counted = (np.arange(n), n) if units is None else coded(units)
     parts = {"accuracy": np.s_[:]}
     parts |= {f"accuracy:corruption={name}": np.s_[i] for i, name in enumerate(names)}
     parts |= {f"accuracy:severity={k}": np.s_[:, i] for i, k in enumerate(levels)}

@@ -372,7 +372,17 @@ def _finite(values: ArrayLike, what: str) -> NDArray[np.float64]:
 
 def _units(*clusters: ArrayLike | None) -> int:
     """Number of clusters, of the fewer kind."""
-    return min(len(np.unique(np.asarray(labels))) for labels in clusters if labels is not None)
+    return min(coded(labels)[1] for labels in clusters if labels is not None)
+
+
+def coded(labels: ArrayLike) -> tuple[NDArray[np.intp], int]:
+    """Index of each of (n,) labels of any kind among the distinct ones, in order, and how many these are."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind in "iu" and labels.size and 0 <= labels.min() and labels.max() < 2 * len(labels):
+        there = np.bincount(labels) > 0  # millions of small integers: no sorting, no hashing
+        return (np.cumsum(there) - 1)[labels], int(there.sum())
+    names, index = np.unique(labels, return_inverse=True)
+    return index, len(names)
 
 
 def _clusters(n: int, clusters: ArrayLike | None) -> tuple[NDArray[np.intp] | None, int]:
@@ -384,7 +394,7 @@ def _clusters(n: int, clusters: ArrayLike | None) -> tuple[NDArray[np.intp] | No
     labels = np.asarray(clusters)
     if labels.shape != (n,):
         raise ValueError(f"one cluster label per image is expected: {n} images, labels of shape {labels.shape}")
-    names, index = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
+    index, units = coded(labels)
+    if units < 2:
         raise ValueError("a cluster bootstrap needs at least two clusters")
-    return index, len(names)
+    return index, units

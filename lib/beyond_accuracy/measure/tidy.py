@@ -51,7 +51,7 @@ def units_of(runs: Mapping[str, object]) -> NDArray | None:
 
 def count(images: int, units: ArrayLike | None) -> int:
     """What n counts: units, where there are any, else images."""
-    return images if units is None else len(np.unique(units))
+    return images if units is None else stats.coded(units)[1]
 
 
 def accuracy(
