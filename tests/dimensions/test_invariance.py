@@ -20,7 +20,8 @@ def said(pred, target, probability=np.nan, probabilities=None):
     """What the module asks of predictions."""
     pred, known = np.asarray(pred), np.broadcast_to(np.asarray(probability, float), len(pred))
     correct = pred == np.asarray(target)
-    return SimpleNamespace(pred=pred, correct=correct, target_probability=known, probabilities=probabilities)
+    logits = None if probabilities is None else np.log(probabilities)
+    return SimpleNamespace(pred=pred, correct=correct, target_probability=known, logits=logits, columns=None)
 
 
 def one(**outputs):
@@ -37,6 +38,8 @@ def test_js_divergence_equals_scipy(seed, sharpness):
     expected[-1] = 0  # scipy takes the root of a rounding below zero where both are the same
     assert np.allclose(inv.js_divergence(p, q), np.nan_to_num(expected), atol=1e-12)
     assert inv.js_divergence(p, q)[-2:].tolist() == [1.0, 0.0]
+    logits = [SimpleNamespace(logits=np.log(np.maximum(x, 1e-30)), columns=None) for x in (p, q)]
+    assert np.allclose(inv.moved(*logits), np.nan_to_num(expected), atol=1e-6)
 
 
 def test_per_image_by_hand():

@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from scipy.special import rel_entr
+from scipy.special import softmax
 
 from beyond_accuracy.data import transforms
+from beyond_accuracy.dimensions.calibration import chunks, logits_of
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.measure.stats import bootstrap_means, share_interval
@@ -80,10 +81,19 @@ def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     >>> js_divergence([[1.0, 0.0]], [[0.0, 1.0]]).tolist()
     [1.0]
     """
-    p, q = np.asarray(p, float), np.asarray(q, float)
+    p, q = np.asarray(p), np.asarray(q)
     middle = (p + q) / 2
-    total = (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) / (2 * np.log(2))
-    return np.clip(total, 0.0, 1.0)  # rounding can leave -1e-17 for equal rows
+    low, high, mean = (np.log(np.maximum(x, np.finfo(x.dtype).tiny)) for x in (p, q, middle))
+    total = np.einsum("ij,ij->i", p, low - mean) + np.einsum("ij,ij->i", q, high - mean)
+    return np.clip(total.astype(float) / (2 * np.log(2)), 0.0, 1.0)  # rounding can leave -1e-17
+
+
+def moved(plain: Predictions, changed: Predictions) -> NDArray[np.float64]:
+    """`js_divergence` of two runs, part by part: whole distributions of all strengths would take gigabytes."""
+    first, second = logits_of(plain), logits_of(changed)
+    at = chunks(first)
+    parts = [js_divergence(*(softmax(z[rows].astype(np.float32), axis=1) for z in (first, second))) for rows in at]
+    return np.concatenate(parts)
 
 
 def per_image(plain: Predictions, changed: Predictions, previous: Predictions | None) -> dict[str, NDArray[np.float64]]:
@@ -103,8 +113,8 @@ def per_image(plain: Predictions, changed: Predictions, previous: Predictions | 
     values["agreement_given_correct"] = np.where(right_before > 0, same, np.nan)
     if previous is not None:
         values["flip_rate"] = (changed.pred != previous.pred).astype(float)
-    if plain.probabilities is not None and changed.probabilities is not None:
-        values["js_divergence"] = js_divergence(plain.probabilities, changed.probabilities)
+    if plain.logits is not None and changed.logits is not None:
+        values["js_divergence"] = moved(plain, changed)
     before, after = plain.target_probability, changed.target_probability
     if not np.isnan(before).any() and not np.isnan(after).any():
         values |= {"target_probability": after, "target_probability_change": after - before}
