@@ -82,10 +82,14 @@ def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     [1.0]
     """
     p, q = np.asarray(p), np.asarray(q)
-    middle = (p + q) / 2
-    low, high, mean = (np.log(np.maximum(x, np.finfo(x.dtype).tiny)) for x in (p, q, middle))
-    total = np.einsum("ij,ij->i", p, low - mean) + np.einsum("ij,ij->i", q, high - mean)
+    middle = _log((p + q) / 2)
+    total = np.einsum("ij,ij->i", p, _log(p) - middle) + np.einsum("ij,ij->i", q, _log(q) - middle)
     return np.clip(total.astype(float) / (2 * np.log(2)), 0.0, 1.0)  # rounding can leave -1e-17
+
+
+def _log(p: NDArray) -> NDArray:
+    found = np.maximum(p, np.finfo(p.dtype).tiny)  # 0 log 0 is 0
+    return np.log(found, out=found)
 
 
 def moved(plain: Predictions, changed: Predictions) -> NDArray[np.float64]:
