@@ -6,6 +6,7 @@ intervals; other means are resampled, an image with all its versions.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ def measure(page, dataset: str, kinds: Mapping[str, str]) -> tuple[pd.DataFrame,
     plain, curves, gaps, kept = page.predictions(dataset), [], [], {}
     for kind, name in kinds.items():
         strengths, identity = transforms.steps(kind), transforms.IDENTITY_AT.get(kind.partition("@")[0])
-        runs = page.predictions_many(dataset, list(dict.fromkeys(text for _, text in strengths)))
+        runs = page.predictions_many(dataset, list(dict.fromkeys(text for _, text in strengths))) | {"none": plain}
         here = [m for m in plain if any(m in found for text, found in runs.items() if text != "none")]
         if not here:
             continue
@@ -94,6 +95,8 @@ def _log(p: NDArray) -> NDArray:
 
 def moved(plain: Predictions, changed: Predictions) -> NDArray[np.float64]:
     """`js_divergence` of two runs, part by part: whole distributions of all strengths would take gigabytes."""
+    if plain is changed:
+        return np.zeros(len(plain.correct))
     first, second = logits_of(plain), logits_of(changed)
     at = chunks(first)
     parts = [js_divergence(*(softmax(z[rows].astype(np.float32), axis=1) for z in (first, second))) for rows in at]
@@ -135,13 +138,17 @@ def curve(
     """
     parts, units = [], tidy.units_of(plain)
     few = None if units is None else tidy.count(0, units)
+    before = [plain, *(step.outputs for step in steps)]
+    asked = [(i, m, out) for i, step in enumerate(steps) for m, out in step.outputs.items()]
+    with ThreadPoolExecutor(2) as pool:  # two at a time, which bounds memory
+        found = pool.map(lambda one: per_image(plain[one[1]], one[2], before[one[0]].get(one[1])), asked)
+        all_seen = {(i, m): values for (i, m, _), values in zip(asked, found, strict=True)}
+    draws = {(*one, kind): values[kind] for one, values in all_seen.items() for kind in MEANS if kind in values}
+    if draws:
+        drawn = bootstrap_means(np.column_stack([*draws.values()]), resamples, np.random.default_rng(seed), units)
+        draws = dict(zip(draws, drawn.T, strict=True))
     for i, step in enumerate(steps):
-        before = steps[i - 1].outputs if i else plain
-        seen = {m: per_image(plain[m], out, before.get(m)) for m, out in step.outputs.items()}
-        draws = {(m, kind): values[kind] for m, values in seen.items() for kind in MEANS if kind in values}
-        if draws:
-            drawn = bootstrap_means(np.column_stack([*draws.values()]), resamples, np.random.default_rng(seed), units)
-            draws = dict(zip(draws, drawn.T, strict=True))
+        seen = {m: all_seen[i, m] for m in step.outputs}
         for kind, unit in KINDS.items():
             known = {m: ~np.isnan(values[kind]) for m, values in seen.items() if kind in values}
             columns = {m: seen[m][kind][held] for m, held in known.items()}
@@ -150,7 +157,7 @@ def curve(
                 if not len(column) or (step.strength == identity and kind not in ABSOLUTE):
                     ends.append(tidy.NONE)
                 elif kind in MEANS:
-                    ends.append(stats.percentile_interval(draws[m, kind], few))
+                    ends.append(stats.percentile_interval(draws[i, m, kind], few))
                 elif kind == "accuracy_change":
                     ends.append(_change(step.outputs[m].correct, plain[m].correct, units))
                 else:
