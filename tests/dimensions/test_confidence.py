@@ -50,7 +50,23 @@ def test_matches_a_bounded_scalar_search():
     assert con.fit_temperature(np.eye(5) * 3, np.arange(5)) < 0.2, "a perfect model wants the sharpest temperature"
     for start in (0.01, 1.0, 100.0):
         assert con.fit_temperature(np.eye(5) * 3, np.roll(np.arange(5), 1), start) == pytest.approx(100), "a wrong one"
-    assert con.fit_temperature(np.ones((3, 1)), np.zeros(3, int)) == 1, "one class: any temperature"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_set_has_a_temperature_as_good_as_any(seed):
+    """Of certain, wrong, few, huge and tiny logits too; some send Newton's method to and fro, or creeping."""
+    random = rng(seed)
+    n, classes = int(random.integers(2, 60)), int(random.integers(2, 20))
+    logits = random.normal(0, 10 ** random.uniform(-3, 4), (n, classes))
+    right = random.random(n) < random.random()
+    targets = np.where(right, logits.argmax(axis=1), random.integers(0, classes, n))
+
+    def loss(log_t):
+        return -log_softmax(logits / np.exp(log_t), axis=1)[np.arange(n), targets].mean()
+
+    best = minimize_scalar(loss, bounds=np.log([0.01, 100]), method="bounded", options={"xatol": 1e-9}).fun
+    found = con.fit_temperature(logits, targets, 10 ** random.uniform(-2, 2))
+    assert 0.0099 < found < 100.1 and loss(np.log(found)) <= best + 1e-5 * max(1, best)
 
 
 def test_interval_matches_refitting_resamples_and_covers():
