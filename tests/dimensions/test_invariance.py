@@ -38,6 +38,7 @@ def test_js_divergence_equals_scipy(seed, sharpness):
     expected[-1] = 0  # scipy takes the root of a rounding below zero where both are the same
     assert np.allclose(inv.js_divergence(p, q), np.nan_to_num(expected), atol=1e-12)
     assert inv.js_divergence(p, q)[-2:].tolist() == [1.0, 0.0]
+    assert inv.js_divergence([[1, 0], [0, 1]], [[0, 1], [0, 1]]).tolist() == [1.0, 0.0]
     logits = [SimpleNamespace(logits=np.log(np.maximum(x, 1e-30)), columns=None) for x in (p, q)]
     assert np.allclose(inv.moved(*logits), np.nan_to_num(expected), atol=1e-6)
 

@@ -82,7 +82,7 @@ def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     >>> js_divergence([[1.0, 0.0]], [[0.0, 1.0]]).tolist()
     [1.0]
     """
-    p, q = np.asarray(p), np.asarray(q)
+    p, q = (np.asarray(x) / 1 for x in (p, q))  # of counts too; float32 stays what it is
     middle = _log((p + q) / 2)
     total = np.einsum("ij,ij->i", p, _log(p) - middle) + np.einsum("ij,ij->i", q, _log(q) - middle)
     return np.clip(total.astype(float) / (2 * np.log(2)), 0.0, 1.0)  # rounding can leave -1e-17
