@@ -1,5 +1,6 @@
 """Shared fixtures: the folder of real test material, where it is beside the checkout; small networks and images."""
 
+import errno
 import importlib
 import json
 import os
@@ -67,6 +68,16 @@ def efficientnet_lite0(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tf_efficientnet_lite0.safetensors"
     save_file(state, path)
     return path
+
+
+@pytest.fixture(params=(errno.ENOTTY, errno.ENOLCK, errno.ENOSYS), ids=errno.errorcode.get)
+def no_locks(request, monkeypatch):
+    """A file system without `flock`, which says so in one way or another."""
+
+    def refuse(*_):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
 
 
 @pytest.fixture(scope="session")

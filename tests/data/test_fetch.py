@@ -8,6 +8,7 @@ import re
 import shutil
 import tarfile
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.files import locked
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, available_profiles, load_profile, parse_profile
 from beyond_accuracy.cli import main
 from beyond_accuracy.data import download as download_module
@@ -270,6 +272,26 @@ def test_one_failure_does_not_stop_the_rest(catalogue, run, server):
     assert len(load_dataset(catalogue.datasets["set_v2"])) == 6
     del server.files["imagenet-a.tar"]
     assert run("robustness")[0] == 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_data_folder_without_locks(run, no_locks, capfd):
+    assert run("set_v2")[0] == 0 and capfd.readouterr().err == ""
+
+
+def test_one_set_that_another_run_fills_and_one_that_cannot_be_written(run, tmp_path):
+    with locked(tmp_path / "data" / "set_a" / ".fetch.lock", "downloading"):
+        (tmp_path / "data" / "set_v2").write_text("no folder")
+        code, said = run("robustness")
+    assert code == 2 and f"set_a: another run is downloading to {tmp_path / 'data' / 'set_a'}; wait for it" in said
+    assert "set_v2: cannot write" in said[-1] and "of data: --data-dir" in said[-1]
+
+
+def test_more_than_the_sources_size_allows_is_not_taken(run, monkeypatch):
+    known = download_module.sources()
+    monkeypatch.setitem(known, "set_v2", replace(known["set_v2"], gigabytes=1e-7))
+    code, said = run("set_v2")
+    assert code == 2 and "expected at most 200; not taken" in said[-1]
 
 
 def test_a_set_that_was_deleted_is_fetched_again(catalogue, run, tmp_path):

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.errors import DataMissing, InputError
 from beyond_accuracy.base.paths import cache_dir
 
 MOST = 16 * 10**9  # files, or sets of files, up to this size are read whole
@@ -141,23 +141,24 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path, doing: str) -> Iterator[bool]:
+def locked(path: Path, doing: str, wait: bool = True) -> Iterator[bool]:
     """Held while what the lock file stands for is written; another run waits and says so: "another run is {doing}".
 
-    False where the file system has no locks: what two runs do at once there is up to the caller.
+    False where the file system has no locks: what two runs do at once there is up to the caller. Without `wait` the
+    other run raises DataMissing.
     """
     from filelock import FileLock, Timeout  # here: reading a profile takes less time than this import
 
-    lock, held = FileLock(path), True
+    lock, held = FileLock(path, fallback_to_soft=False), True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=1)
         except Timeout:
+            if not wait:
+                raise DataMissing(f"another run is {doing}; wait for it") from None
             print(f"another run is {doing}; waiting for it", file=sys.stderr)
             lock.acquire()
-    except NotImplementedError:
-        held = False
     except OSError as error:
         if error.errno not in (errno.ENOTTY, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise cannot_write(path, error) from error
@@ -243,8 +244,9 @@ def cannot_read(path: Path, error: OSError) -> InputError | None:
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What to say of a disk that is full or read-only."""
     return InputError(
-        f"cannot write {path} ({error.strerror or error}); free some space, or choose another folder (of the store: "
-        "--cache-dir; of reports: BEYOND_ACCURACY_ROOT). What was written before is kept, and a rerun continues from it"
+        f"cannot write {path} ({error.strerror or error}); free some space, or choose another folder (of data: "
+        "--data-dir; of the store: --cache-dir; of reports: BEYOND_ACCURACY_ROOT). What is there is kept, and a rerun "
+        "continues from it"
     )
 
 

@@ -8,10 +8,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import content_hash, free_bytes, read_json
+from beyond_accuracy.base.files import cannot_write, content_hash, free_bytes, locked, read_json
 from beyond_accuracy.base.paths import data_dir, resolve
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, Profile, unknown
 from beyond_accuracy.data import download, published
@@ -150,8 +148,7 @@ def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None]
     """Get one dataset into its folder, verified and unpacked."""
     folder = resolve(spec.path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".fetch.lock", timeout=0):
+        with locked(folder / ".fetch.lock", f"downloading to {folder}", wait=False):
             for origin, get in _steps(source, folder, echo).items():
                 echo(f"{spec.name}: downloading {origin}")
                 arrived, facts = get(folder)
@@ -166,10 +163,8 @@ def fetch_dataset(spec: DatasetSpec, source: Source, echo: Callable[[str], None]
                 content = json.dumps(read_json(folder / RECORD) | {origin: facts}, indent=1)
                 (folder / RECORD).write_text(content + "\n", encoding="utf-8")
             echo(f"{spec.name}: done, {folder}")
-    except Timeout:
-        raise DataMissing(f"another run is downloading to {folder}; wait for it") from None
-    except PermissionError as error:
-        raise InputError(f"{folder}: not writable ({error.strerror}); choose another --data-dir") from error
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def _steps(source: Source, folder: Path, echo: Callable[[str], None]) -> dict[str, Callable]:

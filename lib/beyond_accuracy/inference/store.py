@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import (
@@ -308,7 +307,7 @@ class Store:
         try:
             fresh.mkdir(parents=True)
             write(replace(entry, folder=fresh))
-            with FileLock(folder.parent / ".lock"):
+            with locked(folder.parent / ".lock", f"importing predictions of {model}"):
                 if folder.exists():
                     os.replace(folder, old)
                 os.replace(fresh, folder)
