@@ -14,7 +14,7 @@ from pathlib import Path
 
 from beyond_accuracy import __version__
 from beyond_accuracy.base.errors import DataMissing, InputError
-from beyond_accuracy.base.files import atomic_write
+from beyond_accuracy.base.files import atomic_write, write_atomically
 from beyond_accuracy.base.paths import cache_dir, project_root
 from beyond_accuracy.base.profile import (
     ENGINES,
@@ -256,16 +256,17 @@ def _output(text: str | None) -> Path | None:
 
 
 def write_rows(found, path: Path) -> None:
-    """Predictions as CSV or Parquet, by the suffix; lists of labels are separated by spaces in CSV."""
+    """Predictions as CSV (`csv_text`; lists of labels separated by spaces) or Parquet, by the suffix."""
     import pyarrow.parquet as pq
 
     from beyond_accuracy.inference.store import rows_table
+    from beyond_accuracy.show.results import csv_text
 
     if path.suffix == ".csv":
         frame = found.frame
         if found.multilabel:
             frame = frame.assign(target=[" ".join(map(str, labels)) for labels in found.targets])
-        atomic_write(path, lambda file: frame.to_csv(file, index=False))
+        write_atomically(path, csv_text(frame).encode())
     else:
         table = rows_table(found.frame, {} if found.logits is None else {"logits": found.logits})
         atomic_write(path, lambda file: pq.write_table(table, file))

@@ -18,8 +18,10 @@ from beyond_accuracy.base.profile import DatasetSpec, load_profile
 from beyond_accuracy.data import readers
 from beyond_accuracy.data.dataset import build_dataset
 from beyond_accuracy.data.readers import load_dataset
-from beyond_accuracy.inference.imports import import_predictions, joined
+from beyond_accuracy.inference.imports import COLUMNS, import_predictions, joined
+from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
+from beyond_accuracy.measure.tidy import accuracy_pairs
 
 N = 6
 VAL = [f"ILSVRC2012_val_{k:08d}" for k in range(1, N + 1)]
@@ -52,6 +54,11 @@ def load(tmp_path):
         return import_predictions(path, model, data or dataset(), Store(tmp_path / "store"))
 
     return run
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_import_where_there_are_no_locks(load, no_locks, capfd):
+    assert load(table()).complete and capfd.readouterr().err == ""
 
 
 def test_the_imagenet_x_layout(load):
@@ -88,6 +95,16 @@ def test_ids_that_look_like_numbers_missing_values_or_extensions(load):
     data = dataset(ids=ids)
     assert load(table(file_name=ids), data).frame()["pred"].tolist() == [0, 1, 2, 3, 0, 0]
     assert load(table(file_name=[f"{i}.png" for i in ids]), data).frame()["id"].tolist() == ids
+
+
+def test_rows_that_predict_wrote_are_taken_back(load, tmp_path):
+    """Ids that a spreadsheet would compute have an apostrophe in front in the file alone."""
+    ids = ["=1+1/a", "@b", "-c", "+d.e", "'=f", "g"]
+    rows = pd.DataFrame({"id": ids, "target": range(N), "pred": range(N), "confidence": 0.5})
+    cli.write_rows(Predictions("m", "d", "none", rows, None, None, {}), tmp_path / "rows.csv")
+    named = pd.read_csv(tmp_path / "rows.csv").set_axis([*COLUMNS[:1], "target", *COLUMNS[1:]], axis=1)
+    assert named["file_name"].str[:1].tolist() == ["'"] * 5 + ["g"]
+    assert load(named, dataset(ids=ids)).frame()["id"].tolist() == ids
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -298,6 +315,17 @@ def test_rows_are_joined_by_id(load, with_logits):
     pd.testing.assert_frame_equal(frame, plain.iloc[order].reset_index(drop=True))
     if with_logits:
         np.testing.assert_array_equal(logits, entry.array("logits")[order])
+
+
+def test_one_file_imported_for_two_orders_of_the_images_differs_on_none(load):
+    """As two profiles read one set, by number and by class folder: pairs are of the same image."""
+    order = np.array([4, 0, 5, 2, 1, 3])
+    other = dataset(ids=[VAL[k] for k in order], targets=order)
+    entries = load(table(), model="a"), load(table(), other, model="b")
+    for data in (dataset(), other):
+        correct = {e.meta["model"]: np.equal(*joined(e, data)[0][["pred", "target"]].to_numpy().T) for e in entries}
+        (pair,) = accuracy_pairs(correct).itertuples()
+        assert (correct["a"] == (data.targets < 4)).all() and (pair.difference, pair.p) == (0, 1)
 
 
 def test_answers_are_judged_by_the_labels_of_today(load):

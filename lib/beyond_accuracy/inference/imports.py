@@ -159,8 +159,9 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
             raise InputError(f"{path}: column {column!r} occurs twice")
     logits = [name for name in frame.columns if str(name).startswith("logit_")]
     frame = frame[[*COLUMNS, *logits]].copy()
-    names = frame["file_name"].astype(str)
-    known = pd.Index(dataset.ids)
+    names, known = frame["file_name"].astype(str), pd.Index(dataset.ids)
+    # an apostrophe that `csv_text` puts before a formula
+    names = names.where(names.isin(known), names.str.replace(r"^'(?=[=+@-])", "", regex=True))
     bare = names.str.replace(r"\.[A-Za-z]+$", "", regex=True)
     ending = bare.str.replace("\\", "/").str.split("/").str[-2:].str.join("/")  # class folder and name, of a whole path
     found = names.str.extract(f"({VAL_ID.pattern})")[0].fillna(bare)
