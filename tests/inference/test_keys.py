@@ -251,3 +251,31 @@ def test_a_module_of_the_profile_that_computes_otherwise(toy, monkeypatch):
 
     (first, right), again, (other, turned) = said("x"), said("x  # as before"), said("x.amax() - x")
     assert again == (first, right) and other != first and (right, turned) == (1, 0)
+
+
+def test_other_code_is_another_key(toy, monkeypatch, request):
+    """What `git pull` brings: outputs of the old code are not shown as those of the new one."""
+    toy.images(1), toy.checkpoint()
+    package = toy.root / "beyond_accuracy"
+    shutil.copytree(files.PACKAGE, package, ignore=shutil.ignore_patterns("assets"))
+    monkeypatch.setattr(files, "PACKAGE", package)
+    request.addfinalizer(files.code_digest.cache_clear)
+    texts = ["none", "shift=30", "rotation=90", "corrupt:fog=1"]
+
+    def keys():
+        files.code_digest.cache_clear()
+        return {text: found["colour"].meta["key"] for text, found in toy.outputs().predictions("images", texts).items()}
+
+    base = keys()
+    for file, old, new, whose in (
+        ("data/transforms.py", "moved.paste(image, (pixels, 0))", "moved.paste(image, (0, pixels))", texts[1:]),
+        ("data/transforms.py", "rotate(degrees", "rotate(-degrees", texts[1:]),
+        ("data/corruptions.py", "rng.poisson(pixels", "rng.poisson(1 + pixels", texts[3:]),
+        ("models/network.py", ".sub_(mean)", ".add_(mean)", texts),
+        ("models/network.py", "\n\n\n", "\n\n\n# as before\n", []),
+    ):
+        source = (package / file).read_text()
+        (package / file).write_text(source.replace(old, new))
+        other = [text for text, key in keys().items() if key != base[text]]
+        (package / file).write_text(source)
+        assert other == whose, new

@@ -291,21 +291,21 @@ class Geometry:
         from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize, ToPILImage
         from torchvision.transforms.functional import InterpolationMode
 
-        steps = [CenterCrop(self.crop_first)] if self.crop_first else []
+        stages = [CenterCrop(self.crop_first)] if self.crop_first else []
         if self.mode == "longest":
             from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 
-            steps += [
+            stages += [
                 ResizeKeepRatio((self.resize, self.resize), longest=1.0, interpolation=self.interpolation),
                 CenterCropOrPad(self.crop, fill=list(self.fill)),
             ]
-            return Compose(steps)(image)
+            return Compose(stages)(image)
         if self.resize:
             size = self.resize if self.mode == "shortest" else (self.resize, self.resize)
             resize = Resize(size, InterpolationMode(self.interpolation), antialias=self.antialias)
             # PIL always filters, whatever torchvision is told
-            steps += [resize] if self.antialias else [PILToTensor(), resize, ToPILImage()]
-        return Compose([*steps, CenterCrop(self.crop)])(image)
+            stages += [resize] if self.antialias else [PILToTensor(), resize, ToPILImage()]
+        return Compose([*stages, CenterCrop(self.crop)])(image)
 
     def at(self, size: int) -> "Geometry":
         """The same preprocessing for another input side, with the libraries' own rounding: floor(size / crop_pct)."""
