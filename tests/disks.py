@@ -1,18 +1,22 @@
-"""Disks of any size for processes that fill them: tmpfs in a name space of the process, where the system lets it."""
+"""Disks of any size for processes that fill them: tmpfs in a name space of the process, where the system lets it.
+
+And rights of files, which root does not meet.
+"""
 
 import ctypes
 import multiprocessing
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 NEW_MOUNTS, NEW_USERS = 0x00020000, 0x10000000
-REMOUNT, PRIVATE = 32, 1 << 18 | 1 << 14  # with everything below
+READ_ONLY, REMOUNT, PRIVATE = 1, 32, 1 << 18 | 1 << 14  # with everything below
 
 
 def mount(folder: Path, options: str) -> None:
-    """Mount a disk that only this process and its children see, or change its size (`remount,…`)."""
+    """Mount a disk that only this process and its children see (`ro`: empty), or resize it (`remount,…`)."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def done(result):
@@ -28,8 +32,9 @@ def mount(folder: Path, options: str) -> None:
             Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
             Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
         done(libc.mount(None, b"/", None, PRIVATE, None))
-    text = options.removeprefix("remount,").encode()
-    done(libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", REMOUNT if again else 0, text))
+    text = options.removeprefix("remount,").removeprefix("ro").encode()
+    flags = REMOUNT * again | READ_ONLY * (options == "ro")
+    done(libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", flags, text))
 
 
 def may_mount(folder: Path) -> None:
@@ -48,3 +53,16 @@ def may_mount(folder: Path) -> None:
     process.join()
     if process.exitcode:
         pytest.skip("this system lets nobody mount a disk of their own")
+
+
+@contextmanager
+def as_anybody():
+    """Rights of files count for this thread, also where root runs it."""
+    libc, process, before = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(process, before)
+    without = (ctypes.c_uint32 * 6)(*(value * (k % 3 > 0) for k, value in enumerate(before)))  # nothing in effect
+    libc.capset(process, without)
+    try:
+        yield
+    finally:
+        libc.capset(process, before)

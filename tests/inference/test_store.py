@@ -13,9 +13,9 @@ from scipy.special import softmax
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import atomic_write
 from beyond_accuracy.data.classes import imagenet_subset
-from beyond_accuracy.inference import store as store_
 from beyond_accuracy.inference.predictions import Predictions, restrict, score
 from beyond_accuracy.inference.store import VERIFIED, Entry, Store, chain, make_key, rows_table
+from disks import as_anybody
 
 # Judging --------------------------------------------------------------------------------------------------------------
 
@@ -225,6 +225,14 @@ def test_damaged_results_are_named(tmp_path, name, how):
         read(entry)
 
 
+@pytest.mark.parametrize("changed", [lambda logits: logits[:, :2], lambda logits: logits * np.nan])
+def test_other_columns_and_no_numbers_are_not_taken_for_logits(tmp_path, changed):
+    entry = complete_entry(tmp_path)
+    np.save(entry.folder / "logits.npy", changed(np.array(entry.array("logits"))))
+    with pytest.raises(InputError, match="are damaged: .*logits.npy .*delete the folder"):
+        entry.array("logits")
+
+
 @pytest.mark.parametrize("what", ["", "predictions.parquet", "logits.npy", "meta.json"])
 def test_entries_that_changed_places_are_refused(tmp_path, what):
     """Two models' whole entries, or one file of each."""
@@ -275,11 +283,18 @@ def test_limits_and_rights_of_the_machine_are_not_told_as_damage(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
     try:
-        with pytest.raises(InputError, match=r"cannot read .*\(Too many open files\); raise the limit") as found:
-            entry.frame()
+        for get in (entry.frame, lambda: entry.array("logits")):
+            with pytest.raises(InputError, match=r"cannot read .*\(Too many open files\); raise the limit") as found:
+                get()
+            assert "delete" not in str(found.value)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert "delete" not in str(found.value) and len(entry.frame()) == 5
+    assert len(entry.frame()) == 5
+    [path.chmod(0) for path in entry.folder.iterdir()]
+    VERIFIED.clear()
+    with as_anybody(), pytest.raises(InputError, match=r"cannot read .*\(Permission denied\); ask its owner") as found:
+        entry.frame()
+    assert "delete" not in str(found.value)
 
 
 def test_parts_cut_in_other_ways_are_used(tmp_path):
@@ -308,13 +323,8 @@ def test_the_second_of_two_runs_waits(tmp_path, capsys):
     thread.join()
 
 
-def test_a_file_system_without_locks(toy, monkeypatch):
+def test_a_file_system_without_locks(toy, monkeypatch, no_locks):
     """Two runs then do the same work; whoever is slower finds it done."""
-
-    def unsupported(*_, **__):
-        raise NotImplementedError("FileSystem does not appear to support flock")
-
-    monkeypatch.setattr(store_.FileLock, "acquire", unsupported)
     toy.images(2), toy.checkpoint()
     original = Entry.merge
 
