@@ -4,8 +4,10 @@ import io
 import os
 import pwd
 import re
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beyond_accuracy import cli
+from beyond_accuracy.base.paths import data_dir
 from beyond_accuracy.inference import run as inference
+from beyond_accuracy.report import build
+from builders import code, write_notebook
 
 
 @pytest.fixture
@@ -224,8 +229,6 @@ def test_a_log_gets_a_line_per_dataset_and_a_watched_run_does_not(predict, capsy
 
 
 def test_notebook_parameters_are_literals_or_text(monkeypatch):
-    from beyond_accuracy.report import build
-
     seen = []
     monkeypatch.setattr(build, "build", lambda *_, **given: seen.append(given["parameters"]) or 0)
     options = [f"--parameter={text}" for text in ("BINS=20", "SET=a=b", "RATE=.5", "ON=True", "A=1,2")]
@@ -249,7 +252,8 @@ def test_a_name_that_the_terminal_cannot_show_is_no_error(toy, monkeypatch):
     assert b"gr\\xf6\\xdfe" in written.getvalue()
 
 
-def test_neither_home_nor_a_passwd_entry(toy, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["list models", "check", "predict --model colour --dataset images", "report"])
+def test_neither_home_nor_a_passwd_entry(kernels, toy, toy_networks, monkeypatch, command):
     """As in a container that runs under any user: what would lie in the home folder lies under the output root."""
 
     def nobody(*_):
@@ -262,11 +266,25 @@ def test_neither_home_nor_a_passwd_entry(toy, monkeypatch, capsys):
     toy.images()
     toy.checkpoint()
     toy.profile()
-    assert cli.main(["check", "--profile", str(toy.root / "toy.yaml")]) == 0
-    assert f"Data folder: {toy.root}/.cache/home/" in capsys.readouterr().out
+    opened = code("from beyond_accuracy.page import open_page\nopen_page(PROFILE, 'calibration', MODELS)")
+    write_notebook(toy.root / "03_calibration.ipynb", code('PROFILE = MODELS = ""', "parameters"), opened)
+    monkeypatch.setattr(build, "notebooks_dir", lambda: toy.root)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(toy_networks.__file__).parent}{os.pathsep}{build.LIBRARY.parent}")
+    assert cli.main([*command.split(), "--profile", str(toy.root / "toy.yaml")]) == 0
+    assert data_dir().is_relative_to(toy.root / ".cache" / "home")
 
 
 def test_the_home_of_a_user_nobody_knows(predict, capsys):
     for more in ({"dataset": "~nobody-here/x"}, {"model": "timm:resnet18=~nobody-here/x.pth"}):
         assert predict(**more) in (2, 3)
         assert "~nobody-here" in capsys.readouterr().err
+
+
+def test_every_file_that_the_system_allows_may_be_open():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        assert cli.main(["list", "profiles"]) == 0
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(before[1], 2**16), before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

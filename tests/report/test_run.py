@@ -85,7 +85,11 @@ def test_kernels_under_way_are_ended():
     assert stopped == [-9]
 
 
-def test_what_kernels_inherit(monkeypatch):
+def test_what_kernels_inherit(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    places = ["HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_TMPDIR"]
+    [monkeypatch.setenv(name, "rel") for name in places]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(("rel", "other")))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
     monkeypatch.setattr(run, "cores", lambda: 16)
@@ -93,6 +97,8 @@ def test_what_kernels_inherit(monkeypatch):
     build_pages([page("a")], lambda one: seen.update(os.environ), at_once=1)
     assert seen["OMP_NUM_THREADS"] == seen["OPENBLAS_NUM_THREADS"] == "8"  # whatever runs beside it
     assert seen["MKL_NUM_THREADS"] == "7"  # the user's
+    assert {seen[name] for name in places} == {str(tmp_path / "rel")}  # whatever folder a kernel runs in
+    assert seen["PYTHONPATH"] == os.pathsep.join((str(tmp_path / "rel"), str(tmp_path / "other")))
     assert seen["TQDM_DISABLE"] == "1" and seen["MPLBACKEND"] == "agg"
     assert not os.path.exists(seen["IPYTHONDIR"])  # start-up files of one's own move no page
     assert "OMP_NUM_THREADS" not in os.environ and os.environ["MKL_NUM_THREADS"] == "7"

@@ -22,7 +22,7 @@ from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.report import build as report
 from beyond_accuracy.report import choose, front, run
 from builders import code, markdown, write_notebook
-from disks import may_mount, mount
+from disks import as_anybody, may_mount, mount
 
 PARAMETERS = 'PROFILE = "mini"  # profile\nMODELS = ""  # subset\nVALUE = 0.25  # recorded\nPAUSE = 0.0  # seconds'
 PAGE = """
@@ -136,6 +136,13 @@ def test_parameters_of_a_notebook_run_by_itself_are_checked(place, tmp_path):
     assert error.ename == "InputError" and "unknown parameter 'VALU'; did you mean VALUE" in error.evalue
     assert error.traceback == [f"InputError: {error.evalue}"]  # one line, no traceback
     assert not (place.root / "runs").exists()
+
+
+def test_a_notebook_run_by_itself_that_cannot_write_names_the_way_out(place, tmp_path):
+    (place.root / "runs").write_text("no folder")
+    _, (error,) = alone(place, tmp_path)
+    assert error.ename == "InputError" and "of reports: BEYOND_ACCURACY_ROOT" in error.evalue
+    assert error.traceback == [f"InputError: {error.evalue}"]
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -318,6 +325,27 @@ def test_a_disk_that_takes_no_more_is_one_message_and_a_rerun_goes_on(started_ke
     left = [path for path in place.root.rglob("*") if path.name.startswith((".tmp", ".03", ".00"))]
     assert not left
     assert place.build()[0] == 0 and place.files() == before
+
+
+@pytest.mark.parametrize("why", ["Not a directory", "Permission denied", "Read-only file system"])
+def test_a_report_that_cannot_be_written_names_the_way_out(place, tmp_path, why):
+    folder, said = place.root / "report", tmp_path / "said"
+    shutil.rmtree(folder)
+    folder.write_text("") if why.startswith("Not") else folder.mkdir(0o555)
+    if why.startswith("Read"):
+        may_mount(tmp_path / "try")
+
+    def attempt():
+        if why.startswith("Read"):
+            mount(folder, "ro")
+        with as_anybody():
+            try:
+                place.build()
+            except InputError as error:
+                said.write_text(str(error))
+
+    child(attempt).join(60)
+    assert re.match(rf"cannot write {folder}/.* \({why}\); .*of reports: BEYOND_ACCURACY_ROOT", said.read_text())
 
 
 @pytest.mark.slow
