@@ -2,11 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
@@ -101,3 +104,17 @@ def test_an_active_conda_environment_is_used_whatever_its_name(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "beyond-accuracy").touch()
     assert commands().strip() == f"{tmp_path}/bin/beyond-accuracy report --profile mini"
+
+
+@pytest.mark.slow
+def test_an_installed_package_finds_its_notebooks(tmp_path):
+    for name in ("lib", "notebooks", "pyproject.toml", "README.md", "LICENSE"):  # built beside a checkout, not in it
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / "source" / name)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*install, "--ignore-installed", "--prefix", tmp_path / "made", tmp_path / "source"], check=True)
+    (library,) = (tmp_path / "made").glob("lib/*/site-packages")
+    script = f"import sys; sys.prefix = r'{tmp_path}/made'; from beyond_accuracy.base.paths import notebooks_dir"
+    show = f"{script}\nprint(*sorted(path.name for path in notebooks_dir().iterdir()))"
+    environment = {**os.environ, "PYTHONPATH": str(library)}
+    done = subprocess.run([sys.executable, "-c", show], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")), done.stderr

@@ -270,9 +270,11 @@ def two_in_a_container(toy, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "word"), [("size=64m", "go through pipes"), ("nr_inodes=1", "in one process")])
+@pytest.mark.parametrize(
+    ("options", "word"), [("size=64m", "go through pipes"), ("nr_inodes=1", "in one process"), ("ro", "in one process")]
+)
 def test_two_runs_share_what_a_container_has_of_shared_memory(toy, options, word):
-    """64 MB, which torch fills without ever coming back, or none that anything can be put into."""
+    """64 MB, which torch fills without ever coming back, or none that anything can be put into, or one to be read."""
     may_mount(toy.root / "try")
     toy.images(6)
     config = toy.checkpoint() / "config.json"
