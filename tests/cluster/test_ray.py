@@ -130,7 +130,7 @@ def test_a_report_by_the_cluster_is_that_of_this_machine(ready, cluster, monkeyp
     for engine in ("ray", "local"):
         monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(ready.root / engine))
         monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(ready.root / engine / "store"))
-        ready.profile(content_of(ready) | {"dimensions": {"models": {"clean": "images"}}})
+        ready.profile(content_of(ready) | {"dimensions": {"calibration": {"clean": "images"}}})
         toy_networks.CALLS.clear()
         report = ["report", "--profile", str(ready.root / "toy.yaml"), "--device", "cpu", "--engine", engine]
         assert cli.main(report) == 0
