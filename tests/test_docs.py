@@ -1,5 +1,6 @@
 """What the documentation prints is what works: profiles load, names exist, commands parse."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from beyond_accuracy.base.paths import project_root
-from beyond_accuracy.base.profile import load_profile
+from beyond_accuracy.base.profile import ROLES, load_profile
 from beyond_accuracy.cli import main, parser
 from beyond_accuracy.data.readers import READERS, load_dataset
 from beyond_accuracy.dimensions.transfer.tasks import parse_tasks
@@ -51,6 +52,17 @@ def test_printed_profiles_load(tmp_path, page, block):
         tasks = parse_tasks(profile.dimensions["transfer"]["tasks"])
         frame = load_dataset(profile.datasets["world_val"]).metadata
         assert [task.name for task in tasks] == ["material", "location"] and {t.column for t in tasks} <= {*frame}
+
+
+def test_names_in_the_code_and_roles_are_as_printed():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+    named = re.findall(r"`(_?[A-Z][A-Z_]+)` of\s`(?:lib/beyond_accuracy/)?([\w/]+)\.py`", text)
+    assert {"ROLES", "_KINDS"} <= {name for name, _ in named}
+    for name, module in named:
+        assert hasattr(importlib.import_module(f"beyond_accuracy.{module.replace('/', '.')}"), name), name
+    rows = {page: set(re.findall(r"`(\w+)`", rest)) for page, rest in re.findall(r"^\| `(\w+)` \|(.*)", text, re.M)}
+    for page, roles in ROLES.items():
+        assert rows[page] >= set(roles or ()), page
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -118,3 +118,17 @@ def test_an_installed_package_finds_its_notebooks(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(library)}
     done = subprocess.run([sys.executable, "-c", show], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.split() == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb")), done.stderr
+
+
+@pytest.mark.parametrize(("there", "given", "cpu"), [("", "", 1), ("nvidia-smi", "", 0), ("", "TORCH=cuda", 0)])
+def test_make_takes_the_python_and_the_torch_that_fit_the_machine(tmp_path, there, given, cpu):
+    """No Python 3.11, but 3.12; the CPU build where there is no driver of NVIDIA's, and nobody asks for another."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "bin").mkdir()
+    for name in filter(None, ("python3.12", there)):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    command, where = [shutil.which("make"), "-n", "report", *given.split()], {"PATH": str(tmp_path / "bin")}
+    said = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True).stdout
+    assert "python3.12 -m venv .venv" in said and ("download.pytorch.org/whl/cpu" in said) == cpu

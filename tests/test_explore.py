@@ -1,5 +1,8 @@
 """The live panels: which sets and models they offer, pages of images, one's own pictures."""
 
+import io
+import re
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,44 +11,64 @@ import pytest
 from PIL import Image
 
 from beyond_accuracy import explore
+from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import ModelSpec
+from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.page import Page
 
 
-def test_a_folder_of_ones_own_pictures(toy, capsys):
+def test_a_folder_of_ones_own_pictures(toy, capsys, monkeypatch):
     toy.checkpoint()
     toy.images(2)
     page = Page(toy.profile(), "models", Store(toy.store), {"device": "cpu"})
     folder = toy.root / "mine"
     folder.mkdir()
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise: the red left half, cut off by the square crop, becomes the top
-    wide = np.zeros((16, 64, 3), np.uint8)
-    wide[:, :32, 0] = wide[:, 32:, 1] = 200
+    exif[0x0112] = 6  # to be shown turned clockwise: the red left half becomes the top
+    wide = np.zeros((100, 300, 3), np.uint8)
+    wide[:, :150, 0] = wide[:, 150:, 1] = 200
     Image.fromarray(wide).save(folder / "turned.png", exif=exif)
+    Image.fromarray(wide).save(folder / "wide.png")
     (folder / "._turned.png").write_bytes(b"x")
     (folder / "empty.png").write_bytes(b"")
     for k in range(30):
         Image.new("RGB", (20, 20), (0, 0, 200)).save(folder / f"z{k:02d}.bmp")
     pictures, rest = explore.read_folder(folder)
-    assert len(pictures) == 24 and rest == 8
-    assert [name for name, _ in pictures[:3]] == ["empty.png", "turned.png", "z00.bmp"]
+    assert len(pictures) == 24 and rest == 9
+    assert [name for name, _ in pictures[:4]] == ["empty.png", "turned.png", "wide.png", "z00.bmp"]
     inside, _ = explore.read_folder(toy.data / "images")  # class folders
     assert [name for name, _ in inside] == sorted(f"{c}/{c}00{k}.png" for c in ("red", "green", "blue") for k in (0, 1))
+    monkeypatch.setattr(explore, "display", (shown := []).append)
     panel = explore.own_images(page, "images")
-    panel.children[0].children[1].value = str(folder)
+    upload, path = panel.children[0].children
+    path.value = str(folder)
     said = capsys.readouterr().out
     assert "empty.png: cannot be decoded (UnidentifiedImageError), left out" in said
-    assert "8 more images of the folder are not shown" in said and said.count("HBox") == 23
+    assert "9 more images of the folder are not shown" in said and len(shown) == 23
+    for box, size, corner in ((shown[0], (48, 144), (24, 143)), (shown[1], (144, 48), (143, 24))):
+        thumbnail, picture = box.children[0], Image.open(io.BytesIO(box.children[0].value))
+        assert (picture.size, thumbnail.width, thumbnail.height) == (size, str(size[0]), "")  # not stretched
+        assert picture.getpixel((9, 9)) == (200, 0, 0) and picture.getpixel(corner) == (0, 200, 0)
+    shown.clear()  # a file of one's own that is called as one of the folder
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(buffer, "BMP")
+    about = {"name": "z00.bmp", "type": "", "size": buffer.tell(), "last_modified": datetime.now(UTC)}
+    upload.value = (about | {"content": memoryview(buffer.getvalue())},)
+    found = [box.children[1].value for box in shown if "z00.bmp" in box.children[1].value]
+    assert ["red" in text.partition("%")[0] for text in found] == [True, False]
 
 
-def test_panels_offer_titles_and_only_sets_that_models_answer(toy):
+def test_panels_offer_titles_and_only_sets_that_models_answer(toy, capsys):
     toy.checkpoint()
+    toy.checkpoint("blind", scale=0.0)  # red, whatever it sees
     toy.images(5)
-    content = toy.content()
+    content = toy.content({n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "blind")})
     content["models"]["colour"]["label"] = "Colour net"
     content["datasets"]["images"]["title"] = "Three colours"
+    (toy.data / "bad" / "red").mkdir(parents=True)
+    (toy.data / "bad" / "red" / "a.png").write_bytes(b"")
+    content["datasets"]["bad"] = content["datasets"]["images"] | {"path": str(toy.data / "bad"), "title": "Bad"}
     content["datasets"]["digits"] = {"reader": "digits", "classes": ""}  # probed only: it has no class space
     page = Page(toy.profile(content), "models", Store(toy.store), {"device": "cpu"})
     shown = []
@@ -53,12 +76,42 @@ def test_panels_offer_titles_and_only_sets_that_models_answer(toy):
         patch.setattr(explore, "display", shown.append)
         panel = explore.image_browser(page)
         dataset, model, kind, _, number = panel.children[0].children
-        assert dataset.options == (("Three colours", "images"),) and model.options == (("Colour net", "colour"),)
+        assert dataset.options == (("Three colours", "images"), ("Bad", "bad"))
+        assert model.options == (("Colour net", "colour"), ("blind", "blind"))
+        assert shown[-1].children[0].value == "no such images"  # confident mistakes
+        kind.value = "models disagree"
+        answers = {card.children[1].value.partition("<br><small>")[0] for card in shown[-1].children[1].children}
+        right = ("green", "blue")
+        said = r"{0} → <br>Colour net: <b>{0}</b> \d+%<br>blind: <b>red</b> 33%"
+        assert all(any(re.fullmatch(said.format(name), text) for name in right) for text in answers), answers
         kind.value = "random"
         number.value = 9  # beyond the last page: the last
+        before = len(shown)
+        dataset.value = "bad"
+        with pytest.raises(InputError, match="images has no 'factor' in its metadata"):
+            explore.factor_panel(page, "images")
+        assert len(shown) == before and "'red/a'" in capsys.readouterr().out  # a message in their place
+        chart = explore.reliability_panel(page)
+        chart.children[0].children[2].value = 2
+    axes = [figure.axes[0] for figure in (shown.pop(), shown.pop())]
+    titles = [ax.get_title() or ax.get_title("left") for ax in axes]  # where the theme puts it
+    assert all(re.fullmatch(r"Colour net: ECE 0\.\d{4}, accuracy 100.0%, n = 15", title) for title in titles), titles
+    bars = [len(ax.containers[0].lines[2][0].get_segments()) for ax in axes]
+    assert 1 == bars[0] < bars[1]  # bins that hold images, of 2 and of 15
     assert shown[-1].children[0].value == "15 images; 13 to 15; 2 pages"
     assert all("<small>" in card.children[1].value for card in shown[-1].children[1].children)
     assert {card.children[0].width for card in shown[-1].children[1].children} <= {"21", "22", "23", "24"}
+
+
+def test_images_of_a_kind_by_hand():
+    """Model a errs at 0, 2 and 3, b at 0 and 1."""
+    runs = {}
+    for name, pred, confidence in (("a", [1, 0, 1, 0], [0.6, 0.5, 0.7, 0.8]), ("b", [1, 1, 0, 1], [0.9] * 4)):
+        frame = pd.DataFrame({"id": list("wxyz"), "target": [0, 0, 0, 1], "pred": pred, "confidence": confidence})
+        runs[name] = Predictions(name, "d", "none", frame, None, None, {})
+    found = {kind: "".join(explore.select(runs, "a", kind)["id"]) for kind in explore.KINDS[:-1]}
+    assert list(found.values()) == ["zyw", "zyx", "w", "x"]
+    assert explore.select(runs, "a", "confident mistakes", 1).index.tolist() == [3]
 
 
 def test_networks_run_before_there_is_a_widget(toy, monkeypatch):
@@ -67,7 +120,7 @@ def test_networks_run_before_there_is_a_widget(toy, monkeypatch):
     toy.images(2)
     page, order = Page(toy.profile(), "models", Store(toy.store), {"device": "cpu"}), []
     table = page.metadata("images").assign(factor="pose", level="low")
-    monkeypatch.setattr(page, "metadata", lambda _: table)
+    monkeypatch.setattr(page, "metadata", lambda *_: table)
     monkeypatch.setattr(explore, "display", lambda _: None)
     for owner, name in ((page, "predictions"), (explore.widgets, "Dropdown")):
         original = getattr(owner, name)
@@ -82,14 +135,15 @@ def test_networks_run_before_there_is_a_widget(toy, monkeypatch):
 def test_a_factor_s_levels_have_intervals_and_counts(monkeypatch):
     """Of a hundred images sixty right: 60 [50.2, 69.1] %, by Wilson."""
     ids = np.array([f"{k:03d}" for k in range(120)])
-    table = pd.DataFrame({"factor": "pose", "level": ["low"] * 100 + ["high"] * 20}, index=pd.Index(ids, name="id"))
+    table = pd.DataFrame({"factor": "camera_yaw", "level": ["low"] * 100 + ["high"] * 20}, pd.Index(ids, name="id"))
     right = np.r_[np.arange(100) < 60, np.ones(20, bool)]
     spec = ModelSpec("m", "timm", "x", label="M")
-    study = SimpleNamespace(specs=[spec], spec=lambda _: spec, metadata=lambda _: table)
+    study = SimpleNamespace(specs=[spec], spec=lambda _: spec, metadata=lambda *_: table)
     study.predictions = lambda _: {"m": SimpleNamespace(ids=ids, correct=right)}
     monkeypatch.setattr(explore, "display", (shown := []).append)
-    explore.factor_panel(study, "sweeps")
+    panel = explore.factor_panel(study, "sweeps")
     (ax,) = shown[0].axes
+    assert panel.children[0].children[0].options == (("camera yaw", "camera_yaw"),) and ax.get_xlabel() == "camera yaw"
     (low, _) = ax.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([*ax.lines[0].get_ydata(), *low[:, 1]], [60, 100, 50.2, 69.06], atol=0.01)
     assert (ax.get_title() or ax.get_title("left")) == "n = 20 to 100 images a level"  # where the theme puts it

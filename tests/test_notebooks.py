@@ -1,6 +1,7 @@
 """Form of the source notebooks: what keeps them readable in a diff, runnable by papermill and honest as a page."""
 
 import ast
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -8,9 +9,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbconvert import ScriptExporter
 from papermill import inspect_notebook
 
-from beyond_accuracy.report.build import declared_parameters
+from beyond_accuracy.base.errors import InputError
+from beyond_accuracy.base.profile import check_parameters
+from beyond_accuracy.report.build import LIBRARY, declared_parameters
+from beyond_accuracy.report.run import execute
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -41,7 +46,7 @@ def test_valid_and_without_results_of_a_run(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert notebook.metadata.language_info.file_extension == ".py"  # what `nbconvert --to script` writes
+    assert ScriptExporter().from_notebook_node(notebook)[1]["output_extension"] == ".py"
     assert "papermill" not in notebook.metadata
     ids = [cell["id"] for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
@@ -108,6 +113,27 @@ def test_parameters_are_commented_literals_in_the_first_code_cell(path):
         assert comment.strip().startswith("#"), f"{name} has no comment"
     assert names["PROFILE"] == "mini" and names["MODELS"] == ""
     assert set(inspect_notebook(str(path))) == set(declared_parameters(path)) == set(names)  # papermill sees the same
+
+
+@pytest.mark.parametrize("given", [{"BINS": 15.5}, {"RESAMPLES": "many"}, {"FOLDS": 1}, {"SEED": -1}])
+def test_values_of_another_kind_are_refused(given):
+    (name,) = given
+    with pytest.raises(InputError, match=f"parameter {name}: expected a whole number from"):
+        check_parameters(declared_parameters(FOLDER / "03_calibration.ipynb"), given)
+
+
+def test_explore_runs(kernels, toy, toy_networks, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
+    toy.images(2)
+    toy.checkpoint()
+    toy.profile()
+    given = {"PROFILE": str(toy.root / "toy.yaml")}
+    execute(FOLDER / "explore.ipynb", toy.root / "out.ipynb", given, 120, toy.root)
+    outputs = [output for cell in code_cells(read(toy.root / "out.ipynb")) for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    shown = [output.data for output in outputs if "data" in output]
+    assert sum("application/vnd.jupyter.widget-view+json" in data for data in shown) == 3
+    assert shown[2]["text/plain"] == "'this profile has no factor sweeps'"
 
 
 @by_name(PAGES)

@@ -75,8 +75,9 @@ def test_open_study(toy):
     assert study.predictions("images")["colour"].correct.all()
     with pytest.raises(InputError, match="profile toy: unknown dimension 'robustness'"):
         open_page(str(toy.root / "toy.yaml"), "robustness")
-    with pytest.raises(InputError, match="unknown option 'devise'; did you mean device"):
-        open_page(str(toy.root / "toy.yaml"), "calibration", devise="cpu")
+    for option, hint in {"devise": "did you mean device", "data_dir": ""}.items():
+        with pytest.raises(InputError, match=f"unknown option '{option}'; {hint}"):
+            open_page(str(toy.root / "toy.yaml"), "calibration", **{option: "cpu"})
 
 
 def test_predictions_of_networks_and_imports_side_by_side(toy):

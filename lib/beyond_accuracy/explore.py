@@ -69,12 +69,15 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
     refresh_classes()
 
     def show():
-        chosen = select(study.predictions(dataset.value), model.value, kind.value, label.value)
+        runs = study.predictions(dataset.value)
+        chosen = select(runs, model.value, kind.value, label.value)
         pages = max(1, -(-len(chosen) // (2 * columns)))
         start = (min(page.value, pages) - 1) * 2 * columns
         rows = chosen.iloc[start : start + 2 * columns]
-        cards = [_card(study, dataset.value, row) for row in rows.to_dict("records")]
-        caption = widgets.HTML(f"{len(chosen):,} images; {start + 1} to {start + len(rows)}; {pages:,} pages")
+        told = {name: run.frame for name, run in runs.items() if name == model.value or "models" in kind.value}
+        cards = [_card(study, dataset.value, {name: said.loc[at] for name, said in told.items()}) for at in rows.index]
+        count = f"{len(chosen):,} images; {start + 1} to {start + len(rows)}; {pages:,} pages"
+        caption = widgets.HTML(count if len(chosen) else "no such images")
         return widgets.VBox([caption, widgets.GridBox(cards, layout=grid)])
 
     return _panel([dataset, model, kind, label, page], show)
@@ -99,9 +102,9 @@ def select(predictions: dict[str, Predictions], model: str, kind: str, label: in
 
 def factor_panel(study: Page, dataset: str) -> widgets.Widget:
     """Accuracy of every model over the levels of one factor of a sweep, with Wilson intervals; images a level."""
+    factors = sorted(study.metadata(dataset, "factor", "level")["factor"].unique())
     _filled(study, dataset)
-    factors = sorted(study.metadata(dataset)["factor"].unique())
-    chosen = widgets.Dropdown(options=factors, description="factor")
+    chosen = widgets.Dropdown(options=[(name.replace("_", " "), name) for name in factors], description="factor")
 
     def show():
         runs, parts = study.predictions(dataset), []
@@ -111,7 +114,7 @@ def factor_panel(study: Page, dataset: str) -> widgets.Widget:
             parts.append(tidy.accuracy(right).assign(level=str(level)))
         rows, (fig, ax) = pd.concat(parts), plt.subplots(figsize=(6.4, 3.6))
         theme.errorbar(ax, rows, "level", theme.styles(study.specs), line=True, capsize=2)
-        ax.set(xlabel=chosen.value, ylabel="accuracy (%)", ylim=(0, 100))
+        ax.set(xlabel=chosen.label, ylabel="accuracy (%)", ylim=(0, 100))
         ax.set_title(f"n = {rows['n'].min():,} to {rows['n'].max():,} images a level")
         ax.tick_params(axis="x", rotation=45)
         ax.legend()
@@ -217,11 +220,14 @@ def _show(thing) -> None:
         plt.close(thing)
 
 
-def _card(study: Page, dataset: str, row: dict) -> widgets.Widget:
-    names = study.class_names(dataset)
-    text = f"{html.escape(names[row['target']])} → <b>{html.escape(names[row['pred']])}</b> {row['confidence']:.0%}"
-    text += f"<br><small>{html.escape(row['id'])}</small>"
-    return widgets.VBox([_thumbnail(study.image(dataset, row["id"])), widgets.HTML(text)])
+def _card(study: Page, dataset: str, told: dict[str, pd.Series]) -> widgets.Widget:
+    """An image, its label and what models say of it, each on a line with its name where they are several."""
+    names, one = [html.escape(name) for name in study.class_names(dataset)], next(iter(told.values()))
+    said = [f"<b>{names[row['pred']]}</b> {row['confidence']:.0%}" for row in told.values()]
+    if len(told) > 1:
+        said = [f"<br>{html.escape(study.labels[model])}: {text}" for model, text in zip(told, said, strict=True)]
+    text = f"{names[one['target']]} → {''.join(said)}<br><small>{html.escape(one['id'])}</small>"
+    return widgets.VBox([_thumbnail(study.image(dataset, one["id"])), widgets.HTML(text)])
 
 
 def _thumbnail(image: Image.Image) -> widgets.Widget:

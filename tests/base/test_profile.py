@@ -207,6 +207,7 @@ def dataset(**content):
         (dataset(keep="logit"), "unknown value 'logit'; did you mean logits"),
         ({"dimensions": {"calibrations": {}}}, "unknown dimension 'calibrations'; did you mean calibration"),
         ({"dimensions": {"calibration": "x"}}, "dimensions.calibration: expected a mapping"),
+        ({"dimensions": {"transfer": {"tasks": "none.yaml"}}}, "none.yaml not found; it lies beside the profile"),
         ({"dimensions": {"calibration": {"cleen": "d"}}}, "calibration: unknown role 'cleen'; did you mean clean"),
         (model() | {"dimensions": {"invariance": {"models": "n"}}}, "invariance.models: unknown model 'n'; known: m"),
         ({"settings": {"preset": "papper"}}, "settings.preset: unknown value 'papper'; did you mean paper"),

@@ -21,6 +21,7 @@ from beyond_accuracy.cluster import exchange
 from beyond_accuracy.cluster import ray as engine_ray
 from beyond_accuracy.cluster.ray import Slots, shares
 from beyond_accuracy.inference.store import Entry
+from beyond_accuracy.report.build import LIBRARY
 
 TRANSFORMS = ["none", "hflip=1", "noise=0.1"]
 
@@ -120,6 +121,22 @@ def test_parts_are_handed_over_through_a_url_also_those_that_a_killed_run_left_t
     kept = [{k: v for k, v in files.items() if re.match("predictions/.*(parquet|npy)", k)} for files in (first, second)]
     assert len(kept[0]) >= 2 * len(TRANSFORMS) and kept[0] == kept[1]
     assert seen(log) == before and not list((ready.root / "bucket").rglob("part-*"))
+
+
+@pytest.mark.slow
+def test_a_report_by_the_cluster_is_that_of_this_machine(ready, cluster, monkeypatch, toy_networks):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
+    tables = {}
+    for engine in ("ray", "local"):
+        monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(ready.root / engine))
+        monkeypatch.setenv("BEYOND_ACCURACY_CACHE", str(ready.root / engine / "store"))
+        ready.profile(content_of(ready) | {"dimensions": {"calibration": {"clean": "images"}}})
+        toy_networks.CALLS.clear()
+        report = ["report", "--profile", str(ready.root / "toy.yaml"), "--device", "cpu", "--engine", engine]
+        assert cli.main(report) == 0
+        assert bool(toy_networks.CALLS) == (engine == "local")
+        tables[engine] = (ready.root / engine / "report" / "toy" / "results.csv").read_text()
+    assert tables["ray"] == tables["local"] and "accuracy,colour,100" in tables["ray"]
 
 
 def test_an_error_in_a_worker_reads_as_it_does_here(ready, cluster, capsys):

@@ -90,6 +90,20 @@ def test_names_of_classes_and_whole_paths(load, tmp_path):
         load(frame.assign(predicted_class=["cat", "dog", "cat"]), data)  # two classes are called that
 
 
+def test_names_of_files_where_ids_keep_the_suffix_and_lie_deeper(load, tmp_path):
+    """As of `reader: own`: by any part of the path that says which image is meant, and by no other."""
+    (tmp_path / "pets.json").write_text('{"ids": ["c", "d"], "names": ["cat", "dog"], "templates": ["{c}"]}')
+    ids = ["train/c/1.jpg", "train/d/1.png", "train/d/2.jpg"]
+    data, rows = dataset(ids, [0, 1, 1], classes=str(tmp_path / "pets.json")), table(predicted_class=0).sort_index()[:3]
+    for names in (ids, [f"/home/me/{name}" for name in ids], ["1.jpg", "C:\\pets\\train\\d\\1.png", "2.jpg"]):
+        assert load(rows.assign(file_name=names), data).frame()["id"].tolist() == ids
+    for wrong in ("2.png", "/home/me/c/2.jpg", "2"):  # another file, another folder
+        with pytest.raises(InputError, match=f"row 4: {wrong!r} is not an image of .*like train/c/1.jpg"):
+            load(rows.assign(file_name=[*ids[:2], wrong]), data)
+    with pytest.raises(InputError, match="'1.jpg' is not an image of"):  # of two folders
+        load(rows[:2].assign(file_name=["1.jpg", "d/1.jpg"]), dataset(["c/1.jpg", "d/1.jpg"], [0, 1]))
+
+
 def test_ids_that_look_like_numbers_missing_values_or_extensions(load):
     ids = ["001", "NA", "a.b", "null", "größe <b>'\"", "n/a.c"]
     data = dataset(ids=ids)

@@ -131,9 +131,13 @@ def test_a_notebook_run_by_itself_leaves_the_report_alone(place, tmp_path):
     assert (status, ran(said)) == (0, []) and place.files() == before
 
 
-def test_parameters_of_a_notebook_run_by_itself_are_checked(place, tmp_path):
-    _, (error,) = alone(place, tmp_path, VALU=0.5)
-    assert error.ename == "InputError" and "unknown parameter 'VALU'; did you mean VALUE" in error.evalue
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"VALU": 0.5}, "unknown parameter 'VALU'; did you mean VALUE"), ({"VALUE": "many"}, "VALUE: expected a number")],
+)
+def test_parameters_of_a_notebook_run_by_itself_are_checked(place, tmp_path, given, message):
+    _, (error,) = alone(place, tmp_path, **given)
+    assert error.ename == "InputError" and message in error.evalue
     assert error.traceback == [f"InputError: {error.evalue}"]  # one line, no traceback
     assert not (place.root / "runs").exists()
 

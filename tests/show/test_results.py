@@ -142,6 +142,11 @@ def test_small_png_keeps_the_colours_of_a_drawing():
         assert small.convert("RGB").tobytes() == picture.tobytes()
 
 
+def test_outside_a_notebook_markup_is_its_plain_text(capsys):
+    results.display_html("<p>x</p>", "x")
+    assert capsys.readouterr().out == "x\n"
+
+
 def test_text_that_a_spreadsheet_would_compute_stays_text():
     frame = pd.DataFrame({"label": ["=1+1", "@SUM(A1)", "-5.0", "+3.1", "A-B", "-"], "=2": [-1.5, 2, 3, 4, 5, 6]})
     lines = results.csv_text(frame).splitlines()

@@ -302,8 +302,10 @@ def pick_failures(sweeps: Sweeps, count: int, seed: int) -> pd.DataFrame:
 def failure_gallery(
     frame: pd.DataFrame, styles: Mapping[str, ModelStyle], page, dataset: str, runs: Mapping
 ) -> figures.Drawn:
-    """The images of `pick_failures` with every model's answer."""
-    words, truth = page.class_names(dataset), page.metadata(dataset)["class_name"].str.replace("_", " ")
+    """The images of `pick_failures` with every model's answer; PUG's classes are not those of the labels."""
+    words, about, first = page.class_names(dataset), page.metadata(dataset), next(iter(runs.values()))
+    truth = dict(zip(first.ids, (" or ".join(words[k] for k in np.atleast_1d(t)) for t in first.targets), strict=True))
+    truth = about["class_name"].str.replace("_", " ") if "class_name" in about else truth
     said = {model: dict(zip(run.ids, run.pred, strict=True)) for model, run in runs.items()}
     captions = []
     for row in frame.itertuples():

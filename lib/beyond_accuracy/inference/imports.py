@@ -163,10 +163,13 @@ def read_csv(path: Path, dataset: ImageDataset) -> pd.DataFrame:
     # an apostrophe that `csv_text` puts before a formula
     names = names.where(names.isin(known), names.str.replace(r"^'(?=[=+@-])", "", regex=True))
     bare = names.str.replace(r"\.[A-Za-z]+$", "", regex=True)
-    ending = bare.str.replace("\\", "/").str.split("/").str[-2:].str.join("/")  # class folder and name, of a whole path
-    found = names.str.extract(f"({VAL_ID.pattern})")[0].fillna(bare)
-    frame["id"] = found
-    for form in (ending, bare, names):  # what stands in the file comes first
+    paths = [form.str.replace("\\", "/").str.split("/") for form in (bare, names)]  # some sets' ids keep the suffix
+    alone = pd.Series(known, known.str.split("/").str[-1])  # a file's own name -> the one image called that
+    alone = alone[~alone.index.duplicated(keep=False)]
+    forms = [form.map(alone) for form in (bare, names)]
+    forms += [path.str[-k:].str.join("/") for k in range(1, known.str.count("/").max() + 2) for path in paths]
+    frame["id"] = names.str.extract(f"({VAL_ID.pattern})")[0].fillna(bare)
+    for form in (*forms, bare, names):  # what stands in the file, as whole as it does, comes first
         frame["id"] = form.where(form.isin(known), frame["id"])
     frame["row"] = np.arange(len(frame)) + 2  # the header is line 1
     _one_per_image(frame, path, dataset)

@@ -254,8 +254,15 @@ def code_spans(text: str) -> Markup:
     return Markup("".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)))  # noqa: S704
 
 
+class _Shown(dict):
+    """Content by its type; a script, to which IPython prints the whole, sees the plain text."""
+
+    def __str__(self) -> str:
+        return self["text/plain"]
+
+
 def display_html(page: str, plain: str) -> None:
-    """Show markup in the running notebook, with plain text for viewers that cannot."""
+    """Show markup in the running notebook, with plain text for viewers that cannot, and for scripts."""
     from IPython.display import display  # only a running notebook needs it
 
-    display({"text/html": page, "text/plain": plain}, raw=True)
+    display(_Shown({"text/html": page, "text/plain": plain}), raw=True)

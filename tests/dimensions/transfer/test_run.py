@@ -226,14 +226,15 @@ def shards(root: Path) -> None:
         fixtures.write(root / split / "nshards.txt", "1\n")
 
 
-def page_of(toy) -> Page:
+def page_of(toy, *tasks) -> Page:
     content = toy.content()
     content["models"]["clip"] = {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}", "paradigm": "clip"}
     camelyon_spec = {"reader": "splits", "path": "camelyon", "options": {"n_classes": 2}, "classes": ""}
     colour = {"name": "colour", "group": "natural", "dataset": "images", "zero_shot": True}
     pose = {"name": "pose", "group": "natural", "dataset": "images", "column": "pose"}
     content["datasets"]["camelyon"] = camelyon_spec
-    content["dimensions"]["transfer"] = {"tasks": ["camelyon", colour, pose]}
+    content["dimensions"]["transfer"] = {"tasks": tasks or ["camelyon", colour, pose]}
+    content["datasets"]["own"] = {"reader": "own", "path": "images", "classes": ""}
     return Page(toy.profile(content), "transfer", Store(toy.store), {"device": "cpu"})
 
 
@@ -264,6 +265,15 @@ def test_from_profile_to_results(toy):
     assert beside.correct["clip"].shape == (1, 24)
     data, predicted = bench.tasks[1][0], page.predictions("images")["clip"]
     assert np.array_equal(found.correct["clip"][0], predicted.correct[data.rows[data.fold == "test"]])
+
+
+def test_a_folder_of_ones_own_is_a_task(toy):
+    """Without a list of its classes."""
+    toy.images(12)
+    toy.checkpoint()
+    toy.clip()
+    (found,) = run.Bench(page_of(toy, {"name": "mine", "group": "natural", "dataset": "own"})).probe()
+    assert found.correct["colour"].mean() > 0.9 and found.chance == pytest.approx(100 / 3)
 
 
 def test_a_part_of_the_tasks_and_what_is_not_there(toy):
