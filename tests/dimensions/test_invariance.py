@@ -40,7 +40,7 @@ def test_js_divergence_equals_scipy(seed, sharpness):
     assert inv.js_divergence(p, q)[-2:].tolist() == [1.0, 0.0]
     assert inv.js_divergence([[1, 0], [0, 1]], [[0, 1], [0, 1]]).tolist() == [1.0, 0.0]
     logits = [SimpleNamespace(logits=np.log(np.maximum(x, 1e-30)), columns=None) for x in (p, q)]
-    assert np.allclose(inv.moved(*logits), np.nan_to_num(expected), atol=1e-6)
+    assert np.allclose(inv.moved(logits[0], [logits[1]]), [np.nan_to_num(expected)], atol=1e-6)
 
 
 def test_per_image_by_hand():

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from beyond_accuracy.data import transforms
-from beyond_accuracy.dimensions.calibration import chunks, logits_of
+from beyond_accuracy.dimensions.calibration import Values, chunks, logits_of
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.measure.stats import bootstrap_means, share_interval
@@ -74,17 +74,18 @@ def measure(page, dataset: str, kinds: Mapping[str, str]) -> tuple[pd.DataFrame,
     return pd.concat(curves, ignore_index=True), pd.concat(gaps, ignore_index=True), kept
 
 
-def js_divergence(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
+def js_divergence(p: ArrayLike, q: ArrayLike, log_p: NDArray | None = None) -> Values:
     """Jensen-Shannon divergence in bits of (n, classes) distributions: 0 for equal rows, 1 for disjoint ones.
 
-    JSD = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 and logarithms to base 2 (Lin 1991).
+    JSD = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 and logarithms to base 2 (Lin 1991). `log_p` is given where
+    the same p is compared again and again.
 
     >>> js_divergence([[1.0, 0.0]], [[0.0, 1.0]]).tolist()
     [1.0]
     """
     p, q = (np.asarray(x) / 1 for x in (p, q))  # of counts too; float32 stays what it is
-    middle = _log((p + q) / 2)
-    total = np.einsum("ij,ij->i", p, _log(p) - middle) + np.einsum("ij,ij->i", q, _log(q) - middle)
+    middle, log_p = _log((p + q) / 2), _log(p) if log_p is None else log_p
+    total = np.einsum("ij,ij->i", p, log_p - middle) + np.einsum("ij,ij->i", q, _log(q) - middle)
     return np.clip(total.astype(float) / (2 * np.log(2)), 0.0, 1.0)  # rounding can leave -1e-17
 
 
@@ -93,23 +94,30 @@ def _log(p: NDArray) -> NDArray:
     return np.log(found, out=found)
 
 
-def moved(plain: Predictions, changed: Predictions) -> NDArray[np.float64]:
-    """`js_divergence` of two runs, part by part: whole distributions of all strengths would take gigabytes."""
-    if plain is changed:
-        return np.zeros(len(plain.correct))
-    first, second = logits_of(plain), logits_of(changed)
-    at = chunks(first)
-    parts = [js_divergence(*(softmax(z[rows].astype(np.float32), axis=1) for z in (first, second))) for rows in at]
-    return np.concatenate(parts)
+def moved(plain: Predictions, changed: Sequence[Predictions]) -> Values:
+    """(runs, n) `js_divergence` of every changed run from the plain one.
+
+    Part by part: whole distributions of all strengths would take gigabytes, and the plain one is made once for all.
+    """
+    first, others = logits_of(plain), [None if run is plain else logits_of(run) for run in changed]
+    parts = []
+    for rows in chunks(first):
+        p = softmax(first[rows].astype(np.float32), axis=1)
+        log_p = _log(p)
+        there = (p if z is None else softmax(z[rows].astype(np.float32), axis=1) for z in others)
+        parts.append([np.zeros(len(p)) if q is p else js_divergence(p, q, log_p) for q in there])
+    return np.concatenate(parts, axis=1)
 
 
-def per_image(plain: Predictions, changed: Predictions, previous: Predictions | None) -> dict[str, NDArray[np.float64]]:
+def per_image(
+    plain: Predictions, changed: Predictions, previous: Predictions | None, divergence: Values | None = None
+) -> dict[str, Values]:
     """Kind -> (n,) values whose means are reported, of outputs on plain and changed images and one strength earlier.
 
     - `accuracy`: 100 where right; `accuracy_change`: minus the same on the plain image;
     - `agreement`: 1 where the prediction is that of the plain image; `agreement_given_correct`: NaN where that errs;
     - `flip_rate`: 1 where the prediction differs from that one strength earlier (ImageNet-P's flip probability);
-    - `js_divergence` to the plain distribution, bits;
+    - `js_divergence` to the plain distribution, bits: the `divergence` given (`moved`);
     - `target_probability`, and `target_probability_change` from the plain image.
 
     The latter three kinds are left out where what they need is not known.
@@ -120,8 +128,8 @@ def per_image(plain: Predictions, changed: Predictions, previous: Predictions | 
     values["agreement_given_correct"] = np.where(right_before > 0, same, np.nan)
     if previous is not None:
         values["flip_rate"] = (changed.pred != previous.pred).astype(float)
-    if plain.logits is not None and changed.logits is not None:
-        values["js_divergence"] = moved(plain, changed)
+    if divergence is not None:
+        values["js_divergence"] = divergence
     before, after = plain.target_probability, changed.target_probability
     if not np.isnan(before).any() and not np.isnan(after).any():
         values |= {"target_probability": after, "target_probability_change": after - before}
@@ -139,10 +147,16 @@ def curve(
     parts, units = [], tidy.units_of(plain)
     few = None if units is None else tidy.count(0, units)
     before = [plain, *(step.outputs for step in steps)]
-    asked = [(i, m, out) for i, step in enumerate(steps) for m, out in step.outputs.items()]
+
+    def of(m: str) -> dict[int, dict[str, Values]]:
+        there = [i for i, step in enumerate(steps) if m in step.outputs]
+        held = [i for i in there if plain[m].logits is not None and steps[i].outputs[m].logits is not None]
+        apart = dict(zip(held, moved(plain[m], [steps[i].outputs[m] for i in held]) if held else (), strict=True))
+        return {i: per_image(plain[m], steps[i].outputs[m], before[i].get(m), apart.get(i)) for i in there}
+
     with ThreadPoolExecutor(2) as pool:  # two at a time, which bounds memory
-        found = pool.map(lambda one: per_image(plain[one[1]], one[2], before[one[0]].get(one[1])), asked)
-        all_seen = {(i, m): values for (i, m, _), values in zip(asked, found, strict=True)}
+        found = dict(zip(plain, pool.map(of, plain), strict=True))
+    all_seen = {(i, m): found[m][i] for i, step in enumerate(steps) for m in step.outputs}
     draws = {(*one, kind): values[kind] for one, values in all_seen.items() for kind in MEANS if kind in values}
     if draws:
         drawn = bootstrap_means(np.column_stack([*draws.values()]), resamples, np.random.default_rng(seed), units)
@@ -170,7 +184,7 @@ def curve(
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
-def _change(after: NDArray, before: NDArray, units: NDArray | None) -> NDArray[np.float64]:
+def _change(after: NDArray, before: NDArray, units: NDArray | None) -> Values:
     found = stats.accuracy_difference(after, before)
     if units is not None:
         change = after.astype(float) - before
