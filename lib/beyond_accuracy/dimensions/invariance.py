@@ -256,7 +256,8 @@ def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> st
     percent = overall.assign(**(100 * overall[["value", "ci_low", "ci_high"]])).sort_values("value", ascending=False)
     shares = (f"{page.labels[r.model]} {r.value:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}] %" for r in percent.itertuples())
     apart = verdicts.told_apart(judged[judged["metric"] == "agreement"])
-    said = f"Averaged over {kinds} kinds of transform, models keep their answer: {'; '.join(shares)}."
+    of = f"Averaged over {kinds} kinds of transform, models" if kinds > 1 else "Models"
+    said = f"{of} keep their answer: {'; '.join(shares)}."
     return f"{said} {page.leader(overall, judged)}; {apart}." if apart else said
 
 
