@@ -71,6 +71,7 @@ def write_notebooks(folder):
 def trial_profile(**changes):
     dimensions = {"calibration": {"clean": "imagenet_1k"}, "mistakes": {}, "robustness": {}}
     content = {"name": "trial", "title": "Trial <world>", "synthetic": True, "dimensions": dimensions}
+    content["datasets"] = {name: {"reader": "parquet"} for name in ("imagenet_1k", "val", "sketch", "r")}
     return parse_profile(content | changes, Path("trial.yaml"))
 
 
