@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beyond_accuracy import cli
+from beyond_accuracy.data import readers
 from beyond_accuracy.inference import store
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
@@ -476,9 +477,14 @@ def test_a_notebook_out_of_time(kernels, tmp_path, capfd):
     assert out == "" and "KeyboardInterrupt" not in err and "Timeout waiting" not in err
 
 
-def test_a_set_of_the_wrong_kind_costs_its_own_part(kernels, toy, toy_networks, capsys, monkeypatch):
-    """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
+@pytest.fixture
+def in_kernels(kernels, toy_networks, monkeypatch):
+    """The toy's networks are found by notebooks, too."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
+
+
+def test_a_set_of_the_wrong_kind_costs_its_own_part(in_kernels, toy, capsys):
+    """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
     toy.images(8)
     toy.checkpoint()
     toy.checkpoint("second", scale=1.0)
@@ -509,6 +515,54 @@ def test_a_set_of_the_wrong_kind_costs_its_own_part(kernels, toy, toy_networks, 
     assert all(f"{name}.html" in (folder / "index.html").read_text("utf-8") for name in ended)
 
 
+def test_a_side_that_a_network_cannot_take_costs_its_row(in_kernels, toy):
+    toy.images(8)
+    toy.checkpoint()
+    toy.checkpoint("fixed", architecture="toy_fixed")
+    content = toy.content({n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "fixed")})
+    asked = {"clean": "images", "transforms": ["resolution"]}
+    content["dimensions"] = {"models": {"clean": "images"}, "invariance": asked}
+    assert build.build(toy.profile(content), options={"device": "cpu"}) == 0
+    folder = toy.root / "report" / "toy"
+    assert "fixed: does not run on inputs of side 8 " in (folder / "07_invariance.html").read_text("utf-8")
+    found = pd.read_csv(folder / "results.csv").groupby(["dimension", "metric"])["model"].agg(set)
+    assert found["models", "accuracy"] == found["invariance", "accuracy:resolution=336"] == {"colour", "fixed"}
+    assert found["invariance", "accuracy:resolution=112"] == {"colour"}
+    front = bs4.BeautifulSoup((folder / "index.html").read_text("utf-8"), "html.parser").select_one(".ba-front")
+    assert front.h1.text.startswith("Your images") and not front.select(".ba-source")  # classes of one's own
+
+
+PARAMETERS = code('PROFILE = "mini"  # profile\nMODELS = ""  # subset', "parameters")
+ACCURACY = """
+from beyond_accuracy.measure import tidy
+from beyond_accuracy.page import open_page
+page = open_page(PROFILE, "calibration", MODELS)
+for model, found in page.predictions("images").items():
+    page.record(tidy.rows("accuracy", "percent", [model], [100 * found.correct.mean()], 24).assign(dataset="images"))
+"""
+
+
+def test_a_deleted_store_is_filled_again_and_says_the_same(in_kernels, toy, toy_networks):
+    toy.images(8)
+    toy.checkpoint()
+    profile = toy.profile(toy.content() | {"dimensions": {"calibration": {"clean": "images"}}})
+    write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", markdown("# C"), PARAMETERS, code(ACCURACY))
+
+    def built(**more):
+        shutil.rmtree(toy.store, ignore_errors=True)
+        toy_networks.CALLS.clear(), readers.LOADED.clear()
+        more |= {"notebooks": toy.root / "notebooks", "options": {"device": "cpu"}}
+        assert build.build(profile, echo=(said := []).append, **more) == 0, said
+        return sum(toy_networks.CALLS), "03_calibration: unchanged" in said, rows.read_bytes()
+
+    rows = toy.root / "report" / "toy" / "results.csv"
+    right = built()[2]
+    assert built() == (24, True, right) and built(force=True) == (24, False, right)
+    shutil.move(toy.data / "images" / "red" / "red000.png", toy.data / "images" / "blue")
+    passed, unchanged, changed = built()
+    assert (passed, unchanged) == (24, False) and changed != right
+
+
 # Names ----------------------------------------------------------------------------------------------------------------
 
 
@@ -528,21 +582,27 @@ study.provenance()
 """
 
 
-def test_hostile_names_in_the_report(kernels, toy, toy_networks, request, capsys, monkeypatch):
+def test_hostile_names_in_the_report(in_kernels, toy, request, capsys):
     """Names of files, models and datasets reach every page as text, whatever they hold."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(2)
     odd = "größe '\"<img src=x onerror=alert(1)>&{{7*7}} $x_1$"
     label = "</script><script>alert(3)</script> [c](javascript:alert(4)) ![p](http://h) **b** ($0.10, was $0.20_x)"
     shutil.copytree(toy.checkpoint(), toy.root / odd)
-    wrong = "日本 <b onclick=alert(2)>'\"&"
+    wrong, refused = "日本 <b onclick=alert(2)>'\"&", "<img src=x onerror=alert(5)> [c](javascript:alert(6))"
     shutil.copy(toy.data / "images" / "blue" / "blue000.png", toy.data / "images" / "red" / f"{wrong}.png")
-    content = toy.content({odd: {"source": "timm", "name": f"local-dir:{toy.root / odd}", "label": label}})
+    (toy.data / "images" / "red" / f"{odd}.heic").write_bytes(b"")
+    ids = [path.relative_to(toy.data / "images").as_posix() for path in sorted(toy.data.rglob("*.png"))]
+    answers = pd.DataFrame({"file_name": ids, "predicted_class": 0, "predicted_probability": 0.5})
+    answers.to_csv(toy.root / f"{odd}.csv", index=False)
+    shutil.copytree(toy.checkpoint("wide", n_classes=7), toy.root / odd / "wide")
+    models = {odd: {"source": "timm", "name": f"local-dir:{toy.root / odd}", "label": label, "family": odd}}
+    models[refused] = {"source": "timm", "name": f"local-dir:{toy.root / odd}/wide", "paradigm": odd}
+    models["told"] = {"source": "predictions", "checkpoint": str(toy.root / f"{odd}.csv"), "label": f"{odd} told"}
+    content = toy.content(models, prompts=f"{odd} {{c}}")
     content["datasets"][odd] = content["datasets"].pop("images") | {"title": odd, "licence": odd}
     content["dimensions"] = {"calibration": {"clean": odd, "shifted": []}}
     profile = toy.profile(content | {"title": odd, "description": odd, "synthetic": True})
-    parameters = code('PROFILE = "mini"  # profile\nMODELS = ""  # subset', "parameters")
-    cells = markdown("# Calibration\n\nHow sure?"), parameters, code(PAGE)
+    cells = markdown("# Calibration\n\nHow sure?"), PARAMETERS, code(PAGE)
     write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", *cells)
     assert build.build(profile, notebooks=toy.root / "notebooks", options={"device": "cpu"}) == 0, capsys.readouterr()
     pages = harmless(toy)
@@ -550,13 +610,16 @@ def test_hostile_names_in_the_report(kernels, toy, toy_networks, request, capsys
     assert all(odd in bs4.BeautifulSoup(text, "html.parser").text for text in pages.values())
     page = bs4.BeautifulSoup(pages["03_calibration"], "html.parser")
     assert wrong in page.text and label in page.select_one("p.ba-finding").text
+    assert (
+        f"{refused}: the checkpoint has 7 classes" in page.text
+        and "told" in page.select_one("#tab-provenance-calibration").text
+    )
     assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
     in_a_browser(request, toy, pages)
 
 
-def test_hostile_factors_levels_and_materials_in_the_report(kernels, toy, toy_networks, request, capsys, monkeypatch):
+def test_hostile_factors_levels_and_materials_in_the_report(in_kernels, toy, request, capsys):
     """What a table of images may say of them, through the shipped pages that speak of it."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     names = [
         "<img src=x onerror=alert(1)> red",
         "$x_1$ [c](javascript:alert(2)) **g**",
