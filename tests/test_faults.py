@@ -529,7 +529,7 @@ def test_a_side_that_a_network_cannot_take_costs_its_row(in_kernels, toy):
     assert found["models", "accuracy"] == found["invariance", "accuracy:resolution=336"] == {"colour", "fixed"}
     assert found["invariance", "accuracy:resolution=112"] == {"colour"}
     front = bs4.BeautifulSoup((folder / "index.html").read_text("utf-8"), "html.parser").select_one(".ba-front")
-    assert front.h1.text.startswith("Your images") and not front.select(".ba-source")  # classes of one's own
+    assert front.h1.text.startswith("Your images") and not front.select(".ba-source")  # its classes are a file
 
 
 PARAMETERS = code('PROFILE = "mini"  # profile\nMODELS = ""  # subset', "parameters")
