@@ -637,16 +637,22 @@ def test_hostile_factors_levels_and_materials_in_the_report(in_kernels, toy, req
     toy.classes.write_text(json.dumps(content))
     toy.checkpoint()
     toy.checkpoint("weak", scale=0.5)
-    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "weak")}
+    kinds = {"colour": "convnet", "weak": "transformer"}
+    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}", "family": f} for n, f in kinds.items()}
     content = toy.content(models)
     told = {"reader": "parquet", "path": str(toy.data / "told.parquet"), "classes": str(toy.classes)}
     content |= {"datasets": {"told": told}, "synthetic": True}
     content["dimensions"] = {"shape_bias": {"cue_conflict": "told"}, "synthetic": {"pug": "told"}}
-    assert build.build(toy.profile(content), options={"device": "cpu"}) == 0, capsys.readouterr()
+    task = {"name": names[1], "title": levels[0], "group": "natural", "dataset": "told", "column": "factor"}
+    content["dimensions"]["transfer"] = {"tasks": [task]}
+    once = {"PROBE_SEEDS": 1, "SHOTS": "1"}
+    assert build.build(toy.profile(content), options={"device": "cpu"}, parameters=once) == 0, capsys.readouterr()
     pages = harmless(toy)
     text = {name: bs4.BeautifulSoup(page, "html.parser").text for name, page in pages.items()}
     assert all(name in text["images"] for name in names)
     assert all(level in text["06_synthetic"] for level in levels[:2])
+    assert levels[0] in text["05_transfer"]  # the task's title; a single task is compared once, as its own average
+    assert len(pd.read_csv(toy.root / "report" / "toy" / "comparisons" / "transfer.csv")) == 1
     in_a_browser(request, toy, pages)
 
 
