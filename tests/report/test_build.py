@@ -304,6 +304,9 @@ def test_the_library_fingerprint_follows_code_but_not_looks(tmp_path, monkeypatc
         before = LIBRARY_DIGEST()
         (tmp_path / name).write_text("two")
         assert LIBRARY_DIGEST() != before
+    before, installed = LIBRARY_DIGEST(), report.version
+    monkeypatch.setattr(report, "version", lambda name: "other" if name == "pillow" else installed(name))
+    assert LIBRARY_DIGEST() != before  # what decodes and resizes decides numbers
 
 
 def test_pages_that_read_the_others_depend_on_their_results(tmp_path):
