@@ -1,5 +1,7 @@
 """The check finds what is missing, malformed or mislabelled, and names it."""
 
+import importlib.util
+import re
 import resource
 import shutil
 import subprocess
@@ -9,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import fixtures_datasets as fixtures  # noqa: E402 - the folder of tests is on no import path
 from beyond_accuracy.base import files
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import DatasetSpec, ModelSpec, load_profile, parse_profile
 from beyond_accuracy.check import MISSING, NOTE, OK, WRONG, check, check_dataset, check_model, published_accuracy
+from beyond_accuracy.cli import main
 from beyond_accuracy.data import readers
 from beyond_accuracy.data.classes import imagenet_subset, imagenet_wnids
+from conftest import TOY_CLASSES
 from own_images import noise
 
 WNIDS = imagenet_wnids()
@@ -151,6 +156,14 @@ def test_corrupted_images_of_another_size(tmp_path):
     assert wrong("imagenet_c", tmp_path, "112 x 112, the release has 224 x 224")
 
 
+def test_pictures_that_viewers_turn_are_noted(toy):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(toy.images(1) / "red" / "turned.png", exif=exif)
+    _, (status, text) = statuses(toy.profile().datasets["images"])
+    assert status == NOTE and text.startswith("1 of 4 images looked at carry a flag that turns them")
+
+
 def test_damaged_image_is_named(tmp_path):
     name = next(iter(fixtures.imagenet_folder(tmp_path)))
     path = tmp_path / WNIDS[0] / f"{name}.JPEG"
@@ -230,6 +243,42 @@ def test_a_network_of_other_classes_is_wrong_where_it_has_to_answer(toy, page, s
     found = [check_model(profile, spec) for spec in profile.models.values()]
     assert [finding.status for finding in found] == [OK, status]
     assert status == OK or found[1].text.startswith("the checkpoint has 1000 classes, the dataset's class space")
+
+
+@pytest.mark.parametrize("reader", ["class_folder", "own"])
+def test_a_network_at_chance_is_said_to_guess(toy, reader):
+    """Each class holds the three colours alike; heads fitted to one's own labels cannot tell them apart either."""
+    for k, path in enumerate(sorted(toy.images(12).rglob("*.png"))):
+        path.rename(path.parents[1] / TOY_CLASSES[k % 3] / path.name)
+    toy.checkpoint()
+    content = toy.content()
+    if reader == "own":
+        content["datasets"]["images"] |= {"reader": "own", "classes": ""}
+        content["models"]["colour"]["head"] = "probe"
+    code, text = run(toy.profile(content))
+    assert code == 0 and re.search("  note     images  .* colour: top-1 .* no better than guessing", text), text
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
+def test_a_tokenizer_that_nothing_here_reads_is_missing(toy, capsys):
+    toy.images(1)
+    config = toy.clip() / "open_clip_config.json"
+    config.write_text(config.read_text().replace('"text_cfg": {', '"text_cfg": {"hf_tokenizer_name": "x", '))
+    profile = toy.profile(toy.content({"clip": {"source": "open_clip", "name": f"local-dir:{toy.root / 'clip'}"}}))
+    found = check_model(profile, profile.models["clip"])
+    assert found.status == MISSING and "pip install 'beyond-accuracy[siglip]'" in found.text
+    command = ["predict", "--profile", str(toy.root / "toy.yaml"), "--device", "cpu", "--model", "clip"]
+    assert main([*command, "--dataset", "images"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "clip: its tokenizer needs transformers: pip install 'beyond-accuracy[siglip]'" in line
+
+
+@pytest.mark.parametrize(("side", "said"), [("trained", True), ("published", False)])
+def test_another_side_of_the_published_accuracy_is_said(toy, side, said):
+    config = toy.checkpoint() / "config.json"
+    config.write_text(config.read_text().replace('"crop_pct"', '"test_input_size": [3, 24, 24], "crop_pct"'))
+    found = check_model(profile := toy.profile(side=side), profile.models["colour"])
+    assert found.status == OK and ("published at" in found.text and "side: published" in found.text) is said
 
 
 def test_models_are_checked_without_network(monkeypatch):

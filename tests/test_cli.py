@@ -134,6 +134,19 @@ def test_unknown_names_and_bad_options(predict, capsys, how, more, message):
     assert predict(*more, "--debug", **how) == 2 and "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("resnet50.tv2_in1l", "did you mean resn"), ("hf-hub:../../etc", "hf-hub:O")]
+)
+def test_a_mistyped_model_is_one_line_of_check_and_of_fetch(toy, capsys, name, said):
+    toy.images(1)
+    toy.profile(toy.content({"m": {"source": "timm", "name": name}}))
+    assert cli.main(["check", "--profile", str(toy.root / "toy.yaml")]) == 2
+    assert re.search(f"  WRONG    m .*{said}", capsys.readouterr().out)
+    assert cli.main(["fetch", "--profile", str(toy.root / "toy.yaml"), "--only", "models", "--yes"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("beyond-accuracy: m: ") and said in line
+
+
 def test_exit_codes(toy, capsys, monkeypatch):
     toy.images(1)
     toy.checkpoint()

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beyond_accuracy import cli
-from beyond_accuracy.data import transforms
+from beyond_accuracy.data import readers, transforms
 from beyond_accuracy.inference import store
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
@@ -479,9 +479,14 @@ def test_a_notebook_out_of_time(kernels, tmp_path, capfd):
     assert out == "" and "KeyboardInterrupt" not in err and "Timeout waiting" not in err
 
 
-def test_a_set_of_the_wrong_kind_costs_its_own_part(kernels, toy, toy_networks, capsys, monkeypatch):
-    """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
+@pytest.fixture
+def in_kernels(kernels, toy_networks, monkeypatch):
+    """The toy's networks are found by notebooks, too."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
+
+
+def test_a_set_of_the_wrong_kind_costs_its_own_part(in_kernels, toy, capsys):
+    """The shipped notebooks on a folder of images that knows no factors, cues or scenes, one of its sets damaged."""
     toy.images(8)
     toy.checkpoint()
     toy.checkpoint("second", scale=1.0)
@@ -515,9 +520,8 @@ def test_a_set_of_the_wrong_kind_costs_its_own_part(kernels, toy, toy_networks, 
 @pytest.mark.parametrize(
     "kinds", [["hflip"], *(pytest.param(k, marks=pytest.mark.slow) for k in (["rotation", "jpeg"], ["noise"]))]
 )
-def test_any_list_of_transforms_makes_a_page(kernels, toy, toy_networks, capsys, monkeypatch, kinds):
+def test_any_list_of_transforms_makes_a_page(in_kernels, toy, capsys, kinds):
     """Without those of the paper, or with one of one strength; beside it calibration of a single set."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(3)
     toy.checkpoint()
     toy.checkpoint("second", scale=1.0)
@@ -528,6 +532,54 @@ def test_any_list_of_transforms_makes_a_page(kernels, toy, toy_networks, capsys,
     rows = pd.read_csv(toy.root / "report" / "toy" / "results.csv")
     assert {kind for kind in transforms.LADDERS if f"agreement:{kind}" in set(rows["metric"])} == set(kinds)
     assert set(rows["dimension"]) == set(content["dimensions"]) and rows["value"].notna().all()
+
+
+def test_a_side_that_a_network_cannot_take_costs_its_row(in_kernels, toy):
+    toy.images(8)
+    toy.checkpoint()
+    toy.checkpoint("fixed", architecture="toy_fixed")
+    content = toy.content({n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "fixed")})
+    asked = {"clean": "images", "transforms": ["resolution"]}
+    content["dimensions"] = {"models": {"clean": "images"}, "invariance": asked}
+    assert build.build(toy.profile(content), options={"device": "cpu"}) == 0
+    folder = toy.root / "report" / "toy"
+    assert "fixed: does not run on inputs of side 8 " in (folder / "07_invariance.html").read_text("utf-8")
+    found = pd.read_csv(folder / "results.csv").groupby(["dimension", "metric"])["model"].agg(set)
+    assert found["models", "accuracy"] == found["invariance", "accuracy:resolution=336"] == {"colour", "fixed"}
+    assert found["invariance", "accuracy:resolution=112"] == {"colour"}
+    front = bs4.BeautifulSoup((folder / "index.html").read_text("utf-8"), "html.parser").select_one(".ba-front")
+    assert front.h1.text.startswith("Your images") and not front.select(".ba-source")  # its classes are a file
+
+
+PARAMETERS = code('PROFILE = "mini"  # profile\nMODELS = ""  # subset', "parameters")
+ACCURACY = """
+from beyond_accuracy.measure import tidy
+from beyond_accuracy.page import open_page
+page = open_page(PROFILE, "calibration", MODELS)
+for model, found in page.predictions("images").items():
+    page.record(tidy.rows("accuracy", "percent", [model], [100 * found.correct.mean()], 24).assign(dataset="images"))
+"""
+
+
+def test_a_deleted_store_is_filled_again_and_says_the_same(in_kernels, toy, toy_networks):
+    toy.images(8)
+    toy.checkpoint()
+    profile = toy.profile(toy.content() | {"dimensions": {"calibration": {"clean": "images"}}})
+    write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", markdown("# C"), PARAMETERS, code(ACCURACY))
+
+    def built(**more):
+        shutil.rmtree(toy.store, ignore_errors=True)
+        toy_networks.CALLS.clear(), readers.LOADED.clear()
+        more |= {"notebooks": toy.root / "notebooks", "options": {"device": "cpu"}}
+        assert build.build(profile, echo=(said := []).append, **more) == 0, said
+        return sum(toy_networks.CALLS), "03_calibration: unchanged" in said, rows.read_bytes()
+
+    rows = toy.root / "report" / "toy" / "results.csv"
+    right = built()[2]
+    assert built() == (24, True, right) and built(force=True) == (24, False, right)
+    shutil.move(toy.data / "images" / "red" / "red000.png", toy.data / "images" / "blue")
+    passed, unchanged, changed = built()
+    assert (passed, unchanged) == (24, False) and changed != right
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -549,21 +601,27 @@ study.provenance()
 """
 
 
-def test_hostile_names_in_the_report(kernels, toy, toy_networks, request, capsys, monkeypatch):
+def test_hostile_names_in_the_report(in_kernels, toy, request, capsys):
     """Names of files, models and datasets reach every page as text, whatever they hold."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     toy.images(2)
     odd = "größe '\"<img src=x onerror=alert(1)>&{{7*7}} $x_1$"
     label = "</script><script>alert(3)</script> [c](javascript:alert(4)) ![p](http://h) **b** ($0.10, was $0.20_x)"
     shutil.copytree(toy.checkpoint(), toy.root / odd)
-    wrong = "日本 <b onclick=alert(2)>'\"&"
+    wrong, refused = "日本 <b onclick=alert(2)>'\"&", "<img src=x onerror=alert(5)> [c](javascript:alert(6))"
     shutil.copy(toy.data / "images" / "blue" / "blue000.png", toy.data / "images" / "red" / f"{wrong}.png")
-    content = toy.content({odd: {"source": "timm", "name": f"local-dir:{toy.root / odd}", "label": label}})
+    (toy.data / "images" / "red" / f"{odd}.heic").write_bytes(b"")
+    ids = [path.relative_to(toy.data / "images").as_posix() for path in sorted(toy.data.rglob("*.png"))]
+    answers = pd.DataFrame({"file_name": ids, "predicted_class": 0, "predicted_probability": 0.5})
+    answers.to_csv(toy.root / f"{odd}.csv", index=False)
+    shutil.copytree(toy.checkpoint("wide", n_classes=7), toy.root / odd / "wide")
+    models = {odd: {"source": "timm", "name": f"local-dir:{toy.root / odd}", "label": label, "family": odd}}
+    models[refused] = {"source": "timm", "name": f"local-dir:{toy.root / odd}/wide", "paradigm": odd}
+    models["told"] = {"source": "predictions", "checkpoint": str(toy.root / f"{odd}.csv"), "label": f"{odd} told"}
+    content = toy.content(models, prompts=f"{odd} {{c}}")
     content["datasets"][odd] = content["datasets"].pop("images") | {"title": odd, "licence": odd}
     content["dimensions"] = {"calibration": {"clean": odd, "shifted": []}}
     profile = toy.profile(content | {"title": odd, "description": odd, "synthetic": True})
-    parameters = code('PROFILE = "mini"  # profile\nMODELS = ""  # subset', "parameters")
-    cells = markdown("# Calibration\n\nHow sure?"), parameters, code(PAGE)
+    cells = markdown("# Calibration\n\nHow sure?"), PARAMETERS, code(PAGE)
     write_notebook(toy.root / "notebooks" / "03_calibration.ipynb", *cells)
     assert build.build(profile, notebooks=toy.root / "notebooks", options={"device": "cpu"}) == 0, capsys.readouterr()
     pages = harmless(toy)
@@ -571,13 +629,16 @@ def test_hostile_names_in_the_report(kernels, toy, toy_networks, request, capsys
     assert all(odd in bs4.BeautifulSoup(text, "html.parser").text for text in pages.values())
     page = bs4.BeautifulSoup(pages["03_calibration"], "html.parser")
     assert wrong in page.text and label in page.select_one("p.ba-finding").text
+    assert (
+        f"{refused}: the checkpoint has 7 classes" in page.text
+        and "told" in page.select_one("#tab-provenance-calibration").text
+    )
     assert f"red/{wrong}" in bs4.BeautifulSoup(pages["images"], "html.parser").text
     in_a_browser(request, toy, pages)
 
 
-def test_hostile_factors_levels_and_materials_in_the_report(kernels, toy, toy_networks, request, capsys, monkeypatch):
+def test_hostile_factors_levels_and_materials_in_the_report(in_kernels, toy, request, capsys):
     """What a table of images may say of them, through the shipped pages that speak of it."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
     names = [
         "<img src=x onerror=alert(1)> red",
         "$x_1$ [c](javascript:alert(2)) **g**",
@@ -595,16 +656,22 @@ def test_hostile_factors_levels_and_materials_in_the_report(kernels, toy, toy_ne
     toy.classes.write_text(json.dumps(content))
     toy.checkpoint()
     toy.checkpoint("weak", scale=0.0)
-    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}"} for n in ("colour", "weak")}
+    kinds = {"colour": "convnet", "weak": "transformer"}
+    models = {n: {"source": "timm", "name": f"local-dir:{toy.root / n}", "family": f} for n, f in kinds.items()}
     content = toy.content(models)
     told = {"reader": "parquet", "path": str(toy.data / "told.parquet"), "classes": str(toy.classes)}
     content |= {"datasets": {"told": told}, "synthetic": True}
     content["dimensions"] = {"shape_bias": {"cue_conflict": "told"}, "synthetic": {"pug": "told"}}
-    assert build.build(toy.profile(content), options={"device": "cpu"}) == 0, capsys.readouterr()
+    task = {"name": names[1], "title": levels[0], "group": "natural", "dataset": "told", "column": "factor"}
+    content["dimensions"]["transfer"] = {"tasks": [task]}
+    once = {"PROBE_SEEDS": 1, "SHOTS": "1"}
+    assert build.build(toy.profile(content), options={"device": "cpu"}, parameters=once) == 0, capsys.readouterr()
     pages = harmless(toy)
     text = {name: bs4.BeautifulSoup(page, "html.parser").text for name, page in pages.items()}
     assert all(name in text["images"] for name in names)
     assert all(level in text["06_synthetic"] for level in levels[:2])  # of sweeps without PUG's classes, some missed
+    assert levels[0] in text["05_transfer"]  # the task's title; a single task is compared once, as its own average
+    assert len(pd.read_csv(toy.root / "report" / "toy" / "comparisons" / "transfer.csv")) == 1
     in_a_browser(request, toy, pages)
 
 

@@ -24,7 +24,7 @@ from beyond_accuracy.data.readers.files import count_note
 from beyond_accuracy.inference.heads import KINDS
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.plan import disk_lines, forward_passes, projection, requests
-from beyond_accuracy.inference.predictions import diagnose
+from beyond_accuracy.inference.predictions import GUESSING, diagnose
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.models.card import SIGLIP, Card, locate, missing_tokenizer, tokenizer_source
 from beyond_accuracy.models.load import read_card
@@ -36,6 +36,7 @@ ORDER_OF = {"a": "f6aa4b23244554d9", "r": "e19a59d84e3746fa", "": IMAGENET_ORDER
 PER_CLASS = {"imagenet": 50, "imagenet_v2": 10}
 SIDE = {"imagenet_c": 224, "cue_conflict": 224}
 SAMPLE = 500  # images that each model is run on
+FITTABLE = 4  # of these a class, at least: a head is fitted to some and asked about the others
 
 
 @dataclass(frozen=True)
@@ -271,13 +272,16 @@ def _imported(spec: ModelSpec) -> Finding:
 def check_accuracy(profile: Profile, models: list[str], ready: list[str], options: dict) -> Iterator[Finding]:
     """Run every model on a sample of the clean set, the first one on samples of the others, and `diagnose`."""
     clean, store = profile.dimensions.get("models", {}).get("clean"), Store()
+    samples = {name: replace(spec, limit=SAMPLE, keep="none") for name, spec in profile.datasets.items()}
     for dataset in ready:
-        spec = replace(profile.datasets[dataset], limit=SAMPLE, keep="none")
-        if not spec.classes or spec.reader == "imagenet_real" or load_dataset(spec).multilabel:
+        spec = samples[dataset]
+        if spec.reader == "imagenet_real" or (data := load_dataset(spec)).multilabel or data.classes is None:
             continue
         for name in models if dataset == clean else models[:1]:
             model = profile.models[name]
-            one = replace(profile, models={name: model}, datasets={dataset: spec})
+            if not spec.classes and (model.head not in KINDS or len(data) < FITTABLE * len(data.classes)):
+                continue
+            one = replace(profile, models={name: model}, datasets=samples)
             try:
                 found = Outputs(one, store, options).predictions(dataset, ["none"])["none"].get(name)
             except (InputError, DataMissing) as error:
@@ -286,11 +290,10 @@ def check_accuracy(profile: Profile, models: list[str], ready: list[str], option
             if found is None:
                 continue
             expected = published_accuracy(model, dataset) / 100
-            names = class_space(spec.classes).names
-            wrong, likely = diagnose(found.pred, found.targets, names, found.columns, expected)
+            wrong, likely = diagnose(found.pred, found.targets, data.classes.names, found.columns, expected)
             against = "" if np.isnan(expected) else f", published {expected:.1%}"
             text = f"{name}: top-1 {found.correct.mean():.1%} of {len(found)}{against}: {likely}"
-            yield Finding(dataset, WRONG if wrong else OK, text)
+            yield Finding(dataset, WRONG if wrong else NOTE if GUESSING in likely else OK, text)
 
 
 def published_accuracy(spec: ModelSpec, dataset: str) -> float:

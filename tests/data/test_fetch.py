@@ -460,6 +460,15 @@ def test_weights_go_into_the_hubs_cache(server, hub_client):
     fetch_weights(spec)
     assert locate(spec).path.read_bytes() == b"the weights"
 
+    spec, files = ModelSpec("m", "open_clip", "ViT-B-16-SigLIP", "webli"), ("tokenizer.json", "tokenizer_config.json")
+    server.repos["timm/ViT-B-16-SigLIP"] = {
+        "open_clip_model.safetensors": b"both",
+        **{name: name.encode() for name in files},
+    }
+    fetch_weights(spec)
+    assert locate(spec).path.read_bytes() == b"both"
+    assert {path.rpartition("/")[2] for path in server.downloaded()} >= {*files}
+
 
 def test_the_libraries_ask_for_the_files_that_fetch_gets(server, hub_client):
     """The real loaders of the checkpoints that profiles name, at a hub that has their repositories but no weights."""

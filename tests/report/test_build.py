@@ -71,6 +71,7 @@ def write_notebooks(folder):
 def trial_profile(**changes):
     dimensions = {"calibration": {"clean": "imagenet_1k"}, "mistakes": {}, "robustness": {}}
     content = {"name": "trial", "title": "Trial <world>", "synthetic": True, "dimensions": dimensions}
+    content["datasets"] = {name: {"reader": "own", "classes": ""} for name in ("imagenet_1k", "val", "sketch", "r")}
     return parse_profile(content | changes, Path("trial.yaml"))
 
 
@@ -106,6 +107,8 @@ def test_a_failing_notebook_costs_the_exit_code_and_nothing_else(built):
     assert status == 1
     written = {path.stem for path in (root / "report" / "trial").glob("*.html")}
     assert written == {"01_mistakes", "03_calibration", "04_robustness", "index", *report.TOOL_PAGES}
+    front = soup(root, "index").select_one(".ba-front")  # of images of one's own, whatever the pages
+    assert front.h1.text.startswith("Your images") and not front.select(".ba-source")
     page = soup(root, "01_mistakes")
     assert "before the failure" in page.text and "never" not in page.select_one("main").text
     assert "ValueError" in page.select_one("#why").text and "no <such> factor" in page.select_one("#why").text
@@ -301,6 +304,9 @@ def test_the_library_fingerprint_follows_code_but_not_looks(tmp_path, monkeypatc
         before = LIBRARY_DIGEST()
         (tmp_path / name).write_text("two")
         assert LIBRARY_DIGEST() != before
+    before, installed = LIBRARY_DIGEST(), report.version
+    monkeypatch.setattr(report, "version", lambda name: "other" if name == "pillow" else installed(name))
+    assert LIBRARY_DIGEST() != before  # what decodes and resizes decides numbers
 
 
 def test_pages_that_read_the_others_depend_on_their_results(tmp_path):

@@ -39,10 +39,10 @@ def table(numbers=NUMBERS):
     return results.validate_results(pd.DataFrame(rows, columns=results.RESULT_COLUMNS))
 
 
-def profile(label="{}"):
+def profile(label="{}", **more):
     models = {name: {"source": "predictions", "label": label.format(name)} for name in MODELS}
     dimensions = {"models": {"clean": "val"}, "calibration": {"clean": "val"}, "shape_bias": {"cue_conflict": "cue"}}
-    datasets = {name: {"reader": "imagenet_folder", "path": name} for name in ("val", "cue")}
+    datasets = {name: {"reader": "imagenet_folder", "path": name, **more} for name in ("val", "cue")}
     content = {"name": "t", "title": "T", "models": models, "datasets": datasets, "dimensions": dimensions}
     return parse_profile(content, Path("trial.yaml"))
 
@@ -368,12 +368,20 @@ def test_how_much_more_data_would_settle_an_open_choice():
         assert ("About 8.2 times as much data would settle Accuracy, clean." in shown) is said
 
 
-def test_a_model_that_only_guesses_is_not_advised():
+def test_models_that_only_guess_are_not_ranked(tmp_path):
     rows = table({key: numbers for key, numbers in NUMBERS.items() if key[2] == "accuracy"})
-    choice = choose.gather(rows, NONE, profile(), choose.DRAWS, 0)
     guess = paired("a", "", 1, 3, verdicts.OPEN, metric="above_majority")
+    shared = {("models", "val", "accuracy"): np.repeat([[7], [0], [0]], choose.DRAWS, axis=1)}
+    choice = choose.gather(rows, guess, profile(), choose.DRAWS, 0, shared)
+    assert choice.models == ["b", "c"] and (choice.draws[0] == [[500], [-500]]).all()  # whose draws are their own
+    assert [row["model"] for row in choose.advice(choice, profile())] == ["b or c"]
+    assert choose.body(choice, profile(label="<{}>")).lead.endswith(" Not ranked, as no better than guessing: <a>.")
     assert choose.guessing(guess, rows, profile()) == {"a"}
     assert choose.guessing(paired("a", "", 1, 3, metric="above_majority"), rows, profile()) == set()
     chance = table({("models", "val", "accuracy", "percent"): ([0.2, 1.2, 80], 0.11)})  # of 1,000 classes
     assert choose.guessing(NONE, chance, profile()) == {"a"}
-    assert choose.advice(choice, profile()) and not choose.advice(choice, profile(), {"a"})
+    ids = list("uvwxyz")
+    (tmp_path / "six.json").write_text(json.dumps({"ids": ids, "names": ids, "templates": ["{c}"]}))
+    weak, six = table({("models", "val", "accuracy", "percent"): ([19, 16, 80], 4)}), str(tmp_path / "six.json")
+    choice = choose.gather(weak, NONE, profile(classes=six), choose.DRAWS, 0)
+    assert (choice.guessing, choice.criteria, choose.advice(choice, profile())) == (["a", "b"], [], [])

@@ -81,6 +81,7 @@ def test_a_profile_is_written_and_its_report_built_by_any_command(tmp_path, apar
     assert main(report) == 0, capsys.readouterr().out
     html = (apart / "my-toys" / "12_own_images.html").read_text(encoding="utf-8")
     assert "car&amp;&lt;b&gt;van" in html and "car&<b>van" not in html
+    assert '<h1>Your images <span class="ba-sub">My toys</span></h1>' in (apart / "my-toys" / "index.html").read_text()
     results = pd.read_csv(apart / "my-toys" / "results.csv")
     assert {"accuracy", "balanced_accuracy", "accuracy:shots=all"} <= set(results["metric"])
     compare.prepare(tmp_path / "My toys", ["mini:vit_sup", "mini:convnext_clip"], **QUICK)

@@ -54,7 +54,7 @@ class Place:
 
     def profile(self, **changes):
         models = {name: {"source": "predictions", "label": f"Model {name}"} for name in "ab"}
-        content = {"name": "trial", "models": models, "dimensions": {"models": {"clean": "d"}, "calibration": {}}}
+        content = {"name": "trial", "models": models, "dimensions": {"models": {}, "calibration": {}}}
         (self.inputs / "trial.yaml").write_text(yaml.safe_dump(content | changes))
         return self.inputs / "trial.yaml"
 
@@ -131,6 +131,16 @@ def test_a_notebook_run_by_itself_leaves_the_report_alone(place, tmp_path):
     assert (status, ran(said)) == (0, []) and place.files() == before
 
 
+def test_a_page_that_fails_after_it_recorded_is_no_part_of_the_report(place, tmp_path):
+    broken, before = Place(place.root, tmp_path), place.files()
+    source = PAGE.format(dimension="calibration", metric="ece_debiased") + "\nraise ValueError(1)"
+    write_page(tmp_path / "notebooks" / "03_calibration.ipynb", source)
+    assert len(alone(broken, tmp_path)[1]) == 1 and place.files() == before
+    status, said = broken.build()
+    assert status == 1 and len(pd.read_csv(place.folder / "results.csv")) == 0
+    assert "What was recorded." in place.page("03_calibration").text and "Model a has" not in place.page("index").text
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"VALU": 0.5}, "unknown parameter 'VALU'; did you mean VALUE"), ({"VALUE": "many"}, "VALUE: expected a number")],
@@ -161,7 +171,8 @@ def test_whatever_is_damaged_is_made_again(place):
     paths = [place.folder / name for name in names]
     paths.append(place.root / "figures" / "trial" / "calibration" / "table-all.csv")
     outer = [place.folder / name for name in ("index.html", "03_calibration.html", "results.csv", ".state/site")]
-    for path, damage in [*zip(paths[::2], DAMAGES, strict=True), *zip(outer, DAMAGES, strict=True)]:
+    more = [(paths[0], "emptied"), (paths[0], "undone"), (outer[0], "cut"), (outer[2], "cut")]
+    for path, damage in [*zip(paths[::2], DAMAGES, strict=True), *zip(outer, DAMAGES, strict=True), *more]:
         hurt(path, damage)
         status, said = place.build()
         assert (status, ran(said)) == (0, ["03_calibration"] if path in paths else []), path
@@ -173,7 +184,8 @@ def test_whatever_is_damaged_is_made_again(place):
 
 def hurt(path, damage):
     content = path.read_bytes()
-    changed = {"edited": content.replace(b"0.25", b"0.85").replace(b"a", b"b", 1), "cut": content[: len(content) // 2]}
+    changed = {"undone": content.replace(b"0.25", b"nan", 1), "cut": content[: len(content) // 2]}
+    changed["edited"] = content.replace(b"0.25", b"0.85").replace(b"a", b"b", 1)
     path.unlink() if damage == "removed" else path.write_bytes(changed.get(damage, b""))
 
 
@@ -182,7 +194,7 @@ def test_records_that_no_page_vouches_for_are_no_part_of_the_report(place):
     stray = place.folder / "results" / "robustness.csv"
     shutil.copy(place.folder / "results" / "calibration.csv", stray)
     assert place.build()[0] == 0 and not stray.exists()
-    status, _ = place.build(changes={"dimensions": {"models": {"clean": "d"}}})
+    status, _ = place.build(changes={"dimensions": {"models": {}}})
     assert status == 0 and set(pd.read_csv(place.folder / "results.csv")["dimension"]) == {"models"}
     assert not (place.folder / "03_calibration.html").exists()
 

@@ -42,6 +42,7 @@ ROLES = {  # page -> parts that datasets play on it, and its options; None: any
     "own_images": ("clean", "training", "dropped", "models"),
     "summary": None,
 }
+OPTIONS = {"factors", "tasks", "protocols", "transforms", "table", "limit", "dropped"}  # roles that name no dataset
 LISTS = {"shifted", "transforms", "subsets", "models", "protocols"}  # roles that are lists: one word is a list of one
 SOURCES = ("timm", "open_clip", "predictions")
 HEADS = ("", "probe", "knn", "zero_shot", "own")
@@ -226,8 +227,11 @@ def parse_profile(content: object, source: Path) -> Profile:
         for role in [role for role in roles if role not in (ROLES[name] or roles)]:
             raise InputError(f"{source}: dimensions.{name}: {unknown('role', role, ROLES[name])}")
         roles |= {r: [str(roles[r])] for r in LISTS & roles.keys() if not isinstance(roles[r], (list, type(None)))}
-        for model in [model for model in roles.get("models") or () if model not in section("models")]:
-            raise InputError(f"{source}: dimensions.{name}.models: {unknown('model', str(model), section('models'))}")
+        for role in [role for role in ROLES[name] or () if roles.get(role) is not None and role not in OPTIONS]:
+            kind = "model" if role == "models" else "dataset"
+            named, known = roles[role] if isinstance(roles[role], list) else [roles[role]], section(f"{kind}s")
+            if strange := [str(text) for text in named if str(text) not in known]:
+                raise InputError(f"{source}: dimensions.{name}.{role}: {unknown(kind, strange[0], known)}")
         if isinstance(tasks := roles.get("tasks"), str) and tasks.endswith(".yaml"):  # a file beside the profile
             if not (file := source.parent / tasks).is_file():
                 raise InputError(f"{source}: dimensions.{name}.tasks: {file} not found; it lies beside the profile")

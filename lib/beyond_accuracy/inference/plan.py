@@ -78,9 +78,6 @@ def requests(profile: Profile, dimension: str, options: dict | None = None) -> l
         return _convention_requests(profile, roles, known, Options.given(**(options or {})).device)
     found = [Request(name) for name in known if name != roles.get(CORRUPT_ROLE)]
     if dimension == "robustness" and CORRUPT_ROLE in roles:
-        if str(roles[CORRUPT_ROLE]) not in profile.datasets:
-            where = f"profile {profile.name}: dimensions.robustness.{CORRUPT_ROLE}"
-            raise InputError(f"{where}: {unknown('dataset', str(roles[CORRUPT_ROLE]), profile.datasets)}")
         texts = [f"corrupt:{name}={k}" for name in corruptions.NAMES for k in range(1, 6)]
         found.append(Request(str(roles[CORRUPT_ROLE]), ("none", *texts)))
     return found

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.files import locked, read_json, write_atomically
-from beyond_accuracy.base.paths import ASSETS, figures_dir, notebooks_dir, project_root, report_dir
+from beyond_accuracy.base.paths import ASSETS, figures_dir, notebooks_dir, project_root, report_dir, resolve
 from beyond_accuracy.base.profile import Profile, assigned, available_profiles, check_parameters, load_profile, unknown
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.run import FIRST, LATE, READS, build_pages
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 LIBRARY = Path(__file__).parents[1]
 RENDERING = ("report", "cli.py")  # what changes how a page looks but not what a notebook computes
 TOOL_PAGES = ("models", "choose", "differences", "images", "metrics")  # made from what the notebooks recorded
-PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "torch", "timm", "open_clip_torch")
+PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "pillow")
+PACKAGES += ("torch", "timm", "open_clip_torch")
 RECORDED = {"results": ".csv", "comparisons": ".csv", "findings": ".json"}  # folder -> what a page leaves there
 DIMENSION_OF = {"overview": "models"}  # notebook stem -> dimension, where they differ
 
@@ -336,6 +337,8 @@ def _render(folder: Path, page: Notebook, run_key: str, facts: Mapping[str, str]
     notebook = nbformat.read(page.executed(folder), as_version=4)
     failure = html.failure_of(notebook)
     status, message = (failure.status, failure.summary) if failure else ("ok", "")
+    for path in _recorded(folder, page.dimension) if failure else ():
+        path.unlink(missing_ok=True)  # part of a page's numbers is no part of the report
     body = html.render_body(notebook, failure, page.notebook.parent, page.dimension)
     said = (body.title or page.title, status, message, body.lead, body.sections, dict(facts), body.claim)
     write_atomically(page.kept(folder, "html"), body.html.encode())
@@ -398,10 +401,12 @@ def _assemble(
     own_images = any(name in profile.dimensions for name in FIRST)
     whole = profile.synthetic or own_images  # nothing was published of a rendered world, or of one's own images
     broken = tools[list(made).index("choose")].message
-    guessing = choose.guessing(comparisons, table, profile)
-    advice = [] if broken else choose.advice(choice(), profile, guessing)
+    advice = [] if broken else choose.advice(choice(), profile)
     site = {"profile": profile.name, "title": profile.title, "synthetic": profile.synthetic, "tools": tools}
-    site |= {"own": own_images, "cuts": {} if whole else _cuts(profile, pages), "advice": advice}
+    clean = {str(roles.get("clean")) for roles in profile.dimensions.values()} & profile.datasets.keys()
+    sets = [profile.datasets[name] for name in clean]
+    own = own_images or (sets and all(spec.reader == "own" or resolve(spec.classes).is_file() for spec in sets))
+    site |= {"own": own, "cuts": {} if whole else _cuts(profile, pages), "advice": advice}
     for page in there:
         view, inside = states[page.name], page.kept(folder, "html").read_text("utf-8")
         inside = html.linked(inside, bodies["images"].links.get(page.dimension, {}))

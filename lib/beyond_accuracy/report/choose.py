@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -61,7 +61,8 @@ PRESETS = tuple(Preset(**entry) for entry in tables.glossary()["presets"])
 class Choice:
     """What the page computes with: everything by criterion, those with results for at least two models."""
 
-    models: list[str]
+    models: list[str]  # those that do better than guessing
+    guessing: list[str]  # the others
     criteria: list[Headline]
     rows: list[pd.DataFrame]  # results behind it
     judged: list[pd.DataFrame]  # comparisons of the models in it
@@ -118,10 +119,13 @@ def gather(
     same images (`shared`), or from a normal distribution, models together as far as the interval of their difference
     tells. Costs are compared to three digits: what prints alike is a tie.
     """
-    models = list(profile.models)
-    choice = Choice(models, [], [], [], [], [], [], [])
+    unfit = guessing(comparisons, table, profile)
+    places = [i for i, name in enumerate(profile.models) if name not in unfit]
+    models = [name for name in profile.models if name not in unfit]
+    choice = Choice(models, [name for name in profile.models if name in unfit], [], [], [], [], [], [], [])
     rng = np.random.default_rng([seed, 7])
     for criterion, rows in headline_rows(table, profile, [h for h in HEADLINES if h.step]):
+        rows = rows[rows["model"].isin(models)]
         if len(rows) < 2 or (criterion.log and (rows["value"] <= 0).any()):
             continue
         if not criterion.log and rows["ci_low"].isna().all():  # how sure it is cannot be known
@@ -139,7 +143,7 @@ def gather(
         judged = comparisons[(comparisons[keys] == rows[keys].iloc[0]).all(axis=1)]
         noise, key = np.zeros((len(models), 1)), tuple(rows[keys].iloc[0])
         if key in (shared or {}):
-            noise = sign * shared[key] * sd[:, None] / criterion.step
+            noise = sign * shared[key][places] * sd[:, None] / criterion.step
         elif sd.any():
             together = covariance(sd, _gap_sds(judged, models)) / criterion.step**2
             noise = _root(together) @ rng.standard_normal((len(models), draws))
@@ -333,8 +337,8 @@ def _answered(run: Predictions, coverage: float) -> Callable:
 # Saying --------------------------------------------------------------------------------------------------------------
 
 
-def advice(choice: Choice, profile: Profile, guessing: Collection[str] = ()) -> list[dict[str, str]]:
-    """Which model comes first for each purpose and how sure that is; none where one that is only `guessing` does.
+def advice(choice: Choice, profile: Profile) -> list[dict[str, str]]:
+    """Which model comes first for each purpose and how sure that is.
 
     `href` is the chooser with these weights; `model` all that tie, or that the number that decides does not tell from
     the first; `sure` the verdict on that number, and the chances; `numbers` the first model against the runner-up.
@@ -342,7 +346,7 @@ def advice(choice: Choice, profile: Profile, guessing: Collection[str] = ()) -> 
     labels, rows = {name: spec.label for name, spec in profile.models.items()}, []
     for preset in offered(choice):
         ranking = rank(choice, preset.weights)
-        if len(ranking.order) < 2 or ranking.order[0] in guessing:
+        if len(ranking.order) < 2:
             continue
         need = next(i for i, criterion in enumerate(choice.criteria) if criterion.key == preset.need)
         deciding = decisive(choice, preset.weights, ranking)
@@ -432,15 +436,17 @@ def _chance(share: float) -> str:
 
 def body(choice: Choice, profile: Profile) -> Body:
     """The inside of `choose.html`."""
-    title = "Choose a model"
+    title, labels = "Choose a model", {name: spec.label for name, spec in profile.models.items()}
+    guess = ", ".join(labels[name] for name in choice.guessing)
+    guess = f" Not ranked, as no better than guessing: {guess}." if guess else ""
     if not choice.criteria:
-        lead = "There is nothing to choose by yet: no criterion has results for two models of this report."
+        lead = f"There is nothing to choose by yet: no criterion has results for two models of this report.{guess}"
         return Body(title, lead, [], fragment("plain.html.j2", lead=lead))
-    labels, presets = {name: spec.label for name, spec in profile.models.items()}, offered(choice)
+    presets = offered(choice)
     start = presets[0].weights if presets else {}
     lead = (
         f"Say what matters and get the {len(choice.models)} models in order, with the chance that each is really the "
-        "best and what would change the answer."
+        f"best and what would change the answer.{guess}"
     )
     ranking = rank(choice, start)
     listed = zip(ranking.order, map(_points, ranking.scores), map(_chance, ranking.best), strict=True)

@@ -355,7 +355,7 @@ def sets_of_tasks(runs: Iterable[Runs]) -> dict[str, list[Runs]]:
     runs = list(runs)
     sets = {"average": runs} if runs else {}
     sure = [run for run in runs if run.task.name not in DOUBTFUL]
-    if 0 < len(sure) < len(runs):
+    if 1 < len(sure) < len(runs):
         sets["average_without_sun397"] = sure
     groups = {f"average_{group}": [run for run in runs if run.task.group == group] for group in GROUPS}
     return sets | {name: members for name, members in groups.items() if len(members) > 1}
@@ -393,18 +393,19 @@ def _scored(sets: Iterable[tuple[str, Sequence[Runs]]], metric: str) -> pd.DataF
 
 
 def _about(name: str, runs: Sequence[Runs]) -> tuple[str, str]:
-    """Title and protocol of a task, or of an average, which has none."""
+    """Title and protocol of a task, or of an average, which has none; that of a single task is called like it."""
     task = runs[0].task
-    return (task.label, runs[0].setting) if name == task.name else (name.replace("_", " "), "")
+    title = task.label if len(runs) == 1 else name.replace("_", " ")
+    return title, runs[0].setting if name == task.name else ""
 
 
 def differences(runs: Sequence[Runs], few: Sequence[Runs] = ()) -> pd.DataFrame:
-    """Paired differences between all models, of every task (`detail`) and of every average (`main`).
+    """Paired differences between all models, of every task (`detail`) and of every average (`main`); one task is both.
 
     With few-shot probes of one setting also of the average over their tasks (`choice`).
     """
     means = sets_of_tasks(runs)
-    asked = [("accuracy", run.task.name, [run], "detail") for run in runs]
+    asked = [("accuracy", run.task.name, [run], "detail") for run in runs if len(runs) > 1]
     asked += [("accuracy", name, members, "main") for name, members in means.items()]
     asked += [(f"accuracy:{few[0].setting}", "average", few, "choice")] if few else []
     rows = []
