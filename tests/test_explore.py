@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from beyond_accuracy.inference.store import Store
 from beyond_accuracy.page import Page
 
 
-def test_a_folder_of_ones_own_pictures(toy, capsys, monkeypatch):
+def test_a_folder_of_ones_own_pictures(toy):
     toy.checkpoint()
     toy.images(2)
     page = Page(toy.profile(), "models", Store(toy.store), {"device": "cpu"})
@@ -39,27 +40,27 @@ def test_a_folder_of_ones_own_pictures(toy, capsys, monkeypatch):
     assert [name for name, _ in pictures[:4]] == ["empty.png", "turned.png", "wide.png", "z00.bmp"]
     inside, _ = explore.read_folder(toy.data / "images")  # class folders
     assert [name for name, _ in inside] == sorted(f"{c}/{c}00{k}.png" for c in ("red", "green", "blue") for k in (0, 1))
-    monkeypatch.setattr(explore, "display", (shown := []).append)
     panel = explore.own_images(page, "images")
-    upload, path = panel.children[0].children
+    (upload, path), below = panel.children[0].children, panel.children[1]
     path.value = str(folder)
-    said = capsys.readouterr().out
-    assert "empty.png: cannot be decoded (UnidentifiedImageError), left out" in said
-    assert "9 more images of the folder are not shown" in said and len(shown) == 23
+    bad, *shown, rest = below.children
+    assert bad.value == "empty.png: cannot be decoded (UnidentifiedImageError), left out"
+    assert rest.value == "9 more images of the folder are not shown" and len(shown) == 23
     for box, size, corner in ((shown[0], (48, 144), (24, 143)), (shown[1], (144, 48), (143, 24))):
         thumbnail, picture = box.children[0], Image.open(io.BytesIO(box.children[0].value))
         assert (picture.size, thumbnail.width, thumbnail.height) == (size, str(size[0]), "")  # not stretched
         assert picture.getpixel((9, 9)) == (200, 0, 0) and picture.getpixel(corner) == (0, 200, 0)
-    shown.clear()  # a file of one's own that is called as one of the folder
+    # a file of one's own that is called as one of the folder
     buffer = io.BytesIO()
     Image.new("RGB", (20, 20), (200, 0, 0)).save(buffer, "BMP")
     about = {"name": "z00.bmp", "type": "", "size": buffer.tell(), "last_modified": datetime.now(UTC)}
     upload.value = (about | {"content": memoryview(buffer.getvalue())},)
-    found = [box.children[1].value for box in shown if "z00.bmp" in box.children[1].value]
+    found = [box.children[1].value for box in below.children[:-1] if isinstance(box, widgets.HBox)]
+    found = [text for text in found if "z00.bmp" in text]
     assert ["red" in text.partition("%")[0] for text in found] == [True, False]
 
 
-def test_panels_offer_titles_and_only_sets_that_models_answer(toy, capsys):
+def test_panels_offer_titles_and_only_sets_that_models_answer(toy):
     toy.checkpoint()
     toy.checkpoint("blind", scale=0.0)  # red, whatever it sees
     toy.images(5)
@@ -71,36 +72,38 @@ def test_panels_offer_titles_and_only_sets_that_models_answer(toy, capsys):
     content["datasets"]["bad"] = content["datasets"]["images"] | {"path": str(toy.data / "bad"), "title": "Bad"}
     content["datasets"]["digits"] = {"reader": "digits", "classes": ""}  # probed only: it has no class space
     page = Page(toy.profile(content), "models", Store(toy.store), {"device": "cpu"})
-    shown = []
+    panel = explore.image_browser(page)
+    (dataset, model, kind, _, number), below = panel.children[0].children, panel.children[1]
+    assert dataset.options == (("Three colours", "images"), ("Bad", "bad"))
+    assert model.options == (("Colour net", "colour"), ("blind", "blind"))
+    assert below.children[0].children[0].value == "no such images"  # confident mistakes
+    kind.value = "models disagree"
+    answers = {card.children[1].value.partition("<br><small>")[0] for card in below.children[0].children[1].children}
+    right = ("green", "blue")
+    said = r"{0} → <br>Colour net: <b>{0}</b> \d+%<br>blind: <b>red</b> 33%"
+    assert all(any(re.fullmatch(said.format(name), text) for name in right) for text in answers), answers
+    kind.value = "random"
+    number.value = 9  # beyond the last page: the last
+    caption, cards = below.children[0].children
+    assert caption.value == "15 images; 13 to 15; 2 pages"
+    assert all("<small>" in card.children[1].value for card in cards.children)
+    assert {card.children[0].width for card in cards.children} <= {"21", "22", "23", "24"}
+    dataset.value = "bad"
+    assert "&#x27;red/a&#x27;" in below.children[0].value and len(below.children) == 1  # a message in their place
+    with pytest.raises(InputError, match="images has no 'factor' in its metadata"):
+        explore.factor_panel(page, "images")
+    drawn = []  # what is drawn, before it becomes a picture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explore, "display", shown.append)
-        panel = explore.image_browser(page)
-        dataset, model, kind, _, number = panel.children[0].children
-        assert dataset.options == (("Three colours", "images"), ("Bad", "bad"))
-        assert model.options == (("Colour net", "colour"), ("blind", "blind"))
-        assert shown[-1].children[0].value == "no such images"  # confident mistakes
-        kind.value = "models disagree"
-        answers = {card.children[1].value.partition("<br><small>")[0] for card in shown[-1].children[1].children}
-        right = ("green", "blue")
-        said = r"{0} → <br>Colour net: <b>{0}</b> \d+%<br>blind: <b>red</b> 33%"
-        assert all(any(re.fullmatch(said.format(name), text) for name in right) for text in answers), answers
-        kind.value = "random"
-        number.value = 9  # beyond the last page: the last
-        before = len(shown)
-        dataset.value = "bad"
-        with pytest.raises(InputError, match="images has no 'factor' in its metadata"):
-            explore.factor_panel(page, "images")
-        assert len(shown) == before and "'red/a'" in capsys.readouterr().out  # a message in their place
+        patch.setattr(explore.plt, "close", drawn.append)
         chart = explore.reliability_panel(page)
         chart.children[0].children[2].value = 2
-    axes = [figure.axes[0] for figure in (shown.pop(), shown.pop())]
+    picture = Image.open(io.BytesIO(chart.children[1].children[0].value))
+    assert (chart.children[1].children[0].width, picture.size[0]) == ("480", 960)
+    axes = [figure.axes[0] for figure in reversed(drawn)]
     titles = [ax.get_title() or ax.get_title("left") for ax in axes]  # where the theme puts it
     assert all(re.fullmatch(r"Colour net: ECE 0\.\d{4}, accuracy 100.0%, n = 15", title) for title in titles), titles
     bars = [len(ax.containers[0].lines[2][0].get_segments()) for ax in axes]
     assert 1 == bars[0] < bars[1]  # bins that hold images, of 2 and of 15
-    assert shown[-1].children[0].value == "15 images; 13 to 15; 2 pages"
-    assert all("<small>" in card.children[1].value for card in shown[-1].children[1].children)
-    assert {card.children[0].width for card in shown[-1].children[1].children} <= {"21", "22", "23", "24"}
 
 
 def test_images_of_a_kind_by_hand():
@@ -121,7 +124,6 @@ def test_networks_run_before_there_is_a_widget(toy, monkeypatch):
     page, order = Page(toy.profile(), "models", Store(toy.store), {"device": "cpu"}), []
     table = page.metadata("images").assign(factor="pose", level="low")
     monkeypatch.setattr(page, "metadata", lambda *_: table)
-    monkeypatch.setattr(explore, "display", lambda _: None)
     for owner, name in ((page, "predictions"), (explore.widgets, "Dropdown")):
         original = getattr(owner, name)
         told = lambda *a, name=name, original=original, **k: order.append(name) or original(*a, **k)  # noqa: E731
@@ -140,7 +142,7 @@ def test_a_factor_s_levels_have_intervals_and_counts(monkeypatch):
     spec = ModelSpec("m", "timm", "x", label="M")
     study = SimpleNamespace(specs=[spec], spec=lambda _: spec, metadata=lambda *_: table)
     study.predictions = lambda _: {"m": SimpleNamespace(ids=ids, correct=right)}
-    monkeypatch.setattr(explore, "display", (shown := []).append)
+    monkeypatch.setattr(explore.plt, "close", (shown := []).append)
     panel = explore.factor_panel(study, "sweeps")
     (ax,) = shown[0].axes
     assert panel.children[0].children[0].options == (("camera yaw", "camera_yaw"),) and ax.get_xlabel() == "camera yaw"

@@ -6,15 +6,14 @@ panel answers in well under a second once a report has been built.
 
 import html
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import display
 from PIL import Image, ImageOps
 
 from beyond_accuracy.base.errors import DataMissing, InputError
@@ -28,6 +27,7 @@ from beyond_accuracy.page import Page, classify
 from beyond_accuracy.show import theme
 
 THUMBNAIL = 144
+Drawing = widgets.Widget | plt.Figure | str
 KINDS = ("confident mistakes", "models disagree", "all models wrong", "unsure and right", "random")
 
 
@@ -47,7 +47,7 @@ def reliability_panel(study: Page) -> widgets.Widget:
         theme.errorbar(ax, table.assign(model="", value=table["accuracy"]), "confidence", {"": look}, capsize=2)
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
         ax.set_title(f"{look.label}: ECE {ece(*cut):.4f}, accuracy {found.correct.mean():.1%}, n = {len(found):,}")
-        return fig
+        yield fig
 
     return _panel([model, dataset, bins, binning], show)
 
@@ -78,7 +78,7 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
         cards = [_card(study, dataset.value, {name: said.loc[at] for name, said in told.items()}) for at in rows.index]
         count = f"{len(chosen):,} images; {start + 1} to {start + len(rows)}; {pages:,} pages"
         caption = widgets.HTML(count if len(chosen) else "no such images")
-        return widgets.VBox([caption, widgets.GridBox(cards, layout=grid)])
+        yield widgets.VBox([caption, widgets.GridBox(cards, layout=grid)])
 
     return _panel([dataset, model, kind, label, page], show)
 
@@ -118,7 +118,7 @@ def factor_panel(study: Page, dataset: str) -> widgets.Widget:
         ax.set_title(f"n = {rows['n'].min():,} to {rows['n'].max():,} images a level")
         ax.tick_params(axis="x", rotation=45)
         ax.legend()
-        return fig
+        yield fig
 
     return _panel([chosen], show)
 
@@ -127,27 +127,23 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
     """Upload images, or give a folder: every network's likeliest classes of the dataset's class space."""
     upload = widgets.FileUpload(accept="image/*", multiple=True)
     folder = widgets.Text(placeholder="or a folder of images", description="folder", continuous_update=False)
-    output = widgets.Output()
 
-    def show(*_):
-        with _drawing_in(output):
-            pictures, rest = [(f["name"], bytes(f["content"])) for f in upload.value], 0
-            if folder.value:
-                found, rest = read_folder(expanded(folder.value))
-                pictures += found
-            for name, content in pictures:
-                try:
-                    image = to_rgb(ImageOps.exif_transpose(opened(content)))  # one's own, as a viewer shows it
-                except Exception as error:  # damaged files make Pillow raise nearly anything
-                    print(f"{name}: cannot be decoded ({type(error).__name__}), left out")
-                    continue
-                _show(widgets.HBox([_thumbnail(image), _answers(study, dataset, name, image)]))
-            if rest:
-                print(f"{rest} more images of the folder are not shown")
+    def show() -> Iterator[widgets.Widget | str]:
+        pictures, rest = [(f["name"], bytes(f["content"])) for f in upload.value], 0
+        if folder.value:
+            found, rest = read_folder(expanded(folder.value))
+            pictures += found
+        for name, content in pictures:
+            try:
+                image = to_rgb(ImageOps.exif_transpose(opened(content)))  # one's own, as a viewer shows it
+            except Exception as error:  # damaged files make Pillow raise nearly anything
+                yield f"{name}: cannot be decoded ({type(error).__name__}), left out"
+                continue
+            yield widgets.HBox([_thumbnail(image), _answers(study, dataset, name, image)])
+        if rest:
+            yield f"{rest} more images of the folder are not shown"
 
-    for control in (upload, folder):
-        control.observe(show, names="value")
-    return widgets.VBox([widgets.HBox([upload, folder]), output])
+    return _panel([upload, folder], show)
 
 
 def read_folder(folder: Path, limit: int = 24) -> tuple[list[tuple[str, bytes]], int]:
@@ -190,34 +186,37 @@ def _filled(study: Page, dataset: str) -> None:
         study.predictions(dataset)
 
 
-def _panel(controls: list[widgets.Widget], draw) -> widgets.Widget:
-    output = widgets.Output()
+def _panel(controls: list[widgets.Widget], draw: Callable[[], Iterator[Drawing]]) -> widgets.Widget:
+    """Controls above what is drawn by them, anew with every change; a message of ours is shown, not raised.
+
+    No `widgets.Output`: papermill's client answers such a one while a cell runs, and can then miss the cell's end and
+    wait until it runs out of time.
+    """
+    below = widgets.VBox()
 
     def refresh(*_):
-        with _drawing_in(output):
-            _show(draw())
+        shown = []
+        try:
+            for thing in draw():
+                shown.append(_drawn(thing))
+        except (InputError, DataMissing, OSError) as error:
+            shown.append(_drawn(str(error)))
+        below.children = shown
 
     for control in controls:
         control.observe(refresh, names="value")
     refresh()
-    return widgets.VBox([widgets.HBox(controls, layout=widgets.Layout(flex_flow="row wrap")), output])
+    return widgets.VBox([widgets.HBox(controls, layout=widgets.Layout(flex_flow="row wrap")), below])
 
 
-@contextmanager
-def _drawing_in(output: widgets.Output) -> Iterator[None]:
-    """What is shown replaces what was there; a message of ours is shown, not raised."""
-    output.clear_output(wait=True)
-    with output:
-        try:
-            yield
-        except (InputError, DataMissing, OSError) as error:
-            print(error)
-
-
-def _show(thing) -> None:
-    display(thing)
+def _drawn(thing: Drawing) -> widgets.Widget:
+    if isinstance(thing, str):
+        return widgets.HTML(html.escape(thing))
     if isinstance(thing, plt.Figure):
+        thing.savefig(buffer := io.BytesIO(), format="png", dpi=192)  # twice the pixels that are shown
         plt.close(thing)
+        return widgets.Image(value=buffer.getvalue(), format="png", width=round(96 * thing.get_figwidth()))
+    return thing
 
 
 def _card(study: Page, dataset: str, told: dict[str, pd.Series]) -> widgets.Widget:
