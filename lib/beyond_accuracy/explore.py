@@ -42,7 +42,7 @@ def reliability_panel(study: Page) -> widgets.Widget:
         """Accuracy against confidence per bin with Wilson intervals; the title gives ECE, accuracy and n."""
         found, look = study.predictions(dataset.value)[model.value], theme.style(study.spec(model.value))
         cut = found.confidence, found.correct, bins.value, binning.value
-        table, (fig, ax) = reliability(*cut), plt.subplots(figsize=(5, 4.2))
+        table, (fig, ax) = reliability(*cut), plt.subplots(figsize=(6.4, 4.8))
         ax.plot([0, 1], [0, 1], color=theme.GREY, linestyle=":")
         theme.errorbar(ax, table.assign(model="", value=table["accuracy"]), "confidence", {"": look}, capsize=2)
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
@@ -215,7 +215,7 @@ def _drawn(thing: Drawing) -> widgets.Widget:
     if isinstance(thing, plt.Figure):
         thing.savefig(buffer := io.BytesIO(), format="png", dpi=192)  # twice the pixels that are shown
         plt.close(thing)
-        return widgets.Image(value=buffer.getvalue(), format="png", width=round(96 * thing.get_figwidth()))
+        return widgets.Image(value=buffer.getvalue(), format="png", width=Image.open(buffer).width // 2)
     return thing
 
 
