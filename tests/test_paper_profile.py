@@ -29,7 +29,7 @@ def small_paper(tmp_path_factory):
     content = {
         "extends": "paper",
         "name": "small-paper",
-        "settings": {"resamples": 50, "prompts": "a photo of a {c}.", "workers": 0, "chunk": 64},
+        "settings": {"precision": "fp32", "resamples": 50, "prompts": "a photo of a {c}.", "workers": 0, "chunk": 64},
         "models": {name: {"pretrained": "", **entry} for name, entry in fixtures.paper_models(root / "models").items()},
         "datasets": {name: {"expected": 0} for name in paper.datasets if name != "imagenet_real"},
         "dimensions": {"invariance": {"clean": "imagenet_few"}, "conventions": {"limit": 6}},
