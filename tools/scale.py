@@ -7,7 +7,6 @@ Four small networks with 1,000 classes stand for the models, and their outputs a
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import re
 import subprocess
@@ -132,12 +131,7 @@ def main() -> None:
         folder = (given.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         os.environ |= {"BEYOND_ACCURACY_ROOT": str(folder), "BEYOND_ACCURACY_CACHE": str(folder / "store")}
-        # in a process of its own: the peak of one that is started later counts what its parent holds
-        filling = multiprocessing.Process(target=fill, args=(profile_of(folder, given.images), given.pages))
-        filling.start()
-        filling.join()
-        if filling.exitcode:
-            raise SystemExit("the store could not be filled")
+        fill(profile_of(folder, given.images), given.pages)
         for page in given.pages:
             seconds, peak = built(folder, page)
             print(f"{page}: {seconds:.0f} s, {peak:.1f} GB", flush=True)
