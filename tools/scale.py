@@ -110,7 +110,9 @@ def fill(profile: Profile, pages: Sequence[str] = PAGES, device: str = "cpu") ->
 def built(folder: Path, page: str) -> tuple[float, float]:
     """Seconds and gigabytes (of the largest process) of one page."""
     code = "import sys; from beyond_accuracy.cli import main; code = main(sys.argv[1:]); " + (
-        "import resource; print('PEAK', max(resource.getrusage(w).ru_maxrss for w in (0, -1))); sys.exit(code)"
+        # its own peak since it began: ru_maxrss counts what this process held when it started it
+        "import re, resource; own = int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1]); "
+        "print('PEAK', max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)); sys.exit(code)"
     )
     command = ["report", "--profile", str(folder / "scale.yaml"), "--only", page, "--device", "cpu", "--force"]
     began = time.monotonic()
