@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beyond_accuracy import cli
+from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.data import readers, transforms
 from beyond_accuracy.inference import store
 from beyond_accuracy.inference.store import Store
@@ -664,12 +665,18 @@ def test_hostile_factors_levels_and_materials_in_the_report(in_kernels, toy, req
     content["dimensions"] = {"shape_bias": {"cue_conflict": "told"}, "synthetic": {"pug": "told"}}
     task = {"name": names[1], "title": levels[0], "group": "natural", "dataset": "told", "column": "factor"}
     content["dimensions"]["transfer"] = {"tasks": [task]}
+    runs = pd.read_csv(ASSETS / "mini_world" / "ablation.csv").assign(device=names[0])
+    runs.to_csv(toy.root / "runs.csv", index=False)
+    shutil.copy(ASSETS / "mini_world" / "ablation_covariance.csv", toy.root / "runs_covariance.csv")
+    content["datasets"] |= dict.fromkeys(runs["dataset"], told)
+    content["dimensions"]["ablation"] = {"table": str(toy.root / "runs.csv")}
     once = {"PROBE_SEEDS": 1, "SHOTS": "1"}
     assert build.build(toy.profile(content), options={"device": "cpu"}, parameters=once) == 0, capsys.readouterr()
     pages = harmless(toy)
     text = {name: bs4.BeautifulSoup(page, "html.parser").text for name, page in pages.items()}
     assert all(name in text["images"] for name in names)
     assert all(level in text["06_synthetic"] for level in levels[:2])  # of sweeps without PUG's classes, some missed
+    assert names[0] in text["08_ablation"]  # the machine of a training run
     assert levels[0] in text["05_transfer"]  # the task's title; a single task is compared once, as its own average
     assert len(pd.read_csv(toy.root / "report" / "toy" / "comparisons" / "transfer.csv")) == 1
     in_a_browser(request, toy, pages)
