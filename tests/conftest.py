@@ -70,6 +70,13 @@ def efficientnet_lite0(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def in_kernels(kernels, toy_networks, monkeypatch):
+    """The toy's networks are found by notebooks, too."""
+    places = Path(toy_networks.__file__).parent, ROOT / "lib"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+
+
 @pytest.fixture(params=(errno.ENOTTY, errno.ENOLCK, errno.ENOSYS), ids=errno.errorcode.get)
 def no_locks(request, monkeypatch):
     """A file system without `flock`, which says so in one way or another."""

@@ -35,7 +35,6 @@ from beyond_accuracy.inference import store
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
 from beyond_accuracy.report import run as report_run
-from beyond_accuracy.report.build import LIBRARY
 from builders import code, markdown, write_notebook
 from conftest import TOY_CLASSES
 from disks import may_mount, mount
@@ -478,12 +477,6 @@ def test_a_notebook_out_of_time(kernels, tmp_path, capfd):
     assert not cells[-1].outputs
     out, err = capfd.readouterr()
     assert out == "" and "KeyboardInterrupt" not in err and "Timeout waiting" not in err
-
-
-@pytest.fixture
-def in_kernels(kernels, toy_networks, monkeypatch):
-    """The toy's networks are found by notebooks, too."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
 
 
 def test_a_set_of_the_wrong_kind_costs_its_own_part(in_kernels, toy, capsys):

@@ -1,7 +1,6 @@
 """Form of the source notebooks: what keeps them readable in a diff, runnable by papermill and honest as a page."""
 
 import ast
-import os
 import shutil
 import subprocess
 from functools import cache
@@ -14,7 +13,7 @@ from papermill import inspect_notebook
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import check_parameters
-from beyond_accuracy.report.build import LIBRARY, declared_parameters
+from beyond_accuracy.report.build import declared_parameters
 from beyond_accuracy.report.run import execute
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -122,8 +121,7 @@ def test_values_of_another_kind_are_refused(given):
         check_parameters(declared_parameters(FOLDER / "03_calibration.ipynb"), given)
 
 
-def test_explore_runs(kernels, toy, toy_networks, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
+def test_explore_runs(in_kernels, toy):
     toy.images(2)
     toy.checkpoint()
     toy.profile()

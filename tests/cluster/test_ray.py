@@ -21,7 +21,6 @@ from beyond_accuracy.cluster import exchange
 from beyond_accuracy.cluster import ray as engine_ray
 from beyond_accuracy.cluster.ray import Slots, shares
 from beyond_accuracy.inference.store import Entry
-from beyond_accuracy.report.build import LIBRARY
 
 TRANSFORMS = ["none", "hflip=1", "noise=0.1"]
 
@@ -124,8 +123,7 @@ def test_parts_are_handed_over_through_a_url_also_those_that_a_killed_run_left_t
 
 
 @pytest.mark.slow
-def test_a_report_by_the_cluster_is_that_of_this_machine(ready, cluster, monkeypatch, toy_networks):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(toy_networks.__file__).parent, LIBRARY.parent))))
+def test_a_report_by_the_cluster_is_that_of_this_machine(ready, cluster, monkeypatch, toy_networks, in_kernels):
     tables = {}
     for engine in ("ray", "local"):
         monkeypatch.setenv("BEYOND_ACCURACY_ROOT", str(ready.root / engine))
