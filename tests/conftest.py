@@ -73,8 +73,8 @@ def efficientnet_lite0(tmp_path_factory) -> Path:
 @pytest.fixture
 def in_kernels(kernels, toy_networks, monkeypatch):
     """The toy's networks are found by notebooks, too."""
-    places = Path(toy_networks.__file__).parent, ROOT / "lib"
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+    # and the library where else it was: the process that forks kernels outlives this test
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_networks.__file__).parent), prepend=os.pathsep)
 
 
 @pytest.fixture(params=(errno.ENOTTY, errno.ENOLCK, errno.ENOSYS), ids=errno.errorcode.get)

@@ -282,7 +282,7 @@ def test_neither_home_nor_a_passwd_entry(kernels, toy, toy_networks, monkeypatch
     opened = code("from beyond_accuracy.page import open_page\nopen_page(PROFILE, 'calibration', MODELS)")
     write_notebook(toy.root / "03_calibration.ipynb", code('PROFILE = MODELS = ""', "parameters"), opened)
     monkeypatch.setattr(build, "notebooks_dir", lambda: toy.root)
-    monkeypatch.setenv("PYTHONPATH", f"{Path(toy_networks.__file__).parent}{os.pathsep}{build.LIBRARY.parent}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(toy_networks.__file__).parent), prepend=os.pathsep)
     assert cli.main([*command.split(), "--profile", str(toy.root / "toy.yaml")]) == 0
     assert data_dir().is_relative_to(toy.root / ".cache" / "home")
 

@@ -31,6 +31,7 @@ from PIL import Image
 from beyond_accuracy import cli
 from beyond_accuracy.base.paths import ASSETS
 from beyond_accuracy.data import readers, transforms
+from beyond_accuracy.inference import run as inference
 from beyond_accuracy.inference import store
 from beyond_accuracy.inference.store import Store
 from beyond_accuracy.report import build
@@ -555,7 +556,7 @@ for model, found in page.predictions("images").items():
 """
 
 
-def test_a_deleted_store_is_filled_again_and_says_the_same(in_kernels, toy, toy_networks):
+def test_a_deleted_store_is_filled_again_and_says_the_same(in_kernels, toy, toy_networks, monkeypatch):
     toy.images(8)
     toy.checkpoint()
     profile = toy.profile(toy.content() | {"dimensions": {"calibration": {"clean": "images"}}})
@@ -574,6 +575,8 @@ def test_a_deleted_store_is_filled_again_and_says_the_same(in_kernels, toy, toy_
     shutil.move(toy.data / "images" / "red" / "red000.png", toy.data / "images" / "blue")
     passed, unchanged, changed = built()
     assert (passed, unchanged) == (24, False) and changed != right
+    monkeypatch.setattr(inference, "device_name", lambda device: f"other {device.type}")  # of other last digits
+    assert built()[:2] == (24, False) and built()[:2] == (24, True)
 
 
 # Names ----------------------------------------------------------------------------------------------------------------

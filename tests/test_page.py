@@ -218,6 +218,9 @@ def test_results_comparisons_and_findings_are_written(toy, capsys):
         study.compare(pd.DataFrame(pair))
     with pytest.raises(InputError, match="asked twice"):
         study_of(toy).compare(pd.concat([pd.DataFrame(pair)] * 2))
+    clean = {**pair, "dataset": ["images", "d"], "metric": "accuracy", "family": "detail", "p": 0.03}
+    asked = study_of(toy).compare(pd.DataFrame({**clean, "difference": 0.5, "ci_low": 0.25, "ci_high": 0.75}))
+    assert asked["family"].tolist() == ["clean", "detail"] and asked["p_holm"].tolist() == [0.03, 0.03]
     study.finding("<b>colour</b> & others are right")
     study.finding("second")
     kept = json.loads((study.records / "findings" / "calibration.json").read_text())

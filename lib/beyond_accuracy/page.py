@@ -170,6 +170,8 @@ class Page:
         given = {"dataset": dataset} if dataset else {}
         given |= {name: value for name, value in usual.items() if name not in rows}
         rows = rows.assign(dimension=self.dimension, **given).fillna(usual)
+        plain = (rows["metric"] == "accuracy") & (rows["dataset"] == self.roles.get("clean"))
+        rows["family"] = rows["family"].mask(plain, "clean")  # several pages ask it, and all have the same answer
         if missing := set(results.COMPARISON_COLUMNS) - set(rows.columns) - {"p_holm", "verdict"}:
             raise InputError(f"comparisons: missing columns {', '.join(sorted(missing))}")
         if (twice := rows.duplicated(["dataset", "metric", "model_a", "model_b"])).any():

@@ -447,7 +447,7 @@ def test_a_backbone_without_the_set_s_classes_takes_part_where_features_suffice(
     (line,) = outputs.left_out
     said = f"other: the checkpoint has {count} classes, the dataset's class space {toy.classes} has 3; choose a "
     assert line.startswith(f"{said}checkpoint trained on {toy.classes}")
-    assert line.endswith(", or use this backbone where features suffice (probes)") == (count == 0)
+    assert line.endswith(", or fit a classifier to its features (`head: probe`)")
     features = outputs.features("images")
     assert list(features) == ["colour", "other"]
     np.testing.assert_array_equal(features["other"].layers["pre_logits"], features["colour"].layers["pre_logits"])

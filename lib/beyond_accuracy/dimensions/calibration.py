@@ -493,9 +493,8 @@ def differences(runs: Runs, seed: int, n_bins: int = 15) -> pd.DataFrame:
     own = [ece_debiased(*one, n_bins, units=units).uncut for one in answers]
     eces = tidy.pairs("ece_debiased", "fraction", models, own, n, tested=tested)
     main = [eces.assign(p_floor=1 / (P_VALUE_RESAMPLES + 1)), tidy.against_zero(*gap, draws[:, : len(models)], few)]
-    right = {model: run.correct for model, run in runs.items()}
-    detail = [tidy.estimates(*gap, draws, few)[1], tidy.accuracy_pairs(right, units=units, seed=seed)]
-    parts = [rows.assign(family=name) for name, group in (("main", main), ("detail", detail)) for rows in group]
+    gaps = tidy.estimates(*gap, draws, few)[1].assign(family="detail")
+    parts = [*(rows.assign(family="main") for rows in main), gaps]
     return pd.concat([rows for rows in parts if len(rows)], ignore_index=True)
 
 
@@ -534,7 +533,7 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
         how = f"beyond noise under each of {configs} bin configurations"
         if clear != configs:
             how = f"in {row[SHARE]:.1f} % of draws over {configs} bin configurations, in {row[LEAST]:.1f} % at "
-            how += f"{row['at']}; it is beyond noise under {clear if clear != '0' else 'none'} of them"
+            how += f"{row['at']}; judged one by one, it is beyond noise under {clear if clear != '0' else 'none'}"
         better, worse = labels[row["model_a"]], labels[row["model_b"]]
         yield f"On {page.title(row['dataset'])}, {better} has a lower debiased ECE than {worse} {how}."
 

@@ -22,6 +22,7 @@ from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import stats, tidy, verdicts
 from beyond_accuracy.measure.stats import bootstrap_means, share_interval
 from beyond_accuracy.show.figures import Drawn, transformed
+from beyond_accuracy.show.tables import format_interval
 from beyond_accuracy.show.theme import WIDTH
 
 # What is measured at each strength, and its unit; see `per_image`.
@@ -253,11 +254,11 @@ def strongest(curves: pd.DataFrame) -> pd.DataFrame:
 
 def finding(page, overall: pd.DataFrame, judged: pd.DataFrame, kinds: int) -> str:
     """How often models keep their answers, who does most, and how many pairs that tells apart."""
-    percent = overall.assign(**(100 * overall[["value", "ci_low", "ci_high"]])).sort_values("value", ascending=False)
-    shares = (f"{page.labels[r.model]} {r.value:.1f} [{r.ci_low:.1f}, {r.ci_high:.1f}] %" for r in percent.itertuples())
+    ranked = overall.sort_values("value", ascending=False).itertuples()
+    shares = (f"{page.labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in ranked)
     apart = verdicts.told_apart(judged[judged["metric"] == "agreement"])
-    of = f"Averaged over {kinds} kinds of transform, models" if kinds > 1 else "Models"
-    said = f"{of} keep their answer: {'; '.join(shares)}."
+    of = f"Averaged over {kinds} kinds of transform, this" if kinds > 1 else "This"
+    said = f"{of} share of images keeps its answer: {'; '.join(shares)}."
     return f"{said} {page.leader(overall, judged)}; {apart}." if apart else said
 
 

@@ -56,6 +56,7 @@ class Filled:
     wrong: list[str] = field(default_factory=list)  # the same for bad input
     left_out: list[str] = field(default_factory=list)  # what models have no outputs for, or odd ones, one message each
     metadata: dict[str, str] = field(default_factory=dict)  # stamps of what is said of the images, by dataset
+    devices: list[str] = field(default_factory=list)  # that computed it: last digits may differ under the same key
 
 
 def requests(profile: Profile, dimension: str, options: dict | None = None) -> list[Request]:
@@ -116,6 +117,7 @@ def fill(profile: Profile, dimension: str, store: Store, options: dict) -> Fille
             if str(error) not in told:  # several requests may lack the same
                 told.append(str(error))
     filled.keys, filled.left_out = sorted(outputs.used), list(outputs.left_out)
+    filled.devices = sorted({f"{made.get('device')}, torch {made.get('torch')}" for made in outputs.used.values()})
     return filled
 
 

@@ -1,8 +1,9 @@
 """One verdict per question: which differences between models are real, decided once and read everywhere.
 
 A question is one row of comparisons: a difference between two models (or of one model from zero) on one set in one
-metric. The p-values of a family (`main`: headline numbers of a page; `choice`: what the chooser weighs beside them;
-`detail`: all else) are corrected together by Holm's method. Three levels of a difference:
+metric. The p-values of a family (`clean`: accuracy on the clean set, which is the same family on every page; `main`:
+other headline numbers of a page; `choice`: what the chooser weighs beside them; `detail`: all else) are corrected
+together by Holm's method. Three levels of a difference:
 
 - ``beyond training noise``: also larger than two training runs differ by the luck of their seeds, images included
   (each difference judged by itself at 5 %: with three runs a model, a correction would leave nothing to be seen).

@@ -88,8 +88,8 @@ class Card:
         if not self.scores(classes):
             raise InputError(
                 f"{self.name}: the checkpoint has {self.n_classes} classes, the dataset's class space {classes.name} "
-                f"has {len(classes)}; choose a checkpoint trained on {classes.name}"
-                + ("" if self.n_classes else ", or use this backbone where features suffice (probes)")
+                f"has {len(classes)}; choose a checkpoint trained on {classes.name}, or fit a classifier to its "
+                "features (`head: probe`)"
             )
 
     def key_parts(self, classes: ClassSpace | None) -> dict:

@@ -104,7 +104,7 @@ def build(
 
     def build_one(page: Notebook) -> PageState:
         found = filled[page.name]
-        inputs = [*found.keys, *found.missing, *found.wrong, *found.left_out, *found.metadata.values()]
+        inputs = [*found.keys, *found.missing, *found.wrong, *found.left_out, *found.metadata.values(), *found.devices]
         run_key = _run_key(page, given[page.name], loaded, inputs, folder)
         state = states[page.name]
         kept = state.status == "ok" and state.run_key == run_key and not force

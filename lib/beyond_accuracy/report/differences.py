@@ -63,7 +63,8 @@ def body(folder: Path, profile: Profile, compared: pd.DataFrame, titles: Mapping
     lead = (
         f"{real} of {len(rows)} compared differences are larger than chance would make them"
         + (f", {beyond} of them larger than training runs differ by luck" if beyond else "")
-        + f", at a level of {LEVEL:.0%} kept over the headline comparisons of each page, and over all its others."
+        + f", at a level of {LEVEL:.0%} kept over those of clean accuracy, over the headline comparisons of each page, "
+        "and over all its others."
     )
     parts = dict(iter(rows.groupby("dimension", sort=False)))
     pages = [_section(name, titles.get(name, name), part, sizes[name], profile) for name, part in parts.items()]
