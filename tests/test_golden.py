@@ -8,6 +8,7 @@ import golden
 import sentences
 from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.cli import main
+from beyond_accuracy.show.results import read_comparisons
 
 pytestmark = pytest.mark.usefixtures("apart", "kernels")
 
@@ -23,11 +24,20 @@ def unsupported(profile: str, root: Path, models: str = "") -> list[str]:
     return sentences.check(root / "report" / profile, root / "figures" / profile, labels)
 
 
+def contradictions(root: Path, profile: str) -> list:
+    """Comparisons that pages ask twice, over the same images, with another answer."""
+    asked = read_comparisons(root / "report" / profile).groupby([*golden.KEYS["comparisons"][1:], "difference", "n"], dropna=False)
+    answers = asked[["p_holm", "verdict", "family"]].nunique().max(axis=1)
+    assert len(answers) > 100, "most are asked by one page"
+    return answers[answers > 1].index.tolist()
+
+
 @pytest.mark.parametrize("profile", ["smoke", pytest.param("mini", marks=pytest.mark.slow)])
 def test_a_report_says_what_it_said_and_what_its_tables_say(profile, apart, capsys):
     assert main(["report", "--profile", profile, "--device", "cpu"]) == 0, capsys.readouterr()
     assert golden.moved(golden.read(golden.GOLDEN / profile), collected(apart.parent, profile)) == []
     assert unsupported(profile, apart.parent) == []
+    assert contradictions(apart.parent, profile) == []
 
 
 @pytest.mark.slow

@@ -533,7 +533,7 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
         how = f"beyond noise under each of {configs} bin configurations"
         if clear != configs:
             how = f"in {row[SHARE]:.1f} % of draws over {configs} bin configurations, in {row[LEAST]:.1f} % at "
-            how += f"{row['at']}; judged one by one, it is beyond noise under {clear if clear != '0' else 'none'}"
+            how += f"{row['at']}; it is beyond noise under {clear if clear != '0' else 'none'} of them, one by one"
         better, worse = labels[row["model_a"]], labels[row["model_b"]]
         yield f"On {page.title(row['dataset'])}, {better} has a lower debiased ECE than {worse} {how}."
 

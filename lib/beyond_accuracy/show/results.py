@@ -148,7 +148,7 @@ def save_figure(fig: Figure, folder: Path, name: str, alt: str, caption: str, da
     svg, png = BytesIO(), BytesIO()
     with mpl.rc_context({"svg.hashsalt": HASH_SALT, "svg.fonttype": "path"}):
         fig.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    fig.savefig(png, format="png", metadata={"Software": None})
+    fig.savefig(png, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 1})  # for the next line
     words = {"name": name, "alt": alt, "caption": caption}
     files = {
         "svg": svg.getvalue(),
@@ -162,17 +162,16 @@ def save_figure(fig: Figure, folder: Path, name: str, alt: str, caption: str, da
 
 
 def small_png(content: bytes) -> bytes:
-    """The same picture with a palette of 256 colours where that is lighter and no colour is visibly lost."""
+    """The same picture, well compressed, with a palette of 256 colours where no colour is visibly lost."""
     from PIL import Image
 
     with Image.open(BytesIO(content)) as opened:
         picture = opened.convert("RGB")
-    colors = picture.getcolors(maxcolors=1 << 20)
-    if colors is None or len(colors) > 4_096:  # photographs: a palette would show
-        return content
-    buffer = BytesIO()
-    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    return min(content, buffer.getvalue(), key=len)
+    buffer, drawing = BytesIO(), picture.getcolors(maxcolors=4_096) is not None
+    if drawing:  # in photographs a palette would show
+        picture = picture.quantize(256, dither=Image.Dither.NONE)
+    picture.save(buffer, "PNG", optimize=drawing)
+    return buffer.getvalue()
 
 
 def _rasterise_clouds(fig: Figure) -> None:

@@ -180,18 +180,19 @@ class _Rows:
         xp, loss, spread, slope = self.xp, 0.0, 0.0, 0.0
         moved = self._put(weights)
         for block, truth in self._standard or map(self._standardised, self._kept or self._stored()):
-            scores = block @ moved.T
+            scores = moved @ block.T  # (outputs, rows): sums over the few classes run along the rows
             if len(weights) == 1:
-                scores = xp.concatenate([xp.zeros_like(scores), scores], 1)
-            own = xp.arange(len(truth), device=truth.device), truth
-            scores -= xp.amax(scores, 1, keepdims=True)
+                scores = xp.concatenate([xp.zeros_like(scores), scores])
+            own = truth, xp.arange(len(truth), device=truth.device)
+            scores -= xp.amax(scores, 0)
             likely = xp.exp(scores)
-            total = xp.sum(likely, 1, keepdims=True)
+            total = xp.sum(likely, 0)
             loss += float(xp.sum(xp.log(total)) - xp.sum(scores[own]))
             likely /= total
-            spread += len(truth) - float(xp.sum(likely * likely))
+            flat = likely.ravel()
+            spread += len(truth) - float(xp.dot(flat, flat))
             likely[own] -= 1
-            step = likely[:, -len(weights) :].T @ block
+            step = likely[-len(weights) :] @ block
             slope += step if self.cpu else step.cpu().double().numpy()
         curvature = spread / self.count / (self.classes - 1) / (2 if len(weights) == 1 else 1)
         return loss / self.count, slope / self.count, curvature
