@@ -26,7 +26,8 @@ def unsupported(profile: str, root: Path, models: str = "") -> list[str]:
 
 def contradictions(root: Path, profile: str) -> list:
     """Comparisons that pages ask twice, over the same images, with another answer."""
-    asked = read_comparisons(root / "report" / profile).groupby([*golden.KEYS["comparisons"][1:], "difference", "n"], dropna=False)
+    key = [*golden.KEYS["comparisons"][1:], "difference", "n"]
+    asked = read_comparisons(root / "report" / profile).groupby(key, dropna=False)
     answers = asked[["p_holm", "verdict", "family"]].nunique().max(axis=1)
     assert len(answers) > 100, "most are asked by one page"
     return answers[answers > 1].index.tolist()
