@@ -333,7 +333,10 @@ def test_robustness_needs_both_scales_and_no_loss_of_accuracy():
         numbers = {"there": there, "points": points, "odds": odds}
         return ablation.robustness_verdict(*({"value": v, "hollow": name in open_} for name, v in numbers.items()))
 
-    assert verdict(6, 6, 0.5) == "brings robustness" == verdict(-6, 6, 0.5, ["there"])
+    assert verdict(6, 6, 0.5) == "brings robustness"
+    for there in (6, -6):
+        assert verdict(there, 6, 0.5, ["there"]) == "loses less, while accuracy there is undecided"
+        assert verdict(there, -6, -0.5, ["there"]) == "loses more, while accuracy there is undecided"
     assert verdict(6, -6, 0.5) == "is undecided" == verdict(6, 6, 0.5, ["odds"])
     assert verdict(-6, 6, 0.5) == "is less accurate there, but loses less"
     assert verdict(6, -6, -0.5) == "is more accurate there, but loses more"
@@ -380,8 +383,10 @@ def test_luck_of_the_seed(narrow):
     assert shown["ViT, supervised"][0] == approx(0.1) and "ViT, supervised_low" in shown
     least = ablation.least_table(noise, TITLES)
     assert len(least) == 10 and {"two of ViT, CLIP", "ConvNeXt, CLIP and ViT, CLIP"} <= set(least["two single runs"])
-    said = ablation.seed_sentence(least, "World val")
-    assert "nothing but the seed lie up to 0.6 (" in said and "points apart on World val" in said
+    said = ablation.seed_sentence(least, noise.df + 1, "World val")
+    assert "two single runs of a cell of the ablation have to differ by 0.6 (" in said
+    assert "points on World val, bounds that allow for being estimated from 3 seeds per cell" in said
+    assert "from 2 to 3 seeds" in ablation.seed_sentence(least, pd.Series([3, 2, 3]), "World val")
 
 
 def test_another_budget_stands_beside(planted, narrow, both):

@@ -514,13 +514,17 @@ def robustness_verdict(there: pd.Series, points: pd.Series, odds: pd.Series) -> 
     """What effects on the accuracy under a shift and on both gaps say; each with `value` and `hollow`.
 
     A gap in points shrinks for less accurate models by arithmetic alone, one in log-odds less so: what holds on one
-    scale only is undecided. What makes a model less accurate under the shift is not called robustness.
+    scale only is undecided. Robustness is what accuracy under the shift itself bears out: where that goes the other
+    way or is undecided, the loss alone is told.
     """
     if points["hollow"] or odds["hollow"] or np.sign(points["value"]) != np.sign(odds["value"]):
         return "is undecided"
-    less = points["value"] > 0
-    if not there["hollow"] and points["value"] * there["value"] < 0:
-        return "is less accurate there, but loses less" if less else "is more accurate there, but loses more"
+    less, better = points["value"] > 0, there["value"] > 0
+    lost = f"loses {'less' if less else 'more'}"
+    if there["hollow"]:
+        return f"{lost}, while accuracy there is undecided"
+    if less != better:
+        return f"is {'more' if better else 'less'} accurate there, but {lost}"
     return "brings robustness" if less else "costs robustness"
 
 
@@ -625,14 +629,15 @@ def least_table(noise: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     return wide.loc[least["two single runs"].unique(), least["row"].unique()].rename_axis(columns=None).reset_index()
 
 
-def seed_sentence(least: pd.DataFrame, clean: str) -> str:
-    """How large a difference between two single runs has to be, by rows of `least_table`."""
+def seed_sentence(least: pd.DataFrame, seeds: pd.Series, clean: str) -> str:
+    """How large a difference between two single runs has to be, by rows of `least_table` and the seeds per cell."""
     same = least[least["two single runs"].str.startswith("two of ")].sort_values(clean)
     names = [f"{value:.1f} ({name[7:]})" for name, value in zip(same["two single runs"], same[clean], strict=True)]
+    counts = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
     return (
-        f"Two runs of the ablation that differ in nothing but the seed lie up to {joined(names)} points apart on "
-        f"{clean} (95 %): a smaller difference between two single runs of this length may be luck of the seed, "
-        "whatever its interval over images."
+        "To be told from luck of the seed (95 %), two single runs of a cell of the ablation have to differ by "
+        f"{joined(names)} points on {clean}, bounds that allow for being estimated from {counts} seeds per cell: a "
+        "smaller difference between two single runs of this length may be luck, whatever its interval over images."
     )
 
 
