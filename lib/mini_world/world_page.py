@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.random import Generator
 from PIL import Image
 
@@ -19,6 +20,7 @@ FACTORS = dict.fromkeys(("object_yaw", "object_pitch", "object_roll"), "degrees"
 FACTORS |= dict.fromkeys(("camera_yaw", "camera_pitch", "camera_roll"), "degrees")
 FACTORS |= dict.fromkeys(("scale", "light_intensity"), "relative")
 MODELS = ASSETS / "mini_world" / "models"
+RECIPE = yaml.safe_load((Path(__file__).parent / "recipes" / "default.yaml").read_text(encoding="utf-8"))  # theirs
 SWEEP = {"scale": "object_scale", "light_intensity": "scene_light"}
 LOSSES = {"supervised": "cross-entropy", "clip": "contrastive loss (batches of 64)"}
 Pictures = tuple[list[Image.Image], list[str]]

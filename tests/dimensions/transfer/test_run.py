@@ -448,6 +448,9 @@ def test_averages_are_plain_means_and_differences_are_theirs():
     assert both["average_without_sun397"] == pytest.approx(overall.value.mean())
     assert both["average"] == pytest.approx((3 * overall.value.mean() + 100) / 4)
     assert set(run.averages([runs[0], sun]).dataset) == {"average"}  # without sun397 it is that task
+    told = [replace(r, task=replace(r.task, trained=how)) for r, how in zip(runs, ["CLIP", "", "CLIP"], strict=True)]
+    assert run.trained(told) == " Partly trained for, which a lead may come from: t and v (CLIP)."
+    assert run.trained(runs) == ""
     gaps = run.differences(runs)
     assert gaps.family.value_counts().to_dict() == {"detail": 9, "main": 6}
     row = gaps.set_index(["dataset", "model_a", "model_b"]).loc[("average", "good", "poor")]

@@ -57,6 +57,8 @@ def test_mini_world_tasks_are_valid():
     expected = {"object", "digits", "azimuth", "elevation", "distance", "location", "light_direction", "count"}
     assert expected <= set(known)
     assert known["azimuth"].where == {"factor": "object_yaw"} and known["azimuth"].group_by == "cluster"
+    assert {n for n, t in known.items() if not t.trained} == {"digits", "azimuth", "light_direction", "count"}
+    assert all(t.trained == known[t.name].trained for t in parse_tasks("mini_world_few"))
 
 
 COLUMN = {"name": "a", "group": "natural", "column": "x"}

@@ -27,6 +27,7 @@ from beyond_accuracy.dimensions.transfer.tasks import GROUPS, Task, TaskData, vt
 from beyond_accuracy.inference.store import make_key
 from beyond_accuracy.measure import tidy
 from beyond_accuracy.measure.stats import Z95, Interval
+from beyond_accuracy.measure.verdicts import joined
 
 if TYPE_CHECKING:
     from beyond_accuracy.data.dataset import ImageDataset
@@ -444,6 +445,15 @@ def beside(rows: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
 def counts(runs: Iterable[Runs]) -> str:
     """How many tasks were run under which protocol, as `6 under vtab_1k, 6 under vtab_full`."""
     return ", ".join(f"{count} under {setting}" for setting, count in Counter(run.setting for run in runs).items())
+
+
+def trained(runs: Iterable[Runs]) -> str:
+    """Which tasks were no new questions to some models; empty where none is known to have been."""
+    by: dict[str, list[str]] = {}
+    for run in runs:
+        by.setdefault(run.task.trained, []).append(run.task.label)
+    said = "; ".join(f"{joined(names)} ({how})" for how, names in by.items() if how)
+    return f" Partly trained for, which a lead may come from: {said}." if said else ""
 
 
 def protocols(runs: Sequence[Runs]) -> str:

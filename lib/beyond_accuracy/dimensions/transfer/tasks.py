@@ -68,6 +68,7 @@ class Task:
     period: float = 0.0  # of an angle or the like: `edges` start the bins, and the last one ends at the first
     where: dict = field(default_factory=dict)  # keep images whose metadata has these values
     group_by: str = ""  # metadata of images that belong together (a scene), never divided between train and test
+    trained: str = ""  # which models were partly trained on the answer, and by what
     zero_shot: bool = False  # CLIP is asked in words, too (needs the dataset's own labels)
 
     @property
