@@ -15,9 +15,10 @@ from matplotlib import pyplot as plt
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.profile import parse_profile
 from beyond_accuracy.inference.plan import Filled
+from beyond_accuracy.measure import verdicts
 from beyond_accuracy.report import build as report
+from beyond_accuracy.report import choose, html
 from beyond_accuracy.report import front as report_front
-from beyond_accuracy.report import html
 from beyond_accuracy.show import results
 from builders import code, markdown, write_notebook
 
@@ -282,6 +283,8 @@ def test_pages_fit_a_phone_and_the_script_works(built, chromium):
         assert found["width"] <= 390, name
         assert chromium.trouble == [], name
         assert all(found["open"])
+        clamps = "return [...document.querySelectorAll('.ba-pages p')].map((p) => getComputedStyle(p).webkitLineClamp)"
+        assert set(chromium.run(clamps)) == ({"none"} if name == "index" else set())  # what a page says is read whole
         if name == "03_calibration":
             assert len(found["open"]) > 1
             assert found["made"] == ["image/png", "image/svg+xml"]  # the figure, to keep
@@ -385,9 +388,14 @@ def test_front_page_opens_with_a_picture_of_this_run_and_a_link_to_real_models(t
     assert front(tmp_path, result_rows())[1].select_one("#fig-accuracy img")["alt"] == "Marks <b>."
     toys = {"profile": "trial", "title": "Trial", "synthetic": True}
     for tools, links in (([], []), ([html.PageView("models", "Real models", "ok")], ["models.html"])):
-        site = toys | {"tools": tools}
+        advice = [{"href": "choose.html", "purpose": "Cheap", "model": "a or b or c", "sure": "open: a", "numbers": ""}]
+        site = toys | {"tools": tools, "advice": advice}
         text = report_front.front_page(tmp_path, trial_profile(), "", [], [], site, result_rows()[:0])
-        note = bs4.BeautifulSoup(text, "html.parser").select_one("main article > *")
+        page = bs4.BeautifulSoup(text, "html.parser")
+        words = [word.text for word in page.select("#advice ~ details strong")]
+        assert words == [verdicts.BEYOND_NOISE, verdicts.THESE, verdicts.OPEN, choose.COST]
+        assert "Several models are named" in text
+        note = page.select_one("main article > *")
         assert note.text.startswith("Toy models of a controlled experiment")
         assert [link["href"] for link in note.select("a")] == links
 

@@ -160,17 +160,17 @@ def test_advice_names_the_first_model_and_how_sure_that_is():
     # 50 x AUROC (a step is 0.05) + 30 x ECE (0.02): a 50*1000 - 30*1667, b 30*333, c 30*1333 - 50*1000
     assert trust["model"] == "b" and trust["href"].startswith("choose.html#auroc=50&")
     assert trust["numbers"].startswith("Decides: Calibration error (ECE) ↓: 0.040 [0.030, 0.050] against 0.080 [")
-    assert trust["sure"].startswith("these checkpoints: first in ")
+    assert trust["sure"].startswith("these checkpoints: b is first in ")
     assert "of all weightings of these numbers" in trust["sure"]
     assert advised(table(NUMBERS | auroc))["Trustworthy confidence"]["sure"].startswith("open: ")  # nothing was tested
     equal = table({("models", "val", "accuracy", "percent"): ([80, 79.9, 70], 2.0)})
     told = pd.concat([paired("b", "a", -0.1, 1.0, verdicts.OPEN), paired("a", "c", 10, 3)])
     (row,) = advised(equal, told).values()
-    assert row["model"] == "a or b" and row["sure"].startswith("open: first in 5")
+    assert row["model"] == "a or b" and row["sure"].startswith("open: a is first in 5")
     assert row["numbers"].endswith("against 79.9 [77.9, 81.9] (b), open")
     far = table({("models", "val", "accuracy", "percent"): ([80, 60, 70], 1.0)})
     (row,) = advised(far, paired("a", "c", 10, 1, verdicts.BEYOND_NOISE)).values()
-    assert (row["model"], row["sure"]) == ("a", "beyond training noise: first in >99% of draws")
+    assert (row["model"], row["sure"]) == ("a", "beyond training noise: a is first in >99% of draws")
     assert advised(table().iloc[:0]) == {}
 
 
@@ -217,7 +217,7 @@ def test_the_number_shown_is_the_one_that_decides():
     told = pd.concat([paired("a", "b", 0.1, 1.3, verdicts.OPEN), paired("a", "c", 7.7, 1.3)])
     told = told.assign(dimension="transfer", dataset="average")
     row = advised(table(numbers), told)["Features for other tasks"]
-    assert row["model"] == "a or b" and row["sure"].startswith("open: first in 5")
+    assert row["model"] == "a or b" and row["sure"].startswith("open: a is first in 5")
     choice = gathered(numbers)
     ranking = choose.rank(choice, {})
     assert ranking.tied == 3 and choose.decisive(choice, {}, ranking) is None

@@ -352,7 +352,7 @@ def advice(choice: Choice, profile: Profile) -> list[dict[str, str]]:
         deciding = decisive(choice, preset.weights, ranking)
         deciding = need if deciding is None else deciding
         word = _verdict(choice, deciding, ranking, ranking.runner_up)
-        sure = f"{word}: first in {_chance(ranking.best[0])} of draws"
+        sure = f"{word}: {labels[ranking.order[0]]} is first in {_chance(ranking.best[0])} of draws"
         if len(preset.weights) > 1:
             share = led(choice, preset.weights, profile.settings.seed)[ranking.order[0]]
             sure += f" and in {_chance(share)} of all weightings of these numbers"
