@@ -62,7 +62,7 @@ def test_names_in_the_code_and_roles_are_as_printed():
         assert hasattr(importlib.import_module(f"beyond_accuracy.{module.replace('/', '.')}"), name), name
     rows = {page: set(re.findall(r"`(\w+)`", rest)) for page, rest in re.findall(r"^\| `(\w+)` \|(.*)", text, re.M)}
     for page, roles in ROLES.items():
-        assert rows[page] >= set(roles or ()), page
+        assert set(roles or ()) <= rows.get(page, {"no row"}), f"docs/extending.md, table of roles: {page}"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -166,7 +166,8 @@ class Page:
         """
         if self._compared:
             raise InputError(f"page {self.dimension}: its comparisons are recorded once, all together")
-        usual, rows = {"family": "main", "p_floor": 0.0}, pd.concat(frames, ignore_index=True)
+        rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
+        usual = {"family": "main", "p_floor": 0.0}
         given = {"dataset": dataset} if dataset else {}
         given |= {name: value for name, value in usual.items() if name not in rows}
         rows = rows.assign(dimension=self.dimension, **given).fillna(usual)
@@ -176,16 +177,33 @@ class Page:
             raise InputError(f"comparisons: missing columns {', '.join(sorted(missing))}")
         if (twice := rows.duplicated(["dataset", "metric", "model_a", "model_b"])).any():
             raise InputError(f"comparisons: asked twice: {rows[twice].iloc[0][['dataset', 'metric']].tolist()}")
-        rows = verdicts.judge(rows, self.noise)
+        rows = verdicts.judge(self._as_recorded(rows), self.noise)
         self._compared.append(self.dimension)
         text = results.csv_text(rows[[*results.COMPARISON_COLUMNS]])
         results.write_atomically(self.records / "comparisons" / f"{self.dimension}.csv", text.encode())
         return rows
 
+    def _as_recorded(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """One interval for one number: what is compared with zero has that of its recorded row, if it is the same."""
+        if not self._results:
+            return rows
+        key, ends = ["dataset", "metric", "model_a"], ["ci_low", "ci_high"]
+        known = pd.concat(self._results).rename(columns={"model": "model_a"}).drop_duplicates(key)
+        known = rows[key].merge(known[[*key, "value", *ends]], how="left").set_index(rows.index)
+        same = (
+            (rows["model_b"] == "")
+            & np.isclose(known["value"], rows["difference"].astype(float))
+            & known["ci_low"].notna()
+        )
+        return rows.assign(**{end: rows[end].mask(same, known[end]) for end in ends})
+
     @cached_property
     def noise(self) -> pd.DataFrame | None:
-        """Noise of training of this page's metrics (`verdicts.NOISE`), where replicate runs of its models are known."""
-        if not self.profile.replicates:
+        """Noise of training of this page's metrics (`verdicts.NOISE`), where replicate runs of its models are known.
+
+        They were measured on the roles of `mini`: an average over other sets, tasks or transforms has another noise.
+        """
+        if not self.profile.replicates or self.roles != load_profile("mini").dimensions.get(self.dimension):
             return None
         own = [spec.name for spec in self.specs if spec.id.endswith(f"mini_world/models/{spec.name}")]
         return verdicts.training_noise(resolve(self.profile.replicates), self.dimension, own)
@@ -310,7 +328,10 @@ class Page:
             self.table(both[columns], name, "This run beside the paper's values.", formats=formats)
 
     def leader(self, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
-        """Who leads in rows of one metric on one set: a superlative only where `compare` told the runner-up apart."""
+        """Who leads in rows of one metric on one set: a superlative only where `compare` told the runner-up apart.
+
+        A lead over anyone that another training run may turn says so, where the noise of training is known.
+        """
         about, key = tables.about(rows["metric"].iloc[0]), ["dataset", "metric"]
         mine = judged.merge(rows[key].drop_duplicates(), on=key)
         values = rows.set_index("model")["value"]
@@ -318,7 +339,10 @@ class Page:
         spoken = [f"{self.labels[m]} ({values[m]:{about['format']}})" for m in best]
         if len(values) == 1:
             return spoken[0]
-        return f"{spoken[0]} leads" if len(spoken) == 1 else f"{verdicts.joined(spoken)} tie"
+        if len(spoken) > 1:
+            return f"{verdicts.joined(spoken)} tie"
+        over = mine[(mine[["model_a", "model_b"]] == best[0]).any(axis=1) & (mine["verdict"] == verdicts.THESE)]
+        return f"{spoken[0]} leads" + ", not beyond training noise" * bool(over["replicated"].any())
 
     def claim(self, start: str, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
         """A title from `leader`; none where nothing was measured."""

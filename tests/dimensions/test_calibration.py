@@ -420,10 +420,10 @@ def test_errors_and_their_sentence(runs):
     assert not whole & set(cal.errors({"many": many}, 50, 0)["metric"])
     assert cal.described(runs, LABELS) == "1,500 images, 3 models; only the confidence is known of CSV"
     judged = pd.DataFrame({"dataset": "val", "metric": "confidence_gap", "model_a": list(runs), "model_b": ""})
-    judged["verdict"] = [verdicts.THESE, verdicts.OPEN, verdicts.OPEN]
+    judged["verdict"], judged["p_holm"] = [verdicts.THESE, verdicts.OPEN, verdicts.OPEN], [0.01, 0.27, 1]
     none = pd.DataFrame(columns=["model_a", "model_b"])
     (said,) = cal.findings(page(), table.assign(dataset="val"), judged, none)
-    assert f"On Val, Sure is overconfident by {100 * gap:.1f} [" in said and "Fair is not clearly either (" in said
+    assert f"On Val, Sure is overconfident by {100 * gap:.1f} [" in said and "; corrected p = 0.27)" in said
     turned = table.assign(dataset="val", value=-table["value"], ci_low=-table["ci_high"], ci_high=-table["ci_low"])
     assert f"Sure is underconfident by {100 * gap:.1f} [" in next(cal.findings(page(), turned, judged, none))
 

@@ -343,7 +343,9 @@ def test_finding_names_open_pairs_and_a_set_at_its_ceiling():
     judged = pd.DataFrame({"model_a": list("aab"), "model_b": list("bcc"), "replicated": False})
     judged["verdict"] = [verdicts.OPEN, verdicts.THESE, verdicts.THESE]
     text = sb.sentence(page_of(dict.fromkeys("abc"), ()), "set", rows, judged, pd.Series({"all": 0.96}))
-    assert text.startswith("All follow the shape in nine of ten") and text.endswith("reach 0.96.")
+    assert text.startswith(
+        "Of the decisions for either cue nine in ten or more are for the shape, in all models"
+    ) and text.endswith("reach 0.96.")
     assert " Shape bias on Set: A 0.950 [0.900, 1.000], B" in text and "; open: A and B." in text
     judged = judged.assign(ci_low=-0.1, ci_high=0.1, difference=0.0)
     assert sb.claim(page_of(dict.fromkeys("abc"), ()), rows, judged) == "Shape bias runs from 0.95 (A or B) to 0.99 (C)"

@@ -511,14 +511,15 @@ def claim(page, errors: pd.DataFrame, judged: pd.DataFrame) -> str:
 
 def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFrame) -> Iterator[str]:
     """Who is over- or underconfident on a set, who has the lowest error, and whether orders hold whatever the bins."""
-    labels, own = page.labels, judged[judged["model_b"] == ""].set_index(["dataset", "model_a"])["verdict"]
+    labels, own = page.labels, judged[judged["model_b"] == ""].set_index(["dataset", "model_a"])
     for dataset, rows in errors[errors["metric"] == "confidence_gap"].groupby("dataset", sort=False):
         words = []
         for row in rows.itertuples():
             value, low, high = 100 * row.value, 100 * row.ci_low, 100 * row.ci_high
             said = f"overconfident by {format_interval(value, low, high, '.1f')} points"
-            if own[dataset, row.model] == verdicts.OPEN:
-                said = f"not clearly either ({format_interval(value, low, high, '+.1f')})"
+            if own["verdict"][dataset, row.model] == verdicts.OPEN:
+                p = own["p_holm"][dataset, row.model]
+                said = f"not clearly either ({format_interval(value, low, high, '+.1f')}; corrected p = {p:.2f})"
             elif value < 0:
                 said = f"underconfident by {format_interval(-value, -high, -low, '.1f')} points"
             words.append(f"{labels[row.model]} is {said}")

@@ -317,4 +317,4 @@ def differences(runs: Runs, coverage: float) -> pd.DataFrame:
             return Difference(found.estimate, Interval(found.estimate - reach, found.estimate + reach), 1.0)
 
         parts.append(tidy.pairs(metric, unit, [models[i] for i in known], points, count, tested=tested))
-    return pd.concat(parts, ignore_index=True).assign(family="choice")
+    return pd.concat([rows for rows in parts if len(rows)] or parts, ignore_index=True).assign(family="choice")

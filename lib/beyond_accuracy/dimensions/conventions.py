@@ -227,12 +227,11 @@ def findings(page, rows: pd.DataFrame, judged: pd.DataFrame, accuracy: Mapping[s
 
 
 def _on_accuracy(page, top: pd.Series, accuracy: Mapping[str, float]) -> str:
+    doubt = ", not told from chance," if top["verdict"] == verdicts.OPEN else ""
     text = (
-        f"The largest effect of a convention on accuracy is {top['value']:+.1f} points ({top['label']}; "
+        f"The largest effect of a convention on accuracy{doubt} is {top['value']:+.1f} points ({top['label']}; "
         f"{page.labels[top['model']]}; {int(top['n']):,} images of {page.title(top['dataset'])}{_p(top)})"
     )
-    if top["verdict"] == verdicts.OPEN:
-        text += ", which is not told from chance"
     pairs = combinations(sorted(accuracy, key=accuracy.get, reverse=True), 2)
     gaps = sorted((accuracy[better] - accuracy[worse], better, worse) for better, worse in pairs)
     if not gaps:

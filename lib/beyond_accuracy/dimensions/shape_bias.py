@@ -269,9 +269,8 @@ def sentence(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, peopl
     spoken = (f"{labels[r.model]} {format_interval(r.value, r.ci_low, r.ci_high, '.3f')}" for r in overall.itertuples())
     said = [f"Shape bias on {page.title(dataset)}: {', '.join(spoken)}."]
     if overall["value"].min() > 0.9:
-        said.insert(
-            0, "All follow the shape in nine of ten decisions or more: near this ceiling the set hardly orders them."
-        )
+        of = "Of the decisions for either cue nine in ten or more are for the shape, in all models"
+        said.insert(0, f"{of}: near this ceiling differences are small.")
     said += [f"{apart}."] if (apart := verdicts.told_apart(judged, labels)) else []
     said += [f"People, on the same images, reach {people['all']:.2f}."] if len(people) else []
     return " ".join(said)

@@ -288,10 +288,10 @@ def _read_state(folder: Path, page: Notebook, made_for: str) -> PageState:
     content = read_json(page.kept(folder, "json"))
     try:
         state = PageState(**content | {"sections": [tuple(pair) for pair in content["sections"]]})
-        reason = "" if _same(state.files) else "its files are not as it left them"
+        reason = "" if state.made_for == made_for else "it is of another profile or other models"
     except (KeyError, TypeError, AttributeError):
         return PageState(page.name, page.title)  # never built, or by another version: build it
-    reason = reason or ("" if state.made_for == made_for else "it is of another profile or other models")
+    reason = reason or ("" if _same(state.files) else "its files are not as it left them")
     return PageState(page.name, state.title, message=f"left out until it is built again: {reason}") if reason else state
 
 

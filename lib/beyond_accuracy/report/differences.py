@@ -30,8 +30,13 @@ def difference_table(comparisons: pd.DataFrame, models: Sequence[str]) -> pd.Dat
     rows = comparisons[comparisons["model_a"].isin(models) & comparisons["model_b"].isin([*models, ""])]
     rows = rows.drop_duplicates(["dataset", "metric", "model_a", "model_b", "difference", "n"]).reset_index(drop=True)
     numbers = rows[["difference", "ci_low", "ci_high", "n"]].astype(float)
-    needed = [needed_units(*row) for row in numbers.itertuples(index=False)]
     real = (rows["verdict"] != OPEN).astype(bool)
+    needed = [needed_units(*row) for row in numbers.itertuples(index=False)]
+    # a test may be sharper than the interval beside it: what is told already does not need more
+    needed = [
+        None if told and n is not None and n > has else n
+        for n, told, has in zip(needed, real, numbers["n"], strict=True)
+    ]
     return rows.assign(n=rows["n"].astype("Int64"), basis="paired", real=real, needed=pd.array(needed, dtype="Int64"))
 
 
@@ -89,17 +94,21 @@ def _overview(parts: dict[str, pd.DataFrame], titles: dict[str, str]) -> pd.Data
 
 def _section(dimension: str, title: str, rows: pd.DataFrame, sizes: pd.Series, profile: Profile) -> dict[str, object]:
     """One table: a row per number, a cell per pair of models, everything about their difference in the cell."""
-    datasets = {name: spec.title or name for name, spec in profile.datasets.items()} | {"average": "mean of all sets"}
+    datasets = {name: spec.title or name for name, spec in profile.datasets.items()} | {
+        "average": f"mean of all {'tasks' if dimension == 'transfer' else 'sets'}"
+    }
     units = tables.glossary()["counted"].get(dimension, "images")
     pairs = sorted(dict.fromkeys(rows["pair"]), key=lambda pair: pair.endswith("− zero"))
     lines = []
     for (dataset, metric), part in rows.groupby(["dataset", "metric"], sort=False):
-        spec = f"+{tables.about(metric)['format'].lstrip('+')}"
+        about = tables.about(metric)
+        spec = f"+{about['format'].lstrip('+')}"
         counts = sorted(set(part["n"].dropna().astype(int)))
         under = [datasets.get(dataset, dataset.replace("_", " ")), part["unit"].iloc[0].replace("percent", "points")]
         under += [f"n = {counts[0]:,} {units}"] if len(counts) == 1 else []
         cells = {row["pair"]: _cell(row, spec, units) for row in part.to_dict("records")}
-        name = tables.plain(metric)
+        beyond = "" if part["model_b"].any() else about.get("beyond", "")
+        name = f"{tables.plain(metric)} {beyond}".strip()
         lines.append({"name": name, "under": " · ".join(under), "cells": [(p, cells.get(p)) for p in pairs]})
     summary = f"{rows['real'].sum()} of {len(rows)} differences are real"
     together = ", ".join(f"{size} ({family})" for family, size in sizes.items())

@@ -7,15 +7,19 @@ names, and no code that comes with a dataset is ever run.
 """
 
 import json
+from importlib import import_module
+from pkgutil import iter_modules
 
 from beyond_accuracy.base.errors import InputError
 from beyond_accuracy.base.paths import resolve
 from beyond_accuracy.base.profile import DatasetSpec, unknown
 from beyond_accuracy.data.dataset import READERS, ImageDataset
-from beyond_accuracy.data.readers import family, own, stimuli  # noqa: F401 - each registers its readers
 
 MAX_LOADED = 64
 LOADED: dict[str, ImageDataset] = {}
+
+for found in iter_modules(__path__):  # each registers its readers
+    import_module(f"{__name__}.{found.name}")
 
 
 def load_dataset(spec: DatasetSpec) -> ImageDataset:
