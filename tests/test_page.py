@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from beyond_accuracy.base.errors import DataMissing, InputError
+from beyond_accuracy.base.profile import load_profile
 from beyond_accuracy.data import readers
 from beyond_accuracy.data.dataset import build_dataset
 from beyond_accuracy.inference import outputs
@@ -189,6 +190,25 @@ def test_a_second_study_loads_no_network(toy, monkeypatch):
     assert study_of(toy).predictions("images")["colour"].meta["device"] == "an older machine"
 
 
+@pytest.mark.parametrize(("roles", "known"), [({}, True), ({"transforms": ["hflip"]}, False)])
+def test_noise_of_training_is_known_of_what_it_was_measured_on(roles, known, tmp_path):
+    profile = load_profile("mini")
+    profile.dimensions["invariance"] = profile.dimensions["invariance"] | roles
+    noise = Page(profile, "invariance", Store(tmp_path)).noise
+    assert (noise is not None) == known and (not known or "agreement" in set(noise["metric"]))
+
+
+def test_a_lead_says_whether_another_training_run_may_turn_it(toy):
+    study = study_of(toy, two_networks(toy))
+    values = pd.concat([rows(90.0), rows(80.0).assign(model="clip")])
+    pair = {"dataset": "images", "metric": "accuracy", "model_a": ["colour"], "model_b": "clip"}
+    for verdict, said in (("these checkpoints", ", not beyond training noise"), ("beyond training noise", "")):
+        judged = pd.DataFrame(pair | {"difference": 10, "ci_low": 5, "ci_high": 15, "verdict": verdict})
+        lead = study.leader(values, judged.assign(replicated=True))
+        assert lead == f"{study.labels['colour']} (90.0) leads{said}"
+        assert study.leader(values, judged.assign(replicated=False)).endswith("(90.0) leads"), "none is known"
+
+
 # Results -------------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +241,12 @@ def test_results_comparisons_and_findings_are_written(toy, capsys):
     clean = {**pair, "dataset": ["images", "d"], "metric": "accuracy", "family": "detail", "p": 0.03}
     asked = study_of(toy).compare(pd.DataFrame({**clean, "difference": 0.5, "ci_low": 0.25, "ci_high": 0.75}))
     assert asked["family"].tolist() == ["clean", "detail"] and asked["p_holm"].tolist() == [0.03, 0.03]
+    alone = {**pair, "dataset": "images", "metric": ["accuracy", "accuracy_range"], "model_a": "colour", "model_b": ""}
+    alone |= {"difference": [50.0, 20.0], "ci_low": 1.0, "ci_high": 99.0}
+    again = study_of(toy)
+    again.record(rows(50.0), rows(30.0).assign(metric="accuracy_range"))
+    own = again.compare(pd.DataFrame(alone))
+    assert own["ci_low"].tolist() == [0.5, 1.0] and own["ci_high"].tolist() == [100, 99], "one number has one interval"
     study.finding("<b>colour</b> & others are right")
     study.finding("second")
     kept = json.loads((study.records / "findings" / "calibration.json").read_text())

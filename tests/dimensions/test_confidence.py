@@ -293,3 +293,5 @@ def test_rankings_are_compared_in_pairs():
     assert set(rows["family"]) == {"choice"} and set(rows["n"]) == {600, 480}
     sure = {"a": models["a"], "right": SimpleNamespace(confidence=p, correct=np.ones(600, bool))}
     assert con.differences(sure, 0.8)["metric"].tolist() == ["accuracy:coverage=0.8"]  # nothing wrong to rank
+    none = {name: SimpleNamespace(confidence=p, correct=np.zeros(600, bool)) for name in "ab"}
+    assert con.differences(none, 0.8)["difference"].dtype == float, "a column of objects would stop the page"

@@ -21,6 +21,16 @@ LOSS = np.average(expit(GRID) - expit(GRID - 1), weights=np.exp(-((GRID - 1.2) *
 """What images of normal ease around 1.2 log-odds lose when each becomes harder by one."""
 
 
+def test_sets_that_alone_decide_the_mean_are_named():
+    page = SimpleNamespace(labels={"a": "A", "b": "B"}, title=str.upper)
+    sets = SimpleNamespace(shifts=["x", "y", "z"], dataset={name: name for name in "xyz"})
+    rows = [(name, model, value) for name, pair in {"x": (90, 40), "y": (50, 60), "z": (50, 60)}.items()
+            for model, value in zip("ab", pair, strict=True)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["dataset", "model", "value"]).assign(metric="accuracy")
+    assert rb.decided_by(page, sets, frame) == " Without X, B has the highest mean."
+    assert rb.decided_by(page, sets, frame[frame["dataset"] != "x"]) == ""
+
+
 # Corruptions -------------------------------------------------------------------------------------------------------
 
 

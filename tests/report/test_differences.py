@@ -83,6 +83,13 @@ def test_the_page_says_what_n_counts_and_which_p_values_are_bounds(tmp_path):
     assert "<small>p &lt; 0.005</small>" in text and "<small>p = 0.004</small>" in text
 
 
+def test_ranges_are_compared_with_chance_and_what_is_told_needs_no_more(tmp_path):
+    row = compared("a", "", 5.0, 16.0, 0.02, metric="accuracy_range:roll", dimension="synthetic")
+    (cell,) = bs4.BeautifulSoup(page(tmp_path, pd.DataFrame([row])).html, "html.parser").select("section tbody tr")
+    assert cell.th.text.startswith("accuracy range: roll beyond the range by chance")
+    assert [small.text for small in cell.td.select("small")] == [THESE, "p = 0.020"]
+
+
 def test_the_page(tmp_path):
     body = page(tmp_path, COMPARED, calibration="Cal & more")
     soup = bs4.BeautifulSoup(body.html, "html.parser")
