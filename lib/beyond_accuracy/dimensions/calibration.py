@@ -519,7 +519,7 @@ def findings(page, errors: pd.DataFrame, judged: pd.DataFrame, order: pd.DataFra
             said = f"overconfident by {format_interval(value, low, high, '.1f')} points"
             if own["verdict"][dataset, row.model] == verdicts.OPEN:
                 p = own["p_holm"][dataset, row.model]
-                said = f"not clearly either ({format_interval(value, low, high, '+.1f')}; corrected p = {p:.2f})"
+                said = f"not clearly either ({format_interval(value, low, high, '+.1f')}; corrected p = {p:.2g})"
             elif value < 0:
                 said = f"underconfident by {format_interval(-value, -high, -low, '.1f')} points"
             words.append(f"{labels[row.model]} is {said}")
