@@ -44,14 +44,24 @@ def test_published_counts(name, published):
     assert overview.forward_macs(network, 224) / 1e9 == pytest.approx(published, abs=0.01)
 
 
-def test_rate_is_the_median_of_at_least_three_batches_without_gradients():
-    times, seen = iter([9.0, 0.5, 4.0, 0.25]), []
-    rate = overview.images_per_second(nn.Conv2d(3, 1, 1), 8, 0.1, batch=10, timed=lambda network, images: next(times))
-    assert rate == 20.0  # warm-up left out, median 0.5
-    network = nn.Conv2d(3, 1, 1)
-    network.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
-    assert overview.images_per_second(network, 8, seconds=0.0, batch=2) > 0
-    assert seen == [False] * 4
+def test_rates_are_the_best_of_rounds_of_all_models_without_gradients():
+    towers, seen = [(nn.Conv2d(3, 1, 1), 8), (nn.Conv2d(3, 1, 1), 16)], []
+    for network, side in towers:
+        network.register_forward_hook(lambda *_, side=side: seen.append((side, torch.is_grad_enabled())))
+    assert min(overview.images_per_second(towers, seconds=0.0, batch=2)) > 0
+    assert seen == [(8, False), (16, False)] * 4  # in turns; a round to warm up and three that count
+    slowed = [(0.1, 0.1), (4.5, 0.25), (0.5, 2.25), (4.5, 2.25), (0.5, 2.25), (9, 9)]  # the first does not count
+    times = iter(sum(slowed, ()))
+    rates = overview.images_per_second(towers, 1.5, batch=10, timed=lambda network, images: next(times))
+    assert rates == [20.0, 40.0] and list(times) == [9, 9]  # four undisturbed rounds take 3 seconds, 1.5 a network
+
+
+def test_conditions_say_how_rates_were_timed_and_one_thread_is_singular(monkeypatch):
+    page = SimpleNamespace(outputs=SimpleNamespace(device="cpu"))
+    for threads, said in ((1, ", 1 thread, float32"), (2, ", 2 threads, float32")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        words = overview.timing_conditions(page)
+        assert said in words and "in turns" in words
 
 
 def test_published_rates_are_those_of_the_model_at_its_own_side():

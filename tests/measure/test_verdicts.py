@@ -91,6 +91,7 @@ def test_leaders_tie_unless_told_apart():
     tied = verdicts.span(values[:2], judged[:1], labels, "{:.1f}".format)
     assert tied == "59.0 to 60.0, not told apart"
     assert verdicts.joined(["a", "b", "c"]) == "a, b and c"
+    assert [verdicts.counted(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
 
 
 def test_pairs_told_apart_in_words():

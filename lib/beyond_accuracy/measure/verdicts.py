@@ -161,6 +161,11 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
+def counted(n: int, what: str) -> str:
+    """A number of things whose plural ends in s: `1 image`, `2,000 images`."""
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
 class Contrast(NamedTuple):
     """Two models and what tells them apart: `architecture`, `objective`, or `` for neither alone."""
 

@@ -112,7 +112,8 @@ def prepare(
         for dataset in content["datasets"].values():
             dataset["options"] = {**dataset.get("options", {}), "alike": str(file)}
         outputs = Outputs(parse_profile(content, path), Store(), options or {})
-        echo(f"  {len(pairs):,} pairs that every candidate finds as alike as an image and its own edit: {file}")
+        found = verdicts.counted(len(pairs), "pair")
+        echo(f"  {found} that every candidate finds as alike as an image and its own edit: {file}")
     runs = outputs.predictions("images", ["none"])["none"]
     for model, run in runs.items():
         echo(f"  {profile.models[model].label}: {100 * run.correct.mean():.1f} % right")
@@ -218,7 +219,7 @@ def described(data: ImageDataset, candidates: Sequence[Candidate]) -> list[str]:
     said = f"{data.title}: {len(data):,} images, {len(sizes)} classes ({sizes.min():,} to {sizes.max():,} images each)"
     lines = [said + (f", {about['group'].nunique():,} groups" if "group" in about else "")]
     if repeats := int((about["near"] != "").sum()):
-        lines.append(f"  {repeats:,} nearly repeat another image; they are kept on one side of every split")
+        lines.append(f"  near-duplicates of another image: {repeats:,}; they are kept on one side of every split")
     for what, verb in (("passed", "left out"), ("odd", "handled")):
         kinds = about.attrs.get(what, {})
         lines += [f"  {verb}: {count:,} x {kind}" for kind, count in list(kinds.items())[:8]]
@@ -237,7 +238,7 @@ def estimate(outputs: Outputs, images: int, depth: str) -> str:
     for spec in profile.models.values():
         model = model_for(outputs.card(spec), profile.settings, profile.imports).to(device)
         tower = model.network.visual if model.is_clip else model.network
-        pace += 1 / images_per_second(tower, model.geometry.crop, 0.0, batch=4)
+        pace += 1 / images_per_second([(tower, model.geometry.crop)], 0.0, batch=4)[0]
     corrupted, transformed = (min(images, n) for n in DEPTHS[depth])
     kinds = sum(len(transforms.ladder(kind)) for kind in transforms.LADDERS)
     later = corrupted * 5 * len(corruptions.NAMES) + transformed * kinds
