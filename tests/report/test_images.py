@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from urllib.parse import parse_qsl
 
 import bs4
 import numpy as np
@@ -135,7 +136,37 @@ def test_the_page_stays_light(toy, monkeypatch):
     monkeypatch.setattr(images, "MOST_BYTES", 600)
     body = page_of(toy, toy_content(toy, synthetic=True))
     assert 1 <= body.html.count('class="ba-shot"') < 5
-    assert re.search(r"\d+ more were left out to keep this page light", body.html)
+    assert re.search(r"\d+ more (was|were) left out to keep this page light", body.html)
+
+
+def test_links_and_choices_lead_to_images_however_few_are_shown(toy, monkeypatch):
+    content = toy_content(toy, synthetic=True)
+    content["dimensions"]["invariance"]["transforms"] = ["noise", "jpeg"]
+    for path in (toy.data / "images").rglob("*.png"):  # so near to grey that both change answers
+        pixels = np.full((20, 20, 3), 120, np.uint8)
+        pixels[..., ["red", "green", "blue"].index(path.parent.name)] += 1
+        Image.fromarray(pixels).save(path)
+    toy.outputs(content).predictions("images", ["none", "noise=0.02", "noise=0.2", "jpeg=90", "jpeg=10"])
+    whole = images.body(toy.profile(content), {"device": "cpu"})
+    assert set(whole.links["invariance"]) == {"noise", "JPEG"} and not re.search("left out", whole.html)
+    weight, kept = sum(map(len, re.findall(r'src="([^"]+)', whole.html))), []
+    for share in (1, 0.6, 0.3, 0.1):
+        monkeypatch.setattr(images, "MOST_BYTES", share * weight)
+        body = images.body(toy.profile(content), {"device": "cpu"})
+        soup = bs4.BeautifulSoup(body.html, "html.parser")
+        wanted = [dict(parse_qsl(href.partition("#")[2])) for page in body.links.values() for href in page.values()]
+        wanted += [{menu["name"]: o["value"]} for menu in soup.select("select") for o in menu.select("option")[1:]]
+        for one in wanted:
+            assert any(fits(card, one) for card in soup.select(".ba-shot")), one
+        kept.append((len(soup.select(".ba-shot")), body.links == whole.links))
+    assert kept[0][0] > kept[1][0] and [whole for _, whole in kept] == [True, True, False, False]
+
+
+def fits(card, wanted):
+    """Whether `images.js` would show a picture."""
+    section = card.find_parent("section").h2["id"]
+    shown = {"section": [section], "model": card["data-models"].split(), "truth": card["data-classes"].split("|")}
+    return all(value in (shown | {"factor": [card["data-factor"]]})[name] for name, value in wanted.items())
 
 
 SCRIPT = """

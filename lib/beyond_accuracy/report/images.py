@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -317,15 +318,18 @@ def kept_body(folder: Path, inputs: Sequence[str], profile: Profile, options: Ma
 def body(profile: Profile, options: Mapping[str, object]) -> Body:
     """The inside of `images.html`, from stored predictions only; options as of `open_page`."""
     outputs = Outputs(profile, Store(), dict(options), run=False)
-    found, weight, left_out, pictures = sections(profile, outputs), 0, 0, {}
+    found, weight, pictures, turn, each = sections(profile, outputs), 0, {}, {}, Counter()
+    for shot in [shot for section in found for shot in section.shots]:
+        turn[shot] = each[shot.factor, shot.models]
+        each[shot.factor, shot.models] += 1
+    for shot in sorted(turn, key=turn.get):  # the first of every kind before the second of any: no kind is left out
+        shown = _pictures(shot, profile, outputs) if may_show(profile, shot.dataset) else []
+        weight += sum(len(picture.get("source", "")) for picture in shown)
+        if weight <= MOST_BYTES:
+            pictures[shot] = shown
+    found = [replace(section, shots=[shot for shot in section.shots if shot in pictures]) for section in found]
     shots = [shot for section in found for shot in section.shots]
-    for shot in shots:
-        pictures[shot] = _pictures(shot, profile, outputs) if may_show(profile, shot.dataset) else []
-        weight += sum(len(picture.get("source", "")) for picture in pictures[shot])
-        if weight > MOST_BYTES:
-            pictures[shot], left_out = None, left_out + 1
-    count = len(shots) - left_out
-    lead = f"{count} images behind the numbers: what each model said, how sure it was, and whether it was right."
+    lead = f"{len(shots)} images behind the numbers: what each model said, how sure it was, and whether it was right."
     if not shots:
         lead = "There are no images to look at yet: build the pages of the dimensions first."
     labels = {name: spec.label for name, spec in profile.models.items()}
@@ -336,9 +340,8 @@ def body(profile: Profile, options: Mapping[str, object]) -> Body:
         "factor": ("Set or factor", [(f, f) for f in dict.fromkeys(shot.factor for shot in shots if shot.factor)]),
     }
     hidden = sorted({shot.dataset for shot in shots if not may_show(profile, shot.dataset)})
-    shown = {"shown": {shot for shot in shots if pictures[shot] is not None}}
-    shown |= {"sections": found, "pictures": pictures, "choices": choices, "labels": labels, "hidden": hidden}
-    inside = fragment("images.html.j2", lead=lead, **shown, left_out=left_out, side=SIDE)
+    shown = {"sections": found, "pictures": pictures, "choices": choices, "labels": labels, "hidden": hidden}
+    inside = fragment("images.html.j2", lead=lead, **shown, left_out=len(turn) - len(shots), side=SIDE)
     anchors = [(s.key, s.title) for s in found] if shots else []
     return Body("Look at the errors", lead, anchors, inside, links=_links(found))
 
