@@ -255,6 +255,9 @@ def test_claims_lie_on_their_side_in_units_of_their_interval():
     assert [float(line.get_xdata()[0]) for line in ends] == [3.0, -5.0, 0.5]  # -100 is drawn at the edge
     assert [line.get_marker() for line in ends] == ["o", "X", "o"]
     assert alt == "Verdicts: one: same here; two: reversed here; three: open here."
+    assert claims.beyond_edge(table).startswith(" Marks at the edge with ‹ or › lie beyond it")
+    unasked = pd.DataFrame(np.nan, [0], claims.EFFECT)
+    assert claims.beyond_edge(pd.concat([table.drop(1), unasked])) == claims.beyond_edge(table[:0]) == ""
 
 
 def test_agreement_is_measured_on_the_side_of_the_paper():

@@ -260,7 +260,14 @@ def test_a_set_of_some_classes_is_compared_with_those_where_logits_are_kept(logi
     sets = rb.gather(Page({"clean": clean, "r": said("k", [0], columns=some, logits=logits)}))
     (base,) = rb.baselines(sets).values()
     assert (base.what, len(base.images)) == (what, images)
-    assert rb.chance(Page({}), sets) == pytest.approx({"set clean": 100 / 3, "set r": 50})
+    assert sets.chance == pytest.approx({"set clean": 100 / 3, "set r": 50})
+
+
+def test_every_set_has_its_chance_also_with_several_labels_an_image_or_regenerated():
+    several = said("hk", [0, 1], target=[[0, 1], [2]])  # one and a half of three classes are right
+    sets = rb.gather(Page({"clean": said("xyz", [0, 1, 0]), "corrupt": said("zy", [0, 1]), "hard": several}))
+    assert sets.chance == pytest.approx({"set clean": 100 / 3, "set corrupt": 100 / 3, "set hard": 50})
+    assert len(sets.chance) == len(sets.correct)
 
 
 def test_published_models_stand_beside_sets_of_imagenet():

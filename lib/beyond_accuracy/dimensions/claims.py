@@ -338,6 +338,12 @@ def claims_figure(tested: pd.DataFrame, styles: Mapping[str, ModelStyle] | None 
     return fig, f"Verdicts: {said}."
 
 
+def beyond_edge(tested: pd.DataFrame) -> str:
+    """What the caption of `claims_figure` says where effects lie beyond its edge; nothing where none does."""
+    outside = any(abs(_scaled(*row)) > _REACH for row in tested[EFFECT].to_numpy(float))
+    return f" Marks at the edge with ‹ or › lie beyond it (more than {_REACH:g} units from zero)." if outside else ""
+
+
 def agreement_figure(compared: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> tuple[Figure, str]:
     """Ours minus the paper's (`published.compare`), in units of interval plus tolerance: in the band the two agree."""
     pages = list(dict.fromkeys(compared["dimension"]))

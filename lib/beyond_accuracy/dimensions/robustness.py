@@ -42,6 +42,7 @@ class Sets(NamedTuple):
     cells: Cells
     imagenet: bool  # whether the classes are those of the paper
     units: dict[str, ArrayLike | None]  # what its images are of, where these are independent
+    chance: dict[str, float]  # percent that a guess gets right, by title
 
     @property
     def shifts(self) -> list[str]:
@@ -72,7 +73,7 @@ def gather(page) -> Sets:
             del dataset["c"]
     runs = {role: page.predictions(name) for role, name in dataset.items()}
     grid = {(name, k): f"corrupt:{name}={k}" for name in corruptions.NAMES for k in corruptions.SEVERITIES}
-    regenerated = {}
+    regenerated, asked = {}, {role: next(iter(found.values())) for role, found in runs.items() if found}
     if "c" not in runs and page.has_role("corrupt") and page.available([page.role("corrupt")]):
         dataset["c"] = page.role("corrupt")
         regenerated = page.predictions_many(dataset["c"], list(grid.values()))
@@ -89,12 +90,13 @@ def gather(page) -> Sets:
     elif regenerated:
         cells = {cell: {m: regenerated[text][m].correct for m in models} for cell, text in grid.items()}
         first = next(iter(regenerated.values()))
-        images["c"], units["c"] = first[models[0]].ids, tidy.units_of(first)
+        images["c"], units["c"], asked["c"] = first[models[0]].ids, tidy.units_of(first), first[models[0]]
     if cells:
         correct["c"] = {m: np.mean([cell[m] for cell in cells.values()], axis=0, dtype=float) for m in models}
     correct = {role: correct[role] for role in ("clean", *SHIFTS) if role in correct}
     imagenet = len(page.class_names(next(iter(dataset.values())))) == 1000
-    return Sets(models, dataset, runs, correct, images, cells, imagenet, units)
+    chance = {page.title(dataset[role]): guessed(run, page.class_names(dataset[role])) for role, run in asked.items()}
+    return Sets(models, dataset, runs, correct, images, cells, imagenet, units, chance)
 
 
 def cells_by_metadata(correct: Correct, metadata: pd.DataFrame) -> Cells:
@@ -126,11 +128,10 @@ def views(sets: Sets, shown: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"corruption": names, "transform": "corrupt:" + names + "=3"})
 
 
-def chance(page, sets: Sets) -> dict[str, float]:
-    """Title -> accuracy of a guess in percent, of the sets with one label per image."""
-    runs = {sets.dataset[role]: by_model[sets.models[0]] for role, by_model in sets.runs.items()}
-    classes = {d: page.class_names(d) if run.columns is None else run.columns for d, run in runs.items()}
-    return {page.title(d): 100 / len(classes[d]) for d, run in runs.items() if not run.multilabel}
+def guessed(run: Predictions, classes: Sequence[str]) -> float:
+    """Percent that a guess among the classes scored gets right; of an image with several labels each is right."""
+    labels = np.mean([np.size(labels) for labels in run.targets]) if run.multilabel else 1
+    return 100 * labels / len(classes if run.columns is None else run.columns)
 
 
 class Baseline(NamedTuple):
