@@ -45,7 +45,7 @@ def test_a_folder_of_ones_own_pictures(toy):
     path.value = str(folder)
     bad, *shown, rest = below.children
     assert bad.value == "empty.png: cannot be decoded (UnidentifiedImageError), left out"
-    assert rest.value == "9 more images of the folder are not shown" and len(shown) == 23
+    assert rest.value == "not shown of the folder: 9 more images" and len(shown) == 23
     for box, size, corner in ((shown[0], (48, 144), (24, 143)), (shown[1], (144, 48), (143, 24))):
         thumbnail, picture = box.children[0], Image.open(io.BytesIO(box.children[0].value))
         assert (picture.size, thumbnail.width, thumbnail.height) == (size, str(size[0]), "")  # not stretched
@@ -85,7 +85,7 @@ def test_panels_offer_titles_and_only_sets_that_models_answer(toy):
     kind.value = "random"
     number.value = 9  # beyond the last page: the last
     caption, cards = below.children[0].children
-    assert caption.value == "15 images; 13 to 15; 2 pages"
+    assert caption.value == "images 13 to 15 of 15; page 2 of 2"
     assert all("<small>" in card.children[1].value for card in cards.children)
     assert {card.children[0].width for card in cards.children} <= {"21", "22", "23", "24"}
     dataset.value = "bad"

@@ -23,6 +23,7 @@ from beyond_accuracy.data.readers.files import IMAGE_SUFFIXES, is_image
 from beyond_accuracy.dimensions.calibration import ece, reliability
 from beyond_accuracy.inference.predictions import Predictions
 from beyond_accuracy.measure import tidy
+from beyond_accuracy.measure.verdicts import counted
 from beyond_accuracy.page import Page, classify
 from beyond_accuracy.show import theme
 
@@ -76,7 +77,8 @@ def image_browser(study: Page, columns: int = 6) -> widgets.Widget:
         rows = chosen.iloc[start : start + 2 * columns]
         told = {name: run.frame for name, run in runs.items() if name == model.value or "models" in kind.value}
         cards = [_card(study, dataset.value, {name: said.loc[at] for name, said in told.items()}) for at in rows.index]
-        count = f"{len(chosen):,} images; {start + 1} to {start + len(rows)}; {pages:,} pages"
+        seen = f"images {start + 1} to {start + len(rows)} of {len(chosen):,}"
+        count = f"{seen}; page {min(page.value, pages)} of {pages:,}"
         caption = widgets.HTML(count if len(chosen) else "no such images")
         yield widgets.VBox([caption, widgets.GridBox(cards, layout=grid)])
 
@@ -141,7 +143,7 @@ def own_images(study: Page, dataset: str) -> widgets.Widget:
                 continue
             yield widgets.HBox([_thumbnail(image), _answers(study, dataset, name, image)])
         if rest:
-            yield f"{rest} more images of the folder are not shown"
+            yield f"not shown of the folder: {counted(rest, 'more image')}"
 
     return _panel([upload, folder], show)
 

@@ -11,6 +11,7 @@ from numpy.random import Generator
 from PIL import Image
 
 from beyond_accuracy.base.paths import ASSETS
+from beyond_accuracy.measure.verdicts import counted
 from beyond_accuracy.page import Page
 from beyond_accuracy.show.figures import gallery, thumbnail
 
@@ -120,7 +121,7 @@ def sentence(budget: pd.DataFrame) -> str:
     """The finding: what the models share (rows of `training`)."""
     samples, images = (sorted(set(budget[column])) for column in ("samples", "images"))
     if len(budget) < 2 or len(samples) > 1 or len(images) > 1:
-        return f"{len(budget)} models of this page were trained on the world, each on a budget of its own."
+        return f"Trained on the world: {counted(len(budget), 'model')} of this page, each on a budget of its own."
     return (
         f"{len(budget)} models, each trained from scratch on {samples[0]:,} samples of the same {images[0]:,} images: "
         "only architecture and objective differ between them."

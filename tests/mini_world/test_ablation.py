@@ -65,7 +65,7 @@ def test_per_image_values_have_the_metric_as_mean_and_its_bootstrap_variance():
 
 def finished(folder, cell="vit_sup", seed=1, recipe="short", training_set="train"):
     folder.mkdir(parents=True)
-    about = {"cell": cell, "seed": seed, "samples_seen": 64000, "minutes": 4.5, "device": "CPU, 1 threads"}
+    about = {"cell": cell, "seed": seed, "samples_seen": 64000, "minutes": 4.5, "device": "CPU, 1 thread"}
     about["recipe"] = {"name": recipe, "data": {"subset": "all", "set": training_set}}
     (folder / "training.json").write_text(json.dumps(about))
 

@@ -17,6 +17,7 @@ from beyond_accuracy.data.dataset import evenly
 from beyond_accuracy.data.download import Download, Hub, Source, how_to_get, source_of
 from beyond_accuracy.data.readers import load_dataset
 from beyond_accuracy.data.readers.files import count_note
+from beyond_accuracy.measure.verdicts import counted
 
 GIGABYTE = 1e9
 MARGIN = 2.0  # times the size that a set is known to have is the most that is downloaded for it
@@ -131,7 +132,7 @@ def _describe(plan: Plan, profile: Profile, echo: Callable[[str], None]) -> None
         echo(f"  {spec.name:22} {size:14} weights of {spec.id} {spec.pretrained}".rstrip())
     if total := sum(sizes.values()):
         unknown_sizes = sum(not size for size in sizes.values())
-        more = f", and those of {unknown_sizes} more models" if unknown_sizes else ""
+        more = f", and those of {counted(unknown_sizes, 'more model')}" if unknown_sizes else ""
         echo(f"Weights need about {total:.1f} GB in the hub's cache (HF_HOME){more}.")
     if plan.wanted:
         echo(f"Needs about {plan.gigabytes:.1f} GB; {free_bytes(data_dir()) / GIGABYTE:.1f} GB are free.")

@@ -370,7 +370,7 @@ def described(runs: Runs, labels: Mapping[str, str]) -> str:
     """What is known of a set: images, models, and which of them come without logits."""
     without = ", ".join(labels[model] for model, run in runs.items() if not has_distribution(run))
     note = f"; only the confidence is known of {without}" if without else ""
-    return f"{len(next(iter(runs.values())).correct):,} images, {len(runs)} models{note}"
+    return f"{len(next(iter(runs.values())).correct):,} images, {verdicts.counted(len(runs), 'model')}{note}"
 
 
 def diagrams(runs: Runs, n_bins: int = 15) -> pd.DataFrame:
@@ -584,4 +584,5 @@ def figure(bins: pd.DataFrame, styles: Mapping[str, ModelStyle]) -> Drawn:
     handles = [Line2D([], [], color=c, linestyle=s, linewidth=w, label=name) for name, c, s, w in lines]
     handles += [Patch(**look, hatch=hatch, label=f"gap: {kind}") for kind, hatch in gaps.items()]
     fig.legend(handles=handles, loc="outside upper left", ncols=2)
-    return fig, f"Histograms of confidence and reliability diagrams of {len(parts)} models: {'; '.join(words)}."
+    about = f"Histograms of confidence and reliability diagrams of {verdicts.counted(len(parts), 'model')}"
+    return fig, f"{about}: {'; '.join(words)}."

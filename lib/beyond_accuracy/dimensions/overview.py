@@ -51,7 +51,7 @@ def images_per_second(
     towers: Sequence[tuple[nn.Module, int]], seconds: float, batch: int = BATCH,
     timed: Callable[..., float] = timed_pass,
 ) -> list[float]:  # fmt: skip
-    """Best rate of each network's forward pass, at its input side, in float32, without decoding: images per second.
+    """Rate, of the fastest tenth of its batches, of each network's forward pass, at its input side, in float32, without decoding: images per second.
 
     A round is one batch of each network. After one for warming up come at least three, and as many as take some seconds
     a network where nothing else runs: whatever does slows networks down, and never makes one faster than it is.
@@ -63,7 +63,8 @@ def images_per_second(
     with torch.inference_mode():
         while len(rounds) < 4 or np.sum(np.min(rounds[1:], axis=0)) * (len(rounds) - 1) < seconds * len(towers):
             rounds.append([timed(network, pixels) for (network, _), pixels in zip(towers, images, strict=True)])
-    return list(batch / np.min(rounds[1:], axis=0))
+    # not the one fastest: a single lucky batch beside a busy machine set equal towers 20 % apart
+    return list(batch / np.quantile(rounds[1:], 0.1, axis=0))
 
 
 def cost_table(page: "Page", seconds: float = 0.0) -> pd.DataFrame:

@@ -259,12 +259,12 @@ def sentences(page, dataset: str, rows: pd.DataFrame, judged: pd.DataFrame, curv
 def checks(page, doubted: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     """What to look at by hand, in words; and which candidates were not taken to all pages."""
     across, said = int((pairs["what"] == "across splits").sum()), []
-    for count, text in (
-        (len(doubted), "Taken together, the models doubt the label of {:,} images: check the first of them by hand."),
-        (across, "{} images nearly repeat one of another given split: accuracy looks better than it is."),
-        (len(pairs) - across, "{} pairs of images nearly repeat each other; a pair is never split over folds."),
+    for count, what, text in (
+        (len(doubted), "label", "{} the models, taken together, doubt: check the first by hand."),
+        (across, "near-duplicate", "{} across the given splits: accuracy looks better than it is."),
+        (len(pairs) - across, "pair", "{} of near-duplicates, never split over folds."),
     ):
-        said += [text.format(count)] * (count > 0)
+        said += [text.format(verdicts.counted(count, what))] * (count > 0)
     for model, why in (page.role("dropped") if page.has_role("dropped") else {}).items():
         said.append(f"{page.labels.get(model, model)} was not taken to corruptions and transforms: {why}.")
     return said

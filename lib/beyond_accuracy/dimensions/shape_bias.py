@@ -259,7 +259,9 @@ def bias_dots(
         ax.plot(people.reindex(names), range(len(names)), "d", color=theme.GREY, markersize=5, zorder=0.9)
         ax.set_ylim(top=-0.95)
     words = figures.spell(overall, ["model"], figures.labels_of(styles), ".2f")
-    about = f"Shape bias per category of {len(overall)} models, with a vertical line each at its overall bias"
+    about = (
+        f"Shape bias per category of {verdicts.counted(len(overall), 'model')}, each with a vertical line at its bias"
+    )
     return fig, f"{about}: {words}."
 
 

@@ -233,7 +233,8 @@ def mean_sentence(page, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     means, asked = rows[rows["factor"] == AVERAGE], judged[judged["metric"] == f"accuracy:{AVERAGE}"]
     ends = (format_interval(r.value, r.ci_low, r.ci_high, ".1f") for r in means.itertuples())
     words = [f"{page.labels[model]} {value}" for model, value in zip(means["model"], ends, strict=True)]
-    text = f"Mean accuracy over {rows['factor'].nunique() - 1} factors, percent: {'; '.join(words)}."
+    factors = verdicts.counted(rows["factor"].nunique() - 1, "factor")
+    text = f"Mean accuracy over {factors}, percent: {'; '.join(words)}."
     apart = verdicts.told_apart(asked, page.labels)
     return f"{text} {page.leader(means, asked)}; {apart}." if apart else text
 

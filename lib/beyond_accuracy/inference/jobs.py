@@ -27,6 +27,7 @@ from beyond_accuracy.data.corruptions import PARAMETERS
 from beyond_accuracy.data.dataset import ImageDataset
 from beyond_accuracy.data.transforms import Geometry, Transform, override, parse
 from beyond_accuracy.inference.store import Entry, Range, Store
+from beyond_accuracy.measure.verdicts import counted
 from beyond_accuracy.models.card import Card
 
 PAYS = 1.3  # times as fast as fp32; native bf16 is about twice as fast, emulated far slower
@@ -160,7 +161,7 @@ def fill_entries(
             locked[job.entry.key] = locks.enter_context(job.entry.lock())
             job.entry.start(facts, locked[job.entry.key])
         if (todo := lacking({rows: jobs for rows in ranges})) and (skipped := compute(todo)):
-            print(f"{dataset.name}: left out {skipped} images that cannot be decoded", file=sys.stderr)
+            print(f"{dataset.name}: left out {counted(skipped, 'image')} that cannot be decoded", file=sys.stderr)
         for job in [job for job in jobs if not job.entry.refused]:
             if locked[job.entry.key]:
                 job.entry.clear()  # of a worker that was killed and replaced meanwhile
@@ -208,7 +209,7 @@ def announced(dataset: ImageDataset, jobs: list[Job], wanted: bool = True) -> It
     lacking = [job for job in jobs if not job.entry.settled]
     if wanted:
         models, transforms = len({job.card for job in lacking}), len({job.transform for job in lacking})
-        sizes = _count(len(dataset), "image"), _count(models, "model"), _count(transforms, "transform")
+        sizes = counted(len(dataset), "image"), counted(models, "model"), counted(transforms, "transform")
         print(f"{dataset.name}: {' x '.join(sizes)}", file=sys.stderr, flush=True)
     began = time.monotonic()
     yield
@@ -236,10 +237,6 @@ def progress(what: str, total: int, wanted: bool = True, unit: str = "image") ->
                   file=sys.stderr, flush=True)  # fmt: skip
 
     yield more
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + "s" * (n != 1)
 
 
 # Devices and precision ------------------------------------------------------------------------------------------------

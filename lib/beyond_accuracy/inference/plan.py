@@ -23,6 +23,7 @@ from beyond_accuracy.data.transforms import parse
 from beyond_accuracy.inference.jobs import Options, usable_precisions
 from beyond_accuracy.inference.outputs import Outputs
 from beyond_accuracy.inference.store import Store
+from beyond_accuracy.measure.verdicts import counted
 
 GIGABYTE = 1e9
 ROW_BYTES = 40  # id, label, answer and two probabilities as compressed Parquet: 20 to 40 in practice
@@ -343,7 +344,7 @@ def projection(profile: Profile) -> list[str]:
         return []
     models = len(profile.models) - len(table.attrs["without"])
     said = [
-        f"Projected time of the networks alone, {models} model{'s' * (models > 1)} one after the other "
+        f"Projected time of the networks alone, {counted(models, 'model')} one after the other "
         f"({usual_passes(profile) / 1e6:.2f} million passes each, at 224 pixels):"
     ]
     for row in table.itertuples():

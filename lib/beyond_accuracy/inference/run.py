@@ -49,6 +49,7 @@ from beyond_accuracy.inference.jobs import (
 )
 from beyond_accuracy.inference.predictions import score
 from beyond_accuracy.inference.store import Range, Store
+from beyond_accuracy.measure.verdicts import counted
 from beyond_accuracy.models.load import model_for
 from beyond_accuracy.models.network import Model
 
@@ -106,7 +107,7 @@ def device_name(device: torch.device) -> str:
     """Name of the card, or of the processor's architecture."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {os.cpu_count()} cores)"
+    return f"{device.type} ({platform.machine()}, {counted(os.cpu_count() or 1, 'core')})"
 
 
 def text_head(model: Model, classes: ClassSpace, device: torch.device, store: Store) -> torch.Tensor | None:
@@ -262,7 +263,7 @@ class _Pass:
         if not self.todo:
             return 0
         cards, transforms = len(self.heads), len({transform for _, transform in self.views})
-        what = f"{self.dataset.name}: {cards} models, {transforms} transforms"
+        what = f"{self.dataset.name}: {counted(cards, 'model')}, {counted(transforms, 'transform')}"
         total = sum(stop - start for start, stop in self.todo)
         loaded = self._loaded()  # before the threads: decoding processes are forked from this one
         lanes, writer = Lanes(self.device), ThreadPoolExecutor(1, "writer")

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from beyond_accuracy.base.files import read_json
 from beyond_accuracy.base.paths import figures_dir, project_root
 from beyond_accuracy.base.profile import ModelSpec, Profile, available_profiles
+from beyond_accuracy.measure.verdicts import counted
 from beyond_accuracy.report import PageView
 from beyond_accuracy.report.html import Body, first_words, fragment
 from beyond_accuracy.show import results, tables, theme
@@ -78,7 +79,7 @@ def front_page(
     chosen = headline_rows(table, profile, [headline for headline in HEADLINES if headline.words])
     found = _findings(folder, built)
     shown = {
-        "lede": profile.description or f"How {len(profile.models)} models behave beyond accuracy.",
+        "lede": profile.description or f"How {counted(len(profile.models), 'model')} behave beyond accuracy.",
         "picture": _picture(profile),
         "said": {view.name: view.claim or first_words(found.get(name, [view.lead])[0]) for name, view in built.items()},
         "findings": [(built[name], sentence) for name, sentences in found.items() for sentence in sentences],

@@ -27,7 +27,7 @@ from beyond_accuracy.dimensions.transfer.tasks import GROUPS, Task, TaskData, vt
 from beyond_accuracy.inference.store import make_key
 from beyond_accuracy.measure import tidy
 from beyond_accuracy.measure.stats import Z95, Interval
-from beyond_accuracy.measure.verdicts import joined
+from beyond_accuracy.measure.verdicts import counted, joined
 
 if TYPE_CHECKING:
     from beyond_accuracy.data.dataset import ImageDataset
@@ -430,7 +430,7 @@ def few_shot(curves: Mapping[int, Sequence[Runs]]) -> pd.DataFrame:
     for shots, runs in curves.items():
         sets = sets_of_tasks(run for run in runs if run.task.name in complete)
         sets.pop("average_without_sun397", None)
-        sizes = {name: f" ({len(members)} task{'s' * (len(members) > 1)})" for name, members in sets.items()}
+        sizes = {name: f" ({counted(len(members), 'task')})" for name, members in sets.items()}
         rows = _scored(sets.items(), "accuracy")
         panel = rows["dataset"].str.replace("average", "all").str.removeprefix("all_") + rows["dataset"].map(sizes)
         frames.append(rows.assign(shots=shots, panel=panel))
