@@ -51,10 +51,11 @@ def images_per_second(
     towers: Sequence[tuple[nn.Module, int]], seconds: float, batch: int = BATCH,
     timed: Callable[..., float] = timed_pass,
 ) -> list[float]:  # fmt: skip
-    """Rate, of the fastest tenth of its batches, of each network's forward pass, at its input side, in float32, without decoding: images per second.
+    """Images per second of each network's forward pass, at its input side, in float32, without decoding.
 
     A round is one batch of each network. After one for warming up come at least three, and as many as take some seconds
-    a network where nothing else runs: whatever does slows networks down, and never makes one faster than it is.
+    a network where nothing else runs. The fastest tenth of a network's batches counts, for whatever runs beside slows
+    them down; not the one fastest, which set equal towers 20 % apart.
     """
     images, rounds = [], []
     for network, side in towers:
@@ -63,7 +64,6 @@ def images_per_second(
     with torch.inference_mode():
         while len(rounds) < 4 or np.sum(np.min(rounds[1:], axis=0)) * (len(rounds) - 1) < seconds * len(towers):
             rounds.append([timed(network, pixels) for (network, _), pixels in zip(towers, images, strict=True)])
-    # not the one fastest: a single lucky batch beside a busy machine set equal towers 20 % apart
     return list(batch / np.quantile(rounds[1:], 0.1, axis=0))
 
 
@@ -115,7 +115,7 @@ def timing_conditions(page: "Page") -> str:
     """Where and how `images_per_second` was measured, for the table's caption."""
     device = pick_device(page.outputs.device)
     threads = f", {verdicts.counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
-    how = f"float32, batches of {BATCH}, the models in turns and each one's best, image decoding not included"
+    how = f"float32, batches of {BATCH}, the models in turns and each one's fastest tenth, image decoding not included"
     return f"{device_name(device)}{threads}, {how}"
 
 
