@@ -64,7 +64,7 @@ def images_per_second(
     with torch.inference_mode():
         while len(rounds) < 4 or np.sum(np.min(rounds[1:], axis=0)) * (len(rounds) - 1) < seconds * len(towers):
             rounds.append([timed(network, pixels) for (network, _), pixels in zip(towers, images, strict=True)])
-    return list(batch / np.quantile(rounds[1:], 0.1, axis=0))
+    return list(batch / np.quantile(rounds[1:], 0.1, axis=0, method="lower"))
 
 
 def cost_table(page: "Page", seconds: float = 0.0) -> pd.DataFrame:
