@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from threading import BoundedSemaphore, Lock
@@ -171,7 +171,12 @@ def compute(
 
     `image_bytes`: `jobs.image_bytes_of` the run that these parts are a share of, by which batches are cut.
     """
-    return _Pass(todo, dataset, store, settings, options, image_bytes).run()
+    try:
+        return _Pass(todo, dataset, store, settings, options, image_bytes).run()
+    finally:
+        if sys.platform == "linux":
+            with suppress(AttributeError):  # not of glibc
+                ctypes.CDLL(None).malloc_trim(0)  # batches of the largest pass would count as memory for good
 
 
 class Lanes:
