@@ -389,7 +389,7 @@ def test_a_truncated_jpeg_is_named_and_can_be_left_out(ready, capsys):
     assert cli.main(command(ready)) == 2
     one_message(capsys, "'green/photo'", "cannot be decoded", "truncated", "--skip-bad")
     assert cli.main(command(ready, "--skip-bad")) == 0
-    assert "24/24 correct, top-1 100.00%, 1 images that cannot be decoded left out" in capsys.readouterr().out
+    assert "24/24 correct, top-1 100.00%, 1 image that cannot be decoded left out" in capsys.readouterr().out
 
 
 def chunk(kind, content):

@@ -199,6 +199,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     from beyond_accuracy.inference.outputs import Outputs
     from beyond_accuracy.inference.store import Store
+    from beyond_accuracy.measure.verdicts import counted
     from beyond_accuracy.models.card import stay_offline_without_network
 
     output, profile = _output(args.output), load_profile(args.profile)
@@ -213,7 +214,7 @@ def _predict(args: argparse.Namespace) -> int:
     if found is None:
         raise DataMissing(f"{model.name} has no predictions on {dataset.name} under {args.transform}; import them")
     n, correct, skipped = len(found), int(found.correct.sum()), len(found.meta.get("skipped", []))
-    left_out = f", {skipped} images that cannot be decoded left out" if skipped else ""
+    left_out = f", {counted(skipped, 'image')} that cannot be decoded left out" if skipped else ""
     what = f"{model.name} on {dataset.name}, transform {found.transform}"
     print(f"{what}: {correct}/{n} correct, top-1 {correct / n:.2%}{left_out}")
     print(f"store: {found.meta.get('key')} (computed on {found.meta.get('device')})")

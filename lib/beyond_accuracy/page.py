@@ -167,6 +167,7 @@ class Page:
         if self._compared:
             raise InputError(f"page {self.dimension}: its comparisons are recorded once, all together")
         rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
+        rows = rows.reindex(columns=list(dict.fromkeys(name for frame in frames for name in frame)))
         usual = {"family": "main", "p_floor": 0.0}
         given = {"dataset": dataset} if dataset else {}
         given |= {name: value for name, value in usual.items() if name not in rows}

@@ -147,7 +147,7 @@ def test_an_error_in_a_worker_reads_as_it_does_here(ready, cluster, capsys):
     assert capsys.readouterr().err == local and "'green/bad'" in local
     assert cli.main([*arguments, "--engine", "ray", "--skip-bad"]) == 0
     out, err = capsys.readouterr()
-    assert "24/24 correct" in out and err == "images: left out 1 images that cannot be decoded\n"
+    assert "24/24 correct" in out and err == "images: left out 1 image that cannot be decoded\n"
 
 
 @pytest.mark.parametrize("handed_over", [False, True])

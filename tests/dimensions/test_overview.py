@@ -52,8 +52,8 @@ def test_rates_are_the_best_of_rounds_of_all_models_without_gradients():
     assert seen == [(8, False), (16, False)] * 4  # in turns; a round to warm up and three that count
     slowed = [(0.1, 0.1), (4.5, 0.25), (0.5, 2.25), (4.5, 2.25), (0.5, 2.25), (9, 9)]  # the first does not count
     times = iter(sum(slowed, ()))
-    rates = overview.images_per_second(towers, 1.5, batch=10, timed=lambda network, images: next(times))
-    assert rates == [20.0, 40.0] and list(times) == [9, 9]  # four undisturbed rounds take 3 seconds, 1.5 a network
+    rates = overview.images_per_second(towers, 8.0, batch=10, timed=lambda network, images: next(times))
+    assert rates == [20.0, 40.0] and list(times) == [9, 9]  # four rounds take 17 seconds, 8 a network
 
 
 def test_conditions_say_how_rates_were_timed_and_one_thread_is_singular(monkeypatch):

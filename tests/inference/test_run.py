@@ -192,7 +192,7 @@ def test_several_devices_share_the_parts(toy, monkeypatch, capsys):
     monkeypatch.setattr(inference, "devices_of", lambda name: ["cpu", "cpu"] if name == "cpu" else [name])
     capsys.readouterr()
     equal(colour(toy.outputs(options={"skip_bad": True}, chunk=2), "hflip=1"), whole)
-    assert "left out 1 images" in capsys.readouterr().err
+    assert "left out 1 image that" in capsys.readouterr().err
 
 
 def test_devices_that_are_named_unknown_or_not_here(monkeypatch):
@@ -225,7 +225,7 @@ def test_bad_images_stop_the_run_or_are_left_out_and_counted(toy, capsys):
     found = colour(toy.outputs(options={"skip_bad": True}))
     assert len(found) == 11 and "green/green001" not in found.ids and found.correct.all()
     assert len(found.logits) == 11 and found.meta["skipped"] == ["green/green001"]
-    assert "left out 1 images" in capsys.readouterr().err
+    assert "left out 1 image that" in capsys.readouterr().err
     # Another run is not given the shorter table silently.
     with pytest.raises(InputError, match="'green/green001' .* left out by a run with --skip-bad"):
         colour(toy.outputs())

@@ -54,16 +54,17 @@ def images_per_second(
     """Images per second of each network's forward pass, at its input side, in float32, without decoding.
 
     A round is one batch of each network. After one for warming up come at least three, and as many as take some seconds
-    a network where nothing else runs. The fastest tenth of a network's batches counts, for whatever runs beside slows
+    a network. The fastest tenth of a network's batches counts, for whatever runs beside slows
     them down; not the one fastest, which set equal towers 20 % apart.
     """
-    images, rounds = [], []
+    images, rounds, spent = [], [], 0.0
     for network, side in towers:
         pixels = torch.zeros(batch, 3, side, side, device=next(network.parameters()).device)
         images.append(pixels.contiguous(memory_format=torch.channels_last))
     with torch.inference_mode():
-        while len(rounds) < 4 or np.sum(np.min(rounds[1:], axis=0)) * (len(rounds) - 1) < seconds * len(towers):
+        while len(rounds) < 4 or spent < seconds * len(towers):
             rounds.append([timed(network, pixels) for (network, _), pixels in zip(towers, images, strict=True)])
+            spent += sum(rounds[-1]) * (len(rounds) > 1)
     return list(batch / np.quantile(rounds[1:], 0.1, axis=0, method="lower"))
 
 
