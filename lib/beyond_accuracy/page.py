@@ -166,9 +166,7 @@ class Page:
         """
         if self._compared:
             raise InputError(f"page {self.dimension}: its comparisons are recorded once, all together")
-        rows = pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
-        rows = rows.reindex(columns=list(dict.fromkeys(name for frame in frames for name in frame)))
-        usual = {"family": "main", "p_floor": 0.0}
+        usual, rows = {"family": "main", "p_floor": 0.0}, pd.concat(frames, ignore_index=True)
         given = {"dataset": dataset} if dataset else {}
         given |= {name: value for name, value in usual.items() if name not in rows}
         rows = rows.assign(dimension=self.dimension, **given).fillna(usual)
@@ -176,6 +174,8 @@ class Page:
         rows["family"] = rows["family"].mask(plain, "clean")  # several pages ask it, and all have the same answer
         if missing := set(results.COMPARISON_COLUMNS) - set(rows.columns) - {"p_holm", "verdict"}:
             raise InputError(f"comparisons: missing columns {', '.join(sorted(missing))}")
+        # a frame without rows makes its columns ones of objects
+        rows = rows.astype(dict.fromkeys(("difference", "ci_low", "ci_high", "p"), float))
         if (twice := rows.duplicated(["dataset", "metric", "model_a", "model_b"])).any():
             raise InputError(f"comparisons: asked twice: {rows[twice].iloc[0][['dataset', 'metric']].tolist()}")
         rows = verdicts.judge(self._as_recorded(rows), self.noise)
@@ -191,11 +191,7 @@ class Page:
         key, ends = ["dataset", "metric", "model_a"], ["ci_low", "ci_high"]
         known = pd.concat(self._results).rename(columns={"model": "model_a"}).drop_duplicates(key)
         known = rows[key].merge(known[[*key, "value", *ends]], how="left").set_index(rows.index)
-        same = (
-            (rows["model_b"] == "")
-            & np.isclose(known["value"], rows["difference"].astype(float))
-            & known["ci_low"].notna()
-        )
+        same = (rows["model_b"] == "") & np.isclose(known["value"], rows["difference"]) & known["ci_low"].notna()
         return rows.assign(**{end: rows[end].mask(same, known[end]) for end in ends})
 
     @cached_property
