@@ -27,7 +27,7 @@ def test_sets_that_alone_decide_the_mean_are_named():
     rows = [(name, model, value) for name, pair in {"x": (90, 40), "y": (50, 60), "z": (50, 60)}.items()
             for model, value in zip("ab", pair, strict=True)]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["dataset", "model", "value"]).assign(metric="accuracy")
-    assert rb.decided_by(page, sets, frame) == " Without X, B has the highest mean."
+    assert rb.decided_by(page, sets, frame) == "; without X, B has the highest mean"
     assert rb.decided_by(page, sets, frame[frame["dataset"] != "x"]) == ""
 
 

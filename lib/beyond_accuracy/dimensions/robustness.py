@@ -355,8 +355,8 @@ def finding(page, sets: Sets, rows: pd.DataFrame, judged: pd.DataFrame) -> str:
     said = f"Accuracy in percent: {each}."
     if len(sets.shifts) > 1:
         loss = f"; mean loss in points: {leader('average', 'accuracy_loss')}" if "clean" in sets.runs else ""
-        mean = f"Mean accuracy over {len(sets.shifts)} shifted sets: {leader('average')}{loss}."
-        said = f"{mean}{decided_by(page, sets, rows)} {said}"
+        mean = f"Mean accuracy over {len(sets.shifts)} shifted sets: {leader('average')}{decided_by(page, sets, rows)}"
+        said = f"{mean}{loss}. {said}"
     return said
 
 
@@ -366,4 +366,4 @@ def decided_by(page, sets: Sets, rows: pd.DataFrame) -> str:
     each = shown.pivot(index="dataset", columns="model", values="value")
     first = {name: page.labels[each.drop(name).mean().idxmax()] for name in each.index}
     best = page.labels[each.mean().idxmax()]
-    return "".join(f" Without {page.title(n)}, {m} has the highest mean." for n, m in first.items() if m != best)
+    return "".join(f"; without {page.title(n)}, {m} has the highest mean" for n, m in first.items() if m != best)
