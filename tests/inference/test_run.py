@@ -140,7 +140,8 @@ def test_memory_that_never_suffices_costs_that_model_until_another_time(toy, toy
     assert answering() == ["other"]
     monkeypatch.delenv("BEYOND_ACCURACY_REPORT")
     toy_networks.CALLS.clear()
-    assert colour(toy.outputs(toy.content(models))).correct.all() and sum(toy_networks.CALLS) < 12
+    # of the other network nothing is computed again; of this one what was not written before its memory ran out
+    assert colour(toy.outputs(toy.content(models))).correct.all() and sum(toy_networks.CALLS) <= 12
 
 
 def test_logits_that_are_not_finite_name_model_and_image(toy, toy_networks, monkeypatch):
