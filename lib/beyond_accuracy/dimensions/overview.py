@@ -54,8 +54,8 @@ def images_per_second(
     """Images per second of each network's forward pass, at its input side, in float32, without decoding.
 
     A round is one batch of each network. After one for warming up come at least three, and as many as take some seconds
-    a network. The fastest tenth of a network's batches counts, for whatever runs beside slows
-    them down; not the one fastest, which set equal towers 20 % apart.
+    a network. The fastest tenth of a network's batches counts, for whatever runs beside slows them down; not the one
+    fastest, which set equal towers 20 % apart.
     """
     images, rounds, spent = [], [], 0.0
     for network, side in towers:
